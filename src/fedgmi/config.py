@@ -1,0 +1,128 @@
+"""Validated settings, read from TOML. An unknown key is an error that names the nearest known one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+LearningRate = PositiveFloat | Annotated[list[PositiveFloat], Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: strict about keys, immutable once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSettings(Section):
+    """Where rows come from. `path`: "digits" (scikit-learn's), a local folder, or a hub id."""
+
+    path: str = "digits"
+    train_split: str = "train"
+    test_split: str | None = "test"
+    image_column: str | None = None
+    label_column: str | None = None
+    feature_columns: list[str] | None = None
+    invert: bool = False
+    crop: Annotated[int, Field(ge=0)] = 0
+    size: PositiveInt | None = None
+    max_rows: PositiveInt | None = None
+
+
+class ScenarioSettings(Section):
+    """Who holds which rows."""
+
+    name: str = "rotation"
+    n_clients: PositiveInt = 20
+    rows_per_client: PositiveInt = 70
+    alpha: PositiveFloat = 0.5
+    n_components: PositiveInt = 3
+    labels_per_component: PositiveInt | None = None
+    size_ratio: Annotated[float, Field(ge=1)] = 1.0
+    held_out_rows: PositiveInt | None = None
+    client_column: str | None = None
+    n_features: PositiveInt = 8
+    separation: PositiveFloat = 3.0
+
+
+class DensitySettings(Section):
+    """The model of one component's p(x)."""
+
+    name: str = "vae"
+    architecture: Literal["mlp", "conv"] = "mlp"
+    likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
+    hidden: PositiveInt = 256
+    latent: PositiveInt = 16
+
+
+class ExpertSettings(Section):
+    """The model of one component's p(y | x)."""
+
+    name: str = "mlp"
+    hidden: PositiveInt = 200
+
+
+class TrainingSettings(Section):
+    """Local training, the same for all methods.
+
+    lr: one rate, or a list to choose from on validation rows, or a table of either by method's name with
+    "default" for the others.
+    """
+
+    epochs: PositiveInt = 5
+    batch_size: PositiveInt = 50
+    lr: LearningRate | dict[str, LearningRate] = 1e-3
+    max_steps: PositiveInt | None = None
+
+    def lr_candidates(self, method: str) -> list[float]:
+        """The learning rates to try for a method."""
+        chosen = self.lr.get(method, self.lr.get("default", 1e-3)) if isinstance(self.lr, dict) else self.lr
+        return list(chosen) if isinstance(chosen, list) else [chosen]
+
+
+class MethodSettings(Section):
+    """Which method, and what it may do."""
+
+    name: str = "fedgmi"
+    preset: Literal["default", "plain", "sketch"] = "default"
+    n_components: PositiveInt | None = None  # None: as many as the scenario has
+    participation: Fraction = 1.0
+    codewords: PositiveInt = 20
+    projection: PositiveInt = 32
+    kmeans_rounds: PositiveInt = 10
+    calibration_steps: PositiveInt = 8
+    elbo_samples: PositiveInt = 1
+
+
+class EvaluationSettings(Section):
+    """Which bounds and rivals are run beside the method."""
+
+    fedavg: bool = True
+    local: bool = True
+    oracle: bool = True
+
+
+class Config(Section):
+    """A whole run."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    rounds: PositiveInt = 10
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: PositiveInt | None = None
+    data: DataSettings = DataSettings()
+    scenario: ScenarioSettings = ScenarioSettings()
+    method: MethodSettings = MethodSettings()
+    density: DensitySettings = DensitySettings()
+    expert: ExpertSettings = ExpertSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+
+def load(path: Path | None, overrides: list[str]) -> Config:
+    """The configuration from a TOML file (None: the bundled default) with `section.key=value` overrides."""
+    raise NotImplementedError
