@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedgmi import settings_io
+from fedgmi.errors import ConfigError
+
+DEFAULT = Path(__file__).parent / "default.toml"
 
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -122,7 +129,43 @@ class Config(Section):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
+    def digest(self) -> str:
+        """A hash of everything that decides a run's numbers: equal settings, however they were written, agree."""
+        return hashlib.blake2b(dump(self).encode(), digest_size=16).hexdigest()
 
-def load(path: Path | None, overrides: list[str]) -> Config:
-    """The configuration from a TOML file (None: the bundled default) with `section.key=value` overrides."""
-    raise NotImplementedError
+
+def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
+    """The configuration from a TOML file (None: the bundled default) with `section.key=value` overrides.
+
+    Values in overrides are TOML, or plain text where they are none; later ones win. An empty text unsets an
+    optional key.
+    """
+    source = path if path is not None else DEFAULT
+    table = settings_io.read_toml(source)
+    settings_io.override(table, overrides)
+    try:
+        config = Config.model_validate(settings_io.unset_empty(table), strict=True)
+    except ValidationError as error:
+        raise settings_io.explain(error, Config, str(path) if path else "settings") from error
+    check(config)
+    return config
+
+
+def dump(config: Config) -> str:
+    """TOML text of all settings, which `load` reads back to an equal Config."""
+    return settings_io.to_toml(config)
+
+
+def check(config: Config) -> None:
+    """Contradictions between settings that are each fine alone."""
+    n_clients = config.scenario.n_clients
+    for where, n_components in (
+        ("scenario.n_components", config.scenario.n_components),
+        ("method.n_components", config.method.n_components or 0),
+    ):
+        if n_components > n_clients:
+            raise ConfigError(
+                f"{n_components} components cannot be told apart from {n_clients} client{'s' * (n_clients != 1)}",
+                where=where,
+                fix=f"set it to {n_clients} or less, or scenario.n_clients to {n_components} or more",
+            )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class FedgmiError(Exception):
     """Any failure that fedgmi explains itself; the command line prints it without a traceback."""
@@ -18,7 +21,8 @@ class UserError(FedgmiError):
         self.what, self.where, self.fix = what, where, fix
         text = f"{where}: {what}" if where else what
         text = text if text.endswith((".", "?", "!")) else f"{text}."
-        super().__init__(f"{text} Likely fix: {fix.rstrip('.')}." if fix else text)
+        fix = fix if fix.endswith((".", "?", "!")) else f"{fix}."
+        super().__init__(f"{text} Likely fix: {fix}" if self.fix else text)
 
 
 class DataError(UserError):
@@ -31,3 +35,27 @@ class ConfigError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint is truncated, foreign, or of another configuration."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name most like `name`, or "" when none is at all like it.
+
+    >>> nearest("rotaton", ["rotation", "labels"])
+    'rotation'
+    """
+    lower = {option.lower(): option for option in known}
+    found = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
+    return lower[found[0]] if found else ""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], where: str) -> ConfigError:
+    """The error for a name that a table does not hold; `where` is the setting it came from.
+
+    >>> print(unknown("scenario", "rotaton", ["rotation", "labels"], "scenario.name"))
+    scenario.name: there is no scenario "rotaton". Likely fix: did you mean "rotation"? Known: labels, rotation.
+    """
+    options = sorted(known)
+    guess = nearest(name, options)
+    listed = f"{'Known' if guess else 'use one of these'}: {', '.join(options)}"
+    fix = f'did you mean "{guess}"? {listed}' if guess else listed
+    return ConfigError(f'there is no {kind} "{name}"', where=where, fix=fix)

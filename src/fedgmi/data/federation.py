@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -92,6 +92,27 @@ def pack(
         ids=chosen,
         component=None if truth is None else truth.to(device),
     )
+
+
+CHUNK_BYTES = 1 << 30  # of rows that are worked on at once
+
+
+def chunks(clients: Sequence[Client], ids: Iterable[int], max_bytes: int = CHUNK_BYTES) -> list[tuple[int, ...]]:
+    """Clients in groups whose rows fit in memory together, in the order given.
+
+    >>> chunks([Client("a", torch.zeros(4, 1)), Client("b", torch.zeros(4, 1))], [0, 1], max_bytes=16)
+    [(0,), (1,)]
+    """
+    groups: list[list[int]] = []
+    room = 0
+    for i in ids:
+        size = clients[i].x.nbytes
+        if not groups or size > room:
+            groups.append([])
+            room = max_bytes
+        groups[-1].append(i)
+        room -= size
+    return [tuple(group) for group in groups]
 
 
 @dataclass(frozen=True)

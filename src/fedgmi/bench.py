@@ -1,0 +1,128 @@
+"""One method run to its outcome: rounds, records, checkpoints. A killed run goes on from its last round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fedgmi import checkpoint, evaluation, folder, tree
+from fedgmi.checkpoint import Checkpoint
+from fedgmi.config import Config
+from fedgmi.data.federation import Scenario
+from fedgmi.methods import Method, Task
+from fedgmi.rounds import Progress, drive
+from fedgmi.transports.in_process import InProcess
+
+CHECKPOINTS = "checkpoints"
+
+
+class Listener(Protocol):
+    """Who wants to know how it goes; the command line's progress bar is one."""
+
+    def started(self, name: str, rounds: int) -> None:
+        """A method's run begins, or goes on."""
+
+    def round_done(self, record: dict[str, Any]) -> None:
+        """A line was written to `records.jsonl`; round 0 is the preparation."""
+
+    def finished(self, name: str) -> None:
+        """The run has come to its end."""
+
+
+@dataclass
+class Bench:
+    """Where methods are run: one scenario, one results folder, one device."""
+
+    config: Config
+    out: Path
+    scenario: Scenario
+    device: torch.device
+    listener: Listener | None = None
+    validation: list[float | None] = field(default_factory=list)
+
+    def outcome(self, name: str, method: Method, task: Task, *, components: Sequence[Tensor] | None) -> dict[str, Any]:
+        """The evaluation after the last round. A finished run is read from its checkpoint, not repeated."""
+        where, key = self.out / CHECKPOINTS, f"{name}-lr{task.lr:g}"
+        found = checkpoint.load(where, key, digest=self.config.digest())
+        if found is not None and "outcome" in found.meta:
+            return dict(found.meta["outcome"])
+        transport = InProcess(self.scenario.federation.clients, method, device=self.device, components=components)
+        progress, threads = self._start(found, method, transport)
+        torch.set_num_threads(threads)
+        folder.keep_records(self.out, lambda line: line["run"] != key or line["round"] <= progress.round)
+        if self.listener:
+            self.listener.started(key, self.config.rounds)
+        result: dict[str, Any] = {}
+
+        def after(progress: Progress) -> None:
+            record = self._record(key, method, transport, progress)
+            meta = record | {"digest": self.config.digest(), "threads": threads, "validation": self.validation}
+            if progress.round > self.config.rounds:
+                result.update(self._evaluate(method, task, transport, progress))
+                meta["outcome"] = result
+            folder.append_record(self.out, record)
+            checkpoint.save(where, key, Checkpoint(progress.server, transport.states, meta))
+            if self.listener:
+                self.listener.round_done(record)
+
+        drive(
+            method,
+            transport,
+            progress,
+            n_clients=len(self.scenario.federation.clients),
+            rounds=self.config.rounds,
+            participation=self.config.method.participation,
+            seed=self.config.seed,
+            after=after,
+        )
+        if self.listener:
+            self.listener.finished(key)
+        return result
+
+    def _start(self, found: Checkpoint | None, method: Method, transport: InProcess) -> tuple[Progress, int]:
+        """Where to begin, and with how many threads: those of the start, so that sums are the same bits."""
+        self.validation = []
+        if found is None:
+            return Progress(tree.to(method.init(), self.device)), self.config.threads or torch.get_num_threads()
+        transport.states = tree.to(found.clients, self.device)
+        self.validation = list(found.meta["validation"])
+        numbers = {name: found.meta[name] for name in ("round", "bytes_down", "bytes_up", "seconds")}
+        return Progress(tree.to(found.server, self.device), **numbers), int(found.meta["threads"])
+
+    def _record(self, key: str, method: Method, transport: InProcess, progress: Progress) -> dict[str, Any]:
+        """One line of `records.jsonl`."""
+        bound = progress.server.get("bound")
+        validation = None
+        if progress.round > 0 and (not method.finish or progress.round > self.config.rounds):
+            rows = self.scenario.federation.validation
+            accuracy = evaluation.client_accuracy(method, progress.server, transport.states, rows)
+            validation = None if accuracy is None else float(accuracy.nanmean())
+        self.validation.append(validation)
+        return {
+            "run": key,
+            "round": progress.round,
+            "bound": None if bound is None else float(bound),
+            "proportion_tv": evaluation.proportion_error(method, transport.states, self.scenario),
+            "validation_accuracy": validation,
+            "bytes_down": progress.bytes_down,
+            "bytes_up": progress.bytes_up,
+            "seconds": progress.seconds,
+        }
+
+    def _evaluate(self, method: Method, task: Task, transport: InProcess, progress: Progress) -> dict[str, Any]:
+        result = evaluation.evaluate(method, task, progress.server, transport.states, self.scenario)
+        before, last = self.validation[max(1, len(self.validation) - 7)], self.validation[-1]
+        return result | {
+            "rounds": self.config.rounds,
+            "learning_rate": task.lr,
+            "validation_accuracy": last,
+            "gain_last_5_rounds": None if before is None or last is None else last - before,
+            "bytes_down": progress.bytes_down,
+            "bytes_up": progress.bytes_up,
+            "seconds": progress.seconds,
+        }

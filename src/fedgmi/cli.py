@@ -1,0 +1,143 @@
+"""The command line: it parses arguments, calls the experiment, and shows what came out."""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from fedgmi import __version__, config, folder
+from fedgmi.errors import FedgmiError
+
+app = typer.Typer(
+    help="What is a federation made of, and what model does each member deserve?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line. The user's mistakes end in one message and exit code 2; bugs keep their traceback."""
+    try:
+        app(args=arguments, prog_name="fedgmi")
+    except FedgmiError as error:
+        _errors().print(f"[bold red]error:[/] [red]{escape(str(error))}[/]", highlight=False, soft_wrap=True)
+        raise SystemExit(2) from None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fedgmi {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None: ...
+
+
+@app.command()
+def run(
+    file: Annotated[Path | None, typer.Argument(metavar="[CONFIG.toml]", help="Without it: the digits.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Results folder.", show_default="runs/<config's name>-<seed>")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the run in the results folder: a killed one ends with the numbers of an uninterrupted "
+            "one, a finished one is only reported, and where there is none a new one starts.",
+        ),
+    ] = False,
+) -> None:
+    """Find out what a federation is made of, and train its components, experts and predictors."""
+    settings = _settings(file, overrides or [], out if resume else None)
+    out = out or Path("runs") / f"{file.stem if file else 'digits'}-{settings.seed}"
+    folder.claim(out, resume=resume)
+    try:
+        from fedgmi import experiment
+        from fedgmi.report.progress import listening
+
+        with listening(_errors()) as listener:
+            summary = experiment.run(settings, out, resume=resume, listener=listener)
+    except KeyboardInterrupt:
+        _errors().print(f"interrupted; continue with: {_resume_command(file, overrides or [], out)}", soft_wrap=True)
+        raise typer.Exit(130) from None
+    _show(summary, out)
+
+
+@app.command()
+def report(out: Annotated[Path, typer.Argument(metavar="DIR", help="The results folder of a finished run.")]) -> None:
+    """Draw the picture of a finished run anew, and print its tables."""
+    _show(folder.read_summary(out), out)
+
+
+@app.command("list")
+def list_() -> None:
+    """Name the methods, scenarios, densities and experts that a configuration can choose from."""
+    from fedgmi.data.scenarios import SCENARIOS
+    from fedgmi.densities import DENSITIES
+    from fedgmi.experts import EXPERTS
+    from fedgmi.methods import METHODS
+
+    console = Console()
+    tables: dict[str, Mapping[str, Any]] = {
+        "method": METHODS,
+        "scenario": SCENARIOS,
+        "density": DENSITIES,
+        "expert": EXPERTS,
+    }
+    for kind, table in tables.items():
+        console.print(f"[bold]{kind}.name[/]")
+        for name, entry in table.items():
+            console.print(f"  {name:<14}{first_line(entry)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def first_line(entry: Any) -> str:
+    """The first line of an entry's documentation; a record of functions speaks through the first that has any."""
+    own = inspect.isroutine(entry) or inspect.isclass(entry)
+    parts = [entry] if own else [value for value in vars(entry).values() if callable(value)]
+    text = next((doc for part in parts if part is not None and (doc := inspect.getdoc(part))), "")
+    return text.partition("\n")[0]
+
+
+def _settings(file: Path | None, overrides: list[str], resumed: Path | None) -> config.Config:
+    """A resumed run that is given no settings keeps those that it began with."""
+    if file is None and not overrides and resumed is not None and (resumed / folder.CONFIG).exists():
+        file = resumed / folder.CONFIG
+    return config.load(file, overrides)
+
+
+def _resume_command(file: Path | None, overrides: list[str], out: Path) -> str:
+    arguments = [str(file)] if file else []
+    arguments += [word for assignment in overrides for word in ("--set", assignment)]
+    return shlex.join(["fedgmi", "run", *arguments, "--out", str(out), "--resume"])
+
+
+def _show(summary: dict[str, Any], out: Path) -> None:
+    from fedgmi.report.picture import write_picture
+    from fedgmi.report.tables import print_report
+
+    write_picture(summary, out / folder.PICTURE)
+    print_report(summary, out, Console())
+
+
+def _errors() -> Console:
+    return Console(stderr=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

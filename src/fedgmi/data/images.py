@@ -1,0 +1,101 @@
+"""Encoded pictures → one tensor [n, channels, height, width] of float32 in [0, 1]."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fedgmi.errors import DataError
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def decode_images(batches: Iterable[list[dict[str, Any] | None]], *, crop: int, size: int | None, where: str) -> Tensor:
+    """Decode, crop and resize batch by batch, so that only the finished size is ever held for all rows.
+
+    batches: lists of `{"bytes": …, "path": …}`, the way `datasets` stores a picture. Grey pictures among
+    coloured ones become coloured.
+    """
+    parts: list[Tensor] = []
+    sizes: set[tuple[int, int]] = set()
+    row = 0
+    for batch in batches:
+        pixels = [_decode(cell, f"{where}, row {row + i}") for i, cell in enumerate(batch)]
+        row += len(batch)
+        sizes |= {image.shape[:2] for image in pixels}
+        if size is None and len(sizes) > 1:
+            shown = ", ".join(f"{h}×{w}" for h, w in sorted(sizes)[:3])
+            raise DataError(
+                f"pictures of different sizes ({shown})", where=where, fix="set data.size to bring them to one size"
+            )
+        parts.append(_finish(pixels, crop, size))
+    if not parts:
+        raise DataError("no rows", where=where, fix="check the split's name and data.max_rows")
+    channels = max(part.shape[1] for part in parts)
+    return torch.cat([part.expand(-1, channels, -1, -1) for part in parts])
+
+
+def crop_and_resize(x: Tensor, *, crop: int, size: int | None) -> Tensor:
+    """Take `crop` pixels off each edge of x [n, c, h, w], then bring it to size × size (bilinear, antialiased).
+
+    >>> crop_and_resize(torch.rand(2, 1, 28, 28), crop=4, size=10).shape
+    torch.Size([2, 1, 10, 10])
+    """
+    height, width = x.shape[-2:]
+    if 2 * crop >= min(height, width):
+        raise DataError(
+            f"taking {crop} pixels off each edge leaves nothing of a picture of {height}×{width}",
+            where="data.crop",
+            fix=f"set it to {(min(height, width) - 1) // 2} or less",
+        )
+    x = x[..., crop : height - crop, crop : width - crop]
+    if size is None or x.shape[-2:] == (size, size):
+        return x
+    return torch.nn.functional.interpolate(x, size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)
+
+
+def _decode(cell: dict[str, Any] | None, where: str) -> Pixels:
+    """One picture as [h, w] (grey) or [h, w, 3] bytes."""
+    if cell is None or (cell["bytes"] is None and cell["path"] is None):
+        raise DataError("the picture is missing", where=where, fix="drop the row")
+    try:
+        with Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]) as image:
+            return _pixels(image, where)
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises on damaged files
+        raise DataError(f"the picture cannot be read ({error})", where=where, fix="replace or drop the row") from error
+
+
+def _pixels(image: Image.Image, where: str) -> Pixels:
+    if image.mode == "L":
+        return np.asarray(image)
+    if image.mode == "F":
+        raise DataError("a picture of real numbers, whose range is unknown", where=where, fix="save it with 8 bits")
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip rather than scale
+        return (np.asarray(image, dtype=np.int64).clip(0, 65535) // 257).astype(np.uint8)
+    if image.mode in ("1", "LA"):
+        return np.asarray(image.convert("L"))
+    return np.asarray((image.convert("RGBA") if "transparency" in image.info else image).convert("RGB"))
+
+
+def _finish(pixels: list[Pixels], crop: int, size: int | None) -> Tensor:
+    """Stack the pictures of each shape, finish them together, and put them back in their order."""
+    channels = 3 if any(image.ndim == 3 for image in pixels) else 1
+    shapes: dict[tuple[int, ...], list[int]] = {}
+    for i, image in enumerate(pixels):
+        shapes.setdefault(image.shape, []).append(i)
+    out: Tensor | None = None
+    for shape, index in shapes.items():
+        x = torch.from_numpy(np.stack([pixels[i] for i in index]))
+        x = x.unsqueeze(1) if len(shape) == 2 else x.movedim(-1, 1)
+        done = crop_and_resize(x.float() / 255, crop=crop, size=size).expand(-1, channels, -1, -1)
+        out = done.new_empty((len(pixels), *done.shape[1:])) if out is None else out
+        out[torch.tensor(index)] = done
+    assert out is not None  # a batch is never empty
+    return out

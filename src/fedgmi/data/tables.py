@@ -1,0 +1,109 @@
+"""Open a data set's splits with `datasets`: a local folder or file, or a hub id. Nothing is decoded yet."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedgmi.config import DataSettings
+from fedgmi.data.columns import Values
+from fedgmi.errors import DataError
+
+BUILDERS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".json": "json", ".jsonl": "json"}
+
+
+def open_splits(settings: DataSettings) -> dict[str, Any]:
+    """The train split and, where there is one, the test split: name → `datasets.Dataset`."""
+    found = _load(settings)
+    if settings.train_split not in found:
+        raise DataError(
+            f"no split {settings.train_split!r}; there are {', '.join(found)}",
+            where="data.train_split",
+            fix=f"set it to {next(iter(found))!r}",
+        )
+    names = [settings.train_split]
+    if settings.test_split and settings.test_split in found and settings.test_split != settings.train_split:
+        names.append(settings.test_split)
+    splits = {}
+    for name in names:
+        table = found[name]
+        if not len(table):
+            raise DataError("no rows", where=f"{settings.path}, split {name!r}", fix="choose another split")
+        splits[name] = table.select(range(min(settings.max_rows or len(table), len(table))))
+    return splits
+
+
+def column_values(table: Any, column: str, *, where: str) -> Values:
+    """A column as an array [n]; a missing value is an error."""
+    values = table.select_columns([column]).with_format("arrow")[:].column(column)
+    if values.null_count:
+        raise DataError(
+            f"{values.null_count} values are missing, the first at row {values.to_pylist().index(None)}",
+            where=f"{where}, column {column!r}",
+            fix="fill or drop these rows, or choose other columns",
+        )
+    return np.asarray(values.to_numpy())
+
+
+def batches(table: Any, column: str, size: int = 1024) -> Iterator[list[Any]]:
+    """A column's cells as stored (pictures still encoded), batch by batch."""
+    for batch in table.select_columns([column]).with_format("arrow").iter(batch_size=size):
+        yield batch.column(column).to_pylist()
+
+
+def _load(settings: DataSettings) -> Any:
+    import datasets  # takes more than a second: the digits do without it
+
+    path = Path(settings.path).expanduser()
+    _check_local(settings.path, path)
+    try:
+        with _without_progress_bars():
+            if path.is_file():
+                options = {"sep": "\t"} if path.suffix == ".tsv" else {}
+                return datasets.load_dataset(BUILDERS[path.suffix], data_files=str(path), **options)
+            return datasets.load_dataset(str(path) if path.exists() else settings.path)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+        where = f"data.path {settings.path!r}"
+        if path.exists():
+            fix = "check that it holds Parquet, CSV, JSON or picture files of one layout"
+            raise DataError(f"cannot be read ({reason})", where=where, fix=fix) from error
+        close = difflib.get_close_matches(settings.path.lower(), ["digits"], n=1)
+        fix = "did you mean 'digits'?" if close else "check the name and the network, or give a local folder"
+        what = f"no such folder here, and loading it from the hub failed ({reason})"
+        raise DataError(what, where=where, fix=fix) from error
+
+
+def _check_local(name: str, path: Path) -> None:
+    """A path that can only be local is judged here, before the hub is asked."""
+    if path.is_file() and path.suffix not in BUILDERS:
+        raise DataError(
+            f"files of type {path.suffix or '(none)'!r} are not read",
+            where=f"data.path {name!r}",
+            fix=f"give one of {', '.join(BUILDERS)}, or a folder",
+        )
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or path.suffix in BUILDERS
+    if looks_local and not path.exists():
+        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        nearest = difflib.get_close_matches(path.name, beside, n=1)
+        fix = f"did you mean {str(path.parent / nearest[0])!r}?" if nearest else "check the path"
+        raise DataError("no such folder or file", where=f"data.path {name!r}", fix=fix)
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    import datasets
+
+    shown = datasets.utils.is_progress_bar_enabled()
+    if shown:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

@@ -1,0 +1,105 @@
+"""Refuse rows that no method can use, before anything is trained on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fedgmi.data.federation import Client, Federation, Schema
+from fedgmi.errors import DataError
+
+
+def check_federation(federation: Federation) -> None:
+    """Raise a DataError that names the client and the column, if any client's rows cannot be used.
+
+    A client with one row, or with rows of one class, is fine.
+
+    >>> schema = Schema(shape=(2,), n_classes=2, kind="tabular", features=("age", "weight"))
+    >>> bad = Client("anna", torch.tensor([[1.0, float("nan")]]), torch.tensor([0]))
+    >>> check_federation(Federation(schema, (bad,)))
+    Traceback (most recent call last):
+    fedgmi.errors.DataError: client 'anna', column 'weight': 1 of 1 rows are NaN or infinite. Likely fix: fill or drop these rows, or leave the column out.
+    """
+    if not federation.clients:
+        raise DataError("there is no client", where="federation", fix="give it at least one")
+    names = federation.names
+    repeated = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if repeated is not None:
+        raise DataError("two clients have this name", where=f"client {repeated!r}", fix="give each client its own")
+    labelled = federation.clients[0].y is not None
+    groups = {"": federation.clients, " (validation)": federation.validation, " (held-out)": federation.held_out}
+    for group, clients in groups.items():
+        _check_names(group, clients, names)
+        for client in clients:
+            where = f"client {client.name!r}{group}"
+            check_features(client.x, federation.schema, where)
+            if (client.y is not None) != labelled:
+                raise DataError(
+                    "some clients have labels and others have none", where=where, fix="give labels for all, or for none"
+                )
+            if client.y is not None:
+                check_labels(client.y, len(client), federation.schema, where)
+
+
+def check_features(x: Tensor, schema: Schema, where: str) -> None:
+    """x is [n, *shape] float32, n ≥ 1, finite, and for pictures within [0, 1]."""
+    if not len(x):
+        raise DataError("it has no rows", where=where, fix="leave the client out")
+    if tuple(x.shape[1:]) != schema.shape:
+        raise DataError(
+            f"rows of shape {tuple(x.shape[1:])}, where the schema says {schema.shape}",
+            where=where,
+            fix="bring all clients' rows to one shape",
+        )
+    if x.dtype != torch.float32:
+        raise DataError(f"x is {x.dtype}", where=where, fix="convert it with x.float()")
+    wrong = ~torch.isfinite(x).flatten(1)
+    if wrong.any():
+        column = int(wrong.any(0).nonzero()[0])
+        raise DataError(
+            f"{int(wrong[:, column].sum())} of {len(x)} rows are NaN or infinite",
+            where=f"{where}, column {_column_name(schema, column)}",
+            fix="fill or drop these rows, or leave the column out",
+        )
+    if schema.kind == "image" and (x.min() < 0 or x.max() > 1):
+        raise DataError(
+            f"pictures with values from {x.min():g} to {x.max():g}, outside 0..1", where=where, fix="divide by 255"
+        )
+
+
+def check_labels(y: Tensor, n_rows: int, schema: Schema, where: str) -> None:
+    """y is [n] int64 with values 0..n_classes−1."""
+    where = f"{where}, labels"
+    if tuple(y.shape) != (n_rows,):
+        raise DataError(f"shape {tuple(y.shape)} for {n_rows} rows", where=where, fix="give one label per row")
+    if y.dtype != torch.int64:
+        raise DataError(
+            f"labels are {y.dtype}, not int64", where=where, fix="number the classes and convert with y.long()"
+        )
+    outside = y[(y < 0) | (y >= schema.n_classes)]
+    if len(outside):
+        raise DataError(
+            f"label {int(outside[0])} is out of range 0..{schema.n_classes - 1}",
+            where=where,
+            fix="number the classes from 0, or correct schema.n_classes",
+        )
+
+
+def _check_names(group: str, clients: Sequence[Client], names: tuple[str, ...]) -> None:
+    found = tuple(client.name for client in clients)
+    if found and found != names:
+        odd = next((a for a, b in zip(found, names, strict=False) if a != b), f"{len(found)} instead of {len(names)}")
+        raise DataError(
+            f"its clients are not those that train, in the same order (first difference: {odd})",
+            where=f"federation{group}",
+            fix="give every client its rows under the same name",
+        )
+
+
+def _column_name(schema: Schema, column: int) -> str:
+    if schema.features:
+        return repr(schema.features[column])
+    place = torch.unravel_index(torch.tensor(column), schema.shape)
+    return str(tuple(int(i) for i in place))

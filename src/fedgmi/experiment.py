@@ -1,0 +1,106 @@
+"""Config → parts → runs → results folder: the method asked for, and the bounds it stands beside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedgmi import folder
+from fedgmi.bench import Bench, Listener
+from fedgmi.config import Config, dump
+from fedgmi.data import build_scenario
+from fedgmi.data.federation import Scenario
+from fedgmi.densities import make_density
+from fedgmi.errors import ConfigError, unknown
+from fedgmi.experts import make_expert
+from fedgmi.methods import BOUNDS, METHODS, Task
+
+
+def run(config: Config, out: Path, *, resume: bool = False, listener: Listener | None = None) -> dict[str, Any]:
+    """Run the experiment and return its summary; `out` then holds config, records, checkpoints and summary.
+
+    Raises UserError where the settings, the data or the folder do not allow it; earlier results stay untouched.
+    """
+    if config.method.name not in METHODS:
+        raise unknown("method", config.method.name, METHODS, "method.name")
+    device = choose_device(config.device)
+    scenario = build_scenario(config.data, config.scenario, config.seed)
+    task = make_task(config, scenario)
+    folder.claim(out, resume=resume)
+    folder.write_text(out / folder.CONFIG, dump(config))
+    bench = Bench(config, out, scenario, device, listener)
+    results = {name: best_rate(bench, name, task) for name in chosen_methods(config, scenario)}
+    summary = summarise(config, scenario, results)
+    folder.write_text(out / folder.SUMMARY, json.dumps(summary, indent=1))
+    return summary
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" takes the GPU where there is one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("no CUDA device is available here", where="device", fix='set device = "auto" or "cpu"')
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def make_task(config: Config, scenario: Scenario) -> Task:
+    """What methods may know of this federation before they meet its data."""
+    schema = scenario.federation.schema
+    n_components = config.method.n_components or config.scenario.n_components
+    if n_components > len(scenario.federation.clients):
+        raise ConfigError(
+            f"{n_components} components cannot be told apart from {len(scenario.federation.clients)} clients",
+            where="method.n_components",
+            fix="ask for fewer components",
+        )
+    return Task(
+        schema=schema,
+        n_components=n_components,
+        density=make_density(config.density, schema),
+        expert=make_expert(config.expert, schema),
+        training=config.training,
+        settings=config.method,
+        lr=0.0,
+        seed=config.seed,
+    )
+
+
+def chosen_methods(config: Config, scenario: Scenario) -> list[str]:
+    """The method asked for, then the bounds that the config asks for and the scenario allows."""
+    main, chosen = config.method.name, [config.method.name]
+    if config.evaluation.oracle and scenario.truth is not None and main == "fedgmi":
+        chosen.append("oracle")
+    if scenario.federation.schema.n_classes > 0:
+        chosen += [name for name in ("fedavg", "local") if getattr(config.evaluation, name) and name != main]
+    return chosen
+
+
+def best_rate(bench: Bench, name: str, task: Task) -> dict[str, Any]:
+    """The outcome at the learning rate that does best on validation rows."""
+    make = METHODS[name] if name in METHODS else BOUNDS[name]
+    components, truth = None, bench.scenario.truth
+    if name == "oracle" and truth is not None:
+        components, task = truth.components, task.replace(n_components=truth.n_components)
+    outcomes = []
+    for lr in bench.config.training.lr_candidates(name):
+        tuned = task.replace(lr=lr)
+        outcomes.append(bench.outcome(name, make(tuned), tuned, components=components))
+    return max(outcomes, key=lambda outcome: outcome["validation_accuracy"] or 0.0)
+
+
+def summarise(config: Config, scenario: Scenario, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """`summary.json`: the method's own numbers on top, the bounds' under their names."""
+    main = {
+        "method": config.method.name,
+        "preset": config.method.preset if config.method.name == "fedgmi" else None,
+        "scenario": config.scenario.name,
+        "seed": config.seed,
+        "clients": list(scenario.federation.names),
+        "rows_per_client": [len(client) for client in scenario.federation.clients],
+    }
+    expected = ("proportion_tv", "proportion_tv_drawn", "assignment_accuracy", "expert_accuracy", "density")
+    missing = dict.fromkeys(expected)
+    bounds = {name: results.get(name) for name in ("oracle", "fedavg", "local")}
+    return main | missing | results[config.method.name] | bounds

@@ -1,0 +1,131 @@
+"""Models as flat vectors: the parameters of one model are one tensor [P], those of J models one tensor [J, P].
+
+A flat vector is what the wire, the server's mean and the optimiser want; views into it are what a model wants.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from fedgmi.errors import UserError
+
+
+class Layout:
+    """Where each named tensor lies in a flat vector.
+
+    >>> layout = Layout({"weight": (2, 3), "bias": (2,)})
+    >>> layout.size, layout.split(torch.zeros(5, 8))["weight"].shape
+    (8, torch.Size([5, 2, 3]))
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.shapes = dict(shapes)
+        self._sizes = [math.prod(shape) for shape in self.shapes.values()]
+        self.size = sum(self._sizes)
+
+    def split(self, params: Tensor) -> dict[str, Tensor]:
+        """Views [J, *shape] into params [J, P], by name. Split once a loss: each split costs its gradient a copy."""
+        parts = torch.split(params, self._sizes, dim=-1)
+        return {
+            name: part.view(*params.shape[:-1], *shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
+
+    def join(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The flat vector [P] of one model's tensors."""
+        return torch.cat([tensors[name].detach().reshape(-1) for name in self.shapes])
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """J linear layers at once: x [J, B, I], weight [J, O, I], bias [J, O] → [J, B, O]."""
+    return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+
+
+def init_linear(n_out: int, n_in: int, generator: torch.Generator, gain: float = 1.0) -> Tensor:
+    """Weights [O, I], uniform with variance gain²/I (LeCun et al. 1998; gain √2 before ReLU: He et al. 2015)."""
+    bound = gain * math.sqrt(3.0 / n_in)
+    return torch.empty(n_out, n_in).uniform_(-bound, bound, generator=generator)
+
+
+class _Call(nn.Module):
+    """Lets `functional_call`, which only knows `forward`, reach any method of a module."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, method: str, *inputs: Tensor) -> object:
+        return getattr(self.module, method)(*inputs)
+
+
+class FlatModule:
+    """An ordinary `nn.Module`, lifted over a leading job axis J and with flat parameters.
+
+    `module(params [J, P], *inputs [J, B, …])` equals calling J copies of the module one after another,
+    each with its own row of `params` and of the inputs.
+
+    >>> model = FlatModule(lambda: nn.Linear(4, 2))
+    >>> params = torch.stack([model.init(torch.Generator().manual_seed(job)) for job in range(3)])
+    >>> model(params, torch.zeros(3, 7, 4)).shape
+    torch.Size([3, 7, 2])
+    """
+
+    def __init__(self, make: Callable[[], nn.Module]) -> None:
+        self._make = make
+        with torch.random.fork_rng(devices=[]):
+            module = make()
+        _check(module)
+        self._template = _Call(module).requires_grad_(False).to("meta")
+        self.layout = Layout({name: tuple(p.shape) for name, p in self._template.named_parameters()})
+        self.size = self.layout.size
+
+    def init(self, generator: torch.Generator) -> Tensor:
+        """Fresh parameters [P], by the module's own initialisation."""
+        seed = int(torch.randint(2**62, (), generator=generator))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self.layout.join(dict(_Call(self._make()).named_parameters()))
+
+    def __call__(self, params: Tensor, *inputs: Tensor) -> Tensor:
+        """The module's `forward`: params [J, P], inputs [J, B, …] → [J, B, …]."""
+        return self.call("forward", self.layout.split(params), *inputs)
+
+    def call(self, method: str, parts: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+        """Any method of the module by name, on parameters that `layout.split` has split already."""
+
+        def one(parts: dict[str, Tensor], *arguments: Tensor) -> object:
+            return torch.func.functional_call(self._template, parts, (method, *arguments))
+
+        output: Tensor = torch.vmap(one)(dict(parts), *inputs)  # type: ignore[assignment]
+        return output
+
+
+def _check(module: nn.Module) -> None:
+    """Refuse what cannot be averaged over clients or packed over jobs."""
+    for name, part in module.named_modules():
+        where = f"{type(module).__name__}.{name}" if name else type(module).__name__
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            raise UserError(
+                f"{type(part).__name__} keeps running statistics, which clients with different data do not share",
+                where=where,
+                fix="use nn.GroupNorm or nn.LayerNorm instead",
+            )
+        if isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0:
+            raise UserError(
+                f"{type(part).__name__} draws at random inside the model, so a run could not be repeated",
+                where=where,
+                fix="remove it or set p=0; regularise with fewer epochs or smaller layers",
+            )
+    buffers = [name for name, _ in module.named_buffers()]
+    if buffers:
+        raise UserError(
+            f"the buffer {buffers[0]!r} is state beside the parameters and would not be trained or sent",
+            where=type(module).__name__,
+            fix="make it a constant or a parameter; use nn.GroupNorm or nn.LayerNorm instead of batch norms",
+        )
+    if not any(True for _ in module.parameters()):
+        raise UserError("the module has no parameters", where=type(module).__name__, fix="give it layers to train")

@@ -1,0 +1,102 @@
+"""A results folder: the names of its files, who may write there, and writing that never leaves half a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fedgmi.errors import UserError
+
+CONFIG = "config.toml"
+RECORDS = "records.jsonl"
+SUMMARY = "summary.json"
+PICTURE = "proportions.html"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, payload: bytes) -> None:
+    """Write atomically: readers see the old file or the whole new one, whatever happens in between."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)  # mkstemp's own mode would hide the file from a group that may read the folder
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def append_record(out: Path, record: dict[str, Any]) -> None:
+    """Add one line to `records.jsonl`."""
+    with (out / RECORDS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read_records(out: Path) -> list[dict[str, Any]]:
+    """All lines of `records.jsonl`; a last line that a crash cut short is left out."""
+    path, records = out / RECORDS, []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            records.append(dict(json.loads(line)))
+        except ValueError:
+            continue
+    return records
+
+
+def keep_records(out: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Drop the lines that are not to be kept: those after the checkpoint that a run goes on from."""
+    kept = [json.dumps(record) + "\n" for record in read_records(out) if keep(record)]
+    write_text(out / RECORDS, "".join(kept))
+
+
+def holds_run(out: Path) -> bool:
+    """Whether a finished or unfinished run lies there."""
+    return any((out / name).exists() for name in (CONFIG, RECORDS, SUMMARY))
+
+
+def claim(out: Path, *, resume: bool) -> None:
+    """Make the folder, and refuse one that is not writable, or holds a run that is not to be resumed."""
+    if holds_run(out) and not resume:
+        state = "a finished" if (out / SUMMARY).exists() else "an unfinished"
+        fix = "add --resume to go on with it, or give another folder with --out"
+        raise UserError(f"the folder already holds {state} run, which stays untouched", where=str(out), fix=fix)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        fix = "give a folder that you may write to with --out"
+        raise UserError(f"results cannot be written there ({error.strerror})", where=str(out), fix=fix) from error
+
+
+def read_summary(out: Path) -> dict[str, Any]:
+    """The summary of a finished run."""
+    path = out / SUMMARY
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if holds_run(out):
+            fix = f"finish it with: fedgmi run --resume --out {out}"
+            raise UserError("the run there is not finished", where=str(out), fix=fix) from error
+        raise UserError("no run lies there", where=str(out), fix="give the folder of `fedgmi run --out`") from error
+    except (OSError, ValueError) as error:
+        fix = f"write it anew with: fedgmi run --resume --out {out}"
+        raise UserError(f"cannot be read ({error})", where=str(path), fix=fix) from error
+    if not isinstance(summary, dict):
+        raise UserError(
+            "this is not the summary of a run", where=str(path), fix="give the folder of `fedgmi run --out`"
+        )
+    return summary

@@ -1,0 +1,96 @@
+"""One EM round on the clients: responsibilities, then the shares of every component trained on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from fedgmi import training
+from fedgmi.data.federation import Rows
+from fedgmi.methods.base import Message, Step, Task, mean_by_mass
+from fedgmi.methods.fedgmi.sketch import reply
+from fedgmi.methods.local_training import expert_loss, train_components
+from fedgmi.mixture.posterior import Posterior
+from fedgmi.tree import Tree
+
+Rule = Callable[[Tree, Tree, Rows], Posterior]  # where a preset's responsibilities and proportions come from
+
+
+def em_step(task: Task, rule: Rule) -> Step:
+    """E-step by the rule, M-step by packed training; the server takes means weighted by mass."""
+
+    def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        posterior = rule(server, states, rows)
+        density = train_density(task, server, rows, posterior.responsibilities, round)
+        expert = train_expert(task, server, rows, posterior.responsibilities, round)
+        sums = _pooled_sums(posterior, rows) | {"bound": _bound(task, posterior, rows)}
+        return states | {"proportions": posterior.proportions}, density + expert + reply(sums, rows)
+
+    def server_step(server: Tree, sums: Tree, round: int) -> Tree:
+        updated = dict(server)
+        for name in ("density", "expert"):
+            if f"{name} mass" in sums:
+                updated[name] = mean_by_mass(server[name], sums[f"{name} total"], sums[f"{name} mass"])
+        updated["bound"] = sums["bound"] / sums["count"]
+        updated["pooled"] = sums["pooled"] / sums["count"]
+        updated["version"] = server["version"] + 1
+        return updated
+
+    return Step("em", client, server_step)
+
+
+def refresh_step(task: Task, rule: Rule) -> Step:
+    """An E-step alone, so that proportions answer to the last densities."""
+
+    def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        posterior = rule(server, states, rows)
+        return states | {"proportions": posterior.proportions}, reply(_pooled_sums(posterior, rows), rows)
+
+    def server_step(server: Tree, sums: Tree, round: int) -> Tree:
+        return server | {"pooled": sums["pooled"] / sums["count"]}
+
+    return Step("e-step", client, server_step)
+
+
+def train_density(task: Task, server: Tree, rows: Rows, resp: Tensor, round: int) -> Message:
+    """Σ_i N_ik θ_ik and Σ_i N_ik, in closed form or by packed training."""
+    density = task.density
+    if density.fit is not None:
+        mass = rows.sum_by_client(resp)  # [C, K]
+        local = density.fit(rows.x, resp, rows.owner, rows.n_clients)
+        total = (mass[:, :, None] * local.double()).sum(0)
+        cost = rows.n_clients * server["density"].numel() * server["density"].element_size()
+        return Message({"density total": total.to(local.dtype), "density mass": mass.sum(0)}, cost, cost)
+    assert density.loss is not None
+    loss = density.loss
+    return _train(task, server, rows, resp, round, "density", lambda p, b: loss(p, b.x, b.noise), density.noise_size)
+
+
+def train_expert(task: Task, server: Tree, rows: Rows, resp: Tensor, round: int) -> Message:
+    """The same for the experts, where there are labels."""
+    if rows.y is None:
+        return Message()
+    return _train(task, server, rows, resp, round, "expert", expert_loss(task), 0)
+
+
+def _train(
+    task: Task, server: Tree, rows: Rows, resp: Tensor, round: int, name: str, loss: training.Loss, noise_size: int
+) -> Message:
+    trained = train_components(task, rows, resp, server[name], loss, (task.seed, round, name), noise_size)
+    values = {f"{name} total": trained.total, f"{name} mass": trained.mass}
+    cost = trained.n_jobs * server[name].shape[1] * server[name].element_size()
+    return Message(values, cost, cost)
+
+
+def _pooled_sums(posterior: Posterior, rows: Rows) -> Tree:
+    mass = (posterior.proportions * rows.counts[:, None]).sum(0)
+    return {"pooled": mass, "count": rows.counts.sum().double()}
+
+
+def _bound(task: Task, posterior: Posterior, rows: Rows) -> Tensor:
+    """Σ_x log Σ_k π_ik exp e_k(x), where the E-step looked at densities; else its own log likelihood."""
+    if "bound" not in rows.cache:
+        return posterior.log_likelihood.sum()
+    joint = rows.cache["bound"].double() + posterior.proportions.clamp(min=1e-12).log()[rows.owner]
+    return joint.logsumexp(1).sum()

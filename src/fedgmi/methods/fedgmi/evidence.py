@@ -1,0 +1,82 @@
+"""What speaks for component k on a row: its word, its density, its expert, each centred over components."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedgmi.data.federation import Rows
+from fedgmi.methods.base import Task
+from fedgmi.mixture.calibration import centre
+from fedgmi.mixture.codebook import cells, projector
+from fedgmi.mixture.topics import word_log_probs
+from fedgmi.randomness import derive_seed, generator
+from fedgmi.tree import Tree
+
+KINDS = ("word", "density", "expert")
+EXPERT_FLOOR = -7.0  # nats; an expert that is certain and wrong must not outshout everything else
+
+
+def row_cells(task: Task, server: Tree, rows: Rows) -> Tensor:
+    """The codebook cell of each row [R]."""
+    if "cells" not in rows.cache:
+        project = projector(server["mean"], server["std"], task.settings.projection, task.seed)
+        rows.cache["cells"] = cells(project(rows.x), server["centres"])
+    return rows.cache["cells"]
+
+
+def row_words(task: Task, server: Tree, rows: Rows) -> Tensor:
+    """The word of each row [R]: cell and label together, rare ones merged."""
+    return server["word_map"][raw_words(task, server, rows)]
+
+
+def raw_words(task: Task, server: Tree, rows: Rows) -> Tensor:
+    """The word before merging [R]: cell · L + label; the cell alone without labels."""
+    cell = row_cells(task, server, rows)
+    return cell if rows.y is None else cell * task.schema.n_classes + rows.y
+
+
+def word_evidence(counts: Tensor, own: Tensor | None, words: Tensor, rows: Rows) -> Tensor:
+    """log p(w | k) of each row's word, from the rows of all other clients where `own` [C, W, K] is given. [R, K]"""
+    if own is None:
+        return word_log_probs(counts)[words]
+    return word_log_probs(counts, own)[rows.owner, words]
+
+
+def elbo(task: Task, server: Tree, rows: Rows) -> Tensor:
+    """e_k(x) = log p_k(x) or its bound, nats [R, K], with the noise that belongs to each client's rows."""
+    samples, size = task.settings.elbo_samples, task.density.noise_size
+    noise = torch.zeros(len(rows), samples, size)
+    if size:
+        draws = [
+            torch.randn(int(n), samples, size, generator=generator(task.seed, "elbo", i))
+            for i, n in zip(rows.ids, rows.counts.tolist(), strict=True)
+        ]
+        noise = torch.cat(draws)
+    return task.density.log_prob(server["density"], rows.x, noise.to(rows.x.device))
+
+
+def expert_evidence(task: Task, server: Tree, rows: Rows) -> Tensor:
+    """log p_k(y | x) of the label that a row has, nats [R, K]; zeros without labels."""
+    if rows.y is None:
+        return torch.zeros(len(rows), task.n_components, device=rows.x.device)
+    log_probs = task.expert.log_prob(server["expert"], rows.x)
+    labels = rows.y[:, None, None].expand(-1, task.n_components, 1)
+    return log_probs.gather(2, labels).squeeze(2).clamp(min=EXPERT_FLOOR)
+
+
+def stack_evidence(task: Task, server: Tree, states: Tree, rows: Rows) -> Tensor:
+    """The calibrated E-step's evidence with labels seen [R, F, K]: word, density and expert, in KINDS' order.
+
+    Kept while the densities do not change: the exchanges of one calibration reuse it.
+    """
+    version = f"evidence {int(server['version'])} {derive_seed(*rows.ids)}"
+    if version not in rows.cache:
+        for stale in [name for name in rows.cache if name.startswith("evidence")]:
+            del rows.cache[stale]
+        words = word_evidence(server["topics"], states.get("own_words"), row_words(task, server, rows), rows)
+        bound = elbo(task, server, rows)
+        kinds = [words.double(), bound.double(), expert_evidence(task, server, rows).double()]
+        rows.cache[version] = centre(torch.stack(kinds, 1))
+        rows.cache["bound"] = bound
+    return rows.cache[version] / server["scale"][:, None]

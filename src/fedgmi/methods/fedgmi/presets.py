@@ -1,0 +1,103 @@
+"""The presets: where responsibilities come from, in which phases, and what gates the predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fedgmi.data.federation import Rows
+from fedgmi.methods.base import Step, Task
+from fedgmi.methods.fedgmi import calibrate
+from fedgmi.methods.fedgmi.em import Rule, refresh_step
+from fedgmi.methods.fedgmi.evidence import elbo, row_words, word_evidence
+from fedgmi.methods.fedgmi.sketch import codebook_steps, topic_steps, true_topics_step
+from fedgmi.mixture.posterior import Posterior, e_step, responsibilities
+from fedgmi.tree import Tree
+
+
+@dataclass(frozen=True)
+class Preset:
+    """training: whose responsibilities the M-step uses · posterior: what the method itself believes of labelled rows
+    · gate: r_ik(x) [R, K] for prediction, from x alone · the phases around the EM step."""
+
+    posterior: Rule
+    training: Rule
+    gate: Callable[[Tree, Tree, Rows], Tensor]
+    prepare: tuple[Step, ...] = ()
+    before_em: tuple[Step, ...] = ()
+    finish: tuple[Step, ...] = ()
+
+
+def default(task: Task) -> Preset:
+    """Sketch first; then every round calibrates the evidence, infers proportions, and trains."""
+
+    def posterior(server: Tree, states: Tree, rows: Rows) -> Posterior:
+        return calibrate.calibrated_e_step(task, server, states, rows)
+
+    calibration = calibrate.calibration_steps(task)
+    return Preset(
+        posterior=posterior,
+        training=posterior,
+        gate=lambda server, states, rows: calibrate.gate(task, server, states, rows),
+        prepare=(*codebook_steps(task), *topic_steps(task)),
+        before_em=calibration,
+        finish=(*calibration, *calibrate.gate_steps(task, posterior)),
+    )
+
+
+def plain(task: Task) -> Preset:
+    """Random start, the ELBO alone as evidence: the abstract's recipe."""
+
+    def posterior(server: Tree, states: Tree, rows: Rows) -> Posterior:
+        rows.cache["bound"] = elbo(task, server, rows)
+        return e_step(rows.cache["bound"], rows, states["proportions"])
+
+    def gate(server: Tree, states: Tree, rows: Rows) -> Tensor:
+        return responsibilities(elbo(task, server, rows), states["proportions"], rows.owner)[0]
+
+    return Preset(posterior, posterior, gate, finish=(refresh_step(task, posterior),))
+
+
+def sketch(task: Task) -> Preset:
+    """Proportions and word posteriors from the sketch, held fixed."""
+
+    def posterior(server: Tree, states: Tree, rows: Rows) -> Posterior:
+        logs = word_evidence(server["topics"], states.get("own_words"), row_words(task, server, rows), rows)
+        resp, likelihood = responsibilities(logs, states["proportions"], rows.owner)
+        return Posterior(states["proportions"], resp, likelihood)
+
+    return Preset(
+        posterior=posterior,
+        training=posterior,
+        gate=lambda server, states, rows: calibrate.gate(task, server, states, rows),
+        prepare=(*codebook_steps(task), *topic_steps(task)),
+        finish=(calibrate.cell_topics_step(task, posterior),),
+    )
+
+
+def oracle(task: Task) -> Preset:
+    """No method but a bound: trained on true components, its evidence calibrated like the default's.
+
+    Its rows carry `component`, its proportions are estimated, and it predicts with the realised ones.
+    """
+
+    def truth(server: Tree, states: Tree, rows: Rows) -> Posterior:
+        if rows.component is None:
+            raise ValueError("the oracle needs rows that carry their true component")
+        resp = torch.nn.functional.one_hot(rows.component, task.n_components).double()
+        return Posterior(states["proportions"], resp, resp.new_zeros(len(rows)))
+
+    calibration = calibrate.calibration_steps(task)
+    return replace(
+        default(task),
+        training=truth,
+        prepare=(*codebook_steps(task), true_topics_step(task)),
+        before_em=(),
+        finish=(*calibration, *calibrate.gate_steps(task, truth)),
+    )
+
+
+PRESETS = {"default": default, "plain": plain, "sketch": sketch, "oracle": oracle}

@@ -1,0 +1,121 @@
+"""Stage one, the sketch: a codebook, histograms of words, and from them the proportions. Kilobytes per client, once."""
+
+from __future__ import annotations
+
+import torch
+
+from fedgmi import tree
+from fedgmi.data.federation import Rows
+from fedgmi.methods.base import Message, Step, Task
+from fedgmi.methods.fedgmi.evidence import raw_words
+from fedgmi.mixture import codebook, topics
+from fedgmi.tree import Tree
+
+
+def codebook_steps(task: Task) -> tuple[Step, ...]:
+    """Standardise by federated sums, draw first centres, and a few rounds of federated k-means."""
+
+    def project(server: Tree, rows: Rows) -> torch.Tensor:
+        if "projected" not in rows.cache:
+            projector = codebook.projector(server["mean"], server["std"], task.settings.projection, task.seed)
+            rows.cache["projected"] = projector(rows.x)
+        return rows.cache["projected"]
+
+    def send_features(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        return states, reply(codebook.feature_sums(rows), rows)
+
+    def take_features(server: Tree, sums: Tree, round: int) -> Tree:
+        mean, std = codebook.standardisation(sums, common_scale=task.schema.kind == "image")
+        return server | {"mean": mean, "std": std}
+
+    def send_spread(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        sums = codebook.spread_sums(project(server, rows))
+        return states, reply(sums, rows, down=tree.n_bytes({"mean": server["mean"], "std": server["std"]}))
+
+    def take_spread(server: Tree, sums: Tree, round: int) -> Tree:
+        return server | {"centres": codebook.first_centres(sums, task.settings.codewords, task.seed)}
+
+    def send_cells(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        sums = codebook.cell_sums(project(server, rows), server["centres"], rows)
+        return states, reply(sums, rows, down=tree.n_bytes({"centres": server["centres"]}))
+
+    def take_cells(server: Tree, sums: Tree, round: int) -> Tree:
+        return server | {"centres": codebook.move_centres(server["centres"], sums, task.seed)}
+
+    moves = (Step("k-means", send_cells, take_cells),) * task.settings.kmeans_rounds
+    return Step("features", send_features, take_features), Step("spread", send_spread, take_spread), *moves
+
+
+def topic_steps(task: Task) -> tuple[Step, ...]:
+    """Histograms go up, topics come down, and each client infers its proportions from its own words."""
+    n_words = task.settings.codewords * max(task.schema.n_classes, 1)
+
+    def send_histogram(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        counts = codebook.histogram(raw_words(task, server, rows), rows, n_words)
+        return states, reply({"histogram": counts.int()}, rows, down=tree.n_bytes({"c": server["centres"]}), each=True)
+
+    def take_histograms(server: Tree, replies: Tree, round: int) -> Tree:
+        histograms = replies["histogram"].double()
+        word_map = codebook.merge_rare(histograms.sum(0))
+        merged = merge_words(histograms, word_map)
+        fitted = topics.fit_topics(merged, task.n_components, task.seed)
+        pooled = fitted.counts.sum(0) / fitted.counts.sum()
+        return server | {"word_map": word_map, "topics": fitted.counts} | uncalibrated(pooled)
+
+    def fold_in(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        counts = codebook.histogram(raw_words(task, server, rows), rows, n_words).double()
+        merged = merge_words(counts, server["word_map"])
+        start = server["pooled"].expand(rows.n_clients, -1)
+        _, own = topics.fold_in(merged, server["topics"], start, None)
+        proportions, own = topics.fold_in(merged, server["topics"], start, own)
+        states = states | {"proportions": proportions, "own_words": own}
+        down = tree.n_bytes({name: server[name] for name in ("word_map", "topics", "pooled")})
+        return states, reply({}, rows, down=down)
+
+    return (
+        Step("histograms", send_histogram, take_histograms, reduce="stack"),
+        Step("fold in", fold_in, lambda server, sums, round: server),
+    )
+
+
+def true_topics_step(task: Task) -> Step:
+    """The oracle's sketch: topic counts from the true components, and the realised proportions."""
+    n_words = task.settings.codewords * max(task.schema.n_classes, 1)
+
+    def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        if rows.component is None:
+            raise ValueError("the oracle needs rows that carry their true component")
+        truth = torch.nn.functional.one_hot(rows.component, task.n_components).double()
+        flat = rows.owner * n_words + raw_words(task, server, rows)
+        own = truth.new_zeros((rows.n_clients * n_words, task.n_components)).index_add_(0, flat, truth)
+        own = own.reshape(rows.n_clients, n_words, -1)
+        realised = rows.sum_by_client(truth) / rows.counts[:, None]
+        return states | {"own_words": own, "realised": realised}, reply({"topics": own.sum(0)}, rows)
+
+    def server_step(server: Tree, sums: Tree, round: int) -> Tree:
+        pooled = sums["topics"].sum(0) / sums["topics"].sum()
+        words = torch.arange(n_words, device=pooled.device)
+        return server | {"topics": sums["topics"], "word_map": words} | uncalibrated(pooled)
+
+    return Step("true topics", client, server_step)
+
+
+def uncalibrated(pooled: torch.Tensor) -> Tree:
+    """π̄ and the bias log π̄ under which word evidence of weight 1 is the plain log p(w | k)."""
+    bias = pooled.clamp(min=1e-6).log()
+    return {"pooled": pooled, "bias": bias - bias[0]}
+
+
+def merge_words(histograms: torch.Tensor, word_map: torch.Tensor) -> torch.Tensor:
+    """Counts [C, W] after merging rare words, [C, W']."""
+    merged = histograms.new_zeros((len(histograms), int(word_map.max()) + 1))
+    return merged.index_add_(1, word_map, histograms)
+
+
+def reply(values: Tree, rows: Rows, *, down: int = 0, each: bool = False) -> Message:
+    """A message whose cost is the same for every client: `down` bytes out, its own size back.
+
+    each: the leaves are [C, …], one entry per client (a stacked reply).
+    """
+    size = tree.n_bytes(values)
+    return Message(values, down * rows.n_clients, size if each else size * rows.n_clients)

@@ -1,0 +1,72 @@
+"""The E-step: responsibilities of components for rows, and each client's proportions.
+
+Everything here takes *log evidence* ℓ [R, K] in nats, row by row and up to a constant per row, from whatever
+source: an ELBO, a closed-form density, a word's posterior, or their calibrated combination.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedgmi.data.federation import Rows
+
+PROPORTION_FLOOR = 1e-12
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What an E-step returns.
+
+    proportions [C, K] · responsibilities [R, K] · log_likelihood [R]: log Σ_k π_ik exp ℓ_k(x), nats.
+    """
+
+    proportions: Tensor
+    responsibilities: Tensor
+    log_likelihood: Tensor
+
+
+def responsibilities(log_evidence: Tensor, proportions: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+    """r_ik(x) ∝ π_ik · exp ℓ_k(x), and log Σ_k π_ik exp ℓ_k(x).
+
+    log_evidence [R, K] · proportions [C, K] · owner [R] → ([R, K], [R]), float64.
+
+    >>> r, _ = responsibilities(torch.zeros(1, 2), torch.tensor([[0.25, 0.75]]), torch.tensor([0]))
+    >>> r.tolist()
+    [[0.25, 0.75]]
+    """
+    joint = log_evidence.double() + proportions.double().clamp(min=PROPORTION_FLOOR).log()[owner]
+    evidence = joint.logsumexp(1)
+    return (joint - evidence[:, None]).exp(), evidence
+
+
+def e_step(
+    log_evidence: Tensor,
+    rows: Rows,
+    start: Tensor,
+    prior: Tensor | None = None,
+    *,
+    iterations: int = 200,
+    tolerance: float = 1e-6,
+) -> Posterior:
+    """Iterate r_ik(x) ∝ π_ik·exp ℓ_k(x) and π_i = (Σ_x r_i(x) + prior) / (n_i + Σ prior) to their fixed point.
+
+    ℓ is fixed, so this is EM for the proportions alone, and each iteration raises
+    Σ_x log Σ_k π_ik exp ℓ_k(x) + Σ_k prior_k log π_ik. A prior [K] (pseudo-rows, usually the pooled proportions,
+    one row's worth) keeps a component from being lost for ever; None is plain EM, exactly.
+    """
+    prior = torch.zeros(log_evidence.shape[1]) if prior is None else prior
+    prior = prior.double().to(log_evidence.device)
+    counts = rows.counts.double()[:, None]
+    proportions = start.double()
+    for _ in range(iterations):
+        resp, _ = responsibilities(log_evidence, proportions, rows.owner)
+        updated = (rows.sum_by_client(resp) + prior) / (counts + prior.sum())
+        moved = (updated - proportions).abs().max()
+        proportions = updated
+        if moved < tolerance:
+            break
+    resp, likelihood = responsibilities(log_evidence, proportions, rows.owner)
+    return Posterior(proportions, resp, likelihood)

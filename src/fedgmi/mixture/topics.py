@@ -1,0 +1,128 @@
+"""From client-by-word counts to proportions: simplex corners for a start, then pLSA.
+
+P_i is linear in π_i, so a histogram over words is a topic model: client = document, component = topic (Hofmann 1999).
+Corners follow the successive projection algorithm (Gillis & Vavasis 2014).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedgmi.randomness import generator
+
+SMOOTHING = 0.05  # pseudo-rows per word and topic
+START_FLOOR = 0.02  # no client starts without a trace of a component
+
+
+@dataclass(frozen=True)
+class Topics:
+    """proportions [C, K] · counts [W, K]: T_wk, pooled rows of word w that belong to topic k · log_likelihood: nats."""
+
+    proportions: Tensor
+    counts: Tensor
+    log_likelihood: float
+
+
+def standardised(histograms: Tensor) -> Tensor:
+    """(p_iw − p_w)/√p_w · √n_i: under "all clients alike" every entry has mean 0 and variance about 1 − p_w. [C, W]"""
+    totals = histograms.sum(1, keepdim=True).clamp(min=1.0)
+    pooled = histograms.sum(0) / histograms.sum()
+    return (histograms / totals - pooled) / pooled.clamp(min=1e-12).sqrt() * totals.sqrt()
+
+
+def corners(histograms: Tensor, n_components: int, jitter: torch.Generator | None = None) -> Tensor:
+    """Proportions [C, K] as barycentric coordinates between the K most extreme clients.
+
+    Clients are points in the K−1 leading directions of the standardised counts; the successive projection algorithm
+    picks the corners. `jitter` weights the directions at random, which picks other corners: a fresh start.
+    """
+    if n_components == 1:
+        return torch.ones(len(histograms), 1, dtype=torch.float64, device=histograms.device)
+    scaled = standardised(histograms) / histograms.sum(1, keepdim=True).clamp(min=1.0).sqrt()
+    weights = histograms.sum(1, keepdim=True).sqrt()
+    _, _, directions = torch.linalg.svd(scaled * weights, full_matrices=False)
+    points = scaled @ directions[: n_components - 1].T
+    if jitter is not None:
+        mixing = torch.randn(n_components - 1, n_components - 1, generator=jitter, dtype=torch.float64)
+        seen = points @ mixing.to(points.device)
+    else:
+        seen = points
+    lifted = torch.cat([seen, seen.norm(dim=1).mean().expand(len(seen), 1)], 1)
+    chosen = []
+    for _ in range(n_components):
+        pick = int(lifted.norm(dim=1).argmax())
+        chosen.append(pick)
+        axis = lifted[pick] / lifted[pick].norm().clamp(min=1e-12)
+        lifted = lifted - (lifted @ axis)[:, None] * axis
+    ones = torch.ones(len(points), 1, dtype=points.dtype, device=points.device)
+    solve = torch.linalg.pinv(torch.cat([points[chosen], ones[chosen]], 1))
+    start: Tensor = (torch.cat([points, ones], 1) @ solve).clamp(min=START_FLOOR)
+    return start / start.sum(1, keepdim=True)
+
+
+def word_log_probs(counts: Tensor, own: Tensor | None = None) -> Tensor:
+    """log p(w | k) from topic counts, optionally without a client's own rows.
+
+    counts [W, K], own [C, W, K] → [C, W, K]; without `own` → [W, K]. A word must not be judged on the counts it was
+    fitted to: it looks better than it is.
+    """
+    kept = (counts if own is None else (counts - own).clamp(min=0.0)) + SMOOTHING
+    return (kept / kept.sum(-2, keepdim=True)).log()
+
+
+def fold_in(
+    histograms: Tensor, counts: Tensor, start: Tensor, own: Tensor | None, *, iterations: int = 100
+) -> tuple[Tensor, Tensor]:
+    """Proportions [C, K] and own topic counts [C, W, K] of clients, the topics given.
+
+    r_ik(w) ∝ π_ik·p_k(w), C_ikw = h_iw·r_ik(w), π_i = (Σ_w C_ikw + π̄)/(n_i + 1); with `own` the topics are those
+    without the client's own rows, and own rows are re-estimated as r moves.
+    """
+    pooled = counts.sum(0) / counts.sum()
+    totals = histograms.sum(1, keepdim=True)
+    fixed = word_log_probs(counts)[None] if own is None else None
+    proportions = start
+    for _ in range(iterations):
+        log_probs = word_log_probs(counts, own) if fixed is None else fixed
+        resp = (log_probs + proportions.log()[:, None, :]).softmax(-1)
+        share = histograms[:, :, None] * resp
+        own = share if fixed is None else None
+        updated = (share.sum(1) + pooled) / (totals + 1.0)
+        done = bool((updated - proportions).abs().max() < 1e-7)
+        proportions = updated
+        if done:
+            break
+    return proportions, share
+
+
+def plsa(histograms: Tensor, start: Tensor, *, iterations: int = 400, warm_up: int = 100) -> Topics:
+    """Topics by EM from a start [C, K]; after the warm-up every client is judged by the others' rows alone."""
+    n_components = start.shape[1]
+    histograms, proportions = histograms.double(), start.double()
+    totals = histograms.sum(1, keepdim=True)
+    share = histograms[:, :, None] * proportions[:, None, :]
+    for step in range(iterations):
+        counts = share.sum(0)
+        log_probs = word_log_probs(counts, share if step >= warm_up else None)
+        joint = log_probs + proportions.log()[:, None, :]
+        share = histograms[:, :, None] * joint.softmax(-1)
+        pooled = counts.sum(0) / counts.sum()
+        updated = (share.sum(1) + pooled) / (totals + 1.0)
+        done = step > warm_up and bool((updated - proportions).abs().max() < 1e-6)
+        proportions = updated
+        if done:
+            break
+    likelihood = float((histograms * joint.logsumexp(-1)).sum()) if n_components else 0.0
+    return Topics(proportions, share.sum(0), likelihood)
+
+
+def fit_topics(histograms: Tensor, n_components: int, seed: int, *, restarts: int = 4) -> Topics:
+    """The best of several starts, by the likelihood of each client's words under topics of the others' rows."""
+    starts = [corners(histograms.double(), n_components)]
+    for restart in range(restarts if n_components > 2 else 0):
+        starts.append(corners(histograms.double(), n_components, generator(seed, "corners", restart)))
+    fits = [plsa(histograms, start) for start in starts]
+    return max(fits, key=lambda fit: fit.log_likelihood)

@@ -1,0 +1,43 @@
+"""Numbers that tables and picture share, computed from a run's summary alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Summary = dict[str, Any]
+
+
+def total_variation(estimated: Sequence[float], true: Sequence[float]) -> float:
+    """½·Σ_k |π̂_k − π_k|; a component that one side lacks has no share there.
+
+    >>> total_variation([0.5, 0.5], [0.75, 0.25, 0.0])
+    0.25
+    """
+    n = max(len(estimated), len(true))
+    left, right = ([*side, *[0.0] * (n - len(side))] for side in (estimated, true))
+    return sum(abs(mine - theirs) for mine, theirs in zip(left, right, strict=True)) / 2
+
+
+def errors(summary: Summary) -> list[float | None]:
+    """Every client's total variation; None where no truth is known."""
+    estimated, true = summary["proportions"], summary.get("true_proportions")
+    if true is None:
+        return [None] * len(estimated)
+    return [total_variation(mine, theirs) for mine, theirs in zip(estimated, true, strict=True)]
+
+
+def per_client(summary: Summary, run: str | None = None) -> list[float | None] | None:
+    """Every client's accuracy under the method, or under a rival run ("fedavg", "local", "oracle") where it ran."""
+    part = summary if run is None else summary.get(run) or {}
+    accuracy: list[float | None] | None = part.get("client_accuracy_per_client")
+    return accuracy
+
+
+def own_and_others(matrix: Sequence[Sequence[float]] | None, component: int) -> tuple[float | None, float | None]:
+    """Of a matrix [true component × expert or density]: column `component` on its own rows, and mean on the others'."""
+    if not matrix or component >= min(len(matrix), len(matrix[0])):
+        return None, None
+    column = [row[component] for row in matrix]
+    others = [value for true, value in enumerate(column) if true != component and value is not None]
+    return column[component], sum(others) / len(others) if others else None

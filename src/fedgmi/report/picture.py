@@ -1,0 +1,130 @@
+"""One self-contained page: what every client is made of, estimated beside true."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fedgmi import folder
+from fedgmi.report.numbers import Summary
+
+# Okabe and Ito's colours: told apart by colour-blind readers, and in print.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7F7F7F")
+
+
+def write_picture(summary: Summary, path: Path) -> None:
+    """Draw `proportions.html` for a summary; readers never see half a file."""
+    html = figure(summary).to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False})
+    folder.write_text(path, html.replace("<head>", "<head><title>fedgmi: proportions</title>", 1))
+
+
+def figure(summary: Summary) -> Any:
+    """A plotly figure: stacked bars per client, estimated above true, and a scatter of one against the other.
+
+    Clients stand in the order of their largest component, so that groups can be seen at a glance. Without truth,
+    only the estimated bars are drawn.
+    """
+    from plotly.subplots import make_subplots
+
+    estimated, true = summary["proportions"], summary.get("true_proportions")
+    order = client_order(true if true is not None else estimated)
+    if true is None:
+        drawn = make_subplots(rows=1, cols=1, subplot_titles=["Estimated proportions"])
+    else:
+        drawn = make_subplots(
+            rows=2,
+            cols=2,
+            specs=[[{}, {"rowspan": 2}], [{}, None]],
+            column_widths=[0.6, 0.4],
+            vertical_spacing=0.08,
+            horizontal_spacing=0.09,
+            subplot_titles=["Estimated proportions", "Estimated against true", "True proportions"],
+        )
+        _bars(drawn, summary, true, order, row=2, legend=False)
+        _scatter(drawn, summary)
+    _bars(drawn, summary, estimated, order, row=1, legend=True)
+    _lay_out(drawn, summary)
+    return drawn
+
+
+def client_order(proportions: list[list[float]]) -> list[int]:
+    """Clients by their largest component, the purest first within each.
+
+    >>> client_order([[0.2, 0.8], [0.6, 0.4], [0.9, 0.1]])
+    [2, 1, 0]
+    """
+
+    def key(i: int) -> tuple[int, float]:
+        row = proportions[i]
+        largest = max(range(len(row)), key=row.__getitem__)
+        return largest, -row[largest]
+
+    return sorted(range(len(proportions)), key=key)
+
+
+def _bars(
+    drawn: Any, summary: Summary, proportions: list[list[float]], order: list[int], *, row: int, legend: bool
+) -> None:
+    """Stacked bars, one per client, in panel (row, 1)."""
+    import plotly.graph_objects as go
+
+    names = [str(summary["clients"][i]) for i in order]
+    for k in range(len(proportions[0])):
+        bar = go.Bar(
+            x=names,
+            y=[proportions[i][k] for i in order],
+            name=f"component {k}",
+            legendgroup=str(k),
+            showlegend=legend,
+            marker={"color": COLOURS[k % len(COLOURS)], "line": {"width": 0}},
+            hovertemplate=f"%{{x}}<br>component {k}: %{{y:.3f}}<extra></extra>",
+        )
+        drawn.add_trace(bar, row=row, col=1)
+    lowest = row == 2 or summary.get("true_proportions") is None
+    drawn.update_xaxes(type="category", showticklabels=lowest and len(order) <= 60, row=row, col=1)
+    if lowest:
+        drawn.update_xaxes(title_text="clients, by their largest component", row=row, col=1)
+    drawn.update_yaxes(range=[0, 1], title_text="share of the client's rows", row=row, col=1)
+
+
+def _scatter(drawn: Any, summary: Summary) -> None:
+    """A point per client and component, and the line on which all would lie."""
+    import plotly.graph_objects as go
+
+    line = go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line={"color": "#999", "dash": "dot"}, showlegend=False)
+    line.update(hoverinfo="skip")
+    drawn.add_trace(line, row=1, col=2)
+    estimated, true = summary["proportions"], summary["true_proportions"]
+    for k in range(min(len(estimated[0]), len(true[0]))):
+        points = go.Scatter(
+            x=[row[k] for row in true],
+            y=[row[k] for row in estimated],
+            mode="markers",
+            text=[str(name) for name in summary["clients"]],
+            legendgroup=str(k),
+            showlegend=False,
+            marker={"color": COLOURS[k % len(COLOURS)], "size": 8, "opacity": 0.8},
+            hovertemplate=f"%{{text}}, component {k}<br>true %{{x:.3f}}, estimated %{{y:.3f}}<extra></extra>",
+        )
+        drawn.add_trace(points, row=1, col=2)
+    drawn.update_xaxes(range=[-0.02, 1.02], title_text="true share", constrain="domain", row=1, col=2)
+    square = {"scaleanchor": "x2", "constrain": "domain"}
+    drawn.update_yaxes(range=[-0.02, 1.02], title_text="estimated share", **square, row=1, col=2)
+
+
+def _lay_out(drawn: Any, summary: Summary) -> None:
+    n_clients, n_components = len(summary["clients"]), len(summary["proportions"][0])
+    title = f"What {n_clients} clients are made of: {summary.get('scenario', '')}, {n_components} components"
+    error = summary.get("proportion_tv")
+    if error is not None:
+        title += f", proportion error {error:.3f} (total variation)"
+    drawn.update_layout(
+        title={"text": title, "x": 0.02},
+        barmode="stack",
+        bargap=0.08 if n_clients <= 60 else 0,
+        template="plotly_white",
+        font={"family": "system-ui, sans-serif", "size": 14},
+        legend={"orientation": "h", "y": 1.09, "x": 0.02, "traceorder": "normal"},
+        height=800,
+        margin={"t": 120, "r": 30, "b": 110},
+    )

@@ -1,0 +1,129 @@
+"""Progress of a run: a bar per method on a terminal, a few plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+LINES_PER_RUN = 10
+
+
+class ProgressListener(Protocol):
+    """What an experiment tells while it runs.
+
+    A record has keys run · round (0: the preparation, 1..R, R + 1: the end) · bound (nats per row, or None)
+    · proportion_tv (or None) · seconds (of the run so far).
+    """
+
+    def started(self, name: str, rounds: int) -> None: ...
+
+    def round_done(self, record: dict[str, Any]) -> None: ...
+
+    def finished(self, name: str) -> None: ...
+
+
+@contextmanager
+def listening(console: Console) -> Iterator[ProgressListener]:
+    """A listener that draws on the console for as long as the block runs."""
+    if not console.is_terminal:
+        yield Lines(console)
+        return
+    columns = (
+        TextColumn("{task.description:<8}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[stage]:<11}"),
+        TextColumn("{task.fields[status]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield Bars(progress)
+
+
+class _Pace:
+    """Where a run stands and how long it will take, from a running mean of the seconds that recent rounds took."""
+
+    def __init__(self, rounds: int) -> None:
+        self.rounds = rounds
+        self._seconds: float | None = None
+        self._mean = 0.0
+
+    def stage(self, record: dict[str, Any]) -> str:
+        """Round 0 is the preparation, the one after the last the end."""
+        number = int(record["round"])
+        if number == 0:
+            return "prepared"
+        return f"round {number}/{self.rounds}" if number <= self.rounds else "done"
+
+    def status(self, record: dict[str, Any]) -> str:
+        """The words behind the bar: bound, proportion error, time left. Call it once a record."""
+        number, seconds = int(record["round"]), float(record["seconds"])
+        if self._seconds is None:  # the first record of a run, or of what is left of a resumed one
+            self._mean = seconds / (number + 1)
+        else:
+            latest = seconds - self._seconds
+            self._mean = latest if number == 1 else 0.7 * self._mean + 0.3 * latest
+        self._seconds = seconds
+        left = self.rounds - number
+        bound, error = record.get("bound"), record.get("proportion_tv")
+        words = [
+            f"bound {bound:.2f} nats/row" if bound is not None else "",
+            f"proportion error {error:.3f}" if error is not None else "",
+            f"{_duration(self._mean * left)} left" if left >= 0 else f"{_duration(seconds)}",
+        ]
+        return "  ".join(word for word in words if word)
+
+
+class Bars:
+    """One bar per method's run."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._runs: dict[str, tuple[TaskID, _Pace]] = {}
+
+    def started(self, name: str, rounds: int) -> None:
+        task = self._progress.add_task(name, total=rounds, stage="preparing", status="")
+        self._runs[name] = task, _Pace(rounds)
+
+    def round_done(self, record: dict[str, Any]) -> None:
+        task, pace = self._runs[record["run"]]
+        completed = min(int(record["round"]), pace.rounds)
+        self._progress.update(task, completed=completed, stage=pace.stage(record), status=pace.status(record))
+
+    def finished(self, name: str) -> None:
+        self._progress.stop_task(self._runs[name][0])
+
+
+class Lines:
+    """About ten lines per method's run, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._runs: dict[str, _Pace] = {}
+
+    def started(self, name: str, rounds: int) -> None:
+        self._runs[name] = _Pace(rounds)
+
+    def round_done(self, record: dict[str, Any]) -> None:
+        pace = self._runs[record["run"]]
+        stage, status, number = pace.stage(record), pace.status(record), int(record["round"])
+        if number > pace.rounds or number % max(1, -(-pace.rounds // LINES_PER_RUN)) == 0:
+            self._console.print(f"{record['run']}: {stage}  {status}", soft_wrap=True, highlight=False, markup=False)
+
+    def finished(self, name: str) -> None: ...
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as people say them.
+
+    >>> _duration(7.4), _duration(83), _duration(7300)
+    ('7 s', '1 min 23 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

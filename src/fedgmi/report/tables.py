@@ -1,0 +1,144 @@
+"""What a run found, as tables for the terminal: clients, components, headline numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fedgmi.report.numbers import Summary, errors, own_and_others, per_client
+
+MOST_CLIENTS = 30
+RIVALS = ("fedavg", "local", "oracle")
+
+
+def print_report(summary: Summary, out: Path, console: Console) -> None:
+    """All tables, then where the results lie."""
+    for table in (clients_table(summary), components_table(summary), headline_table(summary)):
+        console.print(table)
+        console.print()
+    console.print(_identity(summary), highlight=False)
+    console.print(f"Results: {out}", highlight=False, soft_wrap=True)
+
+
+def clients_table(summary: Summary) -> Table:
+    """One row per client: rows, estimated and true proportions, their distance, accuracies."""
+    names, tv = summary["clients"], errors(summary)
+    accuracies = {run: per_client(summary, run) for run in (None, "fedavg", "local")}
+    present = {run or "accuracy": values for run, values in accuracies.items() if values is not None}
+    true = summary.get("true_proportions")
+    table = _table("Clients", ["client", "rows", "estimated", *(["true", "TV"] if true else []), *present])
+    chosen, left_out = _shown(tv, present.get("accuracy"))
+    for position, i in enumerate(chosen):
+        if left_out and position == MOST_CLIENTS // 2:
+            table.add_section()
+        estimated = [str(names[i]), str(summary["rows_per_client"][i]), _shares(summary["proportions"][i])]
+        truth = [_shares(true[i]), _number(tv[i], 3)] if true else []
+        table.add_row(*estimated, *truth, *(_percent(values[i]) for values in present.values()))
+    if left_out:
+        by = "proportion error" if true else "accuracy"
+        half = MOST_CLIENTS // 2
+        table.caption = f"the {half} worst and the {half} best by {by}; {left_out} more clients in summary.json"
+    return table
+
+
+def components_table(summary: Summary) -> Table:
+    """One row per estimated component: its share of all rows, its expert and density on its own rows and others'."""
+    expert, density = summary.get("expert_accuracy"), summary.get("density")
+    n_true = len(summary["true_proportions"][0]) if summary.get("true_proportions") else 0
+    columns = ["component", *(["true one"] if n_true else []), "share"]
+    columns += ["expert, own", "expert, others"] if expert else []
+    columns += ["density, own", "density, others"] if density else []
+    table = _table("Components", columns)
+    total = sum(summary["component_mass"]) or 1.0
+    for k, mass in enumerate(summary["component_mass"]):
+        matched = [str(k) if k < n_true else "none"] if n_true else []
+        accuracies = [_percent(value) for value in own_and_others(expert, k)] if expert else []
+        densities = [_number(value, 1) for value in own_and_others(density, k)] if density else []
+        table.add_row(str(k), *matched, _percent(mass / total), *accuracies, *densities)
+    if density:
+        table.caption = "accuracy in %, density in nats per held-out row"
+    return table
+
+
+def headline_table(summary: Summary) -> Table:
+    """The numbers that are quoted, beside those of the rivals that ran."""
+    rivals = [name for name in RIVALS if summary.get(name)]
+    table = _table("Result", ["", str(summary.get("method", "fedgmi")), *rivals])
+    rows = (
+        ("proportion error (TV)", "proportion_tv", 3),
+        ("… to the drawn proportions", "proportion_tv_drawn", 3),
+        ("rows assigned rightly, %", "assignment_accuracy", None),
+        ("client accuracy, %", "client_accuracy", None),
+    )
+    for label, key, digits in rows:
+        values = [part.get(key) for part in (summary, *(summary[name] for name in rivals))]
+        if any(value is not None for value in values):
+            table.add_row(label, *(_percent(v) if digits is None else _number(v, digits) for v in values))
+    return table
+
+
+def _identity(summary: Summary) -> str:
+    """Method, scenario and cost in one line."""
+    what = f"{summary.get('method', '?')} ({summary.get('preset') or 'default'}) on {summary.get('scenario', '?')}"
+    cost = [
+        f"seed {summary.get('seed', '?')}",
+        f"{summary.get('n_components', '?')} components",
+        f"{summary.get('rounds', '?')} rounds",
+        f"{_bytes(summary.get('bytes_down'))} down, {_bytes(summary.get('bytes_up'))} up",
+        f"{_number(summary.get('seconds'), 0)} s",
+    ]
+    return f"{what}: {', '.join(cost)}."
+
+
+def _shown(tv: Sequence[float | None], accuracy: Sequence[float | None] | None) -> tuple[list[int], int]:
+    """Which clients to show, worst first if there are too many; and how many are left out."""
+    everyone = list(range(len(tv)))
+    if len(everyone) <= MOST_CLIENTS:
+        return everyone, 0
+
+    def badness(i: int) -> float:
+        error, right = tv[i], accuracy[i] if accuracy else None
+        return error if error is not None else -right if right is not None else 0.0
+
+    ranked = sorted(everyone, key=badness, reverse=True)
+    half = MOST_CLIENTS // 2
+    return ranked[:half] + ranked[-half:], len(everyone) - 2 * half
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left")
+    for column, name in enumerate(columns):
+        table.add_column(name, justify="left" if column == 0 else "right", overflow="fold")
+    return table
+
+
+def _shares(proportions: Sequence[float]) -> str:
+    return " ".join(f"{share:.2f}" for share in proportions)
+
+
+def _number(value: Any, digits: int) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def _percent(value: Any) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f}"
+
+
+def _bytes(value: float | None) -> str:
+    """Bytes in the largest unit that leaves at least one.
+
+    >>> _bytes(1_500), _bytes(2_340_000)
+    ('1.5 kB', '2.3 MB')
+    """
+    if value is None:
+        return "–"
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{value:.1f} {unit}" if unit != "B" else f"{value:.0f} B"

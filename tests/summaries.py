@@ -1,0 +1,40 @@
+"""A summary as an experiment writes it, made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def make_summary(n_clients: int = 4, *, truth: bool = True, extra: bool = False) -> dict[str, Any]:
+    """A run of two true components; `extra` adds a third estimated one."""
+    true = [[i / (n_clients - 1), 1 - i / (n_clients - 1)] for i in range(n_clients)]
+    estimated = [[0.9 * a + 0.05, 0.9 * b + 0.05] for a, b in true]
+    if extra:
+        estimated = [[a, b - 0.04, 0.04] for a, b in estimated]
+    accuracy = [0.9 - 0.001 * i for i in range(n_clients)]
+    return {
+        "method": "fedgmi",
+        "preset": "default",
+        "scenario": "rotation",
+        "seed": 3,
+        "n_components": len(estimated[0]),
+        "rounds": 10,
+        "bytes_down": 2_500_000,
+        "bytes_up": 1_200,
+        "seconds": 12.4,
+        "clients": [f"client-{i}" for i in range(n_clients)],
+        "rows_per_client": [70] * n_clients,
+        "proportions": estimated,
+        "true_proportions": true if truth else None,
+        "component_mass": [sum(row[k] for row in estimated) for k in range(len(estimated[0]))],
+        "proportion_tv": 0.034 if truth else None,
+        "proportion_tv_drawn": 0.041 if truth else None,
+        "assignment_accuracy": 0.93 if truth else None,
+        "expert_accuracy": [[0.91, 0.22], [0.33, 0.88]] if truth else None,
+        "density": [[-90.0, -130.0], [-140.0, -95.0]] if truth else None,
+        "client_accuracy": 0.87,
+        "client_accuracy_per_client": accuracy,
+        "fedavg": {"client_accuracy": 0.71, "client_accuracy_per_client": [0.7] * n_clients},
+        "local": None,
+        "oracle": {"client_accuracy": 0.89, "proportion_tv": 0.02} if truth else None,
+    }

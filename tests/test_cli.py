@@ -1,0 +1,177 @@
+"""The command line: exit codes, messages, and results that stay untouched."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import fedgmi
+from fedgmi import cli, config, folder
+from fedgmi.errors import DataError
+from summaries import make_summary
+
+
+@pytest.fixture
+def calls(monkeypatch, tmp_path):
+    """A stand-in for the experiment that notes how it is called, and the folder that runs go to."""
+    noted: list[tuple[config.Config, Path, bool]] = []
+
+    def run(settings, out, *, resume=False, listener=None):
+        noted.append((settings, out, resume))
+        listener.started("fedgmi", 1)
+        listener.round_done({"run": "fedgmi", "round": 1, "bound": -1.0, "proportion_tv": 0.1, "seconds": 0.1})
+        listener.finished("fedgmi")
+        return make_summary()
+
+    replace_experiment(monkeypatch, run)
+    monkeypatch.chdir(tmp_path)
+    return noted
+
+
+def replace_experiment(monkeypatch, run):
+    module = types.ModuleType("fedgmi.experiment")
+    module.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "fedgmi.experiment", module)
+    monkeypatch.setattr(fedgmi, "experiment", module, raising=False)
+
+
+def code(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as raised:
+        cli.main(list(arguments))
+    return int(raised.value.code or 0)
+
+
+def test_run_prints_tables_and_where_the_results_lie(calls, capsys):
+    assert code("run", "--set", "seed=5", "--set", "rounds=2") == 0
+    settings, out, resume = calls[0]
+    assert (settings.seed, settings.rounds, out, resume) == (5, 2, Path("runs/digits-5"), False)
+    shown = capsys.readouterr()
+    assert "Results: runs/digits-5" in shown.out
+    assert "fedgmi: round 1/1" in shown.err
+
+
+def test_default_folder_is_named_after_the_config(calls, tmp_path):
+    (tmp_path / "mine.toml").write_text("seed = 2\n")
+    assert code("run", "mine.toml") == 0
+    assert calls[0][1] == Path("runs/mine-2")
+
+
+@pytest.mark.parametrize(("name", "state"), [(folder.SUMMARY, "a finished"), (folder.RECORDS, "an unfinished")])
+def test_existing_results_stay_untouched(calls, capsys, tmp_path, name, state):
+    kept = tmp_path / "out" / name
+    kept.parent.mkdir()
+    kept.write_text("precious")
+    assert code("run", "--out", "out") == 2
+    told = capsys.readouterr().err
+    assert f"already holds {state} run" in told
+    assert "--resume" in told
+    assert "--out" in told
+    assert kept.read_text() == "precious"
+    assert not calls
+    assert code("run", "--out", "out", "--resume") == 0
+    assert calls[0][2] is True
+
+
+def test_resume_without_settings_keeps_those_of_the_run(calls, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / folder.CONFIG).write_text(config.dump(config.load(None, ["seed=9", "rounds=3"])))
+    assert code("run", "--out", "out", "--resume") == 0
+    assert (calls[0][0].seed, calls[0][0].rounds) == (9, 3)
+    assert code("run", "--out", "out", "--resume", "--set", "seed=1") == 0
+    assert calls[1][0].seed == 1
+
+
+def test_bad_setting_is_one_message_and_code_two(calls, capsys):
+    assert code("run", "--set", "scenario.alhpa=1") == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert "scenario.alhpa" in told
+    assert "did you mean scenario.alpha?" in told
+    assert "Traceback" not in told
+    assert not calls
+
+
+def test_message_with_brackets_is_shown_as_it_is(calls, capsys):
+    assert code("run", "--set", "[bold]x") == 2
+    assert "[bold]x" in capsys.readouterr().err
+
+
+def test_folder_that_cannot_be_written(calls, capsys, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    assert code("run", "--out", "file/inside") == 2
+    assert "results cannot be written there" in capsys.readouterr().err
+    assert code("run", "--out", "file") == 2
+    assert not calls
+
+
+def test_data_error_from_the_experiment(calls, monkeypatch, capsys):
+    def fail(*_args, **_kwargs):
+        raise DataError("client 3 is empty", where="client_column", fix="drop it")
+
+    replace_experiment(monkeypatch, fail)
+    assert code("run") == 2
+    assert "client_column: client 3 is empty. Likely fix: drop it." in capsys.readouterr().err
+
+
+def test_ctrl_c_tells_how_to_go_on(calls, monkeypatch, capsys):
+    def interrupted(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    replace_experiment(monkeypatch, interrupted)
+    assert code("run", "--set", "data.path=a b") == 130
+    told = capsys.readouterr().err
+    assert "interrupted; continue with: fedgmi run --set 'data.path=a b' --out runs/digits-0 --resume" in told
+
+
+def test_bug_keeps_its_traceback(calls, monkeypatch):
+    def broken(*_args, **_kwargs):
+        raise ZeroDivisionError
+
+    replace_experiment(monkeypatch, broken)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["run"])
+
+
+def test_report_draws_the_picture_again(tmp_path, capsys):
+    (tmp_path / folder.SUMMARY).write_text(json.dumps(make_summary()))
+    assert code("report", str(tmp_path)) == 0
+    assert "client-3" in capsys.readouterr().out
+    assert (tmp_path / folder.PICTURE).stat().st_size > 1_000_000
+
+
+def test_report_of_nothing(tmp_path, capsys):
+    assert code("report", str(tmp_path)) == 2
+    assert "no run lies there" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    assert code("--version") == 0
+    assert capsys.readouterr().out.strip() == f"fedgmi {fedgmi.__version__}"
+
+
+def test_first_line_of_an_entry():
+    assert cli.first_line(test_first_line_of_an_entry) == ""
+    assert cli.first_line(calls_line) == "One line."
+
+
+def calls_line():
+    """One line.
+
+    And more.
+    """
+
+
+def test_help_and_bad_settings_need_no_heavy_import():
+    """They are what a user waits for most often; torch alone takes seconds."""
+    script = (
+        "import sys\nfrom fedgmi import cli\n"
+        "try: cli.main(['run', '--set', 'x=1'])\nexcept SystemExit as end: assert end.code == 2\n"
+        "print([name for name in ('torch', 'plotly', 'datasets', 'sklearn') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

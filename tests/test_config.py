@@ -1,0 +1,188 @@
+"""Settings: TOML in and out, overrides, and what a mistake is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedgmi import config
+from fedgmi.config import Config, DataSettings, TrainingSettings
+from fedgmi.errors import ConfigError, UserError, unknown
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def message(*overrides: str, path: Path | None = None) -> str:
+    with pytest.raises(ConfigError) as raised:
+        config.load(path, list(overrides))
+    return str(raised.value)
+
+
+def test_bundled_default_is_the_public_one():
+    assert (CONFIGS / "digits.toml").read_text() == config.DEFAULT.read_text()
+
+
+def test_default_is_the_promised_federation():
+    loaded = config.load(None)
+    assert loaded.data.path == "digits"
+    scenario = loaded.scenario
+    assert (scenario.name, scenario.n_components, scenario.n_clients, scenario.alpha) == ("rotation", 3, 20, 0.5)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
+def test_every_public_config_loads(path):
+    assert config.load(path).rounds >= 1
+
+
+def test_overrides_are_toml_or_plain_text_and_later_ones_win():
+    loaded = config.load(
+        None,
+        [
+            "seed=1",
+            "seed = 7",
+            "data.path=/some/dir with spaces",
+            "scenario.name=label-swap",
+            'method.name="fedavg"',
+            "training.lr=[3e-4, 1e-3]",
+            "evaluation.oracle=false",
+            "data.feature_columns=['a', 'b']",
+            "data.label_column=2024-01-31",
+        ],
+    )
+    assert loaded.seed == 7
+    assert loaded.data.path == "/some/dir with spaces"
+    assert (loaded.scenario.name, loaded.method.name) == ("label-swap", "fedavg")
+    assert loaded.training.lr == [3e-4, 1e-3]
+    assert loaded.evaluation.oracle is False
+    assert loaded.data.feature_columns == ["a", "b"]
+    assert loaded.data.label_column == "2024-01-31"
+
+
+def test_a_value_with_an_equals_sign_is_kept_whole():
+    assert config.load(None, ["data.path=a=b"]).data.path == "a=b"
+
+
+def test_rates_by_method():
+    training = config.load(None, ["training.lr.fedavg=1e-2", "training.lr.default=[1e-3]"]).training
+    assert training.lr_candidates("fedavg") == [1e-2]
+    assert training.lr_candidates("local") == [1e-3]
+
+
+def test_empty_text_unsets():
+    assert config.load(None, ["data.test_split="]).data.test_split is None
+
+
+@pytest.mark.parametrize("key", ["scenario.alhpa", "alpha", "scenaro.alpha", "data.alpha"])
+def test_unknown_key_names_the_nearest(key):
+    told = message(f"{key}=1.0")
+    assert key in told
+    assert "did you mean scenario" in told
+
+
+def test_unknown_key_like_no_other_lists_sections():
+    assert "known sections: data, density" in message("zzz.qqq=1")
+
+
+@pytest.mark.parametrize(
+    ("override", "found", "expected"),
+    [
+        ("seed=true", "true (true or false)", "a whole number"),
+        ("rounds=2.5", "2.5 (a number)", "a whole number"),
+        ("rounds=0", "0 (a whole number)", "greater than or equal to 1"),
+        ("scenario.alpha=nan", "NaN (a number)", "finite number"),
+        ("scenario.alpha=much", '"much" (text)', "a number"),
+        ("device=gpu", '"gpu" (text)', "'auto', 'cpu' or 'cuda'"),
+        ("method.preset=sketchy", '"sketchy" (text)', "'default', 'plain' or 'sketch'"),
+        ("data.path=123", "123 (a whole number)", "text. Likely fix: quote it"),
+        ("data.path=", "nothing", "text"),
+        ("data=3", "3 (a whole number)", "a section with keys of its own"),
+        ("training.lr=fast", '"fast" (text)', "a number or a list or a table"),
+        ("training.lr=[-1.0]", "-1.0 (a number)", "greater than 0"),
+        ("training.lr={fedavg='x'}", '"x" (text)', "a number or a list"),
+    ],
+)
+def test_wrong_value_tells_found_and_expected(override, found, expected):
+    told = message(override)
+    assert f"{override.partition('=')[0]} is {found}" in told
+    assert f"expected {expected}" in told or expected in told
+
+
+def test_several_problems_come_in_one_message():
+    told = message("seed=-1", "rounds=0", "scenario.alhpa=1")
+    assert "3 settings are wrong" in told
+    for key in ("seed", "rounds", "scenario.alhpa"):
+        assert key in told
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", "scenario.=3", ""])
+def test_override_without_key_or_value(override):
+    assert f'"{override}" is not of the form section.key=value' in message(override)
+
+
+def test_override_below_a_plain_value():
+    assert "seed is 0 (a whole number), so seed.x cannot be set" in message("seed.x=1")
+
+
+@pytest.mark.parametrize("key", ["scenario.n_components", "method.n_components"])
+def test_more_components_than_clients(key):
+    told = message(f"{key}=21")
+    assert told.startswith(f"{key}: 21 components cannot be told apart from 20 clients")
+
+
+def test_broken_toml_tells_file_and_line(tmp_path):
+    path = tmp_path / "broken.toml"
+    path.write_text("seed = 1\nrounds = \n")
+    told = message(path=path)
+    assert str(path) in told
+    assert "line 2" in told
+
+
+def test_file_problems(tmp_path):
+    assert "there is no such file" in message(path=tmp_path / "missing.toml")
+    assert "cannot be read" in message(path=tmp_path)
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    assert "not UTF-8" in message(path=tmp_path / "binary.toml")
+    (tmp_path / "typo.toml").write_text("[method]\nnam = 'x'\n")
+    assert f"{tmp_path / 'typo.toml'}: unknown key method.nam. Likely fix: did you mean method.name?" in message(
+        path=tmp_path / "typo.toml"
+    )
+
+
+text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+rate = st.floats(min_value=1e-300, max_value=1e300)
+
+
+@given(
+    data=st.builds(
+        DataSettings, path=text, test_split=st.none() | text, feature_columns=st.none() | st.lists(text, max_size=3)
+    ),
+    training=st.builds(
+        TrainingSettings, lr=rate | st.lists(rate, min_size=1, max_size=3) | st.dictionaries(text, rate)
+    ),
+    seed=st.integers(0, 2**62),
+)
+def test_dump_reads_back(tmp_path_factory, data, training, seed):
+    settings = Config(seed=seed, data=data, training=training)
+    path = tmp_path_factory.mktemp("dump", numbered=True) / "config.toml"
+    path.write_text(config.dump(settings), encoding="utf-8", newline="")
+    assert config.load(path) == settings
+
+
+def test_digest_is_of_the_settings_not_of_the_text(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(config.dump(config.load(None)))
+    assert config.load(path).digest() == config.load(None).digest()
+    assert config.load(path, ["scenario.alpha=1.0"]).digest() != config.load(None).digest()
+    assert config.load(path, ["scenario.alpha=1"]).digest() == config.load(None, ["scenario.alpha=1.0"]).digest()
+
+
+def test_unknown_name_without_a_near_one():
+    told = str(unknown("scenario", "xyz", ["rotation", "labels"], "scenario.name"))
+    assert told == 'scenario.name: there is no scenario "xyz". Likely fix: use one of these: labels, rotation.'
+
+
+def test_message_without_place_or_fix():
+    assert str(UserError("nothing there")) == "nothing there."

@@ -1,0 +1,166 @@
+"""Tables, picture and progress, from hand-made records."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fedgmi import folder
+from fedgmi.errors import UserError
+from fedgmi.report import numbers, picture, progress, tables
+from summaries import make_summary
+
+
+def printed(summary: dict[str, Any]) -> str:
+    console = Console(file=io.StringIO(), width=140)
+    tables.print_report(summary, Path("runs/here"), console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_total_variation_counts_unmatched_mass():
+    assert numbers.total_variation([0.4, 0.4, 0.2], [0.5, 0.5]) == pytest.approx(0.2)
+
+
+def test_own_and_others():
+    assert numbers.own_and_others([[0.91, 0.22], [0.33, 0.88]], 0) == (0.91, 0.33)
+    assert numbers.own_and_others([[0.91, 0.22]], 1) == (None, None)
+    assert numbers.own_and_others(None, 0) == (None, None)
+    assert numbers.own_and_others([[0.5]], 0) == (0.5, None)
+
+
+def test_tables_show_every_client_and_the_headline():
+    shown = printed(make_summary())
+    for text in (
+        "client-3",
+        "0.95 0.05",
+        "1.00 0.00",
+        "91.0",
+        "33.0",
+        "-140.0",
+        "0.034",
+        "71.0",
+        "2.5 MB",
+        "runs/here",
+    ):
+        assert text in shown
+    assert "local" not in shown
+
+
+def test_tables_without_truth():
+    shown = printed(make_summary(truth=False))
+    for text in ("TV", "true one", "expert, own", "oracle"):
+        assert text not in shown
+    assert "90.0" in shown
+
+
+def test_missing_numbers_are_dashes():
+    summary = make_summary() | {
+        "client_accuracy_per_client": [None, float("nan"), 0.5, 0.25],
+        "assignment_accuracy": None,
+    }
+    shown = printed(summary)
+    assert "–" in shown
+    assert "rows assigned" not in shown
+    assert "nan" not in shown
+
+
+def test_unmatched_component_has_no_true_one():
+    assert re.search(r"2 +│ +none", printed(make_summary(extra=True)))
+
+
+@pytest.mark.parametrize(("truth", "by"), [(True, "proportion error"), (False, "accuracy")])
+def test_many_clients_are_cut_to_the_worst_and_best(truth, by):
+    shown = printed(make_summary(50, truth=truth))
+    assert f"by {by}; 20 more clients" in " ".join(shown.split())
+    assert len(re.findall(r"client-\d+", shown)) == tables.MOST_CLIENTS
+
+
+@pytest.mark.parametrize("summary", [make_summary(), make_summary(truth=False), make_summary(70, extra=True)])
+def test_picture_is_one_self_contained_page(tmp_path, summary):
+    path = tmp_path / "proportions.html"
+    picture.write_picture(summary, path)
+    page = path.read_text(encoding="utf-8")
+    assert "client-3" in page
+    assert not re.search(r"<(script|link)[^>]+(src|href)=", page)
+    assert [p.name for p in tmp_path.iterdir()] == ["proportions.html"]
+
+
+def test_picture_shows_what_the_summary_says():
+    summary = make_summary()
+    drawn = picture.figure(summary)
+    top = next(trace for trace in drawn.data if trace.type == "bar" and trace.showlegend)
+    share = dict(zip(top.x, top.y, strict=True))
+    assert share == {f"client-{i}": row[0] for i, row in enumerate(summary["proportions"])}
+    assert [trace.type for trace in picture.figure(make_summary(truth=False)).data] == ["bar", "bar"]
+
+
+def test_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "kept"
+    folder.write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        folder.write_text(path, "\ud800")
+    assert path.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({}, "no run lies there"),
+        ({folder.RECORDS: ""}, "the run there is not finished"),
+        ({folder.SUMMARY: "{"}, "cannot be read"),
+        ({folder.SUMMARY: "[]"}, "not the summary of a run"),
+    ],
+)
+def test_unreadable_results(tmp_path, files, told):
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=told):
+        folder.read_summary(tmp_path)
+
+
+def test_summary_survives_json(tmp_path):
+    (tmp_path / folder.SUMMARY).write_text(json.dumps(make_summary()))
+    assert printed(folder.read_summary(tmp_path)) == printed(make_summary())
+
+
+def play(console: Console, rounds: int, **numbers_of_round: float | None) -> None:
+    """A run that takes 5 s to prepare, and 2 s for every round and for the end."""
+    with progress.listening(console) as listener:
+        listener.started("fedgmi", rounds)
+        for done in range(rounds + 2):
+            listener.round_done({"run": "fedgmi", "round": done, "seconds": 5.0 + 2.0 * done, **numbers_of_round})
+        listener.finished("fedgmi")
+
+
+def test_progress_in_a_pipe_is_a_few_plain_lines():
+    console = Console(file=io.StringIO(), force_terminal=False, width=60)
+    play(console, 95, bound=-101.234, proportion_tv=0.0316)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) == 11
+    assert lines[0].startswith("fedgmi: prepared")
+    assert lines[1] == "fedgmi: round 10/95  bound -101.23 nats/row  proportion error 0.032  2 min 50 s left"
+    assert lines[-1].startswith("fedgmi: done")
+    assert lines[-1].endswith("3 min 17 s")
+
+
+def test_progress_of_a_resumed_run_knows_its_pace():
+    console = Console(file=io.StringIO(), force_terminal=False)
+    with progress.listening(console) as listener:
+        listener.started("fedgmi", 10)
+        listener.round_done({"run": "fedgmi", "round": 4, "seconds": 10.0})
+    assert console.file.getvalue() == "fedgmi: round 4/10  12 s left\n"  # type: ignore[attr-defined]
+
+
+def test_progress_on_a_terminal_is_a_bar():
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    play(console, 3, bound=None, proportion_tv=None)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "done" in shown
+    assert "nats" not in shown
