@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import types
@@ -154,16 +155,11 @@ def test_version(capsys):
     assert capsys.readouterr().out.strip() == f"fedgmi {fedgmi.__version__}"
 
 
-def test_first_line_of_an_entry():
-    assert cli.first_line(test_first_line_of_an_entry) == ""
-    assert cli.first_line(calls_line) == "One line."
-
-
-def calls_line():
-    """One line.
-
-    And more.
-    """
+def test_list_has_a_line_for_every_entry(capsys):
+    assert code("list") == 0
+    shown = capsys.readouterr().out.splitlines()
+    for name in ("fedgmi", "fedavg", "local", "rotation", "by-column", "vae", "gaussian", "mlp"):
+        assert any(re.match(rf"  {name} +\S.{{10,}}", line) for line in shown), name
 
 
 def test_help_and_bad_settings_need_no_heavy_import():

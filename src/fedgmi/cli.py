@@ -47,12 +47,13 @@ def _options(
 
 @app.command()
 def run(
-    file: Annotated[Path | None, typer.Argument(metavar="[CONFIG.toml]", help="Without it: the digits.")] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="Without it: the digits.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Results folder.", show_default="runs/<config's name>-<seed>")
+        Path | None,
+        typer.Option(help="Results folder.", show_default="runs/NAME-SEED, by the name of the config and the seed"),
     ] = None,
     resume: Annotated[
         bool,
@@ -103,15 +104,13 @@ def list_() -> None:
     for kind, table in tables.items():
         console.print(f"[bold]{kind}.name[/]")
         for name, entry in table.items():
-            console.print(f"  {name:<14}{first_line(entry)}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"  {name:<14}{one_line(kind, entry)}", markup=False, highlight=False, soft_wrap=True)
 
 
-def first_line(entry: Any) -> str:
-    """The first line of an entry's documentation; a record of functions speaks through the first that has any."""
-    own = inspect.isroutine(entry) or inspect.isclass(entry)
-    parts = [entry] if own else [value for value in vars(entry).values() if callable(value)]
-    text = next((doc for part in parts if part is not None and (doc := inspect.getdoc(part))), "")
-    return text.partition("\n")[0]
+def one_line(kind: str, entry: Any) -> str:
+    """An entry's own summary, or the first line of its documentation; methods and densities have a file each."""
+    documented = inspect.getmodule(entry) if kind in ("method", "density") else entry
+    return str(getattr(entry, "summary", "") or (inspect.getdoc(documented) or "").partition("\n")[0])
 
 
 def _settings(file: Path | None, overrides: list[str], resumed: Path | None) -> config.Config:

@@ -116,7 +116,7 @@ def fit(
     per_job = 4 * (6 * start.shape[1] + 8 * settings.batch_size * (math.prod(rows.x.shape[1:]) + noise_size))
     width = max(1, CHUNK_BYTES["cuda" if rows.x.is_cuda else "cpu"] // per_job)
     order = torch.argsort(jobs.steps, descending=True, stable=True)
-    for chunk in torch.split(order, width):
+    for chunk in torch.split(order, width) if len(jobs) else ():
         place = chunk.to(start.device)
         params = start[place].detach()
         moments = torch.zeros_like(params), torch.zeros_like(params)

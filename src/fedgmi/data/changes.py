@@ -13,6 +13,7 @@ from fedgmi.randomness import numpy_generator
 
 
 def at_most(limit: int, scenario: ScenarioSettings, why: str) -> None:
+    """Refuse more components than the scenario can tell apart."""
     if scenario.n_components > limit:
         raise ConfigError(
             f"{scenario.n_components} components, and {scenario.name} can have {limit}: {why}",

@@ -133,8 +133,8 @@ def encode_labels(
     >>> encode_labels([np.array(["b", "a", "b"])], None, where="y")
     ([array([1, 0, 1])], ('a', 'b'))
     """
-    for values in splits:
-        bad = np.flatnonzero(~np.isfinite(values) | (values != np.round(values))) if values.dtype.kind == "f" else ()
+    for values in (v for v in splits if v.dtype.kind == "f"):
+        bad = np.flatnonzero(~np.isfinite(values) | (values != np.round(values)))
         if len(bad):
             raise DataError(
                 f"label {values[bad[0]]:g} at row {bad[0]} is not a whole number",

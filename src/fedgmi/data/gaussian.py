@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from fedgmi.config import DataSettings, ScenarioSettings
+from fedgmi.data.draws import client_names, draw_proportions, draw_requests, rows_wanted
 from fedgmi.data.federation import Client, Federation, Scenario, Schema, Truth
 from fedgmi.data.mixing import PURE_ROWS
-from fedgmi.data.requests import client_names, draw_proportions, draw_requests, rows_wanted
 from fedgmi.randomness import numpy_generator
 
 

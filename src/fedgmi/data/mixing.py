@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from fedgmi.config import ScenarioSettings
-from fedgmi.data.federation import Client, Federation, Scenario, Truth
-from fedgmi.data.pools import Pool, check_stocks, deal, make_pools
-from fedgmi.data.requests import (
+from fedgmi.data.draws import (
     Index,
     LabelSets,
     client_names,
@@ -21,6 +19,8 @@ from fedgmi.data.requests import (
     draw_requests,
     rows_wanted,
 )
+from fedgmi.data.federation import Client, Federation, Scenario, Truth
+from fedgmi.data.pools import Pool, check_stocks, deal, make_pools
 from fedgmi.data.sources import Source
 
 PURE_ROWS = 1000

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedgmi.config import ScenarioSettings
-from fedgmi.data.requests import Index, Request
+from fedgmi.data.draws import Index, Request
 from fedgmi.data.sources import Source, Split
 from fedgmi.errors import DataError
 from fedgmi.randomness import numpy_generator

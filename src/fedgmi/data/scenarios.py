@@ -39,38 +39,7 @@ def build_scenario(data: DataSettings, scenario: ScenarioSettings, seed: int) ->
     >>> built.federation.names, built.truth.drawn.shape
     (('client-00', 'client-01', 'client-02', 'client-03'), torch.Size([4, 3]))
     """
-    if scenario.name not in def _images(source: Source, scenario: ScenarioSettings) -> Source:
-    if source.schema.kind != "image":
-        raise DataError(
-            f"{scenario.name} needs pictures, and these are tables",
-            where=f"data.path {source.name!r}",
-            fix="use the labels, label-swap or by-column scenario, or data with pictures",
-        )
-    return source
-
-
-def _square_images(source: Source, scenario: ScenarioSettings) -> Source:
-    height, width = _images(source, scenario).schema.shape[-2:]
-    if height != width:
-        raise DataError(
-            f"{scenario.name} needs square pictures, and these are {height}×{width}",
-            where=f"data.path {source.name!r}",
-            fix=f"set data.size = {min(height, width)}",
-        )
-    return source
-
-
-def _labelled(source: Source, scenario: ScenarioSettings) -> Source:
-    if source.train.y is None or source.schema.n_classes < 2:
-        raise DataError(
-            f"{scenario.name} needs labels of at least two classes",
-            where=f"data.path {source.name!r}",
-            fix="name the column with data.label_column",
-        )
-    return source
-
-
-SCENARIOS:
+    if scenario.name not in SCENARIOS:
         nearest = difflib.get_close_matches(scenario.name, SCENARIOS, n=1)
         raise ConfigError(
             f"no scenario {scenario.name!r}; there are {', '.join(SCENARIOS)}",
@@ -101,7 +70,7 @@ def labels(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scenari
 
 
 def label_swap(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scenario:
-    """P_i = p(x) · Σ_k π_ik · p(σ_k⁻¹(y) | x): the same pictures everywhere, component k renames the labels by σ_k."""
+    """P_i = p(x) · Σ_k π_ik · p(σ_k⁻¹(y) | x): the same x everywhere, component k renames the labels by σ_k."""
     source = _labelled(load_source(data), scenario)
     table = label_permutations(source.schema.n_classes, scenario, seed)
 
@@ -141,10 +110,41 @@ def pathological(data: DataSettings, scenario: ScenarioSettings, seed: int) -> S
     )
 
 
+def _images(source: Source, scenario: ScenarioSettings) -> Source:
+    if source.schema.kind != "image":
+        raise DataError(
+            f"{scenario.name} needs pictures, and these are tables",
+            where=f"data.path {source.name!r}",
+            fix="use the labels, label-swap or by-column scenario, or data with pictures",
+        )
+    return source
+
+
+def _square_images(source: Source, scenario: ScenarioSettings) -> Source:
+    height, width = _images(source, scenario).schema.shape[-2:]
+    if height != width:
+        raise DataError(
+            f"{scenario.name} needs square pictures, and these are {height}×{width}",
+            where=f"data.path {source.name!r}",
+            fix=f"set data.size = {min(height, width)}",
+        )
+    return source
+
+
+def _labelled(source: Source, scenario: ScenarioSettings) -> Source:
+    if source.train.y is None or source.schema.n_classes < 2:
+        raise DataError(
+            f"{scenario.name} needs labels of at least two classes",
+            where=f"data.path {source.name!r}",
+            fix="name the column with data.label_column",
+        )
+    return source
+
+
 SCENARIOS: dict[str, ScenarioSpec] = {
     "rotation": ScenarioSpec("pictures turned by 0, 90, 180 or 270 degrees", rotation),
     "labels": ScenarioSpec("each component has some of the labels; they overlap", labels),
-    "label-swap": ScenarioSpec("the same pictures, the labels renamed: only p(y | x) differs", label_swap),
+    "label-swap": ScenarioSpec("the same rows, the labels renamed: only p(y | x) differs", label_swap),
     "domain": ScenarioSpec("plain, inverted and noisy pictures", domain),
     "gaussian": ScenarioSpec("Gaussian rows with linear labels: every density in closed form; needs no data", gaussian),
     "pathological": ScenarioSpec("each client its own rotation: no mixture at all", pathological, has_truth=False),

@@ -20,12 +20,14 @@ BUILDERS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".json": "json"
 def open_splits(settings: DataSettings) -> dict[str, Any]:
     """The train split and, where there is one, the test split: name → `datasets.Dataset`."""
     found = _load(settings)
-    if settings.train_split not in found:
-        raise DataError(
-            f"no split {settings.train_split!r}; there are {', '.join(found)}",
-            where="data.train_split",
-            fix=f"set it to {next(iter(found))!r}",
-        )
+    optional = (None, "", "test", settings.train_split)  # "test" is the default, and many data sets have none
+    for option, name in (("train_split", settings.train_split), ("test_split", settings.test_split)):
+        if name not in found and (option == "train_split" or name not in optional):
+            raise DataError(
+                f"no split {name!r}; there are {', '.join(found)}",
+                where=f"data.{option}",
+                fix=f"set it to {next(iter(found))!r}" if option == "train_split" else "choose one, or leave it out",
+            )
     names = [settings.train_split]
     if settings.test_split and settings.test_split in found and settings.test_split != settings.train_split:
         names.append(settings.test_split)

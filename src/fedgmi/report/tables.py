@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -51,8 +52,8 @@ def components_table(summary: Summary) -> Table:
     expert, density = summary.get("expert_accuracy"), summary.get("density")
     n_true = len(summary["true_proportions"][0]) if summary.get("true_proportions") else 0
     columns = ["component", *(["true one"] if n_true else []), "share"]
-    columns += ["expert, own", "expert, others"] if expert else []
-    columns += ["density, own", "density, others"] if density else []
+    columns += ["expert: own", "others"] if expert else []
+    columns += ["density: own", "others"] if density else []
     table = _table("Components", columns)
     total = sum(summary["component_mass"]) or 1.0
     for k, mass in enumerate(summary["component_mass"]):
@@ -111,14 +112,21 @@ def _shown(tv: Sequence[float | None], accuracy: Sequence[float | None] | None) 
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left")
+    # No frame: a default run then fits into 80 columns.
+    look: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
+    table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left", **look)
     for column, name in enumerate(columns):
         table.add_column(name, justify="left" if column == 0 else "right", overflow="fold")
     return table
 
 
 def _shares(proportions: Sequence[float]) -> str:
-    return " ".join(f"{share:.2f}" for share in proportions)
+    """Shares without the leading zero.
+
+    >>> _shares([0.951, 0.05, 1.0])
+    '.95 .05 1.0'
+    """
+    return " ".join("1.0" if share >= 0.995 else f"{share:.2f}".removeprefix("0") for share in proportions)
 
 
 def _number(value: Any, digits: int) -> str:

@@ -65,7 +65,7 @@ def rows_wanted(scenario: ScenarioSettings, seed: int) -> dict[str, list[int]]:
 
 
 def draw_proportions(scenario: ScenarioSettings, n_components: int, seed: int) -> Proportions:
-    """[C, K] π_i ~ Dirichlet(α, …, α), each client by itself: client 3's π does not depend on how many clients follow."""
+    """[C, K] π_i ~ Dirichlet(α, …, α), each client by itself: π_3 does not depend on how many clients follow."""
     alpha = np.full(n_components, scenario.alpha)
     return np.stack([numpy_generator(seed, "proportions", i).dirichlet(alpha) for i in range(scenario.n_clients)])
 

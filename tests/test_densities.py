@@ -1,0 +1,240 @@
+"""Every density keeps the contract of `Density`; the Gaussian is exact, the VAE a bound."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedgmi.config import DensitySettings, TrainingSettings
+from fedgmi.data.federation import Client, Rows, Schema, pack
+from fedgmi.densities import DENSITIES, Density, make_density
+from fedgmi.densities.gaussian import MIN_VARIANCE, mean_and_covariance
+from fedgmi.densities.vae import MIN_SCALE
+from fedgmi.errors import ConfigError
+from fedgmi.training import fit, plan_jobs
+
+TABLE = Schema(shape=(3,), n_classes=2, kind="tabular")
+IMAGE = Schema(shape=(1, 8, 8), n_classes=10, kind="image")
+COLOUR = Schema(shape=(3, 28, 28), n_classes=10, kind="image")
+CASES = {
+    "gaussian": (DensitySettings(name="gaussian"), TABLE),
+    "gaussian image": (DensitySettings(name="gaussian"), IMAGE),
+    "vae": (DensitySettings(hidden=32, latent=4), IMAGE),
+    "vae conv": (DensitySettings(architecture="conv", hidden=32, latent=4), IMAGE),
+    "vae conv colour": (DensitySettings(architecture="conv", hidden=16, latent=4), COLOUR),
+    "vae table": (DensitySettings(likelihood="gaussian", hidden=32, latent=2), TABLE),
+    "vae grey": (DensitySettings(likelihood="gaussian", hidden=32, latent=4), IMAGE),
+}
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_rows(schema: Schema, n: int, seed: int = 0) -> torch.Tensor:
+    """Structured data: a smooth pattern whose strength varies from row to row."""
+    draw = seeded(seed)
+    pattern = torch.linspace(-1, 1, schema.n_features).view(schema.shape)
+    x = pattern * torch.randn(n, *[1] * len(schema.shape), generator=draw)
+    x = x + 0.1 * torch.randn(n, *schema.shape, generator=draw)
+    return (0.5 + 0.2 * x).clamp(0, 1) if schema.kind == "image" else x
+
+
+def noise_for(density: Density, n: int, samples: int = 1, seed: int = 1) -> torch.Tensor:
+    return torch.randn(n, samples, density.noise_size, generator=seeded(seed))
+
+
+def train(density: Density, x: torch.Tensor, epochs: int = 60) -> torch.Tensor:
+    """Parameters [1, P] fitted to x in the density's own way."""
+    rows = pack([Client("all", x)])
+    if density.fit is not None:
+        return density.fit(x, torch.ones(len(x), 1), rows.owner, 1)[0]
+    loss, start = density.loss, density.init(seeded(0))[None]
+    assert loss is not None
+    jobs = plan_jobs(torch.ones(len(x), 1), rows.owner, epochs=epochs, batch_size=50)
+    return fit(
+        lambda params, batch: loss(params, batch.x, batch.noise),
+        start, jobs, rows, settings=TrainingSettings(), lr=3e-3, key=(0,), noise_size=density.noise_size,
+    )  # fmt: skip
+
+
+def test_every_entry_of_the_table_has_a_case():
+    assert {settings.name for settings, _ in CASES.values()} == set(DENSITIES)
+
+
+@pytest.fixture(params=CASES)
+def case(request) -> tuple[Density, Schema]:
+    config, schema = CASES[request.param]
+    return make_density(config, schema), schema
+
+
+def test_shapes_and_finite_values_from_the_first_parameters_on(case):
+    density, schema = case
+    params = torch.stack([density.init(seeded(k)) for k in range(2)])
+    assert params.shape == (2, density.size)
+    assert params.dtype == torch.float32
+    assert torch.equal(params[0], density.init(seeded(0)))
+    assert not torch.equal(params[0], params[1])
+    x = random_rows(schema, 7)
+    scores = density.log_prob(params, x, noise_for(density, 7))
+    assert scores.shape == (7, 2)
+    assert scores.dtype == torch.float32
+    assert bool(scores.isfinite().all())
+    assert density.log_prob(params, x[:0], noise_for(density, 0)).shape == (0, 2)
+    samples = density.sample(params[0], 5, seeded(3))
+    assert samples.shape == (5, *schema.shape)
+    assert torch.equal(samples, density.sample(params[0], 5, seeded(3)))
+
+
+def test_loss_is_the_negative_score_and_its_gradient_is_finite(case):
+    density, schema = case
+    if density.loss is None:
+        assert density.fit is not None
+        return
+    params = torch.stack([density.init(seeded(k)) for k in range(2)]).requires_grad_()
+    x, noise = random_rows(schema, 6), noise_for(density, 6)
+    value = density.loss(params, x.expand(2, *x.shape), noise[:, 0].expand(2, -1, -1))
+    assert value.shape == (2, 6)
+    torch.testing.assert_close(-value.detach().T, density.log_prob(params, x, noise), rtol=1e-4, atol=1e-3)
+    (gradient,) = torch.autograd.grad(value.sum(), params)
+    assert bool(gradient.isfinite().all())
+    assert float((gradient != 0).float().mean()) > 0.3
+
+
+def test_scores_do_not_depend_on_chunks(case, monkeypatch):
+    density, schema = case
+    params = torch.stack([density.init(seeded(k)) for k in range(2)])
+    x, noise = random_rows(schema, 5), noise_for(density, 5, samples=3)
+    whole = density.log_prob(params, x, noise)
+    monkeypatch.setattr("fedgmi.densities.base.CHUNK_BYTES", 1)
+    torch.testing.assert_close(density.log_prob(params, x, noise), whole, rtol=1e-4, atol=1e-3)
+
+
+def test_fitted_densities_prefer_data_like_theirs_and_their_own_samples(case):
+    density, schema = case
+    params = train(density, random_rows(schema, 400))
+    held_out = random_rows(schema, 100, seed=5)
+    shuffled = held_out.flatten(1)[:, torch.randperm(schema.n_features, generator=seeded(6))].view_as(held_out)
+    samples = density.sample(params[0], 100, seeded(7))
+    rows = torch.cat([held_out, samples, shuffled])
+    data, own, other = density.log_prob(params, rows, noise_for(density, 300)).view(3, 100).mean(1).tolist()
+    assert data > other + 1
+    assert own > other + 1
+
+
+def test_more_samples_tighten_the_bound(case):
+    density, schema = case
+    params = torch.stack([density.init(seeded(k)) for k in range(2)])
+    x = random_rows(schema, 200)
+    one = density.log_prob(params, x, noise_for(density, 200)).mean(0)
+    many = density.log_prob(params, x, noise_for(density, 200, samples=20)).mean(0)
+    if density.exact:
+        assert torch.equal(one, many)
+    else:
+        assert bool((many > one - 1e-3).all())
+
+
+@pytest.mark.parametrize("config", [DensitySettings(name="gaussian"), DensitySettings(likelihood="gaussian", latent=2)])
+def test_one_dimensional_densities_integrate_to_one(config):
+    density = make_density(config, Schema(shape=(1,), n_classes=0, kind="tabular"))
+    grid = torch.linspace(-12, 12, 2401)[:, None]
+    noise = noise_for(density, len(grid), samples=1 if density.exact else 100)
+    total = float(density.log_prob(density.init(seeded(0))[None], grid, noise).exp().sum() * 0.01)
+    assert total == pytest.approx(1.0, abs=1e-3 if density.exact else 0.05)
+
+
+def test_the_gaussian_is_torchs_gaussian():
+    density = make_density(DensitySettings(name="gaussian"), TABLE)
+    x = random_rows(TABLE, 300)
+    params = train(density, x)
+    mean, covariance = x.double().mean(0), x.double().T.cov(correction=0)
+    expected = torch.distributions.MultivariateNormal(mean, covariance).log_prob(x.double())
+    torch.testing.assert_close(
+        density.log_prob(params, x, noise_for(density, 300))[:, 0].double(), expected, rtol=1e-4, atol=1e-4
+    )
+    draws = density.sample(params[0], 20_000, seeded(2)).double()
+    torch.testing.assert_close(draws.mean(0), mean, atol=0.03, rtol=0)
+    torch.testing.assert_close(draws.T.cov(), covariance, atol=0.04, rtol=0)
+
+
+def federation(seed: int, counts: list[int]) -> tuple[Rows, torch.Tensor]:
+    draw = seeded(seed)
+    clients = [Client(str(i), torch.randn(n, 3, generator=draw) + i) for i, n in enumerate(counts)]
+    weights = torch.rand(sum(counts), 2, generator=draw)
+    return pack(clients), weights / weights.sum(1, keepdim=True)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**31), counts=st.lists(st.integers(1, 20), min_size=1, max_size=5))
+def test_averaging_moments_by_mass_is_the_pooled_fit(seed, counts):
+    density = make_density(DensitySettings(name="gaussian"), TABLE)
+    rows, weights = federation(seed, counts)
+    local = density.fit(rows.x, weights, rows.owner, rows.n_clients)  # [C, K, P]
+    mass = rows.sum_by_client(weights)  # [C, K]
+    averaged = (mass.unsqueeze(-1) * local).sum(0) / mass.sum(0).unsqueeze(-1)
+    pooled = density.fit(rows.x, weights, torch.zeros_like(rows.owner), 1)[0]
+    torch.testing.assert_close(averaged, pooled, atol=1e-4, rtol=1e-4)
+
+
+def test_em_with_the_gaussian_never_lowers_the_likelihood():
+    density = make_density(DensitySettings(name="gaussian"), TABLE)
+    rows, _ = federation(1, [60, 60, 60])
+    params = torch.stack([density.init(seeded(k)) for k in range(2)])
+    weights, history = torch.full((2,), 0.5), []
+    for _ in range(15):
+        joint = density.log_prob(params, rows.x, noise_for(density, len(rows))) + weights.log()
+        history.append(float(joint.logsumexp(1).mean()))
+        r = joint.softmax(1)
+        mass = rows.sum_by_client(r)
+        local = density.fit(rows.x, r, rows.owner, rows.n_clients)
+        params = (mass.unsqueeze(-1) * local).sum(0) / mass.sum(0).unsqueeze(-1)
+        weights = r.mean(0)
+    steps = torch.tensor(history).diff()
+    assert bool((steps > -1e-5).all())
+    assert history[-1] > history[0] + 0.1
+
+
+def test_a_client_without_mass_yields_zeros_and_a_constant_feature_meets_the_floor():
+    density = make_density(DensitySettings(name="gaussian"), TABLE)
+    x = torch.cat([torch.randn(20, 2, generator=seeded(0)), torch.full((20, 1), 0.25)], 1)
+    weights = torch.stack([torch.ones(20), torch.zeros(20)], 1)
+    params = density.fit(x, weights, torch.zeros(20, dtype=torch.long), 2)
+    assert params.shape == (2, 2, density.size)
+    assert float(params[0, 1].abs().max()) == float(params[1].abs().max()) == 0.0
+    assert float(mean_and_covariance(params[0, :1], 3)[1][0, 2, 2]) < MIN_VARIANCE
+    draws = density.sample(params[0, 0], 4000, seeded(1))
+    assert float(draws[:, 2].std()) == pytest.approx(math.sqrt(MIN_VARIANCE), rel=0.1)
+
+
+def test_the_elbo_stays_below_the_true_likelihood_and_comes_close():
+    schema = Schema(shape=(1,), n_classes=0, kind="tabular")
+    density = make_density(DensitySettings(likelihood="gaussian", hidden=16, latent=1), schema)
+    x = 0.5 * torch.randn(2000, 1, generator=seeded(0)) - 1
+    params = train(density, x, epochs=20)
+    truth = float(torch.distributions.Normal(x.mean(), x.std(correction=0)).log_prob(x).mean())
+    elbo = float(density.log_prob(params, x, noise_for(density, len(x))).mean())
+    assert truth - 0.2 < elbo < truth + 0.02
+
+
+def test_the_learnt_scale_has_a_floor():
+    schema = Schema(shape=(2,), n_classes=0, kind="tabular")
+    density = make_density(DensitySettings(likelihood="gaussian", hidden=8, latent=1), schema)
+    params = density.init(seeded(0))[None].clone()
+    params[:, -2:] = -100.0
+    highest = -2 * math.log(MIN_SCALE * math.sqrt(2 * math.pi))
+    assert float(density.log_prob(params, torch.zeros(50, 2), noise_for(density, 50)).max()) <= highest
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (DensitySettings(name="gausian"), r"density\.name: no density is called 'gausian'.*'gaussian'"),
+        (DensitySettings(architecture="conv", likelihood="gaussian"), r"density\.architecture: .*table.*\"mlp\""),
+        (DensitySettings(), r"density\.likelihood: .*table.*\"gaussian\""),
+    ],
+)
+def test_settings_that_do_not_fit_the_data_are_explained(config, message):
+    with pytest.raises(ConfigError, match=message):
+        make_density(config, TABLE)

@@ -1,0 +1,103 @@
+"""Every expert keeps the contract of `Expert`, and so does a user's own module."""
+
+import pytest
+import torch
+from torch import nn
+
+from fedgmi.config import ExpertSettings, TrainingSettings
+from fedgmi.data.federation import Client, Schema, pack
+from fedgmi.errors import ConfigError, UserError
+from fedgmi.experts import EXPERTS, Expert, expert_from_module, make_expert
+from fedgmi.training import fit, plan_jobs
+
+IMAGE = Schema(shape=(1, 8, 8), n_classes=4, kind="image")
+ODD = Schema(shape=(3, 13, 9), n_classes=4, kind="image")
+TABLE = Schema(shape=(6,), n_classes=4, kind="tabular")
+CASES = {
+    "mlp": lambda: (make_expert(ExpertSettings(hidden=32), IMAGE), IMAGE),
+    "mlp table": lambda: (make_expert(ExpertSettings(hidden=32), TABLE), TABLE),
+    "cnn": lambda: (make_expert(ExpertSettings(name="cnn", hidden=32), IMAGE), IMAGE),
+    "cnn odd": lambda: (make_expert(ExpertSettings(name="cnn", hidden=16), ODD), ODD),
+    "custom": lambda: (
+        expert_from_module(
+            lambda: nn.Sequential(nn.Linear(6, 16), nn.LayerNorm(16), nn.Tanh(), nn.Linear(16, 4)), TABLE
+        ),
+        TABLE,
+    ),
+}
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(params=CASES)
+def case(request) -> tuple[Expert, Schema]:
+    return CASES[request.param]()
+
+
+def test_every_entry_of_the_table_has_a_case():
+    assert set(EXPERTS) <= set(CASES)
+
+
+def test_shapes_and_normalised_probabilities(case):
+    expert, schema = case
+    params = torch.stack([expert.init(seeded(k)) for k in range(2)])
+    assert params.shape == (2, expert.size)
+    assert params.dtype == torch.float32
+    assert torch.equal(params[1], expert.init(seeded(1)))
+    x = torch.rand(5, *schema.shape, generator=seeded(0))
+    log_prob = expert.log_prob(params, x)
+    assert log_prob.shape == (5, 2, schema.n_classes)
+    torch.testing.assert_close(log_prob.exp().sum(-1), torch.ones(5, 2))
+    assert expert.log_prob(params, x[:0]).shape == (0, 2, schema.n_classes)
+
+
+def test_loss_is_the_cross_entropy_of_the_label_and_its_gradient_is_finite(case, monkeypatch):
+    expert, schema = case
+    params = torch.stack([expert.init(seeded(k)) for k in range(2)]).requires_grad_()
+    x = torch.rand(5, *schema.shape, generator=seeded(0))
+    y = torch.tensor([0, 1, 2, 3, 0])
+    value = expert.loss(params, x.expand(2, *x.shape), y.expand(2, -1))
+    monkeypatch.setattr("fedgmi.densities.base.CHUNK_BYTES", 1)  # row by row
+    expected = -expert.log_prob(params, x)[torch.arange(5), :, y].T
+    torch.testing.assert_close(value.detach(), expected)
+    (gradient,) = torch.autograd.grad(value.sum(), params)
+    assert bool(gradient.isfinite().all())
+    assert bool(gradient.abs().sum(1).gt(0).all())
+
+
+def test_packed_experts_learn_their_own_labels(case):
+    expert, schema = case
+    draw = seeded(1)
+    y = torch.randint(4, (200,), generator=draw)
+    x = 0.3 * torch.rand(200, *schema.shape, generator=draw)
+    x.view(200, -1)[torch.arange(200), y] += 1.0
+    rows = pack([Client("a", x[:100], y[:100]), Client("b", x[100:], (y[100:] + 1) % 4)])
+    jobs = plan_jobs(torch.ones(200, 1), rows.owner, epochs=40, batch_size=20)
+    start = expert.init(seeded(0)).expand(2, -1)
+    params = fit(
+        lambda p, batch: expert.loss(p, batch.x, batch.y),
+        start, jobs, rows, settings=TrainingSettings(batch_size=20), lr=3e-3, key=(0,),
+    )  # fmt: skip
+    guess = expert.log_prob(params, x).argmax(-1)
+    assert float((guess[:100, 0] == rows.y[:100]).float().mean()) > 0.95
+    assert float((guess[100:, 1] == rows.y[100:]).float().mean()) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: make_expert(ExpertSettings(name="mpl"), IMAGE), r"expert\.name: no expert is called 'mpl'.*'mlp'"),
+        (lambda: make_expert(ExpertSettings(name="cnn"), TABLE), r"expert\.name: .*table.*\"mlp\""),
+        (lambda: expert_from_module(lambda: nn.Linear(6, 3), TABLE), r"expert: .*\(2, 3\), not \(2, 4\).*4 classes"),
+    ],
+)
+def test_what_cannot_be_an_expert_is_explained(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_batch_norm_is_refused_with_the_alternative():
+    with pytest.raises(UserError, match="GroupNorm"):
+        expert_from_module(lambda: nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)), TABLE)
