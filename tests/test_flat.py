@@ -58,14 +58,14 @@ def test_init_depends_on_the_generator_alone_and_leaves_the_global_one_be():
 
 
 def test_linear_is_a_stack_of_linear_layers():
-    weight, bias = torch.randn(3, 4, 5, generator=seeded(0)), torch.randn(3, 4, generator=seeded(1))
+    weight, bias = torch.randn(3, 5, 4, generator=seeded(0)), torch.randn(3, 4, generator=seeded(1))
     x = torch.randn(3, 7, 5, generator=seeded(2))
     for job, output in enumerate(linear(x, weight, bias)):
-        torch.testing.assert_close(output, nn.functional.linear(x[job], weight[job], bias[job]))
+        torch.testing.assert_close(output, nn.functional.linear(x[job], weight[job].T, bias[job]))
 
 
 def test_init_linear_has_the_stated_variance():
-    weight = init_linear(200, 100, seeded(0), gain=2.0)
+    weight = init_linear(100, 200, seeded(0), gain=2.0)
     assert float(weight.var()) == pytest.approx(4 / 100, rel=0.05)
 
 

@@ -13,7 +13,7 @@ from fedgmi.data.federation import Client, Rows, pack
 from fedgmi.flat import Layout, linear
 from fedgmi.training import Batch, fit, plan_jobs, proximal, resample
 
-LAYOUT = Layout({"w1": (6, 5), "b1": (6,), "w2": (3, 6), "b2": (3,)})
+LAYOUT = Layout({"w1": (5, 6), "b1": (6,), "w2": (6, 3), "b2": (3,)})
 SETTINGS = TrainingSettings(batch_size=4)
 KEY = (0, 1, "test")
 

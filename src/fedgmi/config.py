@@ -103,6 +103,7 @@ class MethodSettings(Section):
     projection: PositiveInt = 32
     kmeans_rounds: PositiveInt = 10
     calibration_steps: PositiveInt = 8
+    warm_up_rounds: PositiveInt = 5
     elbo_samples: PositiveInt = 1
 
 

@@ -52,9 +52,9 @@ def mlp(settings: ExpertSettings, schema: Schema) -> Expert:
     hidden, n_features, n_classes = settings.hidden, schema.n_features, schema.n_classes
     layout = Layout(
         {
-            "hidden.weight": (hidden, n_features),
+            "hidden.weight": (n_features, hidden),
             "hidden.bias": (hidden,),
-            "output.weight": (n_classes, hidden),
+            "output.weight": (hidden, n_classes),
             "output.bias": (n_classes,),
         }
     )
@@ -66,8 +66,8 @@ def mlp(settings: ExpertSettings, schema: Schema) -> Expert:
 
     def init(generator: torch.Generator) -> Tensor:
         tensors = {name: torch.zeros(shape) for name, shape in layout.shapes.items()}
-        tensors["hidden.weight"] = init_linear(hidden, n_features, generator, math.sqrt(2.0))
-        tensors["output.weight"] = init_linear(n_classes, hidden, generator, 0.5)
+        tensors["hidden.weight"] = init_linear(n_features, hidden, generator, math.sqrt(2.0))
+        tensors["output.weight"] = init_linear(hidden, n_classes, generator, 0.5)
         return layout.join(tensors)
 
     return Expert("mlp", layout.size, n_classes, init, logits, 2 * hidden + 3 * n_classes + n_features)

@@ -41,14 +41,17 @@ class Layout:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """J linear layers at once: x [J, B, I], weight [J, O, I], bias [J, O] → [J, B, O]."""
-    return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+    """J linear layers at once: x [J, B, I], weight [J, I, O], bias [J, O] → [J, B, O].
+
+    Weights lie the other way round than in `nn.Linear`: so their gradient comes out contiguous, without a copy.
+    """
+    return torch.baddbmm(bias.unsqueeze(1), x, weight)
 
 
-def init_linear(n_out: int, n_in: int, generator: torch.Generator, gain: float = 1.0) -> Tensor:
-    """Weights [O, I], uniform with variance gain²/I (LeCun et al. 1998; gain √2 before ReLU: He et al. 2015)."""
+def init_linear(n_in: int, n_out: int, generator: torch.Generator, gain: float = 1.0) -> Tensor:
+    """Weights [I, O], uniform with variance gain²/I (LeCun et al. 1998; gain √2 before ReLU: He et al. 2015)."""
     bound = gain * math.sqrt(3.0 / n_in)
-    return torch.empty(n_out, n_in).uniform_(-bound, bound, generator=generator)
+    return torch.empty(n_in, n_out).uniform_(-bound, bound, generator=generator)
 
 
 class _Call(nn.Module):

@@ -111,7 +111,9 @@ def fit(
     Each step lowers mean_B loss + penalty. key: (seed, round, purpose); a job's rows and noise are drawn from
     the generator of (*key, client id, component).
     """
-    torch.set_flush_denormal(True)  # Adam's moments underflow, and denormals are ten times slower
+    # Adam's moments underflow, and on many CPUs denormals are ten times slower. Worker threads inherit the flag only
+    # if it is set before the first parallel operation, so a program should set it at its start as well.
+    torch.set_flush_denormal(True)
     trained = torch.empty_like(start)
     per_job = 4 * (6 * start.shape[1] + 8 * settings.batch_size * (math.prod(rows.x.shape[1:]) + noise_size))
     width = max(1, CHUNK_BYTES["cuda" if rows.x.is_cuda else "cpu"] // per_job)

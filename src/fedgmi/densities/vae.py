@@ -19,8 +19,8 @@ from fedgmi.flat import FlatModule, Layout, init_linear, linear
 MIN_SCALE = 1e-2
 """The floor of the Gaussian likelihood's scale: without it a constant feature has unbounded density."""
 
-SCALE_SPEED = 10.0
-"""The log scale is this times its parameter: at the weights' learning rate it would take rounds to arrive."""
+SCALE_SPEED = 5.0
+"""The log scale is this times its parameter: at the weights' own learning rate it would take hundreds of steps."""
 
 
 Parts = Mapping[str, Tensor]
@@ -134,28 +134,28 @@ def _check(settings: DensitySettings, schema: Schema) -> None:
 
 
 def _mlp(settings: DensitySettings, schema: Schema) -> Network:
-    """D → hidden → 2Z, and Z → hidden → D. Batched by hand: twice as fast as `vmap` here."""
+    """D → hidden → 2Z, and Z → hidden → D. SiLU learns faster here than ReLU. Batched by hand: faster than `vmap`."""
     n_features, hidden, latent = schema.n_features, settings.hidden, settings.latent
     layers = {
-        "encode_1": (hidden, n_features),
-        "encode_2": (2 * latent, hidden),
-        "decode_1": (hidden, latent),
-        "decode_2": (n_features, hidden),
+        "encode_1": (n_features, hidden),
+        "encode_2": (hidden, 2 * latent),
+        "decode_1": (latent, hidden),
+        "decode_2": (hidden, n_features),
     }
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, (n_out, n_in) in layers.items():
-        shapes |= {f"{name}.weight": (n_out, n_in), f"{name}.bias": (n_out,)}
+    for name, (n_in, n_out) in layers.items():
+        shapes |= {f"{name}.weight": (n_in, n_out), f"{name}.bias": (n_out,)}
 
     def two_layers(prefix: str, parts: Parts, x: Tensor) -> Tensor:
         first, second = f"{prefix}_1", f"{prefix}_2"
-        inner = linear(x, parts[f"{first}.weight"], parts[f"{first}.bias"]).relu()
+        inner = F.silu(linear(x, parts[f"{first}.weight"], parts[f"{first}.bias"]))
         return linear(inner, parts[f"{second}.weight"], parts[f"{second}.bias"])
 
     def init(generator: torch.Generator) -> Tensor:
         tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}
-        for name, (n_out, n_in) in layers.items():
-            gain = math.sqrt(2.0) if name.endswith("1") else 0.5
-            tensors[f"{name}.weight"] = init_linear(n_out, n_in, generator, gain)
+        for name, (n_in, n_out) in layers.items():
+            gain = math.sqrt(2.0) if name.endswith("1") else 1.0
+            tensors[f"{name}.weight"] = init_linear(n_in, n_out, generator, gain)
         return Layout(shapes).join(tensors)
 
     return Network(
@@ -178,15 +178,15 @@ class ConvVae(nn.Module):
         inner = math.prod(self.inner)
         self.down = nn.Sequential(
             nn.Conv2d(n_channels, channels, 3, stride=2, padding=1),
-            nn.ReLU(),
+            nn.SiLU(),
             nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
-            nn.ReLU(),
+            nn.SiLU(),
         )
-        self.to_latent = nn.Sequential(nn.Linear(inner, hidden), nn.ReLU(), nn.Linear(hidden, 2 * latent))
-        self.from_latent = nn.Sequential(nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, inner), nn.ReLU())
+        self.to_latent = nn.Sequential(nn.Linear(inner, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
+        self.from_latent = nn.Sequential(nn.Linear(latent, hidden), nn.SiLU(), nn.Linear(hidden, inner), nn.SiLU())
         self.up = nn.Sequential(
             nn.ConvTranspose2d(2 * channels, channels, 4, stride=2, padding=1),
-            nn.ReLU(),
+            nn.SiLU(),
             nn.ConvTranspose2d(channels, n_channels, 4, stride=2, padding=1),
         )
 

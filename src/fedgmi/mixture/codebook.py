@@ -94,9 +94,7 @@ def cell_sums(projected: Tensor, centres: Tensor, rows: Rows) -> Tree:
 def move_centres(centres: Tensor, totals: Tree, seed: int) -> Tensor:
     """One Lloyd step; an empty cell is moved beside the most populous one, so that no word is wasted."""
     counts = totals["counts"]
-    moved = torch.where(
-        (counts > 0)[:, None], (totals["sums"] / counts.clamp(min=1)[:, None]).float(), centres
-    )
+    moved = torch.where((counts > 0)[:, None], (totals["sums"] / counts.clamp(min=1)[:, None]).float(), centres)
     empty = (counts == 0).nonzero().flatten().tolist()
     busiest = counts.argsort(descending=True, stable=True)
     if not empty:

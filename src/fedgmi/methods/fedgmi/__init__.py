@@ -65,7 +65,7 @@ def initial_server(task: Task) -> Tree:
         "density": torch.stack([task.density.init(draw) for draw in draws]),  # [K, P]
         "expert": torch.stack([task.expert.init(draw) for draw in draws]),  # [K, P]
         "version": torch.tensor(0),
-        "pooled": torch.full((k,), 1.0 / k, dtype=torch.float64),  # π̄
+        "share": torch.full((k,), 1.0 / k, dtype=torch.float64),  # q
         "weights": torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64),  # λ, by KINDS
         "scale": torch.ones(len(KINDS), dtype=torch.float64),
         "bias": torch.zeros(k, dtype=torch.float64),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -10,7 +13,7 @@ from fedgmi.data.federation import Rows
 from fedgmi.methods.base import Message, Step, Task
 from fedgmi.methods.fedgmi.em import Rule
 from fedgmi.methods.fedgmi.evidence import elbo, row_cells, stack_evidence, word_evidence
-from fedgmi.methods.fedgmi.sketch import reply
+from fedgmi.methods.fedgmi.sketch import reply, uncalibrated
 from fedgmi.mixture import calibration
 from fedgmi.mixture.posterior import Posterior, e_step, responsibilities
 from fedgmi.tree import Tree
@@ -21,13 +24,12 @@ MIN_CLIENTS = 5  # with fewer participants the last calibration stands
 def calibrated_e_step(task: Task, server: Tree, states: Tree, rows: Rows) -> Posterior:
     """Responsibilities with labels seen, and proportions at their fixed point under the calibrated evidence."""
     evidence = stack_evidence(task, server, states, rows)
-    logs = calibration.log_evidence(evidence, server["weights"], server["bias"], server["pooled"])
-    return e_step(logs, rows, states["proportions"], server["pooled"])
+    logs = calibration.log_evidence(evidence, server["weights"], server["bias"], server["share"])
+    return e_step(logs, rows, states["proportions"], server["share"])
 
 
 def calibration_steps(task: Task) -> tuple[Step, ...]:
     """Scale the evidence, then a few Fisher steps; densities and words stand still meanwhile."""
-    parts = ("weights", "bias", "pooled", "scale")
 
     def send_scale(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         evidence = stack_evidence(task, server, states, rows) * server["scale"][:, None]
@@ -37,41 +39,75 @@ def calibration_steps(task: Task) -> tuple[Step, ...]:
 
     def take_scale(server: Tree, sums: Tree, round: int) -> Tree:
         scale = (sums["squares"] / sums["count"]).sqrt().clamp(min=1e-6)
-        return server | {"scale": torch.where(scaled(server), scale, 1.0)}
+        return server | {"scale": torch.where(in_deviations(server), scale, 1.0)}
+
+    def estimate(server: Tree, states: Tree, rows: Rows) -> tuple[Tensor, Tensor]:
+        evidence = stack_evidence(task, server, states, rows)
+        return evidence, calibrated_e_step(task, server, states, rows).proportions
+
+    scale = Step("scale evidence", send_scale, take_scale)
+    fit = fisher_steps(task, LABELLED, estimate, task.settings.calibration_steps)
+    return scale, *fit
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """Where a calibration lives in the server's state, and how many of its kinds of evidence need trained models."""
+
+    weights: str
+    bias: str
+    share: str
+
+
+LABELLED = Leaves("weights", "bias", "share")
+GATE = Leaves("gate_weights", "gate_bias", "gate_share")
+Estimate = Callable[[Tree, Tree, Rows], tuple[Tensor, Tensor]]  # → evidence [R, F, K], proportions [C, K]
+
+
+def fisher_steps(task: Task, leaves: Leaves, estimate: Estimate, n_steps: int) -> tuple[Step, ...]:
+    """Turns of: ask for the shares q_k, then for the gradient. Ends with the shares, so that they fit the weights."""
+
+    def send_share(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        evidence, _ = estimate(server, states, rows)
+        weights, bias = server[leaves.weights], server[leaves.bias]
+        down = tree.n_bytes({"weights": weights, "bias": bias})
+        return states, reply(calibration.share_sums(evidence, weights, bias), rows, down=down)
+
+    def take_share(server: Tree, sums: Tree, round: int) -> Tree:
+        return server | {leaves.share: sums["share"] / sums["count"]}
 
     def send_gradient(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        posterior = calibrated_e_step(task, server, states, rows)
-        evidence = stack_evidence(task, server, states, rows)
-        proportions = posterior.proportions
-        sums = calibration.calibration_sums(
-            evidence, server["weights"], server["bias"], server["pooled"], proportions, rows
-        )
-        sums["mass"] = (proportions * rows.counts[:, None]).sum(0)
-        sums["clients"] = torch.tensor(float(rows.n_clients))
-        down = tree.n_bytes({name: server[name] for name in parts})
-        return states | {"proportions": proportions}, reply(sums, rows, down=down)
+        evidence, proportions = estimate(server, states, rows)
+        weights, bias, share = (server[name] for name in (leaves.weights, leaves.bias, leaves.share))
+        sums = calibration.calibration_sums(evidence, weights, bias, share, proportions, rows)
+        return states, reply(sums, rows, down=tree.n_bytes({"share": share}))
 
     def take_gradient(server: Tree, sums: Tree, round: int) -> Tree:
         if float(sums["clients"]) < MIN_CLIENTS or task.n_components == 1:
             return server
-        active = torch.tensor([True, True, True]) & trained(server)
-        weights, bias = calibration.fisher_step(server["weights"], server["bias"], sums, active)
-        pooled = sums["mass"] / sums["mass"].sum()
-        return server | {"weights": weights, "bias": bias, "pooled": pooled}
+        weights, bias = calibration.fisher_step(
+            server[leaves.weights], server[leaves.bias], sums, face_value(task, server)[: len(server[leaves.weights])]
+        )
+        return server | {leaves.weights: weights, leaves.bias: bias}
 
-    scale = Step("scale evidence", send_scale, take_scale)
-    return (scale, *(Step("calibrate", send_gradient, take_gradient),) * task.settings.calibration_steps)
+    share = Step("shares", send_share, take_share)
+    return (share, *(Step("calibrate", send_gradient, take_gradient), share) * n_steps)
 
 
-def scaled(server: Tree) -> Tensor:
+def in_deviations(server: Tree) -> Tensor:
     """Which kinds of evidence come in units of their pooled deviation: the density's; the others are in nats."""
     return torch.tensor([False, True, False], device=server["scale"].device)
 
 
-def trained(server: Tree) -> Tensor:
-    """Which kinds of evidence exist: densities and experts speak once they have been trained."""
-    ready = bool(server["version"] > 0)
-    return torch.tensor([True, ready, ready])
+def face_value(task: Task, server: Tree) -> Tensor:
+    """The weight at which each kind of evidence counts one nat a nat; 0 for densities and experts in warm-up.
+
+    Densities and experts that have hardly begun to differ differ by noise, which calibration would magnify.
+    """
+    warm = task.settings.warm_up_rounds
+    ready = bool(server["version"] >= warm)
+    value = server["scale"].clone()
+    return value if ready else value * torch.tensor([1.0, 0.0, 0.0], dtype=value.dtype, device=value.device)
 
 
 def gate_evidence(task: Task, server: Tree, rows: Rows, own: Tensor | None = None) -> Tensor:
@@ -84,7 +120,7 @@ def gate_evidence(task: Task, server: Tree, rows: Rows, own: Tensor | None = Non
 def gate(task: Task, server: Tree, states: Tree, rows: Rows) -> Tensor:
     """r_ik(x) from the row alone, for prediction: π_i held, calibrated without labels. [R, K]"""
     logs = calibration.log_evidence(
-        gate_evidence(task, server, rows), server["gate_weights"], server["gate_bias"], server["pooled"]
+        gate_evidence(task, server, rows), server["gate_weights"], server["gate_bias"], server["gate_share"]
     )
     return responsibilities(logs, gate_proportions(states), rows.owner)[0]
 
@@ -101,9 +137,9 @@ def cell_topics_step(task: Task, rule: Rule) -> Step:
         return states | {"own_cells": own}, reply({"cells": own.sum(0)}, rows)
 
     def server_step(server: Tree, sums: Tree, round: int) -> Tree:
-        bias = server["pooled"].clamp(min=1e-6).log()
-        start = torch.tensor([1.0, 0.0], dtype=torch.float64, device=bias.device)
-        return server | {"cell_topics": sums["cells"], "gate_weights": start, "gate_bias": bias - bias[0]}
+        share = sums["cells"].sum(0) / sums["cells"].sum()
+        start = torch.tensor([1.0, 0.0], dtype=torch.float64, device=share.device)
+        return server | {"cell_topics": sums["cells"], "gate_weights": start} | uncalibrated(share, "gate_")
 
     return Step("cell topics", client, server_step)
 
@@ -111,24 +147,12 @@ def cell_topics_step(task: Task, rule: Rule) -> Step:
 def gate_steps(task: Task, rule: Rule) -> tuple[Step, ...]:
     """Prediction sees no labels, so it has a calibration of its own, with the proportions held."""
 
-    def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+    def estimate(server: Tree, states: Tree, rows: Rows) -> tuple[Tensor, Tensor]:
         if "gate evidence" not in rows.cache:
             rows.cache["gate evidence"] = gate_evidence(task, server, rows, states["own_cells"])
-        weights, bias, pooled = server["gate_weights"], server["gate_bias"], server["pooled"]
-        evidence = rows.cache["gate evidence"]
-        sums = calibration.calibration_sums(evidence, weights, bias, pooled, gate_proportions(states), rows)
-        sums["clients"] = torch.tensor(float(rows.n_clients))
-        return states, reply(sums, rows, down=tree.n_bytes({"weights": weights, "bias": bias}))
+        return rows.cache["gate evidence"], gate_proportions(states)
 
-    def server_step(server: Tree, sums: Tree, round: int) -> Tree:
-        if float(sums["clients"]) < MIN_CLIENTS or task.n_components == 1:
-            return server
-        active = torch.ones(2, dtype=torch.bool, device=server["gate_weights"].device)
-        weights, bias = calibration.fisher_step(server["gate_weights"], server["gate_bias"], sums, active)
-        return server | {"gate_weights": weights, "gate_bias": bias}
-
-    steps = (Step("calibrate gate", client, server_step),) * (2 * task.settings.calibration_steps)
-    return (cell_topics_step(task, rule), *steps)
+    return (cell_topics_step(task, rule), *fisher_steps(task, GATE, estimate, 2 * task.settings.calibration_steps))
 
 
 def gate_proportions(states: Tree) -> Tensor:

@@ -24,7 +24,7 @@ def em_step(task: Task, rule: Rule) -> Step:
         posterior = rule(server, states, rows)
         density = train_density(task, server, rows, posterior.responsibilities, round)
         expert = train_expert(task, server, rows, posterior.responsibilities, round)
-        sums = _pooled_sums(posterior, rows) | {"bound": _bound(task, posterior, rows)}
+        sums = {"bound": _bound(posterior, rows), "count": rows.counts.sum().double()}
         return states | {"proportions": posterior.proportions}, density + expert + reply(sums, rows)
 
     def server_step(server: Tree, sums: Tree, round: int) -> Tree:
@@ -33,24 +33,19 @@ def em_step(task: Task, rule: Rule) -> Step:
             if f"{name} mass" in sums:
                 updated[name] = mean_by_mass(server[name], sums[f"{name} total"], sums[f"{name} mass"])
         updated["bound"] = sums["bound"] / sums["count"]
-        updated["pooled"] = sums["pooled"] / sums["count"]
         updated["version"] = server["version"] + 1
         return updated
 
     return Step("em", client, server_step)
 
 
-def refresh_step(task: Task, rule: Rule) -> Step:
-    """An E-step alone, so that proportions answer to the last densities."""
+def refresh_step(rule: Rule) -> Step:
+    """An E-step alone, so that proportions answer to the last densities; nothing travels."""
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        posterior = rule(server, states, rows)
-        return states | {"proportions": posterior.proportions}, reply(_pooled_sums(posterior, rows), rows)
+        return states | {"proportions": rule(server, states, rows).proportions}, Message()
 
-    def server_step(server: Tree, sums: Tree, round: int) -> Tree:
-        return server | {"pooled": sums["pooled"] / sums["count"]}
-
-    return Step("e-step", client, server_step)
+    return Step("e-step", client, lambda server, sums, round: server)
 
 
 def train_density(task: Task, server: Tree, rows: Rows, resp: Tensor, round: int) -> Message:
@@ -83,12 +78,7 @@ def _train(
     return Message(values, cost, cost)
 
 
-def _pooled_sums(posterior: Posterior, rows: Rows) -> Tree:
-    mass = (posterior.proportions * rows.counts[:, None]).sum(0)
-    return {"pooled": mass, "count": rows.counts.sum().double()}
-
-
-def _bound(task: Task, posterior: Posterior, rows: Rows) -> Tensor:
+def _bound(posterior: Posterior, rows: Rows) -> Tensor:
     """Σ_x log Σ_k π_ik exp e_k(x), where the E-step looked at densities; else its own log likelihood."""
     if "bound" not in rows.cache:
         return posterior.log_likelihood.sum()

@@ -44,7 +44,7 @@ def default(task: Task) -> Preset:
         gate=lambda server, states, rows: calibrate.gate(task, server, states, rows),
         prepare=(*codebook_steps(task), *topic_steps(task)),
         before_em=calibration,
-        finish=(*calibration, *calibrate.gate_steps(task, posterior)),
+        finish=(*calibration, refresh_step(posterior), *calibrate.gate_steps(task, posterior)),
     )
 
 
@@ -58,7 +58,7 @@ def plain(task: Task) -> Preset:
     def gate(server: Tree, states: Tree, rows: Rows) -> Tensor:
         return responsibilities(elbo(task, server, rows), states["proportions"], rows.owner)[0]
 
-    return Preset(posterior, posterior, gate, finish=(refresh_step(task, posterior),))
+    return Preset(posterior, posterior, gate, finish=(refresh_step(posterior),))
 
 
 def sketch(task: Task) -> Preset:
@@ -90,13 +90,13 @@ def oracle(task: Task) -> Preset:
         resp = torch.nn.functional.one_hot(rows.component, task.n_components).double()
         return Posterior(states["proportions"], resp, resp.new_zeros(len(rows)))
 
-    calibration = calibrate.calibration_steps(task)
+    calibrated = default(task)
     return replace(
-        default(task),
+        calibrated,
         training=truth,
         prepare=(*codebook_steps(task), true_topics_step(task)),
         before_em=(),
-        finish=(*calibration, *calibrate.gate_steps(task, truth)),
+        finish=(*calibrated.before_em, refresh_step(calibrated.posterior), *calibrate.gate_steps(task, truth)),
     )
 
 

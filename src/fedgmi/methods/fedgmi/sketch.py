@@ -59,17 +59,17 @@ def topic_steps(task: Task) -> tuple[Step, ...]:
         word_map = codebook.merge_rare(histograms.sum(0))
         merged = merge_words(histograms, word_map)
         fitted = topics.fit_topics(merged, task.n_components, task.seed)
-        pooled = fitted.counts.sum(0) / fitted.counts.sum()
-        return server | {"word_map": word_map, "topics": fitted.counts} | uncalibrated(pooled)
+        share = fitted.counts.sum(0) / fitted.counts.sum()
+        return server | {"word_map": word_map, "topics": fitted.counts} | uncalibrated(share)
 
     def fold_in(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         counts = codebook.histogram(raw_words(task, server, rows), rows, n_words).double()
         merged = merge_words(counts, server["word_map"])
-        start = server["pooled"].expand(rows.n_clients, -1)
+        start = server["share"].expand(rows.n_clients, -1)
         _, own = topics.fold_in(merged, server["topics"], start, None)
         proportions, own = topics.fold_in(merged, server["topics"], start, own)
         states = states | {"proportions": proportions, "own_words": own}
-        down = tree.n_bytes({name: server[name] for name in ("word_map", "topics", "pooled")})
+        down = tree.n_bytes({name: server[name] for name in ("word_map", "topics", "share")})
         return states, reply({}, rows, down=down)
 
     return (
@@ -93,17 +93,17 @@ def true_topics_step(task: Task) -> Step:
         return states | {"own_words": own, "realised": realised}, reply({"topics": own.sum(0)}, rows)
 
     def server_step(server: Tree, sums: Tree, round: int) -> Tree:
-        pooled = sums["topics"].sum(0) / sums["topics"].sum()
-        words = torch.arange(n_words, device=pooled.device)
-        return server | {"topics": sums["topics"], "word_map": words} | uncalibrated(pooled)
+        share = sums["topics"].sum(0) / sums["topics"].sum()
+        words = torch.arange(n_words, device=share.device)
+        return server | {"topics": sums["topics"], "word_map": words} | uncalibrated(share)
 
     return Step("true topics", client, server_step)
 
 
-def uncalibrated(pooled: torch.Tensor) -> Tree:
-    """π̄ and the bias log π̄ under which word evidence of weight 1 is the plain log p(w | k)."""
-    bias = pooled.clamp(min=1e-6).log()
-    return {"pooled": pooled, "bias": bias - bias[0]}
+def uncalibrated(share: torch.Tensor, prefix: str = "") -> Tree:
+    """q and the bias log q under which word evidence of weight 1 is the plain log p(w | k)."""
+    bias = share.clamp(min=1e-6).log()
+    return {f"{prefix}share": share, f"{prefix}bias": bias - bias[0]}
 
 
 def merge_words(histograms: torch.Tensor, word_map: torch.Tensor) -> torch.Tensor:
