@@ -47,7 +47,8 @@ class Bench:
 
     def outcome(self, name: str, method: Method, task: Task, *, components: Sequence[Tensor] | None) -> dict[str, Any]:
         """The evaluation after the last round. A finished run is read from its checkpoint, not repeated."""
-        where, key = self.out / CHECKPOINTS, f"{name}-lr{task.lr:g}"
+        where = self.out / CHECKPOINTS
+        key = name if len(self.config.training.lr_candidates(name)) == 1 else f"{name}-lr{task.lr:g}"
         found = checkpoint.load(where, key, digest=self.config.digest())
         if found is not None and "outcome" in found.meta:
             return dict(found.meta["outcome"])
@@ -107,12 +108,18 @@ class Bench:
             "run": key,
             "round": progress.round,
             "bound": None if bound is None else float(bound),
-            "proportion_tv": evaluation.proportion_error(method, transport.states, self.scenario),
+            "proportion_tv": self._error(method, transport, progress),
             "validation_accuracy": validation,
             "bytes_down": progress.bytes_down,
             "bytes_up": progress.bytes_up,
             "seconds": progress.seconds,
         }
+
+    def _error(self, method: Method, transport: InProcess, progress: Progress) -> float | None:
+        """The oracle estimates its proportions at the end alone."""
+        if method.name == "oracle" and progress.round <= self.config.rounds:
+            return None
+        return evaluation.proportion_error(method, transport.states, self.scenario)
 
     def _evaluate(self, method: Method, task: Task, transport: InProcess, progress: Progress) -> dict[str, Any]:
         result = evaluation.evaluate(method, task, progress.server, transport.states, self.scenario)

@@ -10,7 +10,7 @@ import torch
 
 from fedgmi import folder
 from fedgmi.bench import Bench, Listener
-from fedgmi.config import Config, dump
+from fedgmi.config import Config, dump, load
 from fedgmi.data import build_scenario
 from fedgmi.data.federation import Scenario
 from fedgmi.densities import make_density
@@ -26,16 +26,29 @@ def run(config: Config, out: Path, *, resume: bool = False, listener: Listener |
     """
     if config.method.name not in METHODS:
         raise unknown("method", config.method.name, METHODS, "method.name")
+    torch.set_flush_denormal(True)  # before threads start, or they do not inherit it
+    folder.claim(out, resume=resume)
+    _same_config(config, out)
     device = choose_device(config.device)
     scenario = build_scenario(config.data, config.scenario, config.seed)
     task = make_task(config, scenario)
-    folder.claim(out, resume=resume)
     folder.write_text(out / folder.CONFIG, dump(config))
     bench = Bench(config, out, scenario, device, listener)
     results = {name: best_rate(bench, name, task) for name in chosen_methods(config, scenario)}
     summary = summarise(config, scenario, results)
     folder.write_text(out / folder.SUMMARY, json.dumps(summary, indent=1))
     return summary
+
+
+def _same_config(config: Config, out: Path) -> None:
+    """A folder's results come from one configuration; a resumed run must have it still."""
+    path = out / folder.CONFIG
+    if path.exists() and load(path).digest() != config.digest():
+        raise ConfigError(
+            "the run there has other settings",
+            where=str(path),
+            fix="resume with these settings (fedgmi run --resume --out DIR alone takes them), or give another folder",
+        )
 
 
 def choose_device(name: str) -> torch.device:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 from fedgmi.config import ExpertSettings
 from fedgmi.data.federation import Schema
 from fedgmi.densities.base import rows_per_chunk
-from fedgmi.errors import ConfigError
+from fedgmi.errors import ConfigError, unknown
 from fedgmi.flat import FlatModule, Layout, init_linear, linear
 
 
@@ -103,12 +102,7 @@ EXPERTS: dict[str, Callable[[ExpertSettings, Schema], Expert]] = {"mlp": mlp, "c
 def make_expert(settings: ExpertSettings, schema: Schema) -> Expert:
     """The expert that the settings name, for rows and classes of this schema."""
     if settings.name not in EXPERTS:
-        nearest = get_close_matches(settings.name, EXPERTS, n=1, cutoff=0.0)[0]
-        raise ConfigError(
-            f"no expert is called {settings.name!r}; there are {', '.join(EXPERTS)}",
-            where="expert.name",
-            fix=f"write {nearest!r}",
-        )
+        raise unknown("expert", settings.name, EXPERTS, "expert.name")
     return EXPERTS[settings.name](settings, schema)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -17,7 +16,7 @@ from fedgmi.data.gaussian import gaussian
 from fedgmi.data.mixing import Batch, Components, by_component, mix, unchanged
 from fedgmi.data.sources import Source, load_source
 from fedgmi.data.validate import check_federation
-from fedgmi.errors import ConfigError, DataError
+from fedgmi.errors import DataError, unknown
 from fedgmi.randomness import generator
 
 NOISE = 0.3
@@ -40,12 +39,7 @@ def build_scenario(data: DataSettings, scenario: ScenarioSettings, seed: int) ->
     (('client-00', 'client-01', 'client-02', 'client-03'), torch.Size([4, 3]))
     """
     if scenario.name not in SCENARIOS:
-        nearest = difflib.get_close_matches(scenario.name, SCENARIOS, n=1)
-        raise ConfigError(
-            f"no scenario {scenario.name!r}; there are {', '.join(SCENARIOS)}",
-            where="scenario.name",
-            fix=f"did you mean {nearest[0]!r}?" if nearest else "choose one of them",
-        )
+        raise unknown("scenario", scenario.name, SCENARIOS, "scenario.name")
     built = SCENARIOS[scenario.name].build(data, scenario, seed)
     check_federation(built.federation)
     return built

@@ -72,7 +72,8 @@ def first_centres(sums: Tree, n_cells: int, seed: int) -> Tensor:
     values, vectors = torch.linalg.eigh(covariance)
     draws = torch.randn(n_cells, len(mean), generator=generator(seed, "centres"), dtype=torch.float64)
     root = vectors * values.clamp(min=0).sqrt()
-    return (mean + draws.to(mean.device) @ root.T).float()
+    centres: Tensor = mean + draws.to(mean.device) @ root.T
+    return centres.float()
 
 
 def cells(projected: Tensor, centres: Tensor) -> Tensor:

@@ -34,8 +34,8 @@ def responsibilities(log_evidence: Tensor, proportions: Tensor, owner: Tensor) -
     log_evidence [R, K] · proportions [C, K] · owner [R] → ([R, K], [R]), float64.
 
     >>> r, _ = responsibilities(torch.zeros(1, 2), torch.tensor([[0.25, 0.75]]), torch.tensor([0]))
-    >>> r.tolist()
-    [[0.25, 0.75]]
+    >>> [round(value, 6) for value in r[0].tolist()]
+    [0.25, 0.75]
     """
     joint = log_evidence.double() + proportions.double().clamp(min=PROPORTION_FLOOR).log()[owner]
     evidence = joint.logsumexp(1)

@@ -52,7 +52,7 @@ def calibration_steps(task: Task) -> tuple[Step, ...]:
 
 @dataclass(frozen=True)
 class Leaves:
-    """Where a calibration lives in the server's state, and how many of its kinds of evidence need trained models."""
+    """Where a calibration lives in the server's state."""
 
     weights: str
     bias: str

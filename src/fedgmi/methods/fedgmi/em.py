@@ -11,7 +11,7 @@ from fedgmi.data.federation import Rows
 from fedgmi.methods.base import Message, Step, Task, mean_by_mass
 from fedgmi.methods.fedgmi.sketch import reply
 from fedgmi.methods.local_training import expert_loss, train_components
-from fedgmi.mixture.posterior import Posterior
+from fedgmi.mixture.posterior import PROPORTION_FLOOR, Posterior
 from fedgmi.tree import Tree
 
 Rule = Callable[[Tree, Tree, Rows], Posterior]  # where a preset's responsibilities and proportions come from
@@ -24,7 +24,7 @@ def em_step(task: Task, rule: Rule) -> Step:
         posterior = rule(server, states, rows)
         density = train_density(task, server, rows, posterior.responsibilities, round)
         expert = train_expert(task, server, rows, posterior.responsibilities, round)
-        sums = {"bound": _bound(posterior, rows), "count": rows.counts.sum().double()}
+        sums = bound_sums(posterior, rows)
         return states | {"proportions": posterior.proportions}, density + expert + reply(sums, rows)
 
     def server_step(server: Tree, sums: Tree, round: int) -> Tree:
@@ -32,7 +32,8 @@ def em_step(task: Task, rule: Rule) -> Step:
         for name in ("density", "expert"):
             if f"{name} mass" in sums:
                 updated[name] = mean_by_mass(server[name], sums[f"{name} total"], sums[f"{name} mass"])
-        updated["bound"] = sums["bound"] / sums["count"]
+        if "bound" in sums:
+            updated["bound"] = sums["bound"] / sums["count"]
         updated["version"] = server["version"] + 1
         return updated
 
@@ -78,9 +79,10 @@ def _train(
     return Message(values, cost, cost)
 
 
-def _bound(posterior: Posterior, rows: Rows) -> Tensor:
-    """Σ_x log Σ_k π_ik exp e_k(x), where the E-step looked at densities; else its own log likelihood."""
+def bound_sums(posterior: Posterior, rows: Rows) -> Tree:
+    """Σ_x log Σ_k π_ik exp e_k(x) in nats, the bound on log P_i, and the rows; where the E-step looked at densities."""
     if "bound" not in rows.cache:
-        return posterior.log_likelihood.sum()
-    joint = rows.cache["bound"].double() + posterior.proportions.clamp(min=1e-12).log()[rows.owner]
-    return joint.logsumexp(1).sum()
+        return {}
+    logs = posterior.proportions.clamp(min=PROPORTION_FLOOR).log()
+    joint = rows.cache["bound"].double() + logs[rows.owner]
+    return {"bound": joint.logsumexp(1).sum(), "count": rows.counts.sum().double()}

@@ -10,7 +10,7 @@ from fedgmi.methods.base import Task
 from fedgmi.mixture.calibration import centre
 from fedgmi.mixture.codebook import cells, projector
 from fedgmi.mixture.topics import word_log_probs
-from fedgmi.randomness import derive_seed, generator
+from fedgmi.randomness import generator
 from fedgmi.tree import Tree
 
 KINDS = ("word", "density", "expert")
@@ -70,7 +70,7 @@ def stack_evidence(task: Task, server: Tree, states: Tree, rows: Rows) -> Tensor
 
     Kept while the densities do not change: the exchanges of one calibration reuse it.
     """
-    version = f"evidence {int(server['version'])} {derive_seed(*rows.ids)}"
+    version = f"evidence {int(server['version'])}"
     if version not in rows.cache:
         for stale in [name for name in rows.cache if name.startswith("evidence")]:
             del rows.cache[stale]
