@@ -1,9 +1,11 @@
-"""Fixtures that all tests share: one thread, and data folders that may be missing."""
+"""Fixtures that all tests share: one thread, data folders that may be missing, and small data sets on disk."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,13 @@ import torch
 def one_thread() -> None:
     """Small tensors gain nothing from threads, and tests run side by side."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """Training flushes denormals for the whole process; Hypothesis refuses to draw floats where they are flushed."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 def _folder(variable: str) -> Path:
@@ -35,3 +44,21 @@ def mnist() -> Path:
 def femnist() -> Path:
     """The folder of FEMNIST with a column writer_id, from FEDGMI_FEMNIST."""
     return _folder("FEDGMI_FEMNIST")
+
+
+@pytest.fixture
+def write_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """write_table({"column": values}, split="train", features=None) → the folder's path; call it once per split."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "source"
+    folder.mkdir()
+
+    def write(columns: dict[str, Any], split: str = "train", features: dict[str, Any] | None = None) -> str:
+        schema = None if features is None else datasets.Features(features)
+        datasets.disable_progress_bars()
+        datasets.Dataset.from_dict(columns, features=schema).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+        return str(folder)
+
+    return write

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,8 +14,9 @@ from fedgmi import checkpoint, evaluation, folder, tree
 from fedgmi.checkpoint import Checkpoint
 from fedgmi.config import Config
 from fedgmi.data.federation import Scenario
+from fedgmi.errors import DivergedError
 from fedgmi.methods import Method, Task
-from fedgmi.rounds import Progress, drive
+from fedgmi.rounds import Progress, drive, require_finite
 from fedgmi.transports.in_process import InProcess
 
 CHECKPOINTS = "checkpoints"
@@ -48,9 +49,10 @@ class Bench:
     def outcome(self, name: str, method: Method, task: Task, *, components: Sequence[Tensor] | None) -> dict[str, Any]:
         """The evaluation after the last round. A finished run is read from its checkpoint, not repeated."""
         where = self.out / CHECKPOINTS
-        key = name if len(self.config.training.lr_candidates(name)) == 1 else f"{name}-lr{task.lr:g}"
+        key = name if len(self.config.training.lr_candidates(name)) == 1 else f"{name}-lr{task.lr!r}"
         found = checkpoint.load(where, key, digest=self.config.digest())
         if found is not None and "outcome" in found.meta:
+            torch.set_num_threads(int(found.meta["threads"]))  # those that follow then have them too
             return dict(found.meta["outcome"])
         transport = InProcess(self.scenario.federation.clients, method, device=self.device, components=components)
         progress, threads = self._start(found, method, transport)
@@ -61,6 +63,7 @@ class Bench:
         result: dict[str, Any] = {}
 
         def after(progress: Progress) -> None:
+            require_finite(transport.states, method.name, progress.round)
             record = self._record(key, method, transport, progress)
             meta = record | {"digest": self.config.digest(), "threads": threads, "validation": self.validation}
             if progress.round > self.config.rounds:
@@ -71,19 +74,30 @@ class Bench:
             if self.listener:
                 self.listener.round_done(record)
 
-        drive(
-            method,
-            transport,
-            progress,
-            n_clients=len(self.scenario.federation.clients),
-            rounds=self.config.rounds,
-            participation=self.config.method.participation,
-            seed=self.config.seed,
-            after=after,
-        )
+        self._drive(method, task, transport, progress, after)
         if self.listener:
             self.listener.finished(key)
         return result
+
+    def _drive(
+        self, method: Method, task: Task, transport: InProcess, start: Progress, after: Callable[[Progress], None]
+    ) -> None:
+        """The round loop under this configuration; what runs away is told with the rate that it ran at."""
+        try:
+            drive(
+                method,
+                transport,
+                start,
+                n_clients=len(self.scenario.federation.clients),
+                rounds=self.config.rounds,
+                participation=self.config.method.participation,
+                seed=self.config.seed,
+                after=after,
+            )
+        except DivergedError as error:
+            scales = ", or bring the columns to similar scales," if task.schema.kind == "tabular" else ""
+            fix = f"set training.lr below {task.lr:g}{scales} and give another folder with --out"
+            raise DivergedError(error.what, where=error.where, fix=fix) from error
 
     def _start(self, found: Checkpoint | None, method: Method, transport: InProcess) -> tuple[Progress, int]:
         """Where to begin, and with how many threads: those of the start, so that sums are the same bits."""
@@ -102,9 +116,9 @@ class Bench:
         if progress.round > 0 and (not method.finish or progress.round > self.config.rounds):
             rows = self.scenario.federation.validation
             accuracy = evaluation.client_accuracy(method, progress.server, transport.states, rows)
-            validation = None if accuracy is None else float(accuracy.nanmean())
+            validation = None if accuracy is None else folder.finite(float(accuracy.nanmean()))
         self.validation.append(validation)
-        return {
+        record = {
             "run": key,
             "round": progress.round,
             "bound": None if bound is None else float(bound),
@@ -114,6 +128,7 @@ class Bench:
             "bytes_up": progress.bytes_up,
             "seconds": progress.seconds,
         }
+        return dict(folder.finite(record))
 
     def _error(self, method: Method, transport: InProcess, progress: Progress) -> float | None:
         """The oracle estimates its proportions at the end alone."""
@@ -124,7 +139,7 @@ class Bench:
     def _evaluate(self, method: Method, task: Task, transport: InProcess, progress: Progress) -> dict[str, Any]:
         result = evaluation.evaluate(method, task, progress.server, transport.states, self.scenario)
         before, last = self.validation[max(1, len(self.validation) - 7)], self.validation[-1]
-        return result | {
+        result |= {
             "rounds": self.config.rounds,
             "learning_rate": task.lr,
             "validation_accuracy": last,
@@ -133,3 +148,4 @@ class Bench:
             "bytes_up": progress.bytes_up,
             "seconds": progress.seconds,
         }
+        return dict(folder.finite(result))

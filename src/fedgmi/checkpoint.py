@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from fedgmi.errors import CheckpointError
-from fedgmi.folder import write_bytes, write_text
+from fedgmi.folder import write_bytes, write_json
 from fedgmi.tree import Tree
 
 FORMAT = 1
+KEYS = frozenset(
+    ("format", "digest", "tensors", "sha256", "round", "threads", "validation", "bytes_down", "bytes_up", "seconds")
+)
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,8 @@ class Checkpoint:
 
 def save(folder: Path, name: str, checkpoint: Checkpoint) -> None:
     """Write `name` in the folder; the previous checkpoint of that name stands until the new one is complete."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"server/{key}": leaf.cpu().contiguous() for key, leaf in checkpoint.server.items()}
-    tensors |= {f"clients/{key}": leaf.cpu().contiguous() for key, leaf in checkpoint.clients.items()}
+    tensors = {f"server/{key}": _own(leaf) for key, leaf in checkpoint.server.items()}
+    tensors |= {f"clients/{key}": _own(leaf) for key, leaf in checkpoint.clients.items()}
     payload = safetensors.torch.save(tensors)
     file = folder / f"{name}.{checkpoint.meta['round']}.safetensors"
     write_bytes(file, payload)
@@ -43,10 +48,11 @@ def save(folder: Path, name: str, checkpoint: Checkpoint) -> None:
         "tensors": file.name,
         "sha256": hashlib.sha256(payload).hexdigest(),
     }
-    write_text(folder / f"{name}.json", json.dumps(meta, indent=1))
-    for stale in folder.glob(f"{name}.*.safetensors"):
-        if stale != file:
-            stale.unlink()
+    write_json(folder / f"{name}.json", meta)
+    ours = re.compile(re.escape(name) + r"\.\d+\.safetensors")  # not a glob: lr1.* would match lr1.5.3.safetensors
+    for stale in folder.iterdir():
+        if ours.fullmatch(stale.name) and stale != file:
+            stale.unlink(missing_ok=True)
 
 
 def load(folder: Path, name: str, *, digest: str) -> Checkpoint | None:
@@ -57,15 +63,11 @@ def load(folder: Path, name: str, *, digest: str) -> Checkpoint | None:
     path = folder / f"{name}.json"
     if not path.exists():
         return None
-    meta = _read_meta(path)
-    if meta["digest"] != digest:
-        raise CheckpointError(
-            "the checkpoint belongs to another configuration",
-            where=str(path),
-            fix="resume with the config.toml beside it, or give another folder with --out",
-        )
-    file = folder / str(meta["tensors"])
-    again = f"remove {folder} to start afresh, or restore the file"
+    meta = _read_meta(path, digest)
+    again = _again(path)
+    if meta["tensors"] != f"{name}.{meta['round']}.safetensors":
+        raise CheckpointError("it names tensors that are not its own", where=str(path), fix=again)
+    file = folder / meta["tensors"]
     try:
         payload = file.read_bytes()
     except OSError as error:
@@ -79,20 +81,42 @@ def load(folder: Path, name: str, *, digest: str) -> Checkpoint | None:
     return Checkpoint(_part(tensors, "server/"), _part(tensors, "clients/"), meta)
 
 
+def _own(leaf: Tensor) -> Tensor:
+    """In memory of its own: safetensors refuses leaves that share theirs."""
+    return leaf.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
 def _part(tensors: Tree, prefix: str) -> Tree:
     return {key.removeprefix(prefix): leaf for key, leaf in tensors.items() if key.startswith(prefix)}
 
 
-def _read_meta(path: Path) -> dict[str, Any]:
+def check_all(folder: Path, *, digest: str) -> None:
+    """Raise CheckpointError if any checkpoint there cannot belong to this configuration; nothing large is read."""
+    for path in sorted(folder.glob("*.json")):
+        _read_meta(path, digest)
+
+
+def _read_meta(path: Path, digest: str) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
-        known = isinstance(meta, dict) and {"format", "digest", "tensors", "sha256", "round"} <= meta.keys()
-    except (OSError, ValueError):
-        known = False
-    if not known or meta["format"] != FORMAT:
+    except (OSError, ValueError) as error:
+        raise CheckpointError("this is not JSON, or it is truncated", where=str(path), fix=_again(path)) from error
+    if isinstance(meta, dict) and meta.get("format", FORMAT) != FORMAT:
         raise CheckpointError(
-            "this is no checkpoint of this version of fedgmi, or it is truncated",
+            f"a checkpoint of format {meta['format']}, where this fedgmi reads format {FORMAT}",
             where=str(path),
-            fix=f"remove {path.parent} to start afresh, or restore the file",
+            fix="resume with the fedgmi that wrote it, or give another folder with --out",
         )
-    return dict(meta)
+    if not isinstance(meta, dict) or not meta.keys() >= KEYS:
+        raise CheckpointError("this is no checkpoint of fedgmi", where=str(path), fix=_again(path))
+    if meta["digest"] != digest:
+        raise CheckpointError(
+            "the checkpoint belongs to another configuration",
+            where=str(path),
+            fix="resume with the settings it was made with, or give another folder with --out",
+        )
+    return meta
+
+
+def _again(path: Path) -> str:
+    return f"restore the file, or remove {path.parent} and resume: the run then starts afresh"

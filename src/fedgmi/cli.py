@@ -74,10 +74,10 @@ def run(
 
         with listening(_errors()) as listener:
             summary = experiment.run(settings, out, resume=resume, listener=listener)
+        _show(summary, out)
     except KeyboardInterrupt:
         _errors().print(f"interrupted; continue with: {_resume_command(file, overrides or [], out)}", soft_wrap=True)
         raise typer.Exit(130) from None
-    _show(summary, out)
 
 
 @app.command()
@@ -130,7 +130,8 @@ def _show(summary: dict[str, Any], out: Path) -> None:
     from fedgmi.report.picture import write_picture
     from fedgmi.report.tables import print_report
 
-    write_picture(summary, out / folder.PICTURE)
+    if summary.get("proportions"):  # fedavg and local have none
+        write_picture(summary, out / folder.PICTURE)
     print_report(summary, out, Console())
 
 

@@ -37,6 +37,10 @@ class CheckpointError(UserError):
     """A checkpoint is truncated, foreign, or of another configuration."""
 
 
+class DivergedError(UserError):
+    """Training ran away: a number that is no longer finite turned up in a state or a message."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known name most like `name`, or "" when none is at all like it.
 

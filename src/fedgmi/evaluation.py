@@ -127,7 +127,8 @@ def _mean_density(task: Task, params: Tensor, rows: Client, device: torch.device
 
 
 def _matched(matrix: Tensor, order: Tensor | None) -> Tensor:
-    return matrix if order is None else matrix[:, order[order >= 0]]
+    """Columns in the order of the proportions; NaN where no estimated component stands for the true one."""
+    return matrix if order is None else reorder(matrix, order).masked_fill(order < 0, torch.nan)
 
 
 def _chunked(clients: Sequence[Client], states: Tree) -> list[tuple[Rows, Tree]]:

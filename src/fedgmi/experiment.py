@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fedgmi import folder
-from fedgmi.bench import Bench, Listener
+from fedgmi import checkpoint, folder
+from fedgmi.bench import CHECKPOINTS, Bench, Listener
 from fedgmi.config import Config, dump, load
 from fedgmi.data import build_scenario
 from fedgmi.data.federation import Scenario
 from fedgmi.densities import make_density
-from fedgmi.errors import ConfigError, unknown
+from fedgmi.errors import ConfigError, DivergedError, unknown
 from fedgmi.experts import make_expert
 from fedgmi.methods import BOUNDS, METHODS, Task
 
@@ -36,19 +35,20 @@ def run(config: Config, out: Path, *, resume: bool = False, listener: Listener |
     bench = Bench(config, out, scenario, device, listener)
     results = {name: best_rate(bench, name, task) for name in chosen_methods(config, scenario)}
     summary = summarise(config, scenario, results)
-    folder.write_text(out / folder.SUMMARY, json.dumps(summary, indent=1))
+    folder.write_json(out / folder.SUMMARY, summary)
     return summary
 
 
 def _same_config(config: Config, out: Path) -> None:
-    """A folder's results come from one configuration; a resumed run must have it still."""
+    """A folder's results and checkpoints come from one configuration; a resumed run must have it still."""
     path = out / folder.CONFIG
     if path.exists() and load(path).digest() != config.digest():
         raise ConfigError(
             "the run there has other settings",
             where=str(path),
-            fix="resume with these settings (fedgmi run --resume --out DIR alone takes them), or give another folder",
+            fix=f"resume with its own settings (fedgmi run --resume --out {path.parent}), or give another folder",
         )
+    checkpoint.check_all(out / CHECKPOINTS, digest=config.digest())
 
 
 def choose_device(name: str) -> torch.device:
@@ -91,15 +91,20 @@ def chosen_methods(config: Config, scenario: Scenario) -> list[str]:
 
 
 def best_rate(bench: Bench, name: str, task: Task) -> dict[str, Any]:
-    """The outcome at the learning rate that does best on validation rows."""
+    """The outcome at the learning rate that does best on validation rows; one that diverges is out of the running."""
     make = METHODS[name] if name in METHODS else BOUNDS[name]
     components, truth = None, bench.scenario.truth
     if name == "oracle" and truth is not None:
         components, task = truth.components, task.replace(n_components=truth.n_components)
-    outcomes = []
+    outcomes, diverged = [], None
     for lr in bench.config.training.lr_candidates(name):
         tuned = task.replace(lr=lr)
-        outcomes.append(bench.outcome(name, make(tuned), tuned, components=components))
+        try:
+            outcomes.append(bench.outcome(name, make(tuned), tuned, components=components))
+        except DivergedError as error:
+            diverged = error
+    if diverged is not None and not outcomes:
+        raise diverged
     return max(outcomes, key=lambda outcome: outcome["validation_accuracy"] or 0.0)
 
 

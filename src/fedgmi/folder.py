@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,47 @@ SUMMARY = "summary.json"
 PICTURE = "proportions.html"
 
 
+def finite(value: Any) -> Any:
+    """A JSON value with null in place of every number that JSON cannot say.
+
+    >>> finite({"accuracy": [0.5, float("nan")]})
+    {'accuracy': [0.5, None]}
+    """
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write strict JSON atomically."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, in UTF-8."""
     write_bytes(path, text.encode())
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A disk that is full or gone is told as such; what was written before stands."""
+    try:
+        yield
+    except OSError as error:
+        fix = "make room or give the folder back its rights, then go on with: fedgmi run --resume --out DIR"
+        raise UserError(f"cannot be written ({error.strerror or error})", where=str(path), fix=fix) from error
+
+
 def write_bytes(path: Path, payload: bytes) -> None:
     """Write atomically: readers see the old file or the whole new one, whatever happens in between."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, payload)
+
+
+def _replace(path: Path, payload: bytes) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -41,18 +77,20 @@ def write_bytes(path: Path, payload: bytes) -> None:
 
 def append_record(out: Path, record: dict[str, Any]) -> None:
     """Add one line to `records.jsonl`."""
-    with (out / RECORDS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    with writing(out / RECORDS), (out / RECORDS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, allow_nan=False) + "\n")
 
 
 def read_records(out: Path) -> list[dict[str, Any]]:
     """All lines of `records.jsonl`; a last line that a crash cut short is left out."""
     path, records = out / RECORDS, []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
-            records.append(dict(json.loads(line)))
+            record = json.loads(line)
         except ValueError:
             continue
+        if isinstance(record, dict) and {"run", "round"} <= record.keys():
+            records.append(record)
     return records
 
 
@@ -64,7 +102,7 @@ def keep_records(out: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
 
 def holds_run(out: Path) -> bool:
     """Whether a finished or unfinished run lies there."""
-    return any((out / name).exists() for name in (CONFIG, RECORDS, SUMMARY))
+    return any(os.path.exists(out / name) for name in (CONFIG, RECORDS, SUMMARY))  # False where we may not look
 
 
 def claim(out: Path, *, resume: bool) -> None:
@@ -79,7 +117,8 @@ def claim(out: Path, *, resume: bool) -> None:
             pass
     except OSError as error:
         fix = "give a folder that you may write to with --out"
-        raise UserError(f"results cannot be written there ({error.strerror})", where=str(out), fix=fix) from error
+        reason = "it is a file, not a folder" if isinstance(error, FileExistsError) else error.strerror
+        raise UserError(f"results cannot be written there ({reason})", where=str(out), fix=fix) from error
 
 
 def read_summary(out: Path) -> dict[str, Any]:
@@ -95,7 +134,7 @@ def read_summary(out: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         fix = f"write it anew with: fedgmi run --resume --out {out}"
         raise UserError(f"cannot be read ({error})", where=str(path), fix=fix) from error
-    if not isinstance(summary, dict):
+    if not isinstance(summary, dict) or not {"method", "clients", "rows_per_client"} <= summary.keys():
         raise UserError(
             "this is not the summary of a run", where=str(path), fix="give the folder of `fedgmi run --out`"
         )

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from fedgmi.errors import DivergedError
 from fedgmi.methods.base import Method, Step
 from fedgmi.randomness import numpy_generator
 from fedgmi.transports.base import Transport
-from fedgmi.tree import Tree
+from fedgmi.tree import Tree, not_finite
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def participants(n_clients: int, fraction: float, seed: int, round: int) -> list
     >>> participants(4, 1.0, 0, 1)
     [0, 1, 2, 3]
     """
-    size = math.ceil(fraction * n_clients)
+    size = max(1, math.ceil(fraction * n_clients - 1e-9))  # 0.07 · 100 is a little more than 7
     chosen = numpy_generator(seed, round, "participants").choice(n_clients, size, replace=False)
     return sorted(int(i) for i in chosen)
 
@@ -48,7 +49,10 @@ def drive(
     seed: int,
     after: Callable[[Progress], None],
 ) -> Progress:
-    """Run a method from where `progress` stands to its end; `after` sees every completed round."""
+    """Run a method from where `progress` stands to its end; `after` sees every completed round.
+
+    Raises DivergedError at the first message or server state that is not finite.
+    """
     everyone = list(range(n_clients))
     while progress.round < rounds + 1:
         number = progress.round + 1
@@ -59,20 +63,34 @@ def drive(
             steps = method.finish
         else:
             ids = participants(n_clients, participation, seed, number)
-        progress = _advance(steps, transport, progress, ids, number)
+        progress = _advance(method.name, steps, transport, progress, ids, number)
         after(progress)
     return progress
 
 
+def require_finite(tree: Tree, name: str, round: int) -> None:
+    """Stop a run of that name whose numbers have run away, before they reach a record or a checkpoint."""
+    leaf = not_finite(tree)
+    if leaf is not None:
+        raise DivergedError(
+            f"{leaf!r} is NaN or infinite: training has diverged",
+            where=f"{name}, round {round}",
+            fix="lower training.lr",
+        )
+
+
 def _advance(
-    steps: Sequence[Step], transport: Transport, progress: Progress, ids: Sequence[int], number: int
+    name: str, steps: Sequence[Step], transport: Transport, progress: Progress, ids: Sequence[int], number: int
 ) -> Progress:
     began = time.perf_counter()
     server, down, up = progress.server, 0, 0
     with torch.no_grad():
         for step in steps:
             message = transport.exchange(step, server, ids, number)
-            server = step.server(server, message.values, number)
+            require_finite(message.values, name, number)
+            before, server = server, step.server(server, message.values, number)
+            changed = {key: leaf for key, leaf in server.items() if leaf is not before.get(key)}
+            require_finite(changed, name, number)
             down, up = down + message.down, up + message.up
     return replace(
         progress,

@@ -46,6 +46,15 @@ def to(tree: Mapping[str, Tensor], device: torch.device | str) -> Tree:
     return {name: leaf.to(device) for name, leaf in tree.items()}
 
 
+def not_finite(tree: Mapping[str, Tensor]) -> str | None:
+    """The name of the first leaf with a NaN or infinite value, or None.
+
+    >>> not_finite({"a": torch.zeros(2), "b": torch.tensor([1.0, float("nan")])})
+    'b'
+    """
+    return next((name for name, leaf in tree.items() if not bool(torch.isfinite(leaf).all())), None)
+
+
 def n_bytes(tree: Mapping[str, Tensor]) -> int:
     """Bytes of all leaves together.
 

@@ -329,7 +329,7 @@ def test_by_column_clients_are_the_columns_values(wards: DataSettings) -> None:
         (
             "rotations",
             {},
-            r"scenario.name: no scenario 'rotations'; there are rotation, labels.*did you mean 'rotation'",
+            r'scenario.name: there is no scenario "rotations".*did you mean "rotation"',
         ),
         ("rotation", {"n_components": 5}, r"5 components, and rotation can have 4.*set it to 4 or less"),
         ("domain", {"n_components": 4}, r"domain can have 3"),

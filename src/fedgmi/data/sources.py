@@ -64,6 +64,14 @@ def load_source(settings: DataSettings, *, extra_column: str | None = None) -> S
 def _digits(settings: DataSettings) -> Source:
     from sklearn.datasets import load_digits
 
+    columns = {"image_column": settings.image_column, "label_column": settings.label_column}
+    for key, column in (columns | {"feature_columns": settings.feature_columns}).items():
+        if column is not None:
+            raise DataError(
+                f"the digits have no columns, so {column!r} is none of them",
+                where=f"data.{key}",
+                fix="leave it out, or set data.path",
+            )
     bunch = load_digits()
     rows = slice(settings.max_rows)
     x = torch.from_numpy(bunch.images[rows]).float().unsqueeze(1) / 16

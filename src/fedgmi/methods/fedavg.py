@@ -11,13 +11,14 @@ from torch import Tensor
 
 from fedgmi.data.federation import Rows
 from fedgmi.methods.base import Message, Method, Step, Task, mean_by_mass
-from fedgmi.methods.local_training import all_rows, expert_loss, train_components
+from fedgmi.methods.local_training import all_rows, expert_loss, need_labels, train_components
 from fedgmi.randomness import generator
 from fedgmi.tree import Tree
 
 
 def fedavg(task: Task) -> Method:
     """The method for a task; the model is the task's expert."""
+    need_labels(task, "fedavg")
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         key = (task.seed, round, "expert")
@@ -33,7 +34,7 @@ def fedavg(task: Task) -> Method:
 
     return Method(
         name="fedavg",
-        init=lambda: {"expert": task.expert.init(generator(task.seed, "component", 0))[None]},
+        init=lambda: {"expert": task.expert.init(generator(task.seed, "expert", 0))[None]},
         client_init=lambda ids: {},
         round=(Step("train", client, average),),
         predict=predict,

@@ -8,13 +8,14 @@ from torch import Tensor
 from fedgmi import training
 from fedgmi.data.federation import Rows
 from fedgmi.methods.base import Message, Method, Step, Task
-from fedgmi.methods.local_training import all_rows, expert_loss, plan
+from fedgmi.methods.local_training import all_rows, expert_loss, need_labels, plan
 from fedgmi.randomness import generator
 from fedgmi.tree import Tree
 
 
 def local(task: Task) -> Method:
     """The method for a task; the model is the task's expert, one per client in its own state."""
+    need_labels(task, "local")
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         jobs = plan(task, rows, all_rows(rows))
@@ -38,7 +39,7 @@ def local(task: Task) -> Method:
         return torch.cat(parts)
 
     def client_init(ids: tuple[int, ...]) -> Tree:
-        start = task.expert.init(generator(task.seed, "component", 0))
+        start = task.expert.init(generator(task.seed, "expert", 0))
         return {"expert": start.expand(len(ids), -1).clone()}
 
     return Method(

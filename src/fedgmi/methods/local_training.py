@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedgmi import training
 from fedgmi.data.federation import Rows
+from fedgmi.errors import ConfigError
 from fedgmi.methods.base import Task
 
 
@@ -48,6 +49,16 @@ def plan(task: Task, rows: Rows, weights: Tensor) -> training.Jobs:
     return training.plan_jobs(
         weights, rows.owner, epochs=settings.epochs, batch_size=settings.batch_size, max_steps=settings.max_steps
     )
+
+
+def need_labels(task: Task, method: str) -> None:
+    """Refuse a task without labels, for a method that has nothing but an expert."""
+    if not task.schema.n_classes:
+        raise ConfigError(
+            f"{method} trains a classifier, and these rows have no labels",
+            where="method.name",
+            fix='name the labels with data.label_column, or use method.name = "fedgmi"',
+        )
 
 
 def expert_loss(task: Task) -> training.Loss:

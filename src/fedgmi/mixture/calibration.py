@@ -73,7 +73,6 @@ def calibration_sums(
         "fisher": gradient.T @ gradient,
         "log_likelihood": likelihood.log().sum(),
         "count": torch.tensor(float(len(rows)), dtype=torch.float64),
-        "clients": torch.tensor(float(rows.n_clients), dtype=torch.float64),
     }
 
 

@@ -71,8 +71,8 @@ def first_centres(sums: Tree, n_cells: int, seed: int) -> Tensor:
     covariance = sums["outer"] / sums["count"] - mean[:, None] * mean
     values, vectors = torch.linalg.eigh(covariance)
     draws = torch.randn(n_cells, len(mean), generator=generator(seed, "centres"), dtype=torch.float64)
-    root = vectors * values.clamp(min=0).sqrt()
-    centres: Tensor = mean + draws.to(mean.device) @ root.T
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T  # symmetric: no sign of an eigenvector enters
+    centres: Tensor = mean + draws.to(mean.device) @ root
     return centres.float()
 
 
@@ -93,17 +93,20 @@ def cell_sums(projected: Tensor, centres: Tensor, rows: Rows) -> Tree:
 
 
 def move_centres(centres: Tensor, totals: Tree, seed: int) -> Tensor:
-    """One Lloyd step; an empty cell is moved beside the most populous one, so that no word is wasted."""
+    """One Lloyd step; an empty cell is moved beside the most populous one, so that no word is wasted.
+
+    Where every cell was kept back, nothing is known and all centres stay.
+    """
     counts = totals["counts"]
     moved = torch.where((counts > 0)[:, None], (totals["sums"] / counts.clamp(min=1)[:, None]).float(), centres)
     empty = (counts == 0).nonzero().flatten().tolist()
     busiest = counts.argsort(descending=True, stable=True)
-    if not empty:
+    if not empty or len(empty) == len(counts):
         return moved
     jitter = torch.randn(len(empty), centres.shape[1], generator=generator(seed, "empty cells")).to(centres.device)
     scale = 0.1 * moved.std(0)
     for rank, cell in enumerate(empty):
-        moved[cell] = moved[busiest[rank % max(1, len(counts) - len(empty))]] + jitter[rank] * scale
+        moved[cell] = moved[busiest[rank % (len(counts) - len(empty))]] + jitter[rank] * scale
     return moved
 
 

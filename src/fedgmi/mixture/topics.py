@@ -44,9 +44,11 @@ def corners(histograms: Tensor, n_components: int, jitter: torch.Generator | Non
     scaled = standardised(histograms) / histograms.sum(1, keepdim=True).clamp(min=1.0).sqrt()
     weights = histograms.sum(1, keepdim=True).sqrt()
     _, _, directions = torch.linalg.svd(scaled * weights, full_matrices=False)
-    points = scaled @ directions[: n_components - 1].T
+    directions = directions[: n_components - 1]  # fewer where there are fewer words or clients
+    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+    points = scaled @ (directions * largest.sign()).T  # a sign of its own, whatever the order of the clients
     if jitter is not None:
-        mixing = torch.randn(n_components - 1, n_components - 1, generator=jitter, dtype=torch.float64)
+        mixing = torch.randn(len(directions), len(directions), generator=jitter, dtype=torch.float64)
         seen = points @ mixing.to(points.device)
     else:
         seen = points

@@ -21,9 +21,9 @@ def total_variation(estimated: Sequence[float], true: Sequence[float]) -> float:
 
 def errors(summary: Summary) -> list[float | None]:
     """Every client's total variation; None where no truth is known."""
-    estimated, true = summary["proportions"], summary.get("true_proportions")
-    if true is None:
-        return [None] * len(estimated)
+    estimated, true = summary.get("proportions"), summary.get("true_proportions")
+    if estimated is None or true is None:
+        return [None] * len(summary["clients"])
     return [total_variation(mine, theirs) for mine, theirs in zip(estimated, true, strict=True)]
 
 

@@ -19,7 +19,8 @@ RIVALS = ("fedavg", "local", "oracle")
 
 def print_report(summary: Summary, out: Path, console: Console) -> None:
     """All tables, then where the results lie."""
-    for table in (clients_table(summary), components_table(summary), headline_table(summary)):
+    components = [components_table(summary)] if summary.get("component_mass") else []
+    for table in (clients_table(summary), *components, headline_table(summary)):
         console.print(table)
         console.print()
     console.print(_identity(summary), highlight=False)
@@ -29,17 +30,19 @@ def print_report(summary: Summary, out: Path, console: Console) -> None:
 def clients_table(summary: Summary) -> Table:
     """One row per client: rows, estimated and true proportions, their distance, accuracies."""
     names, tv = summary["clients"], errors(summary)
-    accuracies = {run: per_client(summary, run) for run in (None, "fedavg", "local")}
+    rivals = [name for name in ("fedavg", "local") if name != summary.get("method")]
+    accuracies = {run: per_client(summary, run) for run in (None, *rivals)}
     present = {run or "accuracy": values for run, values in accuracies.items() if values is not None}
-    true = summary.get("true_proportions")
-    table = _table("Clients", ["client", "rows", "estimated", *(["true", "TV"] if true else []), *present])
+    estimated, true = summary.get("proportions"), summary.get("true_proportions")
+    shares = ["estimated"] if estimated else []  # fedavg and local estimate none
+    table = _table("Clients", ["client", "rows", *shares, *(["true", "TV"] if true else []), *present])
     chosen, left_out = _shown(tv, present.get("accuracy"))
     for position, i in enumerate(chosen):
         if left_out and position == MOST_CLIENTS // 2:
             table.add_section()
-        estimated = [str(names[i]), str(summary["rows_per_client"][i]), _shares(summary["proportions"][i])]
+        client = [str(names[i]), str(summary["rows_per_client"][i]), *([_shares(estimated[i])] if estimated else [])]
         truth = [_shares(true[i]), _number(tv[i], 3)] if true else []
-        table.add_row(*estimated, *truth, *(_percent(values[i]) for values in present.values()))
+        table.add_row(*client, *truth, *(_percent(values[i]) for values in present.values()))
     if left_out:
         by = "proportion error" if true else "accuracy"
         half = MOST_CLIENTS // 2
@@ -68,7 +71,7 @@ def components_table(summary: Summary) -> Table:
 
 def headline_table(summary: Summary) -> Table:
     """The numbers that are quoted, beside those of the rivals that ran."""
-    rivals = [name for name in RIVALS if summary.get(name)]
+    rivals = [name for name in RIVALS if summary.get(name) and name != summary.get("method")]
     table = _table("Result", ["", str(summary.get("method", "fedgmi")), *rivals])
     rows = (
         ("proportion error (TV)", "proportion_tv", 3),
@@ -85,7 +88,8 @@ def headline_table(summary: Summary) -> Table:
 
 def _identity(summary: Summary) -> str:
     """Method, scenario and cost in one line."""
-    what = f"{summary.get('method', '?')} ({summary.get('preset') or 'default'}) on {summary.get('scenario', '?')}"
+    preset = f" ({summary['preset']})" if summary.get("preset") else ""
+    what = f"{summary.get('method', '?')}{preset} on {summary.get('scenario', '?')}"
     cost = [
         f"seed {summary.get('seed', '?')}",
         f"{summary.get('n_components', '?')} components",

@@ -59,11 +59,10 @@ def _build(task: Task, name: str, preset: Preset) -> Method:
 
 def initial_server(task: Task) -> Tree:
     """Random densities and experts; evidence is the word's alone until calibration says otherwise."""
-    draws = [generator(task.seed, "component", k) for k in range(task.n_components)]
     k = task.n_components
     return {
-        "density": torch.stack([task.density.init(draw) for draw in draws]),  # [K, P]
-        "expert": torch.stack([task.expert.init(draw) for draw in draws]),  # [K, P]
+        "density": torch.stack([task.density.init(generator(task.seed, "density", j)) for j in range(k)]),  # [K, P]
+        "expert": torch.stack([task.expert.init(generator(task.seed, "expert", j)) for j in range(k)]),  # [K, P]
         "version": torch.tensor(0),
         "share": torch.full((k,), 1.0 / k, dtype=torch.float64),  # q
         "weights": torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64),  # λ, by KINDS

@@ -33,11 +33,12 @@ def calibration_steps(task: Task) -> tuple[Step, ...]:
 
     def send_scale(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         evidence = stack_evidence(task, server, states, rows) * server["scale"][:, None]
-        count = torch.tensor(float(len(rows)), dtype=torch.float64)
-        sums = {"squares": evidence.square().mean(2).sum(0), "count": count}
+        sums = {"squares": evidence.square().mean(2).sum(0)} | row_and_client_counts(rows)
         return states, reply(sums, rows, down=tree.n_bytes({"densities": server["density"]}))
 
     def take_scale(server: Tree, sums: Tree, round: int) -> Tree:
+        if too_few(sums):
+            return server
         scale = (sums["squares"] / sums["count"]).sqrt().clamp(min=1e-6)
         return server | {"scale": torch.where(in_deviations(server), scale, 1.0)}
 
@@ -71,19 +72,23 @@ def fisher_steps(task: Task, leaves: Leaves, estimate: Estimate, n_steps: int) -
         evidence, _ = estimate(server, states, rows)
         weights, bias = server[leaves.weights], server[leaves.bias]
         down = tree.n_bytes({"weights": weights, "bias": bias})
-        return states, reply(calibration.share_sums(evidence, weights, bias), rows, down=down)
+        sums = calibration.share_sums(evidence, weights, bias) | row_and_client_counts(rows)
+        return states, reply(sums, rows, down=down)
 
     def take_share(server: Tree, sums: Tree, round: int) -> Tree:
+        if too_few(sums):
+            return server
         return server | {leaves.share: sums["share"] / sums["count"]}
 
     def send_gradient(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         evidence, proportions = estimate(server, states, rows)
         weights, bias, share = (server[name] for name in (leaves.weights, leaves.bias, leaves.share))
         sums = calibration.calibration_sums(evidence, weights, bias, share, proportions, rows)
+        sums |= row_and_client_counts(rows)
         return states, reply(sums, rows, down=tree.n_bytes({"share": share}))
 
     def take_gradient(server: Tree, sums: Tree, round: int) -> Tree:
-        if float(sums["clients"]) < MIN_CLIENTS or task.n_components == 1:
+        if too_few(sums) or task.n_components == 1:
             return server
         weights, bias = calibration.fisher_step(
             server[leaves.weights], server[leaves.bias], sums, face_value(task, server)[: len(server[leaves.weights])]
@@ -92,6 +97,17 @@ def fisher_steps(task: Task, leaves: Leaves, estimate: Estimate, n_steps: int) -
 
     share = Step("shares", send_share, take_share)
     return (share, *(Step("calibrate", send_gradient, take_gradient), share) * n_steps)
+
+
+def row_and_client_counts(rows: Rows) -> Tree:
+    """Additive: how many rows and how many clients stand behind a message."""
+    counts = torch.tensor([len(rows), rows.n_clients], dtype=torch.float64, device=rows.x.device)
+    return {"count": counts[0], "clients": counts[1]}
+
+
+def too_few(sums: Tree) -> bool:
+    """Whether so few clients answered that the last calibration stands."""
+    return float(sums["clients"]) < MIN_CLIENTS
 
 
 def in_deviations(server: Tree) -> Tensor:

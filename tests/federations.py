@@ -1,0 +1,97 @@
+"""Small federations, tasks for them, and a run from the first exchange to the last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedgmi.config import DataSettings, DensitySettings, ExpertSettings, MethodSettings, ScenarioSettings
+from fedgmi.config import TrainingSettings as Training
+from fedgmi.data import Client, Federation, Scenario, Schema, build_scenario, pack
+from fedgmi.data.federation import Rows
+from fedgmi.densities import make_density
+from fedgmi.experts import make_expert
+from fedgmi.methods import Method, Task
+from fedgmi.rounds import Progress, drive
+from fedgmi.transports.in_process import InProcess
+from fedgmi.tree import Tree
+
+METHOD = MethodSettings(codewords=5, kmeans_rounds=3, calibration_steps=2, warm_up_rounds=1)
+
+
+def rows_of(counts: Sequence[int], x: Tensor | None = None) -> Rows:
+    """Rows of clients of these sizes, without labels."""
+    x = torch.zeros(sum(counts), 1) if x is None else x
+    return pack([Client(str(i), part) for i, part in enumerate(x.split(list(counts)))])
+
+
+def draw(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def dirichlet(n_clients: int, n_components: int, alpha: float = 1.0, seed: int = 0) -> Tensor:
+    """Proportions [C, K] float64, by gamma draws."""
+    concentration = torch.full((n_clients, n_components), alpha, dtype=torch.float64)
+    gamma = torch._standard_gamma(concentration, generator=draw(seed)).clamp(min=1e-9)
+    return gamma / gamma.sum(1, keepdim=True)
+
+
+def gaussian_scenario(n_clients: int = 6, rows: int = 20, seed: int = 0, **settings: Any) -> Scenario:
+    """Gaussian components with linear labels; D = 8 features, K = 3."""
+    settings = {"name": "gaussian", "n_clients": n_clients, "rows_per_client": rows} | settings
+    return build_scenario(DataSettings(), ScenarioSettings(**settings), seed)
+
+
+def without_labels(scenario: Scenario) -> Scenario:
+    """The same rows, and nobody has labels."""
+
+    def strip(clients: Sequence[Client]) -> tuple[Client, ...]:
+        return tuple(replace(client, y=None) for client in clients)
+
+    old = scenario.federation
+    schema = replace(old.schema, n_classes=0, classes=())
+    federation = Federation(schema, strip(old.clients), strip(old.validation), strip(old.held_out))
+    assert scenario.truth is not None
+    return Scenario(federation, replace(scenario.truth, pure=strip(scenario.truth.pure)))
+
+
+def make_task(schema: Schema, n_components: int = 3, *, density: str = "vae", seed: int = 0, **settings: Any) -> Task:
+    """A task of small models; `settings` are the method's."""
+    return Task(
+        schema=schema,
+        n_components=n_components,
+        density=make_density(DensitySettings(name=density, hidden=8, latent=2, likelihood="gaussian"), schema),
+        expert=make_expert(ExpertSettings(hidden=8), schema),
+        training=Training(epochs=1, batch_size=10),
+        settings=METHOD.model_copy(update=settings),
+        lr=1e-2,
+        seed=seed,
+    )
+
+
+def transport_for(method: Method, scenario: Scenario) -> InProcess:
+    """The in-process transport; the oracle's carries the truth."""
+    truth = scenario.truth.components if method.name == "oracle" and scenario.truth is not None else None
+    return InProcess(scenario.federation.clients, method, components=truth)
+
+
+def run(
+    method: Method, scenario: Scenario, *, rounds: int = 2, participation: float = 1.0, seed: int = 0
+) -> tuple[Tree, Tree, Progress]:
+    """All phases of a method → server state, client states, and where it ended."""
+    transport = transport_for(method, scenario)
+    end = drive(
+        method,
+        transport,
+        Progress(method.init()),
+        n_clients=len(scenario.federation.clients),
+        rounds=rounds,
+        participation=participation,
+        seed=seed,
+        after=lambda progress: None,
+    )
+    return end.server, transport.states, end

@@ -1,0 +1,259 @@
+"""FedGMI against literal EM and against the truth; FedAvg and local against their few-line versions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from federations import gaussian_scenario, make_task, run, transport_for
+from fedgmi import training
+from fedgmi.data import Scenario, pack
+from fedgmi.densities.gaussian import mean_and_covariance
+from fedgmi.evaluation import evaluate
+from fedgmi.methods import BOUNDS, METHODS, Task
+from fedgmi.methods.fedgmi.calibrate import MIN_CLIENTS
+from fedgmi.methods.local_training import all_rows, plan
+from fedgmi.randomness import generator
+from fedgmi.rounds import Progress, drive
+
+FEDERATION = gaussian_scenario(10, 60, separation=4.0)
+
+
+def plain_task(scenario: Scenario = FEDERATION, seed: int = 0) -> Task:
+    return make_task(scenario.federation.schema, preset="plain", density="gaussian", seed=seed)
+
+
+def bounds_of(task: Task, scenario: Scenario, rounds: int) -> list[float]:
+    """log likelihood per row that the server saw in each round, nats."""
+    method, values = METHODS["fedgmi"](task), []
+
+    def after(progress: Progress) -> None:
+        if 1 <= progress.round <= rounds:
+            values.append(float(progress.server["bound"]))
+
+    n_clients = len(scenario.federation.clients)
+    drive(
+        method,
+        transport_for(method, scenario),
+        Progress(method.init()),
+        n_clients=n_clients,
+        rounds=rounds,
+        participation=1.0,
+        seed=0,
+        after=after,
+    )
+    return values
+
+
+def log_normal(x: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
+    return torch.distributions.MultivariateNormal(mean, covariance).log_prob(x)
+
+
+def literal_em(
+    xs: list[Tensor], means: Tensor, covariances: Tensor, rounds: int
+) -> tuple[list[Tensor], Tensor, list[float]]:
+    """Each round: every client's proportions to their fixed point, then pooled weighted means and covariances."""
+    n_components, likelihoods = len(means), []
+    proportions = [torch.full((n_components,), 1 / n_components).double() for _ in xs]
+    for _ in range(rounds):
+        resp, likelihood = [], 0.0
+        for i, x in enumerate(xs):
+            density = torch.stack([log_normal(x, means[k], covariances[k]) for k in range(n_components)], 1)
+            for _ in range(200):
+                posterior = (density + proportions[i].clamp(min=1e-12).log()).softmax(1)
+                proportions[i] = posterior.mean(0)
+            joint = density + proportions[i].clamp(min=1e-12).log()
+            resp.append(joint.softmax(1))
+            likelihood += float(joint.logsumexp(1).sum())
+        likelihoods.append(likelihood / sum(len(x) for x in xs))
+        pooled, weight = torch.cat(xs), torch.cat(resp)
+        means = (weight.T @ pooled) / weight.sum(0)[:, None]
+        for k in range(n_components):
+            offset = pooled - means[k]
+            covariances[k] = (offset.T * weight[:, k]) @ offset / weight[:, k].sum()
+    return proportions, means, likelihoods
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_plain_with_a_closed_form_density_never_lowers_the_likelihood(seed):
+    values = bounds_of(plain_task(seed=seed), FEDERATION, 8)
+    assert len(values) == 8
+    assert all(later >= earlier - 1e-4 for earlier, later in pairwise(values))
+    assert values[-1] > values[0] + 0.1
+
+
+def test_plain_with_a_closed_form_density_is_em():
+    task, rounds = plain_task(), 4
+    start = METHODS["fedgmi"](task).init()
+    means, covariances = mean_and_covariance(start["density"], 8)
+    xs = [client.x.double() for client in FEDERATION.federation.clients]
+    proportions, means, likelihoods = literal_em(xs, means, covariances, rounds)
+    server, _, _ = run(METHODS["fedgmi"](task), FEDERATION, rounds=rounds)
+    assert bounds_of(task, FEDERATION, rounds) == pytest.approx(likelihoods, abs=1e-3)
+    torch.testing.assert_close(mean_and_covariance(server["density"], 8)[0], means, atol=5e-3, rtol=0)
+    before_last = METHODS["fedgmi"](task)
+    transport, state = transport_for(before_last, FEDERATION), before_last.init()
+    with torch.no_grad():
+        for number in range(1, rounds + 1):
+            step = before_last.round[0]
+            state = step.server(state, transport.exchange(step, state, range(10), number).values, number)
+    torch.testing.assert_close(transport.states["proportions"], torch.stack(proportions), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("density", ["gaussian", "vae"])
+def test_the_default_recovers_proportions(density):
+    """Closer than half of what saying π̄ for everybody would be off, averaged over two seeds."""
+    errors, guesses = [], []
+    for seed in (0, 1):
+        scenario = gaussian_scenario(15, 80, seed, separation=4.0)
+        task = make_task(scenario.federation.schema, density=density, seed=seed, codewords=10, calibration_steps=4)
+        method = METHODS["fedgmi"](task)
+        server, states, _ = run(method, scenario, rounds=3, seed=seed)
+        numbers = evaluate(method, task, server, states, scenario)
+        errors.append(numbers["proportion_tv"])
+        assert scenario.truth is not None
+        realised = scenario.truth.proportions()
+        guesses.append(float((realised - realised.mean(0)).abs().sum(1).mean() / 2))
+    assert sum(errors) / 2 < 0.1
+    assert sum(errors) < 0.4 * sum(guesses)
+
+
+def test_the_sketch_is_held_by_its_preset_and_moved_by_the_default():
+    schema = FEDERATION.federation.schema
+    held = METHODS["fedgmi"](make_task(schema, preset="sketch"))
+    free = METHODS["fedgmi"](make_task(schema))
+    for method, same in ((held, True), (free, False)):
+        transport, server = transport_for(method, FEDERATION), method.init()
+        with torch.no_grad():
+            for step in method.prepare:
+                server = step.server(server, transport.exchange(step, server, range(10), 0).values, 0)
+            sketched = transport.states["proportions"].clone()
+            for step in method.round:
+                server = step.server(server, transport.exchange(step, server, range(10), 1).values, 1)
+        assert torch.equal(transport.states["proportions"], sketched) is same
+
+
+def test_the_oracle_refuses_rows_without_truth():
+    method = BOUNDS["oracle"](make_task(FEDERATION.federation.schema))
+    blind = transport_for(replace(method, name="fedgmi"), FEDERATION)
+    with pytest.raises(ValueError, match="true component"):
+        drive(
+            method,
+            blind,
+            Progress(method.init()),
+            n_clients=10,
+            rounds=1,
+            participation=1.0,
+            seed=0,
+            after=lambda progress: None,
+        )
+    step = method.round[0]
+    with pytest.raises(ValueError, match="true component"):
+        step.client(method.init(), method.client_init((0,)), pack(FEDERATION.federation.clients, [0]), 1)
+
+
+def test_the_oracle_predicts_with_the_realised_proportions():
+    method = BOUNDS["oracle"](make_task(FEDERATION.federation.schema))
+    _, states, _ = run(method, FEDERATION, rounds=1)
+    assert FEDERATION.truth is not None
+    torch.testing.assert_close(states["realised"], FEDERATION.truth.proportions())
+
+
+@pytest.mark.parametrize("present", [MIN_CLIENTS - 1, MIN_CLIENTS])
+def test_with_too_few_participants_the_last_calibration_stands(present):
+    method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema))
+    transport, server = transport_for(method, FEDERATION), method.init()
+    with torch.no_grad():
+        for step in method.prepare:
+            server = step.server(server, transport.exchange(step, server, range(10), 0).values, 0)
+        before = server
+        for step in method.round:
+            server = step.server(server, transport.exchange(step, server, range(present), 1).values, 1)
+    same = [torch.equal(server[name], before[name]) for name in ("share", "scale", "bias")]
+    assert same == [present < MIN_CLIENTS] * 3
+
+
+def test_partial_participation_still_finds_proportions():
+    scenario = gaussian_scenario(15, 80, separation=4.0)
+    task = make_task(scenario.federation.schema, density="gaussian", codewords=10, calibration_steps=4)
+    method = METHODS["fedgmi"](task)
+    server, states, _ = run(method, scenario, rounds=4, participation=0.4)
+    assert evaluate(method, task, server, states, scenario)["proportion_tv"] < 0.12
+
+
+def test_warm_up_keeps_densities_out_of_the_evidence():
+    method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, warm_up_rounds=3))
+    transport, server = transport_for(method, FEDERATION), method.init()
+    weights = []
+    with torch.no_grad():
+        for number, steps in enumerate((method.prepare, *[method.round] * 4)):
+            for step in steps:
+                server = step.server(server, transport.exchange(step, server, range(10), number).values, number)
+            weights.append(server["weights"][1:].tolist())
+    assert weights[:4] == [[0.0, 0.0]] * 4
+    assert max(weights[4]) > 0.0
+
+
+def adam_by_hand(task: Task, scenario: Scenario, client: int, start: Tensor, number: int) -> Tensor:
+    """One client's round: torch's own Adam, one batch after another, on the batches that its key draws."""
+    rows = pack(scenario.federation.clients, [client])
+    jobs, params = plan(task, rows, all_rows(rows)), start.clone().requires_grad_()
+    optimiser = torch.optim.Adam([params], lr=task.lr)
+    batches, _ = training._draw(jobs, 0, rows, task.training.batch_size, 0, (task.seed, number, "expert"))
+    assert rows.y is not None
+    for index in batches:
+        optimiser.zero_grad()
+        task.expert.loss(params[None], rows.x[index][None], rows.y[index][None]).mean().backward()
+        optimiser.step()
+    return params.detach()
+
+
+def test_fedavg_is_its_few_line_version():
+    uneven = gaussian_scenario(4, 30, size_ratio=9.0)
+    task, rounds = make_task(uneven.federation.schema), 3
+    sizes = [len(client) for client in uneven.federation.clients]
+    assert max(sizes) == 9 * min(sizes)
+    model = task.expert.init(generator(task.seed, "expert", 0))
+    for number in range(1, rounds + 1):
+        trained = [adam_by_hand(task, uneven, i, model, number) for i in range(4)]
+        model = sum(n * params for n, params in zip(sizes, trained, strict=True)) / sum(sizes)
+    server, _, _ = run(METHODS["fedavg"](task), uneven, rounds=rounds)
+    torch.testing.assert_close(server["expert"][0], model, atol=2e-5, rtol=1e-4)
+
+
+def test_local_is_each_client_alone():
+    """And alone, FedAvg is the same."""
+    task = make_task(FEDERATION.federation.schema)
+    _, states, _ = run(METHODS["local"](task), FEDERATION, rounds=2)
+    average = METHODS["fedavg"](task)
+    for client in (0, 7):
+        model = task.expert.init(generator(task.seed, "expert", 0))
+        server, transport = average.init(), transport_for(average, FEDERATION)
+        for number in (1, 2):
+            model = adam_by_hand(task, FEDERATION, client, model, number)
+            step = average.round[0]
+            server = step.server(server, transport.exchange(step, server, [client], number).values, number)
+        torch.testing.assert_close(states["expert"][client], model, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(server["expert"][0], model, atol=2e-5, rtol=1e-4)
+
+
+def test_a_prediction_is_the_mixture_of_experts():
+    """p(y | x) = Σ_k r_k(x)·p_k(y | x) with r from the densities and π, by hand."""
+    task = plain_task()
+    method = METHODS["fedgmi"](task)
+    server, states, _ = run(method, FEDERATION)
+    rows = pack(FEDERATION.federation.held_out, [2])
+    means, covariances = mean_and_covariance(server["density"], 8)
+    x = rows.x.double()
+    density = torch.stack([log_normal(x, means[k], covariances[k]) for k in range(3)], 1)
+    gate = density.exp() * states["proportions"][2]
+    gate = gate / gate.sum(1, keepdim=True)
+    expected = (gate[:, :, None] * task.expert.log_prob(server["expert"], rows.x).exp()).sum(1)
+    found = method.predict(server, {"proportions": states["proportions"][2:3]}, rows)
+    torch.testing.assert_close(found.exp(), expected, atol=1e-3, rtol=0)
+    assert math.isclose(float(found.exp().sum()), len(rows), rel_tol=1e-5)

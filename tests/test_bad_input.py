@@ -1,0 +1,238 @@
+"""What a newcomer gets wrong: one message (what, where, likely fix), exit code 2, and earlier results untouched."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fedgmi import config, experiment, folder
+from fedgmi.data import scenarios
+from fedgmi.data.federation import Client, Federation, Scenario, Schema
+from tiny import ALL_BOUNDS, TINY, arguments, exit_code, hashes, run, settings
+
+
+def picture(size: int) -> dict[str, object]:
+    buffer = io.BytesIO()
+    Image.new("L", (size, size)).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def assert_one_message(shown: str, *parts: str) -> None:
+    told = shown[shown.index("error: ") :]
+    assert len(told.splitlines()) == 1, told
+    for part in (*parts, "Likely fix: "):
+        assert part in told, told
+    assert "Traceback" not in shown
+
+
+SETTINGS = [
+    ("scenario.alhpa=1", "settings: unknown key scenario.alhpa", "did you mean scenario.alpha?"),
+    ("method.nam=fedgmi", "settings: unknown key method.nam", "did you mean method.name?"),
+    ("scenario.name=rotatoin", 'scenario.name: there is no scenario "rotatoin"', 'did you mean "rotation"?'),
+    ("method.name=fedgm", 'method.name: there is no method "fedgm"', 'did you mean "fedgmi"?'),
+    ("density.name=vea", 'density.name: there is no density "vea"', 'did you mean "vae"?'),
+    ("expert.name=mpl", 'expert.name: there is no expert "mpl"', 'did you mean "mlp"?'),
+    ("data.path=/no/such/folder", "data.path '/no/such/folder': no such folder", "check the path"),
+    ("scenario.n_components=7", "scenario.n_components: 7 components cannot be told apart from 6", "6 or less"),
+    ("method.n_components=7", "method.n_components: 7 components cannot be told apart from 6", "6 or less"),
+    ("scenario.rows_per_client=5000", "data.path 'digits': the clients need 30000 training rows", "rows_per_client"),
+    ("data.image_column=img", "data.image_column: the digits have no columns", "leave it out"),
+]
+
+
+@pytest.mark.parametrize(("override", "what", "fix"), SETTINGS, ids=lambda text: text[:24])
+def test_settings(tmp_path, capsys, override, what, fix):
+    assert exit_code(*arguments(tmp_path / "out", override)) == 2
+    assert_one_message(capsys.readouterr().err, what, fix)
+    assert not (tmp_path / "out").exists() or hashes(tmp_path / "out") == {}
+
+
+WRONG_TYPES = [
+    ("rounds=many", 'settings: rounds is "many" (text), expected a whole number'),
+    ("scenario.alpha=[1]", "settings: scenario.alpha is [1] (a list), expected a number"),
+    ("method.participation=1.5", "settings: method.participation is 1.5 (a number), expected less than or equal to 1"),
+]
+
+
+@pytest.mark.parametrize(("override", "told"), WRONG_TYPES)
+def test_wrong_type(tmp_path, capsys, override, told):
+    assert exit_code(*arguments(tmp_path / "out", override)) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"error: {told}")
+    assert len(shown.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def nan_at(row: int) -> list[float]:
+    return [float("nan") if i == row else 0.5 * i for i in range(30)]
+
+
+NUMBERS, LABELS = [0.5 * i for i in range(30)], [i % 2 for i in range(30)]
+TABLES = {
+    "missing label": ({"a": NUMBERS, "y": LABELS}, "data.label_column=lable", "no column 'lable'; there are a, y"),
+    "missing feature": (
+        {"a": NUMBERS, "y": LABELS},
+        "data.feature_columns=['b']",
+        "no column 'b'; there are a, y, owner",
+    ),
+    "missing owner": (
+        {"a": NUMBERS, "y": LABELS},
+        "scenario.client_column=who",
+        "no column 'who'; there are a, y, owner",
+    ),
+    "NaN": ({"a": nan_at(7), "y": LABELS}, "", "column 'a': 1 values are NaN or infinite, the first at row 7"),
+    "infinite": ({"a": [*NUMBERS[:29], float("inf")], "y": LABELS}, "", "infinite, the first at row 29"),
+    "no integers": ({"a": NUMBERS, "y": NUMBERS}, "", "label 0.5 at row 1 is not a whole number"),
+    "NaN label": ({"a": NUMBERS, "y": nan_at(3)}, "", "is not a whole number"),
+    "no value": ({"a": [None, *NUMBERS[1:]], "y": LABELS}, "", "1 values are missing, the first at row 0"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables(tmp_path, write_table, capsys, name):
+    columns, override, told = TABLES[name]
+    path = write_table(columns | {"owner": ["x"] * 30})
+    by_column = ("scenario.name=by-column", "scenario.client_column=owner", f"data.path={path}")
+    overrides = [*by_column, *([override] if override else [])]
+    assert exit_code(*arguments(tmp_path / "out", *overrides)) == 2
+    assert_one_message(capsys.readouterr().err, told)
+
+
+def test_pictures_of_mixed_sizes(tmp_path, write_table, capsys):
+    import datasets
+
+    columns = {"image": [picture(8 + i % 2) for i in range(30)], "label": [0, 1] * 15}
+    path = write_table(columns, features={"image": datasets.Image(), "label": datasets.Value("int64")})
+    assert exit_code(*arguments(tmp_path / "out", f"data.path={path}")) == 2
+    assert_one_message(capsys.readouterr().err, "pictures of different sizes (8×8, 9×9)", "set data.size")
+
+
+SCHEMA = Schema((2,), 2, "tabular", ("0", "1"), ("age", "dose"))
+
+
+def federation(sizes: list[int], single_class: int | None = None) -> Scenario:
+    """Clients of these sizes; one of them has rows of one class alone."""
+    draws = torch.Generator().manual_seed(0)
+    clients = []
+    for i, n in enumerate(sizes):
+        x = torch.randn(n, 2, generator=draws)
+        y = torch.ones(n).long() if i == single_class else (x[:, 0] > 0).long()
+        clients.append(Client(f"client-{i}", x, y))
+    return Scenario(Federation(SCHEMA, tuple(clients), tuple(clients), tuple(clients)))
+
+
+def offer(monkeypatch, scenario: Scenario) -> tuple[str, ...]:
+    spec = scenarios.ScenarioSpec("made by hand", lambda *_: scenario)
+    monkeypatch.setitem(scenarios.SCENARIOS, "by-hand", spec)
+    return ("scenario.name=by-hand", "density.likelihood=gaussian")
+
+
+def test_empty_client(tmp_path, monkeypatch, capsys):
+    overrides = offer(monkeypatch, federation([30, 30, 0, 30]))
+    assert exit_code(*arguments(tmp_path / "out", *overrides)) == 2
+    assert_one_message(capsys.readouterr().err, "client 'client-2': it has no rows", "leave the client out")
+
+
+def test_more_components_than_the_data_have_clients(tmp_path, monkeypatch, capsys):
+    overrides = offer(monkeypatch, federation([30, 30]))
+    assert exit_code(*arguments(tmp_path / "out", *overrides)) == 2
+    assert_one_message(capsys.readouterr().err, "3 components cannot be told apart from 2 clients", "fewer components")
+
+
+@pytest.mark.parametrize("preset", ["default", "plain", "sketch"])
+def test_clients_of_one_row_and_of_one_class_run(tmp_path, monkeypatch, preset):
+    """Alone and together: five clients of one row, and one whose labels are all the same."""
+    overrides = offer(monkeypatch, federation([30, 1, 40, 1, 1, 25, 1, 1], single_class=2))
+    got = run(tmp_path / "out", *overrides, f"method.preset={preset}", "method.participation=0.5", *ALL_BOUNDS)
+    assert got["rows_per_client"] == [30, 1, 40, 1, 1, 25, 1, 1]
+    assert np.isfinite(got["proportions"]).all()
+    assert np.allclose(np.sum(got["proportions"], axis=1), 1)
+    assert 0 <= got["client_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_nobody_has_more_than_a_row_or_two(tmp_path, monkeypatch, rows):
+    got = run(tmp_path / "out", *offer(monkeypatch, federation([rows] * 6)), *ALL_BOUNDS)
+    assert np.isfinite(got["proportions"]).all()
+
+
+def test_sizes_a_hundred_to_one(tmp_path):
+    ratio = ("scenario.size_ratio=100", "scenario.rows_per_client=10", "scenario.n_clients=12", *ALL_BOUNDS)
+    got = run(tmp_path / "out", *ratio)
+    assert (min(got["rows_per_client"]), max(got["rows_per_client"])) == (1, 100)
+    assert np.isfinite(got["proportions"]).all()
+    assert got["oracle"]["proportion_tv"] is not None
+
+
+BELOW_A_FILE = Path(__file__) / "inside"
+
+
+@pytest.mark.parametrize("out", [BELOW_A_FILE, Path(__file__), Path("/proc/fedgmi"), Path("/" + "x" * 300)], ids=str)
+def test_folder_that_cannot_be_written(capsys, out):
+    if str(out).startswith("/proc") and not Path("/proc").is_dir():
+        pytest.skip("there is no /proc here")
+    assert exit_code(*arguments(out)) == 2
+    assert_one_message(capsys.readouterr().err, f"{out}: results cannot be written there (", "--out")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_folder_without_rights(tmp_path, capsys):
+    (tmp_path / "closed").mkdir(mode=0o000)
+    assert exit_code(*arguments(tmp_path / "closed" / "out")) == 2
+    assert_one_message(capsys.readouterr().err, "results cannot be written there (Permission denied)")
+
+
+@pytest.mark.parametrize("override", ["data.path=/no/such/folder", "method.n_components=7", "scenario.alhpa=1"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_mistakes_leave_earlier_results(tmp_path, capsys, override, resume):
+    run(tmp_path / "out")
+    before = hashes(tmp_path / "out")
+    assert exit_code(*arguments(tmp_path / "out", override, resume=resume)) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert hashes(tmp_path / "out") == before
+
+
+def test_damaged_config_in_the_folder(tmp_path, capsys):
+    run(tmp_path / "out")
+    (tmp_path / "out" / folder.CONFIG).write_text("[scenario\n")
+    before = hashes(tmp_path / "out")
+    for words in (arguments(tmp_path / "out", resume=True), ["run", "--resume", "--out", str(tmp_path / "out")]):
+        assert exit_code(*words) == 2
+        assert_one_message(capsys.readouterr().err, f"{tmp_path / 'out' / folder.CONFIG}: this is not valid TOML")
+    assert hashes(tmp_path / "out") == before
+
+
+def test_summary_that_is_not_ours(tmp_path, capsys):
+    (tmp_path / folder.SUMMARY).write_text('{"name": "somebody else\'s"}')
+    assert exit_code("report", str(tmp_path)) == 2
+    assert_one_message(capsys.readouterr().err, "this is not the summary of a run")
+
+
+REAL = [
+    (["--set", "scenario.alhpa=1"], "did you mean scenario.alpha?"),
+    (["--set", "data.path=./missing"], "no such folder or file"),
+    (["no-such.toml"], "no-such.toml: there is no such file"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), REAL, ids=lambda value: str(value)[:20])
+def test_real_process(tmp_path, words, told):
+    command = [sys.executable, "-m", "fedgmi.cli", "run", *words, "--out", "out"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert_one_message(done.stderr, told)
+
+
+def test_tiny_settings_are_what_they_say():
+    """The helper's settings reach the run: otherwise none of these tests would be fast, or about what they say."""
+    assert settings() == config.load(None, TINY)
+    assert experiment.chosen_methods(settings(), federation([3])) == ["fedgmi"]

@@ -1,0 +1,101 @@
+"""Training that runs away is told as such; what is written is always strict JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedgmi import evaluation, folder
+from fedgmi.data.federation import Client
+from fedgmi.errors import DivergedError
+from fedgmi.methods import Message, Method, Step
+from fedgmi.rounds import Progress, drive
+from tiny import arguments, exit_code, run
+
+
+@pytest.mark.parametrize(("name", "rate"), [("fedgmi", "1e9"), ("fedavg", "1e38"), ("local", "1e38")])
+def test_rate_far_too_high(tmp_path, capsys, name, rate):
+    assert exit_code(*arguments(tmp_path / "out", f"training.lr={rate}", f"method.name={name}")) == 2
+    shown = capsys.readouterr().err
+    told = shown[shown.index("error: ") :]
+    assert told.startswith(f"error: {name}, round ")
+    assert "is NaN or infinite: training has diverged" in told
+    assert f"Likely fix: set training.lr below {float(rate):g} and give another folder with --out." in told
+    assert len(told.splitlines()) == 1
+    assert not (tmp_path / "out" / folder.SUMMARY).exists()
+    for record in folder.read_records(tmp_path / "out"):
+        assert all(value is None or isinstance(value, str) or math.isfinite(value) for value in record.values())
+
+
+def test_rate_that_diverges_is_out_of_the_running(tmp_path):
+    got = run(tmp_path / "some", "training.lr=[1e38, 1e-2]", "method.name=fedavg")
+    assert got["learning_rate"] == 1e-2
+    with pytest.raises(DivergedError):
+        run(tmp_path / "all", "training.lr=[1e38, 1e37]", "method.name=fedavg")
+
+
+class Wire:
+    """A transport that answers every step with the same message."""
+
+    def __init__(self, value: float) -> None:
+        self.message = Message({"total": torch.tensor([1.0, value])})
+
+    def exchange(self, step, server, ids, round):
+        return self.message
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["message", "server"])
+def test_first_number_that_is_not_finite_stops_the_run(value, where):
+    seen: list[int] = []
+    spoilt = value if where == "server" else 0.0
+    step = Step("train", lambda *_: ({}, Message()), lambda server, sums, round: {"w": torch.tensor([spoilt])})
+    method = Method("mine", dict, lambda ids: {}, round=(step,), predict=lambda *_: torch.zeros(0))
+    with pytest.raises(DivergedError, match=r"^mine, round 1: '(total|w)' is NaN or infinite.*lower training.lr"):
+        drive(
+            method,
+            Wire(value if where == "message" else 0.0),
+            Progress({"w": torch.zeros(1)}),
+            n_clients=1,
+            rounds=3,
+            participation=1.0,
+            seed=0,
+            after=lambda progress: seen.append(progress.round),
+        )
+    assert seen == [0]
+
+
+def test_accuracy_of_a_client_without_held_out_rows_is_null():
+    rows = (
+        Client("none", torch.zeros(0, 2), torch.zeros(0).long()),
+        Client("two", torch.zeros(2, 2), torch.ones(2).long()),
+    )
+    method = Method("m", dict, lambda ids: {}, round=(), predict=lambda server, states, rows: torch.zeros(len(rows), 2))
+    accuracy = evaluation.client_accuracy(method, {}, {}, rows)
+    assert accuracy is not None
+    assert json.dumps(folder.finite(accuracy.tolist()), allow_nan=False) == "[null, 0.0]"
+
+
+words = st.text("abc")
+numbers = st.none() | st.booleans() | st.integers() | st.floats() | words
+values = st.recursive(numbers, lambda inner: st.lists(inner) | st.dictionaries(words, inner), max_leaves=10)
+
+
+@given(values)
+def test_finite_values_are_strict_json_and_lose_nothing_else(value):
+    text = re.sub("-?Infinity|NaN", "null", json.dumps(value))
+    assert json.dumps(folder.finite(value), allow_nan=False) == text
+
+
+def test_writing_refuses_what_json_cannot_say(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        folder.write_json(tmp_path / "x.json", {"a": math.nan})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        folder.append_record(tmp_path, {"a": math.nan})
+    assert [path for path in tmp_path.iterdir() if path.stat().st_size] == []

@@ -1,0 +1,187 @@
+"""The evaluation of hand-made methods whose numbers are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from federations import draw, gaussian_scenario, make_task, run, without_labels
+from fedgmi import evaluation
+from fedgmi.data import Scenario, pack
+from fedgmi.data.federation import Rows, chunks
+from fedgmi.evaluation import evaluate
+from fedgmi.methods import METHODS, Method
+from fedgmi.tree import Tree
+
+SCENARIO = gaussian_scenario(5, 30)
+assert SCENARIO.truth is not None
+TRUTH = SCENARIO.truth
+TASK = make_task(SCENARIO.federation.schema, density="gaussian")
+ORDER = [2, 0, 1]  # how the hand-made method numbers the components: its component 0 is the true 2
+
+
+def one_hot(values: Tensor, size: int) -> Tensor:
+    return torch.nn.functional.one_hot(values, size).double()
+
+
+def always(label: int) -> Method:
+    """Predicts one label for everything, and knows of no components."""
+
+    def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
+        return one_hot(torch.full((len(rows),), label), 2).log()
+
+    return Method("always", dict, lambda ids: {}, (), predict)
+
+
+def knowing(proportions: Tensor) -> Method:
+    """A method with these proportions, whose responsibilities are the truth, numbered its own way."""
+
+    def responsibilities(server: Tree, states: Tree, rows: Rows) -> Tensor:
+        return one_hot(torch.cat([TRUTH.components[i] for i in rows.ids]), 3)[:, ORDER]
+
+    return replace(
+        always(0),
+        client_init=lambda ids: {"proportions": proportions[list(ids)]},
+        proportions=lambda states: states["proportions"],
+        responsibilities=responsibilities,
+    )
+
+
+def numbers_of(method: Method, scenario: Scenario = SCENARIO, server: Tree | None = None) -> dict:
+    states = method.client_init(tuple(range(len(scenario.federation.clients))))
+    return evaluate(method, TASK, server or {}, states, scenario)
+
+
+def test_client_accuracy_is_the_mean_over_clients_on_their_own_rows():
+    shares = [float((client.y == 1).double().mean()) for client in SCENARIO.federation.held_out]
+    found = numbers_of(always(1))
+    assert found["client_accuracy_per_client"] == pytest.approx(shares)
+    assert found["client_accuracy"] == pytest.approx(sum(shares) / 5)
+    assert numbers_of(always(0))["client_accuracy"] == pytest.approx(1 - sum(shares) / 5)
+    assert found["n_components"] == 1
+    assert "assignment_accuracy" not in found
+
+
+def test_states_stay_with_their_clients_however_they_are_chunked(monkeypatch):
+    def by_client(server: Tree, states: Tree, rows: Rows) -> Tensor:
+        assert torch.equal(states["id"], torch.tensor(rows.ids))
+        return one_hot(states["id"][rows.owner] % 2, 2).log()
+
+    method = replace(always(0), predict=by_client, client_init=lambda ids: {"id": torch.tensor(ids)})
+    whole = numbers_of(method)
+    monkeypatch.setattr(evaluation, "chunks", lambda clients, ids: chunks(clients, ids, max_bytes=1))
+    assert numbers_of(method)["client_accuracy_per_client"] == whole["client_accuracy_per_client"]
+    labels = [client.y for client in SCENARIO.federation.held_out]
+    right = [float((y == i % 2).double().mean()) for i, y in enumerate(labels)]
+    assert whole["client_accuracy_per_client"] == pytest.approx(right)
+
+
+def test_the_truth_scores_zero_error_in_any_numbering():
+    found = numbers_of(knowing(TRUTH.proportions()[:, ORDER]))
+    assert found["proportion_tv"] == 0.0
+    assert found["assignment_accuracy"] == 1.0
+    assert found["n_components"] == 3
+    torch.testing.assert_close(torch.tensor(found["proportions"]).double(), TRUTH.proportions())
+    counts = torch.cat(TRUTH.components).bincount(minlength=3)
+    assert found["component_mass"] == pytest.approx((counts / counts.sum()).tolist())
+    assert found["best_possible_gate"] == pytest.approx(float(TRUTH.proportions().max(1).values.mean()))
+
+
+def test_the_error_to_the_drawn_proportions_is_told_beside():
+    found = numbers_of(knowing(TRUTH.drawn[:, ORDER]))
+    assert found["proportion_tv_drawn"] == 0.0
+    gap = (TRUTH.drawn - TRUTH.proportions()).abs().sum(1) / 2
+    assert found["proportion_tv"] == pytest.approx(float(gap.mean()))
+    assert found["proportion_tv_per_client"] == pytest.approx(gap.tolist())
+
+
+def test_a_component_too_many_counts_as_error():
+    with_ghost = torch.cat([0.8 * TRUTH.proportions(), torch.full((5, 1), 0.2, dtype=torch.float64)], 1)
+    method = replace(knowing(with_ghost), responsibilities=None)
+    assert numbers_of(method)["proportion_tv"] == pytest.approx(0.2)
+    assert numbers_of(method)["n_components"] == 3  # of the task; its proportions have four columns
+    assert len(numbers_of(method)["proportions"][0]) == 4
+
+
+def test_rows_that_are_assigned_wrongly_are_counted():
+    def never_the_first(server: Tree, states: Tree, rows: Rows) -> Tensor:
+        truth = torch.cat([TRUTH.components[i] for i in rows.ids])
+        return one_hot(truth.clamp(min=1), 3)
+
+    method = replace(knowing(TRUTH.proportions()), responsibilities=never_the_first)
+    wrong = float((torch.cat(TRUTH.components) == 0).double().mean())
+    assert wrong > 0.1
+    assert numbers_of(method)["assignment_accuracy"] == pytest.approx(1 - wrong)
+
+
+def test_matrices_are_in_the_matched_order():
+    """Densities fitted on the pure rows, handed over in the method's own numbering."""
+    x = torch.cat([pure.x for pure in TRUTH.pure])
+    which = torch.repeat_interleave(torch.arange(3), torch.tensor([len(pure) for pure in TRUTH.pure]))
+    assert TASK.density.fit is not None
+    fitted = TASK.density.fit(x, one_hot(which, 3), torch.zeros(len(x)).long(), 1)[0]
+    experts = torch.stack([TASK.expert.init(draw(k)) for k in range(3)])
+    method = replace(knowing(TRUTH.proportions()[:, ORDER]), densities="density", experts="expert")
+    found = numbers_of(method, server={"density": fitted[ORDER], "expert": experts[ORDER]})
+    matrix = torch.tensor(found["density"])
+    assert matrix.argmax(1).tolist() == [0, 1, 2]
+    assert matrix.argmax(0).tolist() == [0, 1, 2]
+    by_hand = TASK.density.log_prob(fitted, TRUTH.pure[1].x, torch.zeros(0)).double().mean(0)
+    torch.testing.assert_close(matrix[1].double(), by_hand)
+    guess = TASK.expert.log_prob(experts, TRUTH.pure[2].x).argmax(2)
+    assert found["expert_accuracy"][2] == pytest.approx((guess == TRUTH.pure[2].y[:, None]).double().mean(0).tolist())
+
+
+def test_without_labels_accuracy_is_null_and_proportions_are_still_judged():
+    found = numbers_of(replace(knowing(TRUTH.proportions()), experts="expert"), without_labels(SCENARIO))
+    assert found["client_accuracy"] is None
+    assert found["client_accuracy_per_client"] is None
+    assert "expert_accuracy" not in found
+    assert found["proportion_tv"] == 0.0
+
+
+def test_without_truth_there_is_no_error_and_no_matrix():
+    found = numbers_of(knowing(TRUTH.proportions()), Scenario(SCENARIO.federation))
+    assert found["proportion_tv"] is None
+    assert found["true_proportions"] is None
+    assert found["client_accuracy"] is not None
+    assert not {"assignment_accuracy", "density", "expert_accuracy"} & found.keys()
+    assert evaluation.proportion_error(knowing(TRUTH.proportions()), {}, Scenario(SCENARIO.federation)) is None
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_method_is_shown_the_truth_or_the_labels_it_is_to_predict(name):
+    task = make_task(SCENARIO.federation.schema)
+    method, predicted, assigned = METHODS[name](task), [], []
+
+    def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
+        predicted.append(rows)
+        return method.predict(server, states, rows)
+
+    def responsibilities(server: Tree, states: Tree, rows: Rows) -> Tensor:
+        assigned.append(rows)
+        assert method.responsibilities is not None
+        return method.responsibilities(server, states, rows)
+
+    watched = replace(
+        method, predict=predict, responsibilities=responsibilities if method.responsibilities is not None else None
+    )
+    server, states, _ = run(method, SCENARIO)
+    evaluate(watched, task, server, states, SCENARIO)
+    assert predicted
+    assert all(rows.component is None for rows in predicted + assigned)
+    assert all(rows.y is None for rows in predicted)
+    assert bool(assigned) is (method.responsibilities is not None)
+
+
+def test_evaluation_repeats_to_the_bit_and_leaves_states_alone():
+    method = METHODS["fedgmi"](TASK)
+    server, states, _ = run(method, SCENARIO)
+    before = {name: leaf.clone() for name, leaf in states.items()}
+    assert evaluate(method, TASK, server, states, SCENARIO) == evaluate(method, TASK, server, states, SCENARIO)
+    assert all(torch.equal(states[name], leaf) for name, leaf in before.items())
+    rows = pack(SCENARIO.federation.held_out)
+    assert float(method.predict(server, states, rows).exp().sum(1).sub(1).abs().max()) < 1e-5

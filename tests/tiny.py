@@ -1,0 +1,79 @@
+"""The real experiment at its smallest: some tenths of a second, and every phase still happens."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedgmi import cli, config, experiment
+
+TINY = (
+    "scenario.n_clients=6",
+    "scenario.rows_per_client=60",
+    "rounds=2",
+    "threads=1",
+    "density.hidden=8",
+    "density.latent=2",
+    "expert.hidden=8",
+    "training.epochs=1",
+    "method.codewords=4",
+    "method.kmeans_rounds=3",
+    "method.calibration_steps=2",
+    "method.warm_up_rounds=1",
+    "evaluation.oracle=false",
+    "evaluation.fedavg=false",
+    "evaluation.local=false",
+)
+ALL_BOUNDS = ("evaluation.oracle=true", "evaluation.fedavg=true", "evaluation.local=true")
+
+
+class Killer:
+    """A listener that interrupts the run once a record of `run` and `round` is on disk."""
+
+    def __init__(self, run: str, round: int) -> None:
+        self._last = (run, round)
+
+    def started(self, name: str, rounds: int) -> None: ...
+
+    def round_done(self, record: dict[str, Any]) -> None:
+        if (record["run"], record["round"]) == self._last:
+            raise KeyboardInterrupt
+
+    def finished(self, name: str) -> None: ...
+
+
+def settings(*overrides: str) -> config.Config:
+    return config.load(None, [*TINY, *overrides])
+
+
+def run(out: Path, *overrides: str, resume: bool = False) -> dict[str, Any]:
+    return experiment.run(settings(*overrides), out, resume=resume)
+
+
+def arguments(out: Path, *overrides: str, resume: bool = False) -> list[str]:
+    """The command line of the same run."""
+    sets = [word for override in (*TINY, *overrides) for word in ("--set", override)]
+    return ["run", *sets, "--out", str(out), *(["--resume"] if resume else [])]
+
+
+def exit_code(*words: str) -> int:
+    """What the command line ends with, 0 included; a traceback would not be a SystemExit."""
+    with pytest.raises(SystemExit) as raised:
+        cli.main(list(words))
+    return int(raised.value.code or 0)
+
+
+def without_seconds(value: Any) -> Any:
+    """Everything that has to be equal bit for bit."""
+    if isinstance(value, dict):
+        return {key: without_seconds(inner) for key, inner in value.items() if key != "seconds"}
+    return [without_seconds(inner) for inner in value] if isinstance(value, list) else value
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Every file below the folder and its content."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
