@@ -135,6 +135,15 @@ def test_matrices_are_in_the_matched_order():
     assert found["expert_accuracy"][2] == pytest.approx((guess == TRUTH.pure[2].y[:, None]).double().mean(0).tolist())
 
 
+def test_a_component_that_nothing_stands_for_has_no_column():
+    params = torch.stack([TASK.density.init(draw(k)) for k in range(2)])
+    two = TRUTH.proportions()[:, 1:]  # nobody stands for component 0
+    method = replace(knowing(two), responsibilities=None, densities="density")
+    matrix = torch.tensor(numbers_of(method, server={"density": params})["density"])
+    assert bool(matrix[:, 0].isnan().all())
+    assert bool(matrix[:, 1:].isfinite().all())
+
+
 def test_without_labels_accuracy_is_null_and_proportions_are_still_judged():
     found = numbers_of(replace(knowing(TRUTH.proportions()), experts="expert"), without_labels(SCENARIO))
     assert found["client_accuracy"] is None

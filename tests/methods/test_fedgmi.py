@@ -257,3 +257,48 @@ def test_a_prediction_is_the_mixture_of_experts():
     found = method.predict(server, {"proportions": states["proportions"][2:3]}, rows)
     torch.testing.assert_close(found.exp(), expected, atol=1e-3, rtol=0)
     assert math.isclose(float(found.exp().sum()), len(rows), rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["default", "plain"])
+def test_proportions_answer_to_the_last_densities(preset):
+    """The mean of the responsibilities under what the server ends with; the default counts π̄ as one more row."""
+    method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, preset=preset))
+    server, states, _ = run(method, FEDERATION)
+    rows = pack(FEDERATION.federation.clients)
+    resp = method.responsibilities(server, states, rows)
+    prior = server["share"] if preset == "default" else torch.zeros(3).double()
+    expected = (rows.sum_by_client(resp) + prior) / (rows.counts[:, None] + prior.sum())
+    torch.testing.assert_close(states["proportions"], expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("preset", ["default", "sketch"])
+def test_a_clients_words_are_not_judged_by_its_own_rows(preset):
+    """Without the record of its own rows, a client counts as a new one and is judged by all rows."""
+    method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, preset=preset))
+    server, states, _ = run(method, FEDERATION)
+    newcomers = {name: leaf for name, leaf in states.items() if name != "own_words"}
+    left_out = method.responsibilities(server, states, pack(FEDERATION.federation.clients))
+    as_new = method.responsibilities(server, newcomers, pack(FEDERATION.federation.clients))
+    sharper = as_new.max(1).values.mean() - left_out.max(1).values.mean()
+    assert float(sharper) > 1e-3
+
+
+def test_prediction_has_a_calibration_of_its_own():
+    method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, calibration_steps=4))
+    server, states, _ = run(method, FEDERATION)
+    assert server["gate_weights"].tolist() != [1.0, 0.0]
+    assert float(server["gate_share"].sum()) == pytest.approx(1.0)
+    rows = pack(FEDERATION.federation.held_out)
+    before = method.predict(server, states, rows)
+    shut = server | {"gate_weights": torch.zeros(2, dtype=torch.float64)}
+    assert float((method.predict(shut, states, rows) - before).abs().max()) > 0.01
+
+
+def test_the_oracle_gates_by_the_realised_proportions():
+    method = BOUNDS["oracle"](make_task(FEDERATION.federation.schema))
+    server, states, _ = run(method, FEDERATION)
+    rows = pack(FEDERATION.federation.held_out)
+    found = method.predict(server, states, rows)
+    flipped = {name: states[name].flip(1) for name in ("proportions", "realised")}
+    assert torch.equal(method.predict(server, states | {"proportions": flipped["proportions"]}, rows), found)
+    assert not torch.allclose(method.predict(server, states | {"realised": flipped["realised"]}, rows), found)

@@ -47,7 +47,7 @@ def _build(task: Task, name: str, preset: Preset) -> Method:
         init=lambda: initial_server(task),
         client_init=lambda ids: initial_clients(task, ids),
         prepare=preset.prepare,
-        round=(*preset.before_em, em_step(task, preset.training)),
+        round=(*preset.before_em, em_step(task, preset.training, shared_rounds=preset.shared_rounds)),
         finish=preset.finish,
         predict=predict,
         proportions=lambda states: states["proportions"],

@@ -42,47 +42,54 @@ def calibration_steps(task: Task) -> tuple[Step, ...]:
         scale = (sums["squares"] / sums["count"]).sqrt().clamp(min=1e-6)
         return server | {"scale": torch.where(in_deviations(server), scale, 1.0)}
 
-    def estimate(server: Tree, states: Tree, rows: Rows) -> tuple[Tensor, Tensor]:
-        evidence = stack_evidence(task, server, states, rows)
-        return evidence, calibrated_e_step(task, server, states, rows).proportions
-
     scale = Step("scale evidence", send_scale, take_scale)
-    fit = fisher_steps(task, LABELLED, estimate, task.settings.calibration_steps)
-    return scale, *fit
+    labelled = Calibration(
+        weights="weights",
+        bias="bias",
+        share="share",
+        evidence=lambda server, states, rows: stack_evidence(task, server, states, rows),
+        e_step=lambda server, states, rows: (
+            states | {"proportions": calibrated_e_step(task, server, states, rows).proportions}
+        ),
+        proportions=lambda states: states["proportions"],
+    )
+    return scale, *fisher_steps(task, labelled, task.settings.calibration_steps)
 
 
 @dataclass(frozen=True)
-class Leaves:
-    """Where a calibration lives in the server's state."""
+class Calibration:
+    """One of the two calibrations: its leaves in the server's state, and what a client brings to it.
+
+    evidence(server, states, rows) → [R, F, K] · e_step(server, states, rows) → states before the gradient is taken
+    · proportions(states) → [C, K].
+    """
 
     weights: str
     bias: str
     share: str
+    evidence: Callable[[Tree, Tree, Rows], Tensor]
+    e_step: Callable[[Tree, Tree, Rows], Tree]
+    proportions: Callable[[Tree], Tensor]
 
 
-LABELLED = Leaves("weights", "bias", "share")
-GATE = Leaves("gate_weights", "gate_bias", "gate_share")
-Estimate = Callable[[Tree, Tree, Rows], tuple[Tensor, Tensor]]  # → evidence [R, F, K], proportions [C, K]
-
-
-def fisher_steps(task: Task, leaves: Leaves, estimate: Estimate, n_steps: int) -> tuple[Step, ...]:
+def fisher_steps(task: Task, own: Calibration, n_steps: int) -> tuple[Step, ...]:
     """Turns of: ask for the shares q_k, then for the gradient. Ends with the shares, so that they fit the weights."""
 
     def send_share(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        evidence, _ = estimate(server, states, rows)
-        weights, bias = server[leaves.weights], server[leaves.bias]
+        weights, bias = server[own.weights], server[own.bias]
         down = tree.n_bytes({"weights": weights, "bias": bias})
-        sums = calibration.share_sums(evidence, weights, bias) | row_and_client_counts(rows)
+        sums = calibration.share_sums(own.evidence(server, states, rows), weights, bias) | row_and_client_counts(rows)
         return states, reply(sums, rows, down=down)
 
     def take_share(server: Tree, sums: Tree, round: int) -> Tree:
         if too_few(sums):
             return server
-        return server | {leaves.share: sums["share"] / sums["count"]}
+        return server | {own.share: sums["share"] / sums["count"]}
 
     def send_gradient(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        evidence, proportions = estimate(server, states, rows)
-        weights, bias, share = (server[name] for name in (leaves.weights, leaves.bias, leaves.share))
+        states = own.e_step(server, states, rows)
+        evidence, proportions = own.evidence(server, states, rows), own.proportions(states)
+        weights, bias, share = (server[name] for name in (own.weights, own.bias, own.share))
         sums = calibration.calibration_sums(evidence, weights, bias, share, proportions, rows)
         sums |= row_and_client_counts(rows)
         return states, reply(sums, rows, down=tree.n_bytes({"share": share}))
@@ -90,10 +97,9 @@ def fisher_steps(task: Task, leaves: Leaves, estimate: Estimate, n_steps: int) -
     def take_gradient(server: Tree, sums: Tree, round: int) -> Tree:
         if too_few(sums) or task.n_components == 1:
             return server
-        weights, bias = calibration.fisher_step(
-            server[leaves.weights], server[leaves.bias], sums, face_value(task, server)[: len(server[leaves.weights])]
-        )
-        return server | {leaves.weights: weights, leaves.bias: bias}
+        weights, bias = server[own.weights], server[own.bias]
+        weights, bias = calibration.fisher_step(weights, bias, sums, face_value(task, server)[: len(weights)])
+        return server | {own.weights: weights, own.bias: bias}
 
     share = Step("shares", send_share, take_share)
     return (share, *(Step("calibrate", send_gradient, take_gradient), share) * n_steps)
@@ -163,12 +169,20 @@ def cell_topics_step(task: Task, rule: Rule) -> Step:
 def gate_steps(task: Task, rule: Rule) -> tuple[Step, ...]:
     """Prediction sees no labels, so it has a calibration of its own, with the proportions held."""
 
-    def estimate(server: Tree, states: Tree, rows: Rows) -> tuple[Tensor, Tensor]:
+    def evidence(server: Tree, states: Tree, rows: Rows) -> Tensor:
         if "gate evidence" not in rows.cache:
             rows.cache["gate evidence"] = gate_evidence(task, server, rows, states["own_cells"])
-        return rows.cache["gate evidence"], gate_proportions(states)
+        return rows.cache["gate evidence"]
 
-    return (cell_topics_step(task, rule), *fisher_steps(task, GATE, estimate, 2 * task.settings.calibration_steps))
+    unlabelled = Calibration(
+        weights="gate_weights",
+        bias="gate_bias",
+        share="gate_share",
+        evidence=evidence,
+        e_step=lambda server, states, rows: states,
+        proportions=gate_proportions,
+    )
+    return (cell_topics_step(task, rule), *fisher_steps(task, unlabelled, 2 * task.settings.calibration_steps))
 
 
 def gate_proportions(states: Tree) -> Tensor:

@@ -10,20 +10,25 @@ from fedgmi import training
 from fedgmi.data.federation import Rows
 from fedgmi.methods.base import Message, Step, Task, mean_by_mass
 from fedgmi.methods.fedgmi.sketch import reply
-from fedgmi.methods.local_training import expert_loss, train_components
+from fedgmi.methods.local_training import all_rows, expert_loss, train_components
 from fedgmi.mixture.posterior import PROPORTION_FLOOR, Posterior
 from fedgmi.tree import Tree
 
 Rule = Callable[[Tree, Tree, Rows], Posterior]  # where a preset's responsibilities and proportions come from
 
 
-def em_step(task: Task, rule: Rule) -> Step:
-    """E-step by the rule, M-step by packed training; the server takes means weighted by mass."""
+def em_step(task: Task, rule: Rule, *, shared_rounds: int = 0) -> Step:
+    """E-step by the rule, M-step by packed training; the server takes means weighted by mass.
+
+    In the first `shared_rounds` the experts are one model, trained on all rows: each component sees a share of the rows
+    only, and what its expert needs to know of pictures as such is learnt from everybody's.
+    """
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         posterior = rule(server, states, rows)
         density = train_density(task, server, rows, posterior.responsibilities, round)
-        expert = train_expert(task, server, rows, posterior.responsibilities, round)
+        shared = int(server["version"]) < shared_rounds
+        expert = train_expert(task, server, rows, all_rows(rows) if shared else posterior.responsibilities, round)
         sums = bound_sums(posterior, rows)
         return states | {"proportions": posterior.proportions}, density + expert + reply(sums, rows)
 
@@ -31,7 +36,10 @@ def em_step(task: Task, rule: Rule) -> Step:
         updated = dict(server)
         for name in ("density", "expert"):
             if f"{name} mass" in sums:
-                updated[name] = mean_by_mass(server[name], sums[f"{name} total"], sums[f"{name} mass"])
+                total, mass = sums[f"{name} total"], sums[f"{name} mass"]
+                updated[name] = mean_by_mass(server[name][: len(mass)], total, mass)
+                if len(mass) < task.n_components:  # one model stands for all
+                    updated[name] = updated[name].expand(task.n_components, -1).contiguous()
         if "bound" in sums:
             updated["bound"] = sums["bound"] / sums["count"]
         updated["version"] = server["version"] + 1
@@ -63,20 +71,20 @@ def train_density(task: Task, server: Tree, rows: Rows, resp: Tensor, round: int
     return _train(task, server, rows, resp, round, "density", lambda p, b: loss(p, b.x, b.noise), density.noise_size)
 
 
-def train_expert(task: Task, server: Tree, rows: Rows, resp: Tensor, round: int) -> Message:
-    """The same for the experts, where there are labels."""
+def train_expert(task: Task, server: Tree, rows: Rows, weights: Tensor, round: int) -> Message:
+    """The same for the experts, where there are labels. weights [R, K], or [R, 1] while they are one model."""
     if rows.y is None:
         return Message()
-    return _train(task, server, rows, resp, round, "expert", expert_loss(task), 0)
+    return _train(task, server, rows, weights, round, "expert", expert_loss(task), 0)
 
 
 def _train(
-    task: Task, server: Tree, rows: Rows, resp: Tensor, round: int, name: str, loss: training.Loss, noise_size: int
+    task: Task, server: Tree, rows: Rows, weights: Tensor, round: int, name: str, loss: training.Loss, noise_size: int
 ) -> Message:
-    trained = train_components(task, rows, resp, server[name], loss, (task.seed, round, name), noise_size)
-    values = {f"{name} total": trained.total, f"{name} mass": trained.mass}
-    cost = trained.n_jobs * server[name].shape[1] * server[name].element_size()
-    return Message(values, cost, cost)
+    start = server[name][: weights.shape[1]]
+    trained = train_components(task, rows, weights, start, loss, (task.seed, round, name), noise_size)
+    cost = trained.n_jobs * start.shape[1] * start.element_size()
+    return Message({f"{name} total": trained.total, f"{name} mass": trained.mass}, cost, cost)
 
 
 def bound_sums(posterior: Posterior, rows: Rows) -> Tree:

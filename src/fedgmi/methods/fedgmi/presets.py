@@ -26,6 +26,7 @@ class Preset:
     posterior: Rule
     training: Rule
     gate: Callable[[Tree, Tree, Rows], Tensor]
+    shared_rounds: int = 0  # the first rounds, in which the experts are one model
     prepare: tuple[Step, ...] = ()
     before_em: tuple[Step, ...] = ()
     finish: tuple[Step, ...] = ()
@@ -42,6 +43,7 @@ def default(task: Task) -> Preset:
         posterior=posterior,
         training=posterior,
         gate=lambda server, states, rows: calibrate.gate(task, server, states, rows),
+        shared_rounds=task.settings.warm_up_rounds,
         prepare=(*codebook_steps(task), *topic_steps(task)),
         before_em=calibration,
         finish=(*calibration, refresh_step(posterior), *calibrate.gate_steps(task, posterior)),
@@ -73,6 +75,7 @@ def sketch(task: Task) -> Preset:
         posterior=posterior,
         training=posterior,
         gate=lambda server, states, rows: calibrate.gate(task, server, states, rows),
+        shared_rounds=task.settings.warm_up_rounds,
         prepare=(*codebook_steps(task), *topic_steps(task)),
         finish=(calibrate.cell_topics_step(task, posterior),),
     )
