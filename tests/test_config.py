@@ -66,7 +66,7 @@ def test_a_value_with_an_equals_sign_is_kept_whole():
 
 
 def test_rates_by_method():
-    training = config.load(None, ["training.lr.fedavg=1e-2", "training.lr.default=[1e-3]"]).training
+    training = config.load(None, ["training.lr={fedavg=1e-2, default=[1e-3]}"]).training
     assert training.lr_candidates("fedavg") == [1e-2]
     assert training.lr_candidates("local") == [1e-3]
 

@@ -234,7 +234,7 @@ def test_the_learnt_scale_has_a_floor():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (DensitySettings(name="gausian"), r"density\.name: no density is called 'gausian'.*'gaussian'"),
+        (DensitySettings(name="gausian"), r'density\.name: there is no density "gausian".*"gaussian"'),
         (DensitySettings(architecture="conv", likelihood="gaussian"), r"density\.architecture: .*table.*\"mlp\""),
         (DensitySettings(), r"density\.likelihood: .*table.*\"gaussian\""),
     ],

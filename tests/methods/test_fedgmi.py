@@ -199,6 +199,17 @@ def test_warm_up_keeps_densities_out_of_the_evidence():
     assert max(weights[4]) > 0.0
 
 
+@pytest.mark.parametrize("preset", ["default", "sketch"])
+def test_experts_are_fedavg_while_the_warm_up_lasts(preset):
+    schema = FEDERATION.federation.schema
+    task = make_task(schema, preset=preset, warm_up_rounds=2)
+    average, _, _ = run(METHODS["fedavg"](task), FEDERATION)
+    shared, _, _ = run(METHODS["fedgmi"](task), FEDERATION)
+    assert torch.equal(shared["expert"], average["expert"].expand(3, -1))
+    apart, _, _ = run(METHODS["fedgmi"](task), FEDERATION, rounds=3)
+    assert not torch.equal(apart["expert"][0], apart["expert"][1])
+
+
 def adam_by_hand(task: Task, scenario: Scenario, client: int, start: Tensor, number: int) -> Tensor:
     """One client's round: torch's own Adam, one batch after another, on the batches that its key draws."""
     rows = pack(scenario.federation.clients, [client])
@@ -279,14 +290,14 @@ def test_a_clients_words_are_not_judged_by_its_own_rows(preset):
     newcomers = {name: leaf for name, leaf in states.items() if name != "own_words"}
     left_out = method.responsibilities(server, states, pack(FEDERATION.federation.clients))
     as_new = method.responsibilities(server, newcomers, pack(FEDERATION.federation.clients))
-    sharper = as_new.max(1).values.mean() - left_out.max(1).values.mean()
-    assert float(sharper) > 1e-3
+    assert float(as_new.max(1).values.mean() - left_out.max(1).values.mean()) > 0.0  # surer, for no reason
+    assert float((as_new - left_out).abs().max()) > 1e-3
 
 
 def test_prediction_has_a_calibration_of_its_own():
-    method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, calibration_steps=4))
+    method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, density="gaussian", calibration_steps=4))
     server, states, _ = run(method, FEDERATION)
-    assert server["gate_weights"].tolist() != [1.0, 0.0]
+    assert float(server["gate_weights"][1]) > 0.5  # it started from words alone
     assert float(server["gate_share"].sum()) == pytest.approx(1.0)
     rows = pack(FEDERATION.federation.held_out)
     before = method.predict(server, states, rows)
