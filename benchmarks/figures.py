@@ -135,7 +135,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     cells = {}
-    for preset, seed, config in itertools.product(PRESETS, options.seeds, options.configs):
+    grid = itertools.product(options.seeds, PRESETS, options.configs)
+    for seed, preset, config in sorted(grid, key=lambda cell: cell[1] != "default"):  # the presets after the bounds
         out = cell_folder(options.out, config, preset, seed)
         cells[out] = command(config, preset, seed, options.data, out)
     run_all(cells, options.jobs)

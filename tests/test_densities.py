@@ -236,7 +236,7 @@ def test_the_learnt_scale_has_a_floor():
     [
         (DensitySettings(name="gausian"), r'density\.name: there is no density "gausian".*"gaussian"'),
         (DensitySettings(architecture="conv", likelihood="gaussian"), r"density\.architecture: .*table.*\"mlp\""),
-        (DensitySettings(), r"density\.likelihood: .*table.*\"gaussian\""),
+        (DensitySettings(likelihood="bernoulli"), r"density\.likelihood: .*table.*\"gaussian\""),
     ],
 )
 def test_settings_that_do_not_fit_the_data_are_explained(config, message):

@@ -58,11 +58,11 @@ class ScenarioSettings(Section):
 
 
 class DensitySettings(Section):
-    """The model of one component's p(x)."""
+    """The model of one component's p(x). likelihood "auto": Bernoulli for images, Gaussian for tables."""
 
     name: str = "vae"
     architecture: Literal["mlp", "conv"] = "mlp"
-    likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
+    likelihood: Literal["auto", "bernoulli", "gaussian"] = "auto"
     hidden: PositiveInt = 256
     latent: PositiveInt = 16
 

@@ -31,7 +31,9 @@ def vae(settings: DensitySettings, schema: Schema) -> Density:
     """
     _check(settings, schema)
     network = NETWORKS[settings.architecture](settings, schema)
-    likelihood = _bernoulli if settings.likelihood == "bernoulli" else _gaussian
+    by_kind = "bernoulli" if schema.kind == "image" else "gaussian"
+    chosen = by_kind if settings.likelihood == "auto" else settings.likelihood
+    likelihood = _bernoulli if chosen == "bernoulli" else _gaussian
     scale_shape: dict[str, tuple[int, ...]] = {} if likelihood is _bernoulli else {"scale": (schema.n_features,)}
     layout = Layout(network.shapes | scale_shape)
 
