@@ -104,6 +104,7 @@ class MethodSettings(Section):
     kmeans_rounds: PositiveInt = 10
     calibration_steps: PositiveInt = 8
     warm_up_rounds: PositiveInt = 5
+    judge_rounds: PositiveInt = 10
     elbo_samples: PositiveInt = 1
 
 

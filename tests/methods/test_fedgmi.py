@@ -210,6 +210,24 @@ def test_experts_are_fedavg_while_the_warm_up_lasts(preset):
     assert not torch.equal(apart["expert"][0], apart["expert"][1])
 
 
+def test_judges_stay_and_components_train_on():
+    schema = FEDERATION.federation.schema
+    task = make_task(schema, warm_up_rounds=1, judge_rounds=2)
+    server, _, _ = run(METHODS["fedgmi"](task), FEDERATION, rounds=2)
+    later, _, end = run(METHODS["fedgmi"](task), FEDERATION, rounds=4)
+    assert int(later["judge_version"]) == 2
+    for name in ("density", "expert"):
+        assert torch.equal(later[f"judge_{name}"], server[name])
+        assert not torch.equal(later[name], server[name])
+    followed, _, further = run(
+        METHODS["fedgmi"](make_task(schema, warm_up_rounds=1, judge_rounds=4)), FEDERATION, rounds=4
+    )
+    assert torch.equal(followed["judge_density"], followed["density"])
+    assert end.bytes_down < further.bytes_down  # judges that stay are fetched once
+    truth, _, _ = run(BOUNDS["oracle"](task), FEDERATION, rounds=4)
+    assert torch.equal(truth["judge_density"], truth["density"])
+
+
 def adam_by_hand(task: Task, scenario: Scenario, client: int, start: Tensor, number: int) -> Tensor:
     """One client's round: torch's own Adam, one batch after another, on the batches that its key draws."""
     rows = pack(scenario.federation.clients, [client])

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fedgmi.data.federation import Rows
 from fedgmi.methods.base import Method, Task
-from fedgmi.methods.fedgmi.em import em_step
+from fedgmi.methods.fedgmi.em import em_step, judges
 from fedgmi.methods.fedgmi.evidence import KINDS
 from fedgmi.methods.fedgmi.presets import PRESETS, Preset
 from fedgmi.randomness import generator
@@ -42,12 +42,13 @@ def _build(task: Task, name: str, preset: Preset) -> Method:
         gate = preset.gate(server, states, rows).clamp(min=1e-30)
         return (task.expert.log_prob(server["expert"], rows.x).double() + gate.log()[:, :, None]).logsumexp(1)
 
+    em = em_step(task, preset.training, shared_rounds=preset.shared_rounds, judge_rounds=preset.judge_rounds)
     return Method(
         name=name,
         init=lambda: initial_server(task),
         client_init=lambda ids: initial_clients(task, ids),
         prepare=preset.prepare,
-        round=(*preset.before_em, em_step(task, preset.training, shared_rounds=preset.shared_rounds)),
+        round=(*preset.before_em, em),
         finish=preset.finish,
         predict=predict,
         proportions=lambda states: states["proportions"],
@@ -60,7 +61,7 @@ def _build(task: Task, name: str, preset: Preset) -> Method:
 def initial_server(task: Task) -> Tree:
     """Random densities and experts; evidence is the word's alone until calibration says otherwise."""
     k = task.n_components
-    return {
+    server = {
         "density": torch.stack([task.density.init(generator(task.seed, "density", j)) for j in range(k)]),  # [K, P]
         "expert": torch.stack([task.expert.init(generator(task.seed, "expert", j)) for j in range(k)]),  # [K, P]
         "version": torch.tensor(0),
@@ -69,6 +70,7 @@ def initial_server(task: Task) -> Tree:
         "scale": torch.ones(len(KINDS), dtype=torch.float64),
         "bias": torch.zeros(k, dtype=torch.float64),
     }
+    return server | judges(server)
 
 
 def initial_clients(task: Task, ids: tuple[int, ...]) -> Tree:

@@ -34,7 +34,7 @@ def calibration_steps(task: Task) -> tuple[Step, ...]:
     def send_scale(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         evidence = stack_evidence(task, server, states, rows) * server["scale"][:, None]
         sums = {"squares": evidence.square().mean(2).sum(0)} | row_and_client_counts(rows)
-        return states, reply(sums, rows, down=tree.n_bytes({"densities": server["density"]}))
+        return states, reply(sums, rows, down=judges_size(server))
 
     def take_scale(server: Tree, sums: Tree, round: int) -> Tree:
         if too_few(sums):
@@ -116,6 +116,13 @@ def too_few(sums: Tree) -> bool:
     return float(sums["clients"]) < MIN_CLIENTS
 
 
+def judges_size(server: Tree) -> int:
+    """Bytes of the K judges, which a client fetches where they are new since the last round."""
+    if int(server["judge_version"]) < int(server["version"]):
+        return 0
+    return tree.n_bytes({name: server[name] for name in ("judge_density", "judge_expert")})
+
+
 def in_deviations(server: Tree) -> Tensor:
     """Which kinds of evidence come in units of their pooled deviation: the density's; the others are in nats."""
     return torch.tensor([False, True, False], device=server["scale"].device)
@@ -135,7 +142,7 @@ def face_value(task: Task, server: Tree) -> Tensor:
 def gate_evidence(task: Task, server: Tree, rows: Rows, own: Tensor | None = None) -> Tensor:
     """The evidence that needs no label [R, 2, K]: the cell and the density."""
     cell = word_evidence(server["cell_topics"], own, row_cells(task, server, rows), rows).double()
-    bound = elbo(task, server, rows).double() / server["scale"][1]
+    bound = elbo(task, server["judge_density"], rows).double() / server["scale"][1]
     return calibration.centre(torch.stack([cell, bound], 1))
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from fedgmi import training
 from fedgmi.data.federation import Rows
 from fedgmi.methods.base import Message, Step, Task, mean_by_mass
+from fedgmi.methods.fedgmi.evidence import elbo
 from fedgmi.methods.fedgmi.sketch import reply
 from fedgmi.methods.local_training import all_rows, expert_loss, train_components
 from fedgmi.mixture.posterior import PROPORTION_FLOOR, Posterior
@@ -17,11 +18,12 @@ from fedgmi.tree import Tree
 Rule = Callable[[Tree, Tree, Rows], Posterior]  # where a preset's responsibilities and proportions come from
 
 
-def em_step(task: Task, rule: Rule, *, shared_rounds: int = 0) -> Step:
+def em_step(task: Task, rule: Rule, *, shared_rounds: int = 0, judge_rounds: int | None = None) -> Step:
     """E-step by the rule, M-step by packed training; the server takes means weighted by mass.
 
     In the first `shared_rounds` the experts are one model, trained on all rows: each component sees a share of the rows
-    only, and what its expert needs to know of pictures as such is learnt from everybody's.
+    only, and what its expert needs to know of pictures as such is learnt from everybody's. After `judge_rounds` the
+    judges stay as they are (None: they always follow).
     """
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
@@ -29,7 +31,7 @@ def em_step(task: Task, rule: Rule, *, shared_rounds: int = 0) -> Step:
         density = train_density(task, server, rows, posterior.responsibilities, round)
         shared = int(server["version"]) < shared_rounds
         expert = train_expert(task, server, rows, all_rows(rows) if shared else posterior.responsibilities, round)
-        sums = bound_sums(posterior, rows)
+        sums = bound_sums(task, server, posterior, rows)
         return states | {"proportions": posterior.proportions}, density + expert + reply(sums, rows)
 
     def server_step(server: Tree, sums: Tree, round: int) -> Tree:
@@ -40,9 +42,10 @@ def em_step(task: Task, rule: Rule, *, shared_rounds: int = 0) -> Step:
                 updated[name] = mean_by_mass(server[name][: len(mass)], total, mass)
                 if len(mass) < task.n_components:  # one model stands for all
                     updated[name] = updated[name].expand(task.n_components, -1).contiguous()
-        if "bound" in sums:
-            updated["bound"] = sums["bound"] / sums["count"]
+        updated["bound"] = sums["bound"] / sums["count"]
         updated["version"] = server["version"] + 1
+        if judge_rounds is None or int(updated["version"]) <= judge_rounds:
+            updated |= judges(updated)
         return updated
 
     return Step("em", client, server_step)
@@ -87,10 +90,20 @@ def _train(
     return Message({f"{name} total": trained.total, f"{name} mass": trained.mass}, cost, cost)
 
 
-def bound_sums(posterior: Posterior, rows: Rows) -> Tree:
-    """Σ_x log Σ_k π_ik exp e_k(x) in nats, the bound on log P_i, and the rows; where the E-step looked at densities."""
-    if "bound" not in rows.cache:
-        return {}
+def judges(server: Tree) -> Tree:
+    """The densities and experts that rows are judged by: those of round `judge_rounds`, once that is past.
+
+    Models remember the rows that they were trained on, the more the longer, and a client judged by what it has taught
+    them finds its own proportions confirmed. So the judges stay, and the components train on.
+    """
+    return {"judge_density": server["density"], "judge_expert": server["expert"], "judge_version": server["version"]}
+
+
+def bound_sums(task: Task, server: Tree, posterior: Posterior, rows: Rows) -> Tree:
+    """Additive: Σ_x log Σ_k π_ik exp e_k(x) in nats, the bound on log P_i, and the rows.
+
+    Densities that a client does not train, for want of mass, add next to nothing here, and are not counted as sent.
+    """
     logs = posterior.proportions.clamp(min=PROPORTION_FLOOR).log()
-    joint = rows.cache["bound"].double() + logs[rows.owner]
+    joint = elbo(task, server["density"], rows).double() + logs[rows.owner]
     return {"bound": joint.logsumexp(1).sum(), "count": rows.counts.sum().double()}

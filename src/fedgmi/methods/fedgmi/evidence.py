@@ -43,7 +43,7 @@ def word_evidence(counts: Tensor, own: Tensor | None, words: Tensor, rows: Rows)
     return word_log_probs(counts, own)[rows.owner, words]
 
 
-def elbo(task: Task, server: Tree, rows: Rows) -> Tensor:
+def elbo(task: Task, densities: Tensor, rows: Rows) -> Tensor:
     """e_k(x) = log p_k(x) or its bound, nats [R, K], with the noise that belongs to each client's rows."""
     samples, size = task.settings.elbo_samples, task.density.noise_size
     noise = torch.zeros(len(rows), samples, size)
@@ -53,14 +53,14 @@ def elbo(task: Task, server: Tree, rows: Rows) -> Tensor:
             for i, n in zip(rows.ids, rows.counts.tolist(), strict=True)
         ]
         noise = torch.cat(draws)
-    return task.density.log_prob(server["density"], rows.x, noise.to(rows.x.device))
+    return task.density.log_prob(densities, rows.x, noise.to(rows.x.device))
 
 
 def expert_evidence(task: Task, server: Tree, rows: Rows) -> Tensor:
     """log p_k(y | x) of the label that a row has, nats [R, K]; zeros without labels."""
     if rows.y is None:
         return torch.zeros(len(rows), task.n_components, device=rows.x.device)
-    log_probs = task.expert.log_prob(server["expert"], rows.x)
+    log_probs = task.expert.log_prob(server["judge_expert"], rows.x)
     labels = rows.y[:, None, None].expand(-1, task.n_components, 1)
     return log_probs.gather(2, labels).squeeze(2).clamp(min=EXPERT_FLOOR)
 
@@ -68,15 +68,14 @@ def expert_evidence(task: Task, server: Tree, rows: Rows) -> Tensor:
 def stack_evidence(task: Task, server: Tree, states: Tree, rows: Rows) -> Tensor:
     """The calibrated E-step's evidence with labels seen [R, F, K]: word, density and expert, in KINDS' order.
 
-    Kept while the densities do not change: the exchanges of one calibration reuse it.
+    Kept while the judges do not change: the exchanges of one calibration reuse it.
     """
-    version = f"evidence {int(server['version'])}"
+    version = f"evidence {int(server['judge_version'])}"
     if version not in rows.cache:
         for stale in [name for name in rows.cache if name.startswith("evidence")]:
             del rows.cache[stale]
         words = word_evidence(server["topics"], states.get("own_words"), row_words(task, server, rows), rows)
-        bound = elbo(task, server, rows)
+        bound = elbo(task, server["judge_density"], rows)
         kinds = [words.double(), bound.double(), expert_evidence(task, server, rows).double()]
         rows.cache[version] = centre(torch.stack(kinds, 1))
-        rows.cache["bound"] = bound
     return rows.cache[version] / server["scale"][:, None]

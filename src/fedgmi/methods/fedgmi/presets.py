@@ -27,6 +27,7 @@ class Preset:
     training: Rule
     gate: Callable[[Tree, Tree, Rows], Tensor]
     shared_rounds: int = 0  # the first rounds, in which the experts are one model
+    judge_rounds: int | None = None  # the last round after which the judges follow the components
     prepare: tuple[Step, ...] = ()
     before_em: tuple[Step, ...] = ()
     finish: tuple[Step, ...] = ()
@@ -44,6 +45,7 @@ def default(task: Task) -> Preset:
         training=posterior,
         gate=lambda server, states, rows: calibrate.gate(task, server, states, rows),
         shared_rounds=task.settings.warm_up_rounds,
+        judge_rounds=task.settings.judge_rounds,
         prepare=(*codebook_steps(task), *topic_steps(task)),
         before_em=calibration,
         finish=(*calibration, refresh_step(posterior), *calibrate.gate_steps(task, posterior)),
@@ -54,11 +56,10 @@ def plain(task: Task) -> Preset:
     """Random start, the ELBO alone as evidence: the abstract's recipe."""
 
     def posterior(server: Tree, states: Tree, rows: Rows) -> Posterior:
-        rows.cache["bound"] = elbo(task, server, rows)
-        return e_step(rows.cache["bound"], rows, states["proportions"])
+        return e_step(elbo(task, server["density"], rows), rows, states["proportions"])
 
     def gate(server: Tree, states: Tree, rows: Rows) -> Tensor:
-        return responsibilities(elbo(task, server, rows), states["proportions"], rows.owner)[0]
+        return responsibilities(elbo(task, server["density"], rows), states["proportions"], rows.owner)[0]
 
     return Preset(posterior, posterior, gate, finish=(refresh_step(posterior),))
 
@@ -97,6 +98,7 @@ def oracle(task: Task) -> Preset:
     return replace(
         calibrated,
         training=truth,
+        judge_rounds=None,  # it learns from the truth, so there is nothing of its own to confirm
         prepare=(*codebook_steps(task), true_topics_step(task)),
         before_em=(),
         finish=(*calibrated.before_em, refresh_step(calibrated.posterior), *calibrate.gate_steps(task, truth)),
