@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -62,13 +62,21 @@ def without_labels(scenario: Scenario) -> Scenario:
     return Scenario(federation, replace(scenario.truth, pure=strip(scenario.truth.pure)))
 
 
-def make_task(schema: Schema, n_components: int = 3, *, density: str = "vae", seed: int = 0, **settings: Any) -> Task:
+def make_task(
+    schema: Schema,
+    n_components: int = 3,
+    *,
+    density: str = "vae",
+    shared: Literal["trunk", "none"] = "trunk",
+    seed: int = 0,
+    **settings: Any,
+) -> Task:
     """A task of small models; `settings` are the method's."""
     return Task(
         schema=schema,
         n_components=n_components,
         density=make_density(DensitySettings(name=density, hidden=8, latent=2, likelihood="gaussian"), schema),
-        expert=make_expert(ExpertSettings(hidden=8), schema),
+        expert=make_expert(ExpertSettings(hidden=8, shared=shared), schema),
         training=Training(epochs=1, batch_size=10),
         settings=METHOD.model_copy(update=settings),
         lr=1e-2,

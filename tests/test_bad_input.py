@@ -16,6 +16,7 @@ from PIL import Image
 from fedgmi import config, experiment, folder
 from fedgmi.data import scenarios
 from fedgmi.data.federation import Client, Federation, Scenario, Schema
+from fedgmi.methods import WITHOUT_COMPONENTS
 from tiny import ALL_BOUNDS, TINY, arguments, exit_code, hashes, run, settings
 
 
@@ -53,6 +54,24 @@ def test_settings(tmp_path, capsys, override, what, fix):
     assert exit_code(*arguments(tmp_path / "out", override)) == 2
     assert_one_message(capsys.readouterr().err, what, fix)
     assert not (tmp_path / "out").exists() or hashes(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT_COMPONENTS))
+@pytest.mark.parametrize("asked", ["3", "auto"])
+def test_components_of_a_method_without_any(tmp_path, capsys, name, asked):
+    out = tmp_path / "out"
+    assert exit_code(*arguments(out, f"method.name={name}", f"method.n_components={asked}")) == 2
+    shown = capsys.readouterr().err
+    assert_one_message(
+        shown, f"method.n_components: {name} has no components", "fedgmi, ifca, flhc, fedsoft, fedem, fedgmm"
+    )
+    assert not out.exists()
+
+
+def test_clusters_by_distance_and_by_number(tmp_path, capsys):
+    overrides = "method.name=flhc", "method.flhc.joint_rounds=1", "method.flhc.distance_threshold=1.0"
+    assert exit_code(*arguments(tmp_path / "out", *overrides, "method.n_components=3")) == 2
+    assert_one_message(capsys.readouterr().err, "method.n_components: flhc merges", "method.flhc.distance_threshold")
 
 
 WRONG_TYPES = [

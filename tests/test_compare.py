@@ -9,7 +9,7 @@ import pytest
 
 from fedgmi import compare as comparing
 from fedgmi.report import comparison
-from tiny import TINY, exit_code
+from tiny import TINY, exit_code, hashes
 
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]
 
@@ -76,6 +76,21 @@ def test_the_same_command_again_reads_what_is_there(finished, capsys):
     assert exit_code(*words(finished, "fedgmi,fedavg,oracle,fedgmi-sketch", "0,1")) == 0
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("checkpoints/*.safetensors")} == before
     assert "Results:" in capsys.readouterr().out
+
+
+def test_report_prints_it_again(finished, capsys):
+    before = hashes(finished)
+    assert exit_code("report", str(finished)) == 0
+    shown = capsys.readouterr().out
+    assert "rotation, seeds 0, 1" in shown
+    assert "fedgmi-sketch" in shown
+    assert hashes(finished) == before
+
+
+def test_a_comparison_that_is_none(tmp_path, capsys):
+    (tmp_path / "comparison.json").write_text('{"methods": []}')
+    assert exit_code("report", str(tmp_path)) == 2
+    assert "this is not a comparison of fedgmi" in capsys.readouterr().err
 
 
 def test_a_comparison_of_other_settings_stays_untouched(finished, capsys):
@@ -150,6 +165,17 @@ def test_components_without_an_expert_stay_blank():
     matrices = [[[0.9, None], [0.2, 0.8]], [[0.7, 0.1], [0.4, 0.6]]]
     found = comparison.summarise([cell("a", seed, [0.5], expert_accuracy=m) for seed, m in enumerate(matrices)])
     assert found["expert_accuracy"] == [[pytest.approx(0.8), None], [pytest.approx(0.3), pytest.approx(0.7)]]
+
+
+def test_methods_are_not_given_what_they_cannot_use():
+    from fedgmi import config
+
+    settings = config.load(None, ["method.n_components=2", "method.epsilon=1.0"])
+    made = {
+        m: comparing.cell_config(settings, comparing.Cell(m, 0), False, 1).method for m in ("fedgmi", "fedem", "fedavg")
+    }
+    assert {m: found.n_components for m, found in made.items()} == {"fedgmi": 2, "fedem": 2, "fedavg": None}
+    assert {m: found.epsilon for m, found in made.items()} == {"fedgmi": 1.0, "fedem": None, "fedavg": None}
 
 
 def test_threads_are_shared_between_runs_at_a_time(monkeypatch):

@@ -53,6 +53,41 @@ def test_shapes_and_normalised_probabilities(case):
     assert expert.log_prob(params, x[:0]).shape == (0, 2, schema.n_classes)
 
 
+def test_heads_on_a_trunk_are_experts_whose_lower_layers_agree(case):
+    expert, schema = case
+    assert 0 < expert.trunk < expert.size
+    params = torch.stack([expert.init(seeded(k)) for k in range(6)]).view(2, 3, -1)  # [J, K, P]
+    params[:, :, : expert.trunk] = params[:, :1, : expert.trunk]
+    x = torch.rand(2, 5, *schema.shape, generator=seeded(0))
+    joint = torch.cat([params[:, 0, : expert.trunk], params[:, :, expert.trunk :].flatten(1)], 1)
+    assert joint.shape == (2, expert.numbers(3))
+    apart = torch.stack([expert.logits(params[:, k], x) for k in range(3)], 2)
+    torch.testing.assert_close(expert.heads(joint, x), apart)
+
+
+def test_experts_that_share_nothing_have_no_trunk():
+    for name in EXPERTS:
+        expert = make_expert(ExpertSettings(name=name, shared="none"), IMAGE)
+        assert expert.trunk == 0
+        assert expert.numbers(3) == 3 * expert.size
+
+
+def test_a_module_of_unknown_inside_has_no_trunk():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x)
+
+    expert = expert_from_module(Net, TABLE)
+    params, x = torch.stack([expert.init(seeded(k)) for k in range(2)]), torch.rand(1, 5, 6, generator=seeded(0))
+    apart = torch.stack([expert.logits(params[k : k + 1], x) for k in range(2)], 2)
+    assert expert.trunk == 0
+    torch.testing.assert_close(expert.heads(params.view(1, -1), x), apart)
+
+
 def test_loss_is_the_cross_entropy_of_the_label_and_its_gradient_is_finite(case, monkeypatch):
     expert, schema = case
     params = torch.stack([expert.init(seeded(k)) for k in range(2)]).requires_grad_()

@@ -63,7 +63,7 @@ def loop(rows: Rows, jobs: training.Jobs, start: torch.Tensor, strength: float =
         optimiser = torch.optim.Adam([params], lr=0.01)
         index, noise = training._draw(jobs, job, rows, SETTINGS.batch_size, 5, KEY)
         for step in range(int(jobs.steps[job])):
-            batch = Batch(rows.x[index[step]][None], rows.y[index[step]][None], noise[step][None])
+            batch = Batch(index[step][None], rows.x[index[step]][None], rows.y[index[step]][None], noise[step][None])
             optimiser.zero_grad()
             value = loss(params[None], batch).mean() + 0.5 * strength * (params - start[job]).square().sum()
             value.backward()

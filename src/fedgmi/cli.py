@@ -154,10 +154,14 @@ def compare(
 
 @app.command()
 def report(
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="Results of a finished run, or a diagnosis.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Results of a finished run, a diagnosis or a comparison.")],
 ) -> None:
-    """Draw the picture of a finished run or of a diagnosis anew, and print its tables."""
-    if folder.holds_diagnosis(out):
+    """Draw the picture of a finished run or of a diagnosis anew, and print its tables, or those of a comparison."""
+    if folder.holds_comparison(out):
+        from fedgmi.report.comparison import print_comparison
+
+        print_comparison(folder.read_comparison(out), out, Console())
+    elif folder.holds_diagnosis(out):
         _show_diagnosis(folder.read_diagnosis(out), out)
     else:
         _show(folder.read_summary(out), out)

@@ -18,8 +18,8 @@ from typing import Any
 from fedgmi import folder
 from fedgmi.config import Config, dump, load
 from fedgmi.errors import ConfigError, UserError, unknown
-from fedgmi.methods import METHODS
-from fedgmi.report.comparison import COMPARISON, compared, to_csv, to_markdown
+from fedgmi.methods import METHODS, WITHOUT_COMPONENTS
+from fedgmi.report.comparison import compared, to_csv, to_markdown
 
 CELLS = "cells"
 PRESETS = ("plain", "sketch")
@@ -74,9 +74,10 @@ def compare(
     reasons = _run_all(runs, out / CELLS, max(1, jobs), watch or (lambda status: None))
     found = [result(cell, out / CELLS, reasons) for cell in cells]
     record: dict[str, Any] = folder.finite(compared(config.scenario.name, list(methods), list(seeds), found))
-    folder.write_json(out / f"{COMPARISON}.json", record)
-    folder.write_text(out / f"{COMPARISON}.csv", to_csv(record))
-    folder.write_text(out / f"{COMPARISON}.md", to_markdown(record))
+    path = out / folder.COMPARISON
+    folder.write_json(path, record)
+    folder.write_text(path.with_suffix(".csv"), to_csv(record))
+    folder.write_text(path.with_suffix(".md"), to_markdown(record))
     return record
 
 
@@ -102,7 +103,10 @@ def cell_config(config: Config, cell: Cell, oracle: bool, jobs: int) -> Config:
     name, _, preset = cell.method.partition("-") if cell.method not in METHODS else (cell.method, "", "")
     method = {"name": name} | ({"preset": preset} if preset else {"preset": "default"} if name == "fedgmi" else {})
     settings = config.method.model_copy(update=method)
-    settings = settings if settings.has_histogram else settings.model_copy(update={"epsilon": None})
+    without = ({} if settings.has_histogram else {"epsilon": None}) | (
+        {"n_components": None} if name in WITHOUT_COMPONENTS else {}
+    )
+    settings = settings.model_copy(update=without)  # what the others are asked for means nothing to it
     bounds = {"fedavg": False, "local": False, "oracle": oracle and cell.method == "fedgmi"}
     threads = config.threads or max(1, (os.cpu_count() or 1) // max(1, jobs))
     return config.model_copy(

@@ -73,10 +73,14 @@ class DensitySettings(Section):
 
 
 class ExpertSettings(Section):
-    """The model of one component's p(y | x)."""
+    """The model of one component's p(y | x).
+
+    shared: whether fedgmi's experts have all layers but the last in common ("trunk") or are models apart ("none").
+    """
 
     name: str = "mlp"
     hidden: PositiveInt = 200
+    shared: Literal["trunk", "none"] = "trunk"
 
 
 class TrainingSettings(Section):

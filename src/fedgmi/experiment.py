@@ -12,7 +12,7 @@ import torch
 
 from fedgmi import checkpoint, folder
 from fedgmi.bench import CHECKPOINTS, Bench
-from fedgmi.config import Config, dump, load
+from fedgmi.config import Config, MethodSettings, dump, load
 from fedgmi.data import build_scenario, chosen_scale
 from fedgmi.data.federation import Scenario, Schema
 from fedgmi.data.unseen import set_aside
@@ -20,7 +20,7 @@ from fedgmi.densities import make_density
 from fedgmi.errors import ConfigError, DivergedError, FedgmiWarning, unknown
 from fedgmi.experts import make_expert
 from fedgmi.listener import Listener
-from fedgmi.methods import BOUNDS, METHODS, Task
+from fedgmi.methods import BOUNDS, METHODS, WITHOUT_COMPONENTS, Task
 from fedgmi.mixture.spectrum import estimate_components
 from fedgmi.survey import take_survey
 
@@ -32,8 +32,7 @@ def run(config: Config, out: Path, *, resume: bool = False, listener: Listener |
 
     Raises UserError where the settings, the data or the folder do not allow it; earlier results stay untouched.
     """
-    if config.method.name not in METHODS:
-        raise unknown("method", config.method.name, METHODS, "method.name")
+    check_method(config.method)
     torch.set_flush_denormal(True)  # before threads start, or they do not inherit it
     folder.claim(out, resume=resume)
     _same_config(config, out)
@@ -55,6 +54,25 @@ def run(config: Config, out: Path, *, resume: bool = False, listener: Listener |
     summary = summarise(config, scenario, results) | {"n_components_estimated": settled.estimated}
     folder.write_json(out / folder.SUMMARY, summary)
     return summary
+
+
+def check_method(settings: MethodSettings) -> None:
+    """Refuse a method that there is not, and a number of components for one that has none."""
+    if settings.name not in METHODS:
+        raise unknown("method", settings.name, METHODS, "method.name")
+    if settings.n_components is not None and settings.name in WITHOUT_COMPONENTS:
+        having = ", ".join(name for name in METHODS if name not in WITHOUT_COMPONENTS)
+        raise ConfigError(
+            f"{settings.name} has no components, so it has no number of them",
+            where="method.n_components",
+            fix=f"unset it, or set method.name to one of {having}",
+        )
+    if settings.n_components is not None and settings.name == "flhc" and settings.flhc.distance_threshold is not None:
+        raise ConfigError(
+            "flhc merges clusters up to a distance or down to a number of them, not both",
+            where="method.n_components",
+            fix="unset it, or method.flhc.distance_threshold",
+        )
 
 
 def _same_config(config: Config, out: Path) -> None:

@@ -18,6 +18,7 @@ RECORDS = "records.jsonl"
 SUMMARY = "summary.json"
 PICTURE = "proportions.html"
 ESTIMATE = "n_components.json"
+COMPARISON = "comparison.json"
 DIAGNOSIS = "diagnosis.json"
 DIAGNOSIS_PICTURE = "diagnosis.html"
 
@@ -114,6 +115,11 @@ def holds_diagnosis(out: Path) -> bool:
     return os.path.exists(out / DIAGNOSIS)
 
 
+def holds_comparison(out: Path) -> bool:
+    """Whether a comparison that has come to its end lies there."""
+    return os.path.exists(out / COMPARISON)
+
+
 def claim(out: Path, *, resume: bool) -> None:
     """Make the folder, and refuse one that is not writable, or holds results other than a run that is to be resumed."""
     if holds_diagnosis(out):
@@ -140,7 +146,7 @@ def read_summary(out: Path) -> dict[str, Any]:
         if holds_run(out):
             fix = f"finish it with: fedgmi run --resume --out {out}"
             raise UserError("the run there is not finished", where=str(out), fix=fix)
-        fix = "give the folder of `fedgmi run --out` or `fedgmi diagnose --out`"
+        fix = "give the folder of `fedgmi run`, `diagnose` or `compare --out`"
         raise UserError("no run lies there", where=str(out), fix=fix)
     again = f"write it anew with: fedgmi run --resume --out {out}"
     return read_json(path, "the summary of a run", {"method", "clients", "rows_per_client"}, again)
@@ -151,6 +157,13 @@ def read_diagnosis(out: Path) -> dict[str, Any]:
     keys = {"n_components", "singular_values", "mixture_supported", "clients", "proportion_intervals", "interval_level"}
     again = "diagnose anew, into another folder: fedgmi diagnose --out DIR"
     return read_json(out / DIAGNOSIS, "a diagnosis of fedgmi", keys, again)
+
+
+def read_comparison(out: Path) -> dict[str, Any]:
+    """The comparison that lies there."""
+    keys = {"scenario", "methods", "seeds", "cells", "summary", "paired", "best"}
+    again = "write it anew with the command that made it: finished cells are read, not repeated"
+    return read_json(out / COMPARISON, "a comparison of fedgmi", keys, again)
 
 
 def read_json(path: Path, kind: str, keys: set[str], fix: str) -> dict[str, Any]:

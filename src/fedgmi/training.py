@@ -29,8 +29,9 @@ Penalty = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's rows: x [J, B, *shape] · y [J, B] or None · noise [J, B, Z] standard normal."""
+    """One step's rows: row [J, B], their places · x [J, B, *shape] · y [J, B] or None · noise [J, B, Z] normal."""
 
+    row: Tensor
     x: Tensor
     y: Tensor | None
     noise: Tensor
@@ -165,7 +166,7 @@ def _batches(
     for step in range(int(steps[0])):
         at = first[: int((steps > step).sum())] + step
         index = all_rows[at]
-        yield Batch(rows.x[index], None if rows.y is None else rows.y[index], all_noise[at])
+        yield Batch(index, rows.x[index], None if rows.y is None else rows.y[index], all_noise[at])
 
 
 def _draw(

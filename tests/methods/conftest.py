@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -13,8 +13,9 @@ from fedgmi.data import Scenario
 from fedgmi.methods import BOUNDS, METHODS, Method, Task
 
 PRESETS = ("default", "plain", "sketch")
-CASES = [(name, "default") for name in METHODS if name != "fedgmi"]
-CASES += [("fedgmi", preset) for preset in PRESETS] + [(name, "default") for name in BOUNDS]
+CASES = {name: (name, "default", "trunk") for name in (*METHODS, *BOUNDS) if name != "fedgmi"}
+CASES |= {f"fedgmi-{preset}": ("fedgmi", preset, "trunk") for preset in PRESETS}
+CASES |= {"fedgmi-apart": ("fedgmi", "default", "none")}  # experts that share no layers
 
 
 @dataclass(frozen=True)
@@ -23,16 +24,17 @@ class Case:
 
     name: str
     preset: str
+    shared: Literal["trunk", "none"]
     make: Callable[[Task], Method]
 
     def task(self, scenario: Scenario, n_components: int = 3, **settings: Any) -> Task:
-        return make_task(scenario.federation.schema, n_components, preset=self.preset, **settings)
+        return make_task(scenario.federation.schema, n_components, preset=self.preset, shared=self.shared, **settings)
 
     def method(self, scenario: Scenario, n_components: int = 3, **settings: Any) -> Method:
         return self.make(self.task(scenario, n_components, **settings))
 
 
-@pytest.fixture(params=CASES, ids=[name if name != "fedgmi" else f"{name}-{preset}" for name, preset in CASES])
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
 def case(request: pytest.FixtureRequest) -> Case:
-    name, preset = request.param
-    return Case(name, preset, (METHODS | BOUNDS)[name])
+    name, preset, shared = request.param
+    return Case(name, preset, shared, (METHODS | BOUNDS)[name])

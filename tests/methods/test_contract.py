@@ -13,7 +13,7 @@ from fedgmi import tree
 from fedgmi.data import Client, Scenario, pack
 from fedgmi.data.federation import Rows
 from fedgmi.errors import ConfigError
-from fedgmi.methods import BOUNDS, METHODS, Method
+from fedgmi.methods import BOUNDS, METHODS, WITHOUT_COMPONENTS, Method
 from fedgmi.methods.base import Message, mean_by_mass
 from fedgmi.transports import in_process
 from fedgmi.tree import Tree
@@ -244,15 +244,31 @@ def test_without_labels_there_are_densities_and_proportions(case):
     assert float((server["density"] - start["density"]).abs().max()) > 0.01
 
 
-def test_a_component_that_nobody_holds_stays_as_it_was():
-    """The oracle's fourth component has no row. Experts may be one model in the warm-up, which is one round here."""
-    method = oracle(make_task(SMALL.federation.schema, 4))
+@pytest.mark.parametrize("shared", ["trunk", "none"])
+def test_a_component_that_nobody_holds_stays_as_it_was(shared):
+    """The oracle's fourth component has no row. Experts may be one model in the warm-up, which is one round here, and
+    have one trunk, which moves with those that are held."""
+    task = make_task(SMALL.federation.schema, 4, shared=shared)
+    method, trunk = oracle(task), task.expert.trunk
     warm, _, _ = run(method, SMALL, rounds=1)
     server, _, _ = run(method, SMALL, rounds=3)
-    for name in ("density", "expert"):
-        assert torch.equal(server[name][3], warm[name][3])
-        assert float((server[name][:3] - warm[name][:3]).abs().amax(1).min()) > 0.005
+    for name, own in (("density", 0), ("expert", trunk)):
+        assert torch.equal(server[name][3, own:], warm[name][3, own:])
+        assert float((server[name][:3, own:] - warm[name][:3, own:]).abs().amax(1).min()) > 0.005
+    assert bool((server["expert"][:, :trunk] == server["expert"][0, :trunk]).all())
     assert torch.equal(server["density"][3], method.init()["density"][3])
+
+
+def test_methods_without_components_answer_to_no_number_of_them(case):
+    """What is refused there (`WITHOUT_COMPONENTS`) has no effect; everywhere else it has one."""
+    servers = [run(case.method(SMALL, n_components=k), SMALL, rounds=3)[:2] for k in (2, 3)]
+    if case.name == "oracle":
+        pytest.skip("the oracle has as many components as the truth")
+    same = all(
+        left.keys() == right.keys() and all(torch.equal(leaf, right[name]) for name, leaf in left.items())
+        for left, right in zip(*servers, strict=True)
+    )
+    assert same == (case.name in WITHOUT_COMPONENTS)
 
 
 def test_the_mean_by_mass_is_that_of_all_rows():
@@ -293,11 +309,12 @@ def test_only_pairs_with_mass_travel():
     assert pure.truth is not None
     held = [int(component.bincount(minlength=3).gt(0).sum()) for component in pure.truth.components]
     assert 6 < sum(held) < 18
-    task = make_task(pure.federation.schema, density="gaussian")
-    _, _, one = run(oracle(task), pure, rounds=1)
-    _, _, two = run(oracle(task), pure, rounds=2)
-    expert, density = 4 * task.expert.size, 4 * task.density.size
-    assert two.bytes_down - one.bytes_down == sum(held) * expert + 6 * 3 * density
+    for shared in ("trunk", "none"):
+        task = make_task(pure.federation.schema, density="gaussian", shared=shared)
+        _, _, one = run(oracle(task), pure, rounds=1)
+        _, _, two = run(oracle(task), pure, rounds=2)
+        trunk, head, density = 4 * task.expert.trunk, 4 * (task.expert.size - task.expert.trunk), 4 * task.density.size
+        assert two.bytes_down - one.bytes_down == 6 * trunk + sum(held) * head + 6 * 3 * density
 
 
 def test_rows_carry_no_truth_unless_asked():

@@ -17,6 +17,7 @@ from fedgmi.densities.gaussian import mean_and_covariance
 from fedgmi.evaluation import evaluate
 from fedgmi.methods import BOUNDS, METHODS, Task
 from fedgmi.methods.fedgmi.calibrate import MIN_CLIENTS
+from fedgmi.methods.fedgmi.expert_training import average_experts, train_heads
 from fedgmi.methods.local_training import all_rows, plan
 from fedgmi.randomness import generator
 from fedgmi.rounds import Progress, drive
@@ -333,3 +334,51 @@ def test_the_oracle_gates_by_the_realised_proportions():
     flipped = {name: states[name].flip(1) for name in ("proportions", "realised")}
     assert torch.equal(method.predict(server, states | {"proportions": flipped["proportions"]}, rows), found)
     assert not torch.allclose(method.predict(server, states | {"realised": flipped["realised"]}, rows), found)
+
+
+def literal_heads(task: Task, scenario: Scenario, experts: Tensor, resp: Tensor) -> Tensor:
+    """Client after client, module by module: one step of Adam after another on Σ_k r_k·CE_k, then the two means."""
+    trunk, rows = task.expert.trunk, pack(scenario.federation.clients)
+    totals, mass = torch.zeros_like(experts, dtype=torch.float64), torch.zeros(len(experts), dtype=torch.float64)
+    jobs = plan(task, rows, all_rows(rows))
+    for i in range(rows.n_clients):
+        lower = experts[0, :trunk].clone().requires_grad_()
+        upper = [expert[trunk:].clone().requires_grad_() for expert in experts]
+        optimiser = torch.optim.Adam([lower, *upper], lr=task.lr)
+        place = int((jobs.client == i).nonzero())
+        drawn, _ = training._draw(jobs, place, rows, task.training.batch_size, 0, (task.seed, 1, "expert"))
+        for index in drawn:
+            assert rows.y is not None
+            optimiser.zero_grad()
+            value = torch.zeros(())
+            for k, head in enumerate(upper):
+                losses = task.expert.loss(torch.cat([lower, head])[None], rows.x[index][None], rows.y[index][None])[0]
+                value = value + (resp[index, k].float() * losses).mean()
+            value.backward()
+            optimiser.step()
+        own = resp[rows.owner == i].sum(0)
+        totals[:, :trunk] += rows.counts[i] * lower.detach()
+        totals[:, trunk:] += own[:, None] * torch.stack(upper).detach()
+        mass += own
+    return torch.cat([totals[:, :trunk] / rows.counts.sum(), totals[:, trunk:] / mass[:, None]], 1).float()
+
+
+def test_heads_on_a_trunk_against_one_client_after_another():
+    task = make_task(FEDERATION.federation.schema)
+    rows = pack(FEDERATION.federation.clients)
+    draws = torch.Generator().manual_seed(0)
+    resp = torch.rand(len(rows), 3, generator=draws, dtype=torch.float64)
+    resp /= resp.sum(1, keepdim=True)
+    experts = torch.stack([task.expert.init(torch.Generator().manual_seed(k)) for k in range(3)])
+    experts[:, : task.expert.trunk] = experts[0, : task.expert.trunk]
+    message = train_heads(task, experts, rows, resp, 1)
+    found = average_experts(task, experts, message.values)
+    torch.testing.assert_close(found, literal_heads(task, FEDERATION, experts, resp), atol=1e-5, rtol=1e-4)
+    assert message.up == message.down == 4 * rows.n_clients * task.expert.numbers(3)
+
+
+def test_experts_that_nobody_trains_stay_as_they_were():
+    task = make_task(FEDERATION.federation.schema)
+    experts = torch.randn(3, task.expert.size, generator=torch.Generator().manual_seed(0))
+    experts[:, : task.expert.trunk] = experts[0, : task.expert.trunk]
+    assert torch.equal(average_experts(task, experts, {}), experts)

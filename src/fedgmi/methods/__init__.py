@@ -30,6 +30,9 @@ METHODS: dict[str, Callable[[Task], Method]] = {
     "fedgmm": fedgmm,
     "local": local,
 }
+WITHOUT_COMPONENTS = frozenset({"fedavg", "fedprox", "ditto", "cfl", "local"})
+"""Those to which a number of components means nothing."""
+
 BOUNDS: dict[str, Callable[[Task], Method]] = {"oracle": oracle}
 
-__all__ = ["BOUNDS", "METHODS", "Message", "Method", "Step", "Task"]
+__all__ = ["BOUNDS", "METHODS", "WITHOUT_COMPONENTS", "Message", "Method", "Step", "Task"]

@@ -18,7 +18,6 @@ from rich.console import Console
 
 from fedgmi.report.formats import bare_table, number, percent, size
 
-COMPARISON = "comparison"
 SIGNIFICANT = 0.05
 
 Cell = dict[str, Any]
@@ -146,7 +145,7 @@ def print_comparison(comparison: Comparison, out: Path, console: Console) -> Non
     for cell in comparison["cells"]:
         if "failed" in cell:
             console.print(f"failed: {cell['method']}, seed {cell['seed']}: {cell['failed']}", markup=False)
-    console.print(f"Results: {out} ({COMPARISON}.md, .csv, .json)", highlight=False, soft_wrap=True)
+    console.print(f"Results: {out} (comparison.md, .csv, .json)", highlight=False, soft_wrap=True)
 
 
 def _main(comparison: Comparison) -> str:

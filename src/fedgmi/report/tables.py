@@ -23,6 +23,8 @@ def print_report(summary: Summary, out: Path, console: Console) -> None:
         console.print(table)
         console.print()
     console.print(_identity(summary), highlight=False)
+    if not summary.get("proportions"):
+        console.print(f"{summary.get('method', 'it')} estimates no proportions; fedgmi diagnose does.", highlight=False)
     console.print(f"Results: {out}", highlight=False, soft_wrap=True)
 
 
@@ -105,13 +107,18 @@ def _identity(summary: Summary) -> str:
     what = f"{summary.get('method', '?')}{preset} on {summary.get('scenario', '?')}"
     cost = [
         f"seed {summary.get('seed', '?')}",
-        f"{summary.get('n_components', '?')} components" + " (estimated)" * bool(summary.get("n_components_estimated")),
+        *([_components(summary)] if summary.get("proportions") else []),
         f"{summary.get('rounds', '?')} rounds",
         *([f"histograms with ε = {summary['epsilon']:g}"] if summary.get("epsilon") else []),
         f"{size(summary.get('bytes_down'))} down, {size(summary.get('bytes_up'))} up",
         f"{number(summary.get('seconds'), 0)} s",
     ]
     return f"{what}: {', '.join(cost)}."
+
+
+def _components(summary: Summary) -> str:
+    estimated = " (estimated)" if summary.get("n_components_estimated") else ""
+    return f"{summary.get('n_components', '?')} components{estimated}"
 
 
 def _shown(tv: Sequence[float | None], accuracy: Sequence[float | None] | None) -> tuple[list[int], int]:

@@ -49,7 +49,13 @@ def _build(task: Task, name: str, preset: Preset) -> Method:
         gate = responsibilities(logs, gate_proportions(states), rows.owner)[0].clamp(min=1e-30)
         return (task.expert.log_prob(server["expert"], rows.x).double() + gate.log()[:, :, None]).logsumexp(1)
 
-    em = em_step(task, preset.training, shared_rounds=preset.shared_rounds, judge_rounds=preset.judge_rounds)
+    em = em_step(
+        task,
+        preset.training,
+        shared_rounds=preset.shared_rounds,
+        shared_trunk=preset.shared_trunk,
+        judge_rounds=preset.judge_rounds,
+    )
     return Method(
         name=name,
         init=lambda: initial_server(task),

@@ -38,7 +38,7 @@ def calibration_steps(task: Task, rule: Rule) -> tuple[Step, ...]:
     def send_scale(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         evidence = stack_evidence(task, server, states, rows) * server["scale"][:, None]
         sums = {"squares": evidence.square().mean(2).sum(0), "count": rows.counts.sum().double()} | client_count(rows)
-        return states, reply(sums, rows, down=judges_size(server))
+        return states, reply(sums, rows, down=judges_size(task, server))
 
     def take_scale(server: Tree, sums: Tree, round: int) -> Tree:
         if too_few(sums):
@@ -117,11 +117,12 @@ def too_few(sums: Tree) -> bool:
     return float(sums["clients"]) < MIN_CLIENTS
 
 
-def judges_size(server: Tree) -> int:
+def judges_size(task: Task, server: Tree) -> int:
     """Bytes of the K judges, which a client fetches where they are new since the last round."""
     if int(server["judge_version"]) < int(server["version"]):
         return 0
-    return tree.n_bytes({name: server[name] for name in ("judge_density", "judge_expert")})
+    experts = server["judge_expert"]
+    return int(server["judge_density"].nbytes) + task.expert.numbers(len(experts)) * experts.element_size()
 
 
 def in_deviations(server: Tree) -> Tensor:

@@ -6,42 +6,42 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from fedgmi import training
 from fedgmi.data.federation import Rows
 from fedgmi.methods.base import Message, Step, Task, mean_by_mass
 from fedgmi.methods.fedgmi.evidence import elbo
+from fedgmi.methods.fedgmi.expert_training import average_experts, train_experts
 from fedgmi.methods.fedgmi.sketch import reply
-from fedgmi.methods.local_training import all_rows, expert_loss, train_components
+from fedgmi.methods.local_training import all_rows, train_components
 from fedgmi.mixture.posterior import PROPORTION_FLOOR, Posterior
 from fedgmi.tree import Tree
 
 Rule = Callable[[Tree, Tree, Rows], Posterior]  # where a preset's responsibilities and proportions come from
 
 
-def em_step(task: Task, rule: Rule, *, shared_rounds: int = 0, judge_rounds: int | None = None) -> Step:
+def em_step(
+    task: Task, rule: Rule, *, shared_rounds: int = 0, shared_trunk: bool = False, judge_rounds: int | None = None
+) -> Step:
     """E-step by the rule, M-step by packed training; the server takes means weighted by mass.
 
-    In the first `shared_rounds` the experts are one model, trained on all rows: each component sees a share of the rows
-    only, and what its expert needs to know of pictures as such is learnt from everybody's. After `judge_rounds` the
-    judges stay as they are (None: they always follow).
+    Each component sees a share of the rows only, and what its expert needs to know of pictures as such is learnt from
+    everybody's: in the first `shared_rounds` the experts are one model, trained on all rows, and with `shared_trunk`
+    they keep its lower layers in common. After `judge_rounds` the judges stay as they are (None: they always follow).
     """
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         posterior = rule(server, states, rows)
         density = train_density(task, server, rows, posterior.responsibilities, round)
-        shared = int(server["version"]) < shared_rounds
-        expert = train_expert(task, server, rows, all_rows(rows) if shared else posterior.responsibilities, round)
+        joint = int(server["version"]) < shared_rounds
+        experts = server["expert"][:1] if joint else server["expert"]
+        resp = all_rows(rows) if joint else posterior.responsibilities
+        expert = train_experts(task, experts, rows, resp, round, shared_trunk=shared_trunk)
         sums = bound_sums(task, server, posterior, rows)
         return states | {"proportions": posterior.proportions}, density + expert + reply(sums, rows)
 
     def server_step(server: Tree, sums: Tree, round: int) -> Tree:
         updated = dict(server)
-        for name in ("density", "expert"):
-            if f"{name} mass" in sums:
-                total, mass = sums[f"{name} total"], sums[f"{name} mass"]
-                updated[name] = mean_by_mass(server[name][: len(mass)], total, mass)
-                if len(mass) < task.n_components:  # one model stands for all
-                    updated[name] = updated[name].expand(task.n_components, -1).contiguous()
+        updated["density"] = mean_by_mass(server["density"], sums["density total"], sums["density mass"])
+        updated["expert"] = average_experts(task, server["expert"], sums)
         updated["bound"] = sums["bound"] / sums["count"]
         updated["version"] = server["version"] + 1
         if judge_rounds is None or int(updated["version"]) <= judge_rounds:
@@ -71,23 +71,11 @@ def train_density(task: Task, server: Tree, rows: Rows, resp: Tensor, round: int
         return Message({"density total": total.to(local.dtype), "density mass": mass.sum(0)}, cost, cost)
     assert density.loss is not None
     loss = density.loss
-    return _train(task, server, rows, resp, round, "density", lambda p, b: loss(p, b.x, b.noise), density.noise_size)
-
-
-def train_expert(task: Task, server: Tree, rows: Rows, weights: Tensor, round: int) -> Message:
-    """The same for the experts, where there are labels. weights [R, K], or [R, 1] while they are one model."""
-    if rows.y is None:
-        return Message()
-    return _train(task, server, rows, weights, round, "expert", expert_loss(task), 0)
-
-
-def _train(
-    task: Task, server: Tree, rows: Rows, weights: Tensor, round: int, name: str, loss: training.Loss, noise_size: int
-) -> Message:
-    start = server[name][: weights.shape[1]]
-    trained = train_components(task, rows, weights, start, loss, (task.seed, round, name), noise_size)
-    cost = trained.n_jobs * start.shape[1] * start.element_size()
-    return Message({f"{name} total": trained.total, f"{name} mass": trained.mass}, cost, cost)
+    start = server["density"]
+    key = (task.seed, round, "density")
+    trained = train_components(task, rows, resp, start, lambda p, b: loss(p, b.x, b.noise), key, density.noise_size)
+    cost = trained.n_jobs * start[0].nbytes
+    return Message({"density total": trained.total, "density mass": trained.mass}, cost, cost)
 
 
 def judges(server: Tree) -> Tree:

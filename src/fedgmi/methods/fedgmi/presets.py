@@ -28,6 +28,7 @@ class Preset:
     posterior: Rule
     training: Rule
     shared_rounds: int = 0  # the first rounds, in which the experts are one model
+    shared_trunk: bool = False  # whether they have their lower layers in common for good, where `expert.shared` says so
     judge_rounds: int | None = None  # the last round after which the judges follow the components
     prepare: tuple[Step, ...] = ()
     before_em: tuple[Step, ...] = ()
@@ -50,6 +51,7 @@ def default(task: Task) -> Preset:
         posterior=posterior,
         training=posterior,
         shared_rounds=task.settings.warm_up_rounds,
+        shared_trunk=True,
         judge_rounds=task.settings.judge_rounds,
         prepare=(*codebook_steps(task), *topic_steps(task)),
         before_em=calibration,
