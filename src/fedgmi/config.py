@@ -117,7 +117,7 @@ class MethodSettings(Section):
     kmeans_rounds: PositiveInt = 10
     calibration_steps: PositiveInt = 8
     warm_up_rounds: PositiveInt = 5
-    judge_rounds: PositiveInt = 10
+    judge_rounds: PositiveInt = 15
     elbo_samples: PositiveInt = 1
     epsilon: Annotated[float, Field(ge=1e-6, allow_inf_nan=False)] | None = None
     fedprox: FedProxSettings = FedProxSettings()

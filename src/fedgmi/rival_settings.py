@@ -1,4 +1,5 @@
-"""What rivals add to the settings that all methods share, each with its paper's default: `[method.NAME]`."""
+"""What rivals add to the settings that all methods share, `[method.NAME]`: by default a value that the paper names, the
+one of them that does best here on validation rows (docs/decisions.md)."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from fedgmi.section import PositiveFloat, PositiveInt, ProperFraction, Section
 class FedProxSettings(Section):
     """mu: of the proximal term μ/2·‖w − w_global‖²; 0 would be FedAvg, and is refused."""
 
-    mu: PositiveFloat = 1.0
+    mu: PositiveFloat = 0.001
 
 
 class DittoSettings(Section):
@@ -30,7 +31,7 @@ class FedSoftSettings(Section):
     """strength: λ of the proximal terms λ/2·u_is·‖w − c_s‖²; 0 would be local training, and is refused
     · interval: rounds τ between two estimates of u · smoother: u of a cluster that no row prefers."""
 
-    strength: PositiveFloat = 0.1
+    strength: PositiveFloat = 0.01
     interval: PositiveInt = 2
     smoother: PositiveFloat = 1e-4
 
