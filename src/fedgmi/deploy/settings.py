@@ -1,0 +1,121 @@
+"""The two files of a deployment: `federation.toml`, the same for all, and `site.toml`, each site's own."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from fedgmi import settings_io
+from fedgmi.config import (
+    Config,
+    DataSettings,
+    DensitySettings,
+    EvaluationSettings,
+    ExpertSettings,
+    MethodSettings,
+    TrainingSettings,
+)
+from fedgmi.data.federation import Schema
+from fedgmi.section import PositiveFloat, PositiveInt, Section
+
+Limits = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+class RowSettings(Section):
+    """What every site's rows look like.
+
+    features: a table's columns, `column=value` for the values of a text · shape: [channels, height, width] of a picture
+    · classes: the labels in order, none where there are none · ranges: of some features, [least, greatest].
+    """
+
+    kind: Literal["image", "tabular"]
+    features: tuple[str, ...] = ()
+    shape: tuple[PositiveInt, ...] = ()
+    classes: tuple[str, ...] = ()
+    ranges: dict[str, Limits] = Field(default_factory=dict)
+
+    def as_schema(self) -> Schema:
+        """As the methods know it."""
+        shape = self.shape if self.kind == "image" else (len(self.features),)
+        return Schema(shape, len(self.classes), self.kind, self.classes, self.features)
+
+
+class RobustSettings(Section):
+    """Against a site that lies.
+
+    aggregation: "mean"; or, of what sites answer each by itself, the coordinate-wise "trimmed-mean" or "median"
+    · trimmed: the fraction left out on each side · max_norm: of a site's update of one model, ‖θ_i − θ‖; longer ones
+    are scaled down to it. None: no bound.
+    """
+
+    aggregation: Literal["mean", "trimmed-mean", "median"] = "mean"
+    trimmed: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
+    max_norm: PositiveFloat | None = None
+
+
+class FederationSettings(Section):
+    """`federation.toml`.
+
+    sites: how many have to be there before the first round · wait_s: how long they are waited for, seconds
+    · deadline_s: after which a site that has not answered is absent this round, seconds.
+    """
+
+    name: str
+    sites: PositiveInt
+    wait_s: PositiveFloat = 600.0
+    deadline_s: PositiveFloat = 600.0
+    seed: Annotated[int, Field(ge=0)] = 0
+    rounds: PositiveInt = 10
+    rows: RowSettings
+    method: MethodSettings = MethodSettings()
+    density: DensitySettings = DensitySettings()
+    expert: ExpertSettings = ExpertSettings()
+    training: TrainingSettings = TrainingSettings()
+    robust: RobustSettings = RobustSettings()
+
+    def config(self) -> Config:
+        """The run's settings, as `fedgmi run` has them."""
+        return Config(
+            seed=self.seed,
+            rounds=self.rounds,
+            method=self.method,
+            density=self.density,
+            expert=self.expert,
+            training=self.training,
+            evaluation=EvaluationSettings(fedavg=False, local=False, oracle=False),
+        )
+
+    def digest(self) -> str:
+        """A hash of everything that sites and coordinator must agree on."""
+        return hashlib.blake2b(self.model_dump_json().encode(), digest_size=16).hexdigest()
+
+
+class SiteSettings(Section):
+    """`site.toml`.
+
+    name: the site's, unlike any other's · folder: where state, models and results of this site are kept; paths are
+    relative to the file · data: where its rows are · held_out: the fraction of rows that training never sees, by which
+    the site's predictor is judged · threads: of the CPU.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    folder: str = "site"
+    data: DataSettings
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: PositiveInt | None = None
+
+
+AnySettings = TypeVar("AnySettings", FederationSettings, SiteSettings)
+
+
+def read(kind: type[AnySettings], path: Path) -> AnySettings:
+    """Settings of that kind from TOML; raises ConfigError where a key or value is not theirs."""
+    table = settings_io.unset_empty(settings_io.read_toml(path))
+    try:
+        return kind.model_validate(table)
+    except ValidationError as error:
+        raise settings_io.explain(error, kind, str(path)) from error
