@@ -72,13 +72,16 @@ class Step:
 
     client: (server state, states of C clients [C, …], their rows, round) → (new states, message over the C clients)
     · server: (server state, reduced values, round) → server state · reduce: "sum", or "stack" where the server needs
-    single replies [C, …], which secure aggregation then has to refuse.
+    single replies [C, …], which secure aggregation then has to refuse · updates(server) → the models [K, P] whose
+    weighted sums the message holds, by NAME: `NAME total` [K, P] = Σ_i N_ik θ_ik and `NAME mass` [K]; a deployment
+    bounds and averages these robustly, where it is asked to.
     """
 
     name: str
     client: ClientStep
     server: ServerStep
     reduce: Literal["sum", "stack"] = "sum"
+    updates: Callable[[Tree], Tree] | None = None
 
 
 @dataclass(frozen=True)

@@ -66,12 +66,12 @@ def average_step(task: Task, mu: float = 0.0) -> Step:
         key = (task.seed, round, "expert")
         trained = train_components(task, rows, all_rows(rows), server["expert"], expert_loss(task), key, mu=mu)
         cost = rows.n_clients * server["expert"].nbytes
-        return states, Message({"total": trained.total, "mass": trained.mass}, cost, cost)
+        return states, Message({"expert total": trained.total, "expert mass": trained.mass}, cost, cost)
 
     def average(server: Tree, sums: Tree, round: int) -> Tree:
-        return server | {"expert": mean_by_mass(server["expert"], sums["total"], sums["mass"])}
+        return server | {"expert": mean_by_mass(server["expert"], sums["expert total"], sums["expert mass"])}
 
-    return Step("train", client, average)
+    return Step("train", client, average, updates=lambda server: {"expert": server["expert"]})
 
 
 def train_own(

@@ -17,6 +17,7 @@ from fedgmi.methods.fedgmi.sketch import reply, uncalibrated
 from fedgmi.mixture import calibration
 from fedgmi.tree import Tree
 
+MOST = (1.0, 1.0, 2.0)  # nats a nat, by KINDS
 MIN_CLIENTS = 5  # with fewer participants the last calibration stands
 
 
@@ -100,7 +101,7 @@ def fisher_steps(task: Task, own: Calibration, n_steps: int) -> tuple[Step, ...]
         if too_few(sums) or task.n_components == 1:
             return server
         weights, bias = server[own.weights], server[own.bias]
-        weights, bias = calibration.fisher_step(weights, bias, sums, face_value(task, server)[: len(weights)])
+        weights, bias = calibration.fisher_step(weights, bias, sums, most(task, server)[: len(weights)])
         return server | {own.weights: weights, own.bias: bias}
 
     share = Step("shares", send_share, take_share)
@@ -130,14 +131,16 @@ def in_deviations(server: Tree) -> Tensor:
     return torch.tensor([False, True, False], device=server["scale"].device)
 
 
-def face_value(task: Task, server: Tree) -> Tensor:
-    """The weight at which each kind of evidence counts one nat a nat; 0 for densities and experts in warm-up.
+def most(task: Task, server: Tree) -> Tensor:
+    """The largest weight of each kind of evidence; 0 for densities and experts in warm-up.
 
-    Densities and experts that have hardly begun to differ differ by noise, which calibration would magnify.
+    Words and densities count one nat a nat at most: they are more sure of themselves than they should be. Experts count
+    two: heads that grew from one another differ by less than their components do, and evidence that is too weak drives
+    proportions into the corners. Densities and experts that have hardly begun to differ differ by noise alone.
     """
     warm = task.settings.warm_up_rounds
     ready = bool(server["version"] >= warm)
-    value = server["scale"].clone()
+    value = server["scale"] * torch.tensor(MOST, dtype=server["scale"].dtype, device=server["scale"].device)
     return value if ready else value * torch.tensor([1.0, 0.0, 0.0], dtype=value.dtype, device=value.device)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from fedgmi.data.federation import Rows
 from fedgmi.methods.base import Message, Step, Task, mean_by_mass
 from fedgmi.methods.fedgmi.evidence import elbo
-from fedgmi.methods.fedgmi.expert_training import average_experts, train_experts
+from fedgmi.methods.fedgmi.expert_training import average_experts, expert_updates, train_experts
 from fedgmi.methods.fedgmi.sketch import reply
 from fedgmi.methods.local_training import all_rows, train_components
 from fedgmi.mixture.posterior import PROPORTION_FLOOR, Posterior
@@ -48,7 +48,10 @@ def em_step(
             updated |= judges(updated)
         return updated
 
-    return Step("em", client, server_step)
+    def updates(server: Tree) -> Tree:
+        return {"density": server["density"]} | expert_updates(task, server["expert"])
+
+    return Step("em", client, server_step, updates=updates)
 
 
 def refresh_step(rule: Rule) -> Step:

@@ -50,23 +50,28 @@ def train_heads(task: Task, experts: Tensor, rows: Rows, resp: Tensor, round: in
     mass = rows.sum_by_client(resp)[place]  # [J, K]
     heads = local[:, trunk:].reshape(len(local), n_experts, -1)  # [J, K, H]
     values = {
-        "trunk total": (local[:, :trunk] * rows.counts[place, None]).sum(0),
-        "rows": rows.counts.sum().double(),
+        "trunk total": (local[:, :trunk] * rows.counts[place, None]).sum(0, keepdim=True),
+        "trunk mass": rows.counts.sum().double()[None],
         "head total": (heads * mass[:, :, None].to(local.dtype)).sum(0),
-        "expert mass": mass.sum(0),
+        "head mass": mass.sum(0),
     }
     sent = rows.n_clients * trunk + int((mass > MIN_MASS).sum()) * (task.expert.size - trunk)
     cost = sent * experts.element_size()
     return Message(values, cost, cost)
 
 
+def expert_updates(task: Task, experts: Tensor) -> Tree:
+    """The models that messages may hold sums of: the experts, or the one trunk [1, T] and the heads [K, P − T]."""
+    trunk = task.expert.trunk
+    return {"expert": experts, "trunk": experts[:1, :trunk], "head": experts[:, trunk:]}
+
+
 def average_experts(task: Task, experts: Tensor, sums: Tree) -> Tensor:
     """The new experts [K, P] from the sums of `train_experts`; as they were where nobody sent any."""
     if "trunk total" in sums:
-        trunk, count = sums["trunk total"], sums["rows"]
-        mean = (trunk / count.clamp(min=1).to(trunk.dtype)).where(count > 0, experts[0, : len(trunk)])
-        heads = mean_by_mass(experts[:, len(trunk) :], sums["head total"], sums["expert mass"])
-        return torch.cat([mean.expand(len(experts), -1), heads], 1)
+        parts = {name: part for name, part in expert_updates(task, experts).items() if name != "expert"}
+        means = {name: mean_by_mass(old, sums[f"{name} total"], sums[f"{name} mass"]) for name, old in parts.items()}
+        return torch.cat([means["trunk"].expand(len(experts), -1), means["head"]], 1)
     if "expert total" not in sums:
         return experts
     total, mass = sums["expert total"], sums["expert mass"]
