@@ -219,7 +219,10 @@ def test_where_no_model_lies(tmp_path):
         (lambda m: m.predict(np.zeros((1, 2)), client=8), "no client 8"),
         (lambda m: m.predict(np.zeros((1, 2)), client=[0.9, 0.9]), "no proportions"),
         (lambda m: m.predict(np.zeros((1, 2)), client=[0.2, 0.3, 0.5]), "no proportions"),
-        (lambda m: m.infer_weights(np.zeros((1, 2)), ["maybe"]), "'maybe' was in nobody's rows"),
+        (
+            lambda m: m.infer_weights(np.zeros((1, 2)), ["maybe"]),
+            "'maybe' at row 0 is not among the federation's: no, yes",
+        ),
         (lambda m: m.infer_weights(np.zeros((2, 2)), ["no"]), "one label per row"),
     ],
 )

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from fedgmi import __version__, config, folder
+from fedgmi.deploy.commands import deploy_app, site_app
 from fedgmi.errors import FedgmiError, FedgmiWarning
 
 app = typer.Typer(
@@ -25,6 +26,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(site_app, name="site")
+app.add_typer(deploy_app, name="deploy")
 
 ConfigFile = Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="Without it: the digits.")]
 Overrides = Annotated[

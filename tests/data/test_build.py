@@ -242,7 +242,10 @@ def test_an_equals_sign_in_a_name_leads_nobody_astray() -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"age": [1], "sex": ["x"], "smokes": [True]}, r"column 'sex': 'x' was in nobody's rows; there were f, m"),
+        (
+            {"age": [1], "sex": ["x"], "smokes": [True]},
+            r"column 'sex': 'x' at row 0 is not among the federation's values: f, m",
+        ),
         ({"age": [1], "sexe": ["f"], "smokes": [True]}, r"features: no column 'sex'.*did you mean 'sexe'\?"),
         (
             {"age": ["1"], "sex": ["f"], "smokes": [True]},

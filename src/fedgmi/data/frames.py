@@ -64,7 +64,11 @@ def encode(frame: Any, schema: Schema) -> Tensor:
     tensor([[30.,  0.,  1.]])
     """
     table = _arrow(frame)
-    owners = [_column_of(feature, table.column_names) for feature in schema.features]
+    columns = table.column_names
+    owners = [
+        column_of(feature, columns) or require(feature.partition("=")[0], columns, where="features")
+        for feature in schema.features
+    ]
     blocks = []
     for name in dict.fromkeys(owners):
         (kind, values), where = _column(table, name), f"column {name!r}"
@@ -74,7 +78,9 @@ def encode(frame: Any, schema: Schema) -> Tensor:
         elif kind == "number":
             blocks += encode_feature([values], kind, name, where=where, advice="leave them out")[0]
         else:
-            raise DataError("it holds texts, and numbers in the federation", where=where, fix="give numbers")
+            row = next((i for i, text in enumerate(values) if not _is_number(text)), 0)
+            what = f"it holds texts, and numbers in the federation; the first is {values[row]!r} at row {row}"
+            raise DataError(what, where=where, fix="give numbers")
     return torch.from_numpy(np.concatenate(blocks, axis=1))
 
 
@@ -84,7 +90,7 @@ def _one_hot(values: Values, known: Sequence[str], where: str) -> npt.NDArray[np
     strange = np.flatnonzero(~block.any(1))
     if len(strange):
         raise DataError(
-            f"{str(values[strange[0]])!r} was in nobody's rows; there were {', '.join(known)}",
+            f"{str(values[strange[0]])!r} at row {strange[0]} is not among the federation's values: {', '.join(known)}",
             where=where,
             fix="leave these rows out, or make the federation anew with them",
         )
@@ -99,10 +105,20 @@ def column_names(x: Any) -> tuple[str, ...]:
     return ()
 
 
-def _column_of(feature: str, columns: Sequence[str]) -> str:
-    """The column that a feature came from: its name, or what stands before `=value`."""
-    owners = [name for name in columns if feature == name or feature.startswith(f"{name}=")]
-    return max(owners, key=len) if owners else require(feature.partition("=")[0], columns, where="features")
+def column_of(feature: str, columns: Sequence[str]) -> str | None:
+    """The column that a feature came from: its name, or what stands before `=value`; None where it is not there.
+
+    >>> column_of("sex=f", ["age", "sex"])
+    'sex'
+    """
+    return max((name for name in columns if feature == name or feature.startswith(f"{name}=")), key=len, default=None)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
 
 
 def _arrow(frame: Any) -> Any:

@@ -43,7 +43,7 @@ def _numbers(x: Any, where: str) -> npt.NDArray[Any]:
 
 
 def labels(y: Any, schema: Schema, n_rows: int, *, where: str = "y") -> Tensor:
-    """y as class numbers int64 [n]. Raises DataError for a label that no client of the federation had."""
+    """y as class numbers int64 [n]. Raises DataError for a label that is not among the federation's."""
     if not schema.n_classes:
         raise DataError("the federation had no labels", where=where, fix="leave y out")
     values = np.asarray(y)
@@ -53,12 +53,12 @@ def labels(y: Any, schema: Schema, n_rows: int, *, where: str = "y") -> Tensor:
     lookup = {str(value): number for number, value in enumerate(known.tolist())}
     whole = values.astype(np.int64) if values.dtype.kind == "f" and bool((values == np.round(values)).all()) else values
     names = [str(value) for value in whole.tolist()]
-    strange = sorted({name for name in names if name not in lookup})
-    if strange:
+    strange = next((row for row, name in enumerate(names) if name not in lookup), None)
+    if strange is not None:
         raise DataError(
-            f"label {strange[0]!r} was in nobody's rows; there were {', '.join(lookup)}",
+            f"label {names[strange]!r} at row {strange} is not among the federation's: {', '.join(lookup)}",
             where=where,
-            fix="leave these rows out, or fit anew with them",
+            fix="leave these rows out, or make the federation anew with them",
         )
     return torch.tensor([lookup[name] for name in names])
 

@@ -13,7 +13,7 @@ from fedgmi.config import DataSettings
 from fedgmi.data.columns import Roles, encode_feature, encode_labels, find_roles, kind_of, require
 from fedgmi.data.federation import Schema
 from fedgmi.data.images import crop_and_resize, decode_images
-from fedgmi.data.tables import batches, column_values, open_splits
+from fedgmi.data.tables import batches, column_values, named_values, open_splits
 from fedgmi.errors import DataError
 
 
@@ -90,7 +90,7 @@ def _from_tables(settings: DataSettings, tables: dict[str, Any], extra: str | No
     kind: Literal["image", "tabular"] = "image" if roles.image is not None else "tabular"
     features: tuple[str, ...] = ()
     if roles.image is not None:
-        xs = _images(settings, tables, roles.image)
+        xs = read_images(settings, tables, roles.image)
     else:
         xs, features = _table(settings, tables, roles)
     ys, classes = _labels(settings, tables, roles)
@@ -102,8 +102,9 @@ def _from_tables(settings: DataSettings, tables: dict[str, Any], extra: str | No
     return Source(settings.path, schema, splits[0], splits[1] if len(splits) > 1 else None)
 
 
-def _images(settings: DataSettings, tables: dict[str, Any], column: str) -> list[Tensor]:
-    """[n, channels, height, width] per split."""
+def read_images(settings: DataSettings, tables: dict[str, Any], column: str) -> list[Tensor]:
+    """The pictures of a column, cropped, resized and inverted as the settings say: [n, channels, height, width] per
+    split."""
     xs = [
         decode_images(
             batches(table, column),
@@ -131,9 +132,7 @@ def _table(settings: DataSettings, tables: dict[str, Any], roles: Roles) -> tupl
     names: list[str] = []
     for column in roles.features:
         feature = next(iter(tables.values())).features[column]
-        values = [column_values(table, column, where=settings.path) for table in tables.values()]
-        if kind_of(feature) == "class":
-            values = [np.array(["(none)", *feature.names])[v + 1] for v in values]  # -1 stands for no class
+        values = [named_values(table, column, where=settings.path) for table in tables.values()]
         encoded, new = encode_feature(values, kind_of(feature), column, where=f"{settings.path}, column {column!r}")
         names += new
         for part, block in zip(parts, encoded, strict=True):

@@ -11,15 +11,20 @@ from typing import Any
 import numpy as np
 
 from fedgmi.config import DataSettings
-from fedgmi.data.columns import Values
+from fedgmi.data.columns import Values, kind_of
 from fedgmi.errors import DataError
 
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".json": "json", ".jsonl": "json"}
+MOST_ROWS = 10**9
+OF_NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0, got 0")  # what CSV and Parquet say of it
 
 
-def open_splits(settings: DataSettings) -> dict[str, Any]:
-    """The train split and, where there is one, the test split: name → `datasets.Dataset`."""
-    found = _load(settings)
+def open_splits(settings: DataSettings, cache: str | None = None) -> dict[str, Any]:
+    """The train split and, where there is one, the test split: name → `datasets.Dataset`.
+
+    cache: the folder in which `datasets` keeps its copy of the rows; None: where it always does.
+    """
+    found = _load(settings, cache)
     optional = (None, "", "test", settings.train_split)  # "test" is the default, and many data sets have none
     for option, name in (("train_split", settings.train_split), ("test_split", settings.test_split)):
         if name not in found and (option == "train_split" or name not in optional):
@@ -46,6 +51,12 @@ def column_values(table: Any, column: str, *, where: str) -> Values:
     return array_of(values, where=f"{where}, column {column!r}")
 
 
+def named_values(table: Any, column: str, *, where: str) -> Values:
+    """`column_values`, with class numbers as the classes' names; -1, which stands for no class, as "(none)"."""
+    values, feature = column_values(table, column, where=where), table.features[column]
+    return np.array(["(none)", *feature.names])[values + 1] if kind_of(feature) == "class" else values
+
+
 def array_of(values: Any, *, where: str) -> Values:
     """An Arrow column as an array [n]; a missing value is an error."""
     if values.null_count:
@@ -63,20 +74,24 @@ def batches(table: Any, column: str, size: int = 1024) -> Iterator[list[Any]]:
         yield batch.column(column).to_pylist()
 
 
-def _load(settings: DataSettings) -> Any:
+def _load(settings: DataSettings, cache: str | None) -> Any:
     import datasets  # takes more than a second: the digits do without it
 
     path = Path(settings.path).expanduser()
     _check_local(settings.path, path)
     try:
-        with _without_progress_bars():
+        with _quietly():
             if path.is_file():
-                options = {"sep": "\t"} if path.suffix == ".tsv" else {}
-                return datasets.load_dataset(BUILDERS[path.suffix], data_files=str(path), **options)
-            return datasets.load_dataset(str(path) if path.exists() else settings.path)
+                options = _whole_columns(path.suffix)
+                return datasets.load_dataset(BUILDERS[path.suffix], data_files=str(path), cache_dir=cache, **options)
+            return datasets.load_dataset(str(path) if path.exists() else settings.path, cache_dir=cache)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+        generating = isinstance(error, datasets.exceptions.DatasetGenerationError)  # it says no more than that
+        told = (generating and error.__cause__) or error
+        reason = next(iter(str(told).splitlines()), type(told).__name__).rstrip(".")
         where = f"data.path {settings.path!r}"
+        if any(words in reason for words in OF_NO_ROWS):
+            raise DataError("no rows", where=where, fix="give a file with rows in it") from error
         if path.exists():
             fix = "check that it holds Parquet, CSV, JSON or picture files of one layout"
             raise DataError(f"cannot be read ({reason})", where=where, fix=fix) from error
@@ -102,15 +117,26 @@ def _check_local(name: str, path: Path) -> None:
         raise DataError("no such folder or file", where=f"data.path {name!r}", fix=fix)
 
 
+def _whole_columns(suffix: str) -> dict[str, Any]:
+    """Read a CSV file in one piece: by pieces, whole numbers in the first make a later decimal an error."""
+    if BUILDERS[suffix] != "csv":
+        return {}
+    return {"chunksize": MOST_ROWS, **({"sep": "\t"} if suffix == ".tsv" else {})}
+
+
 @contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def _quietly() -> Iterator[None]:
+    """No progress bars, and no word to the hub's counter of downloads, which is told of local files as well."""
     import datasets
 
     shown = datasets.utils.is_progress_bar_enabled()
+    counted = getattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)
     if shown:
         datasets.disable_progress_bars()
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     try:
         yield
     finally:
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counted
         if shown:
             datasets.enable_progress_bars()

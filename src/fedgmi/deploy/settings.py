@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -19,6 +20,7 @@ from fedgmi.config import (
     TrainingSettings,
 )
 from fedgmi.data.federation import Schema
+from fedgmi.errors import ConfigError
 from fedgmi.section import PositiveFloat, PositiveInt, Section
 
 Limits = Annotated[list[float], Field(min_length=2, max_length=2)]
@@ -38,9 +40,30 @@ class RowSettings(Section):
     ranges: dict[str, Limits] = Field(default_factory=dict)
 
     def as_schema(self) -> Schema:
-        """As the methods know it."""
+        """As the methods know it; raises ConfigError where the keys contradict each other."""
+        for key, what, fix in self._contradictions():
+            raise ConfigError(what, where=f"rows.{key}", fix=fix)
         shape = self.shape if self.kind == "image" else (len(self.features),)
         return Schema(shape, len(self.classes), self.kind, self.classes, self.features)
+
+    def _contradictions(self) -> Iterator[tuple[str, str, str]]:
+        """What is wrong between the keys: which key, what, and the likely fix."""
+        if self.kind == "image" and len(self.shape) != 3:
+            yield "shape", f"pictures have {len(self.shape)} sides", "set it to [channels, height, width]"
+        if self.kind == "tabular" and not self.features:
+            yield "features", "the rows of a table have no features", "name the columns that all sites have"
+        other = "features" if self.kind == "image" else "shape"
+        if getattr(self, other):
+            yield other, f'rows of kind "{self.kind}" have none', "leave it out, or change rows.kind"
+        for key, names in (("features", self.features), ("classes", self.classes)):
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                yield key, f"{twice!r} stands there twice", "name each once"
+        for name, (least, greatest) in self.ranges.items():
+            if name not in self.features:
+                yield "ranges", f"{name!r} is no feature", "name one of rows.features"
+            if not least <= greatest:
+                yield "ranges", f"of {name!r} is [{least:g}, {greatest:g}]", "write [least, greatest]"
 
 
 class RobustSettings(Section):
@@ -59,12 +82,14 @@ class RobustSettings(Section):
 class FederationSettings(Section):
     """`federation.toml`.
 
-    sites: how many have to be there before the first round · wait_s: how long they are waited for, seconds
+    sites: how many there are at most · min_sites: how many have to be there before the first round; all by default
+    · wait_s: how long they are waited for, seconds
     · deadline_s: after which a site that has not answered is absent this round, seconds.
     """
 
     name: str
     sites: PositiveInt
+    min_sites: PositiveInt | None = None
     wait_s: PositiveFloat = 600.0
     deadline_s: PositiveFloat = 600.0
     seed: Annotated[int, Field(ge=0)] = 0
@@ -77,7 +102,7 @@ class FederationSettings(Section):
     robust: RobustSettings = RobustSettings()
 
     def config(self) -> Config:
-        """The run's settings, as `fedgmi run` has them."""
+        """The run's settings, as `fedgmi run` has them; `fedgmi.config.dump` writes them."""
         return Config(
             seed=self.seed,
             rounds=self.rounds,
@@ -89,8 +114,9 @@ class FederationSettings(Section):
         )
 
     def digest(self) -> str:
-        """A hash of everything that sites and coordinator must agree on."""
-        return hashlib.blake2b(self.model_dump_json().encode(), digest_size=16).hexdigest()
+        """A hash of everything that sites and coordinator must agree on; how to wait and to guard is the latter's."""
+        agreed = self.model_dump_json(exclude={"min_sites", "wait_s", "robust"})
+        return hashlib.blake2b(agreed.encode(), digest_size=16).hexdigest()
 
 
 class SiteSettings(Section):

@@ -1,0 +1,65 @@
+"""The commands of a deployment. Parsing alone is done here: what they call is imported when they run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+site_app = typer.Typer(help="For a site of a federation over several machines.", no_args_is_help=True)
+deploy_app = typer.Typer(help="For the coordinator of a federation over several machines.", no_args_is_help=True)
+
+
+@site_app.command("check")
+def check_site(
+    file: Annotated[Path, typer.Argument(metavar="SITE.toml", help="The site's own settings.")],
+    federation: Annotated[
+        Path | None,
+        typer.Option(help="The federation's settings.", show_default="federation.toml beside SITE.toml"),
+    ] = None,
+) -> None:
+    """Hold the site's rows to what the federation agreed on, and say what leaves the site and what never does.
+
+    Nothing is sent anywhere.
+    """
+    from fedgmi.deploy.site_check import check, print_check
+
+    print_check(check(file, federation or file.parent / "federation.toml"), Console())
+
+
+@deploy_app.command()
+def init(
+    where: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    name: Annotated[str | None, typer.Option(help="Of the federation.", show_default="the folder's")] = None,
+    sites: Annotated[int, typer.Option(help="How many there will be.")] = 3,
+    address: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="By which sites reach the SuperLink.")
+    ] = "127.0.0.1:8000",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Without encryption and authentication: for a trial on one machine.")
+    ] = False,
+) -> None:
+    """Write a Flower app and a README.md with the commands that follow, certificates and authentication included."""
+    from fedgmi.deploy.init import init as write
+
+    write(where, name=name, sites=sites, insecure=insecure, address=address)
+    typer.echo(f"{where} is written. Next: edit {where / 'federation.toml'}, and go through {where / 'README.md'}.")
+
+
+@deploy_app.command("check")
+def check_deploy(where: Annotated[Path, typer.Argument(metavar="DIR", help="What `deploy init` wrote.")]) -> None:
+    """Look at settings, keys, certificates and the port before anything is started."""
+    from fedgmi.deploy.check_app import check_app
+
+    for line in check_app(where):
+        typer.echo(line)
+
+
+@deploy_app.command()
+def status(out: Annotated[Path, typer.Argument(metavar="DIR", help="The run's results folder.")]) -> None:
+    """Say which sites are alive, their last round, rows and bytes."""
+    from fedgmi.deploy import status as current
+
+    current.print_status(current.read(out), Console())

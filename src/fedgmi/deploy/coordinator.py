@@ -1,0 +1,203 @@
+"""The coordinator's whole run: wait for the sites, drive the method's rounds over them, keep what is found."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedgmi import checkpoint, folder, tree
+from fedgmi.checkpoint import Checkpoint
+from fedgmi.config import dump
+from fedgmi.data.standardise import standardisation
+from fedgmi.deploy.checks import Ghost
+from fedgmi.deploy.closing import close
+from fedgmi.deploy.remote import Remote
+from fedgmi.deploy.robust import require_robust
+from fedgmi.deploy.roster import Post, Roster, Seat, Tell
+from fedgmi.deploy.settings import FederationSettings
+from fedgmi.deploy.site import SCALE
+from fedgmi.errors import ConfigError, UserError
+from fedgmi.experiment import check_method, new_task
+from fedgmi.methods import METHODS, WITHOUT_COMPONENTS
+from fedgmi.rounds import Progress, drive
+from fedgmi.transports.wire import Blocks, WireError, join
+from fedgmi.tree import Tree
+
+CHECKPOINTS = "checkpoints"
+POLL_S = 1.0
+
+
+@dataclass
+class Coordinator:
+    """One federation over sites that a post reaches; `out` is its results folder, with the log, records and status."""
+
+    settings: FederationSettings
+    post: Post
+    out: Path
+    echo: Tell = print
+
+    def run(self) -> dict[str, Any]:
+        """From the beginning, or from the last checkpoint in `out`, to the summary that `fedgmi report` reads.
+
+        Raises UserError where settings or folder do not allow it, where too few sites come, or where none answers.
+        """
+        settings, name = self.settings, self.settings.method.name
+        check_method(settings.method)
+        n_components = self._n_components()
+        folder.claim(self.out, resume=True)
+        folder.write_text(self.out / folder.CONFIG, dump(settings.config()))
+        torch.set_flush_denormal(True)
+        found = checkpoint.load(self.out / CHECKPOINTS, name, digest=settings.digest())
+        remote = self._remote(n_components, str(found.meta["run"]) if found else secrets.token_hex(8))
+        progress = self._begin(remote, found)
+        remote.after = lambda round: self._status(remote, "running")
+
+        def after(progress: Progress) -> None:
+            self._keep(remote, progress)
+
+        try:
+            end = drive(
+                remote.method,
+                remote,
+                progress,
+                n_clients=settings.sites,
+                rounds=settings.rounds,
+                participation=settings.method.participation,
+                seed=settings.seed,
+                after=after,
+            )
+            summary = close(remote, end, self.out)
+        except BaseException as error:
+            self._status(remote, "failed")
+            self.tell(f"stopped: {' '.join(str(error).split()) or type(error).__name__}")
+            raise
+        folder.write_json(self.out / folder.SUMMARY, summary)
+        self._status(remote, "finished")
+        return summary
+
+    def tell(self, line: str) -> None:
+        """One line to whoever watches, and to log.txt."""
+        stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}"
+        self.echo(stamped)
+        with folder.writing(self.out / "log.txt"), (self.out / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(stamped + "\n")
+
+    def _n_components(self) -> int:
+        """K as federation.toml has it; nobody asks the sites for it first."""
+        asked, name = self.settings.method.n_components, self.settings.method.name
+        if isinstance(asked, int) or name in WITHOUT_COMPONENTS:
+            return int(asked or 1)
+        raise ConfigError(
+            "a deployment is told how many components there are", where="method.n_components", fix="set a whole number"
+        )
+
+    def _remote(self, n_components: int, run: str) -> Remote:
+        settings, schema = self.settings, self.settings.rows.as_schema()
+        config, name = settings.config(), settings.method.name
+        task = new_task(config, schema, n_components).replace(lr=config.training.lr_candidates(name)[0])
+        method = METHODS[name](task)
+        require_robust((*method.prepare, *method.round, *method.finish), name, settings.robust)
+        roster, ghost = Roster(settings.sites, self.tell), Ghost(method, schema)
+        return Remote(self.post, settings, method, n_components, roster, ghost, run, secrets.token_hex(8))
+
+    def _status(self, remote: Remote, state: str) -> None:
+        """Where things stand, for `fedgmi deploy status`."""
+        seats = remote.roster.seats
+        sites = {
+            seat.name: {
+                "alive": seat.node is not None,
+                "last_round": seat.last_round,
+                "last_seen": seat.last_seen,
+                "rows": seat.rows,
+                "bytes_down": seat.bytes_down,
+                "bytes_up": seat.bytes_up,
+                "absent": seat.absent,
+                "note": seat.note,
+            }
+            for seat in seats
+        }
+        about = {"name": self.settings.name, "round": remote.round, "rounds": self.settings.rounds, "state": state}
+        folder.write_json(self.out / "status.json", about | {"updated": time.time(), "sites": sites})
+
+    def _begin(self, remote: Remote, found: Checkpoint | None) -> Progress:
+        """Where to begin, once enough sites are there."""
+        if found is not None:
+            remote.roster.seats = [Seat.from_json(seat) for seat in found.meta["seats"]]
+            remote.stacked = {name: leaf for name, leaf in found.clients.items() if not name.startswith(SCALE)}
+            remote.extra = {name: leaf for name, leaf in found.clients.items() if name.startswith(SCALE)}
+            self.tell(f"goes on after round {found.meta['round']}")
+        self._wait(remote)
+        if found is not None:
+            numbers = {name: found.meta[name] for name in ("round", "bytes_down", "bytes_up", "seconds")}
+            return Progress(found.server, **numbers)
+        progress = Progress(remote.method.init())
+        if self.settings.rows.kind == "tabular":
+            down, up = self._scale(remote)
+            progress = Progress(progress.server, bytes_down=down, bytes_up=up)
+        return progress
+
+    def _wait(self, remote: Remote) -> None:
+        """Until as many sites are there as federation.toml says, or `wait_s` is over."""
+        began, hello = time.monotonic(), remote.hello()
+        while True:
+            remote.roster.call(self.post, hello, self.settings.deadline_s)
+            self._status(remote, "waiting")
+            if len(remote.roster.alive) >= (self.settings.min_sites or self.settings.sites):
+                if all(seat.base is None for seat in remote.roster.seats):  # nothing has begun: indices by name
+                    remote.roster.seats.sort(key=lambda seat: seat.name)
+                return
+            if time.monotonic() - began > self.settings.wait_s:
+                raise UserError(
+                    f"{len(remote.roster.alive)} of {self.settings.sites} sites came in {self.settings.wait_s:g} s",
+                    where=self.settings.name,
+                    fix="start the missing SuperNodes, or lower sites or min_sites in federation.toml",
+                )
+            time.sleep(min(POLL_S, self.settings.wait_s / 10))
+
+    def _scale(self, remote: Remote) -> tuple[int, int]:
+        """A table's mean and deviation by federated sums, which then go with every request."""
+        answers, down, up = remote.ask(remote.roster.alive, Blocks([], {}), remote.header("sums"))
+        sums: Tree = {}
+        for i, parcel in sorted(answers.items()):
+            try:
+                sums = tree.add(sums, join(parcel, {}))
+            except WireError as error:
+                raise UserError(str(error), where=remote.roster.seats[i].name, fix="update fedgmi there") from error
+        scale = standardisation(sums, self.settings.rows.features)
+        remote.extra = {f"{SCALE}{name}": leaf for name, leaf in scale._asdict().items()}
+        return down, up
+
+    def _keep(self, remote: Remote, progress: Progress) -> None:
+        """Record and checkpoint of a round."""
+        bound = progress.server.get("bound")
+        record = {
+            "run": self.settings.method.name,
+            "round": progress.round,
+            "bound": None if bound is None else float(bound),
+            "proportion_tv": None,
+            "validation_accuracy": None,
+            "bytes_down": progress.bytes_down,
+            "bytes_up": progress.bytes_up,
+            "seconds": progress.seconds,
+            "absent": remote.absent,
+        }
+        meta = folder.finite(record) | {
+            "digest": self.settings.digest(),
+            "threads": torch.get_num_threads(),
+            "validation": [],
+            "run": remote.run,
+            "seats": [seat.to_json() for seat in remote.roster.seats],
+        }
+        checkpoint.save(
+            self.out / CHECKPOINTS,
+            self.settings.method.name,
+            Checkpoint(progress.server, remote.stacked | remote.extra, meta),
+        )
+        folder.keep_records(self.out, lambda line: line["round"] < progress.round)
+        folder.append_record(self.out, folder.finite(record))
+        self.tell(f"round {progress.round} of {self.settings.rounds} is done, {progress.seconds:.0f} s so far")

@@ -1,0 +1,77 @@
+"""Adding up what sites answer, against one that lies: a bound on how far a site may move a model, and robust means.
+
+A step's `updates` names the models whose weighted sums its message holds: `NAME total` = Σ_i N_ik θ_ik and `NAME mass`.
+Sums that are no models (counts, calibration) are bounded by the site's rows alone; a liar can bend these.
+
+Trimmed mean and median by coordinate: Yin et al. 2018, arXiv 1803.01498.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fedgmi import tree
+from fedgmi.deploy.settings import RobustSettings
+from fedgmi.errors import ConfigError
+from fedgmi.methods.base import Step
+from fedgmi.tree import Tree
+
+
+def reduce(step: Step, server: Tree, replies: Sequence[Tree], settings: RobustSettings) -> Tree:
+    """The sum of the replies, models bounded and robustly averaged as the settings say."""
+    total: Tree = {}
+    for reply in replies:
+        total = tree.add(total, reply)
+    if step.updates is None or (settings.aggregation == "mean" and settings.max_norm is None):
+        return total
+    for name, model in step.updates(server).items():
+        if f"{name} total" not in total:
+            continue
+        sums = torch.stack([reply[f"{name} total"] for reply in replies]).double()  # [C, K, P]
+        mass = torch.stack([reply[f"{name} mass"] for reply in replies]).double()  # [C, K]
+        start = model[: sums.shape[1]].double().cpu()  # the first stands for all while experts are one
+        moved = sums / mass.clamp(min=1e-12)[:, :, None] - start
+        moved = moved.where(mass[:, :, None] > 0, 0.0)
+        if settings.max_norm is not None:
+            length = moved.norm(dim=2, keepdim=True).clamp(min=1e-12)
+            moved = moved * (settings.max_norm / length).clamp(max=1.0)
+        mean = torch.stack([average(moved[:, k], mass[:, k], settings) for k in range(len(start))])
+        whole = mass.sum(0)[:, None] * (start + mean)
+        total[f"{name} total"] = whole.to(total[f"{name} total"].dtype)
+    return total
+
+
+def average(moved: Tensor, mass: Tensor, settings: RobustSettings) -> Tensor:
+    """Of the updates [C, P] of those with mass [C]: their mean by mass, or by coordinate the trimmed mean or median.
+
+    Robust means give every site one voice, for its mass is its own word.
+
+    >>> settings = RobustSettings(aggregation="median")
+    >>> average(torch.tensor([[1.0], [2.0], [900.0]]).double(), torch.ones(3).double(), settings).tolist()
+    [2.0]
+    """
+    held = mass > 0
+    if not bool(held.any()):
+        return torch.zeros_like(moved[0])
+    moved, mass = moved[held], mass[held]
+    if settings.aggregation == "mean":
+        return (mass[:, None] * moved).sum(0) / mass.sum()
+    ordered = moved.sort(0).values
+    if settings.aggregation == "median":
+        return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+    cut = int(settings.trimmed * len(ordered))
+    return ordered[cut : len(ordered) - cut].mean(0)
+
+
+def require_robust(steps: Sequence[Step], method: str, settings: RobustSettings) -> None:
+    """Refuse a robust rule for a method none of whose steps says which models it averages."""
+    asked = settings.aggregation != "mean" or settings.max_norm is not None
+    if asked and all(step.updates is None for step in steps):
+        raise ConfigError(
+            f"{method} does not say which models its messages hold, so they cannot be averaged robustly",
+            where="robust",
+            fix='set robust.aggregation = "mean" and unset robust.max_norm, or use method.name = "fedgmi" or "fedavg"',
+        )

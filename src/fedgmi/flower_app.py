@@ -1,0 +1,91 @@
+"""The two apps that a Flower app of ours names, as thin as the command line.
+
+The ServerApp is the coordinator; a ClientApp answers for the site whose `site.toml` its SuperNode was started with:
+`--node-config 'site="…/site.toml"'`. `fedgmi deploy init` writes the files that call these.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedgmi.deploy.coordinator import Coordinator
+from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
+from fedgmi.deploy.site import Site, log, told
+from fedgmi.deploy.site_data import load_site
+from fedgmi.errors import UserError
+from fedgmi.transports.wire import Parcel
+
+if TYPE_CHECKING:
+    from fedgmi.transports.flower import GridPost, Settings
+
+FEDERATION = "federation.toml"
+
+
+def server_app(where: Path) -> Any:
+    """The coordinator's app, a Flower ServerApp: `where` holds federation.toml, results go to the run's `out`."""
+
+    def run(post: GridPost, settings: Settings) -> None:
+        federation = read(FederationSettings, where / FEDERATION)
+        Coordinator(federation, post, Path(str(settings.get("out") or "results"))).run()
+
+    return flower().make_server_app(run)
+
+
+def client_app() -> Any:
+    """A site's app, a Flower ClientApp: it answers one request at a time, and gives up before the coordinator does."""
+
+    def answer(request: Parcel, settings: Settings) -> Parcel:
+        try:
+            site = open_site(settings.get("site"))
+            with deadline(0.9 * site.federation.deadline_s):
+                return site.answer(request)
+        except Exception as error:
+            log(Path(), error)
+            return Parcel({"error": told(error)})
+
+    return flower().make_client_app(answer)
+
+
+def flower() -> Any:
+    """The adapter; raises UserError where Flower is not installed."""
+    try:
+        return importlib.import_module("fedgmi.transports.flower")
+    except ImportError as error:
+        raise UserError(
+            f"Flower cannot be imported ({error})", where="fedgmi.flower_app", fix="pip install 'fedgmi[flower]'"
+        ) from error
+
+
+def open_site(named: Any) -> Site:
+    """The site of a `site.toml`; the federation.toml that it agreed to lies beside it."""
+    if not isinstance(named, str) or not named:
+        raise UserError(
+            "this SuperNode was started without a site",
+            where="--node-config",
+            fix="start it with --node-config 'site=\"/path/to/site.toml\"'",
+        )
+    path = Path(named).expanduser()
+    settings, federation = read(SiteSettings, path), read(FederationSettings, path.parent / FEDERATION)
+    rows = load_site(settings, federation, path.parent)
+    return Site(settings, federation, path.parent / settings.folder, rows.train, rows.held_out, rows.digest)
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Raise UserError in what runs longer: a client that hangs would keep its SuperNode silent for ever."""
+
+    def over(number: int, frame: object) -> None:
+        raise UserError(f"no answer within {seconds:g} s", where="site", fix="raise deadline_s in federation.toml")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

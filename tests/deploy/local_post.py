@@ -1,0 +1,98 @@
+"""A post without a network: sites in this process, and what can go wrong with them, to order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from federations import gaussian_scenario
+from fedgmi.data import Client, Scenario
+from fedgmi.deploy.settings import FederationSettings, SiteSettings
+from fedgmi.deploy.site import Site
+from fedgmi.transports.wire import Parcel
+
+
+class Stopped(Exception):
+    """The coordinator's machine goes down."""
+
+
+Fault = Callable[[Parcel, Parcel], Parcel | None]  # (request, reply) → another reply; None: silence
+
+SCENARIO = gaussian_scenario(6, 40, separation=4.0)
+
+
+def federation_settings(scenario: Scenario = SCENARIO, **changes: object) -> FederationSettings:
+    """Small models, few exchanges."""
+    schema = scenario.federation.schema
+    table = {
+        "name": "wards",
+        "sites": len(scenario.federation.clients),
+        "wait_s": 5.0,
+        "deadline_s": 5.0,
+        "rounds": 2,
+        "rows": {"kind": "image", "shape": [1, 1, schema.n_features], "classes": ["sick", "well"]},
+        "method": {
+            "n_components": 3, "codewords": 6, "kmeans_rounds": 2, "calibration_steps": 2, "warm_up_rounds": 1,
+        },
+        "density": {"hidden": 8, "latent": 2, "likelihood": "gaussian"},
+        "expert": {"hidden": 8},
+        "training": {"epochs": 1, "batch_size": 10, "lr": 1e-2},
+    }  # fmt: skip
+    return FederationSettings.model_validate(table | changes)
+
+
+def as_pictures(client: Client) -> Client:
+    """Rows of a table as pictures of one line, which nobody standardises, in [0, 1]."""
+    return Client(client.name, client.x.div(4).sigmoid()[:, None, None, :], client.y)
+
+
+@dataclass
+class LocalPost:
+    """Calls in place of a network; header and payload pass through JSON and a copy, as they would there."""
+
+    sites: dict[int, Site]
+    faults: dict[str, Fault] = field(default_factory=dict)
+    asked: list[tuple[str, Parcel]] = field(default_factory=list)
+    replied: list[tuple[str, Parcel]] = field(default_factory=list)
+    stop_after: int | None = None  # exchanges, whereupon the coordinator's machine goes down
+
+    def nodes(self) -> Iterable[int]:
+        return self.sites
+
+    def ask(self, requests: dict[int, Parcel], deadline_s: float) -> dict[int, Parcel]:
+        if self.stop_after is not None:
+            self.stop_after -= 1
+            if self.stop_after < 0:
+                raise Stopped
+        answers = {}
+        for node, request in requests.items():
+            site = self.sites[node]
+            request = Parcel(json.loads(json.dumps(request.header)), request.payload.clone())
+            self.asked.append((site.settings.name, request))
+            reply: Parcel | None = site.answer(request)
+            assert reply is not None
+            reply = Parcel(json.loads(json.dumps(reply.header)), reply.payload.clone())
+            if site.settings.name in self.faults:
+                reply = self.faults[site.settings.name](request, reply)
+            if reply is not None:
+                self.replied.append((site.settings.name, reply))
+                answers[node] = reply
+        return answers
+
+
+def make_sites(settings: FederationSettings, where: Path, scenario: Scenario = SCENARIO) -> dict[int, Site]:
+    """One site per client, its held-out rows included."""
+    sites = {}
+    for i, client in enumerate(scenario.federation.clients):
+        own = SiteSettings.model_validate({"name": client.name, "data": {"path": "rows.csv"}})
+        held_out = as_pictures(scenario.federation.held_out[i])
+        sites[100 + i] = Site(own, settings, where / client.name, as_pictures(client), held_out, f"{i:032x}")
+    return sites
+
+
+def max_difference(left: torch.Tensor, right: torch.Tensor) -> float:
+    return float((left - right).abs().max())

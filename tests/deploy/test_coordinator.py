@@ -1,0 +1,326 @@
+"""A federation over a post, against the same one in this process; and what happens where sites fail."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from local_post import SCENARIO, LocalPost, Stopped, as_pictures, federation_settings, make_sites, max_difference
+
+from fedgmi import FedGMI, checkpoint, folder
+from fedgmi.data.federation import Federation
+from fedgmi.deploy.coordinator import Coordinator
+from fedgmi.deploy.settings import RobustSettings
+from fedgmi.errors import ConfigError, UserError
+from fedgmi.experiment import new_task
+from fedgmi.methods import METHODS
+from fedgmi.rounds import Progress, drive
+from fedgmi.transports.in_process import InProcess
+from fedgmi.transports.wire import Parcel, cut, join
+
+AVERAGE = federation_settings(method={"name": "fedavg"})  # one exchange a round, for what does not depend on the method
+
+
+def in_process(settings):
+    """The same run without a coordinator → (server, states)."""
+    config, schema = settings.config(), settings.rows.as_schema()
+    name = settings.method.name
+    method = METHODS[name](new_task(config, schema, settings.method.n_components or 1).replace(lr=config.training.lr))
+    clients = tuple(as_pictures(client) for client in SCENARIO.federation.clients)
+    transport = InProcess(Federation(schema, clients).clients, method)
+    end = drive(
+        method,
+        transport,
+        Progress(method.init()),
+        n_clients=len(clients),
+        rounds=settings.rounds,
+        participation=settings.method.participation,
+        seed=settings.seed,
+        after=lambda progress: None,
+    )
+    return end.server, transport.states
+
+
+def deployed(settings, where: Path, faults=None):
+    """The run over sites → (summary, post)."""
+    post = LocalPost(make_sites(settings, where / "sites"), faults or {})
+    return Coordinator(settings, post, where / "out", echo=lambda line: None).run(), post
+
+
+@pytest.mark.parametrize("name", ["fedgmi", "fedavg", "fedem", "ditto"])
+def test_equals_the_run_in_process(tmp_path, name):
+    n_components = {"n_components": 3} if name in ("fedgmi", "fedem") else {"n_components": None}
+    settings = federation_settings()
+    settings = settings.model_copy(update={"method": settings.method.model_copy(update={"name": name} | n_components)})
+    summary, _ = deployed(settings, tmp_path)
+    server, states = in_process(settings)
+    if summary["proportions"] is not None:
+        assert max_difference(torch.tensor(summary["proportions"]).double(), states["proportions"]) < 1e-4
+    found = checkpoint.load(tmp_path / "out" / "checkpoints", name, digest=settings.digest())
+    for leaf in ("expert", "density"):
+        if leaf in server:
+            assert max_difference(found.server[leaf], server[leaf]) < 2e-3
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory) -> tuple[dict[str, Any], LocalPost, Path]:
+    """A run in which nothing went wrong."""
+    where = tmp_path_factory.mktemp("clean")
+    return *deployed(federation_settings(), where), where
+
+
+def log_of(where: Path) -> str:
+    return (where / "out" / "log.txt").read_text()
+
+
+def test_every_site_has_its_own_predictor_proportions_and_diagnosis(clean):
+    summary, _, where = clean
+    for i, client in enumerate(SCENARIO.federation.clients):
+        results = where / "sites" / client.name / "results"
+        told = json.loads((results / "proportions.json").read_text())
+        assert told["site"] == client.name
+        assert told["proportions"] == pytest.approx(summary["proportions"][i])
+        assert told["accuracy"] == pytest.approx(summary["client_accuracy_per_client"][i])
+        diagnosis = json.loads((results / "diagnosis.json").read_text())
+        assert len(diagnosis["proportion_intervals"]) == 3
+        assert not any(
+            other.name in json.dumps(diagnosis) for other in SCENARIO.federation.clients if other is not client
+        )
+        model = FedGMI.load(results / "model")
+        rows = as_pictures(SCENARIO.federation.held_out[i])
+        names = [("sick", "well")[label] for label in rows.y]
+        right = (model.predict(rows.x.numpy(), client=client.name) == names).mean()
+        assert i > 0 or right == told["accuracy"]  # the noise of a bound on p(x) goes by the client's index
+
+
+def test_the_coordinator_has_what_report_reads(clean):
+    summary, _, where = clean
+    assert folder.read_summary(where / "out")["clients"] == [client.name for client in SCENARIO.federation.clients]
+    assert sum(summary["component_mass"]) == pytest.approx(240)
+    assert [record["round"] for record in folder.read_records(where / "out")] == [0, 1, 2, 3]
+    assert folder.read_diagnosis(where / "out" / "diagnosis")["n_components"] == 3
+
+
+def test_no_row_leaves_a_site(clean):
+    """Of what a site answers nothing holds a number per row, but in the one-row sums of no site here."""
+    _, post, _ = clean
+    rows = {site.settings.name: site.train for site in post.sites.values()}
+    for name, parcel in post.replied:
+        bits = rows[name].x.flatten().tolist()
+        if "layout" in parcel.header:
+            for leaf in join(parcel, {}).values():
+                assert 40 not in leaf.shape
+        assert not any(str(value) in json.dumps(parcel.header) for value in bits[:20])
+
+
+def test_blocks_that_a_site_has_do_not_travel_again(clean):
+    """The first exchange of a round brings the models; calibration then sends a handful of numbers."""
+    _, post, _ = clean
+    first = [request for name, request in post.asked if name == "client-00" and request.header["kind"] == "step"]
+    whole = [sum(len(block) for block in request.header["sent"]) for request in first]
+    assert whole[0] > 0
+    assert any(len(request.payload) < 2000 for request in first[1:])
+
+
+@pytest.mark.parametrize("fault", ["nan", "shape", "huge mass", "garbage", "silence", "error", "proportions", "rows"])
+def test_a_site_that_answers_nonsense_is_absent_and_the_rest_go_on(tmp_path, fault):
+    def spoil(request: Parcel, reply: Parcel) -> Parcel | None:
+        if request.header["kind"] != "step" or request.header["phase"] != "round":
+            return reply
+        if fault == "silence":
+            return None
+        if fault == "error":
+            return Parcel({"error": "its disk is full"})
+        if fault == "garbage":
+            return Parcel(reply.header, reply.payload + 1)
+        if fault in ("proportions", "rows"):
+            return Parcel(reply.header | {fault: [2.0] if fault == "proportions" else 10**9}, reply.payload)
+        tree = join(reply, {})
+        name = next(iter(tree))
+        if fault == "nan":
+            tree[name] = tree[name] * float("nan") if tree[name].is_floating_point() else tree[name]
+        elif fault == "shape":
+            tree[name] = tree[name][None]
+        else:
+            tree = {key: leaf * 1000 if key.endswith("mass") or key == "count" else leaf for key, leaf in tree.items()}
+        head = {key: reply.header[key] for key in ("rows", "proportions")}
+        return cut(tree).parcel(head)
+
+    summary, _ = deployed(AVERAGE, tmp_path, {"client-03": spoil})
+    assert summary["rounds_absent"][3] == 2
+    assert sum(summary["rounds_absent"]) == 2
+    assert "round 1: client-03 is absent" in log_of(tmp_path)
+    assert all(value is None or value == value for value in summary["client_accuracy_per_client"])
+
+
+def far(request: Parcel, reply: Parcel) -> Parcel:
+    """A site that moves every model a thousand times as far."""
+    if request.header["kind"] != "step" or "layout" not in reply.header:
+        return reply
+    tree = {name: leaf * 1000 if name.endswith("total") else leaf for name, leaf in join(reply, {}).items()}
+    return cut(tree).parcel({key: reply.header[key] for key in ("rows", "proportions")})
+
+
+@pytest.mark.parametrize("robust", [{"max_norm": 0.5}, {"aggregation": "median"}, {"aggregation": "trimmed-mean"}])
+def test_robust_means_hold_against_an_update_a_thousand_times_too_large(tmp_path, robust):
+    settings = AVERAGE.model_copy(update={"robust": RobustSettings.model_validate(robust)})
+    server, _ = in_process(AVERAGE)
+    reach = {}
+    for name, chosen in (("guarded", settings), ("open", AVERAGE)):
+        deployed(chosen, tmp_path / name, {"client-03": far})
+        where = tmp_path / name / "out" / "checkpoints"
+        found = checkpoint.load(where, "fedavg", digest=chosen.digest())
+        reach[name] = max_difference(found.server["expert"], server["expert"])
+    assert reach["guarded"] < 1.0 < 10.0 < reach["open"]
+
+
+def test_robust_rules_need_a_method_that_names_its_models(tmp_path):
+    settings = federation_settings(method={"name": "fedem", "n_components": 3}, robust={"aggregation": "median"})
+    with pytest.raises(ConfigError, match="fedem does not say which models"):
+        deployed(settings, tmp_path)
+
+
+def test_a_request_answered_twice_is_answered_the_same(tmp_path):
+    sites = make_sites(AVERAGE, tmp_path / "sites")
+    checked = []
+
+    def twice(request: Parcel, reply: Parcel) -> Parcel:
+        """The network lost the first answer."""
+        if request.header["kind"] == "step":
+            again = sites[101].answer(request)
+            assert again.header == reply.header
+            assert torch.equal(again.payload, reply.payload)
+            checked.append(request.header["round"])
+        return reply
+
+    post = LocalPost(sites, {"client-01": twice})
+    Coordinator(AVERAGE, post, tmp_path / "out", echo=lambda line: None).run()
+    assert checked == [1, 2]
+
+
+@pytest.mark.parametrize("when", [9, 20])
+def test_a_coordinator_that_dies_goes_on_from_its_checkpoint(tmp_path, clean, when):
+    settings = federation_settings()
+    post = LocalPost(make_sites(settings, tmp_path / "sites"))
+    post.stop_after = when
+    with pytest.raises(Stopped):
+        Coordinator(settings, post, tmp_path / "out", echo=lambda line: None).run()
+    post.stop_after = None
+    summary = Coordinator(settings, post, tmp_path / "out", echo=lambda line: None).run()
+    assert torch.tensor(summary["proportions"]).allclose(torch.tensor(clean[0]["proportions"]), atol=1e-6)
+    assert [record["round"] for record in folder.read_records(tmp_path / "out")] == [0, 1, 2, 3]
+
+
+def test_a_site_that_lost_its_disk_joins_anew(tmp_path):
+    import shutil
+
+    settings = federation_settings(rounds=3)
+    post = LocalPost(make_sites(settings, tmp_path / "sites"))
+    lost = []
+
+    def lose(request: Parcel, reply: Parcel) -> Parcel:
+        if request.header.get("round") == 1 and request.header["kind"] == "step" and not lost:
+            lost.append(True)
+            shutil.rmtree(tmp_path / "sites" / "client-02" / "runs")
+        return reply
+
+    post.faults["client-02"] = lose
+    summary = Coordinator(settings, post, tmp_path / "out", echo=lambda line: None).run()
+    assert summary["rounds_absent"][2] == 1
+    assert len(summary["proportions"]) == 6
+
+
+def test_a_site_joins_late(tmp_path):
+    settings = federation_settings(min_sites=5, rounds=3)
+    sites = make_sites(settings, tmp_path / "sites")
+    late = sites.pop(105)
+    post = LocalPost(sites)
+
+    def join_late(request: Parcel, reply: Parcel) -> Parcel:
+        if request.header.get("round") == 1:
+            post.sites[105] = late
+        return reply
+
+    post.faults["client-00"] = join_late
+    summary = Coordinator(settings, post, tmp_path / "out", echo=lambda line: None).run()
+    assert summary["clients"][-1] == "client-05"
+    assert len(summary["proportions"]) == 6
+
+
+def test_the_same_site_twice(tmp_path):
+    settings = AVERAGE
+    sites = make_sites(settings, tmp_path / "sites")
+    sites[200] = sites[100]
+    summary = Coordinator(settings, LocalPost(sites), tmp_path / "out", echo=lambda line: None).run()
+    assert len(summary["clients"]) == 6
+    assert "the same site twice" in log_of(tmp_path)
+
+
+def test_a_site_too_many(tmp_path):
+    settings = AVERAGE.model_copy(update={"sites": 5})
+    sites = make_sites(settings, tmp_path / "sites")
+    summary = Coordinator(settings, LocalPost(sites), tmp_path / "out", echo=lambda line: None).run()
+    assert len(summary["clients"]) == 5
+    assert "one site more than the 5 of federation.toml" in log_of(tmp_path)
+
+
+def test_other_software_and_another_federation_are_not_let_in(tmp_path, monkeypatch):
+    settings = federation_settings(wait_s=0.1)
+    sites = make_sites(settings, tmp_path / "sites")
+    sites[100] = replace(sites[100], federation=federation_settings(wait_s=0.1, seed=1))
+    with pytest.raises(UserError, match=r"5 of 6 sites came in 0\.1 s"):
+        Coordinator(settings, LocalPost(sites), tmp_path / "out", echo=lambda line: None).run()
+    assert "federation.toml is another than this site's" in log_of(tmp_path)
+    monkeypatch.setattr("fedgmi.deploy.remote.__version__", "99")
+    with pytest.raises(UserError, match="0 of 6 sites came"):
+        Coordinator(settings, LocalPost(sites), tmp_path / "other", echo=lambda line: None).run()
+    assert "the coordinator has fedgmi 99" in (tmp_path / "other" / "log.txt").read_text()
+
+
+def test_nobody_answers(tmp_path):
+    settings = federation_settings(wait_s=0.1)
+    post = LocalPost(make_sites(settings, tmp_path / "sites"))
+    post.faults = {
+        client.name: lambda request, reply: None if request.header["kind"] == "step" else reply
+        for client in SCENARIO.federation.clients
+    }
+    with pytest.raises(UserError, match="no site answered in round 0"):
+        Coordinator(settings, post, tmp_path / "out", echo=lambda line: None).run()
+    assert "stopped: " in log_of(tmp_path)
+
+
+def test_a_full_disk_at_a_checkpoint_stops_the_run_and_loses_nothing(tmp_path, monkeypatch, clean):
+    settings = federation_settings()
+    post = LocalPost(make_sites(settings, tmp_path / "sites"))
+    whole = checkpoint.save
+
+    def full(where, name, state):
+        if state.meta["round"] == 2:
+            raise UserError("cannot be written (No space left on device)", where=str(where), fix="make room")
+        whole(where, name, state)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(UserError, match="No space left"):
+        Coordinator(settings, post, tmp_path / "out", echo=lambda line: None).run()
+    monkeypatch.setattr(checkpoint, "save", whole)
+    summary = Coordinator(settings, post, tmp_path / "out", echo=lambda line: None).run()
+    assert torch.tensor(summary["proportions"]).allclose(torch.tensor(clean[0]["proportions"]), atol=1e-6)
+
+
+def test_what_fails_at_a_site_stays_there_where_it_may_quote_rows(tmp_path, monkeypatch):
+    settings = federation_settings(wait_s=0.1)
+    sites = make_sites(settings, tmp_path / "sites")
+
+    def broken(*_: object) -> None:
+        raise ValueError("row 7 has the diagnosis 'secret'")
+
+    monkeypatch.setattr("fedgmi.deploy.site.Site._hello", broken)
+    with pytest.raises(UserError, match="0 of 6 sites came"):
+        Coordinator(settings, LocalPost(sites), tmp_path / "out", echo=lambda line: None).run()
+    assert "secret" not in log_of(tmp_path)
+    assert "ValueError; the site's log.txt says more" in log_of(tmp_path)
+    assert "secret" in (tmp_path / "sites" / "client-00" / "log.txt").read_text()

@@ -1,0 +1,137 @@
+"""The adapter on a grid in this process: records, apps, faults. Real processes are in test_real.py."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
+from local_grid import LocalGrid
+from tables import table_federation, write_site
+
+from fedgmi import flower_app, folder
+from fedgmi.deploy.coordinator import Coordinator
+from fedgmi.errors import UserError
+from fedgmi.transports.flower import GridPost, from_record, make_client_app, to_record
+from fedgmi.transports.wire import Parcel
+
+
+def test_a_record_has_one_tensor_and_reads_back():
+    parcel = Parcel({"round": 3, "shares": [0.5, 0.5]}, torch.arange(200, dtype=torch.uint8))
+    record = to_record(parcel)
+    assert sum(len(arrays) for arrays in record.array_records.values()) == 1
+    found = from_record(record)
+    assert found.header == parcel.header
+    assert torch.equal(found.payload, parcel.payload)
+    assert len(to_record(Parcel({"a": 1})).array_records) == 0
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        RecordDict(),
+        RecordDict({"header": ConfigRecord({"json": "{"})}),
+        RecordDict({"header": ConfigRecord({"json": "[1]"})}),
+        RecordDict({"header": ConfigRecord({"other": "{}"})}),
+        RecordDict(
+            {
+                "header": ConfigRecord({"json": "{}"}),
+                "payload": ArrayRecord({"payload": Array(np.zeros((2, 2), np.float32))}),
+            }
+        ),
+        RecordDict(
+            {
+                "header": ConfigRecord({"json": "{}"}),
+                "payload": ArrayRecord({"payload": Array("uint8", (1,), "pickle", b"cos\nsystem\n")}),
+            }
+        ),
+    ],
+    ids=["nothing", "broken json", "a list", "another key", "a matrix", "a pickle"],
+)
+def test_records_that_are_none_of_ours(record):
+    assert "this is no message of fedgmi" in from_record(record).header["error"]
+
+
+@pytest.fixture
+def sites(tmp_path) -> dict[int, dict[str, str]]:
+    """Node configurations of three sites with tables of their own."""
+    return {10 + i: {"site": str(write_site(tmp_path / f"site-{i}", i))} for i in range(3)}
+
+
+def test_a_federation_of_tables_over_a_grid(tmp_path, sites):
+    grid = LocalGrid(flower_app.client_app(), sites)
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "federation.toml").write_text(table_federation())
+    app = flower_app.server_app(tmp_path / "app")
+    app(grid, Context(1, 0, {}, RecordDict(), {"out": str(tmp_path / "out")}))
+    summary = folder.read_summary(tmp_path / "out")
+    assert summary["clients"] == ["site-0", "site-1", "site-2"]
+    assert np.allclose(np.sum(summary["proportions"], axis=1), 1)
+    for i in range(3):
+        told = json.loads((tmp_path / f"site-{i}" / "site" / "results" / "proportions.json").read_text())
+        assert told["proportions"] == pytest.approx(summary["proportions"][i])
+
+
+def test_a_node_whose_app_raises_is_not_let_in(tmp_path, sites):
+    grid = LocalGrid(flower_app.client_app(), sites, broken=[11])
+    from fedgmi.deploy.settings import FederationSettings, read
+
+    (tmp_path / "federation.toml").write_text(table_federation(wait_s=0.2))
+    settings = read(FederationSettings, tmp_path / "federation.toml")
+    with pytest.raises(UserError, match="2 of 3 sites came"):
+        Coordinator(settings, GridPost(grid), tmp_path / "out", echo=lambda line: None).run()
+    assert "Flower says: the app raised" in (tmp_path / "out" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "this SuperNode was started without a site"),
+        ({"site": "nowhere.toml"}, "nowhere.toml: there is no such file"),
+    ],
+)
+def test_a_node_without_a_site(tmp_path, monkeypatch, config, message):
+    monkeypatch.chdir(tmp_path)
+    post = GridPost(LocalGrid(flower_app.client_app(), {1: config}))
+    reply = post.ask({1: Parcel({"kind": "hello"})}, 5.0)[1]
+    assert message in reply.header["error"]
+
+
+def test_a_client_gives_up_before_the_coordinator_does():
+    with pytest.raises(UserError, match=r"no answer within 0\.05 s"), flower_app.deadline(0.05):
+        time.sleep(5)
+
+
+def test_who_is_silent_is_absent():
+    class Silent(LocalGrid):
+        def pull_messages(self, message_ids):
+            return [reply for reply in super().pull_messages(message_ids) if reply.metadata.src_node_id != 2]
+
+    app = make_client_app(lambda request, settings: Parcel({"here": True}))
+    answers = GridPost(Silent(app, {1: {}, 2: {}})).ask({1: Parcel({}), 2: Parcel({})}, 0.5)
+    assert list(answers) == [1]
+
+
+def test_without_flower(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "fedgmi.transports.flower", None)
+    with pytest.raises(UserError, match=r"pip install 'fedgmi\[flower\]'"):
+        flower_app.client_app()
+
+
+def test_the_path_of_a_federation_that_is_none(tmp_path):
+    app = flower_app.server_app(tmp_path)
+    with pytest.raises(UserError, match=r"federation\.toml: there is no such file"):
+        app(LocalGrid(flower_app.client_app(), {}), Context(1, 0, {}, RecordDict(), {"out": str(tmp_path / "out")}))
+
+
+def test_out_is_where_the_superlink_was_started(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "federation.toml").write_text(table_federation(wait_s=0.1))
+    app = flower_app.server_app(tmp_path)
+    with pytest.raises(UserError, match="0 of 3 sites came"):
+        app(LocalGrid(flower_app.client_app(), {}), Context(1, 0, {}, RecordDict(), {}))
+    assert Path("results/status.json").exists()

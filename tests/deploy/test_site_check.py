@@ -1,0 +1,201 @@
+"""`fedgmi site check`: what was read and matched, and the plain truth about what leaves the site."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fedgmi import cli
+from fedgmi.deploy.site_check import check, leaves, warning
+from fedgmi.errors import FedgmiError
+
+SITE = """
+name = "ward-1"
+held_out = 0.25
+[data]
+path = "rows.csv"
+label_column = "outcome"
+"""
+FEDERATION = """
+name = "hospitals"
+sites = 3
+[rows]
+kind = "tabular"
+features = ["age", "sex=f", "sex=m"]
+classes = ["well", "ill", "dead"]
+ranges = { age = [0, 120] }
+[method]
+codewords = 10
+"""
+ROWS = "patient,outcome,sex,age\n" + "".join(f"p{i},{'ill' if i % 4 else 'well'},m,{30 + i}\n" for i in range(8))
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A folder with site.toml, federation.toml and the site's rows."""
+    for name, text in (("site.toml", SITE), ("federation.toml", FEDERATION), ("rows.csv", ROWS)):
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def checked(folder: Path):
+    return check(folder / "site.toml", folder / "federation.toml")
+
+
+def sets(folder: Path, **values: str) -> Path:
+    """The folder, with these keys of the method set."""
+    text = FEDERATION + "".join(f"{key} = {value}\n" for key, value in values.items())
+    (folder / "federation.toml").write_text(text)
+    return folder
+
+
+def command(*words: str) -> int:
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["site", "check", *words])
+    return int(raised.value.code or 0)
+
+
+def words(shown: str) -> str:
+    return " ".join(shown.split())
+
+
+def test_what_was_read_and_matched(site, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert command(str(site / "site.toml")) == 0
+    shown = capsys.readouterr().out
+    for part in (
+        "8 rows: 6 to train on, 2 held out",
+        "3 features, as agreed: age, sex=f and sex=m",
+        "age within [0, 120], as agreed",
+        "labels by outcome; 1 of 3 classes have no row here",
+        "dead 0 0",
+        "ignored: patient",
+        "ward-1 is ready for hospitals.",
+    ):
+        assert part in words(shown)
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_federation_lies_elsewhere(site, tmp_path, capsys):
+    other = tmp_path / "elsewhere" / "agreed.toml"
+    other.parent.mkdir()
+    (site / "federation.toml").rename(other)
+    assert command(str(site / "site.toml")) == 2
+    assert "federation.toml: there is no such file" in capsys.readouterr().err
+    assert command(str(site / "site.toml"), "--federation", str(other)) == 0
+
+
+def test_what_leaves_and_what_never_does(site, capsys):
+    assert command(str(site / "site.toml")) == 0
+    shown = words(capsys.readouterr().out)
+    leaving, never = shown.split("Leaves the site")[1].split("Never leaves it")
+    for part in (
+        "Σx and Σx²",
+        "each codeword and label",
+        "without noise",
+        "its proportions π",
+        "updates of the shared densities and experts",
+        "accuracy on the 2 rows held out",
+    ):
+        assert part in leaving
+    for part in ("its rows", "the label of any single row", "its secret", "its predictor"):
+        assert part in never
+    assert "Without secure aggregation" in never
+    assert "the coordinator learns every site's proportions and its histogram of codewords × label" in never
+
+
+def test_bytes_of_the_histogram_are_those_that_are_sent(site):
+    """10 codewords × 3 labels as int32."""
+    found = checked(site)
+    assert (found.n_counts, found.histogram_bytes) == (30, 120)
+    assert any("30 counts, 120 B" in sentence for sentence in leaves(found))
+
+
+def test_noise_is_named_with_what_it_protects(site):
+    found = checked(sets(site, epsilon="0.5"))
+    [histogram] = [sentence for sentence in leaves(found) if "codeword and label" in sentence]
+    assert "ε = 0.5" in histogram
+    assert "any one row" in histogram
+    assert "Nothing else in this list is protected" in histogram
+    assert "with its noise" in warning(found)
+
+
+def test_methods_say_what_they_send(site):
+    plain = checked(sets(site, preset='"plain"'))
+    assert plain.histogram_bytes == 0
+    assert not any("codeword" in sentence for sentence in (*leaves(plain), warning(plain)))
+    assert "every site's proportions" in warning(plain)
+    average = checked(sets(site, name='"fedavg"'))
+    assert not any("proportions" in sentence for sentence in (*leaves(average), warning(average)))
+    assert "every site's updates" in warning(average)
+
+
+def test_class_counts_add_up(site):
+    found = checked(site)
+    assert [name for name, _, _ in found.class_counts] == ["well", "ill", "dead"]
+    assert [train + held_out for _, train, held_out in found.class_counts] == [2, 6, 0]
+    assert sum(train for _, train, _ in found.class_counts) == len(found.rows.train)
+
+
+def test_nothing_held_out_and_no_labels(site):
+    (site / "site.toml").write_text(SITE.replace("0.25", "0"))
+    assert not any("accuracy" in sentence for sentence in leaves(checked(site)))
+    (site / "federation.toml").write_text(FEDERATION.replace('classes = ["well", "ill", "dead"]', ""))
+    found = checked(site)
+    assert found.class_counts == ()
+    assert found.histogram_bytes == 40
+    assert "histogram of codewords;" in warning(found)
+    assert found.rows.ignored == ("patient", "outcome")
+
+
+def test_pictures(site, capsys):
+    for name in ("zero", "one"):
+        (site / "digits" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(site / "digits" / name / "1.png")
+    (site / "site.toml").write_text('name = "ward-1"\n[data]\npath = "digits"\n')
+    rows = '[rows]\nkind = "image"\nshape = [1, 8, 8]\nclasses = ["zero", "one"]\n'
+    (site / "federation.toml").write_text(f'name = "digits"\nsites = 2\n{rows}')
+    assert command(str(site / "site.toml")) == 0
+    assert "pictures of 1×8×8, by image" in words(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("rows.csv", "patient,outcome,sex,age", "patient,outcome,sex,years", "rows.csv: no column 'age'"),
+        ("rows.csv", "p3,ill,m,33", "p3,ill,m,330", "rows.csv, column 'age': 1 values are outside"),
+        ("rows.csv", "p3,ill", "p3,[bold]", "column 'outcome': label '[bold]' at row 3 is not among"),
+        ("site.toml", "held_out", "heldout", "site.toml: unknown key heldout"),
+        ("site.toml", "rows.csv", "row.csv", "no such folder or file. Likely fix: did you mean"),
+        ("federation.toml", "codewords", "codeword", "federation.toml: unknown key method.codeword"),
+        ("federation.toml", "codewords = 10", 'name = "fedgm"', 'method.name: there is no method "fedgm"'),
+    ],
+)
+def test_one_message_and_code_two(site, capsys, file, old, new, message):
+    (site / file).write_text((site / file).read_text().replace(old, new))
+    assert command(str(site / "site.toml")) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert message in told.err
+    assert "Likely fix" in told.err
+    assert len(told.err.splitlines()) == 1
+
+
+def test_check_raises_what_the_command_tells(site):
+    (site / "rows.csv").unlink()
+    with pytest.raises(FedgmiError, match="no such folder or file"):
+        checked(site)
+
+
+def test_help_needs_no_heavy_import():
+    script = (
+        "import sys\nfrom fedgmi import cli\n"
+        "try: cli.main(['site', 'check', '--help'])\nexcept SystemExit as end: assert end.code == 0\n"
+        "print([name for name in ('torch', 'datasets', 'sklearn', 'flwr') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,95 @@
+"""`fedgmi deploy status`: what the coordinator wrote, as a table, and who has gone silent."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fedgmi import cli
+from fedgmi.deploy import status
+from fedgmi.deploy.status import SiteStatus, Status
+from fedgmi.errors import UserError
+
+NOW = 1_800_000_000.0
+
+
+def site(alive: bool = True, **changes: object) -> SiteStatus:
+    usual = {"last_round": 4, "last_seen": NOW - 5, "rows": 1234, "bytes_down": 2_340_000, "bytes_up": 1_500}
+    return SiteStatus.model_validate({"alive": alive, "absent": 0} | usual | changes)
+
+
+def standing(state: str = "running", updated: float = NOW - 5, **sites: SiteStatus) -> Status:
+    about = {"name": "wards", "round": 4, "rounds": 10, "state": state, "updated": updated, "deadline_s": 60.0}
+    return Status.model_validate(about | {"sites": sites})
+
+
+def shown(found: Status) -> str:
+    text = io.StringIO()
+    status.print_status(found, Console(width=120, file=text), now=NOW)
+    return text.getvalue()
+
+
+def test_what_is_written_is_read(tmp_path):
+    found = standing(north=site(), south=site(False, note="late"))
+    status.write(tmp_path, found)
+    assert status.read(tmp_path) == found
+
+
+def test_the_table_shows_who_is_alive_and_what_they_sent():
+    lines = shown(standing(north=site(), south=site(False, absent=2, note="told: [NaN] in θ"))).splitlines()
+    north, south = (next(line for line in lines if line.startswith(name)) for name in ("north", "south"))
+    assert north.split() == ["north", "yes", "4", "5", "s", "ago", "1,234", "2.3", "MB", "1.5", "kB", "0"]
+    assert south.split()[:3] == ["south", "no", "4"]
+    assert south.endswith("2  told: [NaN] in θ")
+    assert "wards: running, round 4 of 10, 1 of 2 sites alive; written 5 s ago." in lines
+
+
+def test_a_site_that_never_answered_has_no_last_round():
+    assert "never" in shown(standing(east=site(last_round=-1, last_seen=0.0)))
+
+
+@pytest.mark.parametrize(
+    ("state", "age", "gone"),
+    [("running", 61, True), ("waiting", 61, True), ("running", 59, False), ("finished", 9e5, False)],
+)
+def test_a_coordinator_that_is_silent_beyond_the_deadline_is_probably_gone(state, age, gone):
+    assert ("probably gone" in shown(standing(state, NOW - age, north=site()))) is gone
+
+
+def test_before_any_site_has_come_there_is_an_empty_table():
+    assert "0 of 0 sites alive" in shown(standing("waiting"))
+
+
+def test_a_folder_without_status_is_told_so(tmp_path):
+    with pytest.raises(UserError, match="no deployment writes its status there"):
+        status.read(tmp_path)
+    with pytest.raises(UserError, match="no deployment writes its status there"):
+        status.read(tmp_path / "nowhere")
+
+
+def test_a_broken_status_is_told_so(tmp_path):
+    path = tmp_path / status.STATUS
+    whole = standing(north=site()).model_dump()
+    for text in ('{"name": ', "[]", json.dumps({"name": "wards"}), json.dumps(whole | {"state": "asleep"})):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"status\.json: "):
+            status.read(tmp_path)
+
+
+def test_the_command_prints_it(tmp_path, capsys):
+    status.write(tmp_path, standing(north=site()))
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["deploy", "status", str(tmp_path)])
+    assert not raised.value.code
+    assert "round 4 of 10" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_command_fails_with_one_message(tmp_path, capsys):
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["deploy", "status", str(Path(tmp_path))])
+    assert raised.value.code == 2
+    assert capsys.readouterr().err.count("error:") == 1
