@@ -74,6 +74,13 @@ def test_clusters_by_distance_and_by_number(tmp_path, capsys):
     assert_one_message(capsys.readouterr().err, "method.n_components: flhc merges", "method.flhc.distance_threshold")
 
 
+def test_two_runs_in_one_folder(tmp_path, capsys):
+    with folder.alone(tmp_path):
+        assert exit_code(*arguments(tmp_path)) == 2
+    assert_one_message(capsys.readouterr().err, "another fedgmi is at work there", "another folder with --out")
+    assert hashes(tmp_path) == {}
+
+
 WRONG_TYPES = [
     ("rounds=many", 'settings: rounds is "many" (text), expected a whole number'),
     ("scenario.alpha=[1]", "settings: scenario.alpha is [1] (a list), expected a number"),

@@ -100,6 +100,14 @@ def test_a_comparison_of_other_settings_stays_untouched(finished, capsys):
     assert (finished / "comparison.json").read_bytes() == before
 
 
+def test_two_at_once(finished, capsys):
+    from fedgmi import folder
+
+    with folder.alone(finished):
+        assert exit_code(*words(finished, "fedavg")) == 2
+    assert "another fedgmi is at work there" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_failed_cell_is_told_and_does_not_sink_the_others(tmp_path, capsys):
     out = tmp_path / "out"
     blocked = out / "cells" / "fedavg-0"

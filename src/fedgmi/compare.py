@@ -68,6 +68,21 @@ def compare(
     """
     cells = grid(methods, seeds)
     _claim(config, out)
+    with folder.alone(out):
+        return _compare(config, out, methods, seeds, cells, jobs, watch)
+
+
+def _compare(
+    config: Config,
+    out: Path,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    cells: Sequence[Cell],
+    jobs: int,
+    watch: Watcher | None,
+) -> dict[str, Any]:
+    """The grid, in a folder that is nobody else's meanwhile."""
+    folder.write_text(out / folder.CONFIG, dump(config))
     runs = [cell for cell in cells if cell.method != "oracle"]
     for cell in runs:
         folder.write_text(out / CELLS / f"{cell.name}.toml", dump(cell_config(config, cell, "oracle" in methods, jobs)))
@@ -144,7 +159,6 @@ def _claim(config: Config, out: Path) -> None:
             fix="compare with the settings it was begun with, or give another folder with --out",
         )
     folder.claim(out, resume=True)
-    folder.write_text(path, dump(config))
 
 
 def _common(config: Config) -> Config:

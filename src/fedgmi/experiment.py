@@ -35,6 +35,12 @@ def run(config: Config, out: Path, *, resume: bool = False, listener: Listener |
     check_method(config.method)
     torch.set_flush_denormal(True)  # before threads start, or they do not inherit it
     folder.claim(out, resume=resume)
+    with folder.alone(out):
+        return _run(config, out, listener)
+
+
+def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]:
+    """The run, in a folder that is nobody else's meanwhile."""
     _same_config(config, out)
     device = choose_device(config.device)
     scenario = build_scenario(config.data, config.scenario, config.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -137,6 +138,21 @@ def claim(out: Path, *, resume: bool) -> None:
         fix = "give a folder that you may write to with --out"
         reason = "it is a file, not a folder" if isinstance(error, FileExistsError) else error.strerror
         raise UserError(f"results cannot be written there ({reason})", where=str(out), fix=fix) from error
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Nobody else may work in the folder meanwhile; raises UserError where somebody does. It leaves nothing there."""
+    place = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        fix = "wait for it to end or stop it, or give another folder with --out"
+        raise UserError("another fedgmi is at work there", where=str(out), fix=fix) from error
+    else:
+        yield
+    finally:
+        os.close(place)
 
 
 def read_summary(out: Path) -> dict[str, Any]:

@@ -260,6 +260,12 @@ def test_the_same_site_twice(tmp_path):
     assert "the same site twice" in log_of(tmp_path)
 
 
+def test_a_run_submitted_while_another_runs(tmp_path):
+    (tmp_path / "out").mkdir()
+    with folder.alone(tmp_path / "out"), pytest.raises(UserError, match="another fedgmi is at work there"):
+        deployed(AVERAGE, tmp_path)
+
+
 def test_a_site_too_many(tmp_path):
     settings = AVERAGE.model_copy(update={"sites": 5})
     sites = make_sites(settings, tmp_path / "sites")

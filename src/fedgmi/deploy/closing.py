@@ -30,11 +30,10 @@ def close(remote: Remote, end: Progress, out: Path) -> dict[str, Any]:
         folder.write_json(out / "diagnosis" / folder.DIAGNOSIS, told | about)
     blocks = cut(end.server | remote.extra)
     seats = remote.roster.seats
-    down = up = 0
-    for i in remote.roster.alive:
-        header = remote.header("finish", round=end.round) | {"diagnosis": of_client(told, i)}
-        answers, more_down, more_up = remote.ask([i], blocks, header)
-        down, up = down + more_down, up + more_up
+    alive = remote.roster.alive
+    each = {i: {"diagnosis": of_client(told, i)} for i in alive}
+    answers, down, up = remote.ask(alive, blocks, remote.header("finish", round=end.round), each)
+    for i in alive:
         reply = answers.get(i)
         if reply is None or "error" in reply.header:
             why = reply.header["error"] if reply else "no answer"

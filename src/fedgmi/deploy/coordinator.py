@@ -6,7 +6,7 @@ import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -14,6 +14,7 @@ from fedgmi import checkpoint, folder, tree
 from fedgmi.checkpoint import Checkpoint
 from fedgmi.config import dump
 from fedgmi.data.standardise import standardisation
+from fedgmi.deploy import status
 from fedgmi.deploy.checks import Ghost
 from fedgmi.deploy.closing import close
 from fedgmi.deploy.remote import Remote
@@ -46,32 +47,21 @@ class Coordinator:
 
         Raises UserError where settings or folder do not allow it, where too few sites come, or where none answers.
         """
-        settings, name = self.settings, self.settings.method.name
-        check_method(settings.method)
+        check_method(self.settings.method)
         n_components = self._n_components()
         folder.claim(self.out, resume=True)
+        with folder.alone(self.out):
+            return self._alone(n_components)
+
+    def _alone(self, n_components: int) -> dict[str, Any]:
+        """The run, in a folder that is nobody else's meanwhile."""
+        settings, name = self.settings, self.settings.method.name
         folder.write_text(self.out / folder.CONFIG, dump(settings.config()))
         torch.set_flush_denormal(True)
         found = checkpoint.load(self.out / CHECKPOINTS, name, digest=settings.digest())
         remote = self._remote(n_components, str(found.meta["run"]) if found else secrets.token_hex(8))
-        progress = self._begin(remote, found)
-        remote.after = lambda round: self._status(remote, "running")
-
-        def after(progress: Progress) -> None:
-            self._keep(remote, progress)
-
         try:
-            end = drive(
-                remote.method,
-                remote,
-                progress,
-                n_clients=settings.sites,
-                rounds=settings.rounds,
-                participation=settings.method.participation,
-                seed=settings.seed,
-                after=after,
-            )
-            summary = close(remote, end, self.out)
+            summary = self._drive(remote, found)
         except BaseException as error:
             self._status(remote, "failed")
             self.tell(f"stopped: {' '.join(str(error).split()) or type(error).__name__}")
@@ -79,6 +69,23 @@ class Coordinator:
         folder.write_json(self.out / folder.SUMMARY, summary)
         self._status(remote, "finished")
         return summary
+
+    def _drive(self, remote: Remote, found: Checkpoint | None) -> dict[str, Any]:
+        """Wait, drive, close."""
+        settings = self.settings
+        progress = self._begin(remote, found)
+        remote.after = lambda round: self._status(remote, "running")
+        end = drive(
+            remote.method,
+            remote,
+            progress,
+            n_clients=settings.sites,
+            rounds=settings.rounds,
+            participation=settings.method.participation,
+            seed=settings.seed,
+            after=lambda progress: self._keep(remote, progress),
+        )
+        return close(remote, end, self.out)
 
     def tell(self, line: str) -> None:
         """One line to whoever watches, and to log.txt."""
@@ -105,24 +112,31 @@ class Coordinator:
         roster, ghost = Roster(settings.sites, self.tell), Ghost(method, schema)
         return Remote(self.post, settings, method, n_components, roster, ghost, run, secrets.token_hex(8))
 
-    def _status(self, remote: Remote, state: str) -> None:
+    def _status(self, remote: Remote, state: Literal["waiting", "running", "finished", "failed"]) -> None:
         """Where things stand, for `fedgmi deploy status`."""
-        seats = remote.roster.seats
         sites = {
-            seat.name: {
-                "alive": seat.node is not None,
-                "last_round": seat.last_round,
-                "last_seen": seat.last_seen,
-                "rows": seat.rows,
-                "bytes_down": seat.bytes_down,
-                "bytes_up": seat.bytes_up,
-                "absent": seat.absent,
-                "note": seat.note,
-            }
-            for seat in seats
+            seat.name: status.SiteStatus(
+                alive=seat.node is not None,
+                last_round=seat.last_round,
+                last_seen=seat.last_seen,
+                rows=seat.rows,
+                bytes_down=seat.bytes_down,
+                bytes_up=seat.bytes_up,
+                absent=seat.absent,
+                note=seat.note,
+            )
+            for seat in remote.roster.seats
         }
-        about = {"name": self.settings.name, "round": remote.round, "rounds": self.settings.rounds, "state": state}
-        folder.write_json(self.out / "status.json", about | {"updated": time.time(), "sites": sites})
+        about = status.Status(
+            name=self.settings.name,
+            round=remote.round,
+            rounds=self.settings.rounds,
+            state=state,
+            updated=time.time(),
+            deadline_s=self.settings.deadline_s,
+            sites=sites,
+        )
+        status.write(self.out, about)
 
     def _begin(self, remote: Remote, found: Checkpoint | None) -> Progress:
         """Where to begin, once enough sites are there."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedgmi import __version__, tree
@@ -106,9 +106,15 @@ class Remote:
             self.stacked |= {name: leaf for name, leaf in values.items() if name == "histogram"}
         return Message(values, down, up)
 
-    def ask(self, ids: Sequence[int], blocks: Blocks, header: Header) -> tuple[dict[int, Parcel], int, int]:
-        """Answers by site, bytes down, bytes up. A site that lost its blocks is sent them again, once."""
-        requests = {i: blocks.parcel(header | self._own(i), self.roster.seats[i].held) for i in ids}
+    def ask(
+        self, ids: Sequence[int], blocks: Blocks, header: Header, each: Mapping[int, Header] | None = None
+    ) -> tuple[dict[int, Parcel], int, int]:
+        """Answers by site, bytes down, bytes up. A site that lost its blocks is sent them again, once.
+
+        each: what the header says to one site alone.
+        """
+        headers = {i: header | self._own(i) | (each or {}).get(i, {}) for i in ids}
+        requests = {i: blocks.parcel(headers[i], self.roster.seats[i].held) for i in ids}
         answers: dict[int, Parcel] = {}
         for _ in range(2):
             by_node = {self._node(i): i for i in requests}
@@ -121,7 +127,7 @@ class Remote:
                 self.roster.seats[i].held = frozenset(blocks.blocks)
             if not again:
                 break
-            requests = {i: blocks.parcel(header | self._own(i)) for i in again}
+            requests = {i: blocks.parcel(headers[i]) for i in again}
         return answers, *self._spent()
 
     def lose(self, i: int, round: int, why: str) -> None:

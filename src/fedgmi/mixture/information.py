@@ -24,22 +24,24 @@ remember their rows reach 0.02 where components do not differ at all."""
 
 
 def contrast_sums(log_evidence: Tensor, share: Tensor, rows: Rows) -> Tree:
-    """Additive: Σ_x r(x) r(x)ᵀ [K, K] under the pooled proportions, whence `contrast`. log_evidence [R, K]."""
+    """Additive: Σ_x r(x) r(x)ᵀ [K, K] under the pooled proportions, whence `contrasts`. log_evidence [R, K]."""
     owner = torch.zeros_like(rows.owner)
     resp, _ = responsibilities(log_evidence, share[None], owner)
     return {"joint": resp.T @ resp}
 
 
-def contrast(joint: Tensor) -> float:
-    """The smallest eigenvalue of M: how well the two likest (mixes of) components can be told apart; 1 for K = 1.
+def contrasts(joint: Tensor) -> Tensor:
+    """The eigenvalues of M but for the one that is always 1 [K − 1], ascending: how well (mixes of) components can be
+    told apart. The first is that of the two likest, the last that of the two least alike; [1] for K = 1.
 
-    >>> round(contrast(torch.eye(3, dtype=torch.float64)), 6), round(contrast(torch.ones(2, 2, dtype=torch.float64)), 6)
-    (1.0, 0.0)
+    >>> contrasts(torch.eye(3, dtype=torch.float64)), contrasts(torch.ones(2, 2, dtype=torch.float64)).round(decimals=6)
+    (tensor([1., 1.], dtype=torch.float64), tensor([0.], dtype=torch.float64))
     """
     if len(joint) == 1:
-        return 1.0
+        return joint.new_ones(1)
     scale = joint.sum(1).clamp(min=PROPORTION_FLOOR).rsqrt()
-    return float(torch.linalg.eigvalsh(scale[:, None] * joint * scale).clamp(0, 1).min())
+    values: Tensor = torch.linalg.eigvalsh(scale[:, None] * joint * scale)
+    return values.clamp(0, 1)[:-1]
 
 
 def standard_errors(log_evidence: Tensor, proportions: Tensor, prior: Tensor, rows: Rows) -> Tensor:

@@ -25,6 +25,7 @@ from fedgmi.methods.fedgmi.em import em_step, judges
 from fedgmi.methods.fedgmi.evidence import KINDS
 from fedgmi.methods.fedgmi.presets import PRESETS, Preset
 from fedgmi.methods.fedgmi.welcome import contrast_step, welcome
+from fedgmi.mixture.information import MIN_CONTRAST
 from fedgmi.mixture.posterior import responsibilities
 from fedgmi.randomness import generator
 from fedgmi.tree import Tree
@@ -46,6 +47,8 @@ def _build(task: Task, name: str, preset: Preset) -> Method:
 
     def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
         logs = preset.unlabelled(server, {}, rows)
+        if float(server["gate_contrast"]) < MIN_CONTRAST:  # what seems to tell components apart is what models remember
+            logs = torch.zeros_like(logs)
         gate = responsibilities(logs, gate_proportions(states), rows.owner)[0].clamp(min=1e-30)
         return (task.expert.log_prob(server["expert"], rows.x).double() + gate.log()[:, :, None]).logsumexp(1)
 
@@ -85,6 +88,7 @@ def initial_server(task: Task) -> Tree:
         "scale": torch.ones(len(KINDS), dtype=torch.float64),
         "bias": torch.zeros(k, dtype=torch.float64),
         "contrast": torch.zeros(2, dtype=torch.float64),
+        "gate_contrast": torch.ones((), dtype=torch.float64),
     }
     return server | judges(server)
 

@@ -12,6 +12,7 @@ from fedgmi.methods.base import Message, Task, mean_by_mass
 from fedgmi.methods.local_training import all_rows, expert_loss, plan, train_components
 from fedgmi.tree import Tree
 
+MU = 0.001  # of a proximal term μ/2·‖w − w_t‖²: sites differ, and heads and trunk drift apart less
 MIN_MASS = 0.01  # rows; with less of a component a client sends nothing of its expert
 
 
@@ -27,7 +28,8 @@ def train_experts(task: Task, experts: Tensor, rows: Rows, resp: Tensor, round: 
 
 
 def train_heads(task: Task, experts: Tensor, rows: Rows, resp: Tensor, round: int) -> Message:
-    """One job a client: trunk and K heads at once, by Σ_x Σ_k r_ik(x)·CE_k(x, y) over all of its rows.
+    """One job a client: trunk and K heads at once, by Σ_x Σ_k r_ik(x)·CE_k(x, y) over all of its rows, and held near
+    where the round began.
 
     The trunk's mean is by rows, so all that anybody holds shapes it; a head's is by its component's mass. experts
     [K, P] have one trunk, and only it and the heads of components that a client holds travel.
@@ -45,8 +47,9 @@ def train_heads(task: Task, experts: Tensor, rows: Rows, resp: Tensor, round: in
         losses = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), reduction="none").view(labels.shape)
         return (weights[batch.row] * losses).sum(2)
 
-    key = (task.seed, round, "expert")
-    local = training.fit(loss, start[place], jobs, rows, settings=task.training, lr=task.lr, key=key)
+    key, begin = (task.seed, round, "expert"), start[place]
+    penalty = training.proximal(MU, begin)
+    local = training.fit(loss, begin, jobs, rows, settings=task.training, lr=task.lr, key=key, penalty=penalty)
     mass = rows.sum_by_client(resp)[place]  # [J, K]
     heads = local[:, trunk:].reshape(len(local), n_experts, -1)  # [J, K, H]
     values = {

@@ -9,7 +9,7 @@ from fedgmi.data.federation import Rows
 from fedgmi.methods.base import Message, Step
 from fedgmi.methods.fedgmi.evidence import Evidence
 from fedgmi.methods.fedgmi.sketch import reply
-from fedgmi.mixture.information import MIN_CONTRAST, contrast, contrast_sums, standard_errors
+from fedgmi.mixture.information import MIN_CONTRAST, contrast_sums, contrasts, standard_errors
 from fedgmi.mixture.posterior import e_step
 from fedgmi.tree import Tree
 
@@ -26,8 +26,8 @@ def contrast_step(labelled: Evidence, unlabelled: Evidence) -> Step:
         return states, reply(sums, rows)
 
     def server_step(server: Tree, sums: Tree, round: int) -> Tree:
-        values = [contrast(sums[name]) for name in ("labelled", "unlabelled")]
-        return server | {"contrast": torch.tensor(values, dtype=torch.float64)}
+        labelled, unlabelled = contrasts(sums["labelled"]), contrasts(sums["unlabelled"])
+        return server | {"contrast": torch.stack([labelled[0], unlabelled[0]]), "gate_contrast": unlabelled[-1]}
 
     return Step("contrast", client, server_step)
 

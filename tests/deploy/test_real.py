@@ -1,0 +1,109 @@
+"""A deployment of real processes: one SuperLink and three SuperNodes, with TLS and authentication, on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tables import table_federation, write_site
+
+from fedgmi import folder
+from fedgmi.data.federation import Federation
+from fedgmi.deploy import status
+from fedgmi.deploy.processes import Deployment, running
+from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
+from fedgmi.deploy.site_data import load_site
+from fedgmi.experiment import new_task
+from fedgmi.methods import METHODS
+from fedgmi.rounds import Progress, drive
+from fedgmi.transports.in_process import InProcess
+
+MISSING = [tool for tool in ("openssl", "ssh-keygen") if shutil.which(tool) is None]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=f"there is no {' and no '.join(MISSING)}")]
+
+FEDERATION = table_federation(rounds=2, wait_s=300, deadline_s=150).replace("[method]", '[method]\npreset = "plain"')
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Iterator[tuple[Deployment, dict[str, Any]]]:
+    """One run to its end, its processes still there."""
+    where = tmp_path_factory.mktemp("real")
+    sites = [write_site(where / f"site-{i}", i, FEDERATION) for i in range(3)]
+    with running(where / "deployment", "wards", FEDERATION, sites) as deployment:
+        deployment.submit()
+        yield deployment, deployment.finish(600)
+    assert deployment.left() == []
+
+
+def test_the_result_is_that_of_the_run_in_process(finished):
+    deployment, summary = finished
+    settings = read(FederationSettings, deployment.app / "federation.toml")
+    clients = [load_site(read(SiteSettings, site), settings, site.parent).train for site in deployment.sites]
+    federation = Federation(settings.rows.as_schema(), tuple(clients))
+    rows = [replace(client, x=federation.standardisation().apply(client.x)) for client in clients]
+    config = settings.config()
+    method = METHODS["fedgmi"](new_task(config, federation.schema, 2).replace(lr=config.training.lr))
+    transport = InProcess(rows, method)
+    drive(
+        method,
+        transport,
+        Progress(method.init()),
+        n_clients=3,
+        rounds=settings.rounds,
+        participation=1.0,
+        seed=settings.seed,
+        after=lambda progress: None,
+    )
+    found = torch.tensor(summary["proportions"], dtype=torch.float64)
+    assert float((found - transport.states["proportions"]).abs().max()) < 1e-4
+
+
+def test_everybody_has_what_is_theirs(finished):
+    deployment, summary = finished
+    assert summary["rounds_absent"] == [0, 0, 0]
+    for i, site in enumerate(deployment.sites):
+        results = site.parent / "site" / "results"
+        assert json.loads((results / "proportions.json").read_text())["proportions"] == summary["proportions"][i]
+        assert (results / "model" / "model.json").exists()
+    assert [record["round"] for record in folder.read_records(deployment.out)] == [0, 1, 2, 3]
+    told = status.read(deployment.out)
+    assert told.state == "finished"
+    assert all(site.alive and site.bytes_up > 0 for site in told.sites.values())
+
+
+def test_whoever_has_the_certificate_alone_can_talk_to_the_control_api(finished, tmp_path):
+    """The gap that the README of `deploy init` tells of: a SuperNode's key is asked for, a command line's is not."""
+    deployment, _ = finished
+    home = tmp_path / "stranger"
+    home.mkdir()
+    text = (deployment.app / "flower-config.toml").read_text()
+    (home / "config.toml").write_text(text)
+    words = [
+        str(Path(deployment.environment["PATH"].split(os.pathsep)[0]) / "flwr"),
+        "ls",
+        "fedgmi",
+        "--format",
+        "json",
+    ]
+    environment = deployment.environment | {"FLWR_HOME": str(home)}
+    said = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, timeout=60, check=True)
+    runs = json.loads(said.stdout)["runs"]
+    assert [run["status"] for run in runs] == ["finished:completed"]
+    assert "does not authenticate" in (deployment.app / "README.md").read_text()
+
+
+def test_a_key_that_nobody_registered_is_refused(finished, tmp_path):
+    deployment, _ = finished
+    subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "", "-f", str(tmp_path / "key")], check=True)
+    words = ["flower-supernode", "--superlink", f"127.0.0.1:{deployment.port}", "--root-certificates"]
+    words += ["certificates/ca.crt", "--auth-supernode-private-key", str(tmp_path / "key"), "--port", "0"]
+    done = subprocess.run(words, cwd=deployment.app, env=deployment.environment, capture_output=True, timeout=120)
+    assert done.returncode != 0
