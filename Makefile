@@ -6,11 +6,16 @@ PYTEST ?= -n 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint clean
+.PHONY: run test lint clean deploy-demo
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.installed-run
 	$(BIN)/fedgmi run --resume --out runs/digits
+
+# A SuperLink and three sites as processes, with TLS and keys; a minute or more, for each exchange starts three processes.
+deploy-demo: $(VENV)/.installed-flower
+	rm -rf runs/deploy-demo
+	$(BIN)/fedgmi deploy demo --out runs/deploy-demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/pytest $(PYTEST)
@@ -27,6 +32,10 @@ clean:
 
 $(VENV)/.installed-run: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-flower: pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[flower]'
 	@touch $@
 
 # What the tests need includes what a run needs.

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import importlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedgmi.deploy.coordinator import Coordinator
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
 from fedgmi.deploy.site import Site, log, told
 from fedgmi.deploy.site_data import load_site
@@ -24,10 +23,13 @@ if TYPE_CHECKING:
     from fedgmi.transports.flower import GridPost, Settings
 
 FEDERATION = "federation.toml"
+Answer = Callable[[Site, Parcel], Parcel]
 
 
 def server_app(where: Path) -> Any:
     """The coordinator's app, a Flower ServerApp: `where` holds federation.toml, results go to the run's `out`."""
+
+    from fedgmi.deploy.coordinator import Coordinator  # SciPy with it: what a site starts for a message does without
 
     def run(post: GridPost, settings: Settings) -> None:
         federation = read(FederationSettings, where / FEDERATION)
@@ -36,19 +38,24 @@ def server_app(where: Path) -> Any:
     return flower().make_server_app(run)
 
 
-def client_app() -> Any:
-    """A site's app, a Flower ClientApp: it answers one request at a time, and gives up before the coordinator does."""
+def client_app(answer: Answer = Site.answer) -> Any:
+    """A site's app, a Flower ClientApp: it answers one request at a time, and gives up before the coordinator does.
 
-    def answer(request: Parcel, settings: Settings) -> Parcel:
+    answer: what stands in for the site's own answer, for trying out faults.
+    """
+
+    def guarded(request: Parcel, settings: Settings) -> Parcel:
+        where = Path()
         try:
             site = open_site(settings.get("site"))
+            where = site.where
             with deadline(0.9 * site.federation.deadline_s):
-                return site.answer(request)
+                return answer(site, request)
         except Exception as error:
-            log(Path(), error)
+            log(where, error)
             return Parcel({"error": told(error)})
 
-    return flower().make_client_app(answer)
+    return flower().make_client_app(guarded)
 
 
 def flower() -> Any:

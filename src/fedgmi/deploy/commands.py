@@ -63,3 +63,16 @@ def status(out: Annotated[Path, typer.Argument(metavar="DIR", help="The run's re
     from fedgmi.deploy import status as current
 
     current.print_status(current.read(out), Console())
+
+
+@deploy_app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="A new folder.")] = Path("runs/deploy-demo"),
+) -> None:
+    """Run the digits over a SuperLink and three SuperNodes on this machine, beside the same run in one process.
+
+    Certificates and keys are made on the spot; nothing is left running.
+    """
+    from fedgmi.deploy.demo import demo as show
+
+    show(out.absolute(), Console())

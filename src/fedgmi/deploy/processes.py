@@ -1,7 +1,7 @@
 """A whole deployment on this machine, as processes: for the demonstration, for tests, and for trying out faults.
 
 What it starts carries a mark in its environment, by which everything is found and stopped again: Flower's own helpers
-live in sessions of their own, and some survive a signal.
+live in sessions of their own, and some survive a signal. The mark ends in the name of the process that they belong to.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Deployment:
         self.where, self.app, self.sites = where.absolute(), where.absolute() / "app", list(sites)
         self.port = free_port()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._mark = secrets.token_hex(8)
+        self._mark, self._submitted = secrets.token_hex(8), 0.0
         init(self.app, name=name, sites=len(sites), address=f"127.0.0.1:{self.port}")
         for place in (self.app, *(site.parent for site in sites)):
             folder.write_text(place / FEDERATION, federation)
@@ -109,7 +109,7 @@ class Deployment:
             self._processes[name] = subprocess.Popen(
                 words,
                 cwd=self.app,
-                env=self.environment,
+                env=self.environment | {MARK: f"{self._mark}/{name}"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -117,19 +117,28 @@ class Deployment:
             )
 
     def submit(self) -> str:
-        """`flwr run` → the run's id."""
+        """`flwr run` → the run's id. Again, it goes on from the checkpoint of a run that failed."""
+        self._submitted = time.time()
         said = json.loads(self.call("flwr", "run", ".", "fedgmi", "--format", "json"))
         return str(said["run-id"])
 
     def state(self) -> str:
         """What the coordinator says of itself: waiting, running, finished or failed; "" before it has begun."""
-        return status.read(self.out).state if (self.out / status.STATUS).exists() else ""
+        if not (self.out / status.STATUS).exists():
+            return ""
+        found = status.read(self.out)
+        return found.state if found.updated >= self._submitted else ""
+
+    def log(self) -> str:
+        """The coordinator's log.txt, so far."""
+        path = self.out / "log.txt"
+        return path.read_text(encoding="utf-8") if path.exists() else ""
 
     def finish(self, patience_s: float) -> dict[str, Any]:
         """Wait for the coordinator's end → the summary. Raises UserError where it failed or takes too long."""
         self.until(lambda: self.state() in ("finished", "failed"), "the run ends", patience_s)
         if self.state() == "failed":
-            last = (self.out / "log.txt").read_text(encoding="utf-8").splitlines()[-1:]
+            last = self.log().splitlines()[-1:]
             raise UserError(" ".join(last) or "it failed", where=str(self.out), fix=f"see {self.where / 'logs'}")
         return folder.read_summary(self.out)
 
@@ -145,7 +154,8 @@ class Deployment:
 
     def kill(self, name: str) -> None:
         """As a machine that goes down: no farewell, for the process and its helpers."""
-        os.killpg(self._processes[name].pid, signal.SIGKILL)
+        while left := self.left(name):
+            _kill(left)
         self._processes.pop(name).wait()
 
     def stop(self) -> None:
@@ -156,20 +166,18 @@ class Deployment:
         while any(process.poll() is None for process in self._processes.values()) and time.monotonic() - began < 8:
             time.sleep(0.1)
         while (left := self.left()) and time.monotonic() - began < 15:
-            for pid in left:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.1)
+            _kill(left)
         for process in self._processes.values():
             process.wait()
         self._processes.clear()
 
-    def left(self) -> list[int]:
-        """Processes that carry the mark."""
+    def left(self, name: str = "") -> list[int]:
+        """Processes that carry the mark, of one name or all."""
         wanted, found = f"{MARK}={self._mark}".encode(), []
         for place in Path("/proc").glob("[0-9]*"):
             try:
-                if wanted in (place / "environ").read_bytes().split(b"\0"):
+                marks = [mark for mark in (place / "environ").read_bytes().split(b"\0") if mark.startswith(wanted)]
+                if marks and (not name or marks[0].endswith(f"/{name}".encode())):
                     found.append(int(place.name))
             except OSError:
                 continue
@@ -180,17 +188,29 @@ _TLS = {"ca-certfile": "ca.crt", "certfile": "server.pem", "keyfile": "server.ke
 
 
 @contextmanager
-def running(where: Path, name: str, federation: str, sites: Sequence[Path]) -> Iterator[Deployment]:
-    """A deployment whose SuperLink and SuperNodes run; whatever happens, nothing is left running."""
+def running(
+    where: Path, name: str, federation: str, sites: Sequence[Path], *, late: Collection[int] = ()
+) -> Iterator[Deployment]:
+    """A deployment whose SuperLink and SuperNodes run; whatever happens, nothing is left running.
+
+    late: sites whose SuperNode is not started yet.
+    """
     deployment = Deployment(where, name, federation, sites)
     try:
         deployment.start_link()
         deployment.register()
-        for i in range(len(sites)):
+        for i in set(range(len(sites))) - set(late):
             deployment.start_node(i)
         yield deployment
     finally:
         deployment.stop()
+
+
+def _kill(pids: Sequence[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    time.sleep(0.1)
 
 
 def free_port() -> int:

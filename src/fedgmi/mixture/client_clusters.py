@@ -6,7 +6,6 @@ An update Δ_i = w_i − w is what training on client i's rows made of the model
 from __future__ import annotations
 
 import torch
-from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,6 +38,8 @@ def agglomerate(distances: Tensor, n_clusters: int, threshold: float | None = No
     n_clients = len(distances)
     if n_clients == 1:
         return torch.zeros(1, dtype=torch.long, device=distances.device)
+    from sklearn.cluster import AgglomerativeClustering  # takes a second, in every process of a site
+
     fitted = AgglomerativeClustering(
         n_clusters=min(n_clusters, n_clients) if threshold is None else None,
         distance_threshold=threshold,
