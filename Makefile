@@ -14,8 +14,7 @@ run: $(VENV)/.installed-run
 
 # A SuperLink and three sites as processes, with TLS and keys; a minute or more, for each exchange starts three processes.
 deploy-demo: $(VENV)/.installed-flower
-	rm -rf runs/deploy-demo
-	$(BIN)/fedgmi deploy demo --out runs/deploy-demo
+	$(BIN)/fedgmi deploy demo --out runs/deploy-demo-$$(date +%Y%m%d-%H%M%S)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/pytest $(PYTEST)

@@ -45,7 +45,7 @@ def client_app(answer: Answer = Site.answer) -> Any:
     """
 
     def guarded(request: Parcel, settings: Settings) -> Parcel:
-        where = Path()
+        where = Path(str(settings.get("site") or "")).expanduser().parent
         try:
             site = open_site(settings.get("site"))
             where = site.where

@@ -13,8 +13,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 from local_grid import LocalGrid
 from tables import table_federation, write_site
 
-from fedgmi import flower_app, folder
+from fedgmi import __version__, flower_app, folder
 from fedgmi.deploy.coordinator import Coordinator
+from fedgmi.deploy.settings import FederationSettings, read
 from fedgmi.errors import UserError
 from fedgmi.transports.flower import GridPost, from_record, make_client_app, to_record
 from fedgmi.transports.wire import Parcel
@@ -78,13 +79,28 @@ def test_a_federation_of_tables_over_a_grid(tmp_path, sites):
 
 def test_a_node_whose_app_raises_is_not_let_in(tmp_path, sites):
     grid = LocalGrid(flower_app.client_app(), sites, broken=[11])
-    from fedgmi.deploy.settings import FederationSettings, read
-
     (tmp_path / "federation.toml").write_text(table_federation(wait_s=0.2))
     settings = read(FederationSettings, tmp_path / "federation.toml")
     with pytest.raises(UserError, match="2 of 3 sites came"):
         Coordinator(settings, GridPost(grid), tmp_path / "out", echo=lambda line: None).run()
     assert "Flower says: the app raised" in (tmp_path / "out" / "log.txt").read_text()
+
+
+def test_rows_that_are_not_the_federation_s(tmp_path, sites):
+    """Which rows are wrong is for the site's own eyes; the coordinator hears that they cannot be used."""
+    path = Path(sites[11]["site"]).parent / "rows.csv"
+    path.write_text(path.read_text().replace("pulse", "puls"))
+    lines = Path(sites[12]["site"]).parent.joinpath("rows.csv").read_text().splitlines()
+    Path(sites[12]["site"]).parent.joinpath("rows.csv").write_text("\n".join([lines[0], "1,2,3,4,comatose"]))
+    post = GridPost(LocalGrid(flower_app.client_app(), sites))
+    federation = read(FederationSettings, Path(sites[10]["site"]).parent / "federation.toml")
+    hello = Parcel({"kind": "hello", "version": __version__, "federation": federation.digest()})
+    replies = post.ask(dict.fromkeys(sites, hello), 60.0)
+    assert replies[10].header["site"] == "site-0"
+    for node in (11, 12):
+        assert replies[node].header == {"error": "its rows cannot be used; the site's log.txt says more"}
+    assert "no column 'pulse'" in (Path(sites[11]["site"]).parent / "log.txt").read_text()
+    assert "comatose" in (Path(sites[12]["site"]).parent / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(
