@@ -1,5 +1,6 @@
 """The benchmarks run, at a tiny size: their tables must not rot. What they find is in benchmarks/README.md."""
 
+import json
 import re
 import subprocess
 import sys
@@ -76,3 +77,51 @@ def test_privacy_prints_the_error_by_epsilon():
     spread = r"0\.\d{3} ± 0\.\d{3}( \([123], [123]\))?"
     assert re.fullmatch(rf"\| label-swap, 8 × 60 \|( {spread} \|){{4}}", text[2])
     assert "(1, 1)" in text[2]
+
+
+def made_up_fault(name, **changes):
+    """What benchmarks/faults.py keeps of a run that went well."""
+    found = {"name": name, "ended": True, "resumed": False, "why": "", "missing": [], "left": 0, "seconds": 100.0}
+    found |= {"proportions": [[0.2, 0.8], [0.5, 0.5], [0.9, 0.1]], "absent": [0, 0, 0], "line": "round 1 of 2 is done"}
+    return found | changes
+
+
+def table_of_faults(out, *results):
+    """→ (exit code, rows by what went wrong); --only one that is there already, so nothing is started."""
+    out.mkdir(exist_ok=True)
+    for result in results:
+        (out / f"{result['name']}.json").write_text(json.dumps(result))
+    command = [sys.executable, str(FOLDER / "faults.py"), "--out", str(out), "--only", "none"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert "done" not in done.stderr, done.stderr
+    cells = [re.split(r" ?\| ?", line)[1:-1] for line in done.stdout.splitlines()]
+    assert all(len(line) == 6 for line in cells), done.stderr
+    return done.returncode, {line[0]: line[1:] for line in cells[2:]}
+
+
+def test_faults_tells_what_came_of_each(tmp_path):
+    apart = [[0.7, 0.3], [0.5, 0.5], [0.1, 0.9]]  # the components in the other order, one site 0.1 away
+    nan = made_up_fault("nan", proportions=apart, absent=[0, 0, 1], line="round 1: site-2 is absent: NaN")
+    code, rows = table_of_faults(tmp_path, nan, made_up_fault("link-killed", resumed=True), made_up_fault("none"))
+    assert code == 0
+    assert list(rows) == ["nothing", "a site sends NaN", "SuperLink killed in round 2, restarted"]
+    line = "`round 1: site-2 is absent: NaN`"
+    assert rows["a site sends NaN"] == ["went on; site-2 absent in 1 of 3", "nothing", "0.033", line, "100"]
+    assert rows["SuperLink killed in round 2, restarted"][:3] == ["resumed", "nothing", "0.0e+00"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"line": None}, "nothing in the log"),
+        ({"missing": ["site-1: states"]}, "missing site-1: states"),
+        ({"ended": False, "why": "not within 480 s", "proportions": None}, r"it did not end \(not within 480 s\)"),
+        ({"left": 2}, "2 processes left"),
+        ({"proportions": [[0.3, 0.7], [0.5, 0.5], [0.9, 0.1]]}, "another result"),
+    ],
+)
+def test_faults_fails_where_a_run_did_not_end_as_it_should(tmp_path, changes, told):
+    code, rows = table_of_faults(tmp_path, made_up_fault("none"), made_up_fault("disk-full", **changes))
+    assert code == 1
+    assert re.fullmatch(f"FAILED: {told}", rows["coordinator's disk full at a checkpoint"][0])
+    assert not rows["nothing"][0].startswith("FAILED")

@@ -17,7 +17,7 @@ from fedgmi.densities.gaussian import mean_and_covariance
 from fedgmi.evaluation import evaluate
 from fedgmi.methods import BOUNDS, METHODS, Task
 from fedgmi.methods.fedgmi.calibrate import MIN_CLIENTS
-from fedgmi.methods.fedgmi.expert_training import average_experts, train_heads
+from fedgmi.methods.fedgmi.expert_training import MU, average_experts, train_heads
 from fedgmi.methods.local_training import all_rows, plan
 from fedgmi.randomness import generator
 from fedgmi.rounds import Progress, drive
@@ -354,6 +354,8 @@ def literal_heads(task: Task, scenario: Scenario, experts: Tensor, resp: Tensor)
             for k, head in enumerate(upper):
                 losses = task.expert.loss(torch.cat([lower, head])[None], rows.x[index][None], rows.y[index][None])[0]
                 value = value + (resp[index, k].float() * losses).mean()
+                value = value + MU / 2 * (head - experts[k, trunk:]).square().sum()
+            value = value + MU / 2 * (lower - experts[0, :trunk]).square().sum()
             value.backward()
             optimiser.step()
         own = resp[rows.owner == i].sum(0)

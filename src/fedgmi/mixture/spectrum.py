@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from fedgmi.mixture.privacy import Noise
@@ -77,6 +76,8 @@ def _spectrum(histograms: Tensor, variance: Tensor | None) -> Tensor:
 
 def upper_limit(largest: Tensor, size: float) -> float:
     """The value that the largest singular value of noise exceeds with probability `size`, from resamples of it [R]."""
+    from scipy import stats  # takes half a second, in every process of a site
+
     standard = (stats.gamma.ppf(1 - size, TRACY_WIDOM_SHAPE) - TRACY_WIDOM_SHAPE) / TRACY_WIDOM_SHAPE**0.5
     return float(largest.mean() + standard * largest.std())
 

@@ -1,0 +1,306 @@
+"""What happens where something goes wrong: every fault once, over real processes, as a Markdown table.
+
+    .venv/bin/python benchmarks/faults.py --out runs/faults
+    .venv/bin/python benchmarks/faults.py --out runs/faults --only killed
+
+A SuperLink and three SuperNodes with TLS and authentication, one site of which fails (faulty_app/client_app.py), or is
+killed from here; about three minutes a fault. A finished fault lies in --out as JSON and is read, not repeated. Exits
+with 1 where a run did not end as it should: the row then says FAILED.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedgmi import folder
+from fedgmi.deploy.memory import Memory
+from fedgmi.deploy.processes import Deployment, running
+from fedgmi.errors import FedgmiError, UserError
+from fedgmi.mixture.matching import match_components, reorder, total_variation
+
+APP = Path(__file__).parent / "faulty_app"
+SITES, ROUNDS, ROWS = 3, 2, 60
+BAD = SITES - 1  # the site that fails
+SAME = 1e-4  # total variation between runs that ought to be one
+PATIENCE_S = 480.0
+FEATURES = ("age", "pulse", "weight", "height")
+FEDERATION = f"""
+name = "wards"
+sites = {SITES}
+wait_s = 240
+deadline_s = 60
+rounds = {ROUNDS}
+§waiting
+
+[rows]
+kind = "tabular"
+features = {json.dumps(FEATURES)}
+classes = ["sick", "well"]
+
+[method]
+preset = "plain"
+n_components = 2
+
+[density]
+hidden = 8
+latent = 2
+
+[expert]
+hidden = 8
+
+[training]
+epochs = 2
+batch_size = 20
+lr = 1e-2
+
+§robust
+"""
+
+
+def undisturbed(deployment: Deployment) -> bool:
+    """Let it run to its end → whether it had to be submitted again."""
+    deployment.submit()
+    deployment.finish(PATIENCE_S)
+    return False
+
+
+def kill_a_node(deployment: Deployment) -> bool:
+    """A site's machine goes down in round 1, and comes back at once."""
+    deployment.submit()
+    until_round(deployment, 0)
+    time.sleep(5)  # its ClientApp is at work
+    deployment.kill(f"site-{BAD + 1}")
+    deployment.start_node(BAD)
+    deployment.finish(PATIENCE_S)
+    return False
+
+
+def start_a_node_late(deployment: Deployment) -> bool:
+    """A SuperNode begins in round 1."""
+    deployment.submit()
+    until_round(deployment, 0)
+    deployment.start_node(BAD)
+    deployment.finish(PATIENCE_S)
+    return False
+
+
+def kill_the_link(deployment: Deployment) -> bool:
+    """The coordinator's machine goes down in round 2, and comes back at once."""
+    deployment.submit()
+    until_round(deployment, 1)
+    time.sleep(5)
+    deployment.kill("link")
+    deployment.start_link()
+    deployment.submit()
+    deployment.finish(PATIENCE_S)
+    return True
+
+
+def fill_the_disk(deployment: Deployment) -> bool:
+    """The coordinator cannot write its checkpoint of round 2; when there is room again, it is submitted again."""
+    folder.write_json(deployment.app / "fault.json", {"round": 2})
+    deployment.submit()
+    deployment.until(lambda: deployment.state() == "failed", "the coordinator stops", PATIENCE_S)
+    deployment.submit()
+    deployment.finish(PATIENCE_S)
+    return True
+
+
+def until_round(deployment: Deployment, round: int) -> None:
+    """Wait until a round is done: the next one has begun."""
+    deployment.until(lambda: f"round {round} of" in deployment.log(), f"round {round} is done", PATIENCE_S)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """told: what goes wrong · drive: from the first submission to the end · kind: what the bad site does in round 1
+    · said: what the coordinator's log has to say · same: whether the result is that of a run without faults."""
+
+    told: str
+    drive: Callable[[Deployment], bool] = undisturbed
+    kind: str = ""
+    said: str = ""
+    same: bool = False
+    waiting: str = ""
+    robust: str = ""
+    late: tuple[int, ...] = field(default=())
+
+
+AWAY = rf"round 1: site-{BAD} is absent: "
+DONE = "round 1 of 2 is done"
+LARGE = "an update 1000 times too large"
+FAULTS = {
+    "none": Fault("nothing", said=DONE),
+    "raises": Fault("a site raises", kind="raises", said=AWAY + ".*RuntimeError"),
+    "exits": Fault("a site's process exits", kind="exits", said=AWAY),
+    "hangs": Fault("a site hangs", kind="hangs", said=AWAY + ".*no answer"),
+    "killed": Fault("SuperNode killed, restarted", kill_a_node, said=AWAY),
+    "late": Fault(
+        "a site joins late", start_a_node_late, said=f"site-{BAD} is here", waiting="min_sites = 2", late=(BAD,)
+    ),
+    "nan": Fault("a site sends NaN", kind="nan", said=AWAY + ".*NaN"),
+    "shape": Fault("a site sends a wrong shape", kind="shape", said=AWAY + ".*expected"),
+    "large-bounded": Fault(f"{LARGE}, `max_norm = 1`", kind="large", said=DONE, robust="[robust]\nmax_norm = 1.0"),
+    "large": Fault(f"{LARGE}, no bound", kind="large", said=DONE),
+    "link-killed": Fault(
+        "SuperLink killed in round 2, restarted", kill_the_link, said="goes on after round 1", same=True
+    ),
+    "disk-full": Fault(
+        "coordinator's disk full at a checkpoint", fill_the_disk, said="stopped: .*cannot be written", same=True
+    ),
+}
+
+
+def measure(name: str, where: Path) -> dict[str, Any]:
+    """Run the fault in a new folder → what came of it."""
+    fault = FAULTS[name]
+    shutil.rmtree(where, ignore_errors=True)
+    text = FEDERATION.replace("§waiting", fault.waiting).replace("§robust", fault.robust)
+    sites = [write_site(where / f"site-{i}", i) for i in range(SITES)]
+    if fault.kind:
+        folder.write_json(sites[BAD].parent / "fault.json", {"kind": fault.kind, "round": 1})
+    found: dict[str, Any] = {
+        "name": name,
+        "ended": False,
+        "resumed": False,
+        "why": "",
+        "proportions": None,
+        "absent": [],
+    }
+    with running(where / "deployment", "wards", text, sites, late=fault.late) as deployment:
+        for path in APP.glob("*.py"):
+            shutil.copy(path, deployment.app)
+        began = time.monotonic()
+        try:
+            found["resumed"] = fault.drive(deployment)
+            summary = folder.read_summary(deployment.out)
+            found |= {"ended": True, "proportions": summary["proportions"], "absent": summary["rounds_absent"]}
+        except FedgmiError as error:
+            found["why"] = " ".join(str(error).split())
+        found["seconds"] = time.monotonic() - began
+        found["line"] = line_that_says(fault.said, deployment.log())
+        found["missing"] = [what for site in sites for what in missing(site.parent)]
+    found["left"] = len(deployment.left())
+    return found
+
+
+def write_site(where: Path, i: int) -> Path:
+    """Rows of two kinds of patients, in proportions of the site's own → the path of site.toml."""
+    where.mkdir(parents=True)
+    draws = np.random.default_rng(i)
+    kind = draws.random(ROWS) < (0.2, 0.5, 0.8)[i % 3]
+    x = draws.normal(60, 10, (ROWS, len(FEATURES))) + 25 * kind[:, None]
+    labels = np.where((x[:, 0] > x[:, 1]) ^ kind, "well", "sick")
+    lines = [",".join((*(f"{value:.3f}" for value in row), label)) for row, label in zip(x, labels, strict=True)]
+    folder.write_text(where / "rows.csv", "\n".join((",".join((*FEATURES, "state")), *lines)) + "\n")
+    about = f'name = "site-{i}"\nthreads = 1\n[data]\npath = "rows.csv"\nlabel_column = "state"\n'
+    folder.write_text(where / "site.toml", about)
+    return where / "site.toml"
+
+
+def line_that_says(what: str, log: str) -> str | None:
+    """The first line of a log that says it, without its time."""
+    found = next((line for line in log.splitlines() if re.search(what, line)), None)
+    return None if found is None else re.sub(r"^[\d-]+ [\d:]+ ", "", found)
+
+
+def missing(site: Path) -> list[str]:
+    """What a site should have on its disk at the end, and has not: predictor, proportions, its last two states."""
+    name, own = site.name, site / "site"
+    gone = [path for path in ("results/proportions.json", "results/model/model.json") if not (own / path).exists()]
+    if gone:
+        return [f"{name}: {path}" for path in gone]
+    memory = Memory(own / "runs" / json.loads((own / "results" / "proportions.json").read_text())["run"])
+    states = memory.exchanges()[-2:]
+    try:
+        kept = [at for at in states if memory.load(at) is not None]
+    except UserError as error:
+        return [f"{name}: {error}"]
+    return [] if len(kept) == 2 else [f"{name}: states"]
+
+
+def distance(found: dict[str, Any], clean: dict[str, Any] | None) -> float | None:
+    """Total variation to the proportions of the run without a fault: the mean over sites."""
+    if clean is None or found["proportions"] is None or clean["proportions"] is None:
+        return None
+    here, there = (torch.tensor(result["proportions"], dtype=torch.float64) for result in (found, clean))
+    return float(total_variation(reorder(here, match_components(here, there)), there).mean())
+
+
+def failures(found: dict[str, Any], clean: dict[str, Any] | None) -> list[str]:
+    """What is not as it should be."""
+    apart = distance(found, clean)
+    wrong = {
+        f"it did not end ({found['why']})": not found["ended"],
+        "a site's proportions are unknown": found["ended"] and found["proportions"] is None,
+        f"missing {', '.join(found['missing'])}": found["ended"] and bool(found["missing"]),
+        "nothing in the log": found["line"] is None,
+        "another result": FAULTS[found["name"]].same and apart is not None and apart > SAME,
+        f"{found['left']} processes left": found["left"] > 0,
+    }
+    return [what for what, true in wrong.items() if true]
+
+
+def row(found: dict[str, Any], clean: dict[str, Any] | None) -> list[str]:
+    """A fault's line of the table."""
+    wrong, apart = failures(found, clean), distance(found, clean)
+    absent = [f"site-{i} absent in {n} of {ROUNDS + 1}" for i, n in enumerate(found["absent"]) if n]
+    how = "resumed" if found["resumed"] else "went on"
+    return [
+        FAULTS[found["name"]].told,
+        f"FAILED: {'; '.join(wrong)}" if wrong else "; ".join([how, *absent]),
+        ", ".join(found["missing"]) or "nothing",
+        "–" if apart is None else f"{apart:.1e}" if apart < 0.001 else f"{apart:.3f}",
+        "–" if found["line"] is None else f"`{found['line']}`",
+        f"{found['seconds']:.0f}",
+    ]
+
+
+HEAD = ["fault", "the run", "missing at the end", "TV to no fault", "the log says", "s"]
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """All results as Markdown."""
+    clean = next((result for result in results if result["name"] == "none"), None)
+    lines = [HEAD, ["---"] * len(HEAD), *(row(result, clean) for result in results)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def finished(out: Path) -> list[dict[str, Any]]:
+    """The results that lie there, in the order of FAULTS."""
+    paths = [out / f"{name}.json" for name in FAULTS]
+    return [folder.read_json(path, "a result", {"name", "ended"}, "remove it") for path in paths if path.exists()]
+
+
+def main() -> None:
+    """Measure what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/faults"))
+    parser.add_argument("--only", choices=FAULTS, help="this fault alone; the table has what is there")
+    options = parser.parse_args()
+    ended = {result["name"] for result in finished(options.out) if result["ended"]}
+    for name in [options.only] if options.only else FAULTS:
+        if name not in ended:
+            found = measure(name, options.out.absolute() / name)
+            folder.write_json(options.out / f"{name}.json", found)
+            print(f"done {name}", file=sys.stderr, flush=True)
+    results = finished(options.out)
+    print(table(results))
+    clean = next((result for result in results if result["name"] == "none"), None)
+    sys.exit(any(failures(result, clean) for result in results))
+
+
+if __name__ == "__main__":
+    main()
