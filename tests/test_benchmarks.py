@@ -125,3 +125,23 @@ def test_faults_fails_where_a_run_did_not_end_as_it_should(tmp_path, changes, to
     assert code == 1
     assert re.fullmatch(f"FAILED: {told}", rows["coordinator's disk full at a checkpoint"][0])
     assert not rows["nothing"][0].startswith("FAILED")
+
+
+def test_rivals_puts_comparisons_side_by_side(tmp_path):
+    from fedgmi.folder import write_json
+
+    def found(accuracy, error=None):
+        summary = {"client_accuracy": [accuracy, 0.01], "worst_decile": [accuracy - 0.1, 0.0], "seeds": [0, 1]}
+        return summary | {"proportion_tv": error and [error, 0.002], "bytes_down": [2e6, 0.0], "bytes_up": [1e6, 0.0]}
+
+    frame = {"scenario": "x", "methods": [], "seeds": [0, 1], "cells": [], "paired": None, "best": None}
+    both = {"fedgmi": found(0.92, 0.01), "fedavg": found(0.91)}
+    write_json(tmp_path / "rotation" / "comparison.json", frame | {"summary": both})
+    write_json(tmp_path / "rotation-a03" / "comparison.json", frame | {"summary": {"fedavg": found(0.88)}})
+    command = [sys.executable, str(FOLDER / "rivals.py"), "--tables", "--out", str(tmp_path)]
+    text = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+    assert "| method | rotation | rotation, α = 0.3 |" in text
+    assert "| fedgmi | 92.0 ± 1.0 (82.0) | – |" in text
+    assert "| fedavg | 91.0 ± 1.0 (81.0) | 88.0 ± 1.0 (78.0) |" in text
+    assert "| fedgmi | 0.010 ± 0.002 | – |" in text
+    assert "| fedavg | 3 | 3 |" in text
