@@ -21,6 +21,7 @@ from fedgmi.methods import METHODS
 from fedgmi.rounds import Progress, drive
 from fedgmi.transports.in_process import InProcess
 from fedgmi.transports.wire import Parcel, cut, join
+from tiny import exit_code
 
 AVERAGE = federation_settings(method={"name": "fedavg"})  # one exchange a round, for what does not depend on the method
 
@@ -103,6 +104,9 @@ def test_the_coordinator_has_what_report_reads(clean):
     assert sum(summary["component_mass"]) == pytest.approx(240)
     assert [record["round"] for record in folder.read_records(where / "out")] == [0, 1, 2, 3]
     assert folder.read_diagnosis(where / "out" / "diagnosis")["n_components"] == 3
+    for results in ("out", "out/diagnosis"):
+        assert exit_code("report", str(where / results)) == 0
+    assert (where / "out" / "diagnosis" / "diagnosis.html").exists()
 
 
 def test_no_row_leaves_a_site(clean):

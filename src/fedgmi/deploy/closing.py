@@ -26,7 +26,16 @@ def close(remote: Remote, end: Progress, out: Path) -> dict[str, Any]:
     found = diagnosis(remote)
     told = None if found is None else folder.finite(found.to_json())
     if told is not None:
-        about = {"clients": [seat.name for seat in remote.roster.seats], "interval_level": LEVEL}
+        about = {
+            "scenario": remote.settings.name,
+            "seed": remote.settings.seed,
+            "clients": [seat.name for seat in remote.roster.seats][: len(told["client_misfit"])],
+            "rows_per_client": [seat.rows for seat in remote.roster.seats][: len(told["client_misfit"])],
+            "interval_level": LEVEL,
+            "n_components_estimated": False,
+            "true_n_components": None,
+            "proportion_tv": None,
+        }
         folder.write_json(out / "diagnosis" / folder.DIAGNOSIS, told | about)
     blocks = cut(end.server | remote.extra)
     seats = remote.roster.seats

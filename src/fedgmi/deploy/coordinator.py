@@ -129,7 +129,7 @@ class Coordinator:
         }
         about = status.Status(
             name=self.settings.name,
-            round=remote.round,
+            round=min(remote.round, self.settings.rounds),
             rounds=self.settings.rounds,
             state=state,
             updated=time.time(),
@@ -214,4 +214,8 @@ class Coordinator:
         )
         folder.keep_records(self.out, lambda line: line["round"] < progress.round)
         folder.append_record(self.out, folder.finite(record))
-        self.tell(f"round {progress.round} of {self.settings.rounds} is done, {progress.seconds:.0f} s so far")
+        done = f"round {progress.round} of {self.settings.rounds}"
+        done = (
+            "the preparation" if progress.round == 0 else done if progress.round <= self.settings.rounds else "the end"
+        )
+        self.tell(f"{done} is done, {progress.seconds:.0f} s so far")

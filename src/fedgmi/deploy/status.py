@@ -83,7 +83,7 @@ def sites_table(status: Status, now: float) -> Table:
         table.add_row(
             escape(name),
             "yes" if site.alive else "[red]no[/]",
-            str(site.last_round) if site.last_round >= 0 else "–",
+            str(min(site.last_round, status.rounds)) if site.last_round >= 0 else "–",
             f"{ago(max(0.0, now - site.last_seen))} ago" if site.last_seen else "never",
             f"{site.rows:,}",
             size(site.bytes_down),
