@@ -77,14 +77,27 @@ def undisturbed(deployment: Deployment) -> bool:
 
 
 def kill_a_node(deployment: Deployment) -> bool:
-    """A site's machine goes down in round 1, and comes back at once."""
+    """A site's machine goes down in round 1, comes back at once, and is supervised."""
     deployment.submit()
     until_round(deployment, 0)
     time.sleep(5)  # its ClientApp is at work
-    deployment.kill(f"site-{BAD + 1}")
-    deployment.start_node(BAD)
+    restart(deployment)
+    deployment.until(lambda: supervised(deployment).over(), "the run ends", PATIENCE_S)
     deployment.finish(PATIENCE_S)
     return False
+
+
+def supervised(deployment: Deployment) -> Deployment:
+    """With the SuperNode started again where it has ended: after a crash it is turned away for about a minute."""
+    if not deployment.runs(f"site-{BAD + 1}"):
+        restart(deployment)
+    return deployment
+
+
+def restart(deployment: Deployment) -> None:
+    """The SuperNode anew, and nothing left of the one before."""
+    deployment.kill(f"site-{BAD + 1}")
+    deployment.start_node(BAD)
 
 
 def start_a_node_late(deployment: Deployment) -> bool:
@@ -120,7 +133,10 @@ def fill_the_disk(deployment: Deployment) -> bool:
 
 def until_round(deployment: Deployment, round: int) -> None:
     """Wait until a round is done: the next one has begun."""
-    deployment.until(lambda: f"round {round} of" in deployment.log(), f"round {round} is done", PATIENCE_S)
+    records = deployment.out / folder.RECORDS
+    deployment.until(
+        lambda: records.exists() and len(records.read_text().splitlines()) > round, f"round {round} ends", PATIENCE_S
+    )
 
 
 @dataclass(frozen=True)

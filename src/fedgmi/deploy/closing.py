@@ -23,6 +23,7 @@ LEVEL = 0.9  # of the intervals
 
 def close(remote: Remote, end: Progress, out: Path) -> dict[str, Any]:
     """Send what everybody is to have, and sum up. `out/diagnosis` is the federation's, where there are counts."""
+    remote.recall()
     found = diagnosis(remote)
     told = None if found is None else folder.finite(found.to_json())
     if told is not None:
@@ -35,6 +36,9 @@ def close(remote: Remote, end: Progress, out: Path) -> dict[str, Any]:
             "n_components_estimated": False,
             "true_n_components": None,
             "proportion_tv": None,
+            "bytes_down": end.bytes_down,
+            "bytes_up": end.bytes_up,
+            "seconds": end.seconds,
         }
         folder.write_json(out / "diagnosis" / folder.DIAGNOSIS, told | about)
     blocks = cut(end.server | remote.extra)

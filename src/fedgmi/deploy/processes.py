@@ -129,6 +129,14 @@ class Deployment:
         found = status.read(self.out)
         return found.state if found.updated >= self._submitted else ""
 
+    def over(self) -> bool:
+        """Whether the coordinator has come to an end, good or bad."""
+        return self.state() in ("finished", "failed")
+
+    def runs(self, name: str) -> bool:
+        """Whether the process of that name is there: link, or site-1 and so on."""
+        return self._processes[name].poll() is None
+
     def log(self) -> str:
         """The coordinator's log.txt, so far."""
         path = self.out / "log.txt"
@@ -136,7 +144,7 @@ class Deployment:
 
     def finish(self, patience_s: float) -> dict[str, Any]:
         """Wait for the coordinator's end → the summary. Raises UserError where it failed or takes too long."""
-        self.until(lambda: self.state() in ("finished", "failed"), "the run ends", patience_s)
+        self.until(self.over, "the run ends", patience_s)
         if self.state() == "failed":
             last = self.log().splitlines()[-1:]
             raise UserError(" ".join(last) or "it failed", where=str(self.out), fix=f"see {self.where / 'logs'}")

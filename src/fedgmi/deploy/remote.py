@@ -43,6 +43,7 @@ class Remote:
     _lost: set[int] = field(default_factory=set)
     _down: int = 0
     _up: int = 0
+    _patience: float | None = None  # until when sites that are away are waited for
 
     @property
     def absent(self) -> list[str]:
@@ -54,6 +55,8 @@ class Remote:
         if round != self.round:
             self.round, self._number, self._lost = round, 0, set()
             self.roster.call(self.post, self.hello(), self.settings.deadline_s)
+            if round > self.settings.rounds:
+                self.recall()
         expected = self.ghost.expect(step, server, round)
         began = time.monotonic()
         while True:
@@ -95,7 +98,7 @@ class Remote:
             seat.proportions = parcel.header.get("proportions") or seat.proportions
         for i in ids:
             if i not in answers and i not in self._lost and i < len(self.roster.seats):
-                self.lose(i, round, "no answer")
+                self.lose(i, round, "no answer" if i in asked else "its SuperNode is not connected")
         if not replies:
             return None
         ordered = [replies[i] for i in sorted(replies)]
@@ -138,6 +141,21 @@ class Remote:
         if why.endswith("is not kept here. Likely fix: join anew."):
             seat.base = None
         self.roster.tell(f"round {round}: {seat.name} is absent: {why}")
+
+    def recall(self) -> None:
+        """At the end, wait for sites that are away, so that everybody gets what is theirs: at most `wait_s` in all."""
+        if self._patience is None:
+            self._patience = time.monotonic() + self.settings.wait_s
+        said: list[str] = []
+        while True:
+            self.roster.call(self.post, self.hello(), self.settings.deadline_s)
+            away = [seat.name for seat in self.roster.seats if seat.node is None]
+            if not away or time.monotonic() > self._patience:
+                return
+            if away != said:
+                self.roster.tell(f"waits for {', '.join(away)}: everybody is to have results")
+            said = away
+            time.sleep(min(RETRY_S, self.settings.wait_s / 10))
 
     def hello(self) -> Parcel:
         """Who are you?"""
