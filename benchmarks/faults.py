@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/faults.py --out runs/faults --only killed
 
 A SuperLink and three SuperNodes with TLS and authentication, one site of which fails (faulty_app/client_app.py), or is
-killed from here; about three minutes a fault. A finished fault lies in --out as JSON and is read, not repeated. Exits
-with 1 where a run did not end as it should: the row then says FAILED.
+killed from here; about three minutes a fault. One that ended well lies in --out as JSON and is read, not repeated.
+Exits with 1 where a run did not end as it should: the row then says FAILED.
 """
 
 from __future__ import annotations
@@ -306,9 +306,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/faults"))
     parser.add_argument("--only", choices=FAULTS, help="this fault alone; the table has what is there")
     options = parser.parse_args()
-    ended = {result["name"] for result in finished(options.out) if result["ended"]}
+    well = {result["name"] for result in finished(options.out) if not failures(result, None)}
     for name in [options.only] if options.only else FAULTS:
-        if name not in ended:
+        if name not in well:
             found = measure(name, options.out.absolute() / name)
             folder.write_json(options.out / f"{name}.json", found)
             print(f"done {name}", file=sys.stderr, flush=True)

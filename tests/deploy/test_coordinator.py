@@ -255,6 +255,30 @@ def test_a_site_joins_late(tmp_path):
     assert len(summary["proportions"]) == 6
 
 
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_site_that_is_away_at_the_end_is_waited_for(tmp_path, comes_back):
+    """It is to have its results; but not for ever."""
+    settings = AVERAGE.model_copy(update={"wait_s": 5.0 if comes_back else 0.2})
+    post = LocalPost(make_sites(settings, tmp_path / "sites"))
+    gone, told = {}, []
+
+    def leave(request: Parcel, reply: Parcel) -> Parcel:
+        if request.header.get("round") == 2 and 102 in post.sites:
+            gone[102] = post.sites.pop(102)
+        return reply
+
+    def hear(line: str) -> None:
+        told.append(line)
+        if comes_back and "waits for client-02" in line:
+            post.sites |= gone
+
+    post.faults["client-05"] = leave
+    summary = Coordinator(settings, post, tmp_path / "out", echo=hear).run()
+    assert any("waits for client-02" in line for line in told)
+    assert (summary["client_accuracy_per_client"][2] is not None) == comes_back
+    assert (tmp_path / "sites" / "client-02" / "results" / "model.json").exists() == comes_back
+
+
 def test_the_same_site_twice(tmp_path):
     settings = AVERAGE
     sites = make_sites(settings, tmp_path / "sites")
