@@ -121,6 +121,16 @@ def test_no_row_leaves_a_site(clean):
         assert not any(str(value) in json.dumps(parcel.header) for value in bits[:20])
 
 
+def test_a_site_s_secret_is_its_own(clean):
+    """It is for nobody else to read, and no message holds it."""
+    _, post, where = clean
+    for client in SCENARIO.federation.clients:
+        path = where / "sites" / client.name / "secret.json"
+        assert path.stat().st_mode & 0o077 == 0
+        secret = json.loads(path.read_text())["secret"]
+        assert not any(secret in json.dumps(parcel.header) for _, parcel in post.replied)
+
+
 def test_blocks_that_a_site_has_do_not_travel_again(clean):
     """The first exchange of a round brings the models; calibration then sends a handful of numbers."""
     _, post, _ = clean

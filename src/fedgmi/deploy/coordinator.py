@@ -63,8 +63,8 @@ class Coordinator:
         try:
             summary = self._drive(remote, found)
         except BaseException as error:
-            self._status(remote, "failed")
             self.tell(f"stopped: {' '.join(str(error).split()) or type(error).__name__}")
+            self._status(remote, "failed")
             raise
         folder.write_json(self.out / folder.SUMMARY, summary)
         self._status(remote, "finished")

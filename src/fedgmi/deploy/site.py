@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 import time
 import traceback
@@ -99,7 +100,7 @@ class Site:
 
     def _hello(self) -> Header:
         held_out = 0 if self.held_out is None else len(self.held_out)
-        return {"site": self.settings.name, "rows": len(self.train), "held_out": held_out, "data": self.digest}
+        return {"site": self.settings.name, "rows": len(self.train), "held_out": held_out}
 
     def _take(self, request: Parcel, memory: Memory) -> Tree:
         """The coordinator's tree, with what is kept of it here."""
@@ -192,8 +193,11 @@ class Site:
             if found["rows"] == self.digest:
                 return str(found["secret"])
         secret = secrets.token_hex(32)
-        folder.write_json(path, {"rows": self.digest, "secret": secret})
-        path.chmod(0o600)
+        before = os.umask(0o077)  # at no moment is it for others to read
+        try:
+            folder.write_json(path, {"rows": self.digest, "secret": secret})
+        finally:
+            os.umask(before)
         return secret
 
 

@@ -68,10 +68,7 @@ def check(site_toml: Path, federation_toml: Path) -> Check:
 def leaves(check: Check) -> Iterator[str]:
     """What the coordinator is sent, one sentence each."""
     rows, method, histogram = check.rows, check.federation.method, check.n_counts > 0
-    yield (
-        "its name, how many rows it has, a hash of them that tells whether they have changed, and, where something "
-        "fails, a line that quotes no row"
-    )
+    yield "its name, how many rows it has, and, where something fails, a line that quotes no row"
     if histogram or check.federation.rows.kind == "tabular":
         yield "sums of its features, Σx and Σx², of which the federation's mean and deviation are made"
     if histogram:
