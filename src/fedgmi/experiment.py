@@ -162,7 +162,7 @@ def _settled_before(out: Path) -> Settled | None:
 
 
 def new_task(config: Config, schema: Schema, n_components: int) -> Task:
-    """The task of these settings for rows of this schema; the learning rate is chosen later."""
+    """The task of these settings for rows of this schema, at the first learning rate of those to choose from."""
     return Task(
         schema=schema,
         n_components=n_components,
@@ -170,7 +170,7 @@ def new_task(config: Config, schema: Schema, n_components: int) -> Task:
         expert=make_expert(config.expert, schema),
         training=config.training,
         settings=config.method,
-        lr=0.0,
+        lr=config.training.lr_candidates(config.method.name)[0],
         seed=config.seed,
     )
 

@@ -13,8 +13,8 @@ import torch
 
 from fedgmi import tree
 from fedgmi.data.federation import Rows, Schema
-from fedgmi.methods.base import Method, Step
-from fedgmi.transports.wire import Parcel
+from fedgmi.methods.base import Method, Step, first_states
+from fedgmi.transports.wire import Parcel, dtype_name
 from fedgmi.tree import Tree
 
 SLACK = 1e-3  # of sums in float32
@@ -51,12 +51,10 @@ class Ghost:
         """What a client's message to this step looks like."""
         rows = self._row()
         if self.states is None:
-            late = round > 0 and self.method.prepare
-            welcome = self.method.welcome if late else None
-            self.states = welcome(server, rows) if welcome else self.method.client_init((0,))
+            self.states = first_states(self.method, server, rows, round)
         with torch.no_grad():
             self.states, message = step.client(server, self.states, rows, round)
-        return Expected({name: (_dtype(leaf), list(leaf.shape)) for name, leaf in message.values.items()})
+        return Expected({name: (dtype_name(leaf), list(leaf.shape)) for name, leaf in message.values.items()})
 
     def _row(self) -> Rows:
         y = torch.zeros(1, dtype=torch.long) if self.schema.n_classes else None
@@ -105,7 +103,3 @@ def _reason_against_proportions(found: Any, n_components: int) -> str | None:
 
 def _shown(leaf: Any) -> str:
     return "missing" if leaf is None else f"{leaf[0]} {leaf[1]}"
-
-
-def _dtype(leaf: torch.Tensor) -> str:
-    return str(leaf.dtype).removeprefix("torch.")

@@ -74,7 +74,7 @@ class Coordinator:
         """Wait, drive, close."""
         settings = self.settings
         progress = self._begin(remote, found)
-        remote.after = lambda round: self._status(remote, "running")
+        remote.after = lambda: self._status(remote, "running")
         end = drive(
             remote.method,
             remote,
@@ -106,8 +106,7 @@ class Coordinator:
     def _remote(self, n_components: int, run: str) -> Remote:
         settings, schema = self.settings, self.settings.rows.as_schema()
         config, name = settings.config(), settings.method.name
-        task = new_task(config, schema, n_components).replace(lr=config.training.lr_candidates(name)[0])
-        method = METHODS[name](task)
+        method = METHODS[name](new_task(config, schema, n_components))
         require_robust((*method.prepare, *method.round, *method.finish), name, settings.robust)
         roster, ghost = Roster(settings.sites, self.tell), Ghost(method, schema)
         return Remote(self.post, settings, method, n_components, roster, ghost, run, secrets.token_hex(8))

@@ -113,8 +113,7 @@ def in_process(sites: Sequence[Path]) -> Beside:
     federation = read(FederationSettings, sites[0].parent / "federation.toml")
     loaded = [load_site(read(SiteSettings, site), federation, site.parent) for site in sites]
     config = federation.config()
-    task = new_task(config, federation.rows.as_schema(), COMPONENTS)
-    method = METHODS["fedgmi"](task.replace(lr=config.training.lr_candidates("fedgmi")[0]))
+    method = METHODS["fedgmi"](new_task(config, federation.rows.as_schema(), COMPONENTS))
     transport = InProcess([rows.train for rows in loaded], method)
     end = drive(
         method,

@@ -154,7 +154,7 @@ class Deployment:
         """Wait for it; raises UserError after so long, or where the process `watched` ends first."""
         began = time.monotonic()
         while not true():
-            ended = watched is not None and self._processes[watched].poll() is not None
+            ended = watched is not None and not self.runs(watched)
             if ended or time.monotonic() - began > patience_s:
                 why = f"{watched} has ended" if ended else f"not within {patience_s:g} s"
                 raise UserError(f"{what}: {why}", where=str(self.where), fix=f"see {self.where / 'logs'}")

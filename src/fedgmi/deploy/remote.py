@@ -36,7 +36,7 @@ class Remote:
     run: str
     attempt: str
     extra: Tree = field(default_factory=dict)
-    after: Callable[[int], None] = lambda round: None
+    after: Callable[[], None] = lambda: None
     stacked: Tree = field(default_factory=dict)
     round: int = -1
     _number: int = 0
@@ -63,7 +63,7 @@ class Remote:
             message = self._once(step, server, ids, round, expected)
             if message is not None:
                 self._number += 1
-                self.after(round)
+                self.after()
                 return message
             if time.monotonic() - began > self.settings.wait_s:
                 raise UserError(

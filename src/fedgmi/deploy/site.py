@@ -27,6 +27,7 @@ from fedgmi.deploy.settings import FederationSettings, SiteSettings
 from fedgmi.errors import DataError, FedgmiError, UserError
 from fedgmi.experiment import choose_device, new_task
 from fedgmi.methods import METHODS, Method
+from fedgmi.methods.base import first_states
 from fedgmi.rounds import require_finite
 from fedgmi.transports.wire import Header, Parcel, WireError, cut, join, received
 from fedgmi.tree import Tree
@@ -120,10 +121,8 @@ class Site:
 
     def _run(self, header: Header, sent: Tree, memory: Memory, same: str) -> Kept:
         """The client's part of a step, from the state that the request builds on."""
-        method, rows = self.method(header), self._rows(header, sent)
-        server = {name: leaf for name, leaf in sent.items() if not name.startswith(SCALE)}
-        server = tree.to(server, rows.x.device)
-        state = tree.to(self._base(header, method, server, rows, memory), rows.x.device)
+        method, rows = self.method(header), self._rows(self.train, header, sent)
+        server, state = self._states(header, method, sent, rows, memory)
         step = getattr(method, str(header["phase"]))[int(header["step"])]
         cache = memory.where / "cache.safetensors"
         results.read_cache(cache, self._cache_key(header), rows)
@@ -134,6 +133,12 @@ class Site:
         require_finite(state, self.settings.name, int(header["round"]))
         return Kept(tree.to(state, "cpu"), tree.to(message.values, "cpu"), same)
 
+    def _states(self, header: Header, method: Method, sent: Tree, rows: Rows, memory: Memory) -> tuple[Tree, Tree]:
+        """The server's state, and the site's that the request builds on, where the rows are."""
+        server = {name: leaf for name, leaf in sent.items() if not name.startswith(SCALE)}
+        server = tree.to(server, rows.x.device)
+        return server, tree.to(self._base(header, method, server, rows, memory), rows.x.device)
+
     def _base(self, header: Header, method: Method, server: Tree, rows: Rows, memory: Memory) -> Tree:
         """The state that the request builds on; where it names none, the first one, or a newcomer's who was not there
         to prepare."""
@@ -143,17 +148,14 @@ class Site:
             if kept is None:
                 raise no_state(at)
             return kept.state
-        if int(header["round"]) > 0 and method.prepare and method.welcome is not None:
-            return method.welcome(server, rows)
-        return method.client_init(rows.ids)
+        return first_states(method, server, rows, int(header["round"]))
 
     def _finish(self, header: Header, sent: Tree, memory: Memory) -> Parcel:
         """Keep the predictor, the proportions and the diagnosis; tell how good the predictor is on held-out rows."""
-        method, rows = self.method(header), self._rows(header, sent)
-        server = {name: leaf for name, leaf in sent.items() if not name.startswith(SCALE)}
-        server = tree.to(server, rows.x.device)
-        state = tree.to(self._base(header, method, server, rows, memory), rows.x.device)
-        accuracy = results.accuracy(method, server, state, self._held_out(header, sent))
+        method, rows = self.method(header), self._rows(self.train, header, sent)
+        server, state = self._states(header, method, sent, rows, memory)
+        held_out = None if self.held_out is None else self._rows(self.held_out, header, sent)
+        accuracy = results.accuracy(method, server, state, held_out)
         scale = _scale(sent)
         told = {"accuracy": accuracy, "diagnosis": header.get("diagnosis"), "run": header["run"]}
         results.write(self.where, self.federation, self.settings.name, header, method, server, state, scale, told)
@@ -166,20 +168,14 @@ class Site:
         if name not in METHODS:
             raise UserError(f"there is no method {name!r}", where="federation.toml", fix="choose one of fedgmi list")
         task = new_task(config, self.federation.rows.as_schema(), int(header["n_components"]))
-        return METHODS[name](task.replace(lr=config.training.lr_candidates(name)[0], secret=self._secret()))
+        return METHODS[name](task.replace(secret=self._secret()))
 
-    def _rows(self, header: Header, sent: Tree) -> Rows:
-        return replace(self._packed(self.train, sent), ids=(int(header["id"]),))
-
-    def _held_out(self, header: Header, sent: Tree) -> Rows | None:
-        if self.held_out is None:
-            return None
-        return replace(self._packed(self.held_out, sent), ids=(int(header["id"]),))
-
-    def _packed(self, client: Client, sent: Tree) -> Rows:
+    def _rows(self, client: Client, header: Header, sent: Tree) -> Rows:
+        """The client's rows on the federation's scale, under its index there."""
         scale = _scale(sent)
         x: Tensor = client.x if scale is None else scale.apply(client.x)
-        return pack([replace(client, x=x)], device=choose_device(self.settings.device))
+        packed = pack([replace(client, x=x)], device=choose_device(self.settings.device))
+        return replace(packed, ids=(int(header["id"]),))
 
     def _cache_key(self, header: Header) -> str:
         """What rows keep between two exchanges holds for one start of the coordinator and the same rows."""

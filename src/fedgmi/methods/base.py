@@ -111,6 +111,14 @@ class Method:
     experts: str | None = None
 
 
+def first_states(method: Method, server: Tree, rows: Rows, round: int) -> Tree:
+    """States of clients that have none yet: the method's first ones, or, where they missed its preparation, those of
+    newcomers."""
+    if round > 0 and method.prepare and method.welcome is not None:
+        return method.welcome(server, rows)
+    return method.client_init(rows.ids)
+
+
 def mean_by_mass(old: Tensor, total: Tensor, mass: Tensor) -> Tensor:
     """θ_k ← Σ_i N_ik θ_ik / Σ_i N_ik; a component with (almost) no mass stays as it was. [K, P], [K, P], [K]
 

@@ -77,7 +77,7 @@ def cut(tree: Mapping[str, Tensor], *, sparse: bool = False) -> Blocks:
     layout, blocks = [], {}
     for name, leaf in sorted(tree.items()):
         leaf = leaf.detach().cpu().contiguous()
-        entry: Header = {"name": name, "dtype": _dtype_name(leaf), "shape": list(leaf.shape)}
+        entry: Header = {"name": name, "dtype": dtype_name(leaf), "shape": list(leaf.shape)}
         if sparse and leaf.ndim > 1 and leaf.nbytes >= SPARSE_BYTES:
             entry["rows"] = leaf.flatten(1).any(1).nonzero().flatten().tolist()
             leaf = leaf[entry["rows"]]
@@ -146,7 +146,8 @@ def _to_tensor(parts: Any) -> Tensor:
     return torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
 
 
-def _dtype_name(leaf: Tensor) -> str:
+def dtype_name(leaf: Tensor) -> str:
+    """As a layout has it; raises WireError for tensors that do not travel."""
     name = str(leaf.dtype).removeprefix("torch.")
     if name not in DTYPES:
         raise WireError(f"tensors of {name} do not travel")
