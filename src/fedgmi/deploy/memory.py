@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fedgmi import folder, store
 from fedgmi.errors import UserError
@@ -116,6 +115,8 @@ def memory_of(site: Path, run: str) -> Memory:
     return Memory(chosen)
 
 
-def no_state(at: Any) -> UserError:
+class StateLost(UserError):
     """What a coordinator is told that builds on a state which is not kept."""
-    return UserError(f"the state after exchange {at} is not kept here", where="state", fix="join anew")
+
+    def __init__(self, at: Exchange) -> None:
+        super().__init__(f"the state after exchange {at} is not kept here", where="state", fix="join anew")

@@ -91,7 +91,7 @@ class Remote:
                     why = str(error)
             if why is not None:
                 replies.pop(i, None)
-                self.lose(i, round, why)
+                self.lose(i, round, why, lost=parcel.header.get("lost") is True)
                 continue
             seat = self.roster.seats[i]
             seat.base, seat.last_round = (round, self._number), round
@@ -133,12 +133,12 @@ class Remote:
             requests = {i: blocks.parcel(headers[i]) for i in again}
         return answers, *self._spent()
 
-    def lose(self, i: int, round: int, why: str) -> None:
-        """The site is absent for the rest of this round."""
+    def lose(self, i: int, round: int, why: str, *, lost: bool = False) -> None:
+        """The site is absent for the rest of this round. lost: its state is, so that it joins the next one anew."""
         seat = self.roster.seats[i]
         self._lost.add(i)
         seat.absent, seat.note, seat.held = seat.absent + 1, why, frozenset()
-        if why.endswith("is not kept here. Likely fix: join anew."):
+        if lost:
             seat.base = None
         self.roster.tell(f"round {round}: {seat.name} is absent: {why}")
 

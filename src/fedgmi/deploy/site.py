@@ -22,7 +22,7 @@ from fedgmi import __version__, folder, tree
 from fedgmi.data.federation import Client, Rows, pack
 from fedgmi.data.standardise import Standardisation, feature_sums
 from fedgmi.deploy import results
-from fedgmi.deploy.memory import Kept, Memory, memory_of, no_state
+from fedgmi.deploy.memory import Kept, Memory, StateLost, memory_of
 from fedgmi.deploy.settings import FederationSettings, SiteSettings
 from fedgmi.errors import DataError, FedgmiError, UserError
 from fedgmi.experiment import choose_device, new_task
@@ -64,7 +64,8 @@ class Site:
             return Parcel({"error": str(error), "missing": error.missing})
         except Exception as error:
             log(self.where, error)
-            return Parcel({"error": f"{self.settings.name}: {told(error)}"})
+            lost = {"lost": True} if isinstance(error, StateLost) else {}
+            return Parcel({"error": f"{self.settings.name}: {told(error)}"} | lost)
 
     def _answer(self, request: Parcel) -> Parcel:
         header = request.header
@@ -146,7 +147,7 @@ class Site:
             at = (int(header["base"][0]), int(header["base"][1]))
             kept = memory.load(at)
             if kept is None:
-                raise no_state(at)
+                raise StateLost(at)
             return kept.state
         return first_states(method, server, rows, int(header["round"]))
 
