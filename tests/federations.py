@@ -91,10 +91,16 @@ def transport_for(method: Method, scenario: Scenario) -> InProcess:
 
 
 def run(
-    method: Method, scenario: Scenario, *, rounds: int = 2, participation: float = 1.0, seed: int = 0
+    method: Method,
+    scenario: Scenario,
+    *,
+    rounds: int = 2,
+    participation: float = 1.0,
+    seed: int = 0,
+    transport: InProcess | None = None,
 ) -> tuple[Tree, Tree, Progress]:
     """All phases of a method → server state, client states, and where it ended."""
-    transport = transport_for(method, scenario)
+    transport = transport or transport_for(method, scenario)
     end = drive(
         method,
         transport,

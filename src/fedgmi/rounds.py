@@ -86,6 +86,8 @@ def _advance(
     server, down, up = progress.server, 0, 0
     with torch.no_grad():
         for step in steps:
+            if step.when is not None and not step.when(server):
+                continue
             message = transport.exchange(step, server, ids, number)
             require_finite(message.values, name, number)
             before, server = server, step.server(server, message.values, number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,17 +11,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from federations import gaussian_scenario, make_task, run, transport_for
+from federations import gaussian_scenario, make_task, run, transport_for, without_labels
 from fedgmi import training
 from fedgmi.data import Scenario, pack
 from fedgmi.densities.gaussian import mean_and_covariance
 from fedgmi.evaluation import evaluate
 from fedgmi.methods import BOUNDS, METHODS, Task
+from fedgmi.methods.base import Message, Step
 from fedgmi.methods.fedgmi.calibrate import MIN_CLIENTS
 from fedgmi.methods.fedgmi.expert_training import MU, average_experts, train_heads
 from fedgmi.methods.local_training import all_rows, plan
 from fedgmi.randomness import generator
 from fedgmi.rounds import Progress, drive
+from fedgmi.transports.in_process import InProcess
+from fedgmi.tree import Tree
 
 FEDERATION = gaussian_scenario(10, 60, separation=4.0)
 
@@ -219,7 +223,8 @@ def test_judges_stay_and_components_train_on():
     assert int(later["judge_version"]) == 2
     for name in ("density", "expert"):
         assert torch.equal(later[f"judge_{name}"], server[name])
-        assert not torch.equal(later[name], server[name])
+    assert torch.equal(later["density"], server["density"])  # it does nothing but judge
+    assert not torch.equal(later["expert"], server["expert"])
     followed, _, further = run(
         METHODS["fedgmi"](make_task(schema, warm_up_rounds=1, judge_rounds=4)), FEDERATION, rounds=4
     )
@@ -227,6 +232,29 @@ def test_judges_stay_and_components_train_on():
     assert end.bytes_down < further.bytes_down  # judges that stay are fetched once
     truth, _, _ = run(BOUNDS["oracle"](task), FEDERATION, rounds=4)
     assert torch.equal(truth["judge_density"], truth["density"])
+
+
+def test_calibration_stops_soon_after_the_judges_and_is_taken_up_at_the_end():
+    method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, warm_up_rounds=1, judge_rounds=2))
+    taken = []
+
+    class Watched(InProcess):
+        def exchange(self, step: Step, server: Tree, ids: Sequence[int], round: int) -> Message:
+            taken.append((round, step.name))
+            return super().exchange(step, server, ids, round)
+
+    run(method, FEDERATION, rounds=5, transport=Watched(FEDERATION.federation.clients, method))
+    assert {number for number, name in taken if name == "scale evidence"} == {1, 2, 3, 6}
+    assert [name for number, name in taken if number == 4] == ["em"]
+
+
+def test_densities_of_rows_without_labels_train_to_the_end():
+    scenario = without_labels(FEDERATION)
+    task = make_task(scenario.federation.schema, warm_up_rounds=1, judge_rounds=2)
+    early, _, _ = run(METHODS["fedgmi"](task), scenario, rounds=2)
+    late, _, _ = run(METHODS["fedgmi"](task), scenario, rounds=4)
+    assert torch.equal(late["judge_density"], early["density"])
+    assert not torch.equal(late["density"], early["density"])
 
 
 def adam_by_hand(task: Task, scenario: Scenario, client: int, start: Tensor, number: int) -> Tensor:

@@ -74,7 +74,8 @@ class Step:
     · server: (server state, reduced values, round) → server state · reduce: "sum", or "stack" where the server needs
     single replies [C, …], which secure aggregation then has to refuse · updates(server) → the models [K, P] whose
     weighted sums the message holds, by NAME: `NAME total` [K, P] = Σ_i N_ik θ_ik and `NAME mass` [K]; a deployment
-    bounds and averages these robustly, where it is asked to.
+    bounds and averages these robustly, where it is asked to · when(server) → whether the exchange is still of use; one
+    that is not costs a deployment seconds, and is left out.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Step:
     server: ServerStep
     reduce: Literal["sum", "stack"] = "sum"
     updates: Callable[[Tree], Tree] | None = None
+    when: Callable[[Tree], bool] | None = None
 
 
 @dataclass(frozen=True)

@@ -25,26 +25,29 @@ def em_step(
 
     Each component sees a share of the rows only, and what its expert needs to know of pictures as such is learnt from
     everybody's: in the first `shared_rounds` the experts are one model, trained on all rows, and with `shared_trunk`
-    they keep its lower layers in common. After `judge_rounds` the judges stay as they are (None: they always follow).
+    they keep its lower layers in common. After `judge_rounds` the judges stay as they are (None: they always follow),
+    and where there are labels, so do the densities, which do nothing but judge: only experts are trained and sent.
     """
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         posterior = rule(server, states, rows)
-        density = train_density(task, server, rows, posterior.responsibilities, round)
+        settled = judges_stay(server, judge_rounds) and rows.y is not None
+        density = Message() if settled else train_density(task, server, rows, posterior.responsibilities, round)
         joint = int(server["version"]) < shared_rounds
         experts = server["expert"][:1] if joint else server["expert"]
         resp = all_rows(rows) if joint else posterior.responsibilities
         expert = train_experts(task, experts, rows, resp, round, shared_trunk=shared_trunk)
-        sums = bound_sums(task, server, posterior, rows)
-        return states | {"proportions": posterior.proportions}, density + expert + reply(sums, rows)
+        bound = Message() if settled else reply(bound_sums(task, server, posterior, rows), rows)
+        return states | {"proportions": posterior.proportions}, density + expert + bound
 
     def server_step(server: Tree, sums: Tree, round: int) -> Tree:
         updated = dict(server)
-        updated["density"] = mean_by_mass(server["density"], sums["density total"], sums["density mass"])
+        if "density total" in sums:
+            updated["density"] = mean_by_mass(server["density"], sums["density total"], sums["density mass"])
+            updated["bound"] = sums["bound"] / sums["count"]
         updated["expert"] = average_experts(task, server["expert"], sums)
-        updated["bound"] = sums["bound"] / sums["count"]
         updated["version"] = server["version"] + 1
-        if judge_rounds is None or int(updated["version"]) <= judge_rounds:
+        if not judges_stay(server, judge_rounds):
             updated |= judges(updated)
         return updated
 
@@ -79,6 +82,11 @@ def train_density(task: Task, server: Tree, rows: Rows, resp: Tensor, round: int
     trained = train_components(task, rows, resp, start, lambda p, b: loss(p, b.x, b.noise), key, density.noise_size)
     cost = trained.n_jobs * start[0].nbytes
     return Message({"density total": trained.total, "density mass": trained.mass}, cost, cost)
+
+
+def judges_stay(server: Tree, judge_rounds: int | None) -> bool:
+    """Whether `judge_rounds` rounds are over, after which nothing that judges rows changes any more."""
+    return judge_rounds is not None and int(server["version"]) >= judge_rounds
 
 
 def judges(server: Tree) -> Tree:

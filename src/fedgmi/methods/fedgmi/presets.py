@@ -44,6 +44,9 @@ def default(task: Task) -> Preset:
     def posterior(server: Tree, states: Tree, rows: Rows) -> Posterior:
         return e_step(labelled(server, states, rows), rows, states["proportions"], server["share"])
 
+    def judges_are_new(server: Tree) -> bool:
+        return int(server["version"]) <= task.settings.judge_rounds
+
     calibration = calibrate.calibration_steps(task, posterior)
     return Preset(
         labelled=labelled,
@@ -54,7 +57,7 @@ def default(task: Task) -> Preset:
         shared_trunk=True,
         judge_rounds=task.settings.judge_rounds,
         prepare=(*codebook_steps(task), *topic_steps(task)),
-        before_em=calibration,
+        before_em=tuple(replace(step, when=judges_are_new) for step in calibration),
         finish=(*calibration, refresh_step(posterior), *calibrate.gate_steps(task, posterior)),
     )
 
@@ -109,13 +112,14 @@ def oracle(task: Task) -> Preset:
         return Posterior(states["proportions"], resp, resp.new_zeros(len(rows)))
 
     calibrated = default(task)
+    calibration = calibrate.calibration_steps(task, calibrated.posterior)
     return replace(
         calibrated,
         training=truth,
         judge_rounds=None,  # it learns from the truth, so there is nothing of its own to confirm
         prepare=(*codebook_steps(task), true_topics_step(task)),
         before_em=(),
-        finish=(*calibrated.before_em, refresh_step(calibrated.posterior), *calibrate.gate_steps(task, truth)),
+        finish=(*calibration, refresh_step(calibrated.posterior), *calibrate.gate_steps(task, truth)),
     )
 
 
