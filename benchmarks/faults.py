@@ -168,7 +168,12 @@ FAULTS = {
     ),
     "nan": Fault("a site sends NaN", kind="nan", said=AWAY + ".*NaN"),
     "shape": Fault("a site sends a wrong shape", kind="shape", said=AWAY + ".*expected"),
-    "large-bounded": Fault(f"{LARGE}, `max_norm = 1`", kind="large", said=DONE, robust="[robust]\nmax_norm = 1.0"),
+    "large-bounded": Fault(
+        f'{LARGE}, `max_norm = "median"`',
+        kind="large",
+        said=rf"site-{BAD}'s .* times the norm bound",
+        robust='[robust]\nmax_norm = "median"',
+    ),
     "large": Fault(f"{LARGE}, no bound", kind="large", said=DONE),
     "link-killed": Fault(
         "SuperLink killed in round 2, restarted", kill_the_link, said="goes on after round 1", same=True

@@ -53,7 +53,8 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        fix = "make room or give the folder back its rights, and start again; a run goes on with --resume"
+        again = "a run goes on with --resume, a deployment with flwr run"
+        fix = f"make room or give the folder back its rights, and start again: {again}"
         raise UserError(f"cannot be written ({error.strerror or error})", where=str(path), fix=fix) from error
 
 

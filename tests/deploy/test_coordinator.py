@@ -179,7 +179,10 @@ def far(request: Parcel, reply: Parcel) -> Parcel:
     return cut(tree).parcel({key: reply.header[key] for key in ("rows", "proportions")})
 
 
-@pytest.mark.parametrize("robust", [{"max_norm": 0.5}, {"aggregation": "median"}, {"aggregation": "trimmed-mean"}])
+@pytest.mark.parametrize(
+    "robust",
+    [{"max_norm": 0.5}, {"max_norm": "median"}, {"aggregation": "median"}, {"aggregation": "trimmed-mean"}],
+)
 def test_robust_means_hold_against_an_update_a_thousand_times_too_large(tmp_path, robust):
     settings = AVERAGE.model_copy(update={"robust": RobustSettings.model_validate(robust)})
     server, _ = in_process(AVERAGE)
@@ -190,6 +193,8 @@ def test_robust_means_hold_against_an_update_a_thousand_times_too_large(tmp_path
         found = checkpoint.load(where, "fedavg", digest=chosen.digest())
         reach[name] = max_difference(found.server["expert"], server["expert"])
     assert reach["guarded"] < 1.0 < 10.0 < reach["open"]
+    told = "client-03's expert moved" in log_of(tmp_path / "guarded")
+    assert told == ("max_norm" in robust)
 
 
 def test_robust_rules_need_a_method_that_names_its_models(tmp_path):

@@ -19,7 +19,7 @@ import pytest
 from fedgmi import __version__, cli
 from fedgmi.deploy import settings
 from fedgmi.deploy.address import Address, parse
-from fedgmi.deploy.check_app import check_app, check_port
+from fedgmi.deploy.check_app import check_app, check_link, check_port
 from fedgmi.deploy.init import init
 from fedgmi.errors import ConfigError, FedgmiWarning, UserError
 
@@ -313,6 +313,11 @@ def test_check_tells_a_superlink_from_whatever_else_took_the_port(tmp_path):
                 check_port(address, others / "certificates/ca.crt")
             with pytest.raises(UserError, match="the port is in use"):
                 check_port(address, None)
+            assert check_link(address, ours / "certificates/ca.crt").endswith("a SuperLink answers")
+            with pytest.raises(UserError, match=r"take the coordinator's present ca\.crt"):
+                check_link(address, others / "certificates/ca.crt")
+            with pytest.raises(UserError, match="this is not a certificate"):
+                check_link(address, ours / "certificates/server.key")
         finally:
             server.terminate()
 

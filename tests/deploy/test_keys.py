@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fedgmi.deploy.address import Address
-from fedgmi.deploy.keys import check_certificate, check_private
+from fedgmi.deploy.keys import check_certificate, check_pair, check_private
 from fedgmi.errors import UserError
 
 KEY = "-----BEGIN {}PRIVATE KEY-----\nbm9uZQ==\n-----END {}PRIVATE KEY-----\n"
@@ -86,6 +86,12 @@ class Authority:
         path.write_bytes(made.public_bytes(Encoding.PEM))
         return path
 
+    def write_key(self, path: Path) -> None:
+        """Its private key, in PEM."""
+        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+        path.write_bytes(self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
 
 @pytest.fixture
 def authority(tmp_path) -> Authority:
@@ -120,6 +126,15 @@ def test_a_foreign_certificate_is_refused(authority, tmp_path):
 def test_a_certificate_for_another_address_is_refused(authority):
     with pytest.raises(UserError, match=r"is for 127\.0\.0\.1, localhost, and not for link\.example\.org"):
         check_certificate(authority.sign("server"), address=Address("link.example.org", 8000), now=NOW)
+
+
+def test_the_key_of_another_certificate_is_refused(authority, tmp_path):
+    certificate, key = authority.sign("server"), tmp_path / "server.key"
+    authority.write_key(key)
+    check_pair(key, certificate)
+    Authority(tmp_path, "others").write_key(key)
+    with pytest.raises(UserError, match=r"is not the key of .*server\.pem"):
+        check_pair(key, certificate)
 
 
 def test_what_is_no_certificate_is_refused(tmp_path):

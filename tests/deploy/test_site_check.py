@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from fedgmi import cli
+from fedgmi.deploy.processes import free_port
 from fedgmi.deploy.site_check import check, leaves, warning
 from fedgmi.errors import FedgmiError
 
@@ -189,6 +190,18 @@ def test_check_raises_what_the_command_tells(site):
     (site / "rows.csv").unlink()
     with pytest.raises(FedgmiError, match="no such folder or file"):
         checked(site)
+
+
+def test_a_superlink_that_is_not_there(site, capsys):
+    nobody = f"127.0.0.1:{free_port()}"
+    assert command(str(site / "site.toml"), "--superlink", nobody) == 2
+    assert "nothing listens there" in words(capsys.readouterr().err)
+    assert command(str(site / "site.toml"), "--superlink", "nowhere") == 2
+    assert "no valid port" in words(capsys.readouterr().err)
+    assert command(str(site / "site.toml"), "--root-certificates", "ca.crt") == 2
+    assert "give --superlink" in words(capsys.readouterr().err)
+    assert command(str(site / "site.toml"), "--superlink", nobody, "--root-certificates", "ca.crt") == 2
+    assert "ca.crt" in words(capsys.readouterr().err)
 
 
 def test_help_needs_no_heavy_import():

@@ -14,7 +14,7 @@ from fedgmi import settings_io
 from fedgmi.deploy import settings
 from fedgmi.deploy.address import Address, parse
 from fedgmi.deploy.init import APP_FILES, CERTIFICATES, CONNECTION, FEDERATION
-from fedgmi.deploy.keys import check_certificate, check_private
+from fedgmi.deploy.keys import check_certificate, check_pair, check_private
 from fedgmi.errors import ConfigError, FedgmiWarning, UserError
 
 SECONDS = 5.0
@@ -44,22 +44,43 @@ def check_port(address: Address, root: Path | None) -> str:
 
     root: the certificate that a SuperLink's own has to be signed by; None: no TLS.
     """
-    where = str(address)
+    return _answer(address, root) if _listens(address) else f"{address}: free, no SuperLink is running"
+
+
+def check_link(address: Address, root: Path | None) -> str:
+    """As a site sees it: a SuperLink answers there, with a certificate that `root` vouches for; raises UserError."""
+    if root is not None:
+        check_certificate(root)
+    if not _listens(address):
+        fix = "ask the coordinator whether the SuperLink runs, and whether this is its port"
+        raise UserError("nothing listens there", where=str(address), fix=fix)
+    return _answer(address, root)
+
+
+def _listens(address: Address) -> bool:
+    """Whether anything does."""
     try:
         socket.create_connection(address, SECONDS).close()
     except ConnectionRefusedError:
-        return f"{where}: free, no SuperLink is running"
+        return False
     except socket.gaierror as error:
-        fix = f"correct the address in {CONNECTION}, or the name service"
-        raise UserError(f"nobody knows the host {address.host}", where=where, fix=fix) from error
+        fix = "correct the address, or the name service"
+        raise UserError(f"nobody knows the host {address.host}", where=str(address), fix=fix) from error
     except OSError as error:
         fix = "see that the host is up and that no firewall is in between"
-        raise UserError(f"cannot be reached ({error.strerror or error})", where=where, fix=fix) from error
+        raise UserError(f"cannot be reached ({error.strerror or error})", where=str(address), fix=fix) from error
+    return True
+
+
+def _answer(address: Address, root: Path | None) -> str:
+    """That a SuperLink answers; raises UserError where something else does."""
+    where = str(address)
     try:
         status = _health(address, root)
     except ssl.SSLCertVerificationError as error:
         what = f"the server there shows a certificate that {root} does not vouch for ({error.verify_message})"
-        raise UserError(what, where=where, fix="stop it if it is an old SuperLink, or take another port") from error
+        fix = "take the coordinator's present ca.crt; if it is an old SuperLink, stop it, or take another port"
+        raise UserError(what, where=where, fix=fix) from error
     except (OSError, http.client.HTTPException):
         status = 0
     if status != 200:
@@ -110,6 +131,7 @@ def _check_certificates(where: Path, root: Path, address: Address) -> Iterator[s
     keys |= {path.with_suffix("") for path in where.glob("*.pub") if path.with_suffix("").exists()}
     for key in sorted(keys):
         check_private(key)
+    check_pair(where / "server.key", server)
     until = f"good until {end:%Y-%m-%d}" if end else "not looked into: the package cryptography is missing"
     yield f"{server}: {until}"
     yield f"{where}: {', '.join(sorted(key.name for key in keys))}: private, and readable by their owner alone"

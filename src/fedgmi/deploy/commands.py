@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedgmi.errors import ConfigError
+
 site_app = typer.Typer(help="For a site of a federation over several machines.", no_args_is_help=True)
 deploy_app = typer.Typer(help="For the coordinator of a federation over several machines.", no_args_is_help=True)
 
@@ -19,14 +21,28 @@ def check_site(
         Path | None,
         typer.Option(help="The federation's settings.", show_default="federation.toml beside SITE.toml"),
     ] = None,
+    superlink: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="See whether the coordinator's SuperLink answers here.")
+    ] = None,
+    root_certificates: Annotated[
+        Path | None, typer.Option(metavar="CA.CRT", help="Its certificate has to be signed by; without: no TLS.")
+    ] = None,
 ) -> None:
     """Hold the site's rows to what the federation agreed on, and say what leaves the site and what never does.
 
-    Nothing is sent anywhere.
+    Nothing of it is sent anywhere.
     """
+    from fedgmi.deploy import check_app
+    from fedgmi.deploy.address import parse
     from fedgmi.deploy.site_check import check, print_check
 
     print_check(check(file, federation or file.parent / "federation.toml"), Console())
+    if superlink is not None:
+        typer.echo(check_app.check_link(parse(superlink, "--superlink"), root_certificates))
+    elif root_certificates is not None:
+        raise ConfigError(
+            "there is no SuperLink to hold it to", where="--root-certificates", fix="give --superlink HOST:PORT too"
+        )
 
 
 @deploy_app.command()

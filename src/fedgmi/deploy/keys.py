@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 import stat
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +35,14 @@ def check_private(path: Path) -> None:
     if os.name == "posix" and mode & 0o077:  # elsewhere the bits say nothing about who may read
         what = f"others may read or change this private key (mode {mode:03o})"
         raise UserError(what, where=str(path), fix=f"chmod 600 {path}; and make a new one if others were there")
+
+
+def check_pair(key: Path, certificate: Path) -> None:
+    """Refuse a private key that is another than the certificate's: UserError."""
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+    except ssl.SSLError as error:
+        raise UserError(f"this is not the key of {certificate} ({error.reason})", where=str(key), fix=_ANEW) from error
 
 
 def check_certificate(

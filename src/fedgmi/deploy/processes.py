@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -199,19 +200,38 @@ _TLS = {"ca-certfile": "ca.crt", "certfile": "server.pem", "keyfile": "server.ke
 def running(
     where: Path, name: str, federation: str, sites: Sequence[Path], *, late: Collection[int] = ()
 ) -> Iterator[Deployment]:
-    """A deployment whose SuperLink and SuperNodes run; whatever happens, nothing is left running.
+    """A deployment whose SuperLink and SuperNodes run; whatever happens, SIGTERM included, nothing is left running.
 
     late: sites whose SuperNode is not started yet.
     """
-    deployment = Deployment(where, name, federation, sites)
+    with exit_on_sigterm():
+        deployment = Deployment(where, name, federation, sites)
+        try:
+            deployment.start_link()
+            deployment.register()
+            for i in set(range(len(sites))) - set(late):
+                deployment.start_node(i)
+            yield deployment
+        finally:
+            deployment.stop()
+
+
+@contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """Leave by SystemExit, so that what has to be stopped is: by itself Python dies of SIGTERM on the spot."""
+    if threading.current_thread() is not threading.main_thread():  # others may not set handlers
+        yield
+        return
+
+    def leave(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the stopping short
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
     try:
-        deployment.start_link()
-        deployment.register()
-        for i in set(range(len(sites))) - set(late):
-            deployment.start_node(i)
-        yield deployment
+        yield
     finally:
-        deployment.stop()
+        signal.signal(signal.SIGTERM, before)
 
 
 def _kill(pids: Sequence[int]) -> None:

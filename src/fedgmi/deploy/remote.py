@@ -102,11 +102,16 @@ class Remote:
         if not replies:
             return None
         ordered = [replies[i] for i in sorted(replies)]
-        values = (
-            tree.concatenate(ordered) if step.reduce == "stack" else reduce(step, server, ordered, self.settings.robust)
-        )
         if step.reduce == "stack":
+            values = tree.concatenate(ordered)
             self.stacked |= {name: leaf for name, leaf in values.items() if name == "histogram"}
+            return Message(values, down, up)
+        values, bounded = reduce(step, server, ordered, self.settings.robust)
+        for place, (model, times) in bounded.items():
+            name = self.roster.seats[sorted(replies)[place]].name
+            self.roster.tell(
+                f"round {round}: {name}'s {model} moved {times:.3g} times the norm bound: scaled down to it"
+            )
         return Message(values, down, up)
 
     def ask(

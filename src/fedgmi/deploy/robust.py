@@ -9,6 +9,7 @@ Trimmed mean and median by coordinate: Yin et al. 2018, arXiv 1803.01498.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,14 +20,20 @@ from fedgmi.errors import ConfigError
 from fedgmi.methods.base import Step
 from fedgmi.tree import Tree
 
+MEDIANS = 2.0  # how many median lengths the bound "median" is: honest sites differ by less
 
-def reduce(step: Step, server: Tree, replies: Sequence[Tree], settings: RobustSettings) -> Tree:
-    """The sum of the replies, models bounded and robustly averaged as the settings say."""
+
+def reduce(
+    step: Step, server: Tree, replies: Sequence[Tree], settings: RobustSettings
+) -> tuple[Tree, dict[int, tuple[str, float]]]:
+    """The sum of the replies, models bounded and robustly averaged as the settings say; and whose updates were scaled
+    down: by the reply's place, the model that was farthest out, and how many times the bound it was."""
     total: Tree = {}
     for reply in replies:
         total = tree.add(total, reply)
     if step.updates is None or (settings.aggregation == "mean" and settings.max_norm is None):
-        return total
+        return total, {}
+    cut: dict[int, tuple[str, float]] = {}
     for name, model in step.updates(server).items():
         if f"{name} total" not in total:
             continue
@@ -36,12 +43,31 @@ def reduce(step: Step, server: Tree, replies: Sequence[Tree], settings: RobustSe
         moved = sums / mass.clamp(min=1e-12)[:, :, None] - start
         moved = moved.where(mass[:, :, None] > 0, 0.0)
         if settings.max_norm is not None:
-            length = moved.norm(dim=2, keepdim=True).clamp(min=1e-12)
-            moved = moved * (settings.max_norm / length).clamp(max=1.0)
+            excess = excesses(moved.norm(dim=2), mass, settings.max_norm)
+            moved = moved / excess[:, :, None]
+            for i, most in enumerate(excess.max(1).values.tolist()):
+                if most > max(1.0, cut.get(i, ("", 0.0))[1]):
+                    cut[i] = name, most
         mean = torch.stack([average(moved[:, k], mass[:, k], settings) for k in range(len(start))])
         whole = mass.sum(0)[:, None] * (start + mean)
         total[f"{name} total"] = whole.to(total[f"{name} total"].dtype)
-    return total
+    return total, cut
+
+
+def excesses(length: Tensor, mass: Tensor, max_norm: float | Literal["median"]) -> Tensor:
+    """How many times the bound an update is, at least 1, of lengths [C, K] of those with mass [C, K].
+
+    >>> lengths = torch.tensor([[1.0], [1.5], [600.0]])
+    >>> excesses(lengths, torch.ones(3, 1), "median").flatten().tolist()
+    [1.0, 1.0, 200.0]
+    >>> excesses(lengths, torch.ones(3, 1), 60.0).flatten().tolist()
+    [1.0, 1.0, 10.0]
+    """
+    if max_norm == "median":
+        bound = MEDIANS * length.where(mass > 0, torch.nan).nanmedian(0).values.nan_to_num()
+    else:
+        bound = torch.full_like(length[0], max_norm)
+    return (length / bound.clamp(min=1e-12)).clamp(min=1.0)
 
 
 def average(moved: Tensor, mass: Tensor, settings: RobustSettings) -> Tensor:

@@ -71,12 +71,12 @@ class RobustSettings(Section):
 
     aggregation: "mean"; or, of what sites answer each by itself, the coordinate-wise "trimmed-mean" or "median"
     · trimmed: the fraction left out on each side · max_norm: of a site's update of one model, ‖θ_i − θ‖; longer ones
-    are scaled down to it. None: no bound.
+    are scaled down to it. "median": twice the median of the sites' own in that round. None: no bound.
     """
 
     aggregation: Literal["mean", "trimmed-mean", "median"] = "mean"
     trimmed: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
-    max_norm: PositiveFloat | None = None
+    max_norm: PositiveFloat | Literal["median"] | None = None
 
 
 class FederationSettings(Section):
