@@ -174,7 +174,7 @@ FAULTS = {
         said=rf"site-{BAD}'s .* times the norm bound",
         robust='[robust]\nmax_norm = "median"',
     ),
-    "large": Fault(f"{LARGE}, no bound", kind="large", said=DONE),
+    "large": Fault(f"{LARGE}, no bound", kind="large", said=AWAY + ".*times the others' median"),
     "link-killed": Fault(
         "SuperLink killed in round 2, restarted", kill_the_link, said="goes on after round 1", same=True
     ),

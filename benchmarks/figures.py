@@ -1,54 +1,23 @@
-"""The figures of docs/results.md: every config × preset × seed, in parallel, resumable, as one Markdown table.
+"""Presets and bounds of finished comparisons, with what a comparison leaves out, as one Markdown table each.
 
-    .venv/bin/python benchmarks/figures.py configs/mnist-*.toml --seeds 0 1 2 --data path/to/mnist --out runs/figures
+    .venv/bin/fedgmi compare configs/digits.toml --methods fedgmi,fedgmi-plain,fedgmi-sketch,oracle,fedavg,local \\
+        --seeds 0,1,2 --out runs/presets/digits
+    .venv/bin/python benchmarks/figures.py runs/presets/digits
 
-Each cell is an ordinary `fedgmi run`; the bounds (oracle, FedAvg, local) are run once per config and seed, beside the
-default preset. A finished cell is read, not repeated.
+`benchmarks/rivals.py` makes those of MNIST.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from fedgmi import folder
+from fedgmi.compare import CELLS
 
-PRESETS = ("default", "plain", "sketch")
-
-
-def command(config: Path, preset: str, seed: int, data: str | None, out: Path) -> list[str]:
-    """The `fedgmi run` of one cell."""
-    settings = [f"seed={seed}", f"method.preset={preset}", "threads=1"]
-    settings += [f"data.path={data}"] if data else []
-    if preset != "default":
-        settings += [f"evaluation.{bound}=false" for bound in ("oracle", "fedavg", "local")]
-    flags = [word for setting in settings for word in ("--set", setting)]
-    fedgmi = str(Path(sys.executable).parent / "fedgmi")
-    return [fedgmi, "run", str(config), *flags, "--out", str(out), "--resume"]
-
-
-def run_all(cells: dict[Path, list[str]], jobs: int) -> None:
-    """At most `jobs` at a time; a failed cell is reported and does not sink the rest."""
-    waiting, running = list(cells.items()), dict[Path, subprocess.Popen[bytes]]()
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            out, words = waiting.pop(0)
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with Path(f"{out}.log").open("wb") as log:
-                running[out] = subprocess.Popen(words, stdout=log, stderr=log)
-        out, process = next(iter(running.items()))
-        try:
-            process.wait(timeout=1)
-        except subprocess.TimeoutExpired:
-            running[out] = running.pop(out)  # look at another one next
-            continue
-        del running[out]
-        print(f"{'done' if process.returncode == 0 else 'FAILED'} {out}", flush=True)
+ROWS = ("fedgmi", "fedgmi-plain", "fedgmi-sketch", "oracle", "fedavg", "local")
 
 
 def cell(values: list[float | None], scale: float = 1.0, digits: int = 3) -> str:
@@ -105,43 +74,30 @@ HEAD = (
 )
 
 
-def table(config: Path, seeds: list[int], out: Path) -> str:
-    """The Markdown table of one config."""
+def table(comparison: Path) -> str:
+    """The Markdown table of one comparison."""
+    seeds = sorted({cell["seed"] for cell in folder.read_comparison(comparison)["cells"]})
 
-    def read(preset: str, seed: int) -> dict[str, Any] | None:
-        path = cell_folder(out, config, preset, seed)
+    def read(method: str, seed: int) -> dict[str, Any] | None:
+        if method == "oracle":
+            return (read("fedgmi", seed) or {}).get("oracle")
+        path = comparison / CELLS / f"{method}-{seed}"
         return folder.read_summary(path) if (path / folder.SUMMARY).exists() else None
 
-    main = [read("default", seed) for seed in seeds]
-    lines = [line(f"fedgmi, {preset}", [read(preset, seed) for seed in seeds]) for preset in PRESETS]
-    lines += [line(name, [(result or {}).get(name) for result in main]) for name in ("oracle", "fedavg", "local")]
-    gate = cell([(result or {}).get("best_possible_gate") for result in main], 100, 1)
+    found = {method: [read(method, seed) for seed in seeds] for method in ROWS}
+    lines = [line(method, results) for method, results in found.items() if any(results)]
+    gate = cell([(result or {}).get("best_possible_gate") for result in found["fedgmi"]], 100, 1)
     head = f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}"
-    return f"### {config.stem}\n\n{head}\n" + "\n".join(lines) + f"\n\nMean of max_k π_ik: {gate} %.\n"
-
-
-def cell_folder(out: Path, config: Path, preset: str, seed: int) -> Path:
-    """Where one cell's results lie."""
-    return out / config.stem / f"{preset}-{seed}"
+    told = f"Seeds {', '.join(map(str, seeds))}. Mean of max_k π_ik: {gate} %."
+    return f"### {comparison.name}\n\n{head}\n" + "\n".join(lines) + f"\n\n{told}\n"
 
 
 def main() -> None:
-    """Run what is missing, then print the tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("configs", nargs="+", type=Path)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--data", help="the folder of MNIST; without it, what the config says")
-    parser.add_argument("--out", type=Path, default=Path("runs/figures"))
-    parser.add_argument("--jobs", type=int, default=2)
-    options = parser.parse_args()
-    cells = {}
-    grid = itertools.product(options.seeds, PRESETS, options.configs)
-    for seed, preset, config in sorted(grid, key=lambda cell: cell[1] != "default"):  # the presets after the bounds
-        out = cell_folder(options.out, config, preset, seed)
-        cells[out] = command(config, preset, seed, options.data, out)
-    run_all(cells, options.jobs)
-    for config in options.configs:
-        print("\n" + table(config, options.seeds, options.out))
+    parser.add_argument("comparisons", nargs="+", type=Path, help="folders of fedgmi compare")
+    for comparison in parser.parse_args().comparisons:
+        print(table(comparison))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from fedgmi import FedGMI, checkpoint, folder
 from fedgmi.data.federation import Federation
 from fedgmi.deploy.coordinator import Coordinator
 from fedgmi.deploy.settings import RobustSettings
-from fedgmi.errors import ConfigError, UserError
+from fedgmi.errors import ConfigError, DivergedError, UserError
 from fedgmi.experiment import new_task
 from fedgmi.methods import METHODS
 from fedgmi.rounds import Progress, drive
@@ -186,15 +186,29 @@ def far(request: Parcel, reply: Parcel) -> Parcel:
 def test_robust_means_hold_against_an_update_a_thousand_times_too_large(tmp_path, robust):
     settings = AVERAGE.model_copy(update={"robust": RobustSettings.model_validate(robust)})
     server, _ = in_process(AVERAGE)
-    reach = {}
-    for name, chosen in (("guarded", settings), ("open", AVERAGE)):
-        deployed(chosen, tmp_path / name, {"client-03": far})
-        where = tmp_path / name / "out" / "checkpoints"
-        found = checkpoint.load(where, "fedavg", digest=chosen.digest())
-        reach[name] = max_difference(found.server["expert"], server["expert"])
-    assert reach["guarded"] < 1.0 < 10.0 < reach["open"]
-    told = "client-03's expert moved" in log_of(tmp_path / "guarded")
-    assert told == ("max_norm" in robust)
+    deployed(settings, tmp_path, {"client-03": far})
+    assert reach(settings, tmp_path, server) < 1.0
+    assert ("client-03's expert moved" in log_of(tmp_path)) == ("max_norm" in robust)
+
+
+def reach(settings, where: Path, server) -> float:
+    """How far the expert of the run there is from that of another server."""
+    found = checkpoint.load(where / "out" / "checkpoints", "fedavg", digest=settings.digest())
+    return max_difference(found.server["expert"], server["expert"])
+
+
+def test_without_any_bound_an_update_that_undoes_the_others_is_refused(tmp_path):
+    server, _ = in_process(AVERAGE)
+    summary, _ = deployed(AVERAGE, tmp_path, {"client-03": far})
+    assert reach(AVERAGE, tmp_path, server) < 1.0
+    assert summary["rounds_absent"][3] == AVERAGE.rounds
+    assert "client-03 is absent: its expert moved" in log_of(tmp_path)
+
+
+def test_a_run_that_has_diverged_everywhere_stops_at_once(tmp_path):
+    settings = AVERAGE.model_copy(update={"training": AVERAGE.training.model_copy(update={"lr": 1e30})})
+    with pytest.raises(DivergedError, match=r"all sites in round 1.*lower training\.lr"):
+        deployed(settings, tmp_path)
 
 
 def test_robust_rules_need_a_method_that_names_its_models(tmp_path):

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from fedgmi import __version__, tree
 from fedgmi.deploy.checks import Expected, Ghost, reason_against
-from fedgmi.deploy.robust import reduce
+from fedgmi.deploy.robust import reduce, wild
 from fedgmi.deploy.roster import Post, Roster, Seat
 from fedgmi.deploy.settings import FederationSettings
-from fedgmi.errors import UserError
+from fedgmi.errors import DivergedError, UserError
 from fedgmi.methods.base import Message, Method, Step
 from fedgmi.transports.wire import Blocks, Header, Parcel, WireError, cut, join
 from fedgmi.tree import Tree
@@ -99,7 +99,16 @@ class Remote:
         for i in ids:
             if i not in answers and i not in self._lost and i < len(self.roster.seats):
                 self.lose(i, round, "no answer" if i in asked else "its SuperNode is not connected")
+        places = sorted(replies)
+        for place, why in wild(step, server, [replies[i] for i in places], self.settings.robust).items():
+            del replies[places[place]]
+            self.lose(places[place], round, why)
         if not replies:
+            if answers and all(parcel.header.get("diverged") is True for parcel in answers.values()):
+                fix = 'lower training.lr; where a site lied, set robust.max_norm = "median"; start in another folder'
+                raise DivergedError(
+                    f"all sites in round {round}: training has diverged", where=self.settings.name, fix=fix
+                )
             return None
         ordered = [replies[i] for i in sorted(replies)]
         if step.reduce == "stack":

@@ -8,7 +8,7 @@ Trimmed mean and median by coordinate: Yin et al. 2018, arXiv 1803.01498.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -23,6 +23,9 @@ from fedgmi.tree import Tree
 MEDIANS = 2.0  # how many median lengths the bound "median" is: honest sites differ by less
 
 
+WILD = 100.0  # medians; a site that moves a model so far, and ten times the model's length, has gone wrong
+
+
 def reduce(
     step: Step, server: Tree, replies: Sequence[Tree], settings: RobustSettings
 ) -> tuple[Tree, dict[int, tuple[str, float]]]:
@@ -31,17 +34,10 @@ def reduce(
     total: Tree = {}
     for reply in replies:
         total = tree.add(total, reply)
-    if step.updates is None or (settings.aggregation == "mean" and settings.max_norm is None):
-        return total, {}
     cut: dict[int, tuple[str, float]] = {}
-    for name, model in step.updates(server).items():
-        if f"{name} total" not in total:
-            continue
-        sums = torch.stack([reply[f"{name} total"] for reply in replies]).double()  # [C, K, P]
-        mass = torch.stack([reply[f"{name} mass"] for reply in replies]).double()  # [C, K]
-        start = model[: sums.shape[1]].double().cpu()  # the first stands for all while experts are one
-        moved = sums / mass.clamp(min=1e-12)[:, :, None] - start
-        moved = moved.where(mass[:, :, None] > 0, 0.0)
+    if step.updates is None or (settings.aggregation == "mean" and settings.max_norm is None):
+        return total, cut
+    for name, start, mass, moved in _moves(step, server, replies):
         if settings.max_norm is not None:
             excess = excesses(moved.norm(dim=2), mass, settings.max_norm)
             moved = moved / excess[:, :, None]
@@ -52,6 +48,36 @@ def reduce(
         whole = mass.sum(0)[:, None] * (start + mean)
         total[f"{name} total"] = whole.to(total[f"{name} total"].dtype)
     return total, cut
+
+
+def wild(step: Step, server: Tree, replies: Sequence[Tree], settings: RobustSettings) -> dict[int, str]:
+    """Of replies that nothing bounds, those by which one site would undo what all have learnt: place → what it did.
+
+    There have to be three, for a median to speak for the others.
+    """
+    found: dict[int, str] = {}
+    if len(replies) < 3 or settings.aggregation != "mean" or settings.max_norm is not None:
+        return found
+    for name, start, mass, moved in _moves(step, server, replies):
+        length = moved.norm(dim=2)
+        far = (excesses(length, mass, "median") > WILD / MEDIANS) & (length > 10 * start.norm(dim=1))
+        for i in far.any(1).nonzero().flatten().tolist():
+            found.setdefault(
+                i, f"its {name} moved {float(length[i].max()):.3g}, over {WILD:g} times the others' median"
+            )
+    return found
+
+
+def _moves(step: Step, server: Tree, replies: Sequence[Tree]) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+    """Of every model in the replies: its name, where it stands [K, P], mass [C, K], and updates θ_i − θ [C, K, P]."""
+    for name, model in (step.updates(server) if step.updates else {}).items():
+        if f"{name} total" not in replies[0]:
+            continue
+        sums = torch.stack([reply[f"{name} total"] for reply in replies]).double()
+        mass = torch.stack([reply[f"{name} mass"] for reply in replies]).double()
+        start = model[: sums.shape[1]].double().cpu()  # the first stands for all while experts are one
+        moved = sums / mass.clamp(min=1e-12)[:, :, None] - start
+        yield name, start, mass, moved.where(mass[:, :, None] > 0, 0.0)
 
 
 def excesses(length: Tensor, mass: Tensor, max_norm: float | Literal["median"]) -> Tensor:

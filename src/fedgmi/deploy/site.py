@@ -24,7 +24,7 @@ from fedgmi.data.standardise import Standardisation, feature_sums
 from fedgmi.deploy import results
 from fedgmi.deploy.memory import Kept, Memory, StateLost, memory_of
 from fedgmi.deploy.settings import FederationSettings, SiteSettings
-from fedgmi.errors import DataError, FedgmiError, UserError
+from fedgmi.errors import DataError, DivergedError, FedgmiError, UserError
 from fedgmi.experiment import choose_device, new_task
 from fedgmi.methods import METHODS, Method
 from fedgmi.methods.base import first_states
@@ -64,8 +64,9 @@ class Site:
             return Parcel({"error": str(error), "missing": error.missing})
         except Exception as error:
             log(self.where, error)
-            lost = {"lost": True} if isinstance(error, StateLost) else {}
-            return Parcel({"error": f"{self.settings.name}: {told(error)}"} | lost)
+            kinds = {"lost": isinstance(error, StateLost), "diverged": isinstance(error, DivergedError)}
+            about = {name: True for name, true in kinds.items() if true}
+            return Parcel({"error": f"{self.settings.name}: {told(error)}"} | about)
 
     def _answer(self, request: Parcel) -> Parcel:
         header = request.header
