@@ -38,6 +38,7 @@ class Comparison:
 
 SERIES = (
     *(Comparison(name, f"mnist-{name}", methods=ALL, seeds=(0, 1, 2)) for name in ("rotation", "labels", "label-swap")),
+    Comparison("digits", "digits", methods=ALL, seeds=(0, 1, 2)),
     Comparison("domain", "mnist-domain"),
     *(
         Comparison(f"{name}, α = 0.3", f"mnist-{name}", ("scenario.alpha=0.3",))
@@ -52,7 +53,7 @@ SERIES = (
 def place(out: Path, comparison: Comparison) -> Path:
     """Its folder; cells of other settings never meet there.
 
-    >>> place(Path("runs"), SERIES[4]).name
+    >>> place(Path("runs"), SERIES[5]).name
     'rotation-a03'
     """
     name = comparison.name.replace(", α = 0.3", "-a03").replace(", 20 %", "-part")
@@ -102,10 +103,9 @@ def tables(out: Path, series: Sequence[Comparison]) -> str:
 
 def run(comparison: Comparison, out: Path, data: dict[str, str], jobs: int) -> None:
     """One comparison, or what is missing of it."""
-    source = data["femnist" if comparison.config.startswith("femnist") else "mnist"]
-    settings = config.load(
-        CONFIGS / f"{comparison.config}.toml", [f"data.path={source}", "threads=1", *comparison.overrides]
-    )
+    path = data.get(comparison.config.partition("-")[0])
+    source = [] if path is None else [f"data.path={path}"]
+    settings = config.load(CONFIGS / f"{comparison.config}.toml", [*source, "threads=1", *comparison.overrides])
     compare(settings, place(out, comparison), comparison.methods, comparison.seeds, jobs=jobs)
     print(f"done: {comparison.name}", flush=True)
 
