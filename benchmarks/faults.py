@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/faults.py --out runs/faults
     .venv/bin/python benchmarks/faults.py --out runs/faults --only killed
+    .venv/bin/python benchmarks/faults.py --noise 20
 
 A SuperLink and three SuperNodes with TLS and authentication, one site of which fails (faulty_app/client_app.py), or is
 killed from here; about three minutes a fault. One that ended well lies in --out as JSON and is read, not repeated.
@@ -14,9 +15,11 @@ import argparse
 import json
 import re
 import shutil
+import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +28,14 @@ import numpy as np
 import torch
 
 from fedgmi import folder
+from fedgmi.deploy.coordinator import Coordinator
 from fedgmi.deploy.memory import Memory
 from fedgmi.deploy.processes import Deployment, running
+from fedgmi.deploy.settings import FederationSettings, read
 from fedgmi.errors import FedgmiError, UserError
+from fedgmi.flower_app import open_site
 from fedgmi.mixture.matching import match_components, reorder, total_variation
+from fedgmi.transports.wire import Parcel
 
 APP = Path(__file__).parent / "faulty_app"
 SITES, ROUNDS, ROWS = 3, 2, 60
@@ -274,6 +281,41 @@ def failures(found: dict[str, Any], clean: dict[str, Any] | None) -> list[str]:
     return [what for what, true in wrong.items() if true]
 
 
+class Here:
+    """A post that calls the sites in this process."""
+
+    def __init__(self, sites: Sequence[Path]) -> None:
+        self._sites = [open_site(str(site)) for site in sites]
+
+    def nodes(self) -> Iterable[int]:
+        """One a site."""
+        return range(1, len(self._sites) + 1)
+
+    def ask(self, requests: dict[int, Parcel], deadline_s: float) -> dict[int, Parcel]:
+        """One after the other; nobody is late."""
+        return {node: self._sites[node - 1].answer(parcel) for node, parcel in requests.items()}
+
+
+def by_seed(seed: int, where: Path) -> dict[str, Any]:
+    """What comes of the federation without faults from another seed, in this process."""
+    text = f"seed = {seed}\n" + FEDERATION.replace("§waiting", "").replace("§robust", "")
+    sites = [write_site(where / f"site-{i}", i) for i in range(SITES)]
+    for place in (where, *(site.parent for site in sites)):
+        folder.write_text(place / "federation.toml", text)
+    settings = read(FederationSettings, where / "federation.toml")
+    return Coordinator(settings, Here(sites), where / "out", echo=lambda line: None).run()
+
+
+def noise(seeds: int) -> str:
+    """How far apart runs without faults are, from one seed to the next: what a fault has to be seen beside."""
+    with tempfile.TemporaryDirectory() as where:
+        first, *others = (by_seed(seed, Path(where) / str(seed)) for seed in range(seeds + 1))
+    apart = sorted(distance(other, first) or 0.0 for other in others)
+    return (
+        f"TV of {seeds} other seeds to seed 0: median {statistics.median(apart):.3f}, {apart[0]:.3f} to {apart[-1]:.3f}"
+    )
+
+
 def row(found: dict[str, Any], clean: dict[str, Any] | None) -> list[str]:
     """A fault's line of the table."""
     wrong, apart = failures(found, clean), distance(found, clean)
@@ -310,7 +352,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/faults"))
     parser.add_argument("--only", choices=FAULTS, help="this fault alone; the table has what is there")
+    parser.add_argument("--noise", type=int, metavar="SEEDS", help="only: how far apart runs of so many seeds are")
     options = parser.parse_args()
+    if options.noise:
+        print(noise(options.noise))
+        return
     well = {result["name"] for result in finished(options.out) if not failures(result, None)}
     for name in [options.only] if options.only else FAULTS:
         if name not in well:
