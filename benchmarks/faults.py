@@ -19,18 +19,17 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from fault_cases import BAD, FAULTS, FEDERATION, ROUNDS, SITES, write_site
 
 from fedgmi import folder
 from fedgmi.deploy.coordinator import Coordinator
 from fedgmi.deploy.memory import Memory
-from fedgmi.deploy.processes import Deployment, running
+from fedgmi.deploy.processes import running
 from fedgmi.deploy.settings import FederationSettings, read
 from fedgmi.errors import FedgmiError, UserError
 from fedgmi.flower_app import open_site
@@ -38,157 +37,7 @@ from fedgmi.mixture.matching import match_components, reorder, total_variation
 from fedgmi.transports.wire import Parcel
 
 APP = Path(__file__).parent / "faulty_app"
-SITES, ROUNDS, ROWS = 3, 2, 60
-BAD = SITES - 1  # the site that fails
 SAME = 1e-4  # total variation between runs that ought to be one
-PATIENCE_S = 480.0
-FEATURES = ("age", "pulse", "weight", "height")
-FEDERATION = f"""
-name = "wards"
-sites = {SITES}
-wait_s = 240
-deadline_s = 60
-rounds = {ROUNDS}
-§waiting
-
-[rows]
-kind = "tabular"
-features = {json.dumps(FEATURES)}
-classes = ["sick", "well"]
-
-[method]
-preset = "plain"
-n_components = 2
-
-[density]
-hidden = 8
-latent = 2
-
-[expert]
-hidden = 8
-
-[training]
-epochs = 2
-batch_size = 20
-lr = 1e-2
-
-§robust
-"""
-
-
-def undisturbed(deployment: Deployment) -> bool:
-    """Let it run to its end → whether it had to be submitted again."""
-    deployment.submit()
-    deployment.finish(PATIENCE_S)
-    return False
-
-
-def kill_a_node(deployment: Deployment) -> bool:
-    """A site's machine goes down in round 1, comes back at once, and is supervised."""
-    deployment.submit()
-    until_round(deployment, 0)
-    time.sleep(5)  # its ClientApp is at work
-    restart(deployment)
-    deployment.until(lambda: supervised(deployment).over(), "the run ends", PATIENCE_S)
-    deployment.finish(PATIENCE_S)
-    return False
-
-
-def supervised(deployment: Deployment) -> Deployment:
-    """With the SuperNode started again where it has ended: after a crash it is turned away for about a minute."""
-    if not deployment.runs(f"site-{BAD + 1}"):
-        restart(deployment)
-    return deployment
-
-
-def restart(deployment: Deployment) -> None:
-    """The SuperNode anew, and nothing left of the one before."""
-    deployment.kill(f"site-{BAD + 1}")
-    deployment.start_node(BAD)
-
-
-def start_a_node_late(deployment: Deployment) -> bool:
-    """A SuperNode begins in round 1."""
-    deployment.submit()
-    until_round(deployment, 0)
-    deployment.start_node(BAD)
-    deployment.finish(PATIENCE_S)
-    return False
-
-
-def kill_the_link(deployment: Deployment) -> bool:
-    """The coordinator's machine goes down in round 2, and comes back at once."""
-    deployment.submit()
-    until_round(deployment, 1)
-    time.sleep(5)
-    deployment.kill("link")
-    deployment.start_link()
-    deployment.submit()
-    deployment.finish(PATIENCE_S)
-    return True
-
-
-def fill_the_disk(deployment: Deployment) -> bool:
-    """The coordinator cannot write its checkpoint of round 2; when there is room again, it is submitted again."""
-    folder.write_json(deployment.app / "fault.json", {"round": 2})
-    deployment.submit()
-    deployment.until(lambda: deployment.state() == "failed", "the coordinator stops", PATIENCE_S)
-    deployment.submit()
-    deployment.finish(PATIENCE_S)
-    return True
-
-
-def until_round(deployment: Deployment, round: int) -> None:
-    """Wait until a round is done: the next one has begun."""
-    records = deployment.out / folder.RECORDS
-    deployment.until(
-        lambda: records.exists() and len(records.read_text().splitlines()) > round, f"round {round} ends", PATIENCE_S
-    )
-
-
-@dataclass(frozen=True)
-class Fault:
-    """told: what goes wrong · drive: from the first submission to the end · kind: what the bad site does in round 1
-    · said: what the coordinator's log has to say · same: whether the result is that of a run without faults."""
-
-    told: str
-    drive: Callable[[Deployment], bool] = undisturbed
-    kind: str = ""
-    said: str = ""
-    same: bool = False
-    waiting: str = ""
-    robust: str = ""
-    late: tuple[int, ...] = field(default=())
-
-
-AWAY = rf"round 1: site-{BAD} is absent: "
-DONE = "round 1 of 2 is done"
-LARGE = "an update 1000 times too large"
-FAULTS = {
-    "none": Fault("nothing", said=DONE),
-    "raises": Fault("a site raises", kind="raises", said=AWAY + ".*RuntimeError"),
-    "exits": Fault("a site's process exits", kind="exits", said=AWAY),
-    "hangs": Fault("a site hangs", kind="hangs", said=AWAY + ".*no answer"),
-    "killed": Fault("SuperNode killed, restarted", kill_a_node, said=AWAY),
-    "late": Fault(
-        "a site joins late", start_a_node_late, said=f"site-{BAD} is here", waiting="min_sites = 2", late=(BAD,)
-    ),
-    "nan": Fault("a site sends NaN", kind="nan", said=AWAY + ".*NaN"),
-    "shape": Fault("a site sends a wrong shape", kind="shape", said=AWAY + ".*expected"),
-    "large-bounded": Fault(
-        f'{LARGE}, `max_norm = "median"`',
-        kind="large",
-        said=rf"site-{BAD}'s .* times the norm bound",
-        robust='[robust]\nmax_norm = "median"',
-    ),
-    "large": Fault(f"{LARGE}, no bound", kind="large", said=AWAY + ".*times the others' median"),
-    "link-killed": Fault(
-        "SuperLink killed in round 2, restarted", kill_the_link, said="goes on after round 1", same=True
-    ),
-    "disk-full": Fault(
-        "coordinator's disk full at a checkpoint", fill_the_disk, said="stopped: .*cannot be written", same=True
-    ),
-}
 
 
 def measure(name: str, where: Path) -> dict[str, Any]:
@@ -222,20 +71,6 @@ def measure(name: str, where: Path) -> dict[str, Any]:
         found["missing"] = [what for site in sites for what in missing(site.parent)]
     found["left"] = len(deployment.left())
     return found
-
-
-def write_site(where: Path, i: int) -> Path:
-    """Rows of two kinds of patients, in proportions of the site's own → the path of site.toml."""
-    where.mkdir(parents=True)
-    draws = np.random.default_rng(i)
-    kind = draws.random(ROWS) < (0.2, 0.5, 0.8)[i % 3]
-    x = draws.normal(60, 10, (ROWS, len(FEATURES))) + 25 * kind[:, None]
-    labels = np.where((x[:, 0] > x[:, 1]) ^ kind, "well", "sick")
-    lines = [",".join((*(f"{value:.3f}" for value in row), label)) for row, label in zip(x, labels, strict=True)]
-    folder.write_text(where / "rows.csv", "\n".join((",".join((*FEATURES, "state")), *lines)) + "\n")
-    about = f'name = "site-{i}"\nthreads = 1\n[data]\npath = "rows.csv"\nlabel_column = "state"\n'
-    folder.write_text(where / "site.toml", about)
-    return where / "site.toml"
 
 
 def line_that_says(what: str, log: str) -> str | None:

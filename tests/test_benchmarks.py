@@ -127,6 +127,13 @@ def test_faults_fails_where_a_run_did_not_end_as_it_should(tmp_path, changes, to
     assert not rows["nothing"][0].startswith("FAILED")
 
 
+def test_faults_tells_what_chance_alone_does():
+    done = subprocess.run([sys.executable, str(FOLDER / "faults.py"), "--noise", "1"], capture_output=True, text=True)
+    assert re.fullmatch(r"TV of 1 other seeds to seed 0: median 0\.\d{3}, 0\.\d{3} to 0\.\d{3}\n", done.stdout), (
+        done.stderr
+    )
+
+
 def test_rivals_puts_comparisons_side_by_side(tmp_path):
     from fedgmi.folder import write_json
 
