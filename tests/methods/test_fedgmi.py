@@ -248,6 +248,16 @@ def test_calibration_stops_soon_after_the_judges_and_is_taken_up_at_the_end():
     assert [name for number, name in taken if number == 4] == ["em"]
 
 
+def test_what_judges_is_fetched_once_and_trained_as_it_is():
+    """A round of calibration brings densities and experts to everybody; one of EM alone the experts to train."""
+    task = make_task(FEDERATION.federation.schema, warm_up_rounds=1, judge_rounds=2)
+    density, expert = 3 * 4 * task.density.size, 4 * task.expert.numbers(3)
+    downs = [run(METHODS["fedgmi"](task), FEDERATION, rounds=n)[2].bytes_down for n in (1, 2, 3, 4, 5)]
+    calibration = downs[1] - downs[0] - 10 * (density + expert)
+    assert 0 < calibration < 10 * density / 2
+    assert [downs[3] - downs[2], downs[4] - downs[3]] == [10 * expert] * 2
+
+
 def test_densities_of_rows_without_labels_train_to_the_end():
     scenario = without_labels(FEDERATION)
     task = make_task(scenario.federation.schema, warm_up_rounds=1, judge_rounds=2)

@@ -58,6 +58,7 @@ def _build(task: Task, name: str, preset: Preset) -> Method:
         shared_rounds=preset.shared_rounds,
         shared_trunk=preset.shared_trunk,
         judge_rounds=preset.judge_rounds,
+        judged_by=preset.judged_by,
     )
     return Method(
         name=name,

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedgmi import tree
 from fedgmi.data.federation import Rows
 from fedgmi.methods.base import Message, Step, Task
-from fedgmi.methods.fedgmi.em import Rule
+from fedgmi.methods.fedgmi.em import Rule, judges_are_components
 from fedgmi.methods.fedgmi.evidence import elbo, row_cells, stack_evidence, word_evidence
 from fedgmi.methods.fedgmi.sketch import reply, uncalibrated
 from fedgmi.mixture import calibration
@@ -120,7 +120,7 @@ def too_few(sums: Tree) -> bool:
 
 def judges_size(task: Task, server: Tree) -> int:
     """Bytes of the K judges, which a client fetches where they are new since the last round."""
-    if int(server["judge_version"]) < int(server["version"]):
+    if not judges_are_components(server):
         return 0
     experts = server["judge_expert"]
     return int(server["judge_density"].nbytes) + task.expert.numbers(len(experts)) * experts.element_size()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
 
 from torch import Tensor
 
@@ -16,10 +18,17 @@ from fedgmi.mixture.posterior import PROPORTION_FLOOR, Posterior
 from fedgmi.tree import Tree
 
 Rule = Callable[[Tree, Tree, Rows], Posterior]  # where a preset's responsibilities and proportions come from
+JudgedBy = Literal["words", "densities", "judges"]  # what of the server's models its E-step needs
 
 
 def em_step(
-    task: Task, rule: Rule, *, shared_rounds: int = 0, shared_trunk: bool = False, judge_rounds: int | None = None
+    task: Task,
+    rule: Rule,
+    *,
+    shared_rounds: int = 0,
+    shared_trunk: bool = False,
+    judge_rounds: int | None = None,
+    judged_by: JudgedBy = "words",
 ) -> Step:
     """E-step by the rule, M-step by packed training; the server takes means weighted by mass.
 
@@ -38,7 +47,8 @@ def em_step(
         resp = all_rows(rows) if joint else posterior.responsibilities
         expert = train_experts(task, experts, rows, resp, round, shared_trunk=shared_trunk)
         bound = Message() if settled else reply(bound_sums(task, server, posterior, rows), rows)
-        return states | {"proportions": posterior.proportions}, density + expert + bound
+        message = replace(density + expert, down=models_down(server, rows, judged_by, density, expert))
+        return states | {"proportions": posterior.proportions}, message + bound
 
     def server_step(server: Tree, sums: Tree, round: int) -> Tree:
         updated = dict(server)
@@ -55,6 +65,15 @@ def em_step(
         return {"density": server["density"]} | expert_updates(task, server["expert"])
 
     return Step("em", client, server_step, updates=updates)
+
+
+def models_down(server: Tree, rows: Rows, judged_by: JudgedBy, density: Message, expert: Message) -> int:
+    """Bytes: a client trains what it has fetched to judge by, and fetches what it trains where it judges by less."""
+    if judged_by == "judges" and judges_are_components(server):
+        return 0  # calibration has brought them
+    if judged_by == "densities":
+        return rows.n_clients * int(server["density"].nbytes) + expert.down
+    return density.down + expert.down
 
 
 def refresh_step(rule: Rule) -> Step:
@@ -82,6 +101,11 @@ def train_density(task: Task, server: Tree, rows: Rows, resp: Tensor, round: int
     trained = train_components(task, rows, resp, start, lambda p, b: loss(p, b.x, b.noise), key, density.noise_size)
     cost = trained.n_jobs * start[0].nbytes
     return Message({"density total": trained.total, "density mass": trained.mass}, cost, cost)
+
+
+def judges_are_components(server: Tree) -> bool:
+    """Whether the judges are the components as they stand, hence new since the last round."""
+    return int(server["judge_version"]) == int(server["version"])
 
 
 def judges_stay(server: Tree, judge_rounds: int | None) -> bool:

@@ -10,7 +10,7 @@ from fedgmi.data.federation import Rows
 from fedgmi.errors import ConfigError
 from fedgmi.methods.base import Step, Task
 from fedgmi.methods.fedgmi import calibrate
-from fedgmi.methods.fedgmi.em import Rule, refresh_step
+from fedgmi.methods.fedgmi.em import JudgedBy, Rule, refresh_step
 from fedgmi.methods.fedgmi.evidence import Evidence, elbo, row_words, word_evidence
 from fedgmi.methods.fedgmi.sketch import codebook_steps, topic_steps, true_components, true_topics_step
 from fedgmi.mixture.posterior import Posterior, e_step, responsibilities
@@ -21,7 +21,7 @@ from fedgmi.tree import Tree
 class Preset:
     """labelled, unlabelled: log p_k(row)/P(row) with the label seen, and from x alone (the predictor's gate)
     · posterior: what the method itself believes of labelled rows · training: whose responsibilities the M-step uses
-    · the phases around the EM step."""
+    · judged_by: what of the server's models the E-step in a round needs · the phases around the EM step."""
 
     labelled: Evidence
     unlabelled: Evidence
@@ -29,6 +29,7 @@ class Preset:
     training: Rule
     shared_rounds: int = 0  # the first rounds, in which the experts are one model
     shared_trunk: bool = False  # whether they have their lower layers in common for good, where `expert.shared` says so
+    judged_by: JudgedBy = "words"
     judge_rounds: int | None = None  # the last round after which the judges follow the components
     prepare: tuple[Step, ...] = ()
     before_em: tuple[Step, ...] = ()
@@ -55,6 +56,7 @@ def default(task: Task) -> Preset:
         training=posterior,
         shared_rounds=task.settings.warm_up_rounds,
         shared_trunk=True,
+        judged_by="judges",
         judge_rounds=task.settings.judge_rounds,
         prepare=(*codebook_steps(task), *topic_steps(task)),
         before_em=tuple(replace(step, when=judges_are_new) for step in calibration),
@@ -77,7 +79,7 @@ def plain(task: Task) -> Preset:
     def posterior(server: Tree, states: Tree, rows: Rows) -> Posterior:
         return e_step(evidence(server, states, rows), rows, states["proportions"])
 
-    return Preset(evidence, evidence, posterior, posterior, finish=(refresh_step(posterior),))
+    return Preset(evidence, evidence, posterior, posterior, judged_by="densities", finish=(refresh_step(posterior),))
 
 
 def sketch(task: Task) -> Preset:
@@ -95,6 +97,7 @@ def sketch(task: Task) -> Preset:
         labelled=labelled,
         posterior=posterior,
         training=posterior,
+        judged_by="words",
         judge_rounds=None,
         before_em=(),
         finish=(calibrate.cell_topics_step(task, posterior),),
@@ -116,6 +119,7 @@ def oracle(task: Task) -> Preset:
     return replace(
         calibrated,
         training=truth,
+        judged_by="words",
         judge_rounds=None,  # it learns from the truth, so there is nothing of its own to confirm
         prepare=(*codebook_steps(task), true_topics_step(task)),
         before_em=(),
