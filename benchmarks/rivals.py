@@ -21,7 +21,7 @@ from fedgmi.report.formats import number, percent
 RIVALS = ("fedavg", "fedprox", "ditto", "ifca", "cfl", "flhc", "fedsoft", "fedem", "fedgmm", "local")
 WITH_TRUTH = ("fedgmi", "oracle", *RIVALS)
 ALL = (*WITH_TRUTH, "fedgmi-plain", "fedgmi-sketch")
-NO_TRUTH = ("fedgmi", *RIVALS)
+NO_ORACLE = ("fedgmi", *RIVALS)
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
@@ -41,12 +41,12 @@ SERIES = (
     Comparison("digits", "digits", methods=ALL, seeds=(0, 1, 2)),
     Comparison("domain", "mnist-domain"),
     *(
-        Comparison(f"{name}, α = 0.3", f"mnist-{name}", ("scenario.alpha=0.3",))
+        Comparison(f"{name}, α = 0.3", f"mnist-{name}", ("scenario.alpha=0.3",), NO_ORACLE)
         for name in ("rotation", "labels", "label-swap", "domain")
     ),
     Comparison("rotation, 20 %", "mnist-rotation", ("method.participation=0.2",)),
-    Comparison("writers", "femnist-writers", methods=NO_TRUTH),
-    Comparison("pathological", "mnist-pathological", methods=NO_TRUTH),
+    Comparison("writers", "femnist-writers", methods=NO_ORACLE),
+    Comparison("pathological", "mnist-pathological", methods=NO_ORACLE),
 )
 
 
