@@ -18,6 +18,9 @@ from fedgmi.mixture import calibration
 from fedgmi.tree import Tree
 
 MOST = (1.0, 1.0, 2.0)  # nats a nat, by KINDS
+SETTLED = (
+    0.01  # of a weight, or of 1 where that is more: a calibration that changes less is the last but that of the end
+)
 MIN_CLIENTS = 5  # with fewer participants the last calibration stands
 
 
@@ -45,7 +48,7 @@ def calibration_steps(task: Task, rule: Rule) -> tuple[Step, ...]:
         if too_few(sums):
             return server
         scale = (sums["squares"] / sums["count"]).sqrt().clamp(min=1e-6)
-        return server | {"scale": torch.where(in_deviations(server), scale, 1.0)}
+        return server | {"scale": torch.where(in_deviations(server), scale, 1.0), "weights_before": server["weights"]}
 
     scale = Step("scale evidence", send_scale, take_scale)
     labelled = Calibration(
@@ -57,6 +60,12 @@ def calibration_steps(task: Task, rule: Rule) -> tuple[Step, ...]:
         proportions=lambda states: states["proportions"],
     )
     return scale, *fisher_steps(task, labelled, task.settings.calibration_steps)
+
+
+def settled(server: Tree) -> bool:
+    """Whether the last calibration left the weights as they were, so that the next would too while judges stay."""
+    before, weights = server["weights_before"], server["weights"]
+    return bool(((weights - before).abs() <= SETTLED * weights.clamp(min=1.0)).all())
 
 
 @dataclass(frozen=True)

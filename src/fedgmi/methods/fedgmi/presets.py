@@ -45,8 +45,8 @@ def default(task: Task) -> Preset:
     def posterior(server: Tree, states: Tree, rows: Rows) -> Posterior:
         return e_step(labelled(server, states, rows), rows, states["proportions"], server["share"])
 
-    def judges_are_new(server: Tree) -> bool:
-        return int(server["version"]) <= task.settings.judge_rounds
+    def worth_calibrating(server: Tree) -> bool:
+        return int(server["version"]) <= task.settings.judge_rounds or not calibrate.settled(server)
 
     calibration = calibrate.calibration_steps(task, posterior)
     return Preset(
@@ -59,7 +59,7 @@ def default(task: Task) -> Preset:
         judged_by="judges",
         judge_rounds=task.settings.judge_rounds,
         prepare=(*codebook_steps(task), *topic_steps(task)),
-        before_em=tuple(replace(step, when=judges_are_new) for step in calibration),
+        before_em=tuple(replace(step, when=worth_calibrating) for step in calibration),
         finish=(*calibration, refresh_step(posterior), *calibrate.gate_steps(task, posterior)),
     )
 
