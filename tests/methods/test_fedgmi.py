@@ -18,6 +18,7 @@ from fedgmi.densities.gaussian import mean_and_covariance
 from fedgmi.evaluation import evaluate
 from fedgmi.methods import BOUNDS, METHODS, Task
 from fedgmi.methods.base import Message, Step
+from fedgmi.methods.fedgmi import calibrate
 from fedgmi.methods.fedgmi.calibrate import MIN_CLIENTS
 from fedgmi.methods.fedgmi.expert_training import MU, average_experts, train_heads
 from fedgmi.methods.local_training import all_rows, plan
@@ -234,7 +235,10 @@ def test_judges_stay_and_components_train_on():
     assert torch.equal(truth["judge_density"], truth["density"])
 
 
-def test_calibration_stops_once_judges_stay_and_weights_have_settled_and_is_taken_up_at_the_end():
+@pytest.mark.parametrize(("settled", "calibrated"), [(1e9, [1, 2, 3]), (-1.0, [1, 2, 3, 4, 5])])
+def test_calibration_stops_once_judges_stay_and_weights_have_settled(monkeypatch, settled, calibrated):
+    """All of its exchanges or none; and it is taken up at the end."""
+    monkeypatch.setattr(calibrate, "SETTLED", settled)
     method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, warm_up_rounds=1, judge_rounds=2))
     taken = []
 
@@ -243,17 +247,17 @@ def test_calibration_stops_once_judges_stay_and_weights_have_settled_and_is_take
             taken.append((round, step.name))
             return super().exchange(step, server, ids, round)
 
-    run(method, FEDERATION, rounds=10, transport=Watched(FEDERATION.federation.clients, method))
-    calibrated = sorted({number for number, name in taken if name == "scale evidence"})
-    *until, end = calibrated
-    assert end == 11
-    assert until == list(range(1, len(until) + 1))
-    assert 3 <= len(until) < 10
-    assert [name for number, name in taken if number == 10] == ["em"]
+    run(method, FEDERATION, rounds=5, transport=Watched(FEDERATION.federation.clients, method))
+    names = {at: [name for number, name in taken if number == at] for at in range(1, 7)}
+    calibration = ["scale evidence", "shares", *["calibrate", "shares"] * 2]
+    assert names[6][: len(calibration)] == calibration
+    for at in range(1, 6):
+        assert names[at] == [*(calibration if at in calibrated else []), "em"]
 
 
-def test_what_judges_is_fetched_once_and_trained_as_it_is():
+def test_what_judges_is_fetched_once_and_trained_as_it_is(monkeypatch):
     """A round of calibration brings densities and experts to everybody; one of EM alone the experts to train."""
+    monkeypatch.setattr(calibrate, "SETTLED", 1e9)
     task = make_task(FEDERATION.federation.schema, warm_up_rounds=1, judge_rounds=2)
     density, expert = 3 * 4 * task.density.size, 4 * task.expert.numbers(3)
     downs = [run(METHODS["fedgmi"](task), FEDERATION, rounds=n)[2].bytes_down for n in (1, 2, 3, 4, 5)]

@@ -86,6 +86,7 @@ def initial_server(task: Task) -> Tree:
         "version": torch.tensor(0),
         "share": torch.full((k,), 1.0 / k, dtype=torch.float64),  # q
         "weights": torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64),  # λ, by KINDS
+        "calibrated": torch.tensor(-1),  # the version at which calibration began last
         "weights_before": torch.zeros(len(KINDS), dtype=torch.float64),
         "scale": torch.ones(len(KINDS), dtype=torch.float64),
         "bias": torch.zeros(k, dtype=torch.float64),

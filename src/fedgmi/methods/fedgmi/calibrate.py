@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -48,7 +48,8 @@ def calibration_steps(task: Task, rule: Rule) -> tuple[Step, ...]:
         if too_few(sums):
             return server
         scale = (sums["squares"] / sums["count"]).sqrt().clamp(min=1e-6)
-        return server | {"scale": torch.where(in_deviations(server), scale, 1.0), "weights_before": server["weights"]}
+        begun = {"calibrated": server["version"], "weights_before": server["weights"]}
+        return server | begun | {"scale": torch.where(in_deviations(server), scale, 1.0)}
 
     scale = Step("scale evidence", send_scale, take_scale)
     labelled = Calibration(
@@ -62,10 +63,20 @@ def calibration_steps(task: Task, rule: Rule) -> tuple[Step, ...]:
     return scale, *fisher_steps(task, labelled, task.settings.calibration_steps)
 
 
-def settled(server: Tree) -> bool:
-    """Whether the last calibration left the weights as they were, so that the next would too while judges stay."""
-    before, weights = server["weights_before"], server["weights"]
-    return bool(((weights - before).abs() <= SETTLED * weights.clamp(min=1.0)).all())
+def until_settled(steps: tuple[Step, ...], judge_rounds: int) -> tuple[Step, ...]:
+    """The same steps, left out of rounds in which judges have stayed and the last calibration left the weights as they
+    were: the next would too. The first step decides for all."""
+
+    def begins(server: Tree) -> bool:
+        before, weights = server["weights_before"], server["weights"]
+        settled = bool(((weights - before).abs() <= SETTLED * weights.clamp(min=1.0)).all())
+        return int(server["version"]) <= judge_rounds or not settled
+
+    def has_begun(server: Tree) -> bool:
+        return int(server["calibrated"]) == int(server["version"])
+
+    first, *others = steps
+    return replace(first, when=begins), *(replace(step, when=has_begun) for step in others)
 
 
 @dataclass(frozen=True)

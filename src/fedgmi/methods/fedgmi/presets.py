@@ -45,9 +45,6 @@ def default(task: Task) -> Preset:
     def posterior(server: Tree, states: Tree, rows: Rows) -> Posterior:
         return e_step(labelled(server, states, rows), rows, states["proportions"], server["share"])
 
-    def worth_calibrating(server: Tree) -> bool:
-        return int(server["version"]) <= task.settings.judge_rounds or not calibrate.settled(server)
-
     calibration = calibrate.calibration_steps(task, posterior)
     return Preset(
         labelled=labelled,
@@ -59,7 +56,7 @@ def default(task: Task) -> Preset:
         judged_by="judges",
         judge_rounds=task.settings.judge_rounds,
         prepare=(*codebook_steps(task), *topic_steps(task)),
-        before_em=tuple(replace(step, when=worth_calibrating) for step in calibration),
+        before_em=calibrate.until_settled(calibration, task.settings.judge_rounds),
         finish=(*calibration, refresh_step(posterior), *calibrate.gate_steps(task, posterior)),
     )
 
