@@ -27,11 +27,12 @@ def close(remote: Remote, end: Progress, out: Path) -> dict[str, Any]:
     found = diagnosis(remote)
     told = None if found is None else folder.finite(found.to_json())
     if told is not None:
+        counted = remote.roster.seats[: len(told["client_misfit"])]
         about = {
             "scenario": remote.settings.name,
             "seed": remote.settings.seed,
-            "clients": [seat.name for seat in remote.roster.seats][: len(told["client_misfit"])],
-            "rows_per_client": [seat.rows for seat in remote.roster.seats][: len(told["client_misfit"])],
+            "clients": [seat.name for seat in counted],
+            "rows_per_client": [seat.rows for seat in counted],
             "interval_level": LEVEL,
             "n_components_estimated": False,
             "true_n_components": None,

@@ -213,8 +213,7 @@ class Coordinator:
         )
         folder.keep_records(self.out, lambda line: line["round"] < progress.round)
         folder.append_record(self.out, folder.finite(record))
-        done = f"round {progress.round} of {self.settings.rounds}"
-        done = (
-            "the preparation" if progress.round == 0 else done if progress.round <= self.settings.rounds else "the end"
-        )
+        rounds = self.settings.rounds
+        named = {0: "the preparation", rounds + 1: "the end"}
+        done = named.get(progress.round, f"round {progress.round} of {rounds}")
         self.tell(f"{done} is done, {progress.seconds:.0f} s so far")

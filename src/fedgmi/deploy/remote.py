@@ -54,9 +54,10 @@ class Remote:
         """Ask the sites `ids`; who does not answer as it should is absent until the next round."""
         if round != self.round:
             self.round, self._number, self._lost = round, 0, set()
-            self.roster.call(self.post, self.hello(), self.settings.deadline_s)
             if round > self.settings.rounds:
                 self.recall()
+            else:
+                self.roster.call(self.post, self.hello(), self.settings.deadline_s)
         expected = self.ghost.expect(step, server, round)
         began = time.monotonic()
         while True:
@@ -110,14 +111,15 @@ class Remote:
                     f"all sites in round {round}: training has diverged", where=self.settings.name, fix=fix
                 )
             return None
-        ordered = [replies[i] for i in sorted(replies)]
+        places = sorted(replies)
+        ordered = [replies[i] for i in places]
         if step.reduce == "stack":
             values = tree.concatenate(ordered)
             self.stacked |= {name: leaf for name, leaf in values.items() if name == "histogram"}
             return Message(values, down, up)
         values, bounded = reduce(step, server, ordered, self.settings.robust)
         for place, (model, times) in bounded.items():
-            name = self.roster.seats[sorted(replies)[place]].name
+            name = self.roster.seats[places[place]].name
             self.roster.tell(
                 f"round {round}: {name}'s {model} moved {times:.3g} times the norm bound: scaled down to it"
             )

@@ -21,8 +21,6 @@ from fedgmi.methods.base import Step
 from fedgmi.tree import Tree
 
 MEDIANS = 2.0  # how many median lengths the bound "median" is: honest sites differ by less
-
-
 WILD = 100.0  # medians; a site that moves a model so far, and ten times the model's length, has gone wrong
 
 
@@ -35,7 +33,7 @@ def reduce(
     for reply in replies:
         total = tree.add(total, reply)
     cut: dict[int, tuple[str, float]] = {}
-    if step.updates is None or (settings.aggregation == "mean" and settings.max_norm is None):
+    if not settings.on:
         return total, cut
     for name, start, mass, moved in _moves(step, server, replies):
         if settings.max_norm is not None:
@@ -56,7 +54,7 @@ def wild(step: Step, server: Tree, replies: Sequence[Tree], settings: RobustSett
     There have to be three, for a median to speak for the others.
     """
     found: dict[int, str] = {}
-    if len(replies) < 3 or settings.aggregation != "mean" or settings.max_norm is not None:
+    if len(replies) < 3 or settings.on:
         return found
     for name, start, mass, moved in _moves(step, server, replies):
         length = moved.norm(dim=2)
@@ -120,8 +118,7 @@ def average(moved: Tensor, mass: Tensor, settings: RobustSettings) -> Tensor:
 
 def require_robust(steps: Sequence[Step], method: str, settings: RobustSettings) -> None:
     """Refuse a robust rule for a method none of whose steps says which models it averages."""
-    asked = settings.aggregation != "mean" or settings.max_norm is not None
-    if asked and all(step.updates is None for step in steps):
+    if settings.on and all(step.updates is None for step in steps):
         raise ConfigError(
             f"{method} does not say which models its messages hold, so they cannot be averaged robustly",
             where="robust",

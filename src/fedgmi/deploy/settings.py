@@ -78,6 +78,11 @@ class RobustSettings(Section):
     trimmed: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
     max_norm: PositiveFloat | Literal["median"] | None = None
 
+    @property
+    def on(self) -> bool:
+        """Whether anything is bounded or averaged otherwise than by mass."""
+        return self.aggregation != "mean" or self.max_norm is not None
+
 
 class FederationSettings(Section):
     """`federation.toml`.

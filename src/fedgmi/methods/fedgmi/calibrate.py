@@ -18,9 +18,7 @@ from fedgmi.mixture import calibration
 from fedgmi.tree import Tree
 
 MOST = (1.0, 1.0, 2.0)  # nats a nat, by KINDS
-SETTLED = (
-    0.01  # of a weight, or of 1 where that is more: a calibration that changes less is the last but that of the end
-)
+SETTLED = 0.01  # of a weight, or of 1 where that is more: where less changes, the next round goes without
 MIN_CLIENTS = 5  # with fewer participants the last calibration stands
 
 
@@ -65,7 +63,8 @@ def calibration_steps(task: Task, rule: Rule) -> tuple[Step, ...]:
 
 def until_settled(steps: tuple[Step, ...], judge_rounds: int) -> tuple[Step, ...]:
     """The same steps, left out of rounds in which judges have stayed and the last calibration left the weights as they
-    were: the next would too. The first step decides for all."""
+    were: the next would too. The first step decides for all: where too few clients answer it, the others, which would
+    change nothing on the server, are left out."""
 
     def begins(server: Tree) -> bool:
         before, weights = server["weights_before"], server["weights"]
