@@ -17,14 +17,15 @@ from typing import Any
 
 import torch
 
-from fedgmi import config, folder
 from fedgmi.data import build_scenario
-from fedgmi.data.federation import Scenario
-from fedgmi.diagnosis import Diagnosis, diagnose
-from fedgmi.experiment import new_task
+from fedgmi.data.scenarios.truth import Scenario
+from fedgmi.diagnosis.diagnose import Diagnosis, diagnose
+from fedgmi.diagnosis.survey import take_survey
 from fedgmi.mixture.matching import match_components, reorder, total_variation
 from fedgmi.mixture.spectrum import estimate_components
-from fedgmi.survey import take_survey
+from fedgmi.runs.experiment import new_task
+from fedgmi.settings import run as config
+from fedgmi.storage import folder
 
 MOST = {"rotation": 4, "labels": 6, "label-swap": 6, "gaussian": 6}  # components
 # five of ten labels each are linearly dependent at K = 6 (rank 4), three are not

@@ -21,12 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedgmi.config import load
 from fedgmi.data import build_scenario
 from fedgmi.drift import Monitor, Report
 from fedgmi.estimator import FedGMI
 from fedgmi.mixture.matching import match_components, reorder
 from fedgmi.randomness import generator, numpy_generator
+from fedgmi.settings.run import load
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]

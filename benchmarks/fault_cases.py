@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedgmi import folder
-from fedgmi.deploy.processes import Deployment
+from fedgmi.deploy.local.processes import Deployment
+from fedgmi.storage import folder
 
 SITES, ROUNDS, ROWS = 3, 2, 60
 BAD = SITES - 1  # the site that fails

@@ -26,15 +26,15 @@ from typing import Any
 import torch
 from fault_cases import BAD, FAULTS, FEDERATION, ROUNDS, SITES, write_site
 
-from fedgmi import folder
-from fedgmi.deploy.coordinator import Coordinator
-from fedgmi.deploy.memory import Memory
-from fedgmi.deploy.processes import running
+from fedgmi.deploy.coordinator.coordinator import Coordinator
+from fedgmi.deploy.local.processes import running
 from fedgmi.deploy.settings import FederationSettings, read
+from fedgmi.deploy.site.memory import Memory
 from fedgmi.errors import FedgmiError, UserError
 from fedgmi.flower_app import open_site
 from fedgmi.mixture.matching import match_components, reorder, total_variation
-from fedgmi.transports.wire import Parcel
+from fedgmi.protocol.wire import Parcel
+from fedgmi.storage import folder
 
 APP = Path(__file__).parent / "faulty_app"
 SAME = 1e-4  # total variation between runs that ought to be one

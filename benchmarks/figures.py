@@ -14,8 +14,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from fedgmi import folder
-from fedgmi.compare import CELLS
+from fedgmi.runs.compare import CELLS
+from fedgmi.storage import folder
 
 ROWS = ("fedgmi", "fedgmi-plain", "fedgmi-sketch", "oracle", "fedavg", "local")
 

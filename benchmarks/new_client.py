@@ -17,13 +17,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedgmi import checkpoint, config, experiment
-from fedgmi.bench import CHECKPOINTS
 from fedgmi.data import Client, Scenario, build_scenario, pack
-from fedgmi.data.unseen import set_aside
-from fedgmi.evaluation import proportion_errors
+from fedgmi.data.scenarios.unseen import set_aside
 from fedgmi.methods import BOUNDS, METHODS
 from fedgmi.mixture.matching import reorder, total_variation
+from fedgmi.runs import experiment
+from fedgmi.runs.evaluation import proportion_errors
+from fedgmi.runs.run import CHECKPOINTS
+from fedgmi.settings import run as config
+from fedgmi.storage import checkpoint
 
 ROWS = (20, 50, 200)
 UNSEEN = 0.25

@@ -12,11 +12,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fedgmi import training
-from fedgmi.config import DensitySettings, ExpertSettings, TrainingSettings
-from fedgmi.data.federation import Client, Rows, Schema, pack
-from fedgmi.densities import make_density
-from fedgmi.experts import make_expert
+from fedgmi.data.rows import Client, Rows, Schema, pack
+from fedgmi.models import training
+from fedgmi.models.densities import make_density
+from fedgmi.models.experts import make_expert
+from fedgmi.settings.run import DensitySettings, ExpertSettings, TrainingSettings
 
 SETTINGS = TrainingSettings(epochs=5, batch_size=50)
 KEY = (0, 0, "benchmark")

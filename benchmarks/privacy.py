@@ -17,14 +17,15 @@ from collections.abc import Sequence
 
 import torch
 
-from fedgmi import config, experiment
 from fedgmi.data import build_scenario
-from fedgmi.evaluation import proportion_errors
 from fedgmi.methods import METHODS
-from fedgmi.methods.base import Step
+from fedgmi.methods.contract import Step
 from fedgmi.methods.fedgmi.sketch import codebook_steps, topic_steps
 from fedgmi.mixture.matching import total_variation
-from fedgmi.transports.in_process import InProcess
+from fedgmi.protocol.in_process import InProcess
+from fedgmi.runs import experiment
+from fedgmi.runs.evaluation import proportion_errors
+from fedgmi.settings import run as config
 from fedgmi.tree import Tree
 
 EPSILONS = ("inf", "10", "3", "1", "0.3", "0.1")

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedgmi import config, folder
-from fedgmi.compare import compare
 from fedgmi.report.formats import number, percent
+from fedgmi.runs.compare import compare
+from fedgmi.settings import run as config
+from fedgmi.storage import folder
 
 RIVALS = ("fedavg", "fedprox", "ditto", "ifca", "cfl", "flhc", "fedsoft", "fedem", "fedgmm", "local")
 WITH_TRUTH = ("fedgmi", "oracle", *RIVALS)

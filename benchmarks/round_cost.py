@@ -21,18 +21,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedgmi.config import DensitySettings, ExpertSettings, MethodSettings, TrainingSettings
-from fedgmi.data.federation import Client, Rows, Schema
-from fedgmi.densities import make_density
-from fedgmi.experts import make_expert
+from fedgmi.data.rows import Client, Rows, Schema
 from fedgmi.methods import Task
-from fedgmi.methods.base import Step
+from fedgmi.methods.contract import Step
 from fedgmi.methods.fedgmi import fedgmi
 from fedgmi.methods.fedgmi.em import em_step
 from fedgmi.methods.fedgmi.presets import PRESETS
 from fedgmi.methods.local_training import plan
 from fedgmi.mixture.posterior import Posterior
-from fedgmi.transports.in_process import InProcess
+from fedgmi.models.densities import make_density
+from fedgmi.models.experts import make_expert
+from fedgmi.protocol.in_process import InProcess
+from fedgmi.settings.run import DensitySettings, ExpertSettings, MethodSettings, TrainingSettings
 from fedgmi.tree import Tree
 
 FEW, MANY, TARGET = 3, 9, 2.0

@@ -9,16 +9,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fedgmi.config import DataSettings, DensitySettings, ExpertSettings, MethodSettings, ScenarioSettings
-from fedgmi.config import TrainingSettings as Training
 from fedgmi.data import Client, Federation, Scenario, Schema, build_scenario, pack
-from fedgmi.data.federation import Rows
-from fedgmi.densities import make_density
-from fedgmi.experts import make_expert
+from fedgmi.data.rows import Rows
 from fedgmi.methods import Method, Task
-from fedgmi.rival_settings import FlhcSettings
-from fedgmi.rounds import Progress, drive
-from fedgmi.transports.in_process import InProcess
+from fedgmi.models.densities import make_density
+from fedgmi.models.experts import make_expert
+from fedgmi.protocol.in_process import InProcess
+from fedgmi.protocol.rounds import Progress, drive
+from fedgmi.settings.baselines import FlhcSettings
+from fedgmi.settings.run import DataSettings, DensitySettings, ExpertSettings, MethodSettings, ScenarioSettings
+from fedgmi.settings.run import TrainingSettings as Training
 from fedgmi.tree import Tree
 
 METHOD = MethodSettings(

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from federations import gaussian_scenario, transport_for
-from fedgmi import training
 from fedgmi.data import Client, Scenario, pack
 from fedgmi.methods import Method, Task
 from fedgmi.methods.local_training import expert_loss, plan
+from fedgmi.models import training
+from fedgmi.protocol.in_process import InProcess
 from fedgmi.randomness import generator
-from fedgmi.transports.in_process import InProcess
 from fedgmi.tree import Tree
 
 SIZES = (1, 7, 20, 24, 24)

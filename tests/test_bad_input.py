@@ -13,10 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from fedgmi import config, experiment, folder
-from fedgmi.data import scenarios
-from fedgmi.data.federation import Client, Federation, Scenario, Schema
+from fedgmi.data.federation import Federation
+from fedgmi.data.rows import Client, Schema
+from fedgmi.data.scenarios.scenarios import scenarios
+from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import WITHOUT_COMPONENTS
+from fedgmi.runs import experiment
+from fedgmi.settings import run as config
+from fedgmi.storage import folder
 from tiny import ALL_BOUNDS, TINY, arguments, exit_code, hashes, run, settings
 
 

@@ -135,7 +135,7 @@ def test_faults_tells_what_chance_alone_does():
 
 
 def test_rivals_puts_comparisons_side_by_side(tmp_path):
-    from fedgmi.folder import write_json
+    from fedgmi.storage.folder import write_json
 
     def found(accuracy, error=None):
         summary = {"client_accuracy": [accuracy, 0.01], "worst_decile": [accuracy - 0.1, 0.0], "seeds": [0, 1]}

@@ -13,9 +13,11 @@ import safetensors.torch
 import torch
 
 import fedgmi
-from fedgmi import checkpoint, experiment, folder, store
-from fedgmi.checkpoint import Checkpoint
 from fedgmi.errors import CheckpointError, UserError
+from fedgmi.runs import experiment
+from fedgmi.storage import checkpoint, folder
+from fedgmi.storage import tensors as store
+from fedgmi.storage.checkpoint import Checkpoint
 from tiny import Killer, arguments, exit_code, hashes, settings
 
 META = {"digest": "d", "threads": 1, "validation": [], "bytes_down": 0, "bytes_up": 0, "seconds": 0.0}

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 import fedgmi
-from fedgmi import cli, config, folder
+from fedgmi import cli
 from fedgmi.errors import DataError
+from fedgmi.settings import run as config
+from fedgmi.storage import folder
 from summaries import make_summary
 
 
@@ -35,9 +37,9 @@ def calls(monkeypatch, tmp_path):
 
 
 def replace_experiment(monkeypatch, run):
-    module = types.ModuleType("fedgmi.experiment")
+    module = types.ModuleType("fedgmi.runs.experiment")
     module.run = run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "fedgmi.experiment", module)
+    monkeypatch.setitem(sys.modules, "fedgmi.runs.experiment", module)
     monkeypatch.setattr(fedgmi, "experiment", module, raising=False)
 
 

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from fedgmi import compare as comparing
 from fedgmi.report import comparison
+from fedgmi.runs import compare as comparing
 from tiny import TINY, exit_code, hashes
 
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]
@@ -101,7 +101,7 @@ def test_a_comparison_of_other_settings_stays_untouched(finished, capsys):
 
 
 def test_two_at_once(finished, capsys):
-    from fedgmi import folder
+    from fedgmi.storage import folder
 
     with folder.alone(finished):
         assert exit_code(*words(finished, "fedavg")) == 2
@@ -176,7 +176,7 @@ def test_components_without_an_expert_stay_blank():
 
 
 def test_methods_are_not_given_what_they_cannot_use():
-    from fedgmi import config
+    from fedgmi.settings import run as config
 
     settings = config.load(None, ["method.n_components=2", "method.epsilon=1.0"])
     made = {
@@ -187,7 +187,7 @@ def test_methods_are_not_given_what_they_cannot_use():
 
 
 def test_threads_are_shared_between_runs_at_a_time(monkeypatch):
-    from fedgmi import config
+    from fedgmi.settings import run as config
 
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     made = comparing.cell_config(config.load(None), comparing.Cell("fedgmi-plain", 3), oracle=True, jobs=4)

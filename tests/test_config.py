@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgmi import config
-from fedgmi.config import Config, DataSettings, TrainingSettings
 from fedgmi.errors import ConfigError, UserError, unknown
+from fedgmi.settings import run as config
+from fedgmi.settings.run import Config, DataSettings, TrainingSettings
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

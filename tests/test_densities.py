@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedgmi.config import DensitySettings, TrainingSettings
-from fedgmi.data.federation import Client, Rows, Schema, pack
-from fedgmi.densities import DENSITIES, Density, make_density
-from fedgmi.densities.gaussian import MIN_VARIANCE, mean_and_covariance
-from fedgmi.densities.vae import MIN_SCALE
+from fedgmi.data.rows import Client, Rows, Schema, pack
 from fedgmi.errors import ConfigError
-from fedgmi.training import fit, plan_jobs
+from fedgmi.models.densities import DENSITIES, Density, make_density
+from fedgmi.models.densities.gaussian import MIN_VARIANCE, mean_and_covariance
+from fedgmi.models.densities.vae import MIN_SCALE
+from fedgmi.models.training import fit, plan_jobs
+from fedgmi.settings.run import DensitySettings, TrainingSettings
 
 TABLE = Schema(shape=(3,), n_classes=2, kind="tabular")
 IMAGE = Schema(shape=(1, 8, 8), n_classes=10, kind="image")
@@ -108,7 +108,7 @@ def test_scores_do_not_depend_on_chunks(case, monkeypatch):
     params = torch.stack([density.init(seeded(k)) for k in range(2)])
     x, noise = random_rows(schema, 5), noise_for(density, 5, samples=3)
     whole = density.log_prob(params, x, noise)
-    monkeypatch.setattr("fedgmi.densities.base.CHUNK_BYTES", 1)
+    monkeypatch.setattr("fedgmi.models.density.CHUNK_BYTES", 1)
     torch.testing.assert_close(density.log_prob(params, x, noise), whole, rtol=1e-4, atol=1e-3)
 
 

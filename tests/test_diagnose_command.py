@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
-from fedgmi import cli, config, diagnose_run, experiment, folder
+from fedgmi import cli
 from fedgmi.errors import FedgmiWarning
-from fedgmi.transports.in_process import InProcess
+from fedgmi.protocol.in_process import InProcess
+from fedgmi.runs import diagnose as diagnose_run
+from fedgmi.runs import experiment
+from fedgmi.settings import run as config
+from fedgmi.storage import folder
 from summaries import make_diagnosis
 from test_bad_input import assert_one_message, federation, offer
 from tiny import TINY, Killer, arguments, exit_code, hashes, run, settings, without_seconds

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from fedgmi.diagnosis import diagnose
+from fedgmi.diagnosis.diagnose import diagnose
 from fedgmi.errors import ConfigError, DataError
 from wordcounts import ODD, mixture, ring
 

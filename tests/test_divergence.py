@@ -11,11 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgmi import evaluation, folder
-from fedgmi.data.federation import Client
+from fedgmi.data.rows import Client
 from fedgmi.errors import DivergedError
 from fedgmi.methods import Message, Method, Step
-from fedgmi.rounds import Progress, drive
+from fedgmi.protocol.rounds import Progress, drive
+from fedgmi.runs import evaluation
+from fedgmi.storage import folder
 from tiny import arguments, exit_code, run
 
 

@@ -206,7 +206,7 @@ def test_a_monitor_goes_on_from_its_state_as_if_nothing_had_happened(cut):
 
 def test_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(monitors, "RECENT_ROWS", 100)
-    monkeypatch.setattr("fedgmi.mixture.charts.CAPACITY", 60)
+    monkeypatch.setattr("fedgmi.drift.charts.CAPACITY", 60)
     watcher = monitor(reference=None)
     sizes = []
     for shares in (THREE, [0, 0, 1], [0, 0, 1]):

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from federations import draw, gaussian_scenario, make_task, run, without_labels
-from fedgmi import evaluation
 from fedgmi.data import Scenario, pack
-from fedgmi.data.federation import Rows, chunks
-from fedgmi.evaluation import evaluate
+from fedgmi.data.rows import Rows, chunks
 from fedgmi.methods import METHODS, Method
+from fedgmi.runs import evaluation
+from fedgmi.runs.evaluation import evaluate
 from fedgmi.tree import Tree
 
 SCENARIO = gaussian_scenario(5, 30)

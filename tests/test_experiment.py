@@ -10,8 +10,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedgmi import config, folder
 from fedgmi.methods.fedgmi.presets import PRESETS
+from fedgmi.settings import run as config
+from fedgmi.storage import folder
 from tiny import ALL_BOUNDS, arguments, exit_code, run, without_seconds
 
 KEYS = {

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from fedgmi.config import ExpertSettings, TrainingSettings
-from fedgmi.data.federation import Client, Schema, pack
+from fedgmi.data.rows import Client, Schema, pack
 from fedgmi.errors import ConfigError, UserError
-from fedgmi.experts import EXPERTS, Expert, expert_from_module, make_expert
-from fedgmi.training import fit, plan_jobs
+from fedgmi.models.experts import EXPERTS, Expert, expert_from_module, make_expert
+from fedgmi.models.training import fit, plan_jobs
+from fedgmi.settings.run import ExpertSettings, TrainingSettings
 
 IMAGE = Schema(shape=(1, 8, 8), n_classes=4, kind="image")
 ODD = Schema(shape=(3, 13, 9), n_classes=4, kind="image")
@@ -94,7 +94,7 @@ def test_loss_is_the_cross_entropy_of_the_label_and_its_gradient_is_finite(case,
     x = torch.rand(5, *schema.shape, generator=seeded(0))
     y = torch.tensor([0, 1, 2, 3, 0])
     value = expert.loss(params, x.expand(2, *x.shape), y.expand(2, -1))
-    monkeypatch.setattr("fedgmi.densities.base.CHUNK_BYTES", 1)  # row by row
+    monkeypatch.setattr("fedgmi.models.density.CHUNK_BYTES", 1)  # row by row
     expected = -expert.log_prob(params, x)[torch.arange(5), :, y].T
     torch.testing.assert_close(value.detach(), expected)
     (gradient,) = torch.autograd.grad(value.sum(), params)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fedgmi.errors import UserError
-from fedgmi.flat import FlatModule, Layout, init_linear, linear
+from fedgmi.models.flat import FlatModule, Layout, init_linear, linear
 
 
 def seeded(seed: int) -> torch.Generator:

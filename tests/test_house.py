@@ -82,7 +82,7 @@ def test_only_outer_parts_read_configuration(file):
         return
     inner = inside(name_of(file), *MATHEMATICS, "data", "methods", "transports")
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "fedgmi.config":
+        if isinstance(node, ast.ImportFrom) and node.module == "fedgmi.settings.run":
             wrong = [alias.name for alias in node.names if not alias.name.endswith("Settings")]
             wrong = wrong if inner else [name for name in wrong if name != "Config"]
             assert not wrong

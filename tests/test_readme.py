@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedgmi.experts import EXPERTS
+from fedgmi.models.experts import EXPERTS
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
@@ -20,7 +20,7 @@ def test_there_is_something_to_run():
 @pytest.mark.parametrize("block", BLOCKS)
 def test_python_blocks_run(block, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fedgmi.experts.EXPERTS", EXPERTS.copy())
+    monkeypatch.setattr("fedgmi.models.experts.EXPERTS", EXPERTS.copy())
     exec(compile(block, str(README), "exec"), {"__name__": "readme"})
     assert capsys.readouterr().out.strip()
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fedgmi import folder
 from fedgmi.errors import UserError
 from fedgmi.report import numbers, picture, progress, tables
+from fedgmi.storage import folder
 from summaries import make_summary
 
 

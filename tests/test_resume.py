@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from fedgmi import experiment, folder, store
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
-from fedgmi.transports.in_process import InProcess
+from fedgmi.protocol.in_process import InProcess
+from fedgmi.runs import experiment
+from fedgmi.storage import folder
+from fedgmi.storage import tensors as store
 from tiny import ALL_BOUNDS, Killer, arguments, exit_code, hashes, run, settings, without_seconds
 
 KILLS = [("fedgmi", 0), ("fedgmi", 1), ("fedgmi", 2), ("oracle", 1), ("fedavg", 2), ("local", 1), ("local", 3)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedgmi.methods import Message, Method, Step
-from fedgmi.rounds import Progress, drive, participants
+from fedgmi.protocol.rounds import Progress, drive, participants
 from fedgmi.tree import Tree
 
 

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedgmi import training
-from fedgmi.config import TrainingSettings
-from fedgmi.data.federation import Client, Rows, pack
-from fedgmi.flat import Layout, linear
-from fedgmi.training import Batch, fit, plan_jobs, proximal, resample
+from fedgmi.data.rows import Client, Rows, pack
+from fedgmi.models import training
+from fedgmi.models.flat import Layout, linear
+from fedgmi.models.training import Batch, fit, plan_jobs, proximal, resample
+from fedgmi.settings.run import TrainingSettings
 
 LAYOUT = Layout({"w1": (5, 6), "b1": (6,), "w2": (6, 3), "b2": (3,)})
 SETTINGS = TrainingSettings(batch_size=4)

@@ -9,10 +9,10 @@ import torch
 
 from federations import gaussian_scenario
 from fedgmi.data import Client
-from fedgmi.data.federation import Rows, chunks
+from fedgmi.data.rows import Rows, chunks
 from fedgmi.methods import Message, Method, Step
-from fedgmi.transports import in_process
-from fedgmi.transports.in_process import InProcess
+from fedgmi.protocol import in_process
+from fedgmi.protocol.in_process import InProcess
 from fedgmi.tree import Tree
 
 CLIENTS = [Client(f"c{i}", torch.full((i + 1, 2), float(i)), torch.full((i + 1,), i % 2)) for i in range(5)]

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from fedgmi import cli, config, experiment
+from fedgmi import cli
+from fedgmi.runs import experiment
+from fedgmi.settings import run as config
 
 TINY = (
     "scenario.n_clients=6",

@@ -9,9 +9,9 @@ import json
 import os
 import time
 
-from fedgmi.deploy.site import Site
+from fedgmi.deploy.site.site import Site
 from fedgmi.flower_app import client_app
-from fedgmi.transports.wire import Parcel, cut, join
+from fedgmi.protocol.wire import Parcel, cut, join
 
 SPOILT = {
     "nan": lambda leaf: leaf * float("nan"),

@@ -7,9 +7,9 @@ import json
 import resource
 from pathlib import Path
 
-from fedgmi import checkpoint
-from fedgmi.checkpoint import Checkpoint
 from fedgmi.flower_app import server_app
+from fedgmi.storage import checkpoint
+from fedgmi.storage.checkpoint import Checkpoint
 
 FAULT = Path("fault.json")
 LEAST = 512  # bytes that a file may have

@@ -16,9 +16,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from fedgmi import __version__, config, folder
+from fedgmi import __version__
 from fedgmi.deploy.commands import deploy_app, site_app
 from fedgmi.errors import FedgmiError, FedgmiWarning
+from fedgmi.settings import run as config
+from fedgmi.storage import folder
 
 app = typer.Typer(
     help="What is a federation made of, and what model does each member deserve?",
@@ -88,8 +90,8 @@ def run(
     out = out or _default_folder(file, settings)
     folder.claim(out, resume=resume)
     try:
-        from fedgmi import experiment
         from fedgmi.report.progress import listening
+        from fedgmi.runs import experiment
 
         with listening(_errors()) as listener:
             summary = experiment.run(settings, out, resume=resume, listener=listener)
@@ -114,7 +116,7 @@ def diagnose(
     out = out or _default_folder(file, settings, "-diagnosis")
     folder.claim(out, resume=False)
     try:
-        from fedgmi import diagnose_run
+        from fedgmi.runs import diagnose as diagnose_run
 
         with _errors().status("Asking the clients, then drawing federations like theirs …"):
             diagnosis = diagnose_run.run(settings, out)
@@ -141,9 +143,9 @@ def compare(
     out = out or Path("runs") / f"{file.stem if file else 'digits'}-comparison"
     names, numbers = _words(methods), config.seeds(_words(seeds), "--seeds")
     try:
-        from fedgmi import compare as comparing
         from fedgmi.report.comparison import print_comparison
         from fedgmi.report.progress import watching
+        from fedgmi.runs import compare as comparing
 
         with watching(_errors()) as watch:
             comparison = comparing.compare(settings, out, names, numbers, jobs=jobs, watch=watch)
@@ -173,10 +175,10 @@ def report(
 @app.command("list")
 def list_() -> None:
     """Name the methods, scenarios, densities and experts that a configuration can choose from."""
-    from fedgmi.data.scenarios import SCENARIOS
-    from fedgmi.densities import DENSITIES
-    from fedgmi.experts import EXPERTS
+    from fedgmi.data.scenarios.scenarios import SCENARIOS
     from fedgmi.methods import METHODS
+    from fedgmi.models.densities import DENSITIES
+    from fedgmi.models.experts import EXPERTS
 
     console = Console()
     tables: dict[str, Mapping[str, Any]] = {

@@ -14,14 +14,15 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
-from fedgmi import fitted, model_file
-from fedgmi.config import Config, from_table
-from fedgmi.data import incoming
-from fedgmi.data.federation import Federation, Rows
+from fedgmi.data import encode as incoming
+from fedgmi.data.federation import Federation
+from fedgmi.data.rows import Rows
 from fedgmi.data.validate import check_federation
 from fedgmi.errors import ConfigError, DataError, nearest
-from fedgmi.listener import Listener
+from fedgmi.protocol.listener import Listener
 from fedgmi.randomness import generator
+from fedgmi.runs import fitted, model_file
+from fedgmi.settings.run import Config, from_table
 
 Array = npt.NDArray[Any]
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
-from fedgmi.deploy.site import Site, log, told
-from fedgmi.deploy.site_data import load_site
+from fedgmi.deploy.site.site import Site, log, told
+from fedgmi.deploy.site.site_data import load_site
 from fedgmi.errors import UserError
-from fedgmi.transports.wire import Parcel
+from fedgmi.protocol.wire import Parcel
 
 if TYPE_CHECKING:
-    from fedgmi.transports.flower import GridPost, Settings
+    from fedgmi.deploy.flower import GridPost, Settings
 
 FEDERATION = "federation.toml"
 Answer = Callable[[Site, Parcel], Parcel]
@@ -29,7 +29,9 @@ Answer = Callable[[Site, Parcel], Parcel]
 def server_app(where: Path) -> Any:
     """The coordinator's app, a Flower ServerApp: `where` holds federation.toml, results go to the run's `out`."""
 
-    from fedgmi.deploy.coordinator import Coordinator  # SciPy with it: what a site starts for a message does without
+    from fedgmi.deploy.coordinator.coordinator import (
+        Coordinator,  # SciPy with it: what a site starts for a message does without
+    )
 
     def run(post: GridPost, settings: Settings) -> None:
         federation = read(FederationSettings, where / FEDERATION)
@@ -61,7 +63,7 @@ def client_app(answer: Answer = Site.answer) -> Any:
 def flower() -> Any:
     """The adapter; raises UserError where Flower is not installed."""
     try:
-        return importlib.import_module("fedgmi.transports.flower")
+        return importlib.import_module("fedgmi.deploy.flower")
     except ImportError as error:
         raise UserError(
             f"Flower cannot be imported ({error})", where="fedgmi.flower_app", fix="pip install 'fedgmi[flower]'"

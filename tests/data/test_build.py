@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 import fedgmi
 from fedgmi import Federation
-from fedgmi.config import DataSettings, ScenarioSettings
-from fedgmi.data import Schema, build_scenario, incoming
-from fedgmi.data.frames import encode
+from fedgmi.data import Schema, build_scenario
+from fedgmi.data import encode as incoming
+from fedgmi.data.sources.frames import encode
 from fedgmi.errors import ConfigError, DataError
+from fedgmi.settings.run import DataSettings, ScenarioSettings
 
 X = np.arange(8.0).reshape(4, 2)
 Y = [0, 1, 1, 0]

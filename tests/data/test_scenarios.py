@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedgmi.config import DataSettings, ScenarioSettings
 from fedgmi.data import SCENARIOS, Client, Scenario, Truth, build_scenario, gaussian_components, load_source
-from fedgmi.data.changes import label_permutations, label_sets, rotate
-from fedgmi.data.gaussian import gaussian_rules
-from fedgmi.data.mixing import Components, mix, unchanged
+from fedgmi.data.scenarios.gaussian import gaussian_rules
+from fedgmi.data.scenarios.mixing import Components, mix, unchanged
+from fedgmi.data.scenarios.transforms import label_permutations, label_sets, rotate
 from fedgmi.errors import ConfigError, DataError
+from fedgmi.settings.run import DataSettings, ScenarioSettings
 
 DIGITS = DataSettings()
 SMALL = ScenarioSettings(n_clients=8, rows_per_client=60)
@@ -397,7 +397,7 @@ def test_pictures_that_are_not_square(monkeypatch: pytest.MonkeyPatch) -> None:
         schema=replace(source.schema, shape=(1, 6, 8)),
         train=replace(source.train, x=source.train.x[..., 2:, :]),
     )
-    monkeypatch.setattr("fedgmi.data.scenarios.load_source", lambda _data: wide)
+    monkeypatch.setattr("fedgmi.data.scenarios.scenarios.load_source", lambda _data: wide)
     with pytest.raises(DataError, match=r"needs square pictures, and these are 6×8.*data.size = 6"):
         build("rotation")
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fedgmi.config import DataSettings
-from fedgmi.data.sources import load_source
+from fedgmi.data.sources.sources import load_source
 from fedgmi.errors import ConfigError, DataError
+from fedgmi.settings.run import DataSettings
 
 Write = Callable[..., str]
 
@@ -57,7 +57,8 @@ def test_digits_are_pictures_between_zero_and_one() -> None:
 
 
 def test_digits_do_not_wait_for_the_datasets_library() -> None:
-    code = "import sys; from fedgmi.data import *; from fedgmi.config import DataSettings as S; load_source(S()); "
+    code = "import sys; from fedgmi.data import *; from fedgmi.settings.run import DataSettings; "
+    code += "load_source(DataSettings()); "
     subprocess.run([sys.executable, "-c", code + "sys.exit('datasets' in sys.modules)"], check=True)
 
 

@@ -14,10 +14,10 @@ from scipy import stats
 from torch import Tensor
 
 from fedgmi import tree
-from fedgmi.config import DataSettings, ScenarioSettings
 from fedgmi.data import Client, Federation, Scenario, Schema, Truth, build_scenario, chosen_scale
 from fedgmi.data.standardise import Standardisation, feature_sums, standardisation
 from fedgmi.errors import DataError
+from fedgmi.settings.run import DataSettings, ScenarioSettings
 from fedgmi.tree import Tree
 
 few = settings(max_examples=40, deadline=None)

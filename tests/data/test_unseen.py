@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from federations import gaussian_scenario
-from fedgmi.data.unseen import only, set_aside
+from fedgmi.data.scenarios.unseen import only, set_aside
 from fedgmi.errors import ConfigError
 
 SIX = gaussian_scenario(6, 10)

@@ -12,8 +12,8 @@ import torch
 from federations import gaussian_scenario
 from fedgmi.data import Client, Scenario
 from fedgmi.deploy.settings import FederationSettings, SiteSettings
-from fedgmi.deploy.site import Site
-from fedgmi.transports.wire import Parcel
+from fedgmi.deploy.site.site import Site
+from fedgmi.protocol.wire import Parcel
 
 
 class Stopped(Exception):

@@ -11,16 +11,17 @@ import pytest
 import torch
 from local_post import SCENARIO, LocalPost, Stopped, as_pictures, federation_settings, make_sites, max_difference
 
-from fedgmi import FedGMI, checkpoint, folder
+from fedgmi import FedGMI
 from fedgmi.data.federation import Federation
-from fedgmi.deploy.coordinator import Coordinator
+from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.settings import RobustSettings
 from fedgmi.errors import ConfigError, DivergedError, UserError
-from fedgmi.experiment import new_task
 from fedgmi.methods import METHODS
-from fedgmi.rounds import Progress, drive
-from fedgmi.transports.in_process import InProcess
-from fedgmi.transports.wire import Parcel, cut, join
+from fedgmi.protocol.in_process import InProcess
+from fedgmi.protocol.rounds import Progress, drive
+from fedgmi.protocol.wire import Parcel, cut, join
+from fedgmi.runs.experiment import new_task
+from fedgmi.storage import checkpoint, folder
 from tiny import exit_code
 
 AVERAGE = federation_settings(method={"name": "fedavg"})  # one exchange a round, for what does not depend on the method
@@ -338,7 +339,7 @@ def test_other_software_and_another_federation_are_not_let_in(tmp_path, monkeypa
     with pytest.raises(UserError, match=r"5 of 6 sites came in 0\.1 s"):
         Coordinator(settings, LocalPost(sites), tmp_path / "out", echo=lambda line: None).run()
     assert "federation.toml is another than this site's" in log_of(tmp_path)
-    monkeypatch.setattr("fedgmi.deploy.remote.__version__", "99")
+    monkeypatch.setattr("fedgmi.deploy.coordinator.remote.__version__", "99")
     with pytest.raises(UserError, match="0 of 6 sites came"):
         Coordinator(settings, LocalPost(sites), tmp_path / "other", echo=lambda line: None).run()
     assert "the coordinator has fedgmi 99" in (tmp_path / "other" / "log.txt").read_text()
@@ -381,7 +382,7 @@ def test_what_fails_at_a_site_stays_there_where_it_may_quote_rows(tmp_path, monk
     def broken(*_: object) -> None:
         raise ValueError("row 7 has the diagnosis 'secret'")
 
-    monkeypatch.setattr("fedgmi.deploy.site.Site._hello", broken)
+    monkeypatch.setattr("fedgmi.deploy.site.site.Site._hello", broken)
     with pytest.raises(UserError, match="0 of 6 sites came"):
         Coordinator(settings, LocalPost(sites), tmp_path / "out", echo=lambda line: None).run()
     assert "secret" not in log_of(tmp_path)

@@ -13,12 +13,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 from local_grid import LocalGrid
 from tables import table_federation, write_site
 
-from fedgmi import __version__, flower_app, folder
-from fedgmi.deploy.coordinator import Coordinator
+from fedgmi import __version__, flower_app
+from fedgmi.deploy.coordinator.coordinator import Coordinator
+from fedgmi.deploy.flower import GridPost, from_record, make_client_app, to_record
 from fedgmi.deploy.settings import FederationSettings, read
 from fedgmi.errors import UserError
-from fedgmi.transports.flower import GridPost, from_record, make_client_app, to_record
-from fedgmi.transports.wire import Parcel
+from fedgmi.protocol.wire import Parcel
+from fedgmi.storage import folder
 
 
 def test_a_record_has_one_tensor_and_reads_back():
@@ -133,7 +134,7 @@ def test_who_is_silent_is_absent():
 
 
 def test_without_flower(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "fedgmi.transports.flower", None)
+    monkeypatch.setitem(__import__("sys").modules, "fedgmi.deploy.flower", None)
     with pytest.raises(UserError, match=r"pip install 'fedgmi\[flower\]'"):
         flower_app.client_app()
 

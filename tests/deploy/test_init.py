@@ -18,9 +18,9 @@ import pytest
 
 from fedgmi import __version__, cli
 from fedgmi.deploy import settings
-from fedgmi.deploy.address import Address, parse
-from fedgmi.deploy.check_app import check_app, check_link, check_port
-from fedgmi.deploy.init import init
+from fedgmi.deploy.setup.address import Address, parse
+from fedgmi.deploy.setup.check_app import check_app, check_link, check_port
+from fedgmi.deploy.setup.init import init
 from fedgmi.errors import ConfigError, FedgmiWarning, UserError
 
 SECURE = {

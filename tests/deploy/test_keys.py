@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fedgmi.deploy.address import Address
-from fedgmi.deploy.keys import check_certificate, check_pair, check_private
+from fedgmi.deploy.setup.address import Address
+from fedgmi.deploy.setup.keys import check_certificate, check_pair, check_private
 from fedgmi.errors import UserError
 
 KEY = "-----BEGIN {}PRIVATE KEY-----\nbm9uZQ==\n-----END {}PRIVATE KEY-----\n"

@@ -15,16 +15,16 @@ import pytest
 import torch
 from tables import table_federation, write_site
 
-from fedgmi import folder
 from fedgmi.data.federation import Federation
-from fedgmi.deploy import status
-from fedgmi.deploy.processes import Deployment, running
+from fedgmi.deploy.coordinator import status
+from fedgmi.deploy.local.processes import Deployment, running
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
-from fedgmi.deploy.site_data import load_site
-from fedgmi.experiment import new_task
+from fedgmi.deploy.site.site_data import load_site
 from fedgmi.methods import METHODS
-from fedgmi.rounds import Progress, drive
-from fedgmi.transports.in_process import InProcess
+from fedgmi.protocol.in_process import InProcess
+from fedgmi.protocol.rounds import Progress, drive
+from fedgmi.runs.experiment import new_task
+from fedgmi.storage import folder
 
 MISSING = [tool for tool in ("openssl", "ssh-keygen") if shutil.which(tool) is None]
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=f"there is no {' and no '.join(MISSING)}")]

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from fedgmi import cli
-from fedgmi.deploy.processes import free_port
-from fedgmi.deploy.site_check import check, leaves, warning
+from fedgmi.deploy.local.processes import free_port
+from fedgmi.deploy.site.site_check import check, leaves, warning
 from fedgmi.errors import FedgmiError
 
 SITE = """

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from fedgmi.config import DataSettings
 from fedgmi.deploy.settings import FederationSettings, RowSettings, SiteSettings
-from fedgmi.deploy.site_data import SiteRows, load_site
+from fedgmi.deploy.site.site_data import SiteRows, load_site
 from fedgmi.errors import ConfigError, DataError
+from fedgmi.settings.run import DataSettings
 
 PATIENTS = RowSettings(
     kind="tabular",

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from fedgmi import cli
-from fedgmi.deploy import status
-from fedgmi.deploy.status import SiteStatus, Status
+from fedgmi.deploy.coordinator import status
+from fedgmi.deploy.coordinator.status import SiteStatus, Status
 from fedgmi.errors import UserError
 
 NOW = 1_800_000_000.0

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from federations import gaussian_scenario, make_task, run, transport_for
-from fedgmi import config
 from fedgmi.data import Scenario, pack
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
-from fedgmi.methods.clustered.members import UNKNOWN
-from fedgmi.rival_settings import CflSettings
-from fedgmi.rounds import participants
+from fedgmi.methods.baselines.clusters import UNKNOWN
+from fedgmi.protocol.rounds import participants
+from fedgmi.settings import run as config
+from fedgmi.settings.baselines import CflSettings
 from fedgmi.tree import Tree
 from literal import exchange, losses, run_rounds, start_of, train_alone, weighted_mean
 

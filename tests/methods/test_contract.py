@@ -11,11 +11,11 @@ import torch
 from federations import gaussian_scenario, make_task, rows_of, run, transport_for, without_labels
 from fedgmi import tree
 from fedgmi.data import Client, Scenario, pack
-from fedgmi.data.federation import Rows
+from fedgmi.data.rows import Rows
 from fedgmi.errors import ConfigError
 from fedgmi.methods import BOUNDS, METHODS, WITHOUT_COMPONENTS, Method
-from fedgmi.methods.base import Message, mean_by_mass
-from fedgmi.transports import in_process
+from fedgmi.methods.contract import Message, mean_by_mass
+from fedgmi.protocol import in_process
 from fedgmi.tree import Tree
 
 SMALL = gaussian_scenario()

@@ -7,7 +7,7 @@ import torch
 from federations import make_task, run
 from fedgmi.data import pack
 from fedgmi.methods import METHODS
-from fedgmi.rival_settings import DittoSettings
+from fedgmi.settings.baselines import DittoSettings
 from literal import EVERYONE, SOME_AWAY, ragged_scenario, run_rounds, start_of, train_alone, weighted_mean
 
 SCENARIO = ragged_scenario()

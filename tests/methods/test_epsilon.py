@@ -7,14 +7,16 @@ import torch
 
 import tiny
 from federations import gaussian_scenario, make_task, run, transport_for
-from fedgmi import compare, config, diagnose_run
 from fedgmi.data import pack
 from fedgmi.errors import ConfigError, FedgmiWarning
-from fedgmi.evaluation import proportion_error
 from fedgmi.methods import METHODS, Task
 from fedgmi.methods.fedgmi.evidence import raw_words
 from fedgmi.methods.fedgmi.sketch import codebook_steps, histogram_step, merge_words
 from fedgmi.mixture.codebook import histogram
+from fedgmi.runs import compare
+from fedgmi.runs import diagnose as diagnose_run
+from fedgmi.runs.evaluation import proportion_error
+from fedgmi.settings import run as config
 from fedgmi.tree import Tree
 
 FEDERATION = gaussian_scenario(10, 60, separation=4.0)

@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from federations import gaussian_scenario, make_task, run, transport_for, without_labels
-from fedgmi import training
 from fedgmi.data import Scenario, pack
-from fedgmi.densities.gaussian import mean_and_covariance
-from fedgmi.evaluation import evaluate
 from fedgmi.methods import BOUNDS, METHODS, Task
-from fedgmi.methods.base import Message, Step
-from fedgmi.methods.fedgmi import calibrate
-from fedgmi.methods.fedgmi.calibrate import MIN_CLIENTS
-from fedgmi.methods.fedgmi.expert_training import MU, average_experts, train_heads
+from fedgmi.methods.contract import Message, Step
+from fedgmi.methods.fedgmi import calibration as calibrate
+from fedgmi.methods.fedgmi.calibration import MIN_CLIENTS
+from fedgmi.methods.fedgmi.experts import MU, average_experts, train_heads
 from fedgmi.methods.local_training import all_rows, plan
+from fedgmi.models import training
+from fedgmi.models.densities.gaussian import mean_and_covariance
+from fedgmi.protocol.in_process import InProcess
+from fedgmi.protocol.rounds import Progress, drive
 from fedgmi.randomness import generator
-from fedgmi.rounds import Progress, drive
-from fedgmi.transports.in_process import InProcess
+from fedgmi.runs.evaluation import evaluate
 from fedgmi.tree import Tree
 
 FEDERATION = gaussian_scenario(10, 60, separation=4.0)

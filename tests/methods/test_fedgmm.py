@@ -11,8 +11,8 @@ from torch.distributions import MultivariateNormal
 
 from federations import gaussian_scenario, make_task, run, transport_for
 from fedgmi.data import Client, pack
-from fedgmi.densities.gaussian import mean_and_covariance
 from fedgmi.methods import METHODS
+from fedgmi.models.densities.gaussian import mean_and_covariance
 from fedgmi.tree import Tree
 from literal import exchange, losses, run_rounds, start_of, train_alone, weighted_mean
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from federations import make_task, run
-from fedgmi import config
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
-from fedgmi.rival_settings import FedProxSettings
+from fedgmi.settings import run as config
+from fedgmi.settings.baselines import FedProxSettings
 from literal import EVERYONE, SOME_AWAY, ragged_scenario, run_rounds, start_of, train_alone, weighted_mean
 
 SCENARIO = ragged_scenario()

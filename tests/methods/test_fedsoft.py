@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from federations import make_task, transport_for
-from fedgmi import config
 from fedgmi.data import pack
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
 from fedgmi.methods.local_training import random_starts
-from fedgmi.rival_settings import FedSoftSettings
+from fedgmi.settings import run as config
+from fedgmi.settings.baselines import FedSoftSettings
 from literal import (
     EVERYONE,
     SOME_AWAY,

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from federations import make_task, run, transport_for
-from fedgmi import config
 from fedgmi.data import pack
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
-from fedgmi.methods.clustered.members import UNKNOWN
-from fedgmi.rival_settings import FlhcSettings
+from fedgmi.methods.baselines.clusters import UNKNOWN
+from fedgmi.settings import run as config
+from fedgmi.settings.baselines import FlhcSettings
 from literal import EVERYONE, SIZES, exchange, ragged_scenario, run_rounds, start_of, train_alone, weighted_mean
 
 SCENARIO = ragged_scenario()

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from federations import make_task, run, transport_for
-from fedgmi import config
 from fedgmi.data import pack
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
-from fedgmi.rival_settings import IfcaSettings
+from fedgmi.settings import run as config
+from fedgmi.settings.baselines import IfcaSettings
 from literal import (
     EVERYONE,
     SIZES,

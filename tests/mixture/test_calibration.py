@@ -11,7 +11,7 @@ from torch import Tensor
 
 from federations import dirichlet, draw, rows_of
 from fedgmi import tree
-from fedgmi.data.federation import Rows
+from fedgmi.data.rows import Rows
 from fedgmi.mixture import calibration
 from fedgmi.mixture.calibration import calibration_sums, fisher_step, log_evidence, share_sums
 from fedgmi.mixture.posterior import e_step

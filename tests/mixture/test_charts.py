@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from fedgmi.mixture import charts
-from fedgmi.mixture.charts import (
+from fedgmi.drift import charts
+from fedgmi.drift.charts import (
     LEVELS,
     Pool,
     average_run_length,

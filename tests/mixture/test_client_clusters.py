@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from federations import draw
-from fedgmi.mixture.client_clusters import agglomerate, cosine_distances, euclidean_distances, mean_updates
+from fedgmi.methods.baselines.clustering import agglomerate, cosine_distances, euclidean_distances, mean_updates
 
 few = settings(max_examples=40, deadline=None)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from federations import draw, rows_of
 from fedgmi import tree
-from fedgmi.data.federation import Rows
+from fedgmi.data.rows import Rows
 from fedgmi.data.standardise import feature_sums, standardisation
 from fedgmi.methods.fedgmi.sketch import merge_words
 from fedgmi.mixture import codebook

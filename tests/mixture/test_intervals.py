@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from federations import dirichlet
-from fedgmi.mixture.intervals import anchor_mass, population, proportion_intervals, purest
+from fedgmi.diagnosis.intervals import anchor_mass, population, proportion_intervals, purest
 from fedgmi.mixture.matching import match_components, reorder
 from fedgmi.mixture.topics import fit_topics
 from wordcounts import ODD, mixture

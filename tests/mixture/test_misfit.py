@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fedgmi.mixture.misfit import deviance, excess, holm, misfit, refit, tail
+from fedgmi.diagnosis.misfit import deviance, excess, holm, misfit, refit, tail
 from fedgmi.mixture.spectrum import estimate_components
 from fedgmi.mixture.topics import fit_topics
 from wordcounts import ODD, counts_from, mixture, ring, topics_of

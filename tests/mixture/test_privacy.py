@@ -16,8 +16,8 @@ from torch import Tensor
 from federations import dirichlet
 from fedgmi.mixture import topics
 from fedgmi.mixture.matching import match_components, reorder, total_variation
-from fedgmi.mixture.privacy import Noise, geometric_noise, noise_variance, release
 from fedgmi.mixture.spectrum import estimate_components
+from fedgmi.privacy.geometric import Noise, geometric_noise, noise_variance, release
 from fedgmi.randomness import KeyedBits
 from wordcounts import counts_from, topics_of
 

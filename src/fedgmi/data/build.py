@@ -9,15 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedgmi.config import DataSettings
-from fedgmi.data.by_column import split_by_column
-from fedgmi.data.columns import Values, encode_labels, whole_labels
-from fedgmi.data.draws import client_names
-from fedgmi.data.federation import Client, Federation, Schema
-from fedgmi.data.frames import column_names
-from fedgmi.data.sources import load_source
+from fedgmi.data.federation import Federation
+from fedgmi.data.rows import Client, Schema
+from fedgmi.data.scenarios.draws import client_names
+from fedgmi.data.sources.by_column import split_by_column
+from fedgmi.data.sources.columns import Values, encode_labels, whole_labels
+from fedgmi.data.sources.frames import column_names
+from fedgmi.data.sources.sources import load_source
 from fedgmi.data.validate import checked
 from fedgmi.errors import DataError, unknown
+from fedgmi.settings.run import DataSettings
 
 
 class Entry(NamedTuple):

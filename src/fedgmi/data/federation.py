@@ -2,122 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from fedgmi import tree
+from fedgmi.data.rows import Client, Schema, rescale
 from fedgmi.data.standardise import Standardisation, feature_sums, standardisation
 from fedgmi.errors import DataError
 from fedgmi.tree import Tree
-
-
-@dataclass(frozen=True)
-class Schema:
-    """What every client's rows look like.
-
-    shape: of one row of x, `(channels, height, width)` for images and `(features,)` for tables.
-    n_classes: number of labels; 0 when there are none.
-    """
-
-    shape: tuple[int, ...]
-    n_classes: int
-    kind: Literal["image", "tabular"]
-    classes: tuple[str, ...] = ()
-    features: tuple[str, ...] = ()
-
-    @property
-    def n_features(self) -> int:
-        return int(torch.Size(self.shape).numel())
-
-
-@dataclass(frozen=True)
-class Client:
-    """One client's rows: x [n, *shape] float32 (images in [0, 1]) and y [n] int64, or None without labels."""
-
-    name: str
-    x: Tensor
-    y: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of several clients end to end (a ragged batch): the form that client functions work on.
-
-    x [R, *shape] · y [R] or None · owner [R] which of the C clients a row belongs to (0..C-1, ascending)
-    · counts [C] rows per client · ids: the clients' indices in the federation · component [R] the truth,
-    present only in the oracle's and the evaluation's hands · cache: what a client may keep between two
-    exchanges (never needed for correctness).
-    """
-
-    x: Tensor
-    y: Tensor | None
-    owner: Tensor
-    counts: Tensor
-    ids: tuple[int, ...]
-    component: Tensor | None = None
-    cache: dict[str, Tensor] = field(default_factory=dict, compare=False)
-
-    @property
-    def n_clients(self) -> int:
-        return len(self.ids)
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def sum_by_client(self, values: Tensor) -> Tensor:
-        """Σ over each client's rows: values [R, …] → [C, …], in the order of rows, so reproducibly."""
-        out = values.new_zeros((self.n_clients, *values.shape[1:]))
-        return out.index_add_(0, self.owner, values)
-
-
-def pack(
-    clients: Sequence[Client],
-    ids: Sequence[int] | None = None,
-    components: Sequence[Tensor] | None = None,
-    device: torch.device | str = "cpu",
-) -> Rows:
-    """Lay the clients `ids` (all by default) end to end."""
-    chosen = tuple(range(len(clients))) if ids is None else tuple(ids)
-    counts = torch.tensor([len(clients[i]) for i in chosen])
-    labels = [clients[i].y for i in chosen]
-    y = torch.cat([label for label in labels if label is not None]) if all(v is not None for v in labels) else None
-    truth = torch.cat([components[i] for i in chosen]) if components is not None else None
-    return Rows(
-        x=torch.cat([clients[i].x for i in chosen]).to(device),
-        y=None if y is None else y.to(device),
-        owner=torch.repeat_interleave(torch.arange(len(chosen)), counts).to(device),
-        counts=counts.to(device),
-        ids=chosen,
-        component=None if truth is None else truth.to(device),
-    )
-
-
-CHUNK_BYTES = 1 << 30  # of rows that are worked on at once
-
-
-def chunks(clients: Sequence[Client], ids: Iterable[int], max_bytes: int = CHUNK_BYTES) -> list[tuple[int, ...]]:
-    """Clients in groups whose rows fit in memory together, in the order given.
-
-    >>> chunks([Client("a", torch.zeros(4, 1)), Client("b", torch.zeros(4, 1))], [0, 1], max_bytes=16)
-    [(0,), (1,)]
-    """
-    groups: list[list[int]] = []
-    room = 0
-    for i in ids:
-        size = clients[i].x.nbytes
-        if not groups or size > room:
-            groups.append([])
-            room = max_bytes
-        groups[-1].append(i)
-        room -= size
-    return [tuple(group) for group in groups]
 
 
 @dataclass(frozen=True)
@@ -177,7 +70,7 @@ class Federation:
         >>> federation.schema.features, federation.clients[0].x.tolist()
         (('age', 'sex=f', 'sex=m'), [[30.0, 1.0, 0.0], [50.0, 0.0, 1.0]])
         """
-        from fedgmi.data import frames
+        from fedgmi.data.sources import frames
 
         return frames.from_frame(frame, client, label, features)
 
@@ -235,54 +128,3 @@ class Federation:
         """All rows on that scale: training, validation and held-out ones."""
         groups = (self.clients, self.validation, self.held_out)
         return Federation(self.schema, *(rescale(clients, scale) for clients in groups))
-
-
-def rescale(clients: Sequence[Client], scale: Standardisation) -> tuple[Client, ...]:
-    """The same clients with standardised rows."""
-    return tuple(replace(client, x=scale.apply(client.x)) for client in clients)
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Which component each row came from. Lives in the scenario; only `evaluation` and the oracle read it.
-
-    drawn [C, K]: the proportions the scenario drew · components: per client, [n_i] of its training rows
-    · held_out_components: the same for held-out rows · pure: K sets of held-out rows, one per component.
-    """
-
-    drawn: Tensor
-    components: tuple[Tensor, ...]
-    held_out_components: tuple[Tensor, ...]
-    pure: tuple[Client, ...]
-
-    @property
-    def n_components(self) -> int:
-        return int(self.drawn.shape[1])
-
-    def proportions(self) -> Tensor:
-        """[C, K] the realised share of every component in each client's training rows."""
-        k = self.n_components
-        return torch.stack([torch.bincount(z, minlength=k).double() / max(len(z), 1) for z in self.components])
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """What a scenario returns: the federation, the truth where there is one, and the scale of its rows.
-
-    standardisation: how rows were brought to mean 0 and deviation 1; None where they are in their own units.
-    """
-
-    federation: Federation
-    truth: Truth | None = None
-    standardisation: Standardisation | None = None
-
-    @property
-    def bytes_spent(self) -> tuple[int, int]:
-        """Down to all clients and up from them, before any method begins: what the standardisation took."""
-        scale, n_clients = self.standardisation, len(self.federation.clients)
-        return (0, 0) if scale is None else (n_clients * scale.bytes_down, n_clients * scale.bytes_up)
-
-    def rescaled(self, scale: Standardisation) -> Scenario:
-        """All rows on that scale, the truth's pure ones included."""
-        truth = None if self.truth is None else replace(self.truth, pure=rescale(self.truth.pure, scale))
-        return Scenario(self.federation.rescaled(scale), truth, scale)

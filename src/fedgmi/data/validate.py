@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fedgmi.data.federation import Client, Federation, Schema
+from fedgmi.data.federation import Federation
+from fedgmi.data.rows import Client, Schema
 from fedgmi.errors import DataError
 
 

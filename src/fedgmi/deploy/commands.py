@@ -32,9 +32,9 @@ def check_site(
 
     Nothing of it is sent anywhere.
     """
-    from fedgmi.deploy import check_app
-    from fedgmi.deploy.address import parse
-    from fedgmi.deploy.site_check import check, print_check
+    from fedgmi.deploy.setup import check_app
+    from fedgmi.deploy.setup.address import parse
+    from fedgmi.deploy.site.site_check import check, print_check
 
     print_check(check(file, federation or file.parent / "federation.toml"), Console())
     if superlink is not None:
@@ -58,7 +58,7 @@ def init(
     ] = False,
 ) -> None:
     """Write a Flower app and a README.md with the commands that follow, certificates and authentication included."""
-    from fedgmi.deploy.init import init as write
+    from fedgmi.deploy.setup.init import init as write
 
     write(where, name=name, sites=sites, insecure=insecure, address=address)
     typer.echo(f"{where} is written. Next: edit {where / 'federation.toml'}, and go through {where / 'README.md'}.")
@@ -67,7 +67,7 @@ def init(
 @deploy_app.command("check")
 def check_deploy(where: Annotated[Path, typer.Argument(metavar="DIR", help="What `deploy init` wrote.")]) -> None:
     """Look at settings, keys, certificates and the port before anything is started."""
-    from fedgmi.deploy.check_app import check_app
+    from fedgmi.deploy.setup.check_app import check_app
 
     for line in check_app(where):
         typer.echo(line)
@@ -76,7 +76,7 @@ def check_deploy(where: Annotated[Path, typer.Argument(metavar="DIR", help="What
 @deploy_app.command()
 def status(out: Annotated[Path, typer.Argument(metavar="DIR", help="The run's results folder.")]) -> None:
     """Say which sites are alive, their last round, rows and bytes."""
-    from fedgmi.deploy import status as current
+    from fedgmi.deploy.coordinator import status as current
 
     current.print_status(current.read(out), Console())
 
@@ -89,6 +89,6 @@ def demo(
 
     Certificates and keys are made on the spot; nothing is left running.
     """
-    from fedgmi.deploy.demo import demo as show
+    from fedgmi.deploy.local.demo import demo as show
 
     show(out.absolute(), Console())

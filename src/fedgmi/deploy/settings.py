@@ -9,8 +9,11 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from fedgmi import settings_io
-from fedgmi.config import (
+from fedgmi.data.rows import Schema
+from fedgmi.errors import ConfigError
+from fedgmi.settings import toml as settings_io
+from fedgmi.settings.base import PositiveFloat, PositiveInt, Section
+from fedgmi.settings.run import (
     Config,
     DataSettings,
     DensitySettings,
@@ -19,9 +22,6 @@ from fedgmi.config import (
     MethodSettings,
     TrainingSettings,
 )
-from fedgmi.data.federation import Schema
-from fedgmi.errors import ConfigError
-from fedgmi.section import PositiveFloat, PositiveInt, Section
 
 Limits = Annotated[list[float], Field(min_length=2, max_length=2)]
 
@@ -107,7 +107,7 @@ class FederationSettings(Section):
     robust: RobustSettings = RobustSettings()
 
     def config(self) -> Config:
-        """The run's settings, as `fedgmi run` has them; `fedgmi.config.dump` writes them."""
+        """The run's settings, as `fedgmi run` has them; `fedgmi.settings.run.dump` writes them."""
         return Config(
             seed=self.seed,
             rounds=self.rounds,

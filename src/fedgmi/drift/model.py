@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fedgmi.drift.charts import Array
 from fedgmi.errors import DataError, FedgmiWarning
-from fedgmi.mixture.charts import Array
 
 
 class Weights(Protocol):

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedgmi.data.federation import Client, pack
+from fedgmi.data.rows import Client, pack
 from fedgmi.drift import watch
+from fedgmi.drift.charts import Array, threshold_for
 from fedgmi.drift.model import Model, evidence, tells_components_apart
 from fedgmi.drift.report import Report, State
 from fedgmi.drift.watch import Watch
 from fedgmi.errors import CheckpointError, ConfigError, DataError, unknown
-from fedgmi.mixture.charts import Array, threshold_for
 from fedgmi.mixture.posterior import e_step
 from fedgmi.randomness import numpy_generator
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fedgmi.mixture.charts import Array
+from fedgmi.drift.charts import Array
 
 State = Literal["learning", "in control", "proportions moved", "rows no longer fit"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedgmi.mixture.charts import (
+from fedgmi.drift.charts import (
     ALLOWANCE,
     LEVELS,
     Array,

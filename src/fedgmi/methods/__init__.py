@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fedgmi.methods.base import Message, Method, Step, Task
-from fedgmi.methods.clustered.cfl import cfl
-from fedgmi.methods.clustered.flhc import flhc
-from fedgmi.methods.ditto import ditto
-from fedgmi.methods.fedavg import fedavg
-from fedgmi.methods.fedem import fedem
+from fedgmi.methods.baselines.cfl import cfl
+from fedgmi.methods.baselines.ditto import ditto
+from fedgmi.methods.baselines.fedavg import fedavg
+from fedgmi.methods.baselines.fedem import fedem
+from fedgmi.methods.baselines.fedgmm import fedgmm
+from fedgmi.methods.baselines.fedprox import fedprox
+from fedgmi.methods.baselines.fedsoft import fedsoft
+from fedgmi.methods.baselines.flhc import flhc
+from fedgmi.methods.baselines.ifca import ifca
+from fedgmi.methods.baselines.local import local
+from fedgmi.methods.contract import Message, Method, Step, Task
 from fedgmi.methods.fedgmi import fedgmi, oracle
-from fedgmi.methods.fedgmm import fedgmm
-from fedgmi.methods.fedprox import fedprox
-from fedgmi.methods.fedsoft import fedsoft
-from fedgmi.methods.ifca import ifca
-from fedgmi.methods.local import local
 
 METHODS: dict[str, Callable[[Task], Method]] = {
     "fedgmi": fedgmi,

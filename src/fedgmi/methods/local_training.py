@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedgmi import training, tree
-from fedgmi.data.federation import Rows
+from fedgmi import tree
+from fedgmi.data.rows import Rows
 from fedgmi.data.standardise import feature_sums, standardisation
 from fedgmi.errors import ConfigError
-from fedgmi.methods.base import Message, Step, Task, mean_by_mass
+from fedgmi.methods.contract import Message, Step, Task, mean_by_mass
+from fedgmi.models import training
 from fedgmi.randomness import generator
 from fedgmi.tree import Tree
 

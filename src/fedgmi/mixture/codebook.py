@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedgmi.data.federation import Rows
+from fedgmi.data.rows import Rows
 from fedgmi.randomness import generator
 from fedgmi.tree import Tree
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedgmi.data.federation import Rows
+from fedgmi.data.rows import Rows
 from fedgmi.mixture.posterior import PROPORTION_FLOOR, responsibilities
 from fedgmi.tree import Tree
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedgmi.data.federation import Rows
+from fedgmi.data.rows import Rows
 
 PROPORTION_FLOOR = 1e-12
 

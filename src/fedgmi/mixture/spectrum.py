@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedgmi.mixture.privacy import Noise
 from fedgmi.mixture.resampling import resample
 from fedgmi.mixture.topics import scales, standardised
+from fedgmi.privacy.geometric import Noise
 from fedgmi.randomness import numpy_generator
 
 TRACY_WIDOM_SHAPE = 46.446  # the gamma law that the Tracy-Widom law (real matrices) resembles, up to place and scale

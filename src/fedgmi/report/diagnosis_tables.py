@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from fedgmi import folder
 from fedgmi.report.diagnosis_words import Diagnosis, answers, worst_first
 from fedgmi.report.formats import bare_table, number, plural, short_share, short_shares, size
+from fedgmi.storage import folder
 
 MOST_CLIENTS = 20
 MOST_COLUMNS = 3  # components with a column and an interval of their own

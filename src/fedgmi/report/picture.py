@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fedgmi import folder
 from fedgmi.report.numbers import Summary
+from fedgmi.storage import folder
 
 # Okabe and Ito's colours: told apart by colour-blind readers, and in print.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7F7F7F")

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from fedgmi.listener import Listener
+from fedgmi.protocol.listener import Listener
 
 LINES_PER_RUN = 10
 OVER = ("done", "failed")

@@ -18,13 +18,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedgmi.data.federation import Rows
-from fedgmi.methods.base import Method, Task
-from fedgmi.methods.fedgmi.calibrate import gate_proportions
+from fedgmi.data.rows import Rows
+from fedgmi.methods.contract import Method, Task
+from fedgmi.methods.fedgmi.calibration import gate_proportions
 from fedgmi.methods.fedgmi.em import em_step, judges
 from fedgmi.methods.fedgmi.evidence import KINDS
+from fedgmi.methods.fedgmi.newcomers import contrast_step, welcome
 from fedgmi.methods.fedgmi.presets import PRESETS, Preset
-from fedgmi.methods.fedgmi.welcome import contrast_step, welcome
 from fedgmi.mixture.information import MIN_CONTRAST
 from fedgmi.mixture.posterior import responsibilities
 from fedgmi.randomness import generator

@@ -8,10 +8,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from fedgmi.data.federation import Rows
-from fedgmi.methods.base import Message, Step, Task, mean_by_mass
+from fedgmi.data.rows import Rows
+from fedgmi.methods.contract import Message, Step, Task, mean_by_mass
 from fedgmi.methods.fedgmi.evidence import elbo
-from fedgmi.methods.fedgmi.expert_training import average_experts, expert_updates, train_experts
+from fedgmi.methods.fedgmi.experts import average_experts, expert_updates, train_experts
 from fedgmi.methods.fedgmi.sketch import reply
 from fedgmi.methods.local_training import all_rows, train_components
 from fedgmi.mixture.posterior import PROPORTION_FLOOR, Posterior

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fedgmi.data.federation import Rows
-from fedgmi.methods.base import Task
+from fedgmi.data.rows import Rows
+from fedgmi.methods.contract import Task
 from fedgmi.methods.local_training import row_losses
 from fedgmi.mixture.calibration import centre
 from fedgmi.mixture.codebook import cells, projector

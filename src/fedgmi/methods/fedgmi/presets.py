@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from fedgmi.data.federation import Rows
+from fedgmi.data.rows import Rows
 from fedgmi.errors import ConfigError
-from fedgmi.methods.base import Step, Task
-from fedgmi.methods.fedgmi import calibrate
+from fedgmi.methods.contract import Step, Task
+from fedgmi.methods.fedgmi import calibration as calibrate
 from fedgmi.methods.fedgmi.em import JudgedBy, Rule, refresh_step
 from fedgmi.methods.fedgmi.evidence import Evidence, elbo, row_words, word_evidence
 from fedgmi.methods.fedgmi.sketch import codebook_steps, topic_steps, true_components, true_topics_step

@@ -8,12 +8,13 @@ import math
 import torch
 
 from fedgmi import tree
-from fedgmi.data.federation import Rows
-from fedgmi.methods.base import Message, ServerStep, Step, Task
+from fedgmi.data.rows import Rows
+from fedgmi.methods.contract import Message, ServerStep, Step, Task
 from fedgmi.methods.fedgmi.evidence import raw_words
 from fedgmi.methods.local_training import scale_step
-from fedgmi.mixture import codebook, privacy, topics
+from fedgmi.mixture import codebook, topics
 from fedgmi.mixture.spectrum import estimate_components
+from fedgmi.privacy import geometric as privacy
 from fedgmi.randomness import KeyedBits
 from fedgmi.tree import Tree
 

@@ -1,0 +1,1 @@
+"""Scenarios: who holds which rows, and the truth about them."""

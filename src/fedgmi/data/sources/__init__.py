@@ -1,0 +1,1 @@
+"""Data sets in memory, from files, folders, hubs and frames."""

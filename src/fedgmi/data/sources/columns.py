@@ -1,0 +1,208 @@
+"""Which column of a table is what, and its values as numbers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fedgmi.errors import ConfigError, DataError
+from fedgmi.settings.run import DataSettings
+
+LABEL_NAMES = ("label", "labels", "target", "character", "y")
+MAX_CATEGORIES = 256
+MAX_CLASSES = 1000
+Kind = Literal["image", "class", "number", "text", "other"]
+USABLE: tuple[Kind, ...] = ("number", "text", "class")
+Values = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """image: the picture column, or None for a table · features: the table's columns · label · extra."""
+
+    image: str | None
+    features: tuple[str, ...]
+    label: str | None
+    extra: str | None
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.image, *self.features, self.label, self.extra) if name is not None)
+
+
+def kind_of(feature: Any) -> Kind:
+    """What a column of a `datasets` table holds."""
+    name, dtype = type(feature).__name__, str(getattr(feature, "dtype", ""))
+    if name == "Image":
+        return "image"
+    if name == "ClassLabel":
+        return "class"
+    if name == "Value" and dtype in ("string", "large_string"):
+        return "text"
+    if name == "Value" and dtype.startswith(("int", "uint", "float", "bool", "decimal")):
+        return "number"
+    return "other"
+
+
+def require(column: str, columns: Sequence[str], *, where: str) -> str:
+    """The column, or an error that names those there are and the nearest."""
+    if column in columns:
+        return column
+    nearest = difflib.get_close_matches(column, columns, n=1)
+    raise DataError(
+        f"no column {column!r}; there are {', '.join(columns) or 'none'}",
+        where=where,
+        fix=f"did you mean {nearest[0]!r}?" if nearest else "choose one of them",
+    )
+
+
+def find_roles(features: Mapping[str, Any], settings: DataSettings, extra: str | None) -> Roles:
+    """Settings where given, otherwise the first picture, the first class label, and all numbers and texts.
+
+    `extra` (whose row it is) is never taken for a feature or a label.
+    """
+    names = list(features)
+    if extra is not None:
+        require(extra, names, where="scenario.client_column")
+    if settings.image_column and settings.feature_columns:
+        raise ConfigError(
+            "both a picture and table columns are named", where="data", fix="keep image_column or feature_columns"
+        )
+    kinds = {name: kind_of(feature) for name, feature in features.items()}
+    free = [name for name in names if name != extra]
+    label = _find_label(free, kinds, settings)
+    if settings.feature_columns is not None:
+        chosen = [require(name, names, where="data.feature_columns") for name in settings.feature_columns]
+        for name in chosen:
+            if kinds[name] not in USABLE:
+                raise DataError(
+                    f"column {name!r} holds neither numbers nor texts", where="data.feature_columns", fix="leave it out"
+                )
+        return Roles(None, tuple(chosen), label, extra)
+    image = _find_image(names, kinds, settings)
+    rest = [name for name in free if name != label and kinds[name] in USABLE]
+    if image is None and not rest:
+        raise DataError(
+            f"neither a picture nor a numeric column among {', '.join(names)}",
+            where=settings.path,
+            fix="name the columns with data.image_column or data.feature_columns",
+        )
+    return Roles(image, () if image else tuple(rest), label, extra)
+
+
+def _find_label(free: list[str], kinds: Mapping[str, Kind], settings: DataSettings) -> str | None:
+    if settings.label_column is not None:
+        chosen = require(settings.label_column, free, where="data.label_column")
+        if kinds[chosen] not in USABLE:
+            raise DataError(
+                f"column {chosen!r} holds neither numbers nor texts",
+                where="data.label_column",
+                fix="choose another column",
+            )
+        return chosen
+    taken = settings.feature_columns or []
+    classes = [name for name in free if kinds[name] == "class" and name not in taken]
+    named = [name for wanted in LABEL_NAMES for name in free if name.lower() == wanted and name not in taken]
+    return next((name for name in named if name in classes), next(iter(classes + named), None))
+
+
+def _find_image(names: list[str], kinds: Mapping[str, Kind], settings: DataSettings) -> str | None:
+    images = [name for name in names if kinds[name] == "image"]
+    if settings.image_column is None:
+        return images[0] if images else None
+    chosen = require(settings.image_column, names, where="data.image_column")
+    if chosen not in images:
+        raise DataError(
+            f"column {chosen!r} holds no pictures",
+            where="data.image_column",
+            fix=f"choose {images[0]!r}" if images else "for a table set data.feature_columns instead",
+        )
+    return chosen
+
+
+def whole_labels(values: Values, *, where: str, advice: str) -> Values:
+    """Labels that are numbers as int64; texts as they are. What is neither is an error."""
+    if values.dtype.kind == "f":
+        bad = np.flatnonzero(~np.isfinite(values) | (values != np.round(values)))
+        if len(bad):
+            raise DataError(
+                f"label {values[bad[0]]:g} at row {bad[0]} is not a whole number",
+                where=where,
+                fix=f"{advice}, or cut the values into classes",
+            )
+    return values.astype(np.int64) if values.dtype.kind in "biuf" else values
+
+
+def encode_labels(
+    splits: Sequence[Values],
+    names: Sequence[str] | None,
+    *,
+    where: str,
+    advice: str = "choose another column with data.label_column",
+) -> tuple[list[Values], tuple[str, ...]]:
+    """Labels of all splits as 0..L-1, and the L classes (sorted, unless the data set names them).
+
+    >>> encode_labels([np.array(["b", "a", "b"])], None, where="y")
+    ([array([1, 0, 1])], ('a', 'b'))
+    """
+    whole = [whole_labels(values, where=where, advice=advice) for values in splits]
+    if names is not None:
+        for values in whole:
+            outside = values[(values < 0) | (values >= len(names))]
+            if len(outside):
+                raise DataError(
+                    f"label {outside[0]} is out of range 0..{len(names) - 1}",
+                    where=where,
+                    fix='rows without labels cannot be used; data.test_split = "" leaves the test split out',
+                )
+        return [v.astype(np.int64) for v in whole], tuple(names)
+    classes = np.unique(np.concatenate(whole))
+    if len(classes) > MAX_CLASSES:
+        raise DataError(
+            f"{len(classes)} different labels: this looks like a measurement or a name, not a class",
+            where=where,
+            fix=advice,
+        )
+    return [np.searchsorted(classes, v).astype(np.int64) for v in whole], tuple(str(c) for c in classes)
+
+
+def encode_feature(
+    splits: Sequence[Values],
+    kind: Kind,
+    name: str,
+    *,
+    where: str,
+    advice: str = "leave the column out with data.feature_columns",
+) -> tuple[list[Values], list[str]]:
+    """One column as float32 [n, width] per split: numbers as they are, texts one-hot (features `name=text`).
+
+    >>> encode_feature([np.array(["b", "a"])], "text", "colour", where="")
+    ([array([[0., 1.],
+           [1., 0.]], dtype=float32)], ['colour=a', 'colour=b'])
+    """
+    if kind == "number":
+        with np.errstate(over="ignore"):
+            numbers = [v.astype(np.float32) for v in splits]
+        for values in numbers:
+            bad = np.flatnonzero(~np.isfinite(values))
+            if len(bad):
+                raise DataError(
+                    f"{len(bad)} values are NaN or infinite, the first at row {bad[0]}",
+                    where=where,
+                    fix=f"fill or drop these rows, or {advice}",
+                )
+        return [v[:, None] for v in numbers], [name]
+    texts = np.unique(np.concatenate(splits))
+    if len(texts) > MAX_CATEGORIES:
+        raise DataError(
+            f"{len(texts)} different texts, too many to encode one-hot",
+            where=where,
+            fix=advice,
+        )
+    one_hot = np.eye(len(texts), dtype=np.float32)
+    return [one_hot[np.searchsorted(texts, v)] for v in splits], [f"{name}={text}" for text in texts]

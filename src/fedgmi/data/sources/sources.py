@@ -1,0 +1,153 @@
+"""Data sets in memory: scikit-learn's digits, or anything that `datasets` loads, through one code path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedgmi.data.rows import Schema
+from fedgmi.data.sources.columns import Roles, encode_feature, encode_labels, find_roles, kind_of, require
+from fedgmi.data.sources.images import crop_and_resize, decode_images
+from fedgmi.data.sources.tables import batches, column_values, named_values, open_splits
+from fedgmi.errors import DataError
+from fedgmi.settings.run import DataSettings
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of a data set: x [n, *shape] float32 · y [n] int64 or None · columns: the extra column, if asked for."""
+
+    x: Tensor
+    y: Tensor | None
+    columns: dict[str, list[Any]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set in memory, before anybody holds a part of it."""
+
+    name: str
+    schema: Schema
+    train: Split
+    test: Split | None = None
+
+
+def load_source(settings: DataSettings, *, extra_column: str | None = None) -> Source:
+    """Load `settings.path`: "digits" (scikit-learn's), a local folder or file, or a hub id.
+
+    Pictures become [channels, height, width] in [0, 1], after crop, resize and inversion in this order; tables
+    become [features], numbers as they are (`chosen_scale` comes later) and texts one-hot. Labels become 0..L-1.
+    `max_rows` keeps the first rows of each split.
+
+    >>> source = load_source(DataSettings(path="digits"))
+    >>> source.train.x.shape, source.schema.n_classes, source.test
+    (torch.Size([1797, 1, 8, 8]), 10, None)
+    """
+    if settings.path != "digits":
+        return _from_tables(settings, open_splits(settings), extra_column)
+    if extra_column is not None:
+        raise DataError(
+            f"the digits have no column {extra_column!r}",
+            where="scenario.client_column",
+            fix="choose a data set that says whose row it is, such as FEMNIST with its writer_id",
+        )
+    return _digits(settings)
+
+
+def _digits(settings: DataSettings) -> Source:
+    from sklearn.datasets import load_digits
+
+    columns = {"image_column": settings.image_column, "label_column": settings.label_column}
+    for key, column in (columns | {"feature_columns": settings.feature_columns}).items():
+        if column is not None:
+            raise DataError(
+                f"the digits have no columns, so {column!r} is none of them",
+                where=f"data.{key}",
+                fix="leave it out, or set data.path",
+            )
+    bunch = load_digits()
+    rows = slice(settings.max_rows)
+    x = torch.from_numpy(bunch.images[rows]).float().unsqueeze(1) / 16
+    x = crop_and_resize(x, crop=settings.crop, size=settings.size)
+    x = 1 - x if settings.invert else x
+    schema = Schema(tuple(x.shape[1:]), 10, "image", tuple(str(c) for c in range(10)))
+    return Source("digits", schema, Split(x, torch.from_numpy(bunch.target[rows]).long()))
+
+
+def _from_tables(settings: DataSettings, tables: dict[str, Any], extra: str | None) -> Source:
+    first = next(iter(tables.values()))
+    roles = find_roles(first.features, settings, extra)
+    for name, table in tables.items():
+        for column in roles.all:
+            require(column, list(table.features), where=f"{settings.path}, split {name!r}")
+    kind: Literal["image", "tabular"] = "image" if roles.image is not None else "tabular"
+    features: tuple[str, ...] = ()
+    if roles.image is not None:
+        xs = read_images(settings, tables, roles.image)
+    else:
+        xs, features = _table(settings, tables, roles)
+    ys, classes = _labels(settings, tables, roles)
+    splits = [
+        Split(x, y, {extra: column_values(table, extra, where=settings.path).tolist()} if extra else {})
+        for x, y, table in zip(xs, ys, tables.values(), strict=True)
+    ]
+    schema = Schema(tuple(xs[0].shape[1:]), len(classes), kind, classes, features)
+    return Source(settings.path, schema, splits[0], splits[1] if len(splits) > 1 else None)
+
+
+def read_images(settings: DataSettings, tables: dict[str, Any], column: str) -> list[Tensor]:
+    """The pictures of a column, cropped, resized and inverted as the settings say: [n, channels, height, width] per
+    split."""
+    xs = [
+        decode_images(
+            batches(table, column),
+            crop=settings.crop,
+            size=settings.size,
+            where=f"{settings.path}, split {name!r}, column {column!r}",
+        )
+        for name, table in tables.items()
+    ]
+    if len({x.shape[2:] for x in xs}) > 1:
+        sizes = ", ".join("×".join(str(n) for n in x.shape[2:]) for x in xs)
+        raise DataError(
+            f"the splits' pictures differ in size ({sizes})",
+            where=f"{settings.path}, column {column!r}",
+            fix="set data.size to bring them to one size",
+        )
+    channels = max(x.shape[1] for x in xs)
+    xs = [x.expand(-1, channels, -1, -1) for x in xs]
+    return [1 - x for x in xs] if settings.invert else xs
+
+
+def _table(settings: DataSettings, tables: dict[str, Any], roles: Roles) -> tuple[list[Tensor], tuple[str, ...]]:
+    """[n, features] per split, and the features' names."""
+    parts: list[list[Any]] = [[] for _ in tables]
+    names: list[str] = []
+    for column in roles.features:
+        feature = next(iter(tables.values())).features[column]
+        values = [named_values(table, column, where=settings.path) for table in tables.values()]
+        encoded, new = encode_feature(values, kind_of(feature), column, where=f"{settings.path}, column {column!r}")
+        names += new
+        for part, block in zip(parts, encoded, strict=True):
+            part.append(block)
+    return [torch.from_numpy(np.concatenate(part, axis=1)) for part in parts], tuple(names)
+
+
+def _labels(
+    settings: DataSettings, tables: dict[str, Any], roles: Roles
+) -> tuple[list[Tensor | None], tuple[str, ...]]:
+    """[n] per split, and the classes; none where the data set has no labels."""
+    if roles.label is None:
+        return [None for _ in tables], ()
+    feature = next(iter(tables.values())).features[roles.label]
+    values = [column_values(table, roles.label, where=settings.path) for table in tables.values()]
+    names = feature.names if kind_of(feature) == "class" else None
+    ys, classes = encode_labels(values, names, where=f"{settings.path}, column {roles.label!r}")
+    return [torch.from_numpy(y) for y in ys], classes

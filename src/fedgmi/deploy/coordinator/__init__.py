@@ -1,0 +1,1 @@
+"""What the coordinator of a deployment does."""

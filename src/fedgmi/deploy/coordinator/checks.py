@@ -1,0 +1,105 @@
+"""What a reply must look like before it touches a model: layout, finite numbers, no more mass than the site has rows.
+
+The layout is learnt from a ghost, a client of one made-up row that goes through every step beside the sites and whose
+answers are thrown away; so no method has to say anywhere what its messages look like.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from fedgmi import tree
+from fedgmi.data.rows import Rows, Schema
+from fedgmi.methods.contract import Method, Step, first_states
+from fedgmi.protocol.wire import Parcel, dtype_name
+from fedgmi.tree import Tree
+
+SLACK = 1e-3  # of sums in float32
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Of every leaf of a step's message, for one client, dtype and shape."""
+
+    leaves: dict[str, tuple[str, list[int]]]
+
+    def reason_against(self, values: Tree, rows: int) -> str | None:
+        """Why these values cannot be used; None where nothing is wrong."""
+        broken = tree.not_finite(values)
+        if broken is not None:
+            return f"{broken!r} is NaN or infinite"
+        for name, leaf in values.items():
+            if name.endswith("mass") or name in ("rows", "count"):
+                least, most = float(leaf.min()), float(leaf.max())
+                if least < -SLACK or most > rows * (1 + SLACK) + SLACK:
+                    return f"{name!r} is between {least:g} and {most:g}, of a site of {rows} rows"
+        return None
+
+
+@dataclass
+class Ghost:
+    """The client of one made-up row; its states follow the method's."""
+
+    method: Method
+    schema: Schema
+    states: Tree | None = field(default=None)
+
+    def expect(self, step: Step, server: Tree, round: int) -> Expected:
+        """What a client's message to this step looks like."""
+        rows = self._row()
+        if self.states is None:
+            self.states = first_states(self.method, server, rows, round)
+        with torch.no_grad():
+            self.states, message = step.client(server, self.states, rows, round)
+        return Expected({name: (dtype_name(leaf), list(leaf.shape)) for name, leaf in message.values.items()})
+
+    def _row(self) -> Rows:
+        y = torch.zeros(1, dtype=torch.long) if self.schema.n_classes else None
+        x = torch.full((1, *self.schema.shape), 0.5)
+        return Rows(x, y, torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.long), (0,))
+
+
+def reason_against(parcel: Parcel, expected: Expected, rows: int, n_components: int) -> str | None:
+    """Why a reply cannot be used, by its header alone: before any memory is taken for it."""
+    header = parcel.header
+    if "error" in header:
+        return str(header["error"])[:500]
+    if header.get("rows") != rows:
+        return f"it says that it has {header.get('rows')!r} rows, and said {rows} before"
+    layout = header.get("layout")
+    if not isinstance(layout, list) or not all(isinstance(entry, dict) for entry in layout):
+        return "there is no layout"
+    found = {str(entry.get("name")): (entry.get("dtype"), entry.get("shape")) for entry in layout}
+    if found != expected.leaves:
+        wrong = sorted(
+            name for name in found.keys() | expected.leaves.keys() if found.get(name) != expected.leaves.get(name)
+        )
+        name = wrong[0]
+        return f"{name[:40]!r} is {_shown(found.get(name))}, expected {_shown(expected.leaves.get(name))}"
+    if any(not _rows_of(entry.get("rows"), entry["shape"]) for entry in layout):
+        return "it names rows of a leaf that are none"
+    return _reason_against_proportions(header.get("proportions"), n_components)
+
+
+def _rows_of(rows: Any, shape: list[int]) -> bool:
+    """Whether these are places on the leaf's first axis, each once."""
+    if rows is None:
+        return True
+    known = isinstance(rows, list) and all(isinstance(row, int) and 0 <= row < shape[0] for row in rows)
+    return known and len(set(rows)) == len(rows)
+
+
+def _reason_against_proportions(found: Any, n_components: int) -> str | None:
+    if found is None:
+        return None
+    numbers = isinstance(found, list) and all(isinstance(value, float | int) for value in found)
+    if not numbers or len(found) != n_components or abs(sum(found) - 1) > 1e-3 or min(found) < -1e-6:
+        return "its proportions are none"
+    return None
+
+
+def _shown(leaf: Any) -> str:
+    return "missing" if leaf is None else f"{leaf[0]} {leaf[1]}"

@@ -1,0 +1,106 @@
+"""Where a deployment stands: the file that the coordinator writes after every exchange, and the table made of it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fedgmi.errors import UserError
+from fedgmi.report.formats import bare_table, plural, size
+from fedgmi.settings.base import PositiveFloat, Section
+from fedgmi.storage import folder
+
+STATUS = "status.json"
+
+
+class SiteStatus(Section):
+    """One site: last_round -1 and last_seen 0 where there was none · absent: rounds in which it was missing."""
+
+    alive: bool
+    last_round: int
+    last_seen: float
+    rows: int
+    bytes_down: int
+    bytes_up: int
+    absent: int
+    note: str = ""
+
+
+class Status(Section):
+    """A whole deployment. updated, last_seen: unix seconds · deadline_s: an exchange takes no longer."""
+
+    name: str
+    round: int
+    rounds: int
+    state: Literal["waiting", "running", "finished", "failed"]
+    updated: float
+    deadline_s: PositiveFloat = 600.0
+    sites: dict[str, SiteStatus]
+
+
+def write(out: Path, status: Status) -> None:
+    """Write `status.json` into a results folder, atomically."""
+    folder.write_json(out / STATUS, folder.finite(status.model_dump()))
+
+
+def read(out: Path) -> Status:
+    """The status that lies in a results folder; raises UserError where there is none, or a broken one."""
+    path = out / STATUS
+    if not path.exists():
+        fix = "give the folder that `out` in the app's pyproject.toml names; it is made when a run begins"
+        raise UserError("no deployment writes its status there", where=str(out), fix=fix)
+    again = "the coordinator writes it anew after its next exchange; read it with the fedgmi that runs there"
+    found = folder.read_json(path, "the status of a deployment", {"name", "state", "updated", "sites"}, again)
+    try:
+        return Status.model_validate(found)
+    except ValueError as error:  # as pydantic's are
+        raise UserError("this is not the status of a deployment", where=str(path), fix=again) from error
+
+
+def print_status(status: Status, console: Console, *, now: float | None = None) -> None:
+    """The table, and in words where the run stands, and whether anybody still writes about it."""
+    age = max(0.0, (time.time() if now is None else now) - status.updated)
+    there = sum(site.alive for site in status.sites.values())
+    console.print(sites_table(status, status.updated + age))
+    console.print()
+    where = f"{status.state}, round {max(0, status.round)} of {status.rounds}"
+    sites = f"{there} of {plural(len(status.sites), 'site')} alive"
+    console.print(f"{status.name}: {where}, {sites}; written {ago(age)} ago.", markup=False, highlight=False)
+    if status.state in ("waiting", "running") and age > status.deadline_s:
+        what = f"That is more than the deadline of {ago(status.deadline_s)}, so the coordinator is probably gone."
+        console.print(f"[yellow]{what} Look with: flwr ls fedgmi; the same `flwr run` goes on from the checkpoint.[/]")
+
+
+def sites_table(status: Status, now: float) -> Table:
+    """One row per site."""
+    table = bare_table("Sites", ["site", "alive", "last round", "seen", "rows", "down", "up", "absent", "note"])
+    for name, site in sorted(status.sites.items()):
+        table.add_row(
+            escape(name),
+            "yes" if site.alive else "[red]no[/]",
+            str(min(site.last_round, status.rounds)) if site.last_round >= 0 else "–",
+            f"{ago(max(0.0, now - site.last_seen))} ago" if site.last_seen else "never",
+            f"{site.rows:,}",
+            size(site.bytes_down),
+            size(site.bytes_up),
+            str(site.absent),
+            escape(site.note),
+        )
+    return table
+
+
+def ago(seconds: float) -> str:
+    """A duration in its largest unit.
+
+    >>> ago(42), ago(600), ago(7_300), ago(200_000)
+    ('42 s', '10 min', '2 h', '2 days')
+    """
+    for length, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * length or (unit == "min" and seconds >= length):
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,105 @@
+"""Flower's deployment engine as what carries parcels: the one room that knows `flwr`.
+
+A ServerApp gives the coordinator's part a post, a ClientApp gives each request to the site's part. What is sent,
+checked and kept is not known here.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from fedgmi.protocol.wire import Parcel
+
+HEADER, PAYLOAD = "header", "payload"
+KIND = "train.exchange"
+POLL_S = 0.2
+GRACE_S = 60.0  # how much longer than the deadline a message lives
+
+Settings = Mapping[str, Any]  # of a run or of a node, as Flower keeps them
+
+
+def to_record(parcel: Parcel) -> RecordDict:
+    """A text and at most one tensor of bytes: what Flower charges for is their number."""
+    record = RecordDict({HEADER: ConfigRecord({"json": json.dumps(parcel.header)})})
+    if len(parcel.payload):
+        record[PAYLOAD] = ArrayRecord({PAYLOAD: Array(parcel.payload.cpu().numpy())})
+    return record
+
+
+def from_record(record: RecordDict) -> Parcel:
+    """What `to_record` made; a header that says so where it is none."""
+    try:
+        header = json.loads(str(record.config_records[HEADER]["json"]))
+        arrays = record.array_records.get(PAYLOAD)
+        payload = np.zeros(0, np.uint8) if arrays is None else arrays[PAYLOAD].numpy()  # never unpickles
+        if not isinstance(header, dict) or payload.dtype != np.uint8 or payload.ndim != 1:
+            raise ValueError("a header is a table, and a payload bytes")
+    except (KeyError, ValueError, TypeError) as error:
+        return Parcel({"error": f"this is no message of fedgmi ({error})"})
+    return Parcel(header, torch.from_numpy(payload.copy()))
+
+
+class GridPost:
+    """A post (`fedgmi.deploy.coordinator.roster.Post`) over a Flower grid. Silence and expired messages are absence."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    def nodes(self) -> Iterable[int]:
+        """The SuperNodes that are connected."""
+        return list(self._grid.get_node_ids())
+
+    def ask(self, requests: dict[int, Parcel], deadline_s: float) -> dict[int, Parcel]:
+        """Push all, then pull until all have answered or the deadline is over."""
+        asked = [
+            Message(to_record(parcel), dst_node_id=node, message_type=KIND, ttl=deadline_s + GRACE_S)
+            for node, parcel in requests.items()
+        ]
+        waiting = dict(zip(self._grid.push_messages(asked), requests, strict=True))
+        answers: dict[int, Parcel] = {}
+        began = time.monotonic()
+        while waiting and time.monotonic() - began < deadline_s:
+            for reply in self._grid.pull_messages(list(waiting)):
+                node = waiting.pop(reply.metadata.reply_to_message_id, None)
+                if node is not None:
+                    answers[node] = _parcel(reply)
+            if waiting:
+                time.sleep(POLL_S)
+        return answers
+
+
+def _parcel(reply: Message) -> Parcel:
+    if reply.has_error():
+        return Parcel({"error": f"Flower says: {reply.error.reason or f'code {reply.error.code}'}"})
+    return from_record(reply.content)
+
+
+def make_server_app(run: Callable[[GridPost, Settings], None]) -> ServerApp:
+    """An app that runs the coordinator's part with a post and the run's configuration."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        run(GridPost(grid), context.run_config)
+
+    return app
+
+
+def make_client_app(answer: Callable[[Parcel, Settings], Parcel]) -> ClientApp:
+    """An app that answers each request with the node's configuration at hand; `answer` does not raise."""
+    app = ClientApp()
+
+    @app.train("exchange")
+    def exchange(message: Message, context: Context) -> Message:
+        return Message(to_record(answer(from_record(message.content), context.node_config)), reply_to=message)
+
+    return app

@@ -1,0 +1,1 @@
+"""What is written and checked before a deployment starts."""

@@ -1,0 +1,112 @@
+"""Keys that others could read, and certificates that no longer hold, found before they do harm."""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+import stat
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fedgmi.deploy.setup.address import Address
+from fedgmi.errors import UserError
+
+_PRIVATE_KEY = re.compile(rb"-----BEGIN ((?:[A-Z]+ )*)PRIVATE KEY-----")
+_ANEW = "make new ones: move certificates/ away, sh certificates.sh, and give ca.crt and the keys to the sites"
+
+
+def check_private(path: Path) -> None:
+    """Refuse a private key that is missing, is none, wants a passphrase, or that others than its owner may read.
+
+    Raises UserError.
+    """
+    text = _read(path, "a private key")
+    kind = _PRIVATE_KEY.search(text)
+    if not kind:
+        public = b"PUBLIC KEY" in text or text.startswith((b"ssh-", b"ecdsa-"))
+        what = "this is a public key, not a private one" if public else "this is not a private key"
+        raise UserError(what, where=str(path), fix="give the file without .pub that ssh-keygen or openssl wrote")
+    if b"ENCRYPTED" in kind[1]:
+        fix = "make one without: nobody is there to type it when a SuperNode starts"
+        raise UserError("the key has a passphrase", where=str(path), fix=fix)
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if os.name == "posix" and mode & 0o077:  # elsewhere the bits say nothing about who may read
+        what = f"others may read or change this private key (mode {mode:03o})"
+        raise UserError(what, where=str(path), fix=f"chmod 600 {path}; and make a new one if others were there")
+
+
+def check_pair(key: Path, certificate: Path) -> None:
+    """Refuse a private key that is another than the certificate's: UserError."""
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+    except ssl.SSLError as error:
+        raise UserError(f"this is not the key of {certificate} ({error.reason})", where=str(key), fix=_ANEW) from error
+
+
+def check_certificate(
+    path: Path, *, issuer: Path | None = None, address: Address | None = None, now: datetime | None = None
+) -> datetime | None:
+    """Until when a certificate is good; None where the package `cryptography`, which comes with Flower, is missing.
+
+    issuer: the certificate of the authority that has to have signed it · address: that it has to be made for.
+    Raises UserError for one that is no certificate, expired, not yet valid, of another authority or another address.
+    """
+    text = _read(path, "a certificate")
+    if b"-----BEGIN CERTIFICATE-----" not in text:
+        raise UserError("this is not a certificate in PEM", where=str(path), fix=_ANEW)
+    try:
+        from cryptography import x509
+    except ModuleNotFoundError:
+        return None
+    certificate = _parse(x509, text, path)
+    now = now or datetime.now(UTC)
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now > end:
+        raise UserError(f"the certificate expired on {end:%Y-%m-%d %H:%M} UTC", where=str(path), fix=_ANEW)
+    if now < begin:
+        fix = f"set this machine's clock, which says {now:%Y-%m-%d %H:%M} UTC"
+        raise UserError(f"the certificate is good only from {begin:%Y-%m-%d %H:%M} UTC", where=str(path), fix=fix)
+    if issuer is not None:
+        _check_issuer(certificate, path, _parse(x509, _read(issuer, "a certificate"), issuer), issuer)
+    if address is not None:
+        _check_names(x509, certificate, path, address)
+    return end  # type: ignore[no-any-return]
+
+
+def _check_issuer(certificate: Any, path: Path, authority: Any, issuer: Path) -> None:
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature) as error:
+        what = f"the certificate is a foreign one: {issuer} did not sign it"
+        raise UserError(what, where=str(path), fix="use the two that certificates.sh made together") from error
+
+
+def _check_names(x509: Any, certificate: Any, path: Path, address: Address) -> None:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        names = []
+    known = sorted(str(name.value) for name in names)
+    if address.host not in known:
+        what = f"the certificate is for {', '.join(known) or 'no address'}, and not for {address.host}"
+        fix = f"put {address.host} into subjectAltName in certificates.sh, and {_ANEW}"
+        raise UserError(what, where=str(path), fix=fix)
+
+
+def _parse(x509: Any, text: bytes, path: Path) -> Any:
+    try:
+        return x509.load_pem_x509_certificate(text)
+    except ValueError as error:
+        raise UserError(f"the certificate cannot be read ({error})", where=str(path), fix=_ANEW) from error
+
+
+def _read(path: Path, kind: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else f"it cannot be read ({error})"
+        raise UserError(f"{kind} was expected, but {reason}", where=str(path), fix="sh certificates.sh") from error

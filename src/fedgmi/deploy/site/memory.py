@@ -1,0 +1,123 @@
+"""What a site keeps of a run on its own disk: its states, its last replies, and blocks of the coordinator's tree.
+
+One folder a run. A state belongs to an exchange (round, number); the two newest and the last ones of the two rounds
+before stay, so that a coordinator that starts again from its checkpoint finds the state that it builds on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedgmi.errors import UserError
+from fedgmi.storage import folder
+from fedgmi.storage import tensors as store
+from fedgmi.tree import Tree
+
+Exchange = tuple[int, int]  # round, number within it
+ROUNDS_KEPT = 2
+RUNS_KEPT = 2
+AGAIN = "remove this file; the site then joins the run as a newcomer"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A state after an exchange, and what the site answered; request: the hash of what it answered to."""
+
+    state: Tree
+    reply: Tree
+    request: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A site's folder of one run."""
+
+    where: Path
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One request at a time: a second process of the same site waits for the first to end."""
+        with folder.writing(self.where):
+            self.where.mkdir(parents=True, exist_ok=True)
+            file = (self.where / "lock").open("w")
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def save(self, at: Exchange, kept: Kept) -> None:
+        """Write a state, whole or not at all, then forget what nobody can ask for any more.
+
+        What came later is of a future that the coordinator has abandoned: it went back to its checkpoint.
+        """
+        self._remove(later for later in self.exchanges() if later > at)
+        tensors = {f"state/{k}": v for k, v in kept.state.items()} | {f"reply/{k}": v for k, v in kept.reply.items()}
+        path = self._path(at)
+        store.save(path, tensors, {"request": kept.request}, file=path.with_suffix(".safetensors").name)
+        self._forget()
+
+    def load(self, at: Exchange) -> Kept | None:
+        """The state after that exchange; None where it is not kept. Raises CheckpointError where it is damaged."""
+        path = self._path(at)
+        if not path.exists():
+            return None
+        meta = store.read_meta(path, lambda meta: None, kind="state", fix=AGAIN)
+        tensors = store.read_tensors(path, meta, fix=AGAIN)
+        return Kept(store.part(tensors, "state/"), store.part(tensors, "reply/"), str(meta.get("request")))
+
+    def exchanges(self) -> list[Exchange]:
+        """All that are kept, oldest first."""
+        names = (re.fullmatch(r"(\d{6})-(\d{4})", path.stem) for path in self.where.glob("*.json"))
+        return sorted((int(name[1]), int(name[2])) for name in names if name)
+
+    def blocks(self) -> Mapping[str, bytes]:
+        """The blocks of the last request, by their hash."""
+        return {path.name: path.read_bytes() for path in (self.where / "blocks").glob("*")}
+
+    def keep_blocks(self, blocks: Mapping[str, bytes]) -> None:
+        """Keep these, and no others."""
+        place = self.where / "blocks"
+        there = {path.name for path in place.glob("*")}
+        for name in blocks.keys() - there:
+            folder.write_bytes(place / name, blocks[name])
+        for name in there - blocks.keys():
+            (place / name).unlink(missing_ok=True)
+
+    def _path(self, at: Exchange) -> Path:
+        return self.where / f"{at[0]:06d}-{at[1]:04d}.json"
+
+    def _forget(self) -> None:
+        every = self.exchanges()
+        rounds = sorted({round for round, _ in every})
+        last = {max(at for at in every if at[0] == round) for round in rounds[-1 - ROUNDS_KEPT :]}
+        self._remove(set(every) - last - set(every[-2:]))
+
+    def _remove(self, exchanges: Iterable[Exchange]) -> None:
+        for at in exchanges:
+            self._path(at).unlink(missing_ok=True)
+            self._path(at).with_suffix(".safetensors").unlink(missing_ok=True)
+
+
+def memory_of(site: Path, run: str) -> Memory:
+    """The folder of a run; those of all but the last two runs are removed. Raises UserError for a strange name."""
+    if not re.fullmatch(r"[0-9a-f]{8,64}", run):
+        raise UserError(f"{run[:40]!r} is no name of a run", where="request", fix="check who submits runs")
+    runs = site / "runs"
+    chosen = runs / run
+    if not chosen.exists():
+        older = sorted((path for path in runs.glob("*") if path.is_dir()), key=lambda path: path.stat().st_mtime)
+        for stale in older[: max(0, len(older) - RUNS_KEPT + 1)]:
+            shutil.rmtree(stale, ignore_errors=True)
+    return Memory(chosen)
+
+
+class StateLost(UserError):
+    """What a coordinator is told that builds on a state which is not kept."""
+
+    def __init__(self, at: Exchange) -> None:
+        super().__init__(f"the state after exchange {at} is not kept here", where="state", fix="join anew")

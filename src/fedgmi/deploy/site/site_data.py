@@ -1,0 +1,187 @@
+"""A site's own rows, in the columns and with the classes that the federation agreed on."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from fedgmi.data.encode import features, labels
+from fedgmi.data.rows import Client, Schema
+from fedgmi.data.sources.by_column import client_with
+from fedgmi.data.sources.columns import find_roles, whole_labels
+from fedgmi.data.sources.frames import column_of
+from fedgmi.data.sources.sources import Split, read_images
+from fedgmi.data.sources.tables import batches, named_values, open_splits
+from fedgmi.deploy.settings import FederationSettings, RowSettings, SiteSettings
+from fedgmi.errors import ConfigError, DataError, nearest
+from fedgmi.randomness import numpy_generator
+from fedgmi.settings.run import DataSettings
+
+DECIDED = {"feature_columns": "rows.features say which", "standardise": "rows are brought to one scale by all sites"}
+
+
+@dataclass(frozen=True)
+class SiteRows:
+    """What a site trains on and is judged by, in the rows' own units.
+
+    held_out: None where no row is · digest: of both, hex; another one whenever a row of either changes · columns: those
+    that the features were made of · label: where labels come from, None where the federation has none · ignored: the
+    other columns and splits of the site's data.
+    """
+
+    train: Client
+    held_out: Client | None
+    digest: str
+    columns: tuple[str, ...]
+    label: str | None
+    ignored: tuple[str, ...]
+
+
+def load_site(settings: SiteSettings, federation: FederationSettings, where: Path) -> SiteRows:
+    """Read the rows that `settings.data` names, a path relative to `where`, the folder of the site's settings.
+
+    Columns stand in the federation's order, texts are one-hot by its values, and labels numbered by its classes,
+    whichever of them the site has. Of n rows, held_out·n (never all) are held out, drawn by the federation's seed and
+    the site's name. No copy of the rows stays on the disk.
+
+    Raises DataError, which may quote values of the rows and so is for the site's eyes alone, where rows are not what
+    the federation agreed on; ConfigError for settings that are not a site's to decide.
+    """
+    data, schema = _own_data(settings, where), federation.rows.as_schema()
+    with tempfile.TemporaryDirectory(prefix="fedgmi-") as cache:
+        splits = open_splits(data, cache)
+        table = splits[data.train_split]
+        read = _pictures if schema.kind == "image" else _numbers
+        x, columns = read(table, data, schema)
+        y, label = _labels(table, data, schema, columns)
+    _check_ranges(x, federation.rows, data.path)
+    other_splits = [f"split {name!r}" for name in splits if name != data.train_split]
+    ignored = (*other_splits, *(name for name in table.features if name not in (*columns, label)))
+    key = (federation.seed, "site", settings.name, "held out")
+    order, n_held_out = numpy_generator(*key).permutation(len(x)), min(round(settings.held_out * len(x)), len(x) - 1)
+    held_out, train = (np.sort(part) for part in np.split(order, [n_held_out]))
+    parts = [client_with(settings.name, Split(x, y), rows) for rows in (train, held_out) if len(rows)]
+    judged_by = parts[1] if n_held_out else None
+    return SiteRows(parts[0], judged_by, _digest(parts), columns, label, ignored)
+
+
+def _own_data(settings: SiteSettings, where: Path) -> DataSettings:
+    """The settings with a path that does not depend on where the process runs."""
+    data, named = settings.data, f"settings of site {settings.name!r}"
+    if "path" not in data.model_fields_set:
+        fix = "set it to the file or folder with the site's rows, relative to the settings' file"
+        raise ConfigError("data.path is missing", where=named, fix=fix)
+    for key, reason in DECIDED.items():
+        if getattr(data, key) != DataSettings.model_fields[key].default:
+            raise ConfigError(f"data.{key} is the federation's to decide: {reason}", where=named, fix="remove it")
+    return data.model_copy(update={"path": str((where / Path(data.path).expanduser()).resolve())})
+
+
+def _pictures(table: Any, data: DataSettings, schema: Schema) -> tuple[Tensor, tuple[str, ...]]:
+    """x [n, channels, height, width] of the federation's shape, and the column; grey becomes coloured, never back."""
+    column = find_roles(table.features, data, None).image
+    if column is None:
+        raise DataError(
+            f"the federation's rows are pictures, and no column holds any; there are {', '.join(table.features)}",
+            where=data.path,
+            fix="give a folder of pictures, or Parquet with a column of them",
+        )
+    [x] = read_images(data, {data.train_split: table}, column)
+    channels, height, width = schema.shape
+    if x.shape[1] == 1:
+        x = x.expand(-1, channels, -1, -1).contiguous()
+    if tuple(x.shape[1:]) != schema.shape:
+        found, expected = ("×".join(map(str, shape)) for shape in (x.shape[1:], schema.shape))
+        fix = f"set data.size = {height} in site.toml" if height == width else "bring them to that size"
+        raise DataError(
+            f"pictures of {found}, and of {expected} in the federation (channels×height×width)",
+            where=f"{data.path}, column {column!r}",
+            fix=fix if x.shape[1] == channels else "convert them to grey",
+        )
+    return x, (column,)
+
+
+def _numbers(table: Any, data: DataSettings, schema: Schema) -> tuple[Tensor, tuple[str, ...]]:
+    """x [n, features] in the federation's order, and the columns that they were made of."""
+    import pyarrow
+
+    there = list(table.features)
+    found = {feature: column_of(feature, there) for feature in schema.features}
+    missing = [feature for feature, column in found.items() if column is None]
+    if missing:
+        name = missing[0].partition("=")[0]
+        guess = nearest(name, [column for column in there if column not in found.values()])
+        raise DataError(
+            f"no column {name!r}, which the federation has; there are {', '.join(there)}",
+            where=data.path,
+            fix=f"rename {guess!r} to {name!r}" if guess else "add it; all sites have the federation's rows.features",
+        )
+    columns = tuple(dict.fromkeys(column for column in found.values() if column is not None))
+    frame = pyarrow.table({column: named_values(table, column, where=data.path) for column in columns})
+    with _inside(data.path):
+        return features(frame, schema), columns
+
+
+def _labels(table: Any, data: DataSettings, schema: Schema, columns: Sequence[str]) -> tuple[Tensor | None, str | None]:
+    """y [n] by the federation's classes, and the column; none of both where the federation has no labels."""
+    if not schema.n_classes:
+        return None, None
+    taken: dict[str, Any] = {} if schema.kind == "image" else {"feature_columns": list(columns), "image_column": None}
+    label = find_roles(table.features, data.model_copy(update=taken), None).label
+    if label is None and schema.kind == "image":
+        # `datasets` takes folders for classes only where there are two or more, and a site may have rows of one alone
+        folders = [Path(cell["path"] or "").parent.name for batch in batches(table, columns[0]) for cell in batch]
+        if set(folders) <= set(schema.classes):
+            return labels(np.array(folders), schema, len(table)), "the folder's name"
+    if label is None:
+        what = f"no column holds labels, and the federation has {schema.n_classes} classes"
+        by_folder = ", or put the pictures into a folder per class" if schema.kind == "image" else ""
+        fix = f"name the column with data.label_column in site.toml{by_folder}"
+        raise DataError(what, where=data.path, fix=fix)
+    where = f"{data.path}, column {label!r}"
+    values = named_values(table, label, where=data.path)
+    values = whole_labels(values, where=where, advice="choose another column with data.label_column in site.toml")
+    return labels(values, schema, len(table), where=where), label
+
+
+def _check_ranges(x: Tensor, rows: RowSettings, path: str) -> None:
+    for name, limits in rows.ranges.items():
+        values = x[:, rows.features.index(name)]
+        least, greatest = x.new_tensor(limits)  # at the precision of the rows
+        outside = ((values < least) | (values > greatest)).nonzero().flatten()
+        if len(outside):
+            row = int(outside[0])
+            raise DataError(
+                f"{len(outside)} values are outside the federation's range [{limits[0]:g}, {limits[1]:g}], "
+                f"the first {values[row]:g} at row {row}",
+                where=f"{path}, column {name!r}",
+                fix="correct or drop these rows; is the column in the federation's unit?",
+            )
+
+
+@contextmanager
+def _inside(path: str) -> Iterator[None]:
+    """Errors about a column name the file too."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(error.what, where=f"{path}, {error.where}", fix=error.fix) from error
+
+
+def _digest(parts: Sequence[Client]) -> str:
+    """A hash of rows and labels, in their order."""
+    found = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        for leaf in (part.x, part.y):
+            if leaf is not None:
+                found.update(repr((tuple(leaf.shape), str(leaf.dtype))).encode())
+                found.update(leaf.contiguous().numpy().data)
+    return found.hexdigest()

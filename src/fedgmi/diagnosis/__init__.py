@@ -1,0 +1,1 @@
+"""What a federation is made of, as far as its word counts tell."""

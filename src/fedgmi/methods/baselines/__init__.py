@@ -1,0 +1,1 @@
+"""What fedgmi stands beside: one file each."""

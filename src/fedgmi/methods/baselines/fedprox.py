@@ -1,0 +1,39 @@
+"""FedProx: FedAvg whose clients are held near the global model (Li et al. 2020, arXiv 1812.06127).
+
+    w_i ≈ argmin F_i(w) + μ/2·‖w − w_t‖²        w_{t+1} ← Σ_i n_i w_i / Σ_i n_i, over the participants
+
+F_i is the mean cross-entropy of client i's rows, w_t the model as the round received it. Per round and client: one
+model down, one up. The paper chooses μ from 0.001, 0.01, 0.1 and 1; by
+default it is 0.001 here, since Adam, unlike SGD, comes near the minimum of F_i + μ/2·‖w − w_t‖² in one round.
+
+Deviations from the paper: clients are drawn uniformly and averaged by their rows, as in FedAvg here (the paper draws
+them ∝ n_i and averages plainly: the same mean in expectation); Adam and the same passes for every client, as in all
+methods here, in place of SGD and of stragglers that do less.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fedgmi.data.rows import Rows
+from fedgmi.methods.contract import Method, Task
+from fedgmi.methods.local_training import average_step, need_labels, random_starts
+from fedgmi.tree import Tree
+
+
+def fedprox(task: Task) -> Method:
+    """The method for a task; the model is the task's expert."""
+    need_labels(task, "fedprox")
+
+    def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
+        return task.expert.log_prob(server["expert"], rows.x)[:, 0]
+
+    return Method(
+        name="fedprox",
+        init=lambda: {"expert": random_starts(task, 1)},
+        client_init=lambda ids: {},
+        round=(average_step(task, task.settings.fedprox.mu),),
+        predict=predict,
+        welcome=lambda server, rows: {},
+        experts="expert",
+    )

@@ -1,0 +1,29 @@
+"""Local: every client alone, on its own rows. The bound that shows what federation buys; nothing travels."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fedgmi.data.rows import Rows
+from fedgmi.methods.contract import Message, Method, Step, Task
+from fedgmi.methods.local_training import need_labels, own_log_prob, random_starts, train_own
+from fedgmi.tree import Tree
+
+
+def local(task: Task) -> Method:
+    """The method for a task; the model is the task's expert, one per client in its own state."""
+    need_labels(task, "local")
+
+    def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        return {"expert": train_own(task, rows, states["expert"], (task.seed, round, "expert"))}, Message()
+
+    def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
+        return own_log_prob(task, states["expert"], rows)
+
+    return Method(
+        name="local",
+        init=dict,
+        client_init=lambda ids: {"expert": random_starts(task, 1).repeat(len(ids), 1)},
+        round=(Step("train", client, lambda server, sums, round: server),),
+        predict=predict,
+    )

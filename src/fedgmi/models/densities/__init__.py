@@ -1,0 +1,23 @@
+"""Densities by name. Adding one: a file with a function (settings, schema) → Density, and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fedgmi.data.rows import Schema
+from fedgmi.errors import unknown
+from fedgmi.models.densities.gaussian import gaussian
+from fedgmi.models.densities.vae import vae
+from fedgmi.models.density import Density
+from fedgmi.settings.run import DensitySettings
+
+DENSITIES: dict[str, Callable[[DensitySettings, Schema], Density]] = {"vae": vae, "gaussian": gaussian}
+
+__all__ = ["DENSITIES", "Density", "make_density"]
+
+
+def make_density(settings: DensitySettings, schema: Schema) -> Density:
+    """The density that the settings name, for rows of this schema."""
+    if settings.name not in DENSITIES:
+        raise unknown("density", settings.name, DENSITIES, "density.name")
+    return DENSITIES[settings.name](settings, schema)

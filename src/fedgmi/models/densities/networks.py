@@ -1,0 +1,121 @@
+"""The encoders and decoders of a variational auto-encoder, lifted over jobs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedgmi.data.rows import Schema
+from fedgmi.models.flat import FlatModule, Layout, init_linear, linear
+from fedgmi.settings.run import DensitySettings
+
+Parts = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Network:
+    """An encoder and a decoder, lifted over jobs; `parts` are the parameters, split by name.
+
+    encode(parts, x [J, B, *shape]) → mean and log variance side by side [J, B, 2Z]
+    decode(parts, z [J, B, Z]) → one number per feature [J, B, D]
+    floats_per_row: working memory of one row
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    init: Callable[[torch.Generator], Tensor]
+    encode: Callable[[Parts, Tensor], Tensor]
+    decode: Callable[[Parts, Tensor], Tensor]
+    floats_per_row: int
+
+
+def mlp(settings: DensitySettings, schema: Schema) -> Network:
+    """D → hidden → 2Z, and Z → hidden → D. SiLU learns faster here than ReLU. Batched by hand: faster than `vmap`."""
+    n_features, hidden, latent = schema.n_features, settings.hidden, settings.latent
+    layers = {
+        "encode_1": (n_features, hidden),
+        "encode_2": (hidden, 2 * latent),
+        "decode_1": (latent, hidden),
+        "decode_2": (hidden, n_features),
+    }
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, (n_in, n_out) in layers.items():
+        shapes |= {f"{name}.weight": (n_in, n_out), f"{name}.bias": (n_out,)}
+
+    def two_layers(prefix: str, parts: Parts, x: Tensor) -> Tensor:
+        first, second = f"{prefix}_1", f"{prefix}_2"
+        inner = F.silu(linear(x, parts[f"{first}.weight"], parts[f"{first}.bias"]))
+        return linear(inner, parts[f"{second}.weight"], parts[f"{second}.bias"])
+
+    def init(generator: torch.Generator) -> Tensor:
+        tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}
+        for name, (n_in, n_out) in layers.items():
+            gain = math.sqrt(2.0) if name.endswith("1") else 1.0
+            tensors[f"{name}.weight"] = init_linear(n_in, n_out, generator, gain)
+        return Layout(shapes).join(tensors)
+
+    return Network(
+        shapes=shapes,
+        init=init,
+        encode=lambda parts, x: two_layers("encode", parts, x.flatten(2)),
+        decode=lambda parts, z: two_layers("decode", parts, z),
+        floats_per_row=2 * hidden,
+    )
+
+
+class ConvVae(nn.Module):
+    """Two strided convolutions and a linear layer each way, for images of any size [channels, height, width]."""
+
+    def __init__(self, shape: tuple[int, ...], hidden: int, latent: int, channels: int = 16) -> None:
+        super().__init__()
+        n_channels, height, width = shape
+        self.shape = shape
+        self.inner = (2 * channels, (height + 3) // 4, (width + 3) // 4)
+        inner = math.prod(self.inner)
+        self.down = nn.Sequential(
+            nn.Conv2d(n_channels, channels, 3, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
+            nn.SiLU(),
+        )
+        self.to_latent = nn.Sequential(nn.Linear(inner, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
+        self.from_latent = nn.Sequential(nn.Linear(latent, hidden), nn.SiLU(), nn.Linear(hidden, inner), nn.SiLU())
+        self.up = nn.Sequential(
+            nn.ConvTranspose2d(2 * channels, channels, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.ConvTranspose2d(channels, n_channels, 4, stride=2, padding=1),
+        )
+
+    def encode(self, x: Tensor) -> Tensor:
+        """x [B, *shape] → [B, 2Z]"""
+        output: Tensor = self.to_latent(self.down(x).flatten(1))
+        return output
+
+    def decode(self, z: Tensor) -> Tensor:
+        """z [B, Z] → [B, D]; what four pixels of one code cover beyond the image is cut off."""
+        image: Tensor = self.up(self.from_latent(z).unflatten(1, self.inner))
+        return image[:, :, : self.shape[1], : self.shape[2]].flatten(1)
+
+
+def conv(settings: DensitySettings, schema: Schema) -> Network:
+    """`ConvVae` as a network."""
+    module = FlatModule(lambda: ConvVae(schema.shape, settings.hidden, settings.latent))
+    shapes = module.layout.shapes
+
+    def own(parts: Parts) -> Parts:
+        return {name: parts[name] for name in shapes}
+
+    return Network(
+        shapes=shapes,
+        init=module.init,
+        encode=lambda parts, x: module.call("encode", own(parts), x),
+        decode=lambda parts, z: module.call("decode", own(parts), z),
+        floats_per_row=2 * settings.hidden + 64 * schema.n_features,
+    )
+
+
+NETWORKS: dict[str, Callable[[DensitySettings, Schema], Network]] = {"mlp": mlp, "conv": conv}

@@ -1,0 +1,115 @@
+"""A variational auto-encoder (Kingma & Welling 2014): its ELBO, in nats, stands for log p(x)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedgmi.data.rows import Schema
+from fedgmi.errors import ConfigError
+from fedgmi.models.densities.networks import NETWORKS, Parts
+from fedgmi.models.density import Density, rows_per_chunk
+from fedgmi.models.flat import Layout
+from fedgmi.settings.run import DensitySettings
+
+MIN_SCALE = 1e-2
+"""The floor of the Gaussian likelihood's scale: without it a constant feature has unbounded density."""
+
+SCALE_SPEED = 5.0
+"""The log scale is this times its parameter: at the weights' own learning rate it would take hundreds of steps."""
+
+
+def vae(settings: DensitySettings, schema: Schema) -> Density:
+    """ELBO(x) = E_q log p(x|z) − KL(q(z|x) ‖ N(0, I)), q(z|x) = N(m(x), diag s²(x)), with z = m + s·noise.
+
+    The KL is analytic. The likelihood is Bernoulli (cross-entropy on x in [0, 1]; for grey values a score rather
+    than a density) or Gaussian with a learnt scale per feature, at least 1e-2. Samples are the decoder's means
+    for Bernoulli (grey values, as the data are), and means plus noise for Gaussian.
+    """
+    _check(settings, schema)
+    network = NETWORKS[settings.architecture](settings, schema)
+    by_kind = "bernoulli" if schema.kind == "image" else "gaussian"
+    chosen = by_kind if settings.likelihood == "auto" else settings.likelihood
+    likelihood = _bernoulli if chosen == "bernoulli" else _gaussian
+    scale_shape: dict[str, tuple[int, ...]] = {} if likelihood is _bernoulli else {"scale": (schema.n_features,)}
+    layout = Layout(network.shapes | scale_shape)
+
+    def init(generator: torch.Generator) -> Tensor:
+        weights = network.init(generator)
+        return torch.cat([weights, torch.zeros(layout.size - len(weights))])
+
+    def loss(params: Tensor, x: Tensor, noise: Tensor) -> Tensor:
+        parts = layout.split(params)
+        mean, log_variance = network.encode(parts, x).chunk(2, -1)
+        z = mean + noise * (0.5 * log_variance).exp()
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
+        return divergence - likelihood(parts, network.decode(parts, z), x.flatten(2))
+
+    def weighted_bound(params: Tensor, x: Tensor, noise: Tensor) -> Tensor:
+        """log mean_s p(x|z_s) p(z_s) / q(z_s|x): params [K, P], x [K, R, *shape], noise [R, S, Z] → [K, R]"""
+        parts, (n_rows, n_samples) = layout.split(params), noise.shape[:2]
+        mean, log_variance = network.encode(parts, x).unsqueeze(2).chunk(2, -1)  # [K, R, 1, Z]
+        z = mean + noise * (0.5 * log_variance).exp()  # [K, R, S, Z]
+        ratio = 0.5 * (noise.square() + log_variance - z.square()).sum(-1)  # [K, R, S] log p(z)/q(z|x); 2π cancels
+        repeated = x.flatten(2).repeat_interleave(n_samples, dim=1)  # [K, R·S, D]
+        evidence = likelihood(parts, network.decode(parts, z.flatten(1, 2)), repeated)
+        return torch.logsumexp(evidence.view(len(params), n_rows, n_samples) + ratio, -1) - math.log(n_samples)
+
+    @torch.no_grad()
+    def log_prob(params: Tensor, x: Tensor, noise: Tensor) -> Tensor:
+        n_samples, n_components = noise.shape[1], len(params)
+        chunk = rows_per_chunk(n_components * n_samples * (3 * schema.n_features + network.floats_per_row))
+        scores = [x.new_zeros(0, n_components)]
+        for rows, drawn in zip(torch.split(x, chunk), torch.split(noise, chunk), strict=True):
+            repeated = rows.expand(n_components, *rows.shape)
+            if n_samples == 1:
+                scores.append(-loss(params, repeated, drawn[:, 0].expand(n_components, -1, -1)).mT)
+            else:
+                scores.append(weighted_bound(params, repeated, drawn).mT)
+        return torch.cat(scores)
+
+    @torch.no_grad()
+    def sample(params: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        parts = layout.split(params[None])
+        z = torch.randn(1, n, settings.latent, generator=generator).to(params)
+        output = network.decode(parts, z)[0]
+        if likelihood is _bernoulli:
+            return output.sigmoid().view(n, *schema.shape)
+        noise = torch.randn(n, schema.n_features, generator=generator).to(params)
+        return (output + _scale(parts) * noise).view(n, *schema.shape)
+
+    return Density(settings.name, False, layout.size, settings.latent, init, loss, log_prob, sample)
+
+
+def _bernoulli(parts: Parts, output: Tensor, x: Tensor) -> Tensor:
+    """log p(x|z) from logits [J, B, D] and x [J, B, D] → [J, B]"""
+    return -F.binary_cross_entropy_with_logits(output, x, reduction="none").sum(-1)
+
+
+def _gaussian(parts: Parts, output: Tensor, x: Tensor) -> Tensor:
+    """log p(x|z) from means [J, B, D] and x [J, B, D] → [J, B]"""
+    scale = _scale(parts).unsqueeze(1)  # [J, 1, D]
+    return -(0.5 * ((x - output) / scale).square() + scale.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+def _scale(parts: Parts) -> Tensor:
+    """[J, D]; starts at one, never below the floor."""
+    return MIN_SCALE + (1 - MIN_SCALE) * (SCALE_SPEED * parts["scale"]).exp()
+
+
+def _check(settings: DensitySettings, schema: Schema) -> None:
+    if schema.kind == "tabular" and settings.architecture == "conv":
+        raise ConfigError(
+            "a convolution needs images, and these data are a table",
+            where="density.architecture",
+            fix='set density.architecture = "mlp"',
+        )
+    if schema.kind == "tabular" and settings.likelihood == "bernoulli":
+        raise ConfigError(
+            "the Bernoulli likelihood needs values in [0, 1], and these data are a table",
+            where="density.likelihood",
+            fix='set density.likelihood = "gaussian"',
+        )

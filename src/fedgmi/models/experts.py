@@ -1,0 +1,171 @@
+"""Experts: the model of one component's p(y | x)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedgmi.data.rows import Schema
+from fedgmi.errors import ConfigError, unknown
+from fedgmi.models.density import rows_per_chunk
+from fedgmi.models.flat import FlatModule, init_linear, linear
+from fedgmi.settings.run import ExpertSettings
+
+
+@dataclass(frozen=True)
+class Expert:
+    """A classifier with flat parameters [P] and L classes, lifted over jobs.
+
+    init(generator) → [P] · logits(params [J, P], x [J, B, *shape]) → [J, B, L] · trunk: of the P parameters the first
+    T, the lower layers, which the experts of all components have in common; 0: each has its own · heads(params
+    [J, T + K·(P − T)], x [J, B, *shape]) → [J, B, K, L], K experts on their one trunk.
+    """
+
+    name: str
+    size: int
+    n_classes: int
+    init: Callable[[torch.Generator], Tensor]
+    logits: Callable[[Tensor, Tensor], Tensor]
+    heads: Callable[[Tensor, Tensor], Tensor]
+    trunk: int = 0
+    floats_per_row: int = field(default=4096, repr=False)
+
+    def numbers(self, n_experts: int) -> int:
+        """How many parameters n experts have between them, their trunk counted once."""
+        return self.trunk + n_experts * (self.size - self.trunk)
+
+    def loss(self, params: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Cross-entropy −log p(y|x) in nats: params [J, P], x [J, B, *shape], y [J, B] → [J, B]."""
+        logits = self.logits(params, x)
+        return F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
+
+    @torch.no_grad()
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        """log p_k(y|x) of every class, no gradient: params [K, P], x [R, *shape] → [R, K, L]."""
+        parts = [x.new_zeros(0, len(params), self.n_classes)]
+        for rows in torch.split(x, rows_per_chunk(self.floats_per_row * len(params))):
+            logits = self.logits(params, rows.expand(len(params), *rows.shape))
+            parts.append(logits.log_softmax(-1).transpose(0, 1))
+        return torch.cat(parts)
+
+
+def mlp(settings: ExpertSettings, schema: Schema) -> Expert:
+    """D → hidden → L with ReLU. Batched by hand: faster than `vmap`."""
+    hidden, n_features, n_classes = settings.hidden, schema.n_features, schema.n_classes
+    sizes = n_features * hidden, hidden, hidden * n_classes, n_classes
+    trunk, head = sizes[0] + sizes[1], sizes[2] + sizes[3]
+
+    def heads(params: Tensor, x: Tensor) -> Tensor:
+        n_jobs, n_heads = len(params), (params.shape[1] - trunk) // head
+        weight, bias, upper = torch.split(params, [*sizes[:2], n_heads * head], 1)
+        inner = linear(x.flatten(2), weight.view(n_jobs, n_features, hidden), bias).relu()
+        weight, bias = torch.split(upper.view(n_jobs, n_heads, head), list(sizes[2:]), 2)
+        weight = weight.view(n_jobs, n_heads, hidden, n_classes).transpose(1, 2).flatten(2)  # all heads in one product
+        return linear(inner, weight, bias.flatten(1)).view(n_jobs, -1, n_heads, n_classes)
+
+    def init(generator: torch.Generator) -> Tensor:
+        weight = init_linear(n_features, hidden, generator, math.sqrt(2.0)).flatten()
+        output = init_linear(hidden, n_classes, generator, 0.5).flatten()
+        return torch.cat([weight, torch.zeros(hidden), output, torch.zeros(n_classes)])
+
+    return Expert(
+        name="mlp",
+        size=trunk + head,
+        n_classes=n_classes,
+        init=init,
+        logits=lambda params, x: heads(params, x).squeeze(2),
+        heads=heads,
+        trunk=trunk,
+        floats_per_row=2 * hidden + 3 * n_classes + n_features,
+    )
+
+
+def cnn(settings: ExpertSettings, schema: Schema) -> Expert:
+    """Two strided 3×3 convolutions, then D' → hidden → L, for images of any size."""
+    if schema.kind != "image":
+        raise ConfigError(
+            "a convolution needs images, and these data are a table", where="expert.name", fix='set expert.name = "mlp"'
+        )
+    n_channels, height, width = schema.shape
+    inner = 32 * ((height + 3) // 4) * ((width + 3) // 4)
+    return expert_from_module(
+        lambda: nn.Sequential(
+            nn.Conv2d(n_channels, 16, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(inner, settings.hidden),
+            nn.ReLU(),
+            nn.Linear(settings.hidden, schema.n_classes),
+        ),
+        schema,
+        name="cnn",
+    )
+
+
+EXPERTS: dict[str, Callable[[ExpertSettings, Schema], Expert]] = {"mlp": mlp, "cnn": cnn}
+
+
+def make_expert(settings: ExpertSettings, schema: Schema) -> Expert:
+    """The expert that the settings name, for rows and classes of this schema."""
+    if settings.name not in EXPERTS:
+        raise unknown("expert", settings.name, EXPERTS, "expert.name")
+    expert = EXPERTS[settings.name](settings, schema)
+    return expert if settings.shared == "trunk" else replace(expert, trunk=0)
+
+
+def expert_from_module(make: Callable[[], nn.Module], schema: Schema, name: str = "custom") -> Expert:
+    """Any classifier of the user's: `make()` builds an `nn.Module` from x [B, *shape] to logits [B, L].
+
+    Of an `nn.Sequential` the last layer with parameters is the head, and all before it the trunk that experts share;
+    other modules have no trunk.
+
+    >>> schema = Schema(shape=(4,), n_classes=3, kind="tabular")
+    >>> expert_from_module(lambda: nn.Linear(4, 3), schema).size
+    15
+    >>> expert_from_module(lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), schema).trunk
+    40
+    """
+    module = FlatModule(make)
+    with torch.no_grad():
+        logits = module(torch.zeros(1, module.size), torch.zeros(1, 2, *schema.shape))
+    if logits.shape != (1, 2, schema.n_classes):
+        raise ConfigError(
+            f"the module turns 2 rows into {tuple(logits.shape[1:])}, not (2, {schema.n_classes})",
+            where="expert",
+            fix=f"end it with one logit for each of the {schema.n_classes} classes",
+        )
+    trunk, heads = _trunk_and_heads(make, module)
+    floats = 32 * schema.n_features + 4096
+    return Expert(name, module.size, schema.n_classes, module.init, module, heads, trunk, floats)
+
+
+def _trunk_and_heads(
+    make: Callable[[], nn.Module], whole: FlatModule
+) -> tuple[int, Callable[[Tensor, Tensor], Tensor]]:
+    """T, and the function from K experts' parameters on one trunk to their logits."""
+    with torch.random.fork_rng(devices=[]):
+        layers = make()
+    body, head = None, whole
+    if isinstance(layers, nn.Sequential):
+        last = max(i for i, layer in enumerate(layers) if any(True for _ in layer.parameters()))
+        if any(True for _ in layers[:last].parameters()):
+            body = FlatModule(lambda: cast(nn.Sequential, make())[:last])
+            head = FlatModule(lambda: cast(nn.Sequential, make())[last:])
+    trunk = body.size if body else 0
+
+    def heads(params: Tensor, x: Tensor) -> Tensor:
+        inner = body(params[:, :trunk], x) if body else x
+        upper = params[:, trunk:].reshape(-1, head.size)  # [J·K, H]
+        n_heads = len(upper) // len(params)
+        repeated = inner[:, None].expand(-1, n_heads, *inner.shape[1:]).flatten(0, 1)
+        return head(upper, repeated).view(len(params), n_heads, len(x[0]), -1).transpose(1, 2)
+
+    return trunk, heads

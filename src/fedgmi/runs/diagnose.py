@@ -1,0 +1,78 @@
+"""`fedgmi diagnose`, from config to results folder: clients are asked for word counts, and nothing is trained."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedgmi.storage import folder
+from fedgmi.settings.run import Config, dump
+from fedgmi.data import build_scenario, chosen_scale
+from fedgmi.data.scenarios.truth import Scenario
+from fedgmi.diagnosis.diagnose import Diagnosis, diagnose
+from fedgmi.errors import ConfigError
+from fedgmi.runs.evaluation import proportion_errors
+from fedgmi.runs.experiment import choose_device, new_task, settle_components
+from fedgmi.diagnosis.survey import Survey, take_survey
+
+LEVEL = 0.9  # of the intervals
+
+
+def run(config: Config, out: Path) -> dict[str, Any]:
+    """Diagnose the federation and return what `out` then holds as `diagnosis.json`, beside the config.
+
+    `method.n_components` is the number of components to test; where it is unset or "auto", the estimated one. All
+    clients are asked, `evaluation.unseen_clients` included. Raises UserError where the settings, the data or the
+    folder do not allow it; earlier results stay untouched.
+    """
+    if config.method.epsilon is not None:
+        raise ConfigError(
+            "intervals and the test for a mixture are made for exact counts, and would take the noise for the clients'",
+            where="method.epsilon",
+            fix='unset it where exact counts may be sent; n_components = "auto" takes counts with noise',
+        )
+    torch.set_flush_denormal(True)  # before threads start, or they do not inherit it
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    folder.claim(out, resume=False)
+    device = choose_device(config.device)
+    scenario = build_scenario(config.data, config.scenario, config.seed)
+    scale = chosen_scale(config.data, config.scenario, scenario.federation)
+    scenario = scenario if scale is None else scenario.rescaled(scale)
+    asked = None
+    if config.method.n_components not in (None, "auto"):
+        asked = settle_components(config, scenario, device).n_components
+    federation = scenario.federation
+    survey = take_survey(new_task(config, federation.schema, 1), federation.clients, device=device)
+    began = time.perf_counter()
+    found = diagnose(survey.histograms, n_components=asked, seed=config.seed, level=LEVEL)
+    record = found.to_json() | {"n_components_estimated": asked is None, "interval_level": LEVEL}
+    record |= context(config, scenario, survey) | {"seconds": survey.seconds + time.perf_counter() - began}
+    record = folder.finite(record | truth(found, scenario))
+    folder.write_json(out / folder.DIAGNOSIS, record)
+    folder.write_text(out / folder.CONFIG, dump(config))
+    return dict(record)
+
+
+def context(config: Config, scenario: Scenario, survey: Survey) -> dict[str, Any]:
+    """Whose diagnosis it is, and what it cost."""
+    return {
+        "scenario": config.scenario.name,
+        "seed": config.seed,
+        "clients": list(scenario.federation.names),
+        "rows_per_client": [len(client) for client in scenario.federation.clients],
+        "bytes_down": survey.bytes_down,
+        "bytes_up": survey.bytes_up,
+    }
+
+
+def truth(found: Diagnosis, scenario: Scenario) -> dict[str, Any]:
+    """How many components there are in truth, and how far the proportions are off; None where nobody knows."""
+    errors, _ = proportion_errors(found.topics.proportions, scenario)
+    return {
+        "true_n_components": None if scenario.truth is None else scenario.truth.n_components,
+        "proportion_tv": errors["proportion_tv"],
+    }

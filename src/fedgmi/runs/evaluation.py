@@ -1,0 +1,176 @@
+"""Method + states + held-out rows → numbers. The only room besides the oracle's where the truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedgmi import tree
+from fedgmi.data.rows import Client, Rows, chunks, pack
+from fedgmi.data.scenarios.truth import Scenario
+from fedgmi.methods.contract import Method, Task
+from fedgmi.mixture.matching import match_components, reorder, total_variation
+from fedgmi.randomness import generator
+from fedgmi.tree import Tree
+
+DENSITY_SAMPLES = 16  # of the importance-weighted bound on held-out rows
+
+
+def evaluate(method: Method, task: Task, server: Tree, states: Tree, scenario: Scenario) -> dict[str, Any]:
+    """Everything `summary.json` says of one method, of its deployed predictor after the last round.
+
+    client_accuracy: share of right labels on each client's own held-out mix, mean over clients (null without labels)
+    · proportion_tv: mean over clients of ½ Σ_k |π̂_ik − π_ik| to the realised share, after the best matching
+    · expert_accuracy [true component × expert] and density [true component × density] (nats) on pure held-out rows
+    · assignment_accuracy: share of training rows whose likeliest component, labels seen, is the true one
+    · components_shown: how many the sketch's counts stand up for, where there is a sketch.
+    """
+    accuracy = client_accuracy(method, server, states, scenario.federation.held_out)
+    result: dict[str, Any] = {
+        "n_components": task.n_components if method.proportions else 1,
+        "client_accuracy": None if accuracy is None else float(accuracy.nanmean()),
+        "client_accuracy_per_client": None if accuracy is None else accuracy.tolist(),
+    }
+    if "components_shown" in server:
+        result["components_shown"] = int(server["components_shown"])
+    order = None
+    if method.proportions is not None:
+        numbers, order = proportion_errors(method.proportions(states).cpu(), scenario)
+        result |= numbers
+    if scenario.truth is not None:
+        if method.responsibilities is not None and order is not None:
+            result["assignment_accuracy"] = assignment_accuracy(method, server, states, scenario, order)
+        result |= component_matrices(method, task, server, scenario.truth.pure, order)
+    return result
+
+
+def client_accuracy(method: Method, server: Tree, states: Tree, held_out: Sequence[Client]) -> Tensor | None:
+    """Share of rows that each client's own predictor labels rightly [C]; NaN where a client has no such rows."""
+    if not held_out or held_out[0].y is None:
+        return None
+    parts = []
+    for rows, chunk_states in _chunked(held_out, states):
+        assert rows.y is not None
+        guess = method.predict(server, chunk_states, replace(rows, y=None, cache={})).argmax(1)
+        right = rows.sum_by_client((guess == rows.y).double())
+        parts.append(right / rows.counts)
+    return torch.cat(parts).cpu()
+
+
+def newcomers(method: Method, server: Tree, states: Tree, seen: Scenario, unseen: Scenario) -> dict[str, Any] | None:
+    """How clients fare that took no part in training: welcomed by their training rows, judged on held-out ones.
+
+    proportion_tv: from labelled rows, where there are labels, and `proportion_tv_unlabelled` from the same without,
+    both in the order that fits the *seen* clients · identified: whether such rows can tell proportions at all
+    · client_accuracy: of the predictor that the proportions from labelled rows make. None where the method has no way
+    to welcome anybody.
+    """
+    if method.welcome is None:
+        return None
+    clients, truth = unseen.federation.clients, unseen.truth
+    device = next(iter(server.values())).device
+    rows = pack(clients, device=device)
+    kinds = {"": method.welcome(server, rows)}
+    if rows.y is not None:
+        kinds["_unlabelled"] = method.welcome(server, replace(rows, y=None, cache={}))
+    result: dict[str, Any] = {"clients": list(unseen.federation.names)}
+    if method.proportions is not None:
+        _, order = proportion_errors(method.proportions(states).cpu(), seen)
+        for suffix, welcomed in kinds.items():
+            estimated = method.proportions(welcomed).cpu()
+            estimated = estimated if order is None else reorder(estimated, order)
+            error = None if truth is None else float(total_variation(estimated, truth.proportions()).mean())
+            result |= {f"proportion_tv{suffix}": error, f"proportions{suffix}": estimated.tolist()}
+            result[f"identified{suffix}"] = bool(welcomed["identified"].all())
+    accuracy = client_accuracy(method, server, kinds[""], unseen.federation.held_out)
+    return result | {
+        "client_accuracy": None if accuracy is None else float(accuracy.nanmean()),
+        "client_accuracy_per_client": None if accuracy is None else accuracy.tolist(),
+    }
+
+
+def proportion_error(method: Method, states: Tree, scenario: Scenario) -> float | None:
+    """The mean total variation to the realised proportions, or None where either is unknown."""
+    if method.proportions is None or scenario.truth is None:
+        return None
+    numbers, _ = proportion_errors(method.proportions(states).cpu(), scenario)
+    error: float = numbers["proportion_tv"]
+    return error
+
+
+def proportion_errors(estimated: Tensor, scenario: Scenario) -> tuple[dict[str, Any], Tensor | None]:
+    """Proportions in matched order, their errors, and the matching itself."""
+    counts = torch.tensor([len(client) for client in scenario.federation.clients], dtype=torch.float64)
+    order, truth = None, scenario.truth
+    numbers: dict[str, Any] = {"proportion_tv": None, "proportion_tv_drawn": None, "true_proportions": None}
+    if truth is not None:
+        realised = truth.proportions()
+        order = match_components(estimated, realised)
+        estimated = reorder(estimated, order)
+        per_client = total_variation(estimated, realised)
+        numbers = {
+            "proportion_tv": float(per_client.mean()),
+            "proportion_tv_per_client": per_client.tolist(),
+            "proportion_tv_drawn": float(total_variation(estimated, truth.drawn).mean()),
+            "true_proportions": realised.tolist(),
+            "best_possible_gate": float(realised.max(1).values.mean()),
+        }
+    mass = (estimated * counts[:, None]).sum(0) / counts.sum()
+    return numbers | {"proportions": estimated.tolist(), "component_mass": mass.tolist()}, order
+
+
+def assignment_accuracy(method: Method, server: Tree, states: Tree, scenario: Scenario, order: Tensor) -> float:
+    """Share of training rows whose likeliest component, labels seen, is the true one."""
+    assert method.responsibilities is not None
+    assert scenario.truth is not None
+    right = total = 0
+    components = scenario.truth.components
+    for rows, chunk_states in _chunked(scenario.federation.clients, states):
+        guess = reorder(method.responsibilities(server, chunk_states, rows), order).argmax(1)
+        true = torch.cat([components[i] for i in rows.ids]).to(guess.device)
+        right += int((guess == true).sum())
+        total += len(true)
+    return right / max(total, 1)
+
+
+def component_matrices(
+    method: Method, task: Task, server: Tree, pure: Sequence[Client], order: Tensor | None
+) -> dict[str, Any]:
+    """Every expert and every density on pure held-out rows of every true component, in matched order."""
+    out: dict[str, Any] = {}
+    device = next(iter(server.values())).device if server else torch.device("cpu")
+    if method.experts is not None and pure and pure[0].y is not None:
+        rows = []
+        for component in pure:
+            assert component.y is not None
+            guess = task.expert.log_prob(server[method.experts], component.x.to(device)).argmax(2)
+            rows.append((guess == component.y.to(device)[:, None]).double().mean(0).cpu())
+        out["expert_accuracy"] = _matched(torch.stack(rows), order).tolist()
+    if method.densities is not None and pure:
+        rows = [_mean_density(task, server[method.densities], component, device) for component in pure]
+        out["density"] = _matched(torch.stack(rows), order).tolist()
+    return out
+
+
+def _mean_density(task: Task, params: Tensor, rows: Client, device: torch.device) -> Tensor:
+    draws = generator(task.seed, "density evaluation")
+    noise = torch.randn(len(rows), DENSITY_SAMPLES, task.density.noise_size, generator=draws)
+    return task.density.log_prob(params, rows.x.to(device), noise.to(device)).double().mean(0).cpu()
+
+
+def _matched(matrix: Tensor, order: Tensor | None) -> Tensor:
+    """Columns in the order of the proportions; NaN where no estimated component stands for the true one."""
+    return matrix if order is None else reorder(matrix, order).masked_fill(order < 0, torch.nan)
+
+
+def _chunked(clients: Sequence[Client], states: Tree) -> list[tuple[Rows, Tree]]:
+    device = next(iter(states.values())).device if states else torch.device("cpu")
+    out = []
+    for chunk in chunks(clients, range(len(clients))):
+        index = torch.tensor(chunk, device=device)
+        out.append((pack(clients, chunk, device=device), tree.take(states, index)))
+    return out

@@ -1,0 +1,1 @@
+"""Settings: what they may be, and how they are read and written."""

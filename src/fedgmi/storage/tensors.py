@@ -1,0 +1,67 @@
+"""Tensors in safetensors beside what names them in JSON, written so that a crash leaves the old state whole.
+
+The tensors go to a file of their own first; the JSON that names it, with its hash, is the commit. No pickle, ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from fedgmi.errors import CheckpointError
+from fedgmi.storage.folder import write_bytes, write_json
+from fedgmi.tree import Tree
+
+Meta = dict[str, Any]
+
+
+def save(path: Path, tensors: Tree, meta: Meta, *, file: str) -> None:
+    """Write the tensors to `file` beside `path`, then `path` itself: meta, with that name and its hash."""
+    payload = safetensors.torch.save({key: _own(leaf) for key, leaf in tensors.items()})
+    write_bytes(path.parent / file, payload)
+    write_json(path, meta | {"tensors": file, "sha256": hashlib.sha256(payload).hexdigest()})
+
+
+def read_meta(path: Path, check: Callable[[Meta], None], *, kind: str, fix: str) -> Meta:
+    """The JSON part. `check` raises what is wrong with its content; whatever is no table is not a `kind`."""
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError("this is not JSON, or it is truncated", where=str(path), fix=fix) from error
+    if not isinstance(meta, dict) or not {"tensors", "sha256"} <= meta.keys():
+        raise CheckpointError(f"this is no {kind} of fedgmi", where=str(path), fix=fix)
+    check(meta)
+    return meta
+
+
+def read_tensors(path: Path, meta: Meta, *, fix: str) -> Tree:
+    """The tensors that the JSON at `path` names, once their hash agrees."""
+    file = path.parent / Path(str(meta["tensors"])).name  # never outside the folder, whatever the JSON says
+    try:
+        payload = file.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot be read ({error.strerror})", where=str(file), fix=fix) from error
+    if hashlib.sha256(payload).hexdigest() != meta["sha256"]:
+        raise CheckpointError("the file is truncated or was changed: its hash differs", where=str(file), fix=fix)
+    try:
+        return safetensors.torch.load(payload)
+    except SafetensorError as error:
+        raise CheckpointError(f"not a safetensors file ({error})", where=str(file), fix=fix) from error
+
+
+def part(tensors: Tree, prefix: str) -> Tree:
+    """The leaves under a prefix, without it."""
+    return {key.removeprefix(prefix): leaf for key, leaf in tensors.items() if key.startswith(prefix)}
+
+
+def _own(leaf: Tensor) -> Tensor:
+    """In memory of its own: safetensors refuses leaves that share theirs."""
+    return leaf.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
