@@ -1,8 +1,7 @@
-"""The contract of a method: a record of pure functions, state in and state out.
+"""The contract of a method: what is exchanged (its program), what can be asked of the result (its predictor).
 
-A method is phases of steps. A step is one exchange: the server's state goes out, each client answers with an additive
-message, the server folds the sum into its state. Server and client states are trees of tensors, hence checkpoint and
-wire format at once. Methods call the mathematics in `mixture` and `training`; nothing calls back.
+A method is a record of pure functions, state in and state out. Server and client states are trees of tensors, hence
+checkpoint and wire format at once. Methods call the mathematics in `mixture` and `models`; nothing calls back.
 """
 
 from __future__ import annotations
@@ -10,25 +9,40 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Generic
 
 from torch import Tensor
+from typing_extensions import TypeVar
 
-from fedgmi import tree
 from fedgmi.data.rows import Rows, Schema
+from fedgmi.errors import ConfigError
 from fedgmi.models.density import Density
 from fedgmi.models.experts import Expert
-from fedgmi.settings.run import MethodSettings, TrainingSettings
+from fedgmi.protocol.step import Program
+from fedgmi.settings.base import MethodSettings
+from fedgmi.settings.run import TrainingSettings
 from fedgmi.tree import Tree
+
+S = TypeVar("S", bound=MethodSettings, default=MethodSettings, covariant=True)
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(Generic[S]):
     """All that a method may know before it meets any data.
 
-    secret: what a client's site knows and the coordinator does not, from which noise that protects rows is drawn.
-    None in simulation, where noise comes from the seed, which everybody knows: it imitates protection and gives none.
-    A site draws one of its own (`secrets.token_hex(32)`), a new one whenever its rows change, and never sends it.
+    Attributes:
+        schema: What rows look like.
+        n_components: K.
+        density: The model of one component's p(x).
+        expert: The model of one component's p(y | x).
+        training: How local training goes.
+        settings: The method's own.
+        lr: The learning rate.
+        seed: Of all draws.
+        secret: What a client's site knows and the coordinator does not, from which noise that protects rows is drawn.
+            None in simulation, where noise comes from the seed, which everybody knows: it imitates protection and gives
+            none. A site draws one of its own (`secrets.token_hex(32)`), a new one whenever its rows change, and never
+            sends it.
     """
 
     schema: Schema
@@ -36,98 +50,134 @@ class Task:
     density: Density
     expert: Expert
     training: TrainingSettings
-    settings: MethodSettings
+    settings: S
     lr: float
     seed: int
     secret: str | None = field(default=None, repr=False)
 
-    def replace(self, **changes: Any) -> Task:
+    def replace(self, **changes: Any) -> Task[S]:
         """The same task but for `changes`."""
         return dataclasses.replace(self, **changes)
 
 
 @dataclass(frozen=True)
-class Message:
-    """Additive statistics and what they cost: merging is addition, `Message()` is the identity.
+class Predictor:
+    """What can be asked of a method's states once they are trained. All functions are pure.
 
-    values: leaves that add up over clients, or, for steps that stack, leaves [C, …] that are joined
-    · down, up: bytes that went to and from the clients for it.
+    Attributes:
+        predict: (server, states, rows) → log p(y | x), rows without labels. [R, L]
+        reads: The leaves of the server's state that these functions need, named as in `Step.reads`. A saved model
+            holds them, and no more.
+        proportions: (states) → each client's proportions. [C, K]
+        responsibilities: (server, states, rows) → which component each row came from, labels seen. [R, K]
+        evidence: (server, rows) → log p_k(row)/P(row) up to a constant per row, for rows never seen, by labels where
+            there are any. [R, K], nats
+        infer_client: (server, rows) → states of clients never seen, from their rows alone, with labels where there are
+            any. Nothing is trained.
+        pooled: (server) → the proportions of all rows together. [K]
+        client_state: (proportions [C, K]) → states of clients that are known by their proportions alone.
+        density: (server, x [R, *shape], noise [R, S, Z]) → log p_k(x). [R, K], nats
+        sample: (server, component, n, generator) → rows of a component. [n, *shape]
+        expert: (server, x [R, *shape]) → log p_k(y | x). [R, K, L], nats
     """
 
-    values: Tree = field(default_factory=dict)
-    down: int = 0
-    up: int = 0
+    predict: Callable[[Tree, Tree, Rows], Tensor]
+    reads: tuple[str, ...] = ()
+    proportions: Callable[[Tree], Tensor] | None = None
+    responsibilities: Callable[[Tree, Tree, Rows], Tensor] | None = None
+    evidence: Callable[[Tree, Rows], Tensor] | None = None
+    infer_client: Callable[[Tree, Rows], Tree] | None = None
+    pooled: Callable[[Tree], Tensor] | None = None
+    client_state: Callable[[Tensor], Tree] | None = None
+    density: Callable[[Tree, Tensor, Tensor], Tensor] | None = None
+    sample: Callable[..., Tensor] | None = None
+    expert: Callable[[Tree, Tensor], Tensor] | None = None
 
-    def __add__(self, other: Message) -> Message:
-        return Message(tree.add(self.values, other.values), self.down + other.down, self.up + other.up)
 
-
-ClientStep = Callable[[Tree, Tree, Rows, int], tuple[Tree, Message]]
-ServerStep = Callable[[Tree, Tree, int], Tree]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One exchange.
-
-    client: (server state, states of C clients [C, …], their rows, round) → (new states, message over the C clients)
-    · server: (server state, reduced values, round) → server state · reduce: "sum", or "stack" where the server needs
-    single replies [C, …], which secure aggregation then has to refuse · updates(server) → the models [K, P] whose
-    weighted sums the message holds, by NAME: `NAME total` [K, P] = Σ_i N_ik θ_ik and `NAME mass` [K]; a deployment
-    bounds and averages these robustly, where it is asked to · when(server) → whether the exchange is still of use; one
-    that is not costs a deployment seconds, and is left out.
-    """
-
-    name: str
-    client: ClientStep
-    server: ServerStep
-    reduce: Literal["sum", "stack"] = "sum"
-    updates: Callable[[Tree], Tree] | None = None
-    when: Callable[[Tree], bool] | None = None
+def no_metrics(server: Tree) -> dict[str, float]:
+    """A method that has nothing to show of its server's state."""
+    return {}
 
 
 @dataclass(frozen=True)
 class Method:
-    """What an experiment, an evaluation and a deployment need of a method; all functions are pure.
+    """A method for a task.
 
-    init() → server state · client_init(ids) → states of those clients [C, …] · prepare, round, finish: the steps before
-    the first round, in each, and after the last · predict(server, states, rows) → log p(y | x) [R, L], rows without
-    labels · proportions(states) → [C, K] · responsibilities(server, states, rows) → [R, K], labels seen
-    · evidence(server, rows) → log p_k(row)/P(row) up to a constant per row [R, K], nats, for rows never seen, by labels
-    where there are any · welcome(server, rows) → states of clients never seen, from their rows alone, no training;
-    with labels where there are any · densities, experts: the leaves of the server state that hold them, [K, P].
+    Attributes:
+        name: As the table has it.
+        program: What is exchanged.
+        predictor: What can be asked of the result.
+        metrics: (server) → what outer rooms may show of the server's state: `bound` (nats per row) and
+            `components_shown`, where there are such.
+        counts: (server) → the clients' counts of words from which a diagnosis can be made [C, W], where there are any.
     """
 
     name: str
-    init: Callable[[], Tree]
-    client_init: Callable[[tuple[int, ...]], Tree]
-    round: tuple[Step, ...]
-    predict: Callable[[Tree, Tree, Rows], Tensor]
-    prepare: tuple[Step, ...] = ()
-    finish: tuple[Step, ...] = ()
-    proportions: Callable[[Tree], Tensor] | None = None
-    responsibilities: Callable[[Tree, Tree, Rows], Tensor] | None = None
-    evidence: Callable[[Tree, Rows], Tensor] | None = None
-    welcome: Callable[[Tree, Rows], Tree] | None = None
-    densities: str | None = None
-    experts: str | None = None
+    program: Program
+    predictor: Predictor
+    metrics: Callable[[Tree], dict[str, float]] = no_metrics
+    counts: Callable[[Tree], Tensor | None] = lambda server: None
+
+
+@dataclass(frozen=True)
+class Entry(Generic[S]):
+    """One line of the table of methods.
+
+    Attributes:
+        build: (task) → the method.
+        settings: What may stand in `[method]` for it. Its `name` has one value, by which the table knows it.
+        summary: One line about it.
+        has_components: Whether a number of components means anything to it.
+        has_histogram: (settings) → whether clients send a histogram of words, to which noise can be added.
+        check: (settings, rounds) → raises ConfigError for what contradicts itself.
+    """
+
+    build: Callable[[Task[Any]], Method]
+    settings: type[MethodSettings]
+    summary: str
+    has_components: bool = True
+    has_histogram: Callable[[Any], bool] = lambda settings: False
+    check: Callable[[Any, int], None] = lambda settings, rounds: None
+
+    @property
+    def name(self) -> str:
+        """As settings name the method."""
+        return str(self.settings.model_fields["name"].default)
+
+    def __call__(self, task: Task[Any]) -> Method:
+        return self.build(task)
+
+
+def table_of(*entries: Entry[Any]) -> dict[str, Entry[Any]]:
+    """The table of methods by name.
+
+    Raises:
+        ConfigError: Where two methods have one name, or one has no builder.
+    """
+    table: dict[str, Entry[Any]] = {}
+    for entry in entries:
+        if not callable(entry.build):
+            raise ConfigError(f"the method {entry.name!r} has no builder", where="METHODS", fix="give Entry a function")
+        if entry.name in table:
+            raise ConfigError(f"two methods are called {entry.name!r}", where="METHODS", fix="rename one of them")
+        table[entry.name] = entry
+    return table
 
 
 def first_states(method: Method, server: Tree, rows: Rows, round: int) -> Tree:
-    """States of clients that have none yet: the method's first ones, or, where they missed its preparation, those of
-    newcomers."""
-    if round > 0 and method.prepare and method.welcome is not None:
-        return method.welcome(server, rows)
-    return method.client_init(rows.ids)
+    """States of clients that have none yet.
 
+    Args:
+        method: Whose.
+        server: The server's state.
+        rows: The clients' rows.
+        round: In which they come.
 
-def mean_by_mass(old: Tensor, total: Tensor, mass: Tensor) -> Tensor:
-    """θ_k ← Σ_i N_ik θ_ik / Σ_i N_ik; a component with (almost) no mass stays as it was. [K, P], [K, P], [K]
-
-    >>> import torch
-    >>> mean_by_mass(torch.ones(2, 1), torch.tensor([[8.0], [0.0]]), torch.tensor([2.0, 0.0])).flatten().tolist()
-    [4.0, 1.0]
+    Returns:
+        The method's first states; where they missed its preparation, those of newcomers. [C, …]
     """
-    alive = mass > 1e-6
-    mean = total / mass.clamp(min=1e-6).to(total.dtype)[:, None]
-    return mean.where(alive[:, None], old)
+    program = method.program
+    late = bool(program.prepare) if program.joins_late is None else program.joins_late
+    if round > 0 and late and method.predictor.infer_client is not None:
+        return method.predictor.infer_client(server, rows)
+    return program.client_init(rows.ids)

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from fedgmi import tree
 from fedgmi.data.rows import Rows
 from fedgmi.data.standardise import feature_sums, standardisation
 from fedgmi.errors import ConfigError
-from fedgmi.methods.contract import Message, Step, Task, mean_by_mass
+from fedgmi.methods.contract import Task
 from fedgmi.models import training
+from fedgmi.protocol.message import Message, Models
+from fedgmi.protocol.step import Step
 from fedgmi.randomness import generator
 from fedgmi.tree import Tree
-
-
-@dataclass(frozen=True)
-class Trained:
-    """total [K, P] = Σ_i N_ik θ_ik · mass [K] = Σ_i N_ik · n_jobs: models that travelled, each way."""
-
-    total: Tensor
-    mass: Tensor
-    n_jobs: int
 
 
 def train_components(
@@ -35,10 +25,21 @@ def train_components(
     key: tuple[int | str, ...],
     noise_size: int = 0,
     mu: float = 0.0,
-) -> Trained:
-    """Train component k of client i from start [K, P] on its rows ∝ weights [R, K]; only pairs with mass.
+) -> Models:
+    """Train component k of client i on its rows ∝ weights; only pairs with mass.
 
-    mu: of a proximal term μ/2·‖θ_ik − start_k‖².
+    Args:
+        task: Its training settings, and its learning rate.
+        rows: Of C clients.
+        weights: Of each row for each component. [R, K]
+        start: Where the components begin. [K, P]
+        loss: What is minimised, in nats.
+        key: Of the draws: (seed, round, purpose).
+        noise_size: Z, of the noise that the loss takes.
+        mu: Of a proximal term μ/2·‖θ_ik − start_k‖².
+
+    Returns:
+        Σ_i N_ik θ_ik and Σ_i N_ik, and which clients trained which components.
     """
     jobs = plan(task, rows, weights)
     component = jobs.component.to(start.device)
@@ -57,22 +58,41 @@ def train_components(
     )
     total = torch.zeros_like(start).index_add_(0, component, local * mass_of[:, None].to(local.dtype))
     mass = torch.zeros(len(start), dtype=torch.float64, device=start.device).index_add_(0, component, mass_of)
-    return Trained(total, mass, len(jobs))
+    holders = torch.zeros(rows.n_clients, len(start), dtype=torch.bool)
+    holders[jobs.client, jobs.component] = True
+    return Models(total, mass, holders)
+
+
+def held_by_all(rows: Rows, total: Tensor, mass: Tensor) -> Models:
+    """Sums of models [K, P] that all of the clients hold."""
+    return Models(total, mass, torch.ones(rows.n_clients, len(total), dtype=torch.bool))
 
 
 def average_step(task: Task, mu: float = 0.0) -> Step:
-    """FedAvg's round on the one model in the server's leaf "expert" [1, P]; mu: of FedProx's term."""
+    """FedAvg's round on the one model in the server's leaf `expert` [1, P].
+
+    Args:
+        task: Whose expert it is.
+        mu: Of FedProx's proximal term; 0: none.
+
+    Returns:
+        The step.
+    """
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         key = (task.seed, round, "expert")
         trained = train_components(task, rows, all_rows(rows), server["expert"], expert_loss(task), key, mu=mu)
-        cost = rows.n_clients * server["expert"].nbytes
-        return states, Message({"expert total": trained.total, "expert mass": trained.mass}, cost, cost)
+        return states, Message({"expert": trained})
 
-    def average(server: Tree, sums: Tree, round: int) -> Tree:
-        return server | {"expert": mean_by_mass(server["expert"], sums["expert total"], sums["expert mass"])}
+    def average(server: Tree, message: Message, round: int) -> Tree:
+        return server | {"expert": message.models["expert"].mean(server["expert"])}
 
-    return Step("train", client, average, updates=lambda server: {"expert": server["expert"]})
+    return Step("train", client, average, reads=("expert",), writes=("expert",), models=experts_of)
+
+
+def experts_of(server: Tree) -> Tree:
+    """The one kind of models that most methods average, as they stand."""
+    return {"expert": server["expert"]}
 
 
 def train_own(
@@ -96,18 +116,21 @@ def train_own(
     return models.index_copy(0, place, trained)
 
 
-def scale_step(task: Task) -> Step:
-    """Federated sums of the features, into the server's leaves "mean" and "std" [D]; pictures have one deviation."""
+def feature_scale_step(task: Task, prefix: str = "") -> Step:
+    """Federated sums of the features, and from them the server's leaves `mean` and `std` [D] under the prefix.
+
+    Pictures have one deviation in common.
+    """
+    names = f"{prefix}mean", f"{prefix}std"
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        sums = feature_sums(rows.x)
-        return states, Message(sums, up=rows.n_clients * tree.n_bytes(sums))
+        return states, Message(sums=feature_sums(rows.x))
 
-    def take(server: Tree, sums: Tree, round: int) -> Tree:
-        mean, std = standardisation(sums, common_scale=task.schema.kind == "image")
-        return server | {"mean": mean.float(), "std": std.float()}
+    def take(server: Tree, message: Message, round: int) -> Tree:
+        scale = standardisation(message.sums, common_scale=task.schema.kind == "image")
+        return server | dict(zip(names, (scale.mean.float(), scale.std.float()), strict=True))
 
-    return Step("features", client, take)
+    return Step("features", client, take, writes=names, kind="sketch")
 
 
 def plan(task: Task, rows: Rows, weights: Tensor) -> training.Jobs:

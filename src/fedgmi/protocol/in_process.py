@@ -9,41 +9,98 @@ from torch import Tensor
 
 from fedgmi import tree
 from fedgmi.data.rows import Client, Rows, chunks, pack
-from fedgmi.methods.contract import Message, Method, Step
+from fedgmi.protocol.ledger import Ledger
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.sizes import Bytes, Requests, replies
+from fedgmi.protocol.step import Program, Step, select
+from fedgmi.protocol.wrappers import Place, Wrapper, reduce
 from fedgmi.tree import Tree
 
 
 class InProcess:
     """The in-process transport.
 
-    clients: whose rows it holds · method: whose client states it keeps, in `states` [N, …] · components: per client the
-    true component of each row, for the oracle only.
+    Args:
+        clients: Whose rows it holds.
+        program: Whose client states it keeps, in `states` [N, …].
+        device: Where rows and states are.
+        components: The true component of each row, client by client; for the oracle only.
+        wrappers: What is done to messages on their way, the first one nearest to the client. Messages are then made
+            client by client.
+        seed: Of what wrappers draw.
     """
 
     def __init__(
         self,
         clients: Sequence[Client],
-        method: Method,
+        program: Program,
         *,
         device: torch.device | str = "cpu",
         components: Sequence[Tensor] | None = None,
+        wrappers: Sequence[Wrapper] = (),
+        seed: int = 0,
     ) -> None:
         self._clients, self._components, self._device = clients, components, device
-        self.states: Tree = tree.to(method.client_init(tuple(range(len(clients)))), device)
+        self._program, self._wrappers, self._seed = program, wrappers, seed
+        self.states: Tree = tree.to(program.client_init(tuple(range(len(clients)))), device)
+        self.ledger = Ledger(len(clients))
+        self._requests = Requests(program)
         self._packed: dict[tuple[int, ...], Rows] = {}
+        self._round, self._number = -1, 0
 
     def exchange(self, step: Step, server: Tree, ids: Sequence[int], round: int) -> Message:
-        """Chunks of clients in ascending order, so that sums are the same bits on every run."""
-        replies = []
-        for chunk in chunks(self._clients, sorted(ids)):
-            index = torch.tensor(chunk, device=self._device)
-            states, reply = step.client(server, tree.take(self.states, index), self._rows(chunk), round)
-            self._keep(index, states)
-            replies.append(reply)
-        if step.reduce == "stack":
-            values = tree.concatenate([reply.values for reply in replies])
-            return Message(values, sum(reply.down for reply in replies), sum(reply.up for reply in replies))
-        return sum(replies, Message())
+        """See `Transport.exchange`. Clients are in ascending order, so that sums are the same bits on every run."""
+        self._number = self._number + 1 if round == self._round else 0
+        self._round = round
+        part, asked = select(server, step.reads), sorted(ids)
+        self._enter(asked, self._requests.send(step, part, asked, (round, self._number), self._index(step)), down=True)
+        if self._wrappers:
+            return self._wrapped(step, server, part, asked)
+        return sum((self._ask(step, part, chunk) for chunk in chunks(self._clients, asked)), Message())
+
+    def _ask(self, step: Step, part: Tree, chunk: tuple[int, ...]) -> Message:
+        message = self._run(step, part, chunk)
+        self._count(step, message, chunk)
+        return message
+
+    def _run(self, step: Step, part: Tree, chunk: tuple[int, ...]) -> Message:
+        """The client part of a step on some clients together."""
+        index = torch.tensor(chunk, device=self._device)
+        states, message = step.client(part, tree.take(self.states, index), self._rows(chunk), self._round)
+        self._keep(index, states)
+        return message
+
+    def _wrapped(self, step: Step, server: Tree, part: Tree, asked: Sequence[int]) -> Message:
+        """The same, client by client, each message through all wrappers and back."""
+        arrived, form = [], Message()
+        for i in asked:
+            message = form = self._run(step, part, (i,))
+            place = Place(i, tuple(asked), self._round, self._number, self._seed)
+            for wrapper in self._wrappers:
+                message = wrapper.send(message, place)
+            self._count(step, message, (i,))
+            for wrapper in reversed(self._wrappers):
+                message = wrapper.receive(message, place)
+            arrived.append(message)
+        total = reduce(self._wrappers, arrived, step, server)
+        for wrapper in reversed(self._wrappers):
+            total = wrapper.finish(total, form)
+        return total
+
+    def _count(self, step: Step, message: Message, chunk: tuple[int, ...]) -> None:
+        counts = [len(self._clients[i]) for i in chunk]
+        self._enter(chunk, replies(self._program, step, message, counts), down=False)
+
+    def _enter(self, ids: Sequence[int], costs: Sequence[Bytes], *, down: bool) -> None:
+        """Enter bytes in the ledger: one entry a client."""
+        for i, cost in zip(ids, costs, strict=True):
+            for kind, n_bytes in cost.items():
+                self.ledger.add(self._round, kind, i, **{"down" if down else "up": n_bytes})
+
+    def _index(self, step: Step) -> int:
+        """The step's place in its phase. The same step may stand in several places, and does the same there."""
+        phases = (self._program.prepare,) if self._round == 0 else (self._program.round, self._program.finish)
+        return next((n for phase in phases for n, other in enumerate(phase) if other is step), 0)
 
     def _keep(self, index: Tensor, states: Tree) -> None:
         """Write the chunk's states back; a leaf that is new to all clients starts as zeros elsewhere."""

@@ -1,4 +1,4 @@
-"""The round loop: prepare, rounds, finish, with a record and a checkpoint after each. Any method, any transport."""
+"""The round loop: prepare, rounds, finish, any program over any transport; and what a round's number means."""
 
 from __future__ import annotations
 
@@ -10,15 +10,34 @@ from dataclasses import dataclass, replace
 import torch
 
 from fedgmi.errors import DivergedError
-from fedgmi.methods.contract import Method, Step
+from fedgmi.protocol.message import flatten
+from fedgmi.protocol.step import Phase, Program, Step, changed, check_program
 from fedgmi.protocol.transport import Transport
 from fedgmi.randomness import numpy_generator
 from fedgmi.tree import Tree, not_finite
 
 
+def phase_of(round: int, rounds: int) -> Phase:
+    """What a round's number means: 0 is the preparation, 1..R the rounds, R + 1 the end.
+
+    Examples:
+        >>> [phase_of(round, 2) for round in range(4)]
+        ['prepare', 'round', 'round', 'finish']
+    """
+    return "prepare" if round == 0 else "round" if round <= rounds else "finish"
+
+
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: `round` 0 is the preparation, 1..R the rounds, R + 1 the end; bytes of all clients."""
+    """Where a run stands.
+
+    Attributes:
+        server: The server's state.
+        round: The last one that is complete (see `phase_of`); -1 before the preparation.
+        bytes_down: Bytes to all clients so far, by the transport's ledger.
+        bytes_up: Bytes from all clients so far.
+        seconds: Spent so far.
+    """
 
     server: Tree
     round: int = -1
@@ -30,46 +49,64 @@ class Progress:
 def participants(n_clients: int, fraction: float, seed: int, round: int) -> list[int]:
     """⌈fraction·N⌉ clients drawn without replacement, by (seed, round).
 
-    >>> participants(4, 1.0, 0, 1)
-    [0, 1, 2, 3]
+    Examples:
+        >>> participants(4, 1.0, 0, 1)
+        [0, 1, 2, 3]
     """
     size = max(1, math.ceil(fraction * n_clients - 1e-9))  # 0.07 · 100 is a little more than 7
     chosen = numpy_generator(seed, round, "participants").choice(n_clients, size, replace=False)
     return sorted(int(i) for i in chosen)
 
 
-def drive(
-    method: Method,
+def run_rounds(
+    name: str,
+    program: Program,
     transport: Transport,
     progress: Progress,
     *,
     n_clients: int,
     rounds: int,
-    participation: float,
+    participation: float = 1.0,
     seed: int,
-    after: Callable[[Progress], None],
+    after: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
-    """Run a method from where `progress` stands to its end; `after` sees every completed round.
+    """Run a program from where `progress` stands to its end.
 
-    Raises DivergedError at the first message or server state that is not finite.
+    Args:
+        name: The method's, for messages.
+        program: What is exchanged.
+        transport: Over which. Its ledger holds the bytes.
+        progress: Where to begin.
+        n_clients: N.
+        rounds: R.
+        participation: The fraction of clients in a round; preparation and end are with everyone.
+        seed: By which they are drawn.
+        after: It sees every completed round.
+
+    Returns:
+        Where the run stands in the end.
+
+    Raises:
+        ProgramError: Where a step reads what no earlier one writes; before anything is asked.
+        DivergedError: At the first message or server state that is not finite.
     """
+    check_program(name, program, progress.server)
     everyone = list(range(n_clients))
     while progress.round < rounds + 1:
         number = progress.round + 1
-        steps, ids = method.round, everyone
-        if number == 0:
-            steps = method.prepare
-        elif number == rounds + 1:
-            steps = method.finish
-        else:
-            ids = participants(n_clients, participation, seed, number)
-        progress = _advance(method.name, steps, transport, progress, ids, number)
+        phase = phase_of(number, rounds)
+        ids = participants(n_clients, participation, seed, number) if phase == "round" else everyone
+        progress = _advance(name, program.steps(phase), transport, progress, ids, number)
         after(progress)
     return progress
 
 
 def require_finite(tree: Tree, name: str, round: int) -> None:
-    """Stop a run of that name whose numbers have run away, before they reach a record or a checkpoint."""
+    """Stop a run of that name whose numbers have run away, before they reach a record or a checkpoint.
+
+    Raises:
+        DivergedError: It names the leaf.
+    """
     leaf = not_finite(tree)
     if leaf is not None:
         raise DivergedError(
@@ -83,22 +120,21 @@ def _advance(
     name: str, steps: Sequence[Step], transport: Transport, progress: Progress, ids: Sequence[int], number: int
 ) -> Progress:
     began = time.perf_counter()
-    server, down, up = progress.server, 0, 0
+    server = progress.server
     with torch.no_grad():
         for step in steps:
             if step.when is not None and not step.when(server):
                 continue
             message = transport.exchange(step, server, ids, number)
-            require_finite(message.values, name, number)
-            before, server = server, step.server(server, message.values, number)
-            changed = {key: leaf for key, leaf in server.items() if leaf is not before.get(key)}
-            require_finite(changed, name, number)
-            down, up = down + message.down, up + message.up
+            require_finite(flatten(message), name, number)
+            before, server = server, step.server(server, message, number)
+            require_finite({leaf: server[leaf] for leaf in changed(before, server)}, name, number)
+    down, up = transport.ledger.totals()
     return replace(
         progress,
         server=server,
         round=number,
-        bytes_down=progress.bytes_down + down,
-        bytes_up=progress.bytes_up + up,
+        bytes_down=down,
+        bytes_up=up,
         seconds=progress.seconds + time.perf_counter() - began,
     )

@@ -1,20 +1,34 @@
-"""A transport is one method: send a step to some clients, reduce what they answer."""
+"""A transport is one method: send a step to some clients, join what they answer, and enter the bytes in a ledger."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from fedgmi.methods.contract import Message, Step
+from fedgmi.protocol.ledger import Ledger
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
 
 
 class Transport(Protocol):
-    """Owns the clients' rows and states; the round loop drives any transport alike."""
+    """It owns the clients' rows and states; the round loop runs any transport alike."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """What has travelled so far."""
+        ...
 
     def exchange(self, step: Step, server: Tree, ids: Sequence[int], round: int) -> Message:
-        """Run the step's client part on the clients `ids` and return their reduced message.
+        """Run the step's client part on the clients `ids` and join their messages.
 
-        A client that fails or stays silent is absent this round: the message is the sum over those that answered.
+        Args:
+            step: What is asked; of the server's state it is sent what it reads, and no more.
+            server: The server's state.
+            ids: The clients' indices in the federation.
+            round: 0 for the preparation, then 1, 2, ….
+
+        Returns:
+            The message of those who answered. A client that fails or stays silent is absent in this round.
         """
         ...

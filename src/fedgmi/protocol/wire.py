@@ -1,15 +1,16 @@
-"""What travels: a header in JSON and one flat tensor of bytes, whatever trees of tensors they stand for.
+"""What travels, as bytes: a header in JSON and one flat tensor of bytes.
 
-Cost over a network follows the number of tensors, so a message has one. The server's tree is cut into blocks that go
-by their hash: a site keeps the blocks of the last request, and is sent those that it lacks. Densities that have not
-changed, judges that are the densities, and the trunk that all experts share travel once. Nothing is ever unpickled.
+Cost over a network follows the number of tensors, so a parcel has one. Of the server's state a parcel holds what a step
+reads, cut into blocks that go by their hash: a client keeps blocks for a while, and is sent those that it lacks. So
+densities that have not changed, and the trunk that all experts share, travel once. A client's message is laid out leaf
+by leaf, and leaves out the models that the client does not hold. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,20 +19,29 @@ import torch
 from torch import Tensor
 
 from fedgmi.errors import FedgmiError
+from fedgmi.protocol.message import Message, flatten, unflatten
 from fedgmi.tree import Tree
 
 BLOCK_BYTES = 64 * 1024
-SPARSE_BYTES = 16 * 1024  # leaves [K, …] of at least this size leave out rows of zeros: components without mass
+ROUNDS_HELD = 1  # a client keeps a block for so many rounds after the one that needed it last
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
-    for dtype in (torch.float32, torch.float64, torch.int32, torch.int64, torch.bool)
+    for dtype in (
+        *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+        *(torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool),
+    )
 }
 
 Header = dict[str, Any]
 
 
 class WireError(FedgmiError):
-    """A message that cannot be what it says it is. `missing`: hashes of blocks that the receiver lacks."""
+    """A parcel that cannot be what it says it is.
+
+    Args:
+        what: In words.
+        missing: Hashes of the blocks that the receiver lacks.
+    """
 
     def __init__(self, what: str, missing: Collection[str] = ()) -> None:
         super().__init__(what)
@@ -40,20 +50,30 @@ class WireError(FedgmiError):
 
 @dataclass(frozen=True)
 class Parcel:
-    """header: JSON values · payload: uint8 [n]"""
+    """One thing that travels.
+
+    Attributes:
+        header: JSON values.
+        payload: The bytes of all leaves. [n], uint8
+    """
 
     header: Header
     payload: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.uint8))
 
     @property
     def n_bytes(self) -> int:
-        """As it travels."""
-        return len(json.dumps(self.header)) + len(self.payload)
+        """Bytes as it travels, the header included."""
+        return json_size(self.header) + len(self.payload)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """A tree as a layout and the blocks that it is made of, by their hash."""
+    """A tree as a layout and the blocks that it is made of.
+
+    Attributes:
+        layout: For every leaf its name, dtype, shape, and the hashes of its blocks.
+        blocks: Bytes by hash.
+    """
 
     layout: list[Header]
     blocks: dict[str, bytes]
@@ -61,64 +81,85 @@ class Blocks:
     def parcel(self, header: Header, held: Collection[str] = ()) -> Parcel:
         """All of it but the blocks that the receiver holds."""
         sent = [name for name in self.blocks if name not in held]
+        return Parcel(header | self.about(sent), _to_tensor(self.blocks[name] for name in sent))
+
+    def about(self, sent: Iterable[str]) -> Header:
+        """What the header says of the blocks `sent`."""
+        sizes = {name: len(self.blocks[name]) for name in sent}
         about = {"layout": self.layout, "layout_hash": _hash(json.dumps(self.layout).encode())}
-        sizes = [len(self.blocks[name]) for name in sent]
-        return Parcel(header | about | {"sent": sent, "sizes": sizes}, _to_tensor(self.blocks[n] for n in sent))
+        return about | {"sent": list(sizes), "sizes": list(sizes.values())}
 
 
-def cut(tree: Mapping[str, Tensor], *, sparse: bool = False) -> Blocks:
-    """Cut a tree into blocks. sparse: leave out the rows of zeros of large leaves.
+def request(kind: str, *, version: str, federation: str, run: str, attempt: str, **more: Any) -> Header:
+    """What the header of every request says.
 
-    >>> tree = {"density": torch.ones(2, 5), "share": torch.tensor([0.5, 0.5])}
-    >>> found = join(cut(tree).parcel({}), {})
-    >>> all(torch.equal(tree[name], found[name]) for name in tree)
-    True
+    Args:
+        kind: "hello", "step" or "finish".
+        version: Of fedgmi, as the coordinator has it.
+        federation: The digest of federation.toml.
+        run: The run's name.
+        attempt: The name of this start of the coordinator.
+        **more: What this kind of request says besides.
+
+    Returns:
+        The header, without the layout of the tree that goes with it.
+    """
+    return {"kind": kind, "version": version, "federation": federation, "run": run, "attempt": attempt} | more
+
+
+def cut(tree: Mapping[str, Tensor]) -> Blocks:
+    """Cut a tree into blocks; every row of a leaf [K, …] begins a block of its own.
+
+    Examples:
+        >>> tree = {"density": torch.ones(2, 5), "share": torch.tensor([0.5, 0.5])}
+        >>> found = join(cut(tree).parcel({}), {})
+        >>> all(torch.equal(tree[name], found[name]) for name in tree)
+        True
     """
     layout, blocks = [], {}
     for name, leaf in sorted(tree.items()):
-        leaf = leaf.detach().cpu().contiguous()
-        entry: Header = {"name": name, "dtype": dtype_name(leaf), "shape": list(leaf.shape)}
-        if sparse and leaf.ndim > 1 and leaf.nbytes >= SPARSE_BYTES:
-            entry["rows"] = leaf.flatten(1).any(1).nonzero().flatten().tolist()
-            leaf = leaf[entry["rows"]]
-        rows = leaf.flatten(1) if leaf.ndim > 1 else leaf.reshape(1, -1)
-        entry["blocks"] = [[] for _ in rows]
-        for names, row in zip(entry["blocks"], rows, strict=True):  # each component begins a block of its own
-            data = row.numpy().tobytes()
+        rows = leaf.detach().flatten(1) if leaf.ndim > 1 else leaf.detach().reshape(1, -1)
+        names: list[list[str]] = [[] for _ in rows]
+        for found, row in zip(names, rows, strict=True):
+            data = to_bytes(row)
             for at in range(0, len(data), BLOCK_BYTES):
                 block = data[at : at + BLOCK_BYTES]
                 blocks[_hash(block)] = block
-                names.append(_hash(block))
-        layout.append(entry)
+                found.append(_hash(block))
+        layout.append({"name": name, "dtype": dtype_name(leaf), "shape": list(leaf.shape), "blocks": names})
     return Blocks(layout, blocks)
 
 
 def join(parcel: Parcel, held: Mapping[str, bytes]) -> Tree:
-    """The tree that a parcel stands for, with the blocks that are `held`; see `received` for all of its blocks.
+    """The tree that a parcel of `Blocks` stands for.
 
-    Raises WireError where bytes and layout disagree, or with `missing` where blocks are neither sent nor held.
+    Args:
+        parcel: As it came.
+        held: The blocks that the receiver has, by hash; see `received` for all of the parcel's.
+
+    Returns:
+        The tree.
+
+    Raises:
+        WireError: Where bytes and layout disagree, or with `missing` where blocks are neither sent nor held.
     """
     blocks = received(parcel, held)
     tree = {}
     for entry in parcel.header["layout"]:
         try:
-            shape, dtype = tuple(int(n) for n in entry["shape"]), DTYPES[entry["dtype"]]
-            rows = entry.get("rows")
             data = b"".join(blocks[name] for row in entry["blocks"] for name in row)
-            flat = torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.zeros(0, dtype=dtype)
-            if rows is None:
-                tree[entry["name"]] = flat.reshape(shape)
-            else:
-                full = torch.zeros(shape, dtype=dtype)
-                full[rows] = flat.reshape(len(rows), *shape[1:])
-                tree[entry["name"]] = full
+            tree[entry["name"]] = _from_bytes(data, entry["dtype"]).reshape(tuple(int(n) for n in entry["shape"]))
         except (KeyError, IndexError, ValueError, TypeError, RuntimeError) as error:
             raise WireError(f"leaf {str(entry.get('name'))[:40]!r} is not of its layout ({error})") from error
     return tree
 
 
 def received(parcel: Parcel, held: Mapping[str, bytes]) -> dict[str, bytes]:
-    """All blocks of a parcel's tree by their hash: those that came with it, checked, and those that are held."""
+    """All blocks of a parcel's tree by their hash: those that came with it, checked, and those that are held.
+
+    Raises:
+        WireError: As `join`.
+    """
     header = parcel.header
     try:
         layout, sent, sizes = header["layout"], header["sent"], header["sizes"]
@@ -141,17 +182,130 @@ def received(parcel: Parcel, held: Mapping[str, bytes]) -> dict[str, bytes]:
     return {name: came[name] if name in came else held[name] for name in wanted}
 
 
-def _to_tensor(parts: Any) -> Tensor:
-    data = b"".join(parts)
-    return torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
+def still_held(held: Mapping[str, int], wanted: Iterable[str], round: int) -> dict[str, int]:
+    """Which blocks a client keeps after a request: those of this round and of the one before.
+
+    Both sides follow this rule, so that the coordinator knows what a client lacks without asking.
+
+    Args:
+        held: The round in which each block was needed last, by hash.
+        wanted: The hashes of this request's blocks.
+        round: The request's.
+
+    Returns:
+        The new `held`.
+
+    Examples:
+        >>> still_held({"a": 1, "b": 2}, ["c"], 3)
+        {'b': 2, 'c': 3}
+    """
+    kept = {name: last for name, last in held.items() if round - last <= ROUNDS_HELD}
+    return kept | dict.fromkeys(wanted, round)
+
+
+def pack(message: Message, header: Header) -> Parcel:
+    """A client's message as a parcel.
+
+    Args:
+        message: Of one client.
+        header: What is said besides.
+
+    Returns:
+        The parcel. Of the models [K, P] it holds the rows that have mass.
+
+    Raises:
+        WireError: For a tensor of a kind that does not travel.
+
+    Examples:
+        >>> parcel = pack(Message(sums={"rows": torch.tensor(3)}), {"rows": 3})
+        >>> unpack(parcel).sums
+        {'rows': tensor(3)}
+    """
+    layout, parts = [], []
+    for name, leaf in flatten(message).items():
+        entry = layout_entry(name, leaf)
+        rows = held_rows(name, message)
+        if rows is not None:
+            entry["rows"] = rows
+            leaf = leaf[rows]
+        layout.append(entry)
+        parts.append(to_bytes(leaf))
+    payload = _to_tensor(parts)
+    return Parcel(header | {"layout": layout, "hash": _hash(payload.numpy().tobytes())}, payload)
+
+
+def unpack(parcel: Parcel) -> Message:
+    """The message that `pack` made a parcel of.
+
+    Raises:
+        WireError: Where bytes, hash and layout disagree.
+    """
+    header, data = parcel.header, parcel.payload.cpu().numpy().tobytes()
+    leaves, at = {}, 0
+    try:
+        if header["hash"] != _hash(data):
+            raise WireError("the bytes are not what their hash says")
+        for entry in header["layout"]:
+            shape, rows = tuple(int(n) for n in entry["shape"]), entry.get("rows")
+            there = shape if rows is None else (len(rows), *shape[1:])
+            size = int(np.prod(there, dtype=np.int64)) * DTYPES[entry["dtype"]].itemsize
+            flat = _from_bytes(data[at : at + size], entry["dtype"]).reshape(there)
+            at += size
+            if rows is not None:
+                full = torch.zeros(shape, dtype=flat.dtype)
+                full[rows] = flat
+                flat = full
+            leaves[str(entry["name"])] = flat
+        message = unflatten(leaves)
+    except (KeyError, IndexError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise WireError(f"the message is not of its layout ({error})") from error
+    if at != len(data):
+        raise WireError(f"{len(data)} bytes came, and the layout speaks of {at}")
+    return message
+
+
+def layout_entry(name: str, leaf: Tensor) -> Header:
+    """What a layout says of a leaf of a message."""
+    return {"name": name, "dtype": dtype_name(leaf), "shape": list(leaf.shape)}
+
+
+def held_rows(name: str, message: Message) -> list[int] | None:
+    """Which rows of this leaf travel; None where all do."""
+    part, _, inner = name.partition("/")
+    if part != "models" or not inner.endswith("/total"):
+        return None
+    held: list[int] = message.models[inner.removesuffix("/total")].holders.any(0).nonzero().flatten().tolist()
+    return held
+
+
+def json_size(header: Header) -> int:
+    """Bytes of a header as it travels."""
+    return len(json.dumps(header).encode())
 
 
 def dtype_name(leaf: Tensor) -> str:
-    """As a layout has it; raises WireError for tensors that do not travel."""
+    """As a layout has it.
+
+    Raises:
+        WireError: For tensors that do not travel.
+    """
     name = str(leaf.dtype).removeprefix("torch.")
     if name not in DTYPES:
         raise WireError(f"tensors of {name} do not travel")
     return name
+
+
+def to_bytes(leaf: Tensor) -> bytes:
+    """The leaf's numbers in the order of its axes."""
+    return leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _from_bytes(data: bytes, dtype: str) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=DTYPES[dtype]) if data else torch.zeros(0, dtype=DTYPES[dtype])
+
+
+def _to_tensor(parts: Iterable[bytes]) -> Tensor:
+    return torch.from_numpy(np.frombuffer(b"".join(parts), dtype=np.uint8).copy())
 
 
 def _hash(data: bytes) -> str:

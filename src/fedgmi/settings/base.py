@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,3 +16,17 @@ class Section(BaseModel):
     """Base of all sections: strict about keys, immutable once read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MethodSettings(Section):
+    """What all methods' settings have in common; each method adds its own.
+
+    Attributes:
+        name: The method's. Each method's settings allow one name alone.
+        n_components: K. None: as many as the scenario has. "auto": estimated first.
+        participation: The fraction of clients that take part in a round.
+    """
+
+    name: str
+    n_components: PositiveInt | Literal["auto"] | None = None
+    participation: Fraction = 1.0

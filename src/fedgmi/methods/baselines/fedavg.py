@@ -7,12 +7,22 @@ An absent client does not enter the mean. Per round and client: one model down, 
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
-from fedgmi.methods.contract import Method, Task
+from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import average_step, need_labels, random_starts
+from fedgmi.protocol.step import Program
+from fedgmi.settings.base import MethodSettings
 from fedgmi.tree import Tree
+
+
+class FedAvgSettings(MethodSettings):
+    """FedAvg has none of its own."""
+
+    name: Literal["fedavg"] = "fedavg"
 
 
 def fedavg(task: Task) -> Method:
@@ -24,10 +34,19 @@ def fedavg(task: Task) -> Method:
 
     return Method(
         name="fedavg",
-        init=lambda: {"expert": random_starts(task, 1)},
-        client_init=lambda ids: {},
-        round=(average_step(task),),
-        predict=predict,
-        welcome=lambda server, rows: {},
-        experts="expert",
+        program=Program(
+            init=lambda: {"expert": random_starts(task, 1)},
+            client_init=lambda ids: {},
+            round=(average_step(task),),
+            kinds={"expert": "expert"},
+        ),
+        predictor=Predictor(
+            predict=predict,
+            reads=("expert",),
+            infer_client=lambda server, rows: {},
+            expert=lambda server, x: task.expert.log_prob(server["expert"], x),
+        ),
     )
+
+
+FEDAVG = Entry(fedavg, FedAvgSettings, "one model for all", has_components=False)

@@ -1,0 +1,135 @@
+"""A table's numbers on one scale: one more step before a method's own, whatever the method.
+
+    client   Σ x, Σ x², n of its rows            → server   mean and deviation, the leaves `scale/mean`, `scale/std`
+    from then on every step, and the predictor, sees (x − mean) / std
+
+The server learns sums over each client's rows, as in any other step; see `fedgmi.data.standardise`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedgmi import tree
+from fedgmi.data.rows import Rows, Schema
+from fedgmi.data.standardise import Standardisation, feature_sums, standardisation
+from fedgmi.errors import DataError
+from fedgmi.methods.contract import Method, Predictor
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.step import Program, Step
+from fedgmi.tree import Tree
+
+SCALE = "scale"
+MEAN, STD = f"{SCALE}/mean", f"{SCALE}/std"
+
+
+def standardised(method: Method, schema: Schema) -> Method:
+    """The method on standardised rows: it is given rows in their own units, and brings them to one scale itself.
+
+    Args:
+        method: Any.
+        schema: What rows look like.
+
+    Returns:
+        The same method with one step before its preparation. Densities are those of standardised rows; see `scale_of`
+        for the way back.
+
+    Raises:
+        DataError: For pictures, which are in [0, 1] already.
+    """
+    if schema.kind == "image":
+        raise DataError(
+            "pictures are in [0, 1] already", where="data.standardise", fix='leave it "auto", or set it to false'
+        )
+    wrapped: dict[int, Step] = {}
+
+    def wrap(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        """A step that stands in several places stays one object."""
+        for step in steps:
+            wrapped.setdefault(id(step), _on_scale(step))
+        return tuple(wrapped[id(step)] for step in steps)
+
+    program = method.program
+    return replace(
+        method,
+        program=replace(
+            program,
+            prepare=(standardise_step(schema), *wrap(program.prepare)),
+            round=wrap(program.round),
+            finish=wrap(program.finish),
+            joins_late=_joins_late(program),
+        ),
+        predictor=_predictor(method.predictor),
+    )
+
+
+def standardise_step(schema: Schema) -> Step:
+    """Federated sums of the features, and from them mean and deviation."""
+
+    def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        sums: Tree = {}
+        for x in torch.split(rows.x, rows.counts.tolist()):  # client by client, as a deployment adds them up
+            sums = tree.add(sums, feature_sums(x))
+        return states, Message(sums=sums)
+
+    def take(server: Tree, message: Message, round: int) -> Tree:
+        scale = standardisation(message.sums, schema.features)
+        return server | {MEAN: scale.mean, STD: scale.std}
+
+    return Step("standardise", client, take, writes=(SCALE,))
+
+
+def scale_of(server: Tree) -> Standardisation | None:
+    """How rows were brought to mean 0 and deviation 1; None where they are in their own units."""
+    return Standardisation(server[MEAN], server[STD]) if MEAN in server else None
+
+
+def _on_scale(step: Step) -> Step:
+    def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        return step.client(server, states, _rescaled(server, rows), round)
+
+    def take(server: Tree, message: Message, round: int) -> Tree:
+        return {MEAN: server[MEAN], STD: server[STD]} | step.server(server, message, round)
+
+    return replace(step, client=client, server=take, reads=(*step.reads, SCALE))
+
+
+def _rescaled(server: Tree, rows: Rows) -> Rows:
+    """The rows on the server's scale; what they keep between exchanges stays theirs."""
+    scale = Standardisation(server[MEAN], server[STD])
+    return replace(rows, x=scale.apply(rows.x))
+
+
+def _joins_late(program: Program) -> bool:
+    return bool(program.prepare) if program.joins_late is None else program.joins_late
+
+
+def _predictor(old: Predictor) -> Predictor:
+    def on_rows(function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function whose last argument is rows."""
+        return lambda server, *rest: function(server, *rest[:-1], _rescaled(server, rest[-1]))
+
+    def on_x(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """A function whose second argument is x."""
+        return lambda server, x, *rest: function(server, Standardisation(server[MEAN], server[STD]).apply(x), *rest)
+
+    def sample(server: Tree, component: int, n: int, draws: torch.Generator) -> Tensor:
+        assert old.sample is not None
+        return Standardisation(server[MEAN], server[STD]).undo(old.sample(server, component, n, draws))
+
+    return replace(
+        old,
+        predict=on_rows(old.predict),
+        reads=(*old.reads, SCALE),
+        responsibilities=old.responsibilities and on_rows(old.responsibilities),
+        evidence=old.evidence and on_rows(old.evidence),
+        infer_client=old.infer_client and on_rows(old.infer_client),
+        density=old.density and on_x(old.density),
+        sample=old.sample and sample,
+        expert=old.expert and on_x(old.expert),
+    )

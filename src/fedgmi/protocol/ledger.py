@@ -1,0 +1,80 @@
+"""What has travelled: bytes per client, round and kind, as serialised. Transports write it; nobody counts by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from fedgmi.protocol.step import KINDS, Kind
+from fedgmi.tree import Tree
+
+
+class Ledger:
+    """Bytes down to and up from every client, by round and kind.
+
+    Args:
+        n_clients: How many clients there are, or may be.
+
+    Examples:
+        >>> ledger = Ledger(2)
+        >>> ledger.add(1, "expert", 0, down=100, up=90)
+        >>> ledger.add(1, "statistics", 1, up=5)
+        >>> ledger.totals(), ledger.by_kind()["expert"], ledger.by_client().tolist()
+        ((100, 95), (100, 90), [[100, 90], [0, 5]])
+    """
+
+    def __init__(self, n_clients: int) -> None:
+        self.n_clients = n_clients
+        self._cells: dict[tuple[int, Kind], Tensor] = {}  # [N, 2] int64: down, up
+
+    def add(self, round: int, kind: Kind, client: int, *, down: int = 0, up: int = 0) -> None:
+        """Enter bytes of one client."""
+        cell = self._cells.get((round, kind))
+        if cell is None:
+            cell = self._cells[round, kind] = torch.zeros(self.n_clients, 2, dtype=torch.long)
+        cell[client, 0] += down
+        cell[client, 1] += up
+
+    def totals(self, round: int | None = None) -> tuple[int, int]:
+        """Bytes down and up of all clients, of one round or of all."""
+        return _pair(sum((cell.sum(0) for cell in self._of(round, None)), torch.zeros(2, dtype=torch.long)))
+
+    def by_kind(self, round: int | None = None) -> dict[Kind, tuple[int, int]]:
+        """Bytes down and up of all clients by kind, kinds without any left out."""
+        found = {kind: list(self._of(round, kind)) for kind in KINDS}
+        return {kind: _pair(torch.stack(cells).sum((0, 1))) for kind, cells in found.items() if cells}
+
+    def by_client(self, round: int | None = None) -> Tensor:
+        """Bytes down and up of every client, of one round or of all. [N, 2]"""
+        return sum(self._of(round, None), torch.zeros(self.n_clients, 2, dtype=torch.long))
+
+    def to_tree(self) -> Tree:
+        """All entries, for a checkpoint: `ROUND/KIND` → [N, 2]."""
+        return {f"{round}/{kind}": cell.clone() for (round, kind), cell in self._cells.items()}
+
+    @classmethod
+    def from_tree(cls, n_clients: int, entries: Mapping[str, Tensor]) -> Ledger:
+        """The ledger that `to_tree` wrote."""
+        ledger = cls(n_clients)
+        for name, cell in entries.items():
+            round, _, kind = name.partition("/")
+            ledger._cells[int(round), next(known for known in KINDS if known == kind)] = cell.cpu().clone()
+        return ledger
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Ledger) or self._cells.keys() != other._cells.keys():
+            return False
+        return all(torch.equal(cell, other._cells[key]) for key, cell in self._cells.items())
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _of(self, round: int | None, kind: Kind | None) -> Iterator[Tensor]:
+        for (at, what), cell in self._cells.items():
+            if (round is None or at == round) and (kind is None or what == kind):
+                yield cell
+
+
+def _pair(counts: Tensor) -> tuple[int, int]:
+    return int(counts[0]), int(counts[1])

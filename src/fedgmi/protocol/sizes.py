@@ -1,0 +1,143 @@
+"""How many bytes an exchange takes, for each client, without serialising for each: what a simulation's ledger holds.
+
+A request's size depends on the client through its number, the exchange it answered last, and the blocks it holds. A
+reply's size depends on the client through its number of rows and the models that it holds. Clients that are alike in
+these are counted together. `tests/protocol/test_sizes.py` holds the figures to parcels that were really made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from fedgmi import __version__
+from fedgmi.protocol import wire
+from fedgmi.protocol.message import Message, flatten
+from fedgmi.protocol.step import Kind, Program, Step
+from fedgmi.protocol.wire import Blocks, Header, json_size
+from fedgmi.tree import Tree
+
+Bytes = dict[Kind, int]
+Exchange = tuple[int, int]  # round, number within it
+NAME = "0" * 16  # as long as the names of a run and of a coordinator's start
+DIGEST = "0" * 32
+NOTHING: Mapping[str, int] = {}
+
+
+class Requests:
+    """The requests of one run: what they cost, and which blocks each client holds by now.
+
+    Args:
+        program: The method's, which says of what kind a leaf is.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._held: dict[int, Mapping[str, int]] = {}
+        self._base: dict[int, Exchange] = {}
+        self._cut: dict[str, tuple[Tensor, Blocks]] = {}
+
+    def send(self, step: Step, part: Tree, ids: Sequence[int], at: Exchange, index: int) -> list[Bytes]:
+        """Bytes of each client's request, by kind; the clients then hold its blocks.
+
+        Args:
+            step: The step that is asked for.
+            part: What it reads of the server's state.
+            ids: The clients that are asked.
+            at: The exchange.
+            index: The step's place in its phase.
+
+        Returns:
+            One entry a client.
+        """
+        blocks = self._blocks(part)
+        kinds = self._kinds(step, blocks)
+        common = {"round": at[0], "number": at[1], "step": index}
+        header = request_header(**common)
+        seen: dict[int, tuple[Mapping[str, int], Bytes]] = {}
+        found = []
+        for i in ids:
+            held = self._held.get(i, NOTHING)  # clients that were asked alike share one object
+            if id(held) not in seen:
+                sent = [name for name in blocks.blocks if name not in held]
+                cost: Bytes = {step.kind: json_size(header | blocks.about(sent))}
+                for name in sent:
+                    cost[kinds[name]] = cost.get(kinds[name], 0) + len(blocks.blocks[name])
+                seen[id(held)] = wire.still_held(held, blocks.blocks, at[0]), cost
+            self._held[i], cost = seen[id(held)]
+            own = json_size({"id": i, "base": self._base.get(i)})
+            found.append(cost | {step.kind: cost[step.kind] + own})  # two objects' braces are as long as one comma
+            self._base[i] = at
+        return found
+
+    def _blocks(self, part: Tree) -> Blocks:
+        """The part cut into blocks; a leaf that is the same tensor as before is not hashed again."""
+        layout, blocks = [], dict[str, bytes]()
+        for name, leaf in sorted(part.items()):
+            known = self._cut.get(name)
+            if known is None or known[0] is not leaf:
+                known = self._cut[name] = leaf, wire.cut({name: leaf})
+            layout += known[1].layout
+            blocks |= known[1].blocks
+        return Blocks(layout, blocks)
+
+    def _kinds(self, step: Step, blocks: Blocks) -> dict[str, Kind]:
+        """Of what kind each block is: that of the first leaf it belongs to."""
+        kinds: dict[str, Kind] = {}
+        for entry in blocks.layout:
+            for row in entry["blocks"]:
+                for name in row:
+                    kinds.setdefault(name, self._program.kind_of(entry["name"], step.kind))
+        return kinds
+
+
+def request_header(**place: int) -> Header:
+    """The header of a step's request, with names of the usual length, but for the client's own part."""
+    return wire.request("step", version=__version__, federation=DIGEST, run=NAME, attempt=NAME, **place)
+
+
+def replies(program: Program, step: Step, message: Message, counts: Sequence[int]) -> list[Bytes]:
+    """Bytes of each client's reply, by kind.
+
+    Args:
+        program: The method's, which says of what kind a model is.
+        step: The step that was answered.
+        message: The message of C clients.
+        counts: Their numbers of rows. [C]
+
+    Returns:
+        One entry a client.
+    """
+    leaves = flatten(message)
+    held = {name: models.holders.tolist() for name, models in message.models.items()}
+    seen: dict[tuple[tuple[bool, ...], ...], Bytes] = {}
+    found = []
+    for place, n_rows in enumerate(counts):
+        pattern = tuple(tuple(rows[place]) for rows in held.values())
+        if pattern not in seen:
+            seen[pattern] = _reply(program, step, leaves, dict(zip(held, pattern, strict=True)), len(counts))
+        cost = seen[pattern]
+        found.append(cost | {step.kind: cost[step.kind] + len(str(n_rows)) - 1})
+    return found
+
+
+def _reply(program: Program, step: Step, leaves: Tree, held: Mapping[str, Sequence[bool]], n_clients: int) -> Bytes:
+    """Bytes of the reply of one client that holds these models, and has a number of rows of one digit."""
+    layout, cost = [], dict[Kind, int]({step.kind: 0})
+    for name, leaf in leaves.items():
+        entry = wire.layout_entry(name, leaf)
+        part, _, inner = name.partition("/")
+        n_bytes, kind = leaf.nbytes, step.kind
+        if part == "replies":
+            entry["shape"], n_bytes = [1, *leaf.shape[1:]], n_bytes // n_clients
+        elif part == "models":
+            model = inner.rpartition("/")[0]
+            kind = program.kind_of(model, step.kind)
+            if inner.endswith("/total"):
+                entry["rows"] = [k for k, there in enumerate(held[model]) if there]
+                n_bytes = n_bytes // max(1, len(leaf)) * len(entry["rows"])
+        layout.append(entry)
+        cost[kind] = cost.get(kind, 0) + n_bytes
+    cost[step.kind] += json_size({"rows": 0, "layout": layout, "hash": DIGEST})
+    return cost

@@ -1,0 +1,140 @@
+"""One exchange between server and clients, and the program that a method makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from fedgmi.data.rows import Rows
+from fedgmi.errors import FedgmiError
+from fedgmi.protocol.message import Message
+from fedgmi.tree import Tree
+
+Kind = Literal["sketch", "density", "expert", "statistics"]
+KINDS: tuple[Kind, ...] = ("sketch", "density", "expert", "statistics")
+Phase = Literal["prepare", "round", "finish"]
+ClientStep = Callable[[Tree, Tree, Rows, int], tuple[Tree, Message]]
+ServerStep = Callable[[Tree, Message, int], Tree]
+
+
+class ProgramError(FedgmiError):
+    """A method's program cannot run as it is written: its author has to mend it."""
+
+
+def keep(server: Tree, message: Message, round: int) -> Tree:
+    """The server part of a step whose message changes nothing."""
+    return server
+
+
+@dataclass(frozen=True)
+class Step:
+    """One exchange: leaves of the server's state go out, and each client answers with a message.
+
+    Attributes:
+        name: In words, for logs and lists of what leaves a site.
+        client: (what it reads of the server's state, states of C clients [C, …], their rows, round) → (new states,
+            their message).
+        server: (server's state, the clients' message, round) → server's state.
+        reads: The leaves of the server's state that the client part needs. A name stands for the leaf of that name
+            and for all below it (`gate` for `gate/weights`). Nothing else is sent.
+        writes: The leaves that the server part makes or changes, named likewise.
+        kind: What its sums and replies are, for the ledger.
+        models: (server's state) → the models [K, P] as they stand, by the names under which the message holds their
+            sums. Norm bounds and robust means need to know them.
+        single: Whether the server needs single replies, which secure sums have to refuse.
+        when: (server's state) → whether the exchange is still of use. It is left out where it is not.
+    """
+
+    name: str
+    client: ClientStep
+    server: ServerStep = keep
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    kind: Kind = "statistics"
+    models: Callable[[Tree], Tree] | None = None
+    single: bool = False
+    when: Callable[[Tree], bool] | None = None
+
+
+@dataclass(frozen=True)
+class Program:
+    """All that is exchanged, in order: `prepare` once, `round` in every round, `finish` once.
+
+    Attributes:
+        init: () → the server's first state.
+        client_init: (ids) → the first states of these clients. [C, …]
+        round: The steps of a round.
+        prepare: The steps before the first round.
+        finish: The steps after the last round.
+        kinds: What the server's leaves and the models in messages are, by name, where they are not statistics. A name
+            stands for all below it.
+        joins_late: Whether a client that missed the preparation begins as a newcomer does. None: where there is one.
+    """
+
+    init: Callable[[], Tree]
+    client_init: Callable[[tuple[int, ...]], Tree]
+    round: tuple[Step, ...]
+    prepare: tuple[Step, ...] = ()
+    finish: tuple[Step, ...] = ()
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    joins_late: bool | None = None
+
+    def steps(self, phase: Phase) -> tuple[Step, ...]:
+        """The steps of a phase."""
+        return {"prepare": self.prepare, "round": self.round, "finish": self.finish}[phase]
+
+    @property
+    def all_steps(self) -> tuple[Step, ...]:
+        """Every step, in the order of the phases."""
+        return (*self.prepare, *self.round, *self.finish)
+
+    def kind_of(self, name: str, otherwise: Kind) -> Kind:
+        """What a leaf of the server's state, or a model in a message, is."""
+        return next((kind for entry, kind in self.kinds.items() if covers(entry, name)), otherwise)
+
+
+def covers(entry: str, name: str) -> bool:
+    """Whether an entry of `reads`, `writes` or `kinds` means the leaf `name`.
+
+    Examples:
+        >>> covers("gate", "gate/weights"), covers("gate", "gate"), covers("gate", "gates")
+        (True, True, False)
+    """
+    return name == entry or name.startswith(f"{entry}/")
+
+
+def select(server: Mapping[str, Tensor], entries: Iterable[str]) -> Tree:
+    """The leaves of the server's state that the entries mean, in the order of the state."""
+    wanted = tuple(entries)
+    return {name: leaf for name, leaf in server.items() if any(covers(entry, name) for entry in wanted)}
+
+
+def check_program(name: str, program: Program, server: Mapping[str, Tensor]) -> None:
+    """Refuse a program in which a step reads what nobody has written by then.
+
+    Args:
+        name: The method's.
+        program: What is to be run.
+        server: The state that it begins with.
+
+    Raises:
+        ProgramError: It names the method, the step and the leaf.
+    """
+    there = set(server)
+    for step in program.all_steps:
+        for entry in step.reads:
+            if not any(covers(entry, leaf) or covers(leaf, entry) for leaf in there):
+                known = ", ".join(sorted(there)) or "nothing"
+                raise ProgramError(
+                    f"{name}, step {step.name!r}: it reads {entry!r}, which no earlier step writes. The server's state "
+                    f"has {known}. Likely fix: correct `reads`, or name it in an earlier step's `writes`."
+                )
+        there.update(step.writes)
+
+
+def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Iterator[str]:
+    """Names of the leaves that are new or other tensors than before."""
+    return (name for name, leaf in after.items() if leaf is not before.get(name))
