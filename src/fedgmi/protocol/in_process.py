@@ -13,7 +13,7 @@ from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.sizes import Bytes, Requests, replies
 from fedgmi.protocol.step import Program, Step, select
-from fedgmi.protocol.wrappers import Place, Wrapper, reduce
+from fedgmi.protocol.wrapper import Place, Wrapper, reduce
 from fedgmi.tree import Tree
 
 
@@ -41,7 +41,8 @@ class InProcess:
         seed: int = 0,
     ) -> None:
         self._clients, self._components, self._device = clients, components, device
-        self._program, self._wrappers, self._seed = program, wrappers, seed
+        self._program, self._seed = program, seed
+        self.wrappers = tuple(wrappers)
         self.states: Tree = tree.to(program.client_init(tuple(range(len(clients)))), device)
         self.ledger = Ledger(len(clients))
         self._requests = Requests(program)
@@ -54,7 +55,7 @@ class InProcess:
         self._round = round
         part, asked = select(server, step.reads), sorted(ids)
         self._enter(asked, self._requests.send(step, part, asked, (round, self._number), self._index(step)), down=True)
-        if self._wrappers:
+        if self.wrappers:
             return self._wrapped(step, server, part, asked)
         return sum((self._ask(step, part, chunk) for chunk in chunks(self._clients, asked)), Message())
 
@@ -76,14 +77,14 @@ class InProcess:
         for i in asked:
             message = form = self._run(step, part, (i,))
             place = Place(i, tuple(asked), self._round, self._number, self._seed)
-            for wrapper in self._wrappers:
+            for wrapper in self.wrappers:
                 message = wrapper.send(message, place)
             self._count(step, message, (i,))
-            for wrapper in reversed(self._wrappers):
+            for wrapper in reversed(self.wrappers):
                 message = wrapper.receive(message, place)
             arrived.append(message)
-        total = reduce(self._wrappers, arrived, step, server)
-        for wrapper in reversed(self._wrappers):
+        total = reduce(self.wrappers, arrived, step, server)
+        for wrapper in reversed(self.wrappers):
             total = wrapper.finish(total, form)
         return total
 

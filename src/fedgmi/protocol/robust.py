@@ -1,7 +1,7 @@
-"""Adding up what sites answer, against one that lies: a bound on how far a site may move a model, and robust means.
+"""Adding up what clients answer, against one that lies: a bound on how far one may move a model, and robust means.
 
-A step's `updates` names the models whose weighted sums its message holds: `NAME total` = Σ_i N_ik θ_ik and `NAME mass`.
-Sums that are no models (counts, calibration) are bounded by the site's rows alone; a liar can bend these.
+A step's `models` gives the models as they stand, by the names under which messages hold their sums. Sums that are no
+models (counts, calibration) are bounded by the client's rows alone; a liar can bend these.
 
 Trimmed mean and median by coordinate: Yin et al. 2018, arXiv 1803.01498.
 """
@@ -9,33 +9,53 @@ Trimmed mean and median by coordinate: Yin et al. 2018, arXiv 1803.01498.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fedgmi import tree
-from fedgmi.deploy.settings import RobustSettings
 from fedgmi.errors import ConfigError
-from fedgmi.methods.contract import Step
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.step import Program, Step
+from fedgmi.protocol.wrapper import Wrapper
+from fedgmi.settings.robust import RobustSettings
 from fedgmi.tree import Tree
 
-MEDIANS = 2.0  # how many median lengths the bound "median" is: honest sites differ by less
-WILD = 100.0  # medians; a site that moves a model so far, and ten times the model's length, has gone wrong
+MEDIANS = 2.0  # how many median lengths the bound "median" is: honest clients differ by less
+WILD = 100.0  # medians; a client that moves a model so far, and ten times the model's length, has gone wrong
 
 
-def reduce(
-    step: Step, server: Tree, replies: Sequence[Tree], settings: RobustSettings
-) -> tuple[Tree, dict[int, tuple[str, float]]]:
-    """The sum of the replies, models bounded and robustly averaged as the settings say; and whose updates were scaled
-    down: by the reply's place, the model that was farthest out, and how many times the bound it was."""
-    total: Tree = {}
-    for reply in replies:
-        total = tree.add(total, reply)
+def robust(settings: RobustSettings) -> Wrapper:
+    """Robust means as a wrapper: they replace the sum of the messages."""
+    return Wrapper(
+        "robust",
+        "bounded updates, robust means",
+        reduce=lambda messages, step, server: robust_sum(step, server, messages, settings)[0],
+    )
+
+
+def robust_sum(
+    step: Step, server: Tree, messages: Sequence[Message], settings: RobustSettings
+) -> tuple[Message, dict[int, tuple[str, float]]]:
+    """The sum of the messages, models bounded and robustly averaged as the settings say.
+
+    Args:
+        step: That was answered.
+        server: The server's state, in which the models stand.
+        messages: One of each client.
+        settings: The bound and the mean.
+
+    Returns:
+        The message, and whose updates were scaled down: by the message's place, the model that was farthest out, and
+        how many times the bound it was.
+    """
+    total = sum(messages, Message())
     cut: dict[int, tuple[str, float]] = {}
     if not settings.on:
         return total, cut
-    for name, start, mass, moved in _moves(step, server, replies):
+    models = dict(total.models)
+    for name, start, mass, moved in _moves(step, server, messages):
         if settings.max_norm is not None:
             excess = excesses(moved.norm(dim=2), mass, settings.max_norm)
             moved = moved / excess[:, :, None]
@@ -44,19 +64,28 @@ def reduce(
                     cut[i] = name, most
         mean = torch.stack([average(moved[:, k], mass[:, k], settings) for k in range(len(start))])
         whole = mass.sum(0)[:, None] * (start + mean)
-        total[f"{name} total"] = whole.to(total[f"{name} total"].dtype)
-    return total, cut
+        models[name] = replace(models[name], total=whole.to(models[name].total))
+    return replace(total, models=models), cut
 
 
-def wild(step: Step, server: Tree, replies: Sequence[Tree], settings: RobustSettings) -> dict[int, str]:
-    """Of replies that nothing bounds, those by which one site would undo what all have learnt: place → what it did.
+def wild(step: Step, server: Tree, messages: Sequence[Message], settings: RobustSettings) -> dict[int, str]:
+    """Messages by which one client would undo what all have learnt, where nothing else bounds them.
 
     There have to be three, for a median to speak for the others.
+
+    Args:
+        step: That was answered.
+        server: The server's state.
+        messages: One of each client.
+        settings: With a bound or a robust mean nothing is wild.
+
+    Returns:
+        By the message's place, what it did.
     """
     found: dict[int, str] = {}
-    if len(replies) < 3 or settings.on:
+    if len(messages) < 3 or settings.on:
         return found
-    for name, start, mass, moved in _moves(step, server, replies):
+    for name, start, mass, moved in _moves(step, server, messages):
         length = moved.norm(dim=2)
         far = (excesses(length, mass, "median") > WILD / MEDIANS) & (length > 10 * start.norm(dim=1))
         for i in far.any(1).nonzero().flatten().tolist():
@@ -66,26 +95,36 @@ def wild(step: Step, server: Tree, replies: Sequence[Tree], settings: RobustSett
     return found
 
 
-def _moves(step: Step, server: Tree, replies: Sequence[Tree]) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
-    """Of every model in the replies: its name, where it stands [K, P], mass [C, K], and updates θ_i − θ [C, K, P]."""
-    for name, model in (step.updates(server) if step.updates else {}).items():
-        if f"{name} total" not in replies[0]:
+def _moves(step: Step, server: Tree, messages: Sequence[Message]) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+    """Of every model in the messages: its name, where it stands [K, P], mass [C, K], and updates θ_i − θ [C, K, P]."""
+    for name, model in (step.models(server) if step.models else {}).items():
+        if name not in messages[0].models:
             continue
-        sums = torch.stack([reply[f"{name} total"] for reply in replies]).double()
-        mass = torch.stack([reply[f"{name} mass"] for reply in replies]).double()
+        parts = [message.models[name] for message in messages]
+        sums, mass = torch.stack([part.total for part in parts]).double().cpu(), torch.stack([p.mass for p in parts])
+        mass = mass.double().cpu()
         start = model[: sums.shape[1]].double().cpu()  # the first stands for all while experts are one
         moved = sums / mass.clamp(min=1e-12)[:, :, None] - start
         yield name, start, mass, moved.where(mass[:, :, None] > 0, 0.0)
 
 
 def excesses(length: Tensor, mass: Tensor, max_norm: float | Literal["median"]) -> Tensor:
-    """How many times the bound an update is, at least 1, of lengths [C, K] of those with mass [C, K].
+    """How many times the bound an update is, at least 1.
 
-    >>> lengths = torch.tensor([[1.0], [1.5], [600.0]])
-    >>> excesses(lengths, torch.ones(3, 1), "median").flatten().tolist()
-    [1.0, 1.0, 200.0]
-    >>> excesses(lengths, torch.ones(3, 1), 60.0).flatten().tolist()
-    [1.0, 1.0, 10.0]
+    Args:
+        length: Of the updates. [C, K]
+        mass: Of those who sent them. [C, K]
+        max_norm: The bound, or "median" for twice the median length of those with mass.
+
+    Returns:
+        The excess. [C, K]
+
+    Examples:
+        >>> lengths = torch.tensor([[1.0], [1.5], [600.0]])
+        >>> excesses(lengths, torch.ones(3, 1), "median").flatten().tolist()
+        [1.0, 1.0, 200.0]
+        >>> excesses(lengths, torch.ones(3, 1), 60.0).flatten().tolist()
+        [1.0, 1.0, 10.0]
     """
     if max_norm == "median":
         bound = MEDIANS * length.where(mass > 0, torch.nan).nanmedian(0).values.nan_to_num()
@@ -95,13 +134,22 @@ def excesses(length: Tensor, mass: Tensor, max_norm: float | Literal["median"]) 
 
 
 def average(moved: Tensor, mass: Tensor, settings: RobustSettings) -> Tensor:
-    """Of the updates [C, P] of those with mass [C]: their mean by mass, or by coordinate the trimmed mean or median.
+    """The mean of updates by mass, or by coordinate their trimmed mean or median.
 
-    Robust means give every site one voice, for its mass is its own word.
+    Robust means give every client one voice, for its mass is its own word.
 
-    >>> settings = RobustSettings(aggregation="median")
-    >>> average(torch.tensor([[1.0], [2.0], [900.0]]).double(), torch.ones(3).double(), settings).tolist()
-    [2.0]
+    Args:
+        moved: The updates. [C, P]
+        mass: Of those who sent them. [C]
+        settings: Which mean.
+
+    Returns:
+        [P]
+
+    Examples:
+        >>> settings = RobustSettings(aggregation="median")
+        >>> average(torch.tensor([[1.0], [2.0], [900.0]]).double(), torch.ones(3).double(), settings).tolist()
+        [2.0]
     """
     held = mass > 0
     if not bool(held.any()):
@@ -116,11 +164,15 @@ def average(moved: Tensor, mass: Tensor, settings: RobustSettings) -> Tensor:
     return ordered[cut : len(ordered) - cut].mean(0)
 
 
-def require_robust(steps: Sequence[Step], method: str, settings: RobustSettings) -> None:
-    """Refuse a robust rule for a method none of whose steps says which models it averages."""
-    if settings.on and all(step.updates is None for step in steps):
+def require_robust(program: Program, method: str, settings: RobustSettings) -> None:
+    """Refuse a robust rule for a method none of whose messages holds models.
+
+    Raises:
+        ConfigError: It names the method.
+    """
+    if settings.on and all(step.models is None for step in program.all_steps):
         raise ConfigError(
-            f"{method} does not say which models its messages hold, so they cannot be averaged robustly",
+            f"{method} averages no models, so they cannot be averaged robustly",
             where="robust",
             fix='set robust.aggregation = "mean" and unset robust.max_norm, or use method.name = "fedgmi" or "fedavg"',
         )

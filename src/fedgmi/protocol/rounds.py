@@ -13,6 +13,7 @@ from fedgmi.errors import DivergedError
 from fedgmi.protocol.message import flatten
 from fedgmi.protocol.step import Phase, Program, Step, changed, check_program
 from fedgmi.protocol.transport import Transport
+from fedgmi.protocol.wrapper import check_wrappers
 from fedgmi.randomness import numpy_generator
 from fedgmi.tree import Tree, not_finite
 
@@ -88,9 +89,11 @@ def run_rounds(
 
     Raises:
         ProgramError: Where a step reads what no earlier one writes; before anything is asked.
+        ConfigError: Where a wrapper cannot wrap a step; before anything is asked.
         DivergedError: At the first message or server state that is not finite.
     """
     check_program(name, program, progress.server)
+    check_wrappers(name, program, transport.wrappers)
     everyone = list(range(n_clients))
     while progress.round < rounds + 1:
         number = progress.round + 1

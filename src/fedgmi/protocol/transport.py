@@ -8,6 +8,7 @@ from typing import Protocol
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
+from fedgmi.protocol.wrapper import Wrapper
 from fedgmi.tree import Tree
 
 
@@ -17,6 +18,11 @@ class Transport(Protocol):
     @property
     def ledger(self) -> Ledger:
         """What has travelled so far."""
+        ...
+
+    @property
+    def wrappers(self) -> Sequence[Wrapper]:
+        """What is done to messages on their way; they are held to the program before it begins."""
         ...
 
     def exchange(self, step: Step, server: Tree, ids: Sequence[int], round: int) -> Message:
