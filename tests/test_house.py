@@ -1,9 +1,14 @@
-"""Who may import whom. The rules are read from the source, so a lazy import counts like any other."""
+"""Who may import whom. The rules are read from the source, so a lazy import counts like any other.
+
+`docs/house.md` holds a drawing of the rooms. A test draws them anew and compares; to accept a change, write the drawing
+again with `python tests/test_house.py`, and look at it.
+"""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,8 +17,27 @@ import fedgmi
 
 ROOT = Path(fedgmi.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-SHARED_BY_METHODS = ("methods.base", "methods.local_training")
-MATHEMATICS = ("mixture", "densities", "training", "flat", "experts", "tree", "randomness")
+DRAWING = Path(__file__).parent.parent / "docs" / "house.md"
+
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("errors", "randomness", "tree"),
+    ("settings", "storage", "privacy"),
+    ("data",),
+    ("models", "mixture"),
+    ("protocol",),
+    ("methods",),
+    ("diagnosis", "drift"),
+    ("runs",),
+    ("report",),
+    ("estimator", "deploy"),
+    ("cli", "flower_app"),
+    ("",),
+)
+"""From the ground up. A room imports from floors below its own, and from itself; rooms of one floor do not know each
+other, but for those in BESIDE."""
+
+BESIDE = {("mixture", "models"), ("storage", "settings")}
+METHODS_SHARE = ("methods.contract", "methods.local_training", "methods.standardising", "methods.disclosing")
 
 
 def name_of(file: Path) -> str:
@@ -25,9 +49,14 @@ def name_of(file: Path) -> str:
 NAMES = {name_of(file): file for file in FILES}
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def imports(file: Path) -> Iterator[str]:
     """Every module that a file imports, by full name; `from fedgmi import x` counts as fedgmi.x where x is a module."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -38,9 +67,10 @@ def imports(file: Path) -> Iterator[str]:
                 yield inner if inner.removeprefix("fedgmi.") in NAMES else base
 
 
-def own(file: Path) -> set[str]:
+@cache
+def own(file: Path) -> frozenset[str]:
     """The modules of ours that a file imports, without `fedgmi.`."""
-    return {name.removeprefix("fedgmi.") for name in imports(file) if name.startswith("fedgmi.")}
+    return frozenset(name.removeprefix("fedgmi.") for name in imports(file) if name.startswith("fedgmi."))
 
 
 def foreign(file: Path) -> set[str]:
@@ -52,106 +82,144 @@ def inside(name: str, *packages: str) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
+def room_of(name: str) -> str:
+    """The top-level package or file."""
+    return name.partition(".")[0]
+
+
+def floor_of(room: str) -> int:
+    found = [number for number, rooms in enumerate(FLOORS) if room in rooms]
+    assert found, f"the room {room!r} stands on no floor: name it in FLOORS"
+    return found[0]
+
+
+@cache
+def arrows() -> frozenset[tuple[str, str]]:
+    """Which room imports from which other."""
+    pairs = ((room_of(name), room_of(other)) for name, file in NAMES.items() for other in own(file))
+    return frozenset((left, right) for left, right in pairs if left != right)
+
+
+def draw() -> str:
+    """The rooms, floor by floor from the top, each with its files and the rooms that it imports from."""
+    lines = []
+    for number, rooms in reversed(list(enumerate(FLOORS))):
+        for room in rooms:
+            files = [file for name, file in NAMES.items() if room_of(name) == room]
+            if not files or not room:
+                continue
+            length = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
+            inner = sorted({name.split(".")[1] for name in NAMES if name.startswith(f"{room}.")})
+            below = sorted(right for left, right in arrows() if left == room and right)
+            size = f"{len(files)} file{'s' * (len(files) > 1)}, about {max(1, round(length / 100)) * 100} lines"
+            lines.append(f"floor {number}  {room}  ({size})")
+            lines += [f"          has  {', '.join(inner)}"] if inner else []
+            lines += [f"          uses {', '.join(below)}"] if below else []
+    return "\n".join(lines)
+
+
 @pytest.fixture(params=FILES, ids=lambda file: name_of(file) or "fedgmi")
 def file(request):
     return request.param
 
 
-def test_mathematics_knows_no_methods_scenarios_or_command_line(file):
-    if inside(name_of(file), *MATHEMATICS):
-        wrong = {
-            name
-            for name in own(file)
-            if inside(name, "methods", "transports", "data.scenarios", "settings_io", "experiment", "report", "cli")
-        }
-        assert not wrong
+def test_the_drawing_is_of_this_house():
+    """Sizes aside: a file that grows is no other house."""
+
+    def plan(text: str) -> list[str]:
+        return [line.partition("  (")[0] for line in text.splitlines() if line.startswith(("floor ", "          "))]
+
+    assert plan(DRAWING.read_text(encoding="utf-8")) == plan(draw()), "python tests/test_house.py draws it anew"
 
 
-def test_only_outer_parts_read_configuration(file):
-    """Mathematics, data and methods take sections of the settings as arguments; only the outer parts load and dump."""
-    if name_of(file) in {
-        "cli",
-        "compare",
-        "experiment",
-        "diagnose_run",
-        "config",
-        "estimator",
-        "model_file",
-        "deploy.coordinator",
-    }:
-        return
-    inner = inside(name_of(file), *MATHEMATICS, "data", "methods", "transports")
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "fedgmi.settings.run":
-            wrong = [alias.name for alias in node.names if not alias.name.endswith("Settings")]
-            wrong = wrong if inner else [name for name in wrong if name != "Config"]
-            assert not wrong
-        if isinstance(node, ast.ImportFrom) and node.module == "fedgmi":
-            assert "config" not in [alias.name for alias in node.names]
+@pytest.mark.parametrize("arrow", sorted(arrows()), ids=lambda arrow: "-".join(arrow) if arrow else "")
+def test_no_arrow_points_upward(arrow):
+    room, other = arrow
+    assert floor_of(other) < floor_of(room) or arrow in BESIDE, f"{room} must not import from {other}"
+
+
+def test_no_cycles_between_files():
+    graph = {name: {other for other in own(file) if other != name and other in NAMES} for name, file in NAMES.items()}
+    while free := [name for name, needs in graph.items() if not needs & graph.keys()]:
+        for name in free:
+            del graph[name]
+    assert not graph, f"a cycle among {sorted(graph)}"
 
 
 def test_methods_do_not_know_each_other_or_the_truth(file):
-    """A method calls the mathematics, what methods share, and files of its own package; the table knows them all."""
-    parts = name_of(file).split(".")
-    if parts[0] != "methods" or len(parts) == 1:
+    """A method calls the mathematics, what methods share, and files of its own room; the table knows them all."""
+    name = name_of(file)
+    if not inside(name, "methods.baselines", "methods.fedgmi"):
         return
-    for name in own(file):
-        assert not inside(name, "data.scenarios", "evaluation", "experiment", "report", "transports", "cli")
-        if inside(name, "methods"):
-            assert inside(name, *SHARED_BY_METHODS, f"methods.{parts[1]}"), f"{parts[1]} imports {name}"
+    for other in own(file):
+        assert not inside(other, "data.scenarios", "data.federation")
+        assert not inside(other, "protocol.in_process", "protocol.wire", "protocol.transport", "protocol.ledger")
+        if inside(other, "methods"):
+            assert inside(other, *METHODS_SHARE, ".".join(name.split(".")[:2])), f"{name} imports {other}"
 
 
-def test_data_knows_no_methods(file):
-    if inside(name_of(file), "data"):
-        assert not [
-            name for name in own(file) if inside(name, "methods", "transports", "mixture", "report", "experiment")
-        ]
+def test_only_the_oracle_sees_true_components(file):
+    """`Rows.component` is read in the oracle's file, and made where rows are packed."""
+    if name_of(file) in ("methods.fedgmi.oracle", "data.rows") or not inside(name_of(file), "methods", "protocol"):
+        return
+    for node in ast.walk(parsed(file)):
+        assert not (
+            isinstance(node, ast.Attribute) and node.attr == "component" and ast.unparse(node) == "rows.component"
+        )
 
 
-def test_transports_know_no_concrete_method_or_scenario(file):
-    if inside(name_of(file), "transports"):
-        wrong = [n for n in own(file) if inside(n, "methods", "data.scenarios") and n != "methods.base"]
-        assert not wrong
+def test_no_outer_room_reads_a_leaf_of_a_method(file):
+    """Server and client states are a method's own: others ask its predictor, its metrics, or its counts."""
+    if not inside(name_of(file), "runs", "deploy", "diagnosis", "report", "estimator", "cli", "flower_app", "drift"):
+        return
+    for node in ast.walk(parsed(file)):
+        if (
+            isinstance(node, ast.Subscript)
+            and isinstance(node.slice, ast.Constant)
+            and isinstance(node.slice.value, str)
+        ):
+            holder = ast.unparse(node.value)
+            assert not holder.endswith(("server", "states", "state")), f"line {node.lineno}: {ast.unparse(node)}"
+
+
+def test_protocol_knows_no_method(file):
+    if inside(name_of(file), "protocol"):
+        assert not [name for name in own(file) if inside(name, "methods", "data.scenarios", "data.federation")]
 
 
 def test_report_reads_records_only(file):
     if inside(name_of(file), "report"):
-        assert all(inside(name, "report", "folder", "errors", "listener") for name in own(file))
+        assert all(
+            inside(name, "report", "storage.folder", "errors", "protocol.listener", "runs.records")
+            for name in own(file)
+        )
         assert not foreign(file) & {"torch", "sklearn", "datasets", "safetensors"}
 
 
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("typer", {"cli", "deploy.commands"}),
-        ("click", {"cli"}),
-        ("flwr", {"transports.flower"}),
-        ("plotly", {"report.picture", "report.diagnosis_picture"}),
-        ("pydantic", {"config", "deploy.settings", "section", "settings_io"}),
-        ("pickle", set()),
+        ("typer", ("cli", "deploy.commands")),
+        ("click", ("cli",)),
+        ("flwr", ("deploy.flower",)),
+        ("plotly", ("report",)),
+        ("pydantic", ("settings", "runs.config", "runs.records", "deploy.settings", "deploy.coordinator.status")),
+        ("narwhals", ("data",)),
+        ("psutil", ("deploy.local",)),
+        ("filelock", ("storage", "deploy.site")),
+        ("tomli_w", ("settings.toml",)),
+        ("pickle", ()),
+        ("fcntl", ()),
     ],
 )
 def test_packages_with_one_door(package, allowed):
-    assert {name_of(file) for file in FILES if package in foreign(file)} <= allowed
-
-
-def test_no_cycles_between_packages():
-    """Between `fedgmi.x` and `fedgmi.y`, files of a package taken together."""
-    graph: dict[str, set[str]] = {}
-    for name, file in NAMES.items():
-        unit = name.partition(".")[0]
-        graph.setdefault(unit, set()).update(other.partition(".")[0] for other in own(file))
-    for unit in graph:
-        graph[unit].discard(unit)
-    while free := [unit for unit, needs in graph.items() if not needs & graph.keys()]:
-        for unit in free:
-            del graph[unit]
-    assert not graph, f"a cycle among {sorted(graph)}"
+    users = [name_of(file) for file in FILES if package in foreign(file)]
+    assert not [name for name in users if not inside(name, *allowed)]
 
 
 def test_nothing_acts_at_import(file):
     """A module's top level defines; the only bare calls are those of decorators and tables, commands' included."""
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+    for node in parsed(file).body:
         if isinstance(node, ast.Expr) and not ast.unparse(node).startswith("app.add_typer("):
             assert isinstance(node.value, ast.Constant), f"line {node.lineno} acts at import"
         if isinstance(node, ast.For | ast.While | ast.With | ast.Try):
@@ -160,8 +228,15 @@ def test_nothing_acts_at_import(file):
 
 def test_no_relative_reach_into_private_names(file):
     """A name that starts with an underscore stays in its file."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fedgmi"):
             assert not [
                 alias.name for alias in node.names if alias.name.startswith("_") and alias.name != "__version__"
             ]
+
+
+if __name__ == "__main__":
+    text = DRAWING.read_text(encoding="utf-8")
+    before, _, rest = text.partition("```\n")
+    _, _, after = rest.partition("```\n")
+    DRAWING.write_text(f"{before}```\n{draw()}\n```\n{after}", encoding="utf-8")
