@@ -17,7 +17,7 @@ from typing_extensions import TypeVar
 from fedgmi.data.rows import Rows, Schema
 from fedgmi.errors import ConfigError
 from fedgmi.models.density import Density
-from fedgmi.models.experts import Expert
+from fedgmi.models.expert import Expert
 from fedgmi.protocol.step import Program
 from fedgmi.settings.base import MethodSettings
 from fedgmi.settings.run import TrainingSettings

@@ -183,3 +183,8 @@ def own_log_prob(task: Task, models: Tensor, rows: Rows) -> Tensor:
     by_client = torch.split(rows.x, rows.counts.tolist())
     parts = [task.expert.log_prob(model[None], x)[:, 0] for model, x in zip(models, by_client, strict=True)]
     return torch.cat(parts)
+
+
+def identified(rows: Rows, yes: bool) -> Tree:
+    """The leaf that says of new clients whether their rows can tell their proportions. [C], bool"""
+    return {"identified": torch.full((rows.n_clients,), yes, device=rows.x.device)}

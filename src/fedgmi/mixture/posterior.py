@@ -70,3 +70,16 @@ def e_step(
             break
     resp, likelihood = responsibilities(log_evidence, proportions, rows.owner)
     return Posterior(proportions, resp, likelihood)
+
+
+def uniform(n_clients: int, n_components: int) -> Tensor:
+    """Proportions of clients of which nothing is known: 1/K each.
+
+    Args:
+        n_clients: C.
+        n_components: K.
+
+    Returns:
+        [C, K], float64
+    """
+    return torch.full((n_clients, n_components), 1.0 / n_components, dtype=torch.float64)

@@ -6,17 +6,18 @@
 
 The halves are those of complete linkage on 1 − cos(Δ_i, Δ_j), norms are L2 over all parameters. All begin in one
 cluster; their number is found, not set: K is not used. A client predicts with its cluster's model. Per round and
-client: one model down, one update up, and a few numbers. Updates go up one by one, so secure aggregation is not
-possible.
+client: all clusters' models down, one update up, and a few numbers. Updates go up one by one, so secure aggregation is
+not possible.
 
 Clients that are away when their cluster is split do not know their half. When next they take part, or in the end,
 they take the cluster model of least loss on their rows; so do new clients, if they have labels. Without, they get the
 cluster of the most clients.
 
 Deviations from the paper:
-- ε1 and ε2 are shares of the largest ‖Δ_i‖ of the first round (`method.cfl`). The 0.4 and 1.6 of the paper's code are
-  lengths that belong to its network and SGD, and with Adam no mean update gets that short here. The defaults 0.12 and
-  0.5 keep about their ratio; 0.12 did best on validation rows among 0.1, 0.12 and 0.15 (MNIST, rotation, one seed).
+- ε1 and ε2 (`method.mean_below`, `method.largest_above`) are shares of the largest ‖Δ_i‖ of the first round. The 0.4
+  and 1.6 of the paper's code are lengths that belong to its network and SGD, and with Adam no mean update gets that
+  short here. The defaults 0.12 and 0.5 keep about their ratio; 0.12 did best on validation rows among 0.1, 0.12 and
+  0.15 (MNIST, rotation, one seed).
 - Adam, fresh each round, keeps ‖Δ_i‖ from vanishing where a client is content, and |c| such updates that have nothing
   in common still have a mean of ‖Δ‖/√|c|. So ε1 also says how small a cluster may be split: about (‖Δ‖/ε1)² clients.
 - Halves by complete linkage, as in the paper's code; the text minimises the largest similarity between halves, and
@@ -27,32 +28,46 @@ Deviations from the paper:
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from fedgmi import tree
 from fedgmi.data.rows import Rows
 from fedgmi.methods.baselines.clustering import agglomerate, cosine_distances, mean_updates
 from fedgmi.methods.baselines.clusters import UNKNOWN, clustered_method, enter, find, in_order, update_reply
-from fedgmi.methods.contract import Message, Method, Step, Task
+from fedgmi.methods.contract import Entry, Method, Task
 from fedgmi.methods.local_training import need_labels
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.step import Step
+from fedgmi.settings.base import MethodSettings, ProperFraction
 from fedgmi.tree import Tree
 
 
-def cfl(task: Task) -> Method:
+class CflSettings(MethodSettings):
+    """CFL's own settings: ε1 and ε2, as shares of the longest update of the first round.
+
+    Attributes:
+        mean_below: ε1. A cluster may be split when its mean update is shorter than that.
+        largest_above: ε2. It is split while some client's update is longer than that.
+    """
+
+    name: Literal["cfl"] = "cfl"
+    mean_below: ProperFraction = 0.12
+    largest_above: ProperFraction = 0.5
+
+
+def cfl(task: Task[CflSettings]) -> Method:
     """The method for a task; a cluster's model is the task's expert."""
     need_labels(task, "cfl")
-    settings = task.settings.cfl
+    settings = task.settings
 
     def train(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        cluster, lost = find(task, server, rows)
-        start = server["expert"][cluster]
-        values = update_reply(task, rows, start, cluster, round)
-        down = start.nbytes + int(lost.sum()) * server["expert"][1:].nbytes
-        return states, Message(values, down, tree.n_bytes(values))
+        cluster = find(task, server, rows)
+        return states, Message(replies=update_reply(task, rows, server["expert"][cluster], cluster, round))
 
-    def split_and_average(server: Tree, replies: Tree, round: int) -> Tree:
-        replies = in_order(replies)
+    def split_and_average(server: Tree, message: Message, round: int) -> Tree:
+        replies = in_order(message.replies)
         update, n_rows, cluster = replies["update"], replies["rows"], replies["cluster"].clone()
         expert, register, length = server["expert"], server["cluster"], update.double().norm(dim=1)
         scale = server["scale"] if len(register) else length.max()
@@ -72,5 +87,16 @@ def cfl(task: Task) -> Method:
         at_rest = bool(mean < settings.mean_below)
         return at_rest and bool(lengths.max() > settings.largest_above) and len(lengths) > 2
 
-    step = Step("train", train, split_and_average, reduce="stack")
+    step = Step(
+        "train",
+        train,
+        split_and_average,
+        reads=("cluster", "expert"),
+        writes=("cluster", "expert", "scale"),
+        kind="expert",
+        single=True,
+    )
     return clustered_method(task, "cfl", step, {"scale": torch.tensor(1.0, dtype=torch.float64)})
+
+
+CFL = Entry(cfl, CflSettings, "clusters, each split in two where its clients pull apart", has_components=False)

@@ -8,8 +8,10 @@ from torch.nn import functional as F
 
 from fedgmi import tree
 from fedgmi.data.rows import Rows
-from fedgmi.methods.contract import Message, Method, Step, Task
+from fedgmi.methods.contract import Method, Predictor, Task
 from fedgmi.methods.local_training import own_log_prob, random_starts, row_losses, train_own
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.step import Program, Step
 from fedgmi.tree import Tree
 
 UNKNOWN = -1  # the cluster of a client that is in none
@@ -24,10 +26,9 @@ def clustered_method(task: Task, name: str, train: Step, more: Tree) -> Method:
     """
 
     def settle(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        cluster, lost = find(task, server, rows)
-        return {"cluster": cluster}, Message({}, cluster.nbytes + int(lost.sum()) * server["expert"].nbytes)
+        return {"cluster": find(task, server, rows)}, Message()
 
-    def welcome(server: Tree, rows: Rows) -> Tree:
+    def infer_client(server: Tree, rows: Rows) -> Tree:
         if rows.y is not None:
             return {"cluster": least_loss(task, server, rows)}
         known = server["cluster"][server["cluster"] != UNKNOWN]
@@ -35,13 +36,19 @@ def clustered_method(task: Task, name: str, train: Step, more: Tree) -> Method:
 
     return Method(
         name=name,
-        init=lambda: {"expert": random_starts(task, 1), "cluster": torch.zeros(0, dtype=torch.long)} | more,
-        client_init=lambda ids: {"cluster": torch.zeros(len(ids), dtype=torch.long)},
-        round=(train,),
-        finish=(Step("settle", settle, lambda server, sums, round: server),),
-        predict=lambda server, states, rows: own_log_prob(task, server["expert"][states["cluster"]], rows),
-        welcome=welcome,
-        experts="expert",
+        program=Program(
+            init=lambda: {"expert": random_starts(task, 1), "cluster": torch.zeros(0, dtype=torch.long)} | more,
+            client_init=lambda ids: {"cluster": torch.zeros(len(ids), dtype=torch.long)},
+            round=(train,),
+            finish=(Step("settle", settle, reads=("cluster", "expert")),),
+            kinds={"expert": "expert", "joint": "expert"},
+        ),
+        predictor=Predictor(
+            predict=lambda server, states, rows: own_log_prob(task, server["expert"][states["cluster"]], rows),
+            reads=("cluster", "expert"),
+            infer_client=infer_client,
+            expert=lambda server, x: task.expert.log_prob(server["expert"], x),
+        ),
     )
 
 
@@ -56,15 +63,15 @@ def in_order(replies: Tree) -> Tree:
     return tree.take(replies, replies["client"].argsort())
 
 
-def find(task: Task, server: Tree, rows: Rows) -> tuple[Tensor, Tensor]:
-    """Each client's cluster [C], and whom the register does not know [C], who take the model of least loss."""
+def find(task: Task, server: Tree, rows: Rows) -> Tensor:
+    """Each client's cluster [C]; those whom the register does not know take the model of least loss."""
     known = look_up(server["cluster"], client_ids(rows))
     lost = known == UNKNOWN
-    return (torch.where(lost, least_loss(task, server, rows), known) if bool(lost.any()) else known), lost
+    return torch.where(lost, least_loss(task, server, rows), known) if bool(lost.any()) else known
 
 
 def least_loss(task: Task, server: Tree, rows: Rows) -> Tensor:
-    """The number of the model with the least cross-entropy on each client's rows [C]; of equals the first."""
+    """Which model has the least cross-entropy on each client's rows [C]; the first of several equal ones."""
     return rows.sum_by_client(row_losses(task, server["expert"], rows)).argmin(1)
 
 

@@ -7,7 +7,7 @@ w_t is the global model as the round received it, F_i the mean cross-entropy of 
 client, is never averaged, and is what predicts. Per round and client: one model down, one up.
 
 A client that was never drawn predicts with v_i's random start; one that was never there gets the global model, near
-which its own would be held (`welcome` trains nothing).
+which its own would be held (`infer_client` trains nothing).
 
 Deviations from the paper: one μ for all, where its clients choose among 0.1, 1 and 2 by their validation rows, or take
 1, our default, where those are too few; Adam, fresh in every round; as many passes for v_i as for w.
@@ -15,22 +15,38 @@ Deviations from the paper: one μ for all, where its clients choose among 0.1, 1
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
-from fedgmi.methods.contract import Message, Method, Step, Task
+from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import average_step, need_labels, own_log_prob, random_starts, train_own
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.step import Program, Step
+from fedgmi.settings.base import MethodSettings, PositiveFloat
 from fedgmi.tree import Tree
 
 
-def ditto(task: Task) -> Method:
+class DittoSettings(MethodSettings):
+    """Ditto's own settings.
+
+    Attributes:
+        mu: How strongly the personal model is held to the global one. 0 would be local training, and is refused.
+    """
+
+    name: Literal["ditto"] = "ditto"
+    mu: PositiveFloat = 1.0
+
+
+def ditto(task: Task[DittoSettings]) -> Method:
     """The method for a task; personal and global model are the task's expert."""
     need_labels(task, "ditto")
 
     def personalise(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        """Before the global model moves; it has come down once, and is counted where it goes up again."""
+        """Before the global model moves."""
         anchor = copies(server["expert"], rows.n_clients)
-        strength = anchor.new_full((rows.n_clients,), task.settings.ditto.mu)
+        strength = anchor.new_full((rows.n_clients,), task.settings.mu)
         key = (task.seed, round, "personal")
         return {"personal": train_own(task, rows, states["personal"], key, anchor, strength)}, Message()
 
@@ -39,15 +55,24 @@ def ditto(task: Task) -> Method:
 
     return Method(
         name="ditto",
-        init=lambda: {"expert": random_starts(task, 1)},
-        client_init=lambda ids: {"personal": copies(random_starts(task, 1), len(ids))},
-        round=(Step("personalise", personalise, lambda server, sums, round: server), average_step(task)),
-        predict=predict,
-        welcome=lambda server, rows: {"personal": copies(server["expert"], rows.n_clients)},
-        experts="expert",
+        program=Program(
+            init=lambda: {"expert": random_starts(task, 1)},
+            client_init=lambda ids: {"personal": copies(random_starts(task, 1), len(ids))},
+            round=(Step("personalise", personalise, reads=("expert",)), average_step(task)),
+            kinds={"expert": "expert"},
+        ),
+        predictor=Predictor(
+            predict=predict,
+            reads=("expert",),
+            infer_client=lambda server, rows: {"personal": copies(server["expert"], rows.n_clients)},
+            expert=lambda server, x: task.expert.log_prob(server["expert"], x),
+        ),
     )
 
 
 def copies(model: Tensor, n_clients: int) -> Tensor:
     """[1, P] → [C, P]"""
     return model.repeat(n_clients, 1)
+
+
+DITTO = Entry(ditto, DittoSettings, "a personal model for every client, held near a global one", has_components=False)

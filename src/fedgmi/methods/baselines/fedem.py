@@ -18,15 +18,37 @@ Deviations from the paper:
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
-from fedgmi.methods.contract import Message, Method, Step, Task
-from fedgmi.methods.local_training import expert_loss, need_labels, plan, random_starts, row_losses
-from fedgmi.mixture.posterior import PROPORTION_FLOOR, e_step, responsibilities
+from fedgmi.methods.contract import Entry, Method, Predictor, Task
+from fedgmi.methods.local_training import (
+    expert_loss,
+    held_by_all,
+    identified,
+    need_labels,
+    plan,
+    random_starts,
+    row_losses,
+)
+from fedgmi.mixture.posterior import PROPORTION_FLOOR, e_step, responsibilities, uniform
 from fedgmi.models import training
+from fedgmi.models.expert import mixture_log_prob
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.step import Program, Step
+from fedgmi.settings.base import MethodSettings
 from fedgmi.tree import Tree
+
+MOVED = "moved"  # the model in messages: Σ_i n_i (θ_ik − θ_k)
+
+
+class FedEMSettings(MethodSettings):
+    """FedEM has none of its own."""
+
+    name: Literal["fedem"] = "fedem"
 
 
 def fedem(task: Task) -> Method:
@@ -41,39 +63,50 @@ def fedem(task: Task) -> Method:
         resp = posterior(server, states, rows)
         moved = m_step(task, rows, resp, server["expert"], (task.seed, round, "expert"))
         proportions = rows.sum_by_client(resp) / rows.counts[:, None]
-        cost = rows.n_clients * server["expert"].nbytes
-        sums = {"moved": moved, "rows": rows.counts.sum().double()}
-        return {"proportions": proportions}, Message(sums, cost, cost)
+        n_rows = rows.counts.sum().double().expand(k)
+        return {"proportions": proportions}, Message({MOVED: held_by_all(rows, moved, n_rows)})
 
-    def average(server: Tree, sums: Tree, round: int) -> Tree:
-        return {"expert": server["expert"] + (sums["moved"] / sums["rows"]).to(server["expert"].dtype)}
+    def average(server: Tree, message: Message, round: int) -> Tree:
+        moved = message.models[MOVED]
+        return {"expert": server["expert"] + (moved.total / moved.mass[:, None]).to(server["expert"].dtype)}
 
     def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
         gate = states["proportions"].clamp(min=PROPORTION_FLOOR).log()[rows.owner]  # [R, K]
-        return (task.expert.log_prob(server["expert"], rows.x).double() + gate[:, :, None]).logsumexp(1)
+        return mixture_log_prob(task.expert, server["expert"], rows.x, gate)
 
     def client_init(ids: tuple[int, ...]) -> Tree:
-        return {"proportions": torch.full((len(ids), k), 1.0 / k, dtype=torch.float64)}
+        return {"proportions": uniform(len(ids), k)}
 
-    def welcome(server: Tree, rows: Rows) -> Tree:
+    def infer_client(server: Tree, rows: Rows) -> Tree:
         states = {name: leaf.to(rows.x.device) for name, leaf in client_init(rows.ids).items()}
         if rows.y is not None:
             logs = -row_losses(task, server["expert"], rows)
             states = {"proportions": e_step(logs, rows, states["proportions"]).proportions}
-        identified = torch.full((rows.n_clients,), rows.y is not None, device=rows.x.device)
-        return states | {"identified": identified}
+        return states | identified(rows, rows.y is not None)
 
     return Method(
         name="fedem",
-        init=lambda: {"expert": random_starts(task, k)},
-        client_init=client_init,
-        round=(Step("em", client, average),),
-        predict=predict,
-        proportions=lambda states: states["proportions"],
-        responsibilities=posterior,
-        welcome=welcome,
-        experts="expert",
+        program=Program(
+            init=lambda: {"expert": random_starts(task, k)},
+            client_init=client_init,
+            round=(Step("em", client, average, ("expert",), ("expert",), models=still),),
+            kinds={"expert": "expert", MOVED: "expert"},
+        ),
+        predictor=Predictor(
+            predict=predict,
+            reads=("expert",),
+            proportions=lambda states: states["proportions"],
+            responsibilities=posterior,
+            infer_client=infer_client,
+            client_state=lambda proportions: {"proportions": proportions},
+            expert=lambda server, x: task.expert.log_prob(server["expert"], x),
+        ),
     )
+
+
+def still(server: Tree) -> Tree:
+    """Messages hold sums of updates, which are measured from zero."""
+    return {MOVED: torch.zeros_like(server["expert"], dtype=torch.float64)}
 
 
 def m_step(task: Task, rows: Rows, resp: Tensor, start: Tensor, key: tuple[int | str, ...]) -> Tensor:
@@ -84,3 +117,6 @@ def m_step(task: Task, rows: Rows, resp: Tensor, start: Tensor, key: tuple[int |
     weight = rows.counts[jobs.client.to(start.device)].double()
     moved = (local - start[component]).double() * weight[:, None]
     return torch.zeros_like(start, dtype=torch.float64).index_add_(0, component, moved)
+
+
+FEDEM = Entry(fedem, FedEMSettings, "K models for all, each client's own mixture of them")

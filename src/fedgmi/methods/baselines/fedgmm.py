@@ -26,29 +26,44 @@ Deviations from the paper:
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
-import torch
 from torch import Tensor
 
-from fedgmi import tree
 from fedgmi.data.rows import Rows, Schema
-from fedgmi.methods.contract import Message, Method, Step, Task, mean_by_mass
+from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import (
     expert_loss,
+    feature_scale_step,
+    identified,
     need_labels,
     random_starts,
     row_losses,
-    scale_step,
     train_components,
 )
 from fedgmi.mixture import codebook
-from fedgmi.mixture.posterior import e_step, responsibilities
+from fedgmi.mixture.posterior import e_step, responsibilities, uniform
 from fedgmi.models.densities.gaussian import gaussian, to_moments
+from fedgmi.models.expert import mixture_log_prob
+from fedgmi.protocol.message import Message, Models, mean_by_mass
+from fedgmi.protocol.step import Program, Step
+from fedgmi.settings.base import MethodSettings, PositiveInt
 from fedgmi.settings.run import DensitySettings
 from fedgmi.tree import Tree
 
 
-def fedgmm(task: Task) -> Method:
+class FedGMMSettings(MethodSettings):
+    """FedGMM's own settings.
+
+    Attributes:
+        projection: The dimension of z, where there are more features than that.
+    """
+
+    name: Literal["fedgmm"] = "fedgmm"
+    projection: PositiveInt = 32
+
+
+def fedgmm(task: Task[FedGMMSettings]) -> Method:
     """The method for a task; the classifiers are experts from K random starts."""
     need_labels(task, "fedgmm")
     k, size = task.n_components, min(task.settings.projection, task.schema.n_features)
@@ -78,30 +93,26 @@ def fedgmm(task: Task) -> Method:
         local = fit(codes(server, rows), shares.sum(2), rows.owner, rows.n_clients)
         key = (task.seed, round, "expert")
         trained = train_components(task, rows, shares.sum(1), server["expert"], expert_loss(task), key)
-        values = {
-            "expert total": trained.total,
-            "expert mass": trained.mass,
-            "gaussian total": (mass.sum(2)[:, :, None] * local.double()).sum(0).to(local.dtype),
-            "pairs": mass.sum(0).flatten(),
-        }
+        total = (mass.sum(2)[:, :, None] * local.double()).sum(0).to(local.dtype)
+        of_pairs = mass.sum(0)  # [K, K]
+        gaussians = Models(total, of_pairs.sum(1), (mass.sum(2) != 0).cpu())
         pairs = (mass / rows.counts[:, None, None]).flatten(1)
-        models = rows.n_clients * (server["expert"].nbytes + server["gaussian"].nbytes)
-        return {"pairs": pairs}, Message(values, models, models + pairs.nbytes)
+        return {"pairs": pairs}, Message({"expert": trained, "gaussian": gaussians}, {"pairs": of_pairs.flatten()})
 
-    def average(server: Tree, sums: Tree, round: int) -> Tree:
-        of_gaussians = sums["pairs"].reshape(k, k).sum(1)
+    def average(server: Tree, message: Message, round: int) -> Tree:
+        pairs = message.sums["pairs"]
+        of_gaussians = pairs.reshape(k, k).sum(1)
         return server | {
-            "expert": mean_by_mass(server["expert"], sums["expert total"], sums["expert mass"]),
-            "gaussian": mean_by_mass(server["gaussian"], sums["gaussian total"], of_gaussians),
-            "pairs": sums["pairs"] / sums["pairs"].sum(),
+            "expert": message.models["expert"].mean(server["expert"]),
+            "gaussian": mean_by_mass(server["gaussian"], message.models["gaussian"].total, of_gaussians),
+            "pairs": pairs / pairs.sum(),
         }
 
     def spread(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        sums = codebook.spread_sums(codes(server, rows))
-        down, up = server["mean"].nbytes + server["std"].nbytes, tree.n_bytes(sums)
-        return states, Message(sums, rows.n_clients * down, rows.n_clients * up)
+        return states, Message(sums=codebook.spread_sums(codes(server, rows)))
 
-    def start(server: Tree, sums: Tree, round: int) -> Tree:
+    def start(server: Tree, message: Message, round: int) -> Tree:
+        sums = message.sums
         mean, second = sums["sum"] / sums["count"], sums["outer"] / sums["count"]
         centres = codebook.first_centres(sums, k, task.seed).double()
         around = second - mean.outer(mean) + centres[:, :, None] * centres[:, None, :]
@@ -109,22 +120,42 @@ def fedgmm(task: Task) -> Method:
 
     def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
         gate = pair_shares(server, states, replace(rows, y=None)).sum(1).clamp(min=1e-30).log()  # [R, K]
-        return (task.expert.log_prob(server["expert"], rows.x).double() + gate[:, :, None]).logsumexp(1)
+        return mixture_log_prob(task.expert, server["expert"], rows.x, gate)
 
-    def welcome(server: Tree, rows: Rows) -> Tree:
+    def infer_client(server: Tree, rows: Rows) -> Tree:
         pooled = server["pairs"].expand(rows.n_clients, -1)
-        identified = torch.full((rows.n_clients,), rows.y is not None, device=rows.x.device)
-        return {"pairs": e_step(pair_logs(server, rows), rows, pooled).proportions, "identified": identified}
+        pairs = e_step(pair_logs(server, rows), rows, pooled).proportions
+        return {"pairs": pairs} | identified(rows, rows.y is not None)
 
+    features = feature_scale_step(task)
     return Method(
         name="fedgmm",
-        init=lambda: {"expert": random_starts(task, k), "pairs": torch.full((k * k,), 1.0 / k**2, dtype=torch.float64)},
-        client_init=lambda ids: {"pairs": torch.full((len(ids), k * k), 1.0 / k**2, dtype=torch.float64)},
-        prepare=(scale_step(task), Step("spread", spread, start)),
-        round=(Step("em", train, average),),
-        predict=predict,
-        proportions=lambda states: states["pairs"].reshape(-1, k, k).sum(1),
-        responsibilities=lambda server, states, rows: pair_shares(server, states, rows).sum(1),
-        welcome=welcome,
-        experts="expert",
+        program=Program(
+            init=lambda: {"expert": random_starts(task, k), "pairs": uniform(1, k * k)[0]},
+            client_init=lambda ids: {"pairs": uniform(len(ids), k * k)},
+            prepare=(features, Step("spread", spread, start, features.writes, ("gaussian",), kind="sketch")),
+            round=(
+                Step(
+                    "em",
+                    train,
+                    average,
+                    reads=(*features.writes, "expert", "gaussian"),
+                    writes=("expert", "gaussian", "pairs"),
+                    models=lambda server: {"expert": server["expert"], "gaussian": server["gaussian"]},
+                ),
+            ),
+            kinds={"expert": "expert", "gaussian": "density", "mean": "sketch", "std": "sketch"},
+        ),
+        predictor=Predictor(
+            predict=predict,
+            reads=(*features.writes, "expert", "gaussian", "pairs"),
+            proportions=lambda states: states["pairs"].reshape(-1, k, k).sum(1),
+            responsibilities=lambda server, states, rows: pair_shares(server, states, rows).sum(1),
+            infer_client=infer_client,
+            pooled=lambda server: server["pairs"].reshape(k, k).sum(0),
+            expert=lambda server, x: task.expert.log_prob(server["expert"], x),
+        ),
     )
+
+
+FEDGMM = Entry(fedgmm, FedGMMSettings, "K Gaussians for x times K classifiers, each client's own mix of the pairs")

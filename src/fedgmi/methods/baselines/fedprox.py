@@ -13,15 +13,30 @@ methods here, in place of SGD and of stragglers that do less.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
-from fedgmi.methods.contract import Method, Task
+from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import average_step, need_labels, random_starts
+from fedgmi.protocol.step import Program
+from fedgmi.settings.base import MethodSettings, PositiveFloat
 from fedgmi.tree import Tree
 
 
-def fedprox(task: Task) -> Method:
+class FedProxSettings(MethodSettings):
+    """FedProx's own settings.
+
+    Attributes:
+        mu: μ of the proximal term μ/2·‖w − w_t‖². 0 would be FedAvg, and is refused.
+    """
+
+    name: Literal["fedprox"] = "fedprox"
+    mu: PositiveFloat = 0.001
+
+
+def fedprox(task: Task[FedProxSettings]) -> Method:
     """The method for a task; the model is the task's expert."""
     need_labels(task, "fedprox")
 
@@ -30,10 +45,19 @@ def fedprox(task: Task) -> Method:
 
     return Method(
         name="fedprox",
-        init=lambda: {"expert": random_starts(task, 1)},
-        client_init=lambda ids: {},
-        round=(average_step(task, task.settings.fedprox.mu),),
-        predict=predict,
-        welcome=lambda server, rows: {},
-        experts="expert",
+        program=Program(
+            init=lambda: {"expert": random_starts(task, 1)},
+            client_init=lambda ids: {},
+            round=(average_step(task, task.settings.mu),),
+            kinds={"expert": "expert"},
+        ),
+        predictor=Predictor(
+            predict=predict,
+            reads=("expert",),
+            infer_client=lambda server, rows: {},
+            expert=lambda server, x: task.expert.log_prob(server["expert"], x),
+        ),
     )
+
+
+FEDPROX = Entry(fedprox, FedProxSettings, "FedAvg whose clients are held near the global model", has_components=False)

@@ -4,8 +4,8 @@
     round n + 1      clusters c of the Δ_i: complete linkage on ‖Δ_i − Δ_j‖, K of them or up to a distance
     from then on     w_c ← w_c + Σ_{i∈c} n_i Δ_i / Σ_{i∈c} n_i,  Δ_i = w_i − w_c; in round n + 1 from w_c = w
 
-A client predicts with its cluster's model. Per round and client: one model down, one update up, and a few numbers.
-Updates go up one by one, so secure aggregation is not possible.
+A client predicts with its cluster's model. Per round and client: all clusters' models down, one update up, and a few
+numbers. Updates go up one by one, so secure aggregation is not possible.
 
 The paper clusters all clients at once; here those that take part in round n + 1. One that was away trains from the
 joint w of round n when next it takes part, joins the cluster whose mean update of round n + 1 is nearest to its own,
@@ -18,10 +18,13 @@ method here is told K, where the paper sets a distance; round n + 1 also counts 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from fedgmi import tree
 from fedgmi.data.rows import Rows
+from fedgmi.errors import ConfigError
 from fedgmi.methods.baselines.clustering import agglomerate, euclidean_distances, mean_updates
 from fedgmi.methods.baselines.clusters import (
     UNKNOWN,
@@ -32,25 +35,40 @@ from fedgmi.methods.baselines.clusters import (
     look_up,
     update_reply,
 )
-from fedgmi.methods.contract import Message, Method, Step, Task
+from fedgmi.methods.contract import Entry, Method, Task
 from fedgmi.methods.local_training import need_labels, random_starts
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.step import Step
+from fedgmi.settings.base import MethodSettings, PositiveFloat, PositiveInt
 from fedgmi.tree import Tree
 
 
-def flhc(task: Task) -> Method:
+class FlhcSettings(MethodSettings):
+    """FL+HC's own settings.
+
+    Attributes:
+        joint_rounds: n, the rounds of FedAvg before the clustering.
+        distance_threshold: Clusters merge while their farthest updates are nearer than this. None: until there are K.
+    """
+
+    name: Literal["flhc"] = "flhc"
+    joint_rounds: PositiveInt = 10
+    distance_threshold: PositiveFloat | None = None
+
+
+def flhc(task: Task[FlhcSettings]) -> Method:
     """The method for a task; the joint model and a cluster's model are the task's expert."""
     need_labels(task, "flhc")
-    settings = task.settings.flhc
+    settings = task.settings
 
     def train(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         cluster = look_up(server["cluster"], client_ids(rows))
         own = server["expert"][cluster.clamp(min=0)]
         start = torch.where(cluster[:, None] == UNKNOWN, server["joint"], own)
-        values = update_reply(task, rows, start, cluster, round)
-        return states, Message(values, start.nbytes, tree.n_bytes(values))
+        return states, Message(replies=update_reply(task, rows, start, cluster, round))
 
-    def average(server: Tree, replies: Tree, round: int) -> Tree:
-        replies = in_order(replies)
+    def average(server: Tree, message: Message, round: int) -> Tree:
+        replies = in_order(message.replies)
         if round <= settings.joint_rounds:
             one = torch.zeros_like(replies["cluster"])
             joint = server["joint"] + mean_updates(replies["update"], replies["rows"], one, 1)
@@ -75,5 +93,36 @@ def flhc(task: Task) -> Method:
         joined = enter(server["cluster"], replies["client"], replies["cluster"].masked_scatter(new, nearest))
         return server | {"expert": server["expert"] + moved, "cluster": joined}
 
-    step = Step("train", train, average, reduce="stack")
+    step = Step(
+        "train",
+        train,
+        average,
+        reads=("cluster", "expert", "joint"),
+        writes=("centres", "cluster", "expert", "joint"),
+        kind="expert",
+        single=True,
+    )
     return clustered_method(task, "flhc", step, {"joint": random_starts(task, 1)})
+
+
+def check_flhc(settings: FlhcSettings, rounds: int) -> None:
+    """Refuse settings that contradict each other.
+
+    Raises:
+        ConfigError: For a clustering that comes after the last round, or that is told both a number and a distance.
+    """
+    if settings.joint_rounds >= rounds:
+        raise ConfigError(
+            f"clients are clustered after that many rounds, and there are {rounds} in all",
+            where="method.joint_rounds",
+            fix="lower it, or raise rounds",
+        )
+    if settings.n_components is not None and settings.distance_threshold is not None:
+        raise ConfigError(
+            "flhc merges clusters up to a distance or down to a number of them, not both",
+            where="method.n_components",
+            fix="unset it, or method.distance_threshold",
+        )
+
+
+FLHC = Entry(flhc, FlhcSettings, "FedAvg, one clustering of the clients, then FedAvg per cluster", check=check_flhc)

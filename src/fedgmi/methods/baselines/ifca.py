@@ -5,10 +5,10 @@
 F_i(θ) is the mean cross-entropy on client i's labelled training rows; a cluster that nobody chose stays as it was.
 After the last round every client chooses once more, by the final models, and predicts with the one chosen: never by
 the rows to be predicted. A client that was not there chooses likewise; without labels it cannot, and gets the largest
-cluster, with `identified` false. Proportions are one-hot. Per round and client: K models down; one, and its number, up.
+cluster, with `identified` false. Proportions are one-hot. Per round and client: K models down; one up.
 
-`method.ifca.init`: how the K models start, see `starts`. The paper proves convergence from a good start, and its code
-draws until there is one; what ours does is stated, keyed by the seed, and counted in the bytes.
+`method.init`: how the K models start, see `starts`. The paper proves convergence from a good start, and its code
+draws until there is one; what ours does is stated, keyed by the seed, and part of the bytes.
 
 Deviations from the paper: clients weigh by their rows (the paper's code does so on FEMNIST alone; elsewhere all have as
 many); Adam, fresh in every round.
@@ -16,18 +16,28 @@ many); Adam, fresh in every round.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fedgmi.data.rows import Rows
-from fedgmi.methods.baselines.ifca_starts import NUMBER_BYTES, STARTS, best_fit
-from fedgmi.methods.contract import Message, Method, Step, Task, mean_by_mass
-from fedgmi.methods.local_training import expert_loss, need_labels, own_log_prob, random_starts, train_components
+from fedgmi.methods.baselines.ifca_starts import STARTS, IfcaSettings, best_fit
+from fedgmi.methods.contract import Entry, Method, Predictor, Task
+from fedgmi.methods.local_training import (
+    expert_loss,
+    experts_of,
+    identified,
+    need_labels,
+    own_log_prob,
+    random_starts,
+    train_components,
+)
+from fedgmi.mixture.posterior import uniform
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.step import Program, Step
 from fedgmi.tree import Tree
 
 
-def ifca(task: Task) -> Method:
+def ifca(task: Task[IfcaSettings]) -> Method:
     """The method for a task; a cluster's model is the task's expert."""
     need_labels(task, "ifca")
     n_clusters = task.n_components
@@ -36,43 +46,50 @@ def ifca(task: Task) -> Method:
         chosen = best_fit(task, server["expert"], rows)
         key = (task.seed, round, "expert")
         trained = train_components(task, rows, chosen[rows.owner], server["expert"], expert_loss(task), key)
-        up = trained.n_jobs * (server["expert"][0].nbytes + NUMBER_BYTES)
-        values = {"total": trained.total, "mass": trained.mass}
-        return {"proportions": chosen}, Message(values, rows.n_clients * server["expert"].nbytes, up)
+        return {"proportions": chosen}, Message({"expert": trained})
 
-    def average(server: Tree, sums: Tree, round: int) -> Tree:
-        return server | {"expert": mean_by_mass(server["expert"], sums["total"], sums["mass"])}
+    def average(server: Tree, message: Message, round: int) -> Tree:
+        return server | {"expert": message.models["expert"].mean(server["expert"])}
 
     def settle(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         chosen = best_fit(task, server["expert"], rows)
-        cost = rows.n_clients * server["expert"].nbytes, rows.n_clients * NUMBER_BYTES
-        return {"proportions": chosen}, Message({"rows": rows.counts.double() @ chosen}, *cost)
+        return {"proportions": chosen}, Message(sums={"rows": rows.counts.double() @ chosen})
+
+    def settled(server: Tree, message: Message, round: int) -> Tree:
+        return server | {"rows": message.sums["rows"]}
 
     def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
         return own_log_prob(task, server["expert"][states["proportions"].argmax(1)], rows)
 
-    def welcome(server: Tree, rows: Rows) -> Tree:
-        identified = torch.full((rows.n_clients,), rows.y is not None, device=rows.x.device)
+    def infer_client(server: Tree, rows: Rows) -> Tree:
         if rows.y is not None:
-            return {"proportions": best_fit(task, server["expert"], rows), "identified": identified}
+            return {"proportions": best_fit(task, server["expert"], rows)} | identified(rows, True)
         largest = F.one_hot(server["rows"].argmax(), n_clusters).double()
-        return {"proportions": largest.repeat(rows.n_clients, 1), "identified": identified}
+        return {"proportions": largest.repeat(rows.n_clients, 1)} | identified(rows, False)
 
     return Method(
         name="ifca",
-        init=lambda: {
-            "expert": random_starts(task, n_clusters),
-            "rows": torch.zeros(n_clusters, dtype=torch.float64),  # of the clients that chose each cluster in the end
-        },
-        client_init=lambda ids: {
-            "proportions": torch.full((len(ids), n_clusters), 1.0 / n_clusters, dtype=torch.float64)  # not chosen yet
-        },
-        prepare=STARTS[task.settings.ifca.init](task),
-        round=(Step("train", train, average),),
-        finish=(Step("choose", settle, lambda server, sums, round: server | sums),),
-        predict=predict,
-        proportions=lambda states: states["proportions"],
-        responsibilities=lambda server, states, rows: states["proportions"][rows.owner],
-        welcome=welcome,
-        experts="expert",
+        program=Program(
+            init=lambda: {
+                "expert": random_starts(task, n_clusters),
+                "rows": 0.0 * uniform(1, n_clusters)[0],  # of the clients that chose each cluster in the end
+            },
+            client_init=lambda ids: {"proportions": uniform(len(ids), n_clusters)},  # not chosen yet
+            prepare=STARTS[task.settings.init](task),
+            round=(Step("train", train, average, ("expert",), ("expert",), models=experts_of),),
+            finish=(Step("choose", settle, settled, ("expert",), ("rows",)),),
+            kinds={"expert": "expert", "start": "expert"},
+        ),
+        predictor=Predictor(
+            predict=predict,
+            reads=("expert", "rows"),
+            proportions=lambda states: states["proportions"],
+            responsibilities=lambda server, states, rows: states["proportions"][rows.owner],
+            infer_client=infer_client,
+            client_state=lambda proportions: {"proportions": proportions},
+            expert=lambda server, x: task.expert.log_prob(server["expert"], x),
+        ),
     )
+
+
+IFCA = Entry(ifca, IfcaSettings, "every client joins the one cluster whose model fits it best")

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
-from fedgmi.methods.contract import Message, Step, Task
+from fedgmi.methods.contract import Task
 from fedgmi.methods.local_training import all_rows, expert_loss, random_starts, row_losses, train_components
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.step import Step
 from fedgmi.randomness import generator
+from fedgmi.settings.base import MethodSettings, PositiveInt
 from fedgmi.tree import Tree
 
-NUMBER_BYTES = 8  # of a cluster's or a client's number, or of a loss
+
+class IfcaSettings(MethodSettings):
+    """IFCA's own settings.
+
+    Attributes:
+        init: How the K models start.
+        draws: From how many draws "balanced" takes the best.
+    """
+
+    name: Literal["ifca"] = "ifca"
+    init: Literal["random", "balanced", "farthest"] = "random"
+    draws: PositiveInt = 10
 
 
 def mean_losses(task: Task, models: Tensor, rows: Rows) -> Tensor:
@@ -22,45 +37,44 @@ def mean_losses(task: Task, models: Tensor, rows: Rows) -> Tensor:
 
 
 def best_fit(task: Task, models: Tensor, rows: Rows) -> Tensor:
-    """One-hot argmin_k F_i(θ_k) [C, K] float64; of equals the first."""
+    """One-hot argmin_k F_i(θ_k) [C, K] float64; the first one, where several are equal."""
     return torch.nn.functional.one_hot(mean_losses(task, models, rows).argmin(1), len(models)).double()
 
 
-def as_drawn(task: Task) -> tuple[Step, ...]:
+def as_drawn(task: Task[IfcaSettings]) -> tuple[Step, ...]:
     """K random models and nothing else, as in the paper's Algorithm 1."""
     return ()
 
 
-def balanced(task: Task) -> tuple[Step, ...]:
+def balanced(task: Task[IfcaSettings]) -> tuple[Step, ...]:
     """Of several draws of K random models, the one whose smallest cluster has the most clients.
 
     The paper's code draws again until every cluster holds a given share of the clients (35 % at K = 2, 10 % at K = 4).
-    The first draw is that of `as_drawn`, and of equals the earlier one stays. A draw costs every client K models down.
+    The first draw is that of `as_drawn`; where two are equal, the earlier one stays. Clients know the seed, and draw
+    the models themselves.
     """
-    return tuple(_offer(task, draw) for draw in range(task.settings.ifca.draws))
+    return tuple(_offer(task, draw) for draw in range(task.settings.draws))
 
 
-def _offer(task: Task, draw: int) -> Step:
+def _offer(task: Task[IfcaSettings], draw: int) -> Step:
     n_clusters = task.n_components
 
     def models(device: torch.device) -> Tensor:
         return random_starts(task, n_clusters, first=draw * n_clusters).to(device)
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        drawn = models(rows.x.device)
-        cost = rows.n_clients * drawn.nbytes, rows.n_clients * NUMBER_BYTES
-        return states, Message({"clients": best_fit(task, drawn, rows).sum(0)}, *cost)
+        return states, Message(sums={"clients": best_fit(task, models(rows.x.device), rows).sum(0)})
 
-    def keep_the_best(server: Tree, sums: Tree, round: int) -> Tree:
-        smallest = sums["clients"].min()
+    def keep_the_best(server: Tree, message: Message, round: int) -> Tree:
+        smallest = message.sums["clients"].min()
         if "smallest" in server and smallest <= server["smallest"]:
             return server
         return server | {"expert": models(smallest.device), "smallest": smallest}
 
-    return Step(f"draw {draw}", client, keep_the_best)
+    return Step(f"draw {draw}", client, keep_the_best, writes=("expert", "smallest"))
 
 
-def farthest(task: Task) -> tuple[Step, ...]:
+def farthest(task: Task[IfcaSettings]) -> tuple[Step, ...]:
     """Models of K clients, each the one that those before it fit worst: k-means' farthest-first start (as in FedJAX).
 
     The first client is drawn at random. One that is picked trains from the common random start for a round's passes
@@ -69,42 +83,42 @@ def farthest(task: Task) -> tuple[Step, ...]:
     return tuple(step for k in range(task.n_components) for step in (_pick(task, k), _adopt(task, k)))
 
 
-def _pick(task: Task, k: int) -> Step:
+def _pick(task: Task[IfcaSettings], k: int) -> Step:
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        before = server["expert"][:k]
         if k:
-            loss = mean_losses(task, before, rows).amin(1)
+            loss = mean_losses(task, server["expert"][:k], rows).amin(1)
         else:
             draws = [torch.rand((), generator=generator(task.seed, "first client", i)) for i in rows.ids]
             loss = torch.stack(draws).double().to(rows.x.device)
         number = torch.tensor(rows.ids, device=rows.x.device)
-        cost = rows.n_clients * before.nbytes, rows.n_clients * 2 * NUMBER_BYTES
-        return states, Message({"client": number, "loss": loss}, *cost)
+        return states, Message(replies={"client": number, "loss": loss})
 
-    def worst(server: Tree, replies: Tree, round: int) -> Tree:
+    def worst(server: Tree, message: Message, round: int) -> Tree:
+        replies = message.replies
         return server | {"picked": replies["client"][replies["loss"].argmax()]}
 
-    return Step(f"pick {k}", client, worst, reduce="stack")
+    return Step(f"pick {k}", client, worst, ("expert",) if k else (), ("picked",), single=True)
 
 
-def _adopt(task: Task, k: int) -> Step:
+def _adopt(task: Task[IfcaSettings], k: int) -> Step:
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         picked = torch.tensor(rows.ids, device=rows.x.device) == server["picked"]
         weights = all_rows(rows) * picked[rows.owner, None]
         start = random_starts(task, 1).to(rows.x.device)
-        trained = train_components(task, rows, weights, start, expert_loss(task), (task.seed, 0, f"start {k}"))
-        cost = trained.n_jobs * start.nbytes
-        return states, Message({"total": trained.total[0], "mass": trained.mass[0]}, cost, cost)
+        key = (task.seed, 0, f"start {k}")
+        return states, Message({"start": train_components(task, rows, weights, start, expert_loss(task), key)})
 
-    def adopt(server: Tree, sums: Tree, round: int) -> Tree:
-        models = server["expert"].clone()
-        models[k] = sums["total"] / sums["mass"]
+    def adopt(server: Tree, message: Message, round: int) -> Tree:
+        models, start = server["expert"].clone(), message.models["start"]
+        models[k] = start.total[0] / start.mass[0]
         return server | {"expert": models}
 
-    return Step(f"adopt {k}", client, adopt)
+    return Step(
+        f"adopt {k}", client, adopt, ("picked",), ("expert",), models=lambda server: {"start": random_starts(task, 1)}
+    )
 
 
-STARTS: dict[str, Callable[[Task], tuple[Step, ...]]] = {
+STARTS: dict[str, Callable[[Task[IfcaSettings]], tuple[Step, ...]]] = {
     "random": as_drawn,
     "balanced": balanced,
     "farthest": farthest,

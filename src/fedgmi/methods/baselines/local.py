@@ -1,13 +1,24 @@
-"""Local: every client alone, on its own rows. The bound that shows what federation buys; nothing travels."""
+"""Local: every client alone, on its own rows. The bound that shows what federation buys; no model travels."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
-from fedgmi.methods.contract import Message, Method, Step, Task
+from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import need_labels, own_log_prob, random_starts, train_own
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.step import Program, Step
+from fedgmi.settings.base import MethodSettings
 from fedgmi.tree import Tree
+
+
+class LocalSettings(MethodSettings):
+    """Local training has none of its own."""
+
+    name: Literal["local"] = "local"
 
 
 def local(task: Task) -> Method:
@@ -22,8 +33,13 @@ def local(task: Task) -> Method:
 
     return Method(
         name="local",
-        init=dict,
-        client_init=lambda ids: {"expert": random_starts(task, 1).repeat(len(ids), 1)},
-        round=(Step("train", client, lambda server, sums, round: server),),
-        predict=predict,
+        program=Program(
+            init=dict,
+            client_init=lambda ids: {"expert": random_starts(task, 1).repeat(len(ids), 1)},
+            round=(Step("train", client),),
+        ),
+        predictor=Predictor(predict=predict),
     )
+
+
+LOCAL = Entry(local, LocalSettings, "every client alone, on its own rows", has_components=False)

@@ -9,47 +9,67 @@ from torch import Tensor
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
+from fedgmi.methods.fedgmi.settings import FedGMISettings
+from fedgmi.methods.fedgmi.state import WORDS, Calibration, Reference, Sketch
 from fedgmi.methods.local_training import row_losses
+from fedgmi.mixture import calibration
 from fedgmi.mixture.calibration import centre
 from fedgmi.mixture.codebook import cells, projector
+from fedgmi.mixture.posterior import Posterior
 from fedgmi.mixture.topics import word_log_probs
 from fedgmi.randomness import generator
 from fedgmi.tree import Tree
 
 Evidence = Callable[[Tree, Tree, Rows], Tensor]  # (server, states, rows) → log evidence [R, K], nats
+Rule = Callable[[Tree, Tree, Rows], Posterior]  # where a preset's responsibilities and proportions come from
 
-KINDS = ("word", "density", "expert")
 EXPERT_FLOOR = -7.0  # nats; an expert that is certain and wrong must not outshout everything else
 
+STACKED = (*WORDS, *Reference.names(), *Calibration.names("scale"))
+"""What `stack_evidence` reads."""
+LABELLED = (*STACKED, *Calibration.names("weights", "bias", "share"))
+"""What `labelled_evidence` reads."""
 
-def row_cells(task: Task, server: Tree, rows: Rows) -> Tensor:
+
+def row_cells(task: Task[FedGMISettings], server: Tree, rows: Rows) -> Tensor:
     """The codebook cell of each row [R]."""
     if "cells" not in rows.cache:
-        project = projector(server["mean"], server["std"], task.settings.projection, task.seed)
-        rows.cache["cells"] = cells(project(rows.x), server["centres"])
+        sketch = Sketch(server)
+        project = projector(sketch.mean, sketch.std, task.settings.projection, task.seed)
+        rows.cache["cells"] = cells(project(rows.x), sketch.centres)
     return rows.cache["cells"]
 
 
-def row_words(task: Task, server: Tree, rows: Rows) -> Tensor:
+def row_words(task: Task[FedGMISettings], server: Tree, rows: Rows) -> Tensor:
     """The word of each row [R]: cell and label together, rare ones merged."""
-    return server["word_map"][raw_words(task, server, rows)]
+    return Sketch(server).word_map[raw_words(task, server, rows)]
 
 
-def raw_words(task: Task, server: Tree, rows: Rows) -> Tensor:
+def raw_words(task: Task[FedGMISettings], server: Tree, rows: Rows) -> Tensor:
     """The word before merging [R]: cell · L + label; the cell alone without labels."""
     cell = row_cells(task, server, rows)
     return cell if rows.y is None else cell * task.schema.n_classes + rows.y
 
 
 def word_evidence(counts: Tensor, own: Tensor | None, words: Tensor, rows: Rows) -> Tensor:
-    """log p(w | k) of each row's word, from the rows of all other clients where `own` [C, W, K] is given. [R, K]"""
+    """log p(w | k) of each row's word, from the rows of all other clients where `own` is given.
+
+    Args:
+        counts: Rows of each component in each word. [W, K]
+        own: The clients' own share of these. [C, W, K]
+        words: Of each row. [R]
+        rows: Of C clients.
+
+    Returns:
+        [R, K], nats
+    """
     if own is None:
         return word_log_probs(counts)[words]
     return word_log_probs(counts, own)[rows.owner, words]
 
 
-def elbo(task: Task, densities: Tensor, rows: Rows) -> Tensor:
-    """e_k(x) = log p_k(x) or its bound, nats [R, K], with the noise that belongs to each client's rows."""
+def elbo(task: Task[FedGMISettings], densities: Tensor, rows: Rows) -> Tensor:
+    """e_k(x) = log p_k(x) or its bound, with the noise that belongs to each client's rows. [R, K], nats"""
     samples, size = task.settings.elbo_samples, task.density.noise_size
     noise = torch.zeros(len(rows), samples, size)
     if size:
@@ -61,24 +81,31 @@ def elbo(task: Task, densities: Tensor, rows: Rows) -> Tensor:
     return task.density.log_prob(densities, rows.x, noise.to(rows.x.device))
 
 
-def expert_evidence(task: Task, server: Tree, rows: Rows) -> Tensor:
-    """log p_k(y | x) of the label that a row has, nats [R, K]; zeros without labels."""
+def expert_evidence(task: Task[FedGMISettings], server: Tree, rows: Rows) -> Tensor:
+    """log p_k(y | x) of the label that a row has; zeros without labels. [R, K], nats"""
     if rows.y is None:
         return torch.zeros(len(rows), task.n_components, device=rows.x.device)
-    return (-row_losses(task, server["judge_expert"], rows)).clamp(min=EXPERT_FLOOR)
+    return (-row_losses(task, Reference(server).expert, rows)).clamp(min=EXPERT_FLOOR)
 
 
-def stack_evidence(task: Task, server: Tree, states: Tree, rows: Rows) -> Tensor:
-    """The calibrated E-step's evidence with labels seen [R, F, K]: word, density and expert, in KINDS' order.
+def stack_evidence(task: Task[FedGMISettings], server: Tree, states: Tree, rows: Rows) -> Tensor:
+    """The calibrated E-step's evidence with labels seen: word, density and expert, in KINDS' order. [R, F, K]
 
-    Kept while the judges do not change: the exchanges of one calibration reuse it.
+    It is kept while the reference models do not change: the exchanges of one calibration use it again.
     """
-    version = f"evidence {int(server['judge_version'])}"
+    reference = Reference(server)
+    version = f"evidence {int(reference.version)}"
     if version not in rows.cache:
         for stale in [name for name in rows.cache if name.startswith("evidence")]:
             del rows.cache[stale]
-        words = word_evidence(server["topics"], states.get("own_words"), row_words(task, server, rows), rows)
-        bound = elbo(task, server["judge_density"], rows)
+        words = word_evidence(Sketch(server).topics, states.get("own_words"), row_words(task, server, rows), rows)
+        bound = elbo(task, reference.density, rows)
         kinds = [words.double(), bound.double(), expert_evidence(task, server, rows).double()]
         rows.cache[version] = centre(torch.stack(kinds, 1))
-    return rows.cache[version] / server["scale"][:, None]
+    return rows.cache[version] / Calibration(server).scale[:, None]
+
+
+def labelled_evidence(task: Task[FedGMISettings], server: Tree, states: Tree, rows: Rows) -> Tensor:
+    """log p_k(x, y)/P(x, y) as calibrated, labels seen. [R, K], nats"""
+    now = Calibration(server)
+    return calibration.log_evidence(stack_evidence(task, server, states, rows), now.weights, now.bias, now.share)

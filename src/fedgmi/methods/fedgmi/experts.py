@@ -7,32 +7,47 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedgmi.data.rows import Rows
-from fedgmi.methods.contract import Message, Task, mean_by_mass
-from fedgmi.methods.local_training import all_rows, expert_loss, plan, train_components
+from fedgmi.methods.contract import Task
+from fedgmi.methods.fedgmi.settings import FedGMISettings
+from fedgmi.methods.local_training import all_rows, expert_loss, held_by_all, plan, train_components
 from fedgmi.models import training
+from fedgmi.protocol.message import Message, Models
 from fedgmi.tree import Tree
 
+Experts = dict[str, Models]
+
 MU = 0.001  # of a proximal term μ/2·‖w − w_t‖²: sites differ, and heads and trunk drift apart less
-MIN_MASS = 0.01  # rows; with less of a component a client sends nothing of its expert
 
 
-def train_experts(task: Task, experts: Tensor, rows: Rows, resp: Tensor, round: int, *, shared_trunk: bool) -> Message:
-    """Train experts [K, P], or the one model [1, P] of the warm-up, on rows weighted by resp [R, K] or [R, 1]."""
+def train_experts(
+    task: Task[FedGMISettings], experts: Tensor, rows: Rows, resp: Tensor, round: int, *, shared_trunk: bool
+) -> Experts:
+    """Train experts on rows weighted by responsibilities.
+
+    Args:
+        task: Its expert and its training settings.
+        experts: Where they begin: [K, P], or the one model [1, P] of the warm-up.
+        rows: Of C clients.
+        resp: [R, K], or [R, 1] in the warm-up.
+        round: Of the draws.
+        shared_trunk: Whether the experts have their lower layers in common.
+
+    Returns:
+        The models of a message: "expert", or "trunk" and "head". None without labels.
+    """
     if rows.y is None:
-        return Message()
+        return {}
     if shared_trunk and task.expert.trunk and resp.shape[1] > 1:
         return train_heads(task, experts, rows, resp, round)
-    trained = train_components(task, rows, resp, experts, expert_loss(task), (task.seed, round, "expert"))
-    cost = trained.n_jobs * experts[0].nbytes
-    return Message({"expert total": trained.total, "expert mass": trained.mass}, cost, cost)
+    return {"expert": train_components(task, rows, resp, experts, expert_loss(task), (task.seed, round, "expert"))}
 
 
-def train_heads(task: Task, experts: Tensor, rows: Rows, resp: Tensor, round: int) -> Message:
+def train_heads(task: Task[FedGMISettings], experts: Tensor, rows: Rows, resp: Tensor, round: int) -> Experts:
     """One job a client: trunk and K heads at once, by Σ_x Σ_k r_ik(x)·CE_k(x, y) over all of its rows, and held near
     where the round began.
 
-    The trunk's mean is by rows, so all that anybody holds shapes it; a head's is by its component's mass. experts
-    [K, P] have one trunk, and only it and the heads of components that a client holds travel.
+    The trunk's mean is by rows, so all that anybody holds shapes it; a head's is by its component's mass. The experts
+    [K, P] have one trunk.
     """
     trunk, n_experts = task.expert.trunk, len(experts)
     start = torch.cat([experts[0, :trunk], experts[:, trunk:].flatten()]).expand(rows.n_clients, -1)  # [C, T + K·H]
@@ -50,33 +65,31 @@ def train_heads(task: Task, experts: Tensor, rows: Rows, resp: Tensor, round: in
     key, begin = (task.seed, round, "expert"), start[place]
     penalty = training.proximal(MU, begin)
     local = training.fit(loss, begin, jobs, rows, settings=task.training, lr=task.lr, key=key, penalty=penalty)
-    mass = rows.sum_by_client(resp)[place]  # [J, K]
+    mass = rows.sum_by_client(resp)[place]  # [J, K], and every client has a job
     heads = local[:, trunk:].reshape(len(local), n_experts, -1)  # [J, K, H]
-    values = {
-        "trunk total": (local[:, :trunk] * rows.counts[place, None]).sum(0, keepdim=True),
-        "trunk mass": rows.counts.sum().double()[None],
-        "head total": (heads * mass[:, :, None].to(local.dtype)).sum(0),
-        "head mass": mass.sum(0),
+    trunk_total = (local[:, :trunk] * rows.counts[place, None]).sum(0, keepdim=True)
+    head_total = (heads * mass[:, :, None].to(local.dtype)).sum(0)
+    return {
+        "trunk": held_by_all(rows, trunk_total, rows.counts.sum().double()[None]),
+        "head": Models(head_total, mass.sum(0), (mass != 0).cpu()),
     }
-    sent = rows.n_clients * trunk + int((mass > MIN_MASS).sum()) * (task.expert.size - trunk)
-    cost = sent * experts.element_size()
-    return Message(values, cost, cost)
 
 
-def expert_updates(task: Task, experts: Tensor) -> Tree:
+def expert_models(task: Task[FedGMISettings], experts: Tensor) -> Tree:
     """The models that messages may hold sums of: the experts, or the one trunk [1, T] and the heads [K, P − T]."""
     trunk = task.expert.trunk
     return {"expert": experts, "trunk": experts[:1, :trunk], "head": experts[:, trunk:]}
 
 
-def average_experts(task: Task, experts: Tensor, sums: Tree) -> Tensor:
-    """The new experts [K, P] from the sums of `train_experts`; as they were where nobody sent any."""
-    if "trunk total" in sums:
-        parts = {name: part for name, part in expert_updates(task, experts).items() if name != "expert"}
-        means = {name: mean_by_mass(old, sums[f"{name} total"], sums[f"{name} mass"]) for name, old in parts.items()}
-        return torch.cat([means["trunk"].expand(len(experts), -1), means["head"]], 1)
-    if "expert total" not in sums:
+def average_experts(task: Task[FedGMISettings], experts: Tensor, message: Message) -> Tensor:
+    """The new experts [K, P] from what `train_experts` sent; as they were where nobody sent any."""
+    models = message.models
+    if "trunk" in models:
+        old = expert_models(task, experts)
+        trunk, head = (models[name].mean(old[name]) for name in ("trunk", "head"))
+        return torch.cat([trunk.expand(len(experts), -1), head], 1)
+    if "expert" not in models:
         return experts
-    total, mass = sums["expert total"], sums["expert mass"]
-    mean = mean_by_mass(experts[: len(mass)], total, mass)
-    return mean.expand(task.n_components, -1).contiguous() if len(mass) < task.n_components else mean
+    n_models = len(models["expert"].mass)
+    mean = models["expert"].mean(experts[:n_models])
+    return mean.expand(task.n_components, -1).contiguous() if n_models < task.n_components else mean

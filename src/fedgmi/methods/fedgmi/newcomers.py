@@ -6,43 +6,61 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
-from fedgmi.methods.contract import Message, Step
 from fedgmi.methods.fedgmi.evidence import Evidence
-from fedgmi.methods.fedgmi.sketch import reply
+from fedgmi.methods.fedgmi.state import CONTRAST, Calibration, Gate
+from fedgmi.methods.local_training import identified
 from fedgmi.mixture.information import MIN_CONTRAST, contrast_sums, contrasts, standard_errors
 from fedgmi.mixture.posterior import e_step
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
 
 
-def contrast_step(labelled: Evidence, unlabelled: Evidence) -> Step:
-    """How well components can be told apart, with labels seen and without: K × K numbers a client, once, at the end."""
+def contrast_step(labelled: Evidence, unlabelled: Evidence, reads: tuple[str, ...]) -> Step:
+    """How well components can be told apart, with labels seen and without: K × K numbers a client, once, at the end.
+
+    Args:
+        labelled: The evidence of rows with labels.
+        unlabelled: The evidence of x alone.
+        reads: What both need of the server's state.
+
+    Returns:
+        The step.
+    """
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         kinds = {"labelled": labelled, "unlabelled": unlabelled}
+        share = Calibration(server).share
         sums = {
-            name: contrast_sums(evidence(server, states, rows), server["share"], rows)["joint"]
+            name: contrast_sums(evidence(server, states, rows), share, rows)["joint"]
             for name, evidence in kinds.items()
         }
-        return states, reply(sums, rows)
+        return states, Message(sums=sums)
 
-    def server_step(server: Tree, sums: Tree, round: int) -> Tree:
-        labelled, unlabelled = contrasts(sums["labelled"]), contrasts(sums["unlabelled"])
-        return server | {"contrast": torch.stack([labelled[0], unlabelled[0]]), "gate_contrast": unlabelled[-1]}
+    def take(server: Tree, message: Message, round: int) -> Tree:
+        labelled, unlabelled = (contrasts(message.sums[name]) for name in ("labelled", "unlabelled"))
+        return server | {CONTRAST: torch.stack([labelled[0], unlabelled[0]])} | Gate.leaves(contrast=unlabelled[-1])
 
-    return Step("contrast", client, server_step)
+    made = (CONTRAST, *Gate.names("contrast"))
+    return Step("contrast", client, take, tuple(dict.fromkeys((*reads, *Calibration.names("share")))), made)
 
 
-def welcome(server: Tree, rows: Rows, log_evidence: Tensor) -> Tree:
+def infer_client(server: Tree, rows: Rows, log_evidence: Tensor) -> Tree:
     """States of new clients: proportions at the fixed point of the E-step, and whether their rows can tell them.
 
     Where components cannot be told apart by such rows, the proportions are the pooled ones and `identified` is False.
+
+    Args:
+        server: The server's state.
+        rows: Of C new clients.
+        log_evidence: Of these rows. [R, K], nats
+
+    Returns:
+        `proportions` [C, K], `identified` [C], `standard_errors` [C, K].
     """
-    share = server["share"].double()
+    share = Calibration(server).share.double()
     start = share.expand(rows.n_clients, -1)
-    identified = bool(server["contrast"][0 if rows.y is not None else 1] >= MIN_CONTRAST)
-    proportions = e_step(log_evidence, rows, start, share).proportions if identified else start.clone()
-    return {
-        "proportions": proportions,
-        "identified": torch.full((rows.n_clients,), identified, device=share.device),
-        "standard_errors": standard_errors(log_evidence, proportions, share, rows),
-    }
+    tell = bool(server[CONTRAST][0 if rows.y is not None else 1] >= MIN_CONTRAST)
+    proportions = e_step(log_evidence, rows, start, share).proportions if tell else start.clone()
+    errors = standard_errors(log_evidence, proportions, share, rows)
+    return {"proportions": proportions, "standard_errors": errors} | identified(rows, tell)

@@ -1,0 +1,89 @@
+"""The gate: what a predictor knows of a row's component from x alone, calibrated by itself, proportions held."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedgmi.data.rows import Rows
+from fedgmi.methods.contract import Task
+from fedgmi.methods.fedgmi.calibration import Side, fisher_steps
+from fedgmi.methods.fedgmi.evidence import Rule, elbo, row_cells, word_evidence
+from fedgmi.methods.fedgmi.settings import FedGMISettings
+from fedgmi.methods.fedgmi.state import CODEBOOK, Calibration, Gate, Reference, uncalibrated
+from fedgmi.mixture import calibration
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.step import Step
+from fedgmi.tree import Tree
+
+STACKED = (*CODEBOOK, *Gate.names("cells"), *Reference.names("density"), *Calibration.names("scale"))
+"""What `gate_evidence` reads."""
+UNLABELLED = (*STACKED, *Gate.names("weights", "bias", "share"))
+"""What `unlabelled_evidence` reads."""
+
+
+def unlabelled_evidence(task: Task[FedGMISettings], server: Tree, states: Tree, rows: Rows) -> Tensor:
+    """log p_k(x)/P(x) as calibrated without labels, for prediction. [R, K], nats"""
+    evidence, now = gate_evidence(task, server, rows, states.get("own_cells")), Gate(server)
+    return calibration.log_evidence(evidence, now.weights, now.bias, now.share)
+
+
+def gate_evidence(task: Task[FedGMISettings], server: Tree, rows: Rows, own: Tensor | None = None) -> Tensor:
+    """The evidence that needs no label: the cell and the density. [R, 2, K], nats and deviations"""
+    cell = word_evidence(Gate(server).cells, own, row_cells(task, server, rows), rows).double()
+    bound = elbo(task, Reference(server).density, rows).double() / Calibration(server).scale[1]
+    return calibration.centre(torch.stack([cell, bound], 1))
+
+
+def cells_step(task: Task[FedGMISettings], rule: Rule, reads: tuple[str, ...]) -> Step:
+    """Words summed over labels: how many rows of each component fell into each cell.
+
+    Args:
+        task: Its settings.
+        rule: Whose responsibilities.
+        reads: What the rule needs of the server's state.
+
+    Returns:
+        The step.
+    """
+    n_cells = task.settings.codewords
+
+    def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        resp = rule(server, states, rows).responsibilities
+        flat = rows.owner * n_cells + row_cells(task, server, rows)
+        own = resp.new_zeros((rows.n_clients * n_cells, resp.shape[1])).index_add_(0, flat, resp)
+        own = own.reshape(rows.n_clients, n_cells, -1)
+        return states | {"own_cells": own}, Message(sums={"cells": own.sum(0)})
+
+    def take(server: Tree, message: Message, round: int) -> Tree:
+        cells = message.sums["cells"]
+        share = cells.sum(0) / cells.sum()
+        start = torch.tensor([1.0, 0.0], dtype=torch.float64, device=share.device)
+        return server | Gate.leaves(cells=cells, weights=start) | uncalibrated(Gate, share)
+
+    made = Gate.names("cells", "weights", "share", "bias")
+    return Step("cells", client, take, (*reads, *CODEBOOK), made)
+
+
+def gate_steps(task: Task[FedGMISettings]) -> dict[str, Step]:
+    """Prediction sees no labels, so it has a calibration of its own, with the proportions held."""
+
+    def evidence(server: Tree, states: Tree, rows: Rows) -> Tensor:
+        if "gate evidence" not in rows.cache:
+            rows.cache["gate evidence"] = gate_evidence(task, server, rows, states["own_cells"])
+        return rows.cache["gate evidence"]
+
+    side = Side(
+        part=Gate,
+        names=("gate shares", "calibrate gate"),
+        reads=STACKED,
+        evidence=evidence,
+        e_step=lambda server, states, rows: states,
+        proportions=gate_proportions,
+    )
+    return fisher_steps(task, side)
+
+
+def gate_proportions(states: Tree) -> Tensor:
+    """The proportions a predictor uses [C, K]: the client's own; the oracle's are the realised ones."""
+    return states.get("realised", states["proportions"])

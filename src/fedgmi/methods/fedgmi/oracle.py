@@ -1,0 +1,97 @@
+"""The oracle: no method but a bound, trained on the true components. All that knows the truth is here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from fedgmi.data.rows import Rows
+from fedgmi.methods.contract import Task
+from fedgmi.methods.fedgmi.evidence import raw_words
+from fedgmi.methods.fedgmi.presets import Preset, default, laid_out
+from fedgmi.methods.fedgmi.schedule import (
+    CALIBRATE_AT_END,
+    CELLS,
+    CODEBOOK_ROWS,
+    CONTRASTS,
+    E_STEP,
+    EM,
+    GATE_FISHER,
+    GATE_SHARES,
+    Row,
+)
+from fedgmi.methods.fedgmi.settings import FedGMISettings
+from fedgmi.methods.fedgmi.sketch import count_words
+from fedgmi.methods.fedgmi.state import CODEBOOK, Calibration, Sketch, uncalibrated
+from fedgmi.mixture.posterior import Posterior
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.step import Step
+from fedgmi.tree import Tree
+
+TRUE_TOPICS = Row(("true topics",), "oracle", "cell centres", "rows of each true component in each word")
+ORACLE_ROWS = (
+    *CODEBOOK_ROWS,
+    TRUE_TOPICS,
+    EM,
+    *CALIBRATE_AT_END,
+    E_STEP,
+    CELLS,
+    GATE_SHARES,
+    GATE_FISHER,
+    CONTRASTS,
+)
+
+
+def oracle_preset(task: Task[FedGMISettings]) -> Preset:
+    """Trained on true components, its evidence calibrated like the default's.
+
+    Its rows carry `component`, its proportions are estimated, and it predicts with the realised ones. There is nothing
+    of its own for it to confirm, so the reference models always follow.
+    """
+
+    def truth(server: Tree, states: Tree, rows: Rows) -> Posterior:
+        resp = true_components(rows, task.n_components)
+        return Posterior(states["proportions"], resp, resp.new_zeros(len(rows)))
+
+    return laid_out(
+        task,
+        ORACLE_ROWS,
+        replace(default(task), reference_rounds=None),
+        training=truth,
+        training_reads=(),
+        more={"true topics": true_topics_step(task)},
+    )
+
+
+def true_topics_step(task: Task[FedGMISettings]) -> Step:
+    """The oracle's sketch: topic counts from the true components, and the realised proportions."""
+    n_words = count_words(task)
+
+    def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        truth = true_components(rows, task.n_components)
+        flat = rows.owner * n_words + raw_words(task, server, rows)
+        own = truth.new_zeros((rows.n_clients * n_words, task.n_components)).index_add_(0, flat, truth)
+        own = own.reshape(rows.n_clients, n_words, -1)
+        realised = rows.sum_by_client(truth) / rows.counts[:, None]
+        return states | {"own_words": own, "realised": realised}, Message(sums={"topics": own.sum(0)})
+
+    def take(server: Tree, message: Message, round: int) -> Tree:
+        topics = message.sums["topics"]
+        share = topics.sum(0) / topics.sum()
+        words = torch.arange(n_words, device=share.device)
+        return server | Sketch.leaves(topics=topics, word_map=words) | uncalibrated(Calibration, share)
+
+    made = (*Sketch.names("topics", "word_map"), *Calibration.names("share", "bias"))
+    return Step("true topics", client, take, CODEBOOK, made, kind="sketch")
+
+
+def true_components(rows: Rows, n_components: int) -> torch.Tensor:
+    """The oracle's responsibilities: 1 for the component that a row came from. [R, K]
+
+    Raises:
+        ValueError: For rows that do not carry their component.
+    """
+    if rows.component is None:
+        raise ValueError("the oracle needs rows that carry their true component")
+    return torch.nn.functional.one_hot(rows.component, n_components).double()

@@ -1,0 +1,174 @@
+"""The server's state, in parts with names and types; for storage and wire it is one flat tree.
+
+    density, expert, version, bound     the components as they stand
+    reference/…                         the densities and experts that rows are judged by
+    sketch/…                            codebook, histograms, topics
+    calibration/…                       how much evidence counts, labels seen
+    gate/…                              the same for prediction, which sees no labels
+    contrast                            whether components can be told apart: labels seen, and not
+
+`Sketch(server).centres` reads a leaf, `Sketch.leaves(centres=…)` makes one, `Sketch.names("centres")` names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fedgmi.methods.contract import Task
+from fedgmi.mixture.posterior import uniform
+from fedgmi.randomness import generator
+from fedgmi.tree import Tree
+
+KINDS = ("word", "density", "expert")
+"""The kinds of evidence, in the order of their weights."""
+
+
+class Leaf:
+    """One leaf of a part; reading it from a state that lacks it is a KeyError with its name."""
+
+    def __set_name__(self, part: type[Part], name: str) -> None:
+        self._name = part.prefix + name
+
+    def __get__(self, part: Part, kind: type[Part]) -> Tensor:
+        return part.server[self._name]
+
+
+class Part:
+    """A view of those leaves of the server's state that belong together.
+
+    Args:
+        server: The state, or what a step reads of it.
+    """
+
+    prefix: ClassVar[str] = ""
+
+    def __init__(self, server: Mapping[str, Tensor]) -> None:
+        self.server = server
+
+    @classmethod
+    def names(cls, *fields: str) -> tuple[str, ...]:
+        """The leaves' names in the flat state; all of the part's without arguments.
+
+        Examples:
+            >>> Gate.names("weights", "bias")
+            ('gate/weights', 'gate/bias')
+        """
+        known = [name for name, value in vars(cls).items() if isinstance(value, Leaf)]
+        unknown = set(fields) - set(known)
+        assert not unknown, f"{cls.__name__} has no {unknown}"
+        return tuple(cls.prefix + name for name in fields or known)
+
+    @classmethod
+    def leaves(cls, **values: Tensor) -> Tree:
+        """New values of some leaves, under their names in the flat state."""
+        return dict(zip(cls.names(*values), values.values(), strict=True)) if values else {}
+
+
+class Components(Part):
+    """density, expert: the models as they stand [K, P] · version: rounds of training · bound: nats per row."""
+
+    density = Leaf()
+    expert = Leaf()
+    version = Leaf()
+    bound = Leaf()
+
+
+class Reference(Part):
+    """density, expert: the models that rows are judged by [K, P] · version: that of the components they were."""
+
+    prefix = "reference/"
+    density = Leaf()
+    expert = Leaf()
+    version = Leaf()
+
+
+class Sketch(Part):
+    """mean, std [D], centres [J, Z]: the codebook · histograms [C, W]: counts of words as clients sent them · word_map
+    [W]: where rare words were merged · topics [W', K]: rows of each component in each word · components_shown."""
+
+    prefix = "sketch/"
+    mean = Leaf()
+    std = Leaf()
+    centres = Leaf()
+    histograms = Leaf()
+    word_map = Leaf()
+    topics = Leaf()
+    components_shown = Leaf()
+
+
+class Calibration(Part):
+    """weights [F], bias [K], share [K]: λ, b and q of the calibrated evidence, F kinds · scale [F]: the units of the
+    evidence · begun: the version at which calibration began last · weights_before [F]: as they were then."""
+
+    prefix = "calibration/"
+    weights = Leaf()
+    bias = Leaf()
+    share = Leaf()
+    scale = Leaf()
+    begun = Leaf()
+    weights_before = Leaf()
+
+
+class Gate(Part):
+    """cells [J, K]: rows of each component in each cell, whatever their label · weights [2], bias [K], share [K]: as in
+    `Calibration`, for cell and density · contrast: how well x alone tells the two nearest components apart."""
+
+    prefix = "gate/"
+    cells = Leaf()
+    weights = Leaf()
+    bias = Leaf()
+    share = Leaf()
+    contrast = Leaf()
+
+
+CONTRAST = "contrast"  # [2]: labels seen, and not
+CODEBOOK = Sketch.names("mean", "std", "centres")
+WORDS = (*CODEBOOK, *Sketch.names("word_map", "topics"))
+
+
+def initial_server(task: Task) -> Tree:
+    """Random densities and experts; evidence is the word's alone until calibration says otherwise."""
+    k = task.n_components
+    density = torch.stack([task.density.init(generator(task.seed, "density", j)) for j in range(k)])  # [K, P]
+    expert = torch.stack([task.expert.init(generator(task.seed, "expert", j)) for j in range(k)])  # [K, P]
+    components = Components.leaves(density=density, expert=expert, version=torch.tensor(0))
+    calibration = Calibration.leaves(
+        share=uniform(1, k)[0],
+        weights=torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64),
+        begun=torch.tensor(-1),
+        weights_before=torch.zeros(len(KINDS), dtype=torch.float64),
+        scale=torch.ones(len(KINDS), dtype=torch.float64),
+        bias=torch.zeros(k, dtype=torch.float64),
+    )
+    contrasts = {CONTRAST: torch.zeros(2, dtype=torch.float64)}
+    contrasts |= Gate.leaves(contrast=torch.ones((), dtype=torch.float64))
+    return components | calibration | contrasts | reference_of(components)
+
+
+def initial_clients(task: Task, ids: tuple[int, ...]) -> Tree:
+    """Uniform proportions [C, K]."""
+    return {"proportions": uniform(len(ids), task.n_components)}
+
+
+def reference_of(server: Tree) -> Tree:
+    """Reference models that are the components as they stand."""
+    now = Components(server)
+    return Reference.leaves(density=now.density, expert=now.expert, version=now.version)
+
+
+def uncalibrated(part: type[Calibration] | type[Gate], share: Tensor) -> Tree:
+    """q and the bias log q under which word evidence of weight 1 is the plain log p(w | k).
+
+    Args:
+        part: Which calibration.
+        share: q. [K]
+
+    Returns:
+        Its leaves `share` and `bias`.
+    """
+    bias = share.clamp(min=1e-6).log()
+    return part.leaves(share=share, bias=bias - bias[0])
