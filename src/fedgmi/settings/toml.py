@@ -6,7 +6,7 @@ import datetime
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from pydantic import BaseModel, ValidationError
 from fedgmi.errors import ConfigError, nearest
 
 Table = dict[str, Any]
+Unions = Mapping[str, tuple[str, type[BaseModel]]]
+NONE: Unions = {}
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _NOUNS = {dict: "a table", list: "a list", str: "text", bool: "true or false", int: "a whole number", float: "a number"}
 
@@ -80,10 +82,10 @@ def unset_empty(table: Table) -> Table:
     return {k: unset_empty(v) if isinstance(v, dict) else None if v == "" else v for k, v in table.items()}
 
 
-def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """All keys of a settings class in dotted form, sections' keys included."""
+def dotted_keys(model: type[BaseModel], prefix: str = "", unions: Unions = NONE) -> Iterator[str]:
+    """All keys of a settings class in dotted form, sections' keys included; of a union, those of the class chosen."""
     for name, field in model.model_fields.items():
-        inner = field.annotation
+        inner = unions[name][1] if name in unions and not prefix else field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             yield from dotted_keys(inner, f"{prefix}{name}.")
         else:
@@ -101,6 +103,8 @@ def _sections(settings: BaseModel, prefix: str) -> Iterator[str]:
         value = getattr(settings, name)
         if isinstance(value, BaseModel):
             inner[name] = value
+        elif value == {} == field.get_default(call_default_factory=True):
+            continue
         elif value is not None:
             yield f"{name} = {_value(value)}"
         elif field.get_default() is not None:
@@ -133,18 +137,38 @@ def show(value: Any) -> str:
     return f"{text} ({_NOUNS.get(type(value), type(value).__name__)})"
 
 
-def explain(error: ValidationError, model: type[BaseModel], source: str) -> ConfigError:
-    """Pydantic's findings as one ConfigError: every key by its full name, what was found, what was expected."""
-    known = set(dotted_keys(model))
+def explain(
+    error: ValidationError,
+    model: type[BaseModel],
+    source: str,
+    *,
+    unions: Unions = NONE,
+    advice: Callable[[str], str] = lambda key: "",
+) -> ConfigError:
+    """Pydantic's findings as one error: every key by its full name, what was found, what was expected.
+
+    Args:
+        error: Pydantic's.
+        model: What was validated.
+        source: Where it came from.
+        unions: Of sections that are of one of several classes: the name and the class of the one chosen.
+        advice: (unknown key) → the likely fix, or "" where it knows none.
+
+    Returns:
+        The error, to be raised.
+    """
+    known = set(dotted_keys(model, unions=unions))
     sections = {key.rpartition(".")[0] for key in known} - {""}
     findings: dict[str, list[Mapping[str, Any]]] = {}
     for finding in error.errors():
         # Pydantic adds the branch of a union and positions in lists behind the key: cut them off.
         parts = [str(part) for part in finding["loc"]]
+        if parts[0] in unions and parts[1:2] == [unions[parts[0]][0]]:
+            del parts[1]
         lengths = range(len(parts), 0, -1)
         key = next((k for n in lengths if (k := ".".join(parts[:n])) in known), ".".join(parts))
         findings.setdefault(key, []).append(finding)
-    problems = [_problem(key, found, known, sections) for key, found in findings.items()]
+    problems = [_problem(key, found, known, sections, advice) for key, found in findings.items()]
     if len(problems) == 1:
         what, fix = problems[0]
         return ConfigError(what, where=source, fix=fix)
@@ -152,13 +176,16 @@ def explain(error: ValidationError, model: type[BaseModel], source: str) -> Conf
     return ConfigError(f"{len(problems)} settings are wrong.\n" + "\n".join(lines), where=source)
 
 
-def _problem(key: str, found: list[Mapping[str, Any]], known: set[str], sections: set[str]) -> tuple[str, str]:
+def _problem(
+    key: str, found: list[Mapping[str, Any]], known: set[str], sections: set[str], advice: Callable[[str], str]
+) -> tuple[str, str]:
     """What is wrong with one key, and the likely fix."""
     if found[0]["type"] == "extra_forbidden":
         # A section mistyped as a whole is compared with sections, anything else with all keys.
         is_table = isinstance(found[0]["input"], dict)
         guess = _nearest_key(key, sections if is_table else known)
-        fix = f"did you mean {guess}?" if guess else f"known sections: {', '.join(sorted(sections))}"
+        otherwise = f"did you mean {guess}?" if guess else f"known sections: {', '.join(sorted(sections))}"
+        fix = advice(key) or otherwise
         inside = f" (with {', '.join(f'{key}.{name}' for name in found[0]['input'])})" if is_table else ""
         return f"unknown {'section' if is_table else 'key'} {key}{inside}", fix
     # Of a union's findings, those about the value, or deepest inside it, come from the branch that was meant.

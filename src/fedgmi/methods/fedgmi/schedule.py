@@ -2,8 +2,8 @@
 
 Stage one, once: a codebook is learnt from sums; every client counts its words (a word is a cell of the codebook, with a
 label); the server finds K topics in the counts, and every client its own proportions. Stage two, in rounds: calibrate
-the evidence (E-step with few numbers to learn), then EM: each client weights its rows by responsibilities and trains the
-components it holds. At the end: proportions from the last models, and a gate that predicts without labels.
+the evidence (E-step with few numbers to learn), then EM: each client weights its rows by responsibilities and trains
+the components it holds. At the end: proportions from the last models, and a gate that predicts without labels.
 
 A step's arithmetic is in the file that its row names; `presets` builds the steps and lays them out by these rows.
 """
