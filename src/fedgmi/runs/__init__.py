@@ -1,0 +1,1 @@
+"""From settings to results: one opening for run, fit, diagnose and compare."""

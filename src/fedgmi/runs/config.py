@@ -1,0 +1,242 @@
+"""A whole run's settings, read from TOML. An unknown key is an error that names the nearest known one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
+
+from pydantic import Discriminator, Field, Tag, ValidationError
+
+from fedgmi import settings
+from fedgmi.errors import ConfigError, unknown
+from fedgmi.methods import METHODS
+from fedgmi.settings import toml
+from fedgmi.settings.base import MethodSettings, PositiveInt, Section
+from fedgmi.settings.run import (
+    DataSettings,
+    DensitySettings,
+    EvaluationSettings,
+    ExpertSettings,
+    ScenarioSettings,
+    TrainingSettings,
+)
+
+DEFAULT = Path(settings.__file__).parent / "default.toml"
+DEFAULT_METHOD = "fedgmi"
+
+
+def method_named(value: Any) -> str:
+    """Which method settings are of: by their `name`, which is fedgmi where there is none."""
+    name = value.get("name", DEFAULT_METHOD) if isinstance(value, Mapping) else getattr(value, "name", None)
+    return str(name)
+
+
+if TYPE_CHECKING:
+    AnyMethod: TypeAlias = MethodSettings
+else:
+    AnyMethod = Annotated[
+        Union[tuple(Annotated[entry.settings, Tag(name)] for name, entry in METHODS.items())],  # noqa: UP007
+        Discriminator(method_named),
+    ]
+
+
+class Config(Section):
+    """A whole run.
+
+    Attributes:
+        seed: Of all draws.
+        rounds: R.
+        device: "auto" takes a GPU where there is one.
+        threads: Of the CPU; None: as many as torch takes.
+        data: Where rows come from.
+        scenario: Who holds which.
+        method: Which method, and its own settings.
+        density: The model of one component's p(x).
+        expert: The model of one component's p(y | x).
+        training: Local training, the same for all methods.
+        evaluation: What runs beside the method.
+        compare: For `fedgmi compare` alone: settings of methods other than `method.name`, by name.
+    """
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    rounds: PositiveInt = 10
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: PositiveInt | None = None
+    data: DataSettings = DataSettings()
+    scenario: ScenarioSettings = ScenarioSettings()
+    method: AnyMethod = METHODS[DEFAULT_METHOD].settings()
+    density: DensitySettings = DensitySettings()
+    expert: ExpertSettings = ExpertSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    compare: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    def digest(self) -> str:
+        """A hash of everything that decides a run's numbers: equal settings, however they were written, agree."""
+        return hashlib.blake2b(dump(self).encode(), digest_size=16).hexdigest()
+
+
+def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
+    """The configuration from a TOML file with overrides, checked.
+
+    Args:
+        path: The file; None: the bundled default.
+        overrides: As `section.key=value`. Values are TOML, or plain text where they are none. Later ones win. An empty
+            text unsets an optional key.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigError: For an unknown key, a value of another type, or settings that contradict each other.
+    """
+    source = path if path is not None else DEFAULT
+    table = toml.read_toml(source)
+    toml.override(table, overrides)
+    config = from_table(toml.unset_empty(table), str(path) if path else "settings")
+    check(config)
+    return config
+
+
+def from_table(table: toml.Table, source: str) -> Config:
+    """The configuration from nested tables, what they leave out at its default.
+
+    Args:
+        table: Sections by name.
+        source: Where it comes from, for errors.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigError: It names the key, what was found and what was expected.
+    """
+    method_of(table)
+    try:
+        return Config.model_validate(table, strict=True)
+    except ValidationError as error:
+        raise explained(error, Config, table, source) from error
+
+
+def method_of(table: Mapping[str, Any]) -> type[MethodSettings]:
+    """The class of the settings in the table's section `method`.
+
+    Raises:
+        ConfigError: For a method that there is not.
+    """
+    section = table.get("method", {})
+    name = method_named(section) if isinstance(section, Mapping | Section) else DEFAULT_METHOD
+    if name not in METHODS:
+        raise unknown("method", name, METHODS, "method.name")
+    return METHODS[name].settings
+
+
+def explained(error: ValidationError, model: type[Section], table: Mapping[str, Any], source: str) -> ConfigError:
+    """Pydantic's findings about a table with a section `method`, as one error in our own words."""
+    chosen = method_of(table)
+    name = str(chosen.model_fields["name"].default)
+
+    def advice(key: str) -> str:
+        """Where a key under `method` belongs, if it is somebody else's."""
+        section, _, inner = key.partition(".")
+        if section != "method":
+            return ""
+        head, _, last = inner.partition(".")
+        if head in METHODS:
+            example = f"method.{last}" if last else next(iter(METHODS[head].settings.model_fields), "name")
+            return f'a method\'s own settings stand directly under [method] now, with name = "{head}": {example}'
+        owners = [other for other, entry in METHODS.items() if inner in entry.settings.model_fields]
+        return f"it is a setting of {' and '.join(owners)}, and method.name is {name}" if owners else ""
+
+    return toml.explain(error, model, source, unions={"method": (name, chosen)}, advice=advice)
+
+
+def loads(text: str, source: str) -> Config:
+    """The configuration from TOML text, such as `dump` writes; `source` is named in errors."""
+    return from_table(toml.unset_empty(toml.parse_toml(text, source)), source)
+
+
+def dump(config: Config) -> str:
+    """TOML text of all settings, which `load` reads back to an equal Config."""
+    return toml.to_toml(config)
+
+
+def check(config: Config) -> None:
+    """Refuse settings that contradict each other, though each is fine alone.
+
+    Raises:
+        ConfigError: It names the setting and the likely fix.
+    """
+    n_clients = config.scenario.n_clients
+    for where, n_components in (
+        ("scenario.n_components", config.scenario.n_components),
+        ("method.n_components", config.method.n_components),
+    ):
+        if isinstance(n_components, int) and n_components > n_clients:
+            raise ConfigError(
+                f"{n_components} components cannot be told apart from {n_clients} client{'s' * (n_clients != 1)}",
+                where=where,
+                fix=f"set it to {n_clients} or less, or scenario.n_clients to {n_components} or more",
+            )
+    check_method(config.method, config.rounds)
+    for name, own in config.compare.items():
+        settings_of(name, own, "compare")
+
+
+def check_method(method: MethodSettings, rounds: int) -> None:
+    """Refuse a number of components for a method that has none, and what its own check refuses.
+
+    Raises:
+        ConfigError: It names the setting.
+    """
+    entry = METHODS[method.name]
+    if method.n_components is not None and not entry.has_components:
+        having = ", ".join(name for name, other in METHODS.items() if other.has_components)
+        raise ConfigError(
+            f"{method.name} has no components, so it has no number of them",
+            where="method.n_components",
+            fix=f"unset it, or set method.name to one of {having}",
+        )
+    entry.check(method, rounds)
+
+
+def settings_of(name: str, own: Mapping[str, Any], section: str) -> MethodSettings:
+    """A method's settings from a table.
+
+    Args:
+        name: The method's.
+        own: Its settings.
+        section: Where they stand, for errors.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ConfigError: For a method that there is not, or a setting that is not its own.
+    """
+    if name not in METHODS:
+        raise unknown("method", name, METHODS, section)
+    try:
+        return METHODS[name].settings.model_validate(dict(own) | {"name": name}, strict=True)
+    except ValidationError as error:
+        raise toml.explain(error, METHODS[name].settings, f"{section}.{name}") from error
+
+
+def seeds(words: Iterable[str], where: str) -> list[int]:
+    """Seeds as numbers.
+
+    Raises:
+        ConfigError: For words that are none; `where` says where they stand.
+
+    Examples:
+        >>> seeds(["0", "7"], "--seeds")
+        [0, 7]
+    """
+    numbers = []
+    for word in words:
+        if not word.isdigit():
+            raise ConfigError(f'"{word}" is no seed', where=where, fix="give whole numbers of at least 0: 0,1,2")
+        numbers.append(int(word))
+    return numbers

@@ -1,0 +1,102 @@
+"""One opening for run, fit, diagnose and deployments: from settings and a schema to tasks and methods.
+
+It stays light: a deployed site imports it for every message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fedgmi.data.rows import Schema
+from fedgmi.errors import ConfigError
+from fedgmi.methods import BOUNDS, METHODS, Entry, Method, Task
+from fedgmi.methods.standardising import standardised
+from fedgmi.models.densities import make_density
+from fedgmi.models.experts import make_expert
+from fedgmi.runs.config import Config
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What tasks and methods are made from.
+
+    Attributes:
+        config: The settings.
+        schema: What rows look like.
+        n_components: K.
+        standardise: Whether rows are brought to one scale, as a step of every method.
+    """
+
+    config: Config
+    schema: Schema
+    n_components: int
+    standardise: bool = False
+
+    def task(self, name: str | None = None, *, lr: float | None = None, secret: str | None = None) -> Task[Any]:
+        """The task of a method.
+
+        Args:
+            name: The method's; None: that of the settings. One that the settings are not of has its settings' defaults,
+                and the common ones of theirs.
+            lr: The learning rate; None: the first of those to choose from.
+            secret: A site's own; see `Task`.
+
+        Returns:
+            The task.
+        """
+        config = self.config
+        name = name or config.method.name
+        return Task(
+            schema=self.schema,
+            n_components=self.n_components,
+            density=make_density(config.density, self.schema),
+            expert=make_expert(config.expert, self.schema),
+            training=config.training,
+            settings=settings_for(config, name),
+            lr=lr or config.training.lr_candidates(name)[0],
+            seed=config.seed,
+            secret=secret,
+        )
+
+    def method(self, name: str | None = None, *, lr: float | None = None, secret: str | None = None) -> Method:
+        """The method, on standardised rows where they are to be; arguments as those of `task`."""
+        built = entry_of(name or self.config.method.name)(self.task(name, lr=lr, secret=secret))
+        return standardised(built, self.schema) if self.standardise else built
+
+
+def entry_of(name: str) -> Entry[Any]:
+    """The table's entry of a method or a bound."""
+    return METHODS[name] if name in METHODS else BOUNDS[name]
+
+
+def settings_for(config: Config, name: str) -> Any:
+    """A method's own settings: those of the configuration where it is of this method, else their defaults."""
+    kind = entry_of(name).settings
+    if isinstance(config.method, kind):
+        return config.method
+    return kind(name=kind.model_fields["name"].default, participation=config.method.participation)
+
+
+def open_process(threads: int | None = None) -> None:
+    """What has to be set before torch starts its threads: they inherit it, or do without.
+
+    Args:
+        threads: Of the CPU; None: as they are.
+    """
+    torch.set_flush_denormal(True)  # on many CPUs denormal numbers are ten times slower
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" takes the GPU where there is one.
+
+    Raises:
+        ConfigError: For "cuda" where there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("no CUDA device is available here", where="device", fix='set device = "auto" or "cpu"')
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
