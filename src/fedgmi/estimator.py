@@ -104,7 +104,7 @@ class FedGMI(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 fix="make one with fedgmi.Federation.from_arrays, .from_frame or .from_dataset",
             )
         check_federation(federation)
-        self._take(fitted.train(self._config(), federation, listener))
+        self._take(fit(self._config(), federation, listener))
         return self
 
     def predict(self, x: npt.ArrayLike, *, client: Whose) -> Array:
@@ -123,7 +123,7 @@ class FedGMI(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             fix = "fit a federation with labels; densities and proportions need none"
             raise DataError("there are no experts: the federation had no labels", where="FedGMI.predict", fix=fix)
         state = model.state(torch.from_numpy(self._weights_of(client)))
-        logs = model.method.predict(model.server, state, self._rows(x))
+        logs = model.method.predictor.predict(model.server, state, self._rows(x))
         return _array(logs.exp())
 
     def predict_components(self, x: npt.ArrayLike, y: npt.ArrayLike | None = None, *, client: Whose) -> Array:
@@ -148,7 +148,7 @@ class FedGMI(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         For a VAE p_k(x) is the importance-weighted bound (Burda et al. 2016) of n_samples draws; for grey pictures
         under a Bernoulli likelihood it is a score rather than a density.
         """
-        pooled = self._model().server["share"].double().cpu().numpy()
+        pooled = self._model().pooled().cpu().numpy()
         weights = pooled if client is None else self._weights_of(client)
         joint = self.component_log_prob(x, n_samples=n_samples) + np.log(np.maximum(weights, 1e-300))
         scores: Array = np.logaddexp.reduce(joint, axis=1)
@@ -162,7 +162,7 @@ class FedGMI(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         if not 0 <= component < self.n_components_:
             fix = f"choose one of 0..{self.n_components_ - 1}"
             raise ConfigError(f"there is no component {component}", where="FedGMI.sample", fix=fix)
-        return _array(model.sample(n, component, generator(model.task.seed, "sample", component)))
+        return _array(model.sample(n, component, generator(model.config.seed, "sample", component)))
 
     def infer_weights(self, x: npt.ArrayLike, y: npt.ArrayLike | None = None) -> InferredWeights:
         """The proportions of a client that was not there, from its rows; nothing is trained.
@@ -171,10 +171,8 @@ class FedGMI(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         pooled proportions.
         """
         model = self._model()
-        assert model.method.welcome is not None
-        state = model.method.welcome(model.server, self._rows(x, y))
-        weights, errors = _array(state["proportions"][0]), _array(state["standard_errors"][0])
-        return InferredWeights(weights, bool(state["identified"][0]), errors)
+        found = model.infer(self._rows(x, y))
+        return InferredWeights(_array(found.proportions), found.identified, _array(found.standard_errors))
 
     def save(self, folder: str | Path) -> Path:
         """Write the model into a folder: `model.json` and safetensors. Returns the folder."""
@@ -191,13 +189,12 @@ class FedGMI(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     def _take(self, model: fitted.Fitted) -> None:
         self._fitted = model
-        bound = model.server.get("bound")
         self.weights_ = _array(model.proportions)
         self.n_components_ = model.n_components
         self.client_names_ = model.names
         self.classes_ = incoming.classes(model.schema)
         self.bytes_down_, self.bytes_up_ = model.bytes_down, model.bytes_up
-        self.bound_ = None if bound is None else float(bound)
+        self.bound_ = model.bound
 
     def _model(self) -> fitted.Fitted:
         if not hasattr(self, "_fitted"):

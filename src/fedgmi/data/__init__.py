@@ -3,7 +3,7 @@
 from fedgmi.data.federation import Federation
 from fedgmi.data.rows import Client, Rows, Schema, pack
 from fedgmi.data.scenarios.gaussian import gaussian_components
-from fedgmi.data.scenarios.scenarios import SCENARIOS, ScenarioSpec, build_scenario, chosen_scale
+from fedgmi.data.scenarios.scenarios import SCENARIOS, ScenarioSpec, build_scenario, wants_scale
 from fedgmi.data.scenarios.truth import Scenario, Truth
 from fedgmi.data.sources.sources import Source, Split, load_source
 from fedgmi.data.standardise import Standardisation
@@ -23,7 +23,7 @@ __all__ = [
     "Truth",
     "build_scenario",
     "check_federation",
-    "chosen_scale",
+    "wants_scale",
     "gaussian_components",
     "load_source",
     "pack",

@@ -9,18 +9,31 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Client, Rows
-from fedgmi.methods import Method, Task
+from fedgmi.methods import Method, Predictor, Task
+from fedgmi.methods.fedgmi.schedule import CODEBOOK_ROWS, HISTOGRAMS, lay_out
+from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.sketch import codebook_steps, histogram_step, map_words, merge_words
+from fedgmi.methods.fedgmi.state import Sketch
+from fedgmi.methods.standardising import standardised
 from fedgmi.privacy.geometric import Noise
 from fedgmi.protocol.in_process import InProcess
-from fedgmi.protocol.rounds import Progress, drive
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.rounds import Progress, run_rounds
+from fedgmi.protocol.step import Program
 from fedgmi.tree import Tree
 
 
 @dataclass(frozen=True)
 class Survey:
-    """histograms [C, W]: each client's rows per word, rare words merged · noise: what clients added to them, with
-    `method.epsilon` · bytes of all clients · seconds."""
+    """The clients' counts, and what they cost.
+
+    Attributes:
+        histograms: Each client's rows per word, rare words merged. [C, W]
+        noise: What clients added to them, with `method.epsilon`.
+        bytes_down: To all clients.
+        bytes_up: From all clients.
+        seconds: Spent.
+    """
 
     histograms: Tensor
     noise: Noise | None
@@ -29,41 +42,73 @@ class Survey:
     seconds: float
 
 
-def take_survey(task: Task, clients: Sequence[Client], *, device: torch.device | str = "cpu") -> Survey:
+def take_survey(
+    task: Task[FedGMISettings],
+    clients: Sequence[Client],
+    *,
+    standardise: bool = False,
+    device: torch.device | str = "cpu",
+) -> Survey:
     """The sketch's exchanges up to the histograms: all that is asked of the clients, and no model is trained.
 
-    Of the task, only the schema, the seed and the sketch's settings matter; how many components there are does not.
+    Args:
+        task: Only the schema, the seed and the sketch's settings matter; how many components there are does not.
+        clients: Their rows, in their own units.
+        standardise: Whether rows are brought to one scale first.
+        device: Where it is done.
+
+    Returns:
+        The counts.
     """
     method = _histograms(task)
-    end = drive(
-        method,
-        InProcess(clients, method, device=device),
-        Progress(method.init()),
+    method = standardised(method, task.schema) if standardise else method
+    end = run_rounds(
+        method.name,
+        method.program,
+        InProcess(clients, method.program, device=device),
+        Progress(method.program.init()),
         n_clients=len(clients),
         rounds=0,
-        participation=1.0,
         seed=task.seed,
-        after=lambda progress: None,
     )
-    counts = end.server["histograms"].cpu()
-    word_map, noise = map_words(counts, task.settings.epsilon)
-    merged = merge_words(counts, word_map)
-    held = merged if noise is not None else merged[:, merged.any(0)]
+    counts = method.counts(end.server)
+    assert counts is not None
+    held, noise = merged_counts(counts.cpu(), task.settings.epsilon)
     return Survey(held, noise, end.bytes_down, end.bytes_up, end.seconds)
 
 
-def _histograms(task: Task) -> Method:
+def merged_counts(counts: Tensor, epsilon: float | None) -> tuple[Tensor, Noise | None]:
+    """Clients' counts as a diagnosis takes them: rare words merged, words that nobody holds left out.
+
+    Args:
+        counts: As clients sent them. [C, W]
+        epsilon: Of the noise in them; None: there is none.
+
+    Returns:
+        The counts [C, W'], and the noise in them.
+    """
+    word_map, noise = map_words(counts, epsilon)
+    merged = merge_words(counts, word_map)
+    return (merged if noise is not None else merged[:, merged.any(0)]), noise
+
+
+def _histograms(task: Task[FedGMISettings]) -> Method:
     """A method that is over once the server holds the histograms."""
+    [name] = Sketch.names("histograms")
 
     def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
         raise NotImplementedError("histograms predict nothing")
 
-    keep = histogram_step(task, lambda server, replies, round: server | {"histograms": replies["histogram"]})
-    return Method(
-        name="survey",
+    def keep(server: Tree, message: Message, round: int) -> Tree:
+        return server | {name: message.replies["histogram"]}
+
+    steps = codebook_steps(task) | {"histograms": histogram_step(task, keep, (name,))}
+    rows = (*CODEBOOK_ROWS, HISTOGRAMS)
+    program = Program(
         init=dict,
         client_init=lambda ids: {},
-        prepare=(*codebook_steps(task), keep),
+        prepare=lay_out(rows, "prepare", steps, task.settings),
         round=(),
-        predict=predict,
+        kinds={"sketch": "sketch"},
     )
+    return Method("survey", program, Predictor(predict), counts=lambda server: server[name])

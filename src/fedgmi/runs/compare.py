@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from fedgmi.storage import folder
-from fedgmi.settings.run import Config, dump, load
+from fedgmi.runs.config import Config, dump, load, settings_of
+from fedgmi.settings.base import MethodSettings
 from fedgmi.errors import ConfigError, UserError, unknown
-from fedgmi.methods import METHODS, WITHOUT_COMPONENTS
+from fedgmi.methods import METHODS
 from fedgmi.report.comparison import compared, to_csv, to_markdown
 
 CELLS = "cells"
@@ -116,12 +117,7 @@ def grid(methods: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
 def cell_config(config: Config, cell: Cell, oracle: bool, jobs: int) -> Config:
     """The settings of one cell: its method and seed, no bounds beside it, its share of the machine."""
     name, _, preset = cell.method.partition("-") if cell.method not in METHODS else (cell.method, "", "")
-    method = {"name": name} | ({"preset": preset} if preset else {"preset": "default"} if name == "fedgmi" else {})
-    settings = config.method.model_copy(update=method)
-    without = ({} if settings.has_histogram else {"epsilon": None}) | (
-        {"n_components": None} if name in WITHOUT_COMPONENTS else {}
-    )
-    settings = settings.model_copy(update=without)  # what the others are asked for means nothing to it
+    settings = cell_settings(config, name, preset)
     bounds = {"fedavg": False, "local": False, "oracle": oracle and cell.method == "fedgmi"}
     threads = config.threads or max(1, (os.cpu_count() or 1) // max(1, jobs))
     return config.model_copy(
@@ -130,8 +126,33 @@ def cell_config(config: Config, cell: Cell, oracle: bool, jobs: int) -> Config:
             "threads": threads,
             "method": settings,
             "evaluation": config.evaluation.model_copy(update=bounds),
+            "compare": {},
         }
     )
+
+
+def cell_settings(config: Config, name: str, preset: str) -> MethodSettings:
+    """The settings of one cell's method.
+
+    Args:
+        config: Of the comparison. Its `method` serves the method that it is of, its `compare` the others; participation
+            and the number of components serve all.
+        name: The method's.
+        preset: Of fedgmi; "": the default.
+
+    Returns:
+        The settings. What means nothing to the method is left out.
+    """
+    entry, base = METHODS[name], config.method
+    own = config.compare.get(name, {})
+    settings = base if base.name == name else settings_of(name, own, "compare")
+    common = {"participation": base.participation, "n_components": base.n_components if entry.has_components else None}
+    settings = settings.model_copy(update={key: value for key, value in common.items() if key not in own})
+    if name == "fedgmi":
+        settings = settings.model_copy(update={"preset": preset or "default"})
+        if not entry.has_histogram(settings):
+            settings = settings.model_copy(update={"epsilon": None})
+    return settings
 
 
 def result(cell: Cell, cells: Path, reasons: dict[str, str]) -> dict[str, Any]:

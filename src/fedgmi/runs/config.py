@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
 from pydantic import Discriminator, Field, Tag, ValidationError
 
 from fedgmi import settings
-from fedgmi.errors import ConfigError, unknown
+from fedgmi.errors import ConfigError, FedgmiWarning, unknown
 from fedgmi.methods import METHODS
 from fedgmi.settings import toml
 from fedgmi.settings.base import MethodSettings, PositiveInt, Section
@@ -66,7 +67,7 @@ class Config(Section):
     threads: PositiveInt | None = None
     data: DataSettings = DataSettings()
     scenario: ScenarioSettings = ScenarioSettings()
-    method: AnyMethod = METHODS[DEFAULT_METHOD].settings()
+    method: AnyMethod = METHODS[DEFAULT_METHOD].settings(name=DEFAULT_METHOD)
     density: DensitySettings = DensitySettings()
     expert: ExpertSettings = ExpertSettings()
     training: TrainingSettings = TrainingSettings()
@@ -84,7 +85,8 @@ def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
     Args:
         path: The file; None: the bundled default.
         overrides: As `section.key=value`. Values are TOML, or plain text where they are none. Later ones win. An empty
-            text unsets an optional key.
+            text unsets an optional key. Where they name another method than the file, the file's settings of its own
+            method do not count: with a FedgmiWarning if any is not at its default.
 
     Returns:
         The configuration.
@@ -93,11 +95,30 @@ def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
         ConfigError: For an unknown key, a value of another type, or settings that contradict each other.
     """
     source = path if path is not None else DEFAULT
-    table = toml.read_toml(source)
+    table, overrides = toml.read_toml(source), list(overrides)
+    _change_method(table, overrides)
     toml.override(table, overrides)
     config = from_table(toml.unset_empty(table), str(path) if path else "settings")
     check(config)
     return config
+
+
+def _change_method(table: toml.Table, overrides: list[str]) -> None:
+    """Drop what the table sets of its own method, where overrides name another one."""
+    before: toml.Table = {}
+    toml.override(before, [word for word in overrides if word.partition("=")[0].strip() in ("method", "method.name")])
+    section, wanted = table.get("method"), before.get("method")
+    if not isinstance(section, dict) or not isinstance(wanted, dict):
+        return
+    now, then = method_named(section), method_named(wanted)
+    if now == then or now not in METHODS:
+        return
+    defaults = METHODS[now].settings.model_fields
+    own = [key for key in section if key in defaults and key not in MethodSettings.model_fields]
+    lost = [key for key in own if section.pop(key) != defaults[key].get_default()]
+    if lost:
+        names = ", ".join(f"method.{key}" for key in lost)
+        warnings.warn(FedgmiWarning(f"{names}: settings of {now}, which do not count for {then}"), stacklevel=3)
 
 
 def from_table(table: toml.Table, source: str) -> Config:
@@ -145,7 +166,8 @@ def explained(error: ValidationError, model: type[Section], table: Mapping[str, 
             return ""
         head, _, last = inner.partition(".")
         if head in METHODS:
-            example = f"method.{last}" if last else next(iter(METHODS[head].settings.model_fields), "name")
+            own = set(METHODS[head].settings.model_fields) - set(MethodSettings.model_fields)
+            example = f"method.{last or min(own, default='name')}"
             return f'a method\'s own settings stand directly under [method] now, with name = "{head}": {example}'
         owners = [other for other, entry in METHODS.items() if inner in entry.settings.model_fields]
         return f"it is a setting of {' and '.join(owners)}, and method.name is {name}" if owners else ""

@@ -6,47 +6,53 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from fedgmi.storage import folder
-from fedgmi.settings.run import Config, dump
-from fedgmi.data import build_scenario, chosen_scale
+from fedgmi.data.scenarios.scenarios import build_scenario, wants_scale
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.diagnosis.diagnose import Diagnosis, diagnose
-from fedgmi.errors import ConfigError
-from fedgmi.runs.evaluation import proportion_errors
-from fedgmi.runs.experiment import choose_device, new_task, settle_components
 from fedgmi.diagnosis.survey import Survey, take_survey
+from fedgmi.errors import ConfigError
+from fedgmi.runs.components import count_components
+from fedgmi.runs.config import Config, dump
+from fedgmi.runs.evaluation import proportion_errors
+from fedgmi.runs.setup import Setup, choose_device, open_process
+from fedgmi.storage import folder
 
 LEVEL = 0.9  # of the intervals
 
 
 def run(config: Config, out: Path) -> dict[str, Any]:
-    """Diagnose the federation and return what `out` then holds as `diagnosis.json`, beside the config.
+    """Diagnose the federation; `out` then holds `diagnosis.json` beside the config.
 
-    `method.n_components` is the number of components to test; where it is unset or "auto", the estimated one. All
-    clients are asked, `evaluation.unseen_clients` included. Raises UserError where the settings, the data or the
-    folder do not allow it; earlier results stay untouched.
+    Args:
+        config: `method.n_components` is the number of components to test; where it is unset or "auto", the estimated
+            one. All clients are asked, `evaluation.unseen_clients` included.
+        out: A new results folder.
+
+    Returns:
+        What `diagnosis.json` holds.
+
+    Raises:
+        UserError: Where the settings, the data or the folder do not allow it. Earlier results stay untouched.
     """
-    if config.method.epsilon is not None:
+    own = config.method.model_dump()
+    if own.get("epsilon") is not None:
         raise ConfigError(
             "intervals and the test for a mixture are made for exact counts, and would take the noise for the clients'",
             where="method.epsilon",
             fix='unset it where exact counts may be sent; n_components = "auto" takes counts with noise',
         )
-    torch.set_flush_denormal(True)  # before threads start, or they do not inherit it
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    open_process(config.threads)
     folder.claim(out, resume=False)
     device = choose_device(config.device)
     scenario = build_scenario(config.data, config.scenario, config.seed)
-    scale = chosen_scale(config.data, config.scenario, scenario.federation)
-    scenario = scenario if scale is None else scenario.rescaled(scale)
+    federation = scenario.federation
+    setup = Setup(config, federation.schema, 1, wants_scale(config.data, config.scenario, federation.schema))
     asked = None
     if config.method.n_components not in (None, "auto"):
-        asked = settle_components(config, scenario, device).n_components
-    federation = scenario.federation
-    survey = take_survey(new_task(config, federation.schema, 1), federation.clients, device=device)
+        asked = count_components(config, setup, federation.clients, device).n_components
+    survey = take_survey(
+        setup.task("fedgmi"), federation.clients, standardise=setup.standardise, device=device
+    )
     began = time.perf_counter()
     found = diagnose(survey.histograms, n_components=asked, seed=config.seed, level=LEVEL)
     record = found.to_json() | {"n_components_estimated": asked is None, "interval_level": LEVEL}

@@ -12,7 +12,7 @@ from torch import Tensor
 from fedgmi import tree
 from fedgmi.data.rows import Client, Rows, chunks, pack
 from fedgmi.data.scenarios.truth import Scenario
-from fedgmi.methods.contract import Method, Task
+from fedgmi.methods import Method, Predictor, Task
 from fedgmi.mixture.matching import match_components, reorder, total_variation
 from fedgmi.randomness import generator
 from fedgmi.tree import Tree
@@ -29,75 +29,79 @@ def evaluate(method: Method, task: Task, server: Tree, states: Tree, scenario: S
     · assignment_accuracy: share of training rows whose likeliest component, labels seen, is the true one
     · components_shown: how many the sketch's counts stand up for, where there is a sketch.
     """
-    accuracy = client_accuracy(method, server, states, scenario.federation.held_out)
+    predictor = method.predictor
+    accuracy = client_accuracy(predictor, server, states, scenario.federation.held_out)
     result: dict[str, Any] = {
-        "n_components": task.n_components if method.proportions else 1,
+        "n_components": task.n_components if predictor.proportions else 1,
         "client_accuracy": None if accuracy is None else float(accuracy.nanmean()),
         "client_accuracy_per_client": None if accuracy is None else accuracy.tolist(),
     }
-    if "components_shown" in server:
-        result["components_shown"] = int(server["components_shown"])
+    metrics = method.metrics(server)
+    if "components_shown" in metrics:
+        result["components_shown"] = int(metrics["components_shown"])
     order = None
-    if method.proportions is not None:
-        numbers, order = proportion_errors(method.proportions(states).cpu(), scenario)
+    if predictor.proportions is not None:
+        numbers, order = proportion_errors(predictor.proportions(states).cpu(), scenario)
         result |= numbers
     if scenario.truth is not None:
-        if method.responsibilities is not None and order is not None:
-            result["assignment_accuracy"] = assignment_accuracy(method, server, states, scenario, order)
-        result |= component_matrices(method, task, server, scenario.truth.pure, order)
+        if predictor.responsibilities is not None and order is not None:
+            result["assignment_accuracy"] = assignment_accuracy(predictor, server, states, scenario, order)
+        result |= component_matrices(predictor, task, server, scenario.truth.pure, order)
     return result
 
 
-def client_accuracy(method: Method, server: Tree, states: Tree, held_out: Sequence[Client]) -> Tensor | None:
+def client_accuracy(predictor: Predictor, server: Tree, states: Tree, held_out: Sequence[Client]) -> Tensor | None:
     """Share of rows that each client's own predictor labels rightly [C]; NaN where a client has no such rows."""
     if not held_out or held_out[0].y is None:
         return None
     parts = []
     for rows, chunk_states in _chunked(held_out, states):
         assert rows.y is not None
-        guess = method.predict(server, chunk_states, replace(rows, y=None, cache={})).argmax(1)
+        guess = predictor.predict(server, chunk_states, replace(rows, y=None, cache={})).argmax(1)
         right = rows.sum_by_client((guess == rows.y).double())
         parts.append(right / rows.counts)
     return torch.cat(parts).cpu()
 
 
-def newcomers(method: Method, server: Tree, states: Tree, seen: Scenario, unseen: Scenario) -> dict[str, Any] | None:
-    """How clients fare that took no part in training: welcomed by their training rows, judged on held-out ones.
+def newcomers(
+    predictor: Predictor, server: Tree, states: Tree, seen: Scenario, unseen: Scenario
+) -> dict[str, Any] | None:
+    """How clients fare that took no part in training: inferred from their training rows, judged on held-out ones.
 
     proportion_tv: from labelled rows, where there are labels, and `proportion_tv_unlabelled` from the same without,
     both in the order that fits the *seen* clients · identified: whether such rows can tell proportions at all
     · client_accuracy: of the predictor that the proportions from labelled rows make. None where the method has no way
-    to welcome anybody.
+    to infer anybody.
     """
-    if method.welcome is None:
+    if predictor.infer_client is None:
         return None
     clients, truth = unseen.federation.clients, unseen.truth
     device = next(iter(server.values())).device
     rows = pack(clients, device=device)
-    kinds = {"": method.welcome(server, rows)}
+    kinds = {"": predictor.infer_client(server, rows)}
     if rows.y is not None:
-        kinds["_unlabelled"] = method.welcome(server, replace(rows, y=None, cache={}))
+        kinds["_unlabelled"] = predictor.infer_client(server, replace(rows, y=None, cache={}))
     result: dict[str, Any] = {"clients": list(unseen.federation.names)}
-    if method.proportions is not None:
-        _, order = proportion_errors(method.proportions(states).cpu(), seen)
-        for suffix, welcomed in kinds.items():
-            estimated = method.proportions(welcomed).cpu()
+    if predictor.proportions is not None:
+        _, order = proportion_errors(predictor.proportions(states).cpu(), seen)
+        for suffix, inferred in kinds.items():
+            estimated = predictor.proportions(inferred).cpu()
             estimated = estimated if order is None else reorder(estimated, order)
             error = None if truth is None else float(total_variation(estimated, truth.proportions()).mean())
             result |= {f"proportion_tv{suffix}": error, f"proportions{suffix}": estimated.tolist()}
-            result[f"identified{suffix}"] = bool(welcomed["identified"].all())
-    accuracy = client_accuracy(method, server, kinds[""], unseen.federation.held_out)
+            result[f"identified{suffix}"] = bool(inferred["identified"].all())
+    accuracy = client_accuracy(predictor, server, kinds[""], unseen.federation.held_out)
     return result | {
         "client_accuracy": None if accuracy is None else float(accuracy.nanmean()),
         "client_accuracy_per_client": None if accuracy is None else accuracy.tolist(),
     }
 
 
-def proportion_error(method: Method, states: Tree, scenario: Scenario) -> float | None:
+def proportion_error(predictor: Predictor, states: Tree, scenario: Scenario) -> float | None:
     """The mean total variation to the realised proportions, or None where either is unknown."""
-    if method.proportions is None or scenario.truth is None:
+    if predictor.proportions is None or scenario.truth is None:
         return None
-    numbers, _ = proportion_errors(method.proportions(states).cpu(), scenario)
+    numbers, _ = proportion_errors(predictor.proportions(states).cpu(), scenario)
     error: float = numbers["proportion_tv"]
     return error
 
@@ -123,14 +127,16 @@ def proportion_errors(estimated: Tensor, scenario: Scenario) -> tuple[dict[str, 
     return numbers | {"proportions": estimated.tolist(), "component_mass": mass.tolist()}, order
 
 
-def assignment_accuracy(method: Method, server: Tree, states: Tree, scenario: Scenario, order: Tensor) -> float:
+def assignment_accuracy(
+    predictor: Predictor, server: Tree, states: Tree, scenario: Scenario, order: Tensor
+) -> float:
     """Share of training rows whose likeliest component, labels seen, is the true one."""
-    assert method.responsibilities is not None
+    assert predictor.responsibilities is not None
     assert scenario.truth is not None
     right = total = 0
     components = scenario.truth.components
     for rows, chunk_states in _chunked(scenario.federation.clients, states):
-        guess = reorder(method.responsibilities(server, chunk_states, rows), order).argmax(1)
+        guess = reorder(predictor.responsibilities(server, chunk_states, rows), order).argmax(1)
         true = torch.cat([components[i] for i in rows.ids]).to(guess.device)
         right += int((guess == true).sum())
         total += len(true)
@@ -138,28 +144,27 @@ def assignment_accuracy(method: Method, server: Tree, states: Tree, scenario: Sc
 
 
 def component_matrices(
-    method: Method, task: Task, server: Tree, pure: Sequence[Client], order: Tensor | None
+    predictor: Predictor, task: Task, server: Tree, pure: Sequence[Client], order: Tensor | None
 ) -> dict[str, Any]:
     """Every expert and every density on pure held-out rows of every true component, in matched order."""
     out: dict[str, Any] = {}
     device = next(iter(server.values())).device if server else torch.device("cpu")
-    if method.experts is not None and pure and pure[0].y is not None:
+    if predictor.expert is not None and pure and pure[0].y is not None:
         rows = []
         for component in pure:
             assert component.y is not None
-            guess = task.expert.log_prob(server[method.experts], component.x.to(device)).argmax(2)
+            guess = predictor.expert(server, component.x.to(device)).argmax(2)
             rows.append((guess == component.y.to(device)[:, None]).double().mean(0).cpu())
         out["expert_accuracy"] = _matched(torch.stack(rows), order).tolist()
-    if method.densities is not None and pure:
-        rows = [_mean_density(task, server[method.densities], component, device) for component in pure]
-        out["density"] = _matched(torch.stack(rows), order).tolist()
+    if predictor.density is not None and pure:
+        means = []
+        for component in pure:
+            draws = generator(task.seed, "density evaluation")
+            noise = torch.randn(len(component), DENSITY_SAMPLES, task.density.noise_size, generator=draws)
+            logs = predictor.density(server, component.x.to(device), noise.to(device))
+            means.append(logs.double().mean(0).cpu())
+        out["density"] = _matched(torch.stack(means), order).tolist()
     return out
-
-
-def _mean_density(task: Task, params: Tensor, rows: Client, device: torch.device) -> Tensor:
-    draws = generator(task.seed, "density evaluation")
-    noise = torch.randn(len(rows), DENSITY_SAMPLES, task.density.noise_size, generator=draws)
-    return task.density.log_prob(params, rows.x.to(device), noise.to(device)).double().mean(0).cpu()
 
 
 def _matched(matrix: Tensor, order: Tensor | None) -> Tensor:

@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from fedgmi import __version__
-from fedgmi.settings import run as config
-from fedgmi.storage import folder, tensors as store
+from fedgmi.runs import config
+from fedgmi.runs.setup import Setup
+from fedgmi.storage import folder
+from fedgmi.storage import tensors as store
 from fedgmi.data.rows import Schema
-from fedgmi.data.standardise import Standardisation
 from fedgmi.errors import CheckpointError
 from fedgmi.runs.fitted import Fitted
 
-FORMAT = 1
+FORMAT = 2
 JSON, TENSORS = "model.json", "model.safetensors"
-KEYS = frozenset(("format", "fedgmi", "settings", "parameters", "schema", "names", "n_components", "bytes"))
+KEYS = frozenset(
+    ("format", "fedgmi", "settings", "parameters", "schema", "names", "n_components", "standardise", "bound", "bytes")
+)
 AGAIN = "save the model again, or restore the folder"
 
 
@@ -24,8 +27,6 @@ def save(where: Path, model: Fitted, parameters: dict[str, Any]) -> None:
     """Write the model; `parameters` are those of the estimator, plain JSON values."""
     tensors = {f"server/{key}": leaf for key, leaf in model.server.items()}
     tensors["proportions"] = model.proportions
-    if model.scale is not None:
-        tensors |= {"scale/mean": model.scale.mean, "scale/std": model.scale.std}
     meta = {
         "format": FORMAT,
         "fedgmi": __version__,
@@ -34,6 +35,8 @@ def save(where: Path, model: Fitted, parameters: dict[str, Any]) -> None:
         "schema": asdict(model.schema),
         "names": list(model.names),
         "n_components": model.n_components,
+        "standardise": model.setup.standardise,
+        "bound": model.bound,
         "bytes": [model.bytes_down, model.bytes_up],
     }
     with folder.writing(where):
@@ -61,16 +64,13 @@ def load(where: Path) -> tuple[Fitted, dict[str, Any]]:
 
     meta = store.read_meta(path, check, kind="model", fix=AGAIN)
     tensors = store.read_tensors(path, meta, fix=AGAIN)
-    scale = store.part(tensors, "scale/")
     settings = config.loads(meta["settings"], str(path))
     model = Fitted(
-        config=settings,
-        schema=_schema(meta["schema"]),
+        setup=Setup(settings, _schema(meta["schema"]), int(meta["n_components"]), bool(meta["standardise"])),
         names=tuple(meta["names"]),
-        scale=Standardisation(scale["mean"], scale["std"]) if scale else None,
-        n_components=int(meta["n_components"]),
         server=store.part(tensors, "server/"),
         proportions=tensors["proportions"],
+        bound=meta["bound"],
         bytes_down=int(meta["bytes"][0]),
         bytes_up=int(meta["bytes"][1]),
     )

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.federation import Federation
-from fedgmi.data.rows import Client
+from fedgmi.data.rows import Client, Schema
 from fedgmi.data.scenarios.gaussian import gaussian
 from fedgmi.data.scenarios.mixing import Batch, Components, by_component, mix, unchanged
 from fedgmi.data.scenarios.transforms import at_most, label_permutations, label_sets, rotate
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.data.sources.by_column import split_by_column
 from fedgmi.data.sources.sources import Source, load_source
-from fedgmi.data.standardise import Standardisation
 from fedgmi.data.validate import check_federation
 from fedgmi.errors import ConfigError, DataError, unknown
 from fedgmi.randomness import generator
@@ -52,15 +51,19 @@ def build_scenario(data: DataSettings, scenario: ScenarioSettings, seed: int) ->
     return built
 
 
-def chosen_scale(data: DataSettings, scenario: ScenarioSettings, federation: Federation) -> Standardisation | None:
-    """The federation's standardisation where the settings ask for it; "auto" does for tables that a source gave.
+def wants_scale(data: DataSettings, scenario: ScenarioSettings, schema: Schema) -> bool:
+    """Whether rows are to be standardised: as the settings say; "auto" does so for tables that a source gave.
 
-    The clients that train make it; whoever comes later takes it as it is.
+    Raises:
+        DataError: For pictures, which are in [0, 1] already.
     """
-    wanted = data.standardise
-    if wanted == "auto":
-        wanted = federation.schema.kind == "tabular" and not SCENARIOS[scenario.name].own_rows
-    return federation.standardisation() if wanted else None
+    if data.standardise == "auto":
+        return schema.kind == "tabular" and not SCENARIOS[scenario.name].own_rows
+    if data.standardise and schema.kind == "image":
+        raise DataError(
+            "pictures are in [0, 1] already", where="data.standardise", fix='leave it "auto", or set it to false'
+        )
+    return data.standardise
 
 
 def rotation(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scenario:

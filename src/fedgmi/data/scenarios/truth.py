@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fedgmi.data.federation import Federation
-from fedgmi.data.rows import Client, rescale
-from fedgmi.data.standardise import Standardisation
+from fedgmi.data.rows import Client
 
 
 @dataclass(frozen=True)
@@ -37,22 +36,12 @@ class Truth:
 
 @dataclass(frozen=True)
 class Scenario:
-    """What a scenario returns: the federation, the truth where there is one, and the scale of its rows.
+    """What a scenario returns.
 
-    standardisation: how rows were brought to mean 0 and deviation 1; None where they are in their own units.
+    Attributes:
+        federation: Clients and their rows, in their own units.
+        truth: Where it is known.
     """
 
     federation: Federation
     truth: Truth | None = None
-    standardisation: Standardisation | None = None
-
-    @property
-    def bytes_spent(self) -> tuple[int, int]:
-        """Down to all clients and up from them, before any method begins: what the standardisation took."""
-        scale, n_clients = self.standardisation, len(self.federation.clients)
-        return (0, 0) if scale is None else (n_clients * scale.bytes_down, n_clients * scale.bytes_up)
-
-    def rescaled(self, scale: Standardisation) -> Scenario:
-        """All rows on that scale, the truth's pure ones included."""
-        truth = None if self.truth is None else replace(self.truth, pure=rescale(self.truth.pure, scale))
-        return Scenario(self.federation.rescaled(scale), truth, scale)

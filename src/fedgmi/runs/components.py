@@ -1,0 +1,90 @@
+"""How many components a run has: those asked for, the scenario's, or as many as the clients' counts show."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fedgmi.data.rows import Client
+from fedgmi.diagnosis.survey import take_survey
+from fedgmi.errors import ConfigError, FedgmiWarning
+from fedgmi.mixture.spectrum import estimate_components
+from fedgmi.runs.config import Config
+from fedgmi.runs.setup import Setup
+
+SURVEYED = "fedgmi"  # whose sketch asks for the counts, whatever method they are for
+ALIKE = "the clients look alike, so one component was estimated: there are no proportions to tell apart"
+
+
+@dataclass(frozen=True)
+class ComponentCount:
+    """K, and what it took to know it.
+
+    Attributes:
+        n_components: K.
+        estimated: Whether it was estimated.
+        bytes_down: Bytes to all clients for the estimate.
+        bytes_up: Bytes from all clients for it.
+        seconds: For it.
+    """
+
+    n_components: int
+    estimated: bool = False
+    bytes_down: int = 0
+    bytes_up: int = 0
+    seconds: float = 0.0
+
+    def charge(self, outcome: dict[str, Any]) -> None:
+        """Add the cost to that of the run that K was estimated for."""
+        for key in ("bytes_down", "bytes_up", "seconds"):
+            outcome[key] += getattr(self, key)
+
+
+def count_components(config: Config, setup: Setup, clients: Sequence[Client], device: torch.device) -> ComponentCount:
+    """K as the settings ask for it.
+
+    Args:
+        config: `method.n_components` is a number, "auto", or None for the scenario's.
+        setup: Of any number of components; it says how clients are asked.
+        clients: Whose counts are asked for where K is estimated.
+        device: Where that is done.
+
+    Returns:
+        K, and its cost.
+
+    Raises:
+        ConfigError: For more components than clients.
+    """
+    asked = config.method.n_components
+    if asked != "auto":
+        n_components = asked or config.scenario.n_components
+        if n_components > len(clients):
+            raise ConfigError(
+                f"{n_components} components cannot be told apart from {len(clients)} clients",
+                where="method.n_components",
+                fix='ask for fewer components, or for "auto"',
+            )
+        return ComponentCount(n_components)
+    survey = take_survey(setup.task(SURVEYED), clients, standardise=setup.standardise, device=device)
+    began = time.perf_counter()
+    found = estimate_components(survey.histograms, config.seed, noise=survey.noise).n_components
+    if found == 1:
+        warnings.warn(ALIKE, FedgmiWarning, stacklevel=2)
+    seconds = survey.seconds + time.perf_counter() - began
+    return ComponentCount(found, True, survey.bytes_down, survey.bytes_up, seconds)
+
+
+def warn_of_unshown(n_components: int, shown: float | None) -> None:
+    """Warn of components that were asked for and that the clients' counts do not show (None: nobody counted)."""
+    if shown is not None and shown < n_components:
+        warnings.warn(
+            f"{n_components} components were asked for, and the clients show {int(shown)}: proportions among the others "
+            "are arbitrary. See fedgmi diagnose, or ask for fewer",
+            FedgmiWarning,
+            stacklevel=2,
+        )
