@@ -1,4 +1,7 @@
-"""The command line: it parses arguments, calls the experiment, and shows what came out."""
+"""The command line: it parses arguments, calls what is in `runs`, and shows what came out.
+
+Parsing alone is done here: what a command calls is imported when it runs, so that `fedgmi --help` is quick.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,8 +22,10 @@ from rich.markup import escape
 from fedgmi import __version__
 from fedgmi.deploy.commands import deploy_app, site_app
 from fedgmi.errors import FedgmiError, FedgmiWarning
-from fedgmi.settings import run as config
 from fedgmi.storage import folder
+
+if TYPE_CHECKING:
+    from fedgmi.runs.config import Config
 
 app = typer.Typer(
     help="What is a federation made of, and what model does each member deserve?",
@@ -112,7 +117,7 @@ def diagnose(
     Clients are asked for counts, once, and nothing is trained. To test for a number of components of your own:
     --set method.n_components=K.
     """
-    settings = config.load(file, overrides or [])
+    settings = _settings(file, overrides or [], None)
     out = out or _default_folder(file, settings, "-diagnosis")
     folder.claim(out, resume=False)
     try:
@@ -139,6 +144,8 @@ def compare(
 
     Also fedgmi-plain, fedgmi-sketch (its presets) and oracle. The same command again goes on where it was cut off.
     """
+    from fedgmi.runs import config
+
     settings = config.load(file, overrides or [])
     out = out or Path("runs") / f"{file.stem if file else 'digits'}-comparison"
     names, numbers = _words(methods), config.seeds(_words(seeds), "--seeds")
@@ -194,8 +201,8 @@ def list_() -> None:
 
 
 def one_line(kind: str, entry: Any) -> str:
-    """An entry's own summary, or the first line of its documentation; methods and densities have a file each."""
-    documented = inspect.getmodule(entry) if kind in ("method", "density") else entry
+    """An entry's own summary, or the first line of its documentation; densities have a file each."""
+    documented = inspect.getmodule(entry) if kind == "density" else entry
     return str(getattr(entry, "summary", "") or (inspect.getdoc(documented) or "").partition("\n")[0])
 
 
@@ -203,14 +210,16 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _settings(file: Path | None, overrides: list[str], resumed: Path | None) -> config.Config:
+def _settings(file: Path | None, overrides: list[str], resumed: Path | None) -> Config:
     """A resumed run that is given no settings keeps those that it began with."""
     if file is None and not overrides and resumed is not None and (resumed / folder.CONFIG).exists():
         file = resumed / folder.CONFIG
-    return config.load(file, overrides)
+    from fedgmi.runs.config import load
+
+    return load(file, overrides)
 
 
-def _default_folder(file: Path | None, settings: config.Config, ending: str = "") -> Path:
+def _default_folder(file: Path | None, settings: Config, ending: str = "") -> Path:
     return Path("runs") / f"{file.stem if file else 'digits'}-{settings.seed}{ending}"
 
 

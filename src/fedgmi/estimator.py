@@ -22,7 +22,8 @@ from fedgmi.errors import ConfigError, DataError, nearest
 from fedgmi.protocol.listener import Listener
 from fedgmi.randomness import generator
 from fedgmi.runs import fitted, model_file
-from fedgmi.settings.run import Config, from_table
+from fedgmi.runs.config import Config, from_table
+from fedgmi.runs.fit import fit
 
 Array = npt.NDArray[Any]
 

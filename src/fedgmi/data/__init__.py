@@ -23,8 +23,8 @@ __all__ = [
     "Truth",
     "build_scenario",
     "check_federation",
-    "wants_scale",
     "gaussian_components",
     "load_source",
     "pack",
+    "wants_scale",
 ]

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedgmi.storage import folder
-from fedgmi.runs.config import Config, dump, load, settings_of
-from fedgmi.settings.base import MethodSettings
 from fedgmi.errors import ConfigError, UserError, unknown
 from fedgmi.methods import METHODS
 from fedgmi.report.comparison import compared, to_csv, to_markdown
+from fedgmi.runs.config import Config, dump, load, settings_of
+from fedgmi.settings.base import MethodSettings
+from fedgmi.storage import folder
 
 CELLS = "cells"
 PRESETS = ("plain", "sketch")

@@ -83,8 +83,8 @@ def warn_of_unshown(n_components: int, shown: float | None) -> None:
     """Warn of components that were asked for and that the clients' counts do not show (None: nobody counted)."""
     if shown is not None and shown < n_components:
         warnings.warn(
-            f"{n_components} components were asked for, and the clients show {int(shown)}: proportions among the others "
-            "are arbitrary. See fedgmi diagnose, or ask for fewer",
+            f"{n_components} components were asked for, and the clients show {int(shown)}: proportions among the "
+            "others are arbitrary. See fedgmi diagnose, or ask for fewer",
             FedgmiWarning,
             stacklevel=2,
         )

@@ -50,9 +50,7 @@ def run(config: Config, out: Path) -> dict[str, Any]:
     asked = None
     if config.method.n_components not in (None, "auto"):
         asked = count_components(config, setup, federation.clients, device).n_components
-    survey = take_survey(
-        setup.task("fedgmi"), federation.clients, standardise=setup.standardise, device=device
-    )
+    survey = take_survey(setup.task("fedgmi"), federation.clients, standardise=setup.standardise, device=device)
     began = time.perf_counter()
     found = diagnose(survey.histograms, n_components=asked, seed=config.seed, level=LEVEL)
     record = found.to_json() | {"n_components_estimated": asked is None, "interval_level": LEVEL}

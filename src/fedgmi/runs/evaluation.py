@@ -127,9 +127,7 @@ def proportion_errors(estimated: Tensor, scenario: Scenario) -> tuple[dict[str, 
     return numbers | {"proportions": estimated.tolist(), "component_mass": mass.tolist()}, order
 
 
-def assignment_accuracy(
-    predictor: Predictor, server: Tree, states: Tree, scenario: Scenario, order: Tensor
-) -> float:
+def assignment_accuracy(predictor: Predictor, server: Tree, states: Tree, scenario: Scenario, order: Tensor) -> float:
     """Share of training rows whose likeliest component, labels seen, is the true one."""
     assert predictor.responsibilities is not None
     assert scenario.truth is not None

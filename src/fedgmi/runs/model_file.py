@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from fedgmi import __version__
+from fedgmi.data.rows import Schema
+from fedgmi.errors import CheckpointError
 from fedgmi.runs import config
+from fedgmi.runs.fitted import Fitted
 from fedgmi.runs.setup import Setup
 from fedgmi.storage import folder
 from fedgmi.storage import tensors as store
-from fedgmi.data.rows import Schema
-from fedgmi.errors import CheckpointError
-from fedgmi.runs.fitted import Fitted
 
 FORMAT = 2
 JSON, TENSORS = "model.json", "model.safetensors"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from fedgmi.errors import CheckpointError
 from fedgmi.storage import tensors as store
 from fedgmi.tree import Tree
 
-FORMAT = 1
+FORMAT = 2
 KEYS = frozenset(
     ("format", "digest", "tensors", "sha256", "round", "threads", "validation", "bytes_down", "bytes_up", "seconds")
 )
@@ -19,17 +19,26 @@ KEYS = frozenset(
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """server, clients: the state trees · meta: JSON values (round, bytes, seconds, threads, records so far, …)."""
+    """Where a run stands.
+
+    Attributes:
+        server: The server's state.
+        clients: The clients' states. [N, …]
+        meta: JSON values: round, bytes, seconds, threads, records so far, ….
+        ledger: What has travelled, as `Ledger.to_tree` lays it out.
+    """
 
     server: Tree
     clients: Tree
     meta: dict[str, Any]
+    ledger: Tree = field(default_factory=dict)
 
 
 def save(folder: Path, name: str, checkpoint: Checkpoint) -> None:
     """Write `name` in the folder; the previous checkpoint of that name stands until the new one is complete."""
     tensors = {f"server/{key}": leaf for key, leaf in checkpoint.server.items()}
     tensors |= {f"clients/{key}": leaf for key, leaf in checkpoint.clients.items()}
+    tensors |= {f"ledger/{key}": leaf for key, leaf in checkpoint.ledger.items()}
     file = folder / f"{name}.{checkpoint.meta['round']}.safetensors"
     store.save(folder / f"{name}.json", tensors, checkpoint.meta | {"format": FORMAT}, file=file.name)
     ours = re.compile(re.escape(name) + r"\.\d+\.safetensors")  # not a glob: lr1.* would match lr1.5.3.safetensors
@@ -51,7 +60,8 @@ def load(folder: Path, name: str, *, digest: str) -> Checkpoint | None:
     if meta["tensors"] != f"{name}.{meta['round']}.safetensors":
         raise CheckpointError("it names tensors that are not its own", where=str(path), fix=again)
     tensors = store.read_tensors(path, meta, fix=again)
-    return Checkpoint(store.part(tensors, "server/"), store.part(tensors, "clients/"), meta)
+    parts = {prefix: store.part(tensors, f"{prefix}/") for prefix in ("server", "clients", "ledger")}
+    return Checkpoint(meta=meta, **parts)
 
 
 def check_all(folder: Path, *, digest: str) -> None:
@@ -64,7 +74,7 @@ def _read_meta(path: Path, digest: str) -> dict[str, Any]:
     def check(meta: dict[str, Any]) -> None:
         if meta.get("format", FORMAT) != FORMAT:
             raise CheckpointError(
-                f"a checkpoint of format {meta['format']}, where this fedgmi reads format {FORMAT}",
+                f"an earlier or later fedgmi wrote this checkpoint (format {meta['format']}; this one reads {FORMAT})",
                 where=str(path),
                 fix="resume with the fedgmi that wrote it, or give another folder with --out",
             )

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fedgmi.data.federation import Federation
 from fedgmi.data.rows import Client, Schema
 from fedgmi.data.scenarios.gaussian import gaussian
 from fedgmi.data.scenarios.mixing import Batch, Components, by_component, mix, unchanged
