@@ -14,7 +14,7 @@ import pytest
 import fedgmi
 from fedgmi import cli
 from fedgmi.errors import DataError
-from fedgmi.settings import run as config
+from fedgmi.runs import config
 from fedgmi.storage import folder
 from summaries import make_summary
 

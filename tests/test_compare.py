@@ -176,7 +176,7 @@ def test_components_without_an_expert_stay_blank():
 
 
 def test_methods_are_not_given_what_they_cannot_use():
-    from fedgmi.settings import run as config
+    from fedgmi.runs import config
 
     settings = config.load(None, ["method.n_components=2", "method.epsilon=1.0"])
     made = {
@@ -187,7 +187,7 @@ def test_methods_are_not_given_what_they_cannot_use():
 
 
 def test_threads_are_shared_between_runs_at_a_time(monkeypatch):
-    from fedgmi.settings import run as config
+    from fedgmi.runs import config
 
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     made = comparing.cell_config(config.load(None), comparing.Cell("fedgmi-plain", 3), oracle=True, jobs=4)

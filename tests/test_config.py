@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedgmi.errors import ConfigError, UserError, unknown
-from fedgmi.settings import run as config
-from fedgmi.settings.run import Config, DataSettings, TrainingSettings
+from fedgmi.runs import config
+from fedgmi.runs.config import Config
+from fedgmi.settings.run import DataSettings, TrainingSettings
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

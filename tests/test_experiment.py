@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from fedgmi.methods.fedgmi.presets import PRESETS
-from fedgmi.settings import run as config
+from fedgmi.runs import config
 from fedgmi.storage import folder
 from tiny import ALL_BOUNDS, arguments, exit_code, run, without_seconds
 

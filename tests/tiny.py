@@ -10,7 +10,7 @@ import pytest
 
 from fedgmi import cli
 from fedgmi.runs import experiment
-from fedgmi.settings import run as config
+from fedgmi.runs import config
 
 TINY = (
     "scenario.n_clients=6",
@@ -21,14 +21,15 @@ TINY = (
     "density.latent=2",
     "expert.hidden=8",
     "training.epochs=1",
+    "evaluation.oracle=false",
+    "evaluation.fedavg=false",
+    "evaluation.local=false",
     "method.codewords=4",
     "method.kmeans_rounds=3",
     "method.calibration_steps=2",
     "method.warm_up_rounds=1",
-    "evaluation.oracle=false",
-    "evaluation.fedavg=false",
-    "evaluation.local=false",
 )
+"""Of fedgmi."""
 ALL_BOUNDS = ("evaluation.oracle=true", "evaluation.fedavg=true", "evaluation.local=true")
 
 
@@ -47,8 +48,15 @@ class Killer:
     def finished(self, name: str) -> None: ...
 
 
+def tiny(*overrides: str) -> list[str]:
+    """TINY and more; without fedgmi's settings where the overrides name another method."""
+    names = [word.removeprefix("method.name=") for word in overrides if word.startswith("method.name=")]
+    ours = not names or names[-1] == "fedgmi"
+    return [*(word for word in TINY if ours or not word.startswith("method.")), *overrides]
+
+
 def settings(*overrides: str) -> config.Config:
-    return config.load(None, [*TINY, *overrides])
+    return config.load(None, tiny(*overrides))
 
 
 def run(out: Path, *overrides: str, resume: bool = False) -> dict[str, Any]:
@@ -57,7 +65,7 @@ def run(out: Path, *overrides: str, resume: bool = False) -> dict[str, Any]:
 
 def arguments(out: Path, *overrides: str, resume: bool = False) -> list[str]:
     """The command line of the same run."""
-    sets = [word for override in (*TINY, *overrides) for word in ("--set", override)]
+    sets = [word for override in tiny(*overrides) for word in ("--set", override)]
     return ["run", *sets, "--out", str(out), *(["--resume"] if resume else [])]
 
 
