@@ -297,7 +297,9 @@ def dtype_name(leaf: Tensor) -> str:
 
 def to_bytes(leaf: Tensor) -> bytes:
     """The leaf's numbers in the order of its axes."""
-    return leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    flat = leaf.detach().cpu().reshape(-1)
+    flat = flat if flat.stride(0) == 1 else flat.clone(memory_format=torch.contiguous_format)  # one number has any stride
+    return flat.view(torch.uint8).numpy().tobytes()
 
 
 def _from_bytes(data: bytes, dtype: str) -> Tensor:

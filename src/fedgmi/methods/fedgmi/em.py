@@ -64,7 +64,7 @@ def em_step(
             updated |= Components.leaves(density=message.models["density"].mean(now.density), bound=bound)
         expert = average_experts(task, now.expert, message)
         updated |= Components.leaves(expert=expert, version=now.version + 1)
-        if not reference_stays(reference_rounds, updated):
+        if not reference_stays(reference_rounds, server):
             updated |= reference_of(updated)
         return updated
 
