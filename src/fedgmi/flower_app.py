@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
-from fedgmi.deploy.site.site import Site, log, told
+from fedgmi.deploy.site.site import Site, disclosable, log
 from fedgmi.deploy.site.site_data import load_site
 from fedgmi.errors import UserError
 from fedgmi.protocol.wire import Parcel
@@ -55,7 +55,7 @@ def client_app(answer: Answer = Site.answer) -> Any:
                 return answer(site, request)
         except Exception as error:
             log(where, error)
-            return Parcel({"error": told(error)})
+            return Parcel({"error": disclosable(error)})
 
     return flower().make_client_app(guarded)
 

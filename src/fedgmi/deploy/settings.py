@@ -11,15 +11,17 @@ from pydantic import Field, ValidationError
 
 from fedgmi.data.rows import Schema
 from fedgmi.errors import ConfigError
-from fedgmi.settings import toml as settings_io
+from fedgmi.methods import METHODS
+from fedgmi.runs.config import DEFAULT_METHOD, AnyMethod, Config, check_method, explained, method_of
+from fedgmi.runs.setup import Setup
+from fedgmi.settings import toml
 from fedgmi.settings.base import PositiveFloat, PositiveInt, Section
+from fedgmi.settings.robust import RobustSettings
 from fedgmi.settings.run import (
-    Config,
     DataSettings,
     DensitySettings,
     EvaluationSettings,
     ExpertSettings,
-    MethodSettings,
     TrainingSettings,
 )
 
@@ -66,24 +68,6 @@ class RowSettings(Section):
                 yield "ranges", f"of {name!r} is [{least:g}, {greatest:g}]", "write [least, greatest]"
 
 
-class RobustSettings(Section):
-    """Against a site that lies.
-
-    aggregation: "mean"; or, of what sites answer each by itself, the coordinate-wise "trimmed-mean" or "median"
-    · trimmed: the fraction left out on each side · max_norm: of a site's update of one model, ‖θ_i − θ‖; longer ones
-    are scaled down to it. "median": twice the median of the sites' own in that round. None: no bound.
-    """
-
-    aggregation: Literal["mean", "trimmed-mean", "median"] = "mean"
-    trimmed: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
-    max_norm: PositiveFloat | Literal["median"] | None = None
-
-    @property
-    def on(self) -> bool:
-        """Whether anything is bounded or averaged otherwise than by mass."""
-        return self.aggregation != "mean" or self.max_norm is not None
-
-
 class FederationSettings(Section):
     """`federation.toml`.
 
@@ -100,7 +84,7 @@ class FederationSettings(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     rounds: PositiveInt = 10
     rows: RowSettings
-    method: MethodSettings = MethodSettings()
+    method: AnyMethod = METHODS[DEFAULT_METHOD].settings(name=DEFAULT_METHOD)
     density: DensitySettings = DensitySettings()
     expert: ExpertSettings = ExpertSettings()
     training: TrainingSettings = TrainingSettings()
@@ -118,8 +102,25 @@ class FederationSettings(Section):
             evaluation=EvaluationSettings(fedavg=False, local=False, oracle=False),
         )
 
+    def setup(self) -> Setup:
+        """What the methods of coordinator and sites are made from.
+
+        Raises:
+            ConfigError: For a number of components that is not told, or settings that contradict each other.
+        """
+        config, entry = self.config(), METHODS[self.method.name]
+        check_method(self.method, self.rounds)
+        if entry.has_components and not isinstance(self.method.n_components, int):
+            raise ConfigError(
+                "a deployment is told how many components there are",
+                where="method.n_components",
+                fix="set a whole number",
+            )
+        n_components = self.method.n_components if isinstance(self.method.n_components, int) else 1
+        return Setup(config, self.rows.as_schema(), n_components, standardise=self.rows.kind == "tabular")
+
     def digest(self) -> str:
-        """A hash of everything that sites and coordinator must agree on; how to wait and to guard is the latter's."""
+        """A hash of all that sites and coordinator must agree on; how to wait and to guard is not part of it."""
         agreed = self.model_dump_json(exclude={"min_sites", "wait_s", "robust"})
         return hashlib.blake2b(agreed.encode(), digest_size=16).hexdigest()
 
@@ -145,8 +146,12 @@ AnySettings = TypeVar("AnySettings", FederationSettings, SiteSettings)
 
 def read(kind: type[AnySettings], path: Path) -> AnySettings:
     """Settings of that kind from TOML; raises ConfigError where a key or value is not theirs."""
-    table = settings_io.unset_empty(settings_io.read_toml(path))
+    table = toml.unset_empty(toml.read_toml(path))
+    if kind is FederationSettings:
+        method_of(table)
     try:
         return kind.model_validate(table)
     except ValidationError as error:
-        raise settings_io.explain(error, kind, str(path)) from error
+        if kind is FederationSettings:
+            raise explained(error, kind, table, str(path)) from error
+        raise toml.explain(error, kind, str(path)) from error

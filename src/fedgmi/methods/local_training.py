@@ -87,7 +87,15 @@ def average_step(task: Task, mu: float = 0.0) -> Step:
     def average(server: Tree, message: Message, round: int) -> Tree:
         return server | {"expert": message.models["expert"].mean(server["expert"])}
 
-    return Step("train", client, average, reads=("expert",), writes=("expert",), models=experts_of)
+    return Step(
+        "train",
+        client,
+        average,
+        reads=("expert",),
+        writes=("expert",),
+        models=experts_of,
+        tells="updates of the model, weighted by its rows",
+    )
 
 
 def experts_of(server: Tree) -> Tree:
@@ -116,6 +124,9 @@ def train_own(
     return models.index_copy(0, place, trained)
 
 
+FEATURE_SUMS = "sums of its features, Σx and Σx², of which the federation's mean and deviation are made"
+
+
 def feature_scale_step(task: Task, prefix: str = "") -> Step:
     """Federated sums of the features, and from them the server's leaves `mean` and `std` [D] under the prefix.
 
@@ -130,7 +141,7 @@ def feature_scale_step(task: Task, prefix: str = "") -> Step:
         scale = standardisation(message.sums, common_scale=task.schema.kind == "image")
         return server | dict(zip(names, (scale.mean.float(), scale.std.float()), strict=True))
 
-    return Step("features", client, take, writes=names, kind="sketch")
+    return Step("features", client, take, writes=names, kind="sketch", tells=FEATURE_SUMS)
 
 
 def plan(task: Task, rows: Rows, weights: Tensor) -> training.Jobs:

@@ -20,6 +20,7 @@ from fedgmi.data.rows import Rows, Schema
 from fedgmi.data.standardise import Standardisation, feature_sums, standardisation
 from fedgmi.errors import DataError
 from fedgmi.methods.contract import Method, Predictor
+from fedgmi.methods.local_training import FEATURE_SUMS
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program, Step
 from fedgmi.tree import Tree
@@ -81,7 +82,7 @@ def standardise_step(schema: Schema) -> Step:
         scale = standardisation(message.sums, schema.features)
         return server | {MEAN: scale.mean, STD: scale.std}
 
-    return Step("standardise", client, take, writes=(SCALE,))
+    return Step("standardise", client, take, writes=(SCALE,), tells=FEATURE_SUMS)
 
 
 def scale_of(server: Tree) -> Standardisation | None:

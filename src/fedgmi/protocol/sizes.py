@@ -7,7 +7,7 @@ these are counted together. `tests/protocol/test_sizes.py` holds the figures to 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from fedgmi import __version__
 from fedgmi.protocol import wire
 from fedgmi.protocol.message import Message, flatten
 from fedgmi.protocol.step import Kind, Program, Step
-from fedgmi.protocol.wire import Blocks, Header, json_size
+from fedgmi.protocol.wire import Blocks, Header, Parcel, json_size
 from fedgmi.tree import Tree
 
 Bytes = dict[Kind, int]
@@ -52,18 +52,13 @@ class Requests:
             One entry a client.
         """
         blocks = self._blocks(part)
-        kinds = self._kinds(step, blocks)
-        common = {"round": at[0], "number": at[1], "step": index}
-        header = request_header(**common)
+        header = request_header(round=at[0], number=at[1], step=index)
         seen: dict[int, tuple[Mapping[str, int], Bytes]] = {}
         found = []
         for i in ids:
             held = self._held.get(i, NOTHING)  # clients that were asked alike share one object
             if id(held) not in seen:
-                sent = [name for name in blocks.blocks if name not in held]
-                cost: Bytes = {step.kind: json_size(header | blocks.about(sent))}
-                for name in sent:
-                    cost[kinds[name]] = cost.get(kinds[name], 0) + len(blocks.blocks[name])
+                cost = request_bytes(self._program, step, blocks, header, held)
                 seen[id(held)] = wire.still_held(held, blocks.blocks, at[0]), cost
             self._held[i], cost = seen[id(held)]
             own = json_size({"id": i, "base": self._base.get(i)})
@@ -82,14 +77,49 @@ class Requests:
             blocks |= known[1].blocks
         return Blocks(layout, blocks)
 
-    def _kinds(self, step: Step, blocks: Blocks) -> dict[str, Kind]:
-        """Of what kind each block is: that of the first leaf it belongs to."""
-        kinds: dict[str, Kind] = {}
-        for entry in blocks.layout:
-            for row in entry["blocks"]:
-                for name in row:
-                    kinds.setdefault(name, self._program.kind_of(entry["name"], step.kind))
-        return kinds
+
+def request_bytes(program: Program, step: Step, blocks: Blocks, header: Header, held: Collection[str]) -> Bytes:
+    """Bytes of one request, by kind: a block's is that of the first leaf it belongs to, the header's is the step's.
+
+    Args:
+        program: The method's, which says of what kind a leaf is.
+        step: The step that is asked for.
+        blocks: What it reads of the server's state.
+        header: Of the request, without what it says of blocks.
+        held: The blocks that the client has.
+
+    Returns:
+        Bytes by kind.
+    """
+    sent = [name for name in blocks.blocks if name not in held]
+    kinds: dict[str, Kind] = {}
+    for entry in blocks.layout:
+        for name in (name for row in entry["blocks"] for name in row):
+            kinds.setdefault(name, program.kind_of(entry["name"], step.kind))
+    cost: Bytes = {step.kind: json_size(header | blocks.about(sent))}
+    for name in sent:
+        cost[kinds[name]] = cost.get(kinds[name], 0) + len(blocks.blocks[name])
+    return cost
+
+
+def reply_bytes(program: Program, step: Step, parcel: Parcel) -> Bytes:
+    """Bytes of one reply that has come, by kind: a model's own, and the step's for all else and for the header.
+
+    Args:
+        program: The method's, which says of what kind a model is.
+        step: The step that was answered.
+        parcel: The reply. One that is no message counts as a whole.
+
+    Returns:
+        Bytes by kind.
+    """
+    cost: Bytes = {step.kind: parcel.n_bytes}
+    for name, n_bytes in wire.leaf_sizes(parcel).items():
+        part, _, inner = name.partition("/")
+        kind = program.kind_of(inner.rpartition("/")[0], step.kind) if part == "models" else step.kind
+        cost[step.kind] -= n_bytes
+        cost[kind] = cost.get(kind, 0) + n_bytes
+    return cost
 
 
 def request_header(**place: int) -> Header:

@@ -46,6 +46,7 @@ class Step:
             sums. Norm bounds and robust means need to know them.
         single: Whether the server needs single replies, which secure sums have to refuse.
         when: (server's state) → whether the exchange is still of use. It is left out where it is not.
+        tells: In words, what a client's message tells of its rows; "": nothing. A site shows it before it takes part.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Step:
     models: Callable[[Tree], Tree] | None = None
     single: bool = False
     when: Callable[[Tree], bool] | None = None
+    tells: str = ""
 
 
 @dataclass(frozen=True)

@@ -264,6 +264,19 @@ def unpack(parcel: Parcel) -> Message:
     return message
 
 
+def leaf_sizes(parcel: Parcel) -> dict[str, int]:
+    """Bytes of every leaf of a packed message, by name; nothing for a parcel that is no message."""
+    sizes = {}
+    try:
+        for entry in parcel.header.get("layout", ()):
+            shape, rows = entry["shape"], entry.get("rows")
+            there = shape if rows is None else [len(rows), *shape[1:]]
+            sizes[str(entry["name"])] = int(np.prod(there, dtype=np.int64)) * DTYPES[entry["dtype"]].itemsize
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+    return sizes
+
+
 def layout_entry(name: str, leaf: Tensor) -> Header:
     """What a layout says of a leaf of a message."""
     return {"name": name, "dtype": dtype_name(leaf), "shape": list(leaf.shape)}
@@ -298,7 +311,9 @@ def dtype_name(leaf: Tensor) -> str:
 def to_bytes(leaf: Tensor) -> bytes:
     """The leaf's numbers in the order of its axes."""
     flat = leaf.detach().cpu().reshape(-1)
-    flat = flat if flat.stride(0) == 1 else flat.clone(memory_format=torch.contiguous_format)  # one number has any stride
+    flat = (
+        flat if flat.stride(0) == 1 else flat.clone(memory_format=torch.contiguous_format)
+    )  # one number has any stride
     return flat.view(torch.uint8).numpy().tobytes()
 
 

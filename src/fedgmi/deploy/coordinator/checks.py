@@ -1,6 +1,6 @@
 """What a reply must look like before it touches a model: layout, finite numbers, no more mass than the site has rows.
 
-The layout is learnt from a ghost, a client of one made-up row that goes through every step beside the sites and whose
+The layout is learnt from a probe, a client of one made-up row that goes through every step beside the sites and whose
 answers are thrown away; so no method has to say anywhere what its messages look like.
 """
 
@@ -13,7 +13,10 @@ import torch
 
 from fedgmi import tree
 from fedgmi.data.rows import Rows, Schema
-from fedgmi.methods.contract import Method, Step, first_states
+from fedgmi.methods import Method
+from fedgmi.methods.contract import first_states
+from fedgmi.protocol.message import Message, flatten
+from fedgmi.protocol.step import Step, select
 from fedgmi.protocol.wire import Parcel, dtype_name
 from fedgmi.tree import Tree
 
@@ -22,26 +25,40 @@ SLACK = 1e-3  # of sums in float32
 
 @dataclass(frozen=True)
 class Expected:
-    """Of every leaf of a step's message, for one client, dtype and shape."""
+    """What one client's message to a step has to look like.
+
+    Attributes:
+        leaves: By the leaf's name in the flat message, its dtype and shape.
+    """
 
     leaves: dict[str, tuple[str, list[int]]]
 
-    def reason_against(self, values: Tree, rows: int) -> str | None:
-        """Why these values cannot be used; None where nothing is wrong."""
-        broken = tree.not_finite(values)
+    def reason_against(self, message: Message, rows: int) -> str | None:
+        """Why a site's message cannot be used; None where nothing is wrong.
+
+        Args:
+            message: The site's.
+            rows: How many rows it has.
+        """
+        broken = tree.not_finite(flatten(message))
         if broken is not None:
             return f"{broken!r} is NaN or infinite"
-        for name, leaf in values.items():
-            if name.endswith("mass") or name in ("rows", "count"):
-                least, most = float(leaf.min()), float(leaf.max())
-                if least < -SLACK or most > rows * (1 + SLACK) + SLACK:
-                    return f"{name!r} is between {least:g} and {most:g}, of a site of {rows} rows"
+        for name, models in message.models.items():
+            least, most = float(models.mass.min()), float(models.mass.max())
+            if least < -SLACK or most > rows * (1 + SLACK) + SLACK:
+                return f"the mass of {name!r} is between {least:g} and {most:g}, and the site has {rows} rows"
         return None
 
 
 @dataclass
-class Ghost:
-    """The client of one made-up row; its states follow the method's."""
+class Probe:
+    """A client of one made-up row; its states follow the method's.
+
+    Attributes:
+        method: Whose steps it answers.
+        schema: What its row looks like.
+        states: Its own; None before the first step.
+    """
 
     method: Method
     schema: Schema
@@ -50,11 +67,12 @@ class Ghost:
     def expect(self, step: Step, server: Tree, round: int) -> Expected:
         """What a client's message to this step looks like."""
         rows = self._row()
+        part = select(server, step.reads)
         if self.states is None:
-            self.states = first_states(self.method, server, rows, round)
+            self.states = first_states(self.method, part, rows, round)
         with torch.no_grad():
-            self.states, message = step.client(server, self.states, rows, round)
-        return Expected({name: (dtype_name(leaf), list(leaf.shape)) for name, leaf in message.values.items()})
+            self.states, message = step.client(part, self.states, rows, round)
+        return Expected({name: (dtype_name(leaf), list(leaf.shape)) for name, leaf in flatten(message).items()})
 
     def _row(self) -> Rows:
         y = torch.zeros(1, dtype=torch.long) if self.schema.n_classes else None
@@ -62,8 +80,17 @@ class Ghost:
         return Rows(x, y, torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.long), (0,))
 
 
-def reason_against(parcel: Parcel, expected: Expected, rows: int, n_components: int) -> str | None:
-    """Why a reply cannot be used, by its header alone: before any memory is taken for it."""
+def reason_against(parcel: Parcel, expected: Expected, rows: int) -> str | None:
+    """Why a reply cannot be used, by its header alone: before any memory is taken for it.
+
+    Args:
+        parcel: The reply.
+        expected: What it should look like.
+        rows: How many rows the site said it has.
+
+    Returns:
+        The reason; None where nothing is wrong.
+    """
     header = parcel.header
     if "error" in header:
         return str(header["error"])[:500]
@@ -80,8 +107,8 @@ def reason_against(parcel: Parcel, expected: Expected, rows: int, n_components: 
         name = wrong[0]
         return f"{name[:40]!r} is {_shown(found.get(name))}, expected {_shown(expected.leaves.get(name))}"
     if any(not _rows_of(entry.get("rows"), entry["shape"]) for entry in layout):
-        return "it names rows of a leaf that are none"
-    return _reason_against_proportions(header.get("proportions"), n_components)
+        return "it names rows that a leaf does not have"
+    return None
 
 
 def _rows_of(rows: Any, shape: list[int]) -> bool:
@@ -90,15 +117,6 @@ def _rows_of(rows: Any, shape: list[int]) -> bool:
         return True
     known = isinstance(rows, list) and all(isinstance(row, int) and 0 <= row < shape[0] for row in rows)
     return known and len(set(rows)) == len(rows)
-
-
-def _reason_against_proportions(found: Any, n_components: int) -> str | None:
-    if found is None:
-        return None
-    numbers = isinstance(found, list) and all(isinstance(value, float | int) for value in found)
-    if not numbers or len(found) != n_components or abs(sum(found) - 1) > 1e-3 or min(found) < -1e-6:
-        return "its proportions are none"
-    return None
 
 
 def _shown(leaf: Any) -> str:

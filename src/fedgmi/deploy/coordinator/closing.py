@@ -10,10 +10,13 @@ import torch
 
 from fedgmi.deploy.coordinator.remote import Remote
 from fedgmi.diagnosis.diagnose import Diagnosis, diagnose
+from fedgmi.diagnosis.survey import merged_counts
 from fedgmi.errors import UserError
-from fedgmi.methods.fedgmi.sketch import map_words, merge_words
+from fedgmi.methods.disclosing import disclosed
 from fedgmi.protocol.rounds import Progress
-from fedgmi.protocol.wire import cut
+from fedgmi.protocol.step import select
+from fedgmi.protocol.wire import Parcel, WireError, cut, unpack
+from fedgmi.runs.run import bytes_by_kind
 from fedgmi.storage import folder
 
 OF_CLIENTS = {"client_misfit": "misfit", "client_p_value": "p_value", "proportion_intervals": "proportion_intervals"}
@@ -22,92 +25,115 @@ LEVEL = 0.9  # of the intervals
 
 
 def close(remote: Remote, end: Progress, out: Path) -> dict[str, Any]:
-    """Send what everybody is to have, and sum up. `out/diagnosis` is the federation's, where there are counts."""
+    """Send what everybody is to have, and sum up.
+
+    Args:
+        remote: Over which sites are reached.
+        end: Where the run stands after its last step.
+        out: The results folder; `out/diagnosis` is the federation's, where there are counts.
+
+    Returns:
+        The summary.
+    """
     remote.recall()
-    found = diagnosis(remote)
-    told = None if found is None else folder.finite(found.to_json())
-    if told is not None:
-        counted = remote.roster.seats[: len(told["client_misfit"])]
-        about = {
-            "scenario": remote.settings.name,
-            "seed": remote.settings.seed,
-            "clients": [seat.name for seat in counted],
-            "rows_per_client": [seat.rows for seat in counted],
-            "interval_level": LEVEL,
-            "n_components_estimated": False,
-            "true_n_components": None,
-            "proportion_tv": None,
-            "bytes_down": end.bytes_down,
-            "bytes_up": end.bytes_up,
-            "seconds": end.seconds,
-        }
-        folder.write_json(out / "diagnosis" / folder.DIAGNOSIS, told | about)
-    blocks = cut(end.server | remote.extra)
-    seats = remote.roster.seats
-    alive = remote.roster.alive
-    each = {i: {"diagnosis": of_client(told, i)} for i in alive}
-    answers, down, up = remote.ask(alive, blocks, remote.header("finish", round=end.round), each)
+    found = diagnosis(remote, end)
+    known = None if found is None else folder.finite(found.to_json())
+    if known is not None:
+        folder.write_json(out / "diagnosis" / folder.DIAGNOSIS, known | about(remote, end, len(known["client_misfit"])))
+    predictor = select(end.server, remote.method.predictor.reads)
+    alive, members = remote.roster.alive, remote.roster.members
+    each = {i: {"diagnosis": of_client(known, i)} for i in alive}
+    answers = remote.ask(alive, cut(predictor), remote.header("finish", round=end.round), each)
     for i in alive:
         reply = answers.get(i)
         if reply is None or "error" in reply.header:
             why = reply.header["error"] if reply else "no answer"
-            remote.roster.tell(f"{seats[i].name} has not kept its results: {why}")
-        elif isinstance(reply.header.get("accuracy"), float):
-            seats[i].accuracy = float(reply.header["accuracy"])
-    return summary(remote, end, down, up)
+            remote.roster.tell(f"{members[i].name} has not kept its results: {why}")
+        else:
+            members[i].accuracy = accuracy_told(reply)
+    return summary(remote, end)
 
 
-def diagnosis(remote: Remote) -> Diagnosis | None:
-    """Of the histograms that the sketch asked for; None without them, or where they came with noise."""
-    settings = remote.settings
-    if "histogram" not in remote.stacked or settings.method.epsilon is not None:
-        return None
-    counts = remote.stacked["histogram"].double()
-    word_map, _ = map_words(counts, None)
-    merged = merge_words(counts, word_map)
+def accuracy_told(reply: Parcel) -> float | None:
+    """What a site says of its predictor; None where it says nothing that can be true."""
     try:
-        return diagnose(merged[:, merged.any(0)], n_components=remote.n_components, seed=settings.seed, level=LEVEL)
+        told = unpack(reply).replies.get("accuracy")
+    except WireError:
+        return None
+    value = float(told[0]) if told is not None and told.shape == (1,) else -1.0
+    return value if 0.0 <= value <= 1.0 else None
+
+
+def about(remote: Remote, end: Progress, n_clients: int) -> dict[str, Any]:
+    """Whose diagnosis it is, and what it cost."""
+    counted = remote.roster.members[:n_clients]
+    return {
+        "scenario": remote.settings.name,
+        "seed": remote.settings.seed,
+        "clients": [member.name for member in counted],
+        "rows_per_client": [member.rows for member in counted],
+        "interval_level": LEVEL,
+        "n_components_estimated": False,
+        "true_n_components": None,
+        "proportion_tv": None,
+        "bytes_down": end.bytes_down,
+        "bytes_up": end.bytes_up,
+        "seconds": end.seconds,
+    }
+
+
+def diagnosis(remote: Remote, end: Progress) -> Diagnosis | None:
+    """Of the counts that the method asked for; None without them, or where they came with noise."""
+    settings, counts = remote.settings, remote.method.counts(end.server)
+    if counts is None or settings.method.model_dump().get("epsilon") is not None:
+        return None
+    held, _ = merged_counts(counts.double().cpu(), None)
+    try:
+        return diagnose(held, n_components=remote.n_components, seed=settings.seed, level=LEVEL)
     except UserError as error:
         remote.roster.tell(f"there is no diagnosis: {error}")
         return None
 
 
-def of_client(told: dict[str, Any] | None, i: int) -> dict[str, Any] | None:
+def of_client(known: dict[str, Any] | None, i: int) -> dict[str, Any] | None:
     """What the diagnosis says of a site, and of the federation; nothing of other sites."""
-    if told is None or i >= len(told["client_misfit"]):
+    if known is None or i >= len(known["client_misfit"]):
         return None
-    return {name: told[key][i] for key, name in OF_CLIENTS.items()} | {key: told[key] for key in OF_ALL}
+    return {name: known[key][i] for key, name in OF_CLIENTS.items()} | {key: known[key] for key in OF_ALL}
 
 
-def summary(remote: Remote, end: Progress, down: int, up: int) -> dict[str, Any]:
+def summary(remote: Remote, end: Progress) -> dict[str, Any]:
     """As `fedgmi run` writes it, of what a coordinator knows: no truth, no bounds."""
-    settings, seats = remote.settings, remote.roster.seats
-    accuracies = [seat.accuracy for seat in seats]
+    settings, members = remote.settings, remote.roster.members
+    accuracies = [member.accuracy for member in members]
     known = [value for value in accuracies if value is not None]
-    proportions = [seat.proportions for seat in seats]
-    counts = torch.tensor([float(seat.rows) for seat in seats])
-    whole = [shares for shares in proportions if shares is not None]
+    told = disclosed(end.server)
+    whole = [told[i].tolist() for i in range(len(members)) if i in told]
+    complete = bool(whole) and len(whole) == len(members)
+    own = settings.method.model_dump()
     of_all = {
         "method": settings.method.name,
-        "preset": settings.method.preset if settings.method.name == "fedgmi" else None,
-        "epsilon": settings.method.epsilon,
+        "preset": own.get("preset"),
+        "epsilon": own.get("epsilon"),
         "scenario": settings.name,
         "seed": settings.seed,
         "rounds": settings.rounds,
         "n_components": remote.n_components,
-        "clients": [seat.name for seat in seats],
-        "rows_per_client": [seat.rows for seat in seats],
+        "clients": [member.name for member in members],
+        "rows_per_client": [member.rows for member in members],
         "client_accuracy": statistics.mean(known) if known else None,
         "client_accuracy_per_client": accuracies if known else None,
-        "proportions": proportions if len(whole) == len(seats) else None,
-        "bytes_down": end.bytes_down + down,
-        "bytes_up": end.bytes_up + up,
+        "proportions": whole if complete else None,
+        "bytes_down": end.bytes_down,
+        "bytes_up": end.bytes_up,
+        "bytes": bytes_by_kind(remote.ledger),
         "seconds": end.seconds,
-        "rounds_absent": [seat.absent for seat in seats],
+        "rounds_absent": [member.absent for member in members],
         "oracle": None,
         "fedavg": None,
         "local": None,
     }
-    if whole and len(whole) == len(seats):
+    if complete:
+        counts = torch.tensor([float(member.rows) for member in members])
         of_all["component_mass"] = (counts @ torch.tensor(whole)).tolist()
     return dict(folder.finite(of_all))

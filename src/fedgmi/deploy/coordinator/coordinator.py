@@ -1,4 +1,4 @@
-"""The coordinator's whole run: wait for the sites, drive the method's rounds over them, keep what is found."""
+"""The coordinator's whole run: wait for the sites, run the method's rounds over them, keep what is found."""
 
 from __future__ import annotations
 
@@ -10,25 +10,22 @@ from typing import Any, Literal
 
 import torch
 
-from fedgmi import tree
-from fedgmi.data.standardise import standardisation
 from fedgmi.deploy.coordinator import status
-from fedgmi.deploy.coordinator.checks import Ghost
+from fedgmi.deploy.coordinator.checks import Probe
 from fedgmi.deploy.coordinator.closing import close
 from fedgmi.deploy.coordinator.remote import Remote
-from fedgmi.deploy.coordinator.roster import Post, Roster, Seat, Tell
+from fedgmi.deploy.coordinator.roster import Member, Post, Roster, Tell
 from fedgmi.deploy.settings import FederationSettings
-from fedgmi.deploy.site.site import SCALE
-from fedgmi.errors import ConfigError, UserError
-from fedgmi.methods import METHODS, WITHOUT_COMPONENTS
+from fedgmi.errors import UserError
+from fedgmi.methods.disclosing import disclosing
+from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.robust import require_robust
-from fedgmi.protocol.rounds import Progress, drive
-from fedgmi.protocol.wire import Blocks, WireError, join
-from fedgmi.runs.experiment import check_method, new_task
-from fedgmi.settings.run import dump
+from fedgmi.protocol.rounds import Progress, phase_of, run_rounds
+from fedgmi.runs.config import dump
+from fedgmi.runs.run import bytes_by_kind
+from fedgmi.runs.setup import Setup, open_process
 from fedgmi.storage import checkpoint, folder
 from fedgmi.storage.checkpoint import Checkpoint
-from fedgmi.tree import Tree
 
 CHECKPOINTS = "checkpoints"
 POLL_S = 1.0
@@ -36,7 +33,14 @@ POLL_S = 1.0
 
 @dataclass
 class Coordinator:
-    """One federation over sites that a post reaches; `out` is its results folder, with the log, records and status."""
+    """One federation over sites that a post reaches.
+
+    Attributes:
+        settings: federation.toml.
+        post: What carries parcels to sites and back.
+        out: The results folder, with the log, records and status.
+        echo: Shows a line of the log.
+    """
 
     settings: FederationSettings
     post: Post
@@ -44,25 +48,28 @@ class Coordinator:
     echo: Tell = print
 
     def run(self) -> dict[str, Any]:
-        """From the beginning, or from the last checkpoint in `out`, to the summary that `fedgmi report` reads.
+        """From the beginning, or from the last checkpoint in `out`, to the end.
 
-        Raises UserError where settings or folder do not allow it, where too few sites come, or where none answers.
+        Returns:
+            The summary that `fedgmi report` reads.
+
+        Raises:
+            UserError: Where settings or folder do not allow it, where too few sites come, or where none answers.
         """
-        check_method(self.settings.method)
-        n_components = self._n_components()
+        setup = self.settings.setup()
         folder.claim(self.out, resume=True)
         with folder.alone(self.out):
-            return self._alone(n_components)
+            return self._alone(setup)
 
-    def _alone(self, n_components: int) -> dict[str, Any]:
+    def _alone(self, setup: Setup) -> dict[str, Any]:
         """The run, in a folder that is nobody else's meanwhile."""
         settings, name = self.settings, self.settings.method.name
         folder.write_text(self.out / folder.CONFIG, dump(settings.config()))
-        torch.set_flush_denormal(True)
+        open_process()
         found = checkpoint.load(self.out / CHECKPOINTS, name, digest=settings.digest())
-        remote = self._remote(n_components, str(found.meta["run"]) if found else secrets.token_hex(8))
+        remote = self._remote(setup, str(found.meta["run"]) if found else secrets.token_hex(8))
         try:
-            summary = self._drive(remote, found)
+            summary = self._run(remote, found)
         except BaseException as error:
             self.tell(f"stopped: {' '.join(str(error).split()) or type(error).__name__}")
             self._status(remote, "failed")
@@ -71,13 +78,14 @@ class Coordinator:
         self._status(remote, "finished")
         return summary
 
-    def _drive(self, remote: Remote, found: Checkpoint | None) -> dict[str, Any]:
-        """Wait, drive, close."""
+    def _run(self, remote: Remote, found: Checkpoint | None) -> dict[str, Any]:
+        """Wait, run the rounds, close."""
         settings = self.settings
         progress = self._begin(remote, found)
         remote.after = lambda: self._status(remote, "running")
-        end = drive(
-            remote.method,
+        end = run_rounds(
+            remote.method.name,
+            remote.method.program,
             remote,
             progress,
             n_clients=settings.sites,
@@ -95,37 +103,27 @@ class Coordinator:
         with folder.writing(self.out / "log.txt"), (self.out / "log.txt").open("a", encoding="utf-8") as file:
             file.write(stamped + "\n")
 
-    def _n_components(self) -> int:
-        """K as federation.toml has it; nobody asks the sites for it first."""
-        asked, name = self.settings.method.n_components, self.settings.method.name
-        if isinstance(asked, int) or name in WITHOUT_COMPONENTS:
-            return int(asked or 1)
-        raise ConfigError(
-            "a deployment is told how many components there are", where="method.n_components", fix="set a whole number"
-        )
-
-    def _remote(self, n_components: int, run: str) -> Remote:
-        settings, schema = self.settings, self.settings.rows.as_schema()
-        config, name = settings.config(), settings.method.name
-        method = METHODS[name](new_task(config, schema, n_components))
-        require_robust((*method.prepare, *method.round, *method.finish), name, settings.robust)
-        roster, ghost = Roster(settings.sites, self.tell), Ghost(method, schema)
-        return Remote(self.post, settings, method, n_components, roster, ghost, run, secrets.token_hex(8))
+    def _remote(self, setup: Setup, run: str) -> Remote:
+        settings, method = self.settings, disclosing(setup.method())
+        require_robust(method.program, method.name, settings.robust)
+        roster, probe = Roster(settings.sites, self.tell), Probe(method, setup.schema)
+        ledger = Ledger(settings.sites)
+        return Remote(self.post, settings, method, roster, probe, run, secrets.token_hex(8), ledger)
 
     def _status(self, remote: Remote, state: Literal["waiting", "running", "finished", "failed"]) -> None:
         """Where things stand, for `fedgmi deploy status`."""
         sites = {
-            seat.name: status.SiteStatus(
-                alive=seat.node is not None,
-                last_round=seat.last_round,
-                last_seen=seat.last_seen,
-                rows=seat.rows,
-                bytes_down=seat.bytes_down,
-                bytes_up=seat.bytes_up,
-                absent=seat.absent,
-                note=seat.note,
+            member.name: status.SiteStatus(
+                alive=member.node is not None,
+                last_round=member.last_round,
+                last_seen=member.last_seen,
+                rows=member.rows,
+                bytes_down=member.bytes_down,
+                bytes_up=member.bytes_up,
+                absent=member.absent,
+                note=member.note,
             )
-            for seat in remote.roster.seats
+            for member in remote.roster.members
         }
         about = status.Status(
             name=self.settings.name,
@@ -141,19 +139,14 @@ class Coordinator:
     def _begin(self, remote: Remote, found: Checkpoint | None) -> Progress:
         """Where to begin, once enough sites are there."""
         if found is not None:
-            remote.roster.seats = [Seat.from_json(seat) for seat in found.meta["seats"]]
-            remote.stacked = {name: leaf for name, leaf in found.clients.items() if not name.startswith(SCALE)}
-            remote.extra = {name: leaf for name, leaf in found.clients.items() if name.startswith(SCALE)}
+            remote.roster.members = [Member.from_json(member) for member in found.meta["members"]]
+            remote.ledger = Ledger.from_tree(self.settings.sites, found.ledger)
             self.tell(f"goes on after round {found.meta['round']}")
         self._wait(remote)
-        if found is not None:
-            numbers = {name: found.meta[name] for name in ("round", "bytes_down", "bytes_up", "seconds")}
-            return Progress(found.server, **numbers)
-        progress = Progress(remote.method.init())
-        if self.settings.rows.kind == "tabular":
-            down, up = self._scale(remote)
-            progress = Progress(progress.server, bytes_down=down, bytes_up=up)
-        return progress
+        if found is None:
+            return Progress(remote.method.program.init())
+        numbers = {name: found.meta[name] for name in ("round", "bytes_down", "bytes_up", "seconds")}
+        return Progress(found.server, **numbers)
 
     def _wait(self, remote: Remote) -> None:
         """Until as many sites are there as federation.toml says, or `wait_s` is over."""
@@ -162,8 +155,8 @@ class Coordinator:
             remote.roster.call(self.post, hello, self.settings.deadline_s)
             self._status(remote, "waiting")
             if len(remote.roster.alive) >= (self.settings.min_sites or self.settings.sites):
-                if all(seat.base is None for seat in remote.roster.seats):  # nothing has begun: indices by name
-                    remote.roster.seats.sort(key=lambda seat: seat.name)
+                if all(member.base is None for member in remote.roster.members):  # nothing has begun: indices by name
+                    remote.roster.members.sort(key=lambda member: member.name)
                 return
             if time.monotonic() - began > self.settings.wait_s:
                 raise UserError(
@@ -173,30 +166,17 @@ class Coordinator:
                 )
             time.sleep(min(POLL_S, self.settings.wait_s / 10))
 
-    def _scale(self, remote: Remote) -> tuple[int, int]:
-        """A table's mean and deviation by federated sums, which then go with every request."""
-        answers, down, up = remote.ask(remote.roster.alive, Blocks([], {}), remote.header("sums"))
-        sums: Tree = {}
-        for i, parcel in sorted(answers.items()):
-            try:
-                sums = tree.add(sums, join(parcel, {}))
-            except WireError as error:
-                raise UserError(str(error), where=remote.roster.seats[i].name, fix="update fedgmi there") from error
-        scale = standardisation(sums, self.settings.rows.features)
-        remote.extra = {f"{SCALE}{name}": leaf for name, leaf in scale._asdict().items()}
-        return down, up
-
     def _keep(self, remote: Remote, progress: Progress) -> None:
         """Record and checkpoint of a round."""
-        bound = progress.server.get("bound")
         record = {
-            "run": self.settings.method.name,
+            "run": remote.method.name,
             "round": progress.round,
-            "bound": None if bound is None else float(bound),
+            "bound": remote.method.metrics(progress.server).get("bound"),
             "proportion_tv": None,
             "validation_accuracy": None,
             "bytes_down": progress.bytes_down,
             "bytes_up": progress.bytes_up,
+            "bytes": bytes_by_kind(remote.ledger),
             "seconds": progress.seconds,
             "absent": remote.absent,
         }
@@ -205,16 +185,13 @@ class Coordinator:
             "threads": torch.get_num_threads(),
             "validation": [],
             "run": remote.run,
-            "seats": [seat.to_json() for seat in remote.roster.seats],
+            "members": [member.to_json() for member in remote.roster.members],
         }
-        checkpoint.save(
-            self.out / CHECKPOINTS,
-            self.settings.method.name,
-            Checkpoint(progress.server, remote.stacked | remote.extra, meta),
-        )
+        kept = Checkpoint(progress.server, {}, meta, remote.ledger.to_tree())
+        checkpoint.save(self.out / CHECKPOINTS, remote.method.name, kept)
         folder.keep_records(self.out, lambda line: line["round"] < progress.round)
         folder.append_record(self.out, folder.finite(record))
         rounds = self.settings.rounds
-        named = {0: "the preparation", rounds + 1: "the end"}
-        done = named.get(progress.round, f"round {progress.round} of {rounds}")
+        named = {"prepare": "the preparation", "finish": "the end", "round": f"round {progress.round} of {rounds}"}
+        done = named[phase_of(progress.round, rounds)]
         self.tell(f"{done} is done, {progress.seconds:.0f} s so far")

@@ -6,14 +6,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fedgmi import __version__, tree
-from fedgmi.deploy.coordinator.checks import Expected, Ghost, reason_against
-from fedgmi.deploy.coordinator.roster import Post, Roster, Seat
+from fedgmi import __version__
+from fedgmi.deploy.coordinator.checks import Expected, Probe, reason_against
+from fedgmi.deploy.coordinator.roster import Member, Post, Roster
 from fedgmi.deploy.settings import FederationSettings
 from fedgmi.errors import DivergedError, UserError
-from fedgmi.methods.contract import Message, Method, Step
-from fedgmi.protocol.robust import reduce, wild
-from fedgmi.protocol.wire import Blocks, Header, Parcel, WireError, cut, join
+from fedgmi.methods import Method
+from fedgmi.protocol import wire
+from fedgmi.protocol.ledger import Ledger
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.robust import robust_sum, wild
+from fedgmi.protocol.rounds import phase_of
+from fedgmi.protocol.sizes import reply_bytes, request_bytes
+from fedgmi.protocol.step import Step, select
+from fedgmi.protocol.wire import Blocks, Header, Parcel, WireError, cut, unpack
+from fedgmi.protocol.wrapper import Wrapper
 from fedgmi.tree import Tree
 
 RETRY_S = 2.0
@@ -23,45 +30,62 @@ RETRY_S = 2.0
 class Remote:
     """One run's transport.
 
-    run, attempt: names of the run, and of this start of the coordinator · extra: leaves that go with every request, the
-    rows' standardisation · after: called once an exchange is over · stacked: single replies of steps that stack.
+    Its ledger holds the requests and answers of steps, as `InProcess` would enter them. What goes beside these
+    (greetings, blocks sent again, results at the end) is in the members' own counts.
+
+    Attributes:
+        post: What carries parcels.
+        settings: Of the federation.
+        method: What is run.
+        roster: Who takes part.
+        probe: From which the layout of messages is learnt.
+        run: The run's name.
+        attempt: The name of this start of the coordinator.
+        after: Called once an exchange is over.
+        ledger: What has travelled.
+        wrappers: None: robust means are the coordinator's own.
+        round: The present one.
     """
 
     post: Post
     settings: FederationSettings
     method: Method
-    n_components: int
     roster: Roster
-    ghost: Ghost
+    probe: Probe
     run: str
     attempt: str
-    extra: Tree = field(default_factory=dict)
+    ledger: Ledger
     after: Callable[[], None] = lambda: None
-    stacked: Tree = field(default_factory=dict)
+    wrappers: Sequence[Wrapper] = ()
     round: int = -1
     _number: int = 0
     _lost: set[int] = field(default_factory=set)
-    _down: int = 0
-    _up: int = 0
     _patience: float | None = None  # until when sites that are away are waited for
+
+    @property
+    def n_components(self) -> int:
+        """K, as federation.toml has it; 1 for methods without components."""
+        asked = self.settings.method.n_components
+        return asked if isinstance(asked, int) else 1
 
     @property
     def absent(self) -> list[str]:
         """Sites that are absent in this round."""
-        return sorted(self.roster.seats[i].name for i in self._lost)
+        return sorted(self.roster.members[i].name for i in self._lost)
 
     def exchange(self, step: Step, server: Tree, ids: Sequence[int], round: int) -> Message:
-        """Ask the sites `ids`; who does not answer as it should is absent until the next round."""
+        """Ask the sites `ids`; who does not answer as it should is absent until the next round.
+
+        Raises:
+            UserError: Where no site answered for `wait_s` seconds.
+            DivergedError: Where training diverged at all of them.
+        """
         if round != self.round:
-            self.round, self._number, self._lost = round, 0, set()
-            if round > self.settings.rounds:
-                self.recall()
-            else:
-                self.roster.call(self.post, self.hello(), self.settings.deadline_s)
-        expected = self.ghost.expect(step, server, round)
+            self._begin_round(round)
+        expected = self.probe.expect(step, server, round)
         began = time.monotonic()
         while True:
-            message = self._once(step, server, ids, round, expected)
+            message = self._once(step, server, ids, expected)
             if message is not None:
                 self._number += 1
                 self.after()
@@ -74,89 +98,117 @@ class Remote:
                 )
             time.sleep(min(RETRY_S, self.settings.wait_s / 10))
             self._lost.clear()
-            self.roster.call(self.post, self.hello(), self.settings.deadline_s)
+            self._call()
 
-    def _once(self, step: Step, server: Tree, ids: Sequence[int], round: int, expected: Expected) -> Message | None:
+    def _begin_round(self, round: int) -> None:
+        self.round, self._number, self._lost = round, 0, set()
+        if phase_of(round, self.settings.rounds) == "finish":
+            self.recall()
+        else:
+            self._call()
+
+    def _once(self, step: Step, server: Tree, ids: Sequence[int], expected: Expected) -> Message | None:
         """One try; None where nobody answered."""
         asked = [i for i in ids if i in self.roster.alive and i not in self._lost]
-        header = self.header("step", round=round, number=self._number) | self._place(step, round)
-        answers, down, up = self.ask(asked, cut(server | self.extra), header)
-        replies: dict[int, Tree] = {}
-        for i, parcel in answers.items():
-            why = reason_against(parcel, expected, self.roster.seats[i].rows, self.n_components)
-            if why is None:
-                try:
-                    replies[i] = join(parcel, {})
-                    why = expected.reason_against(replies[i], self.roster.seats[i].rows)
-                except WireError as error:
-                    why = str(error)
-            if why is not None:
-                replies.pop(i, None)
-                self.lose(i, round, why, lost=parcel.header.get("lost") is True)
-                continue
-            seat = self.roster.seats[i]
-            seat.base, seat.last_round = (round, self._number), round
-            seat.proportions = parcel.header.get("proportions") or seat.proportions
+        answers = self._ask_step(step, server, asked)
+        messages = {i: message for i, parcel in answers.items() if (message := self._read(i, parcel, expected))}
         for i in ids:
-            if i not in answers and i not in self._lost and i < len(self.roster.seats):
-                self.lose(i, round, "no answer" if i in asked else "its SuperNode is not connected")
-        places = sorted(replies)
-        for place, why in wild(step, server, [replies[i] for i in places], self.settings.robust).items():
-            del replies[places[place]]
-            self.lose(places[place], round, why)
-        if not replies:
-            if answers and all(parcel.header.get("diverged") is True for parcel in answers.values()):
-                fix = 'lower training.lr; where a site lied, set robust.max_norm = "median"; start in another folder'
-                raise DivergedError(
-                    f"all sites in round {round}: training has diverged", where=self.settings.name, fix=fix
-                )
+            if i not in answers and i not in self._lost and i < len(self.roster.members):
+                self.lose(i, "no answer" if i in asked else "its SuperNode is not connected")
+        places = sorted(messages)
+        for place, why in wild(step, server, [messages[i] for i in places], self.settings.robust).items():
+            del messages[places[place]]
+            self.lose(places[place], why)
+        if messages:
+            return self._reduce(step, server, messages)
+        if answers and all(parcel.header.get("diverged") is True for parcel in answers.values()):
+            fix = 'lower training.lr; where a site lied, set robust.max_norm = "median"; start in another folder'
+            what = f"all sites in round {self.round}: training has diverged"
+            raise DivergedError(what, where=self.settings.name, fix=fix)
+        return None
+
+    def _ask_step(self, step: Step, server: Tree, asked: Sequence[int]) -> dict[int, Parcel]:
+        """The answers to a step, with the bytes of both ways in the ledger."""
+        blocks, program = cut(select(server, step.reads)), self.method.program
+        header = self.header("step", round=self.round, number=self._number, step=self._index(step))
+        held = {i: dict(self.roster.members[i].held) for i in asked}
+        answers = self.ask(asked, blocks, header)
+        for i in asked:
+            own = header | self._own(i)
+            for kind, n_bytes in request_bytes(program, step, blocks, own, held[i]).items():
+                self.ledger.add(self.round, kind, i, down=n_bytes)
+            if i in answers:
+                for kind, n_bytes in reply_bytes(program, step, answers[i]).items():
+                    self.ledger.add(self.round, kind, i, up=n_bytes)
+        return answers
+
+    def _read(self, i: int, parcel: Parcel, expected: Expected) -> Message | None:
+        """A site's message; None where it cannot be used, and the site is lost for this round."""
+        member, message = self.roster.members[i], None
+        why = reason_against(parcel, expected, member.rows)
+        if why is None:
+            try:
+                message = unpack(parcel)
+                why = expected.reason_against(message, member.rows)
+            except WireError as error:
+                why = str(error)
+        if why is not None:
+            self.lose(i, why, lost=parcel.header.get("lost") is True)
             return None
-        places = sorted(replies)
-        ordered = [replies[i] for i in places]
-        if step.reduce == "stack":
-            values = tree.concatenate(ordered)
-            self.stacked |= {name: leaf for name, leaf in values.items() if name == "histogram"}
-            return Message(values, down, up)
-        values, bounded = reduce(step, server, ordered, self.settings.robust)
+        member.base, member.last_round = (self.round, self._number), self.round
+        return message
+
+    def _reduce(self, step: Step, server: Tree, messages: Mapping[int, Message]) -> Message:
+        """All sites' messages as one; whose updates were bounded is told."""
+        places = sorted(messages)
+        total, bounded = robust_sum(step, server, [messages[i] for i in places], self.settings.robust)
         for place, (model, times) in bounded.items():
-            name = self.roster.seats[places[place]].name
+            name = self.roster.members[places[place]].name
             self.roster.tell(
-                f"round {round}: {name}'s {model} moved {times:.3g} times the norm bound: scaled down to it"
+                f"round {self.round}: {name}'s {model} moved {times:.3g} times the norm bound: scaled down to it"
             )
-        return Message(values, down, up)
+        return total
 
     def ask(
         self, ids: Sequence[int], blocks: Blocks, header: Header, each: Mapping[int, Header] | None = None
-    ) -> tuple[dict[int, Parcel], int, int]:
-        """Answers by site, bytes down, bytes up. A site that lost its blocks is sent them again, once.
+    ) -> dict[int, Parcel]:
+        """Ask sites, and ask those once more that lost their blocks, with all of them.
 
-        each: what the header says to one site alone.
+        Args:
+            ids: The sites' indices.
+            blocks: What goes to all of them, as far as they lack it.
+            header: What is said to all.
+            each: What the header says to one site alone.
+
+        Returns:
+            Answers by site.
         """
         headers = {i: header | self._own(i) | (each or {}).get(i, {}) for i in ids}
-        requests = {i: blocks.parcel(headers[i], self.roster.seats[i].held) for i in ids}
+        requests = {i: blocks.parcel(headers[i], self.roster.members[i].held) for i in ids}
         answers: dict[int, Parcel] = {}
         for _ in range(2):
             by_node = {self._node(i): i for i in requests}
             found = self.post.ask({self._node(i): parcel for i, parcel in requests.items()}, self.settings.deadline_s)
             for node, parcel in found.items():
-                self._count(self.roster.seats[by_node[node]], requests[by_node[node]], parcel)
+                count(self.roster.members[by_node[node]], requests[by_node[node]], parcel)
                 answers[by_node[node]] = parcel
             again = {i for i, parcel in answers.items() if parcel.header.get("missing")}
             for i in answers.keys() - again:
-                self.roster.seats[i].held = frozenset(blocks.blocks)
+                member = self.roster.members[i]
+                member.held = wire.still_held(member.held, blocks.blocks, int(header["round"]))
             if not again:
                 break
             requests = {i: blocks.parcel(headers[i]) for i in again}
-        return answers, *self._spent()
+        return answers
 
-    def lose(self, i: int, round: int, why: str, *, lost: bool = False) -> None:
+    def lose(self, i: int, why: str, *, lost: bool = False) -> None:
         """The site is absent for the rest of this round. lost: its state is, so that it joins the next one anew."""
-        seat = self.roster.seats[i]
+        member = self.roster.members[i]
         self._lost.add(i)
-        seat.absent, seat.note, seat.held = seat.absent + 1, why, frozenset()
+        member.absent, member.note, member.held = member.absent + 1, why, {}
         if lost:
-            seat.base = None
-        self.roster.tell(f"round {round}: {seat.name} is absent: {why}")
+            member.base = None
+        self.roster.tell(f"round {self.round}: {member.name} is absent: {why}")
 
     def recall(self) -> None:
         """At the end, wait for sites that are away, so that everybody gets what is theirs: at most `wait_s` in all."""
@@ -164,8 +216,8 @@ class Remote:
             self._patience = time.monotonic() + self.settings.wait_s
         said: list[str] = []
         while True:
-            self.roster.call(self.post, self.hello(), self.settings.deadline_s)
-            away = [seat.name for seat in self.roster.seats if seat.node is None]
+            self._call()
+            away = [member.name for member in self.roster.members if member.node is None]
             if not away or time.monotonic() > self._patience:
                 return
             if away != said:
@@ -179,28 +231,29 @@ class Remote:
 
     def header(self, kind: str, **more: int) -> Header:
         """What every request says."""
-        about = {"kind": kind, "version": __version__, "federation": self.settings.digest()}
-        return about | {"run": self.run, "attempt": self.attempt, "n_components": self.n_components} | more
+        federation = self.settings.digest()
+        return wire.request(
+            kind, version=__version__, federation=federation, run=self.run, attempt=self.attempt, **more
+        )
+
+    def _call(self) -> None:
+        self.roster.call(self.post, self.hello(), self.settings.deadline_s)
 
     def _own(self, i: int) -> Header:
-        return {"id": i, "base": self.roster.seats[i].base}
+        return {"id": i, "base": self.roster.members[i].base}
 
-    def _place(self, step: Step, round: int) -> Header:
-        """Where the step stands in the method. The same step may stand in several places, and does the same there."""
-        phase = "prepare" if round == 0 else "round" if round <= self.settings.rounds else "finish"
-        steps: tuple[Step, ...] = getattr(self.method, phase)
-        return {"phase": phase, "step": next(n for n, other in enumerate(steps) if other is step)}
+    def _index(self, step: Step) -> int:
+        """The step's place in its phase. The same step may stand in several places, and does the same there."""
+        steps = self.method.program.steps(phase_of(self.round, self.settings.rounds))
+        return next(n for n, other in enumerate(steps) if other is step)
 
     def _node(self, i: int) -> int:
-        node = self.roster.seats[i].node
+        node = self.roster.members[i].node
         assert node is not None
         return node
 
-    def _count(self, seat: Seat, request: Parcel, reply: Parcel) -> None:
-        seat.last_seen = time.time()
-        seat.bytes_down, seat.bytes_up = seat.bytes_down + request.n_bytes, seat.bytes_up + reply.n_bytes
-        self._down, self._up = self._down + request.n_bytes, self._up + reply.n_bytes
 
-    def _spent(self) -> tuple[int, int]:
-        down, up, self._down, self._up = self._down, self._up, 0, 0
-        return down, up
+def count(member: Member, request: Parcel, reply: Parcel) -> None:
+    """Note when a member was seen, and the bytes of one request and its answer."""
+    member.last_seen = time.time()
+    member.bytes_down, member.bytes_up = member.bytes_down + request.n_bytes, member.bytes_up + reply.n_bytes

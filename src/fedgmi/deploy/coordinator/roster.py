@@ -1,4 +1,4 @@
-"""Who takes part: sites by name, the nodes that speak for them, and what each has last answered."""
+"""Who takes part: sites by name, the nodes that speak for them, and what each has answered last."""
 
 from __future__ import annotations
 
@@ -25,19 +25,29 @@ class Post(Protocol):
 
 
 @dataclass
-class Seat:
+class Member:
     """A site's place in the federation.
 
-    base: the exchange after which its state is what requests build on; None: it has none yet · held: the blocks that
-    it keeps · absent: rounds in which it was missing.
+    Attributes:
+        name: The site's.
+        rows: How many it trains on.
+        node: That speaks for it; None: it is not connected.
+        base: The exchange after which its state is what requests build on; None: it has none yet.
+        held: In which round each block that it keeps was needed last, by hash.
+        accuracy: Of its predictor on held-out rows, told at the end.
+        last_round: In which it answered; -1: none.
+        last_seen: When, in unix seconds; 0: never.
+        absent: Rounds in which it was missing.
+        bytes_down: All that it was sent, greetings, repeated requests and results included.
+        bytes_up: All that came from it.
+        note: Why it was missing last.
     """
 
     name: str
     rows: int
     node: int | None = None
     base: tuple[int, int] | None = None
-    held: frozenset[str] = frozenset()
-    proportions: list[float] | None = None
+    held: dict[str, int] = field(default_factory=dict)
     accuracy: float | None = None
     last_round: int = -1
     last_seen: float = 0.0
@@ -51,7 +61,7 @@ class Seat:
         return {key: value for key, value in asdict(self).items() if key not in ("node", "held")}
 
     @classmethod
-    def from_json(cls, found: dict[str, Any]) -> Seat:
+    def from_json(cls, found: dict[str, Any]) -> Member:
         """What `to_json` wrote."""
         base = found["base"]
         return cls(**found | {"base": None if base is None else (int(base[0]), int(base[1]))})
@@ -59,26 +69,33 @@ class Seat:
 
 @dataclass
 class Roster:
-    """The seats, in the order of the clients' indices; a site that joins late takes the next one."""
+    """The members in the order of the clients' indices; a site that joins late takes the next place.
+
+    Attributes:
+        size: How many there may be.
+        tell: Writes a line of the log.
+        members: Those that have come so far.
+        strangers: Nodes that are not let in, and why.
+    """
 
     size: int
     tell: Tell
-    seats: list[Seat] = field(default_factory=list)
-    strangers: dict[int, str] = field(default_factory=dict)  # nodes that are not let in, and why
+    members: list[Member] = field(default_factory=list)
+    strangers: dict[int, str] = field(default_factory=dict)
 
     @property
     def alive(self) -> list[int]:
         """Indices of the sites whose node is connected."""
-        return [i for i, seat in enumerate(self.seats) if seat.node is not None]
+        return [i for i, member in enumerate(self.members) if member.node is not None]
 
     def call(self, post: Post, hello: Parcel, deadline_s: float) -> None:
         """See who is there; those who are new say who they are."""
         nodes = set(post.nodes())
-        for seat in self.seats:
-            if seat.node is not None and seat.node not in nodes:
-                seat.node = None
+        for member in self.members:
+            if member.node is not None and member.node not in nodes:
+                member.node = None
         self.strangers = {node: why for node, why in self.strangers.items() if node in nodes}
-        known = {seat.node for seat in self.seats} | self.strangers.keys()
+        known = {member.node for member in self.members} | self.strangers.keys()
         new = sorted(nodes - known)
         if new:
             answers = post.ask(dict.fromkeys(new, hello), deadline_s)
@@ -87,24 +104,24 @@ class Roster:
                 self._admit(node, reply)
 
     def _admit(self, node: int, reply: Parcel) -> None:
-        """Give a node its seat, or say why it has none."""
+        """Give a node its place, or say why it has none."""
         header = reply.header
         if "error" in header:
             return self._refuse(node, str(header["error"]))
         name, rows = header.get("site"), header.get("rows")
         if not isinstance(name, str) or not name or not isinstance(rows, int) or rows < 1:
             return self._refuse(node, "it does not say who it is and how many rows it has")
-        seat = next((seat for seat in self.seats if seat.name == name), None)
-        if seat is None and len(self.seats) >= self.size:
+        member = next((member for member in self.members if member.name == name), None)
+        if member is None and len(self.members) >= self.size:
             return self._refuse(node, f"{name} is one site more than the {self.size} of federation.toml")
-        if seat is not None and seat.node is not None:
+        if member is not None and member.node is not None:
             return self._refuse(node, f"{name} is here already: the same site twice, or two sites of one name")
-        if seat is None:
-            self.seats.append(Seat(name, rows))
-            seat = self.seats[-1]
-        elif seat.rows != rows:
-            self.tell(f"{name} comes back with {rows} rows, where it had {seat.rows}")
-        seat.node, seat.rows, seat.held, seat.note = node, rows, frozenset(), ""
+        if member is None:
+            self.members.append(Member(name, rows))
+            member = self.members[-1]
+        elif member.rows != rows:
+            self.tell(f"{name} comes back with {rows} rows, where it had {member.rows}")
+        member.node, member.rows, member.held, member.note = node, rows, {}, ""
         self.tell(f"{name} is here, with {rows} rows")
 
     def _refuse(self, node: int, why: str) -> None:

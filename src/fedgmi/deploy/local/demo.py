@@ -18,12 +18,10 @@ from fedgmi.deploy.local.processes import running
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
 from fedgmi.deploy.site.results import accuracy
 from fedgmi.deploy.site.site_data import load_site
-from fedgmi.methods import METHODS
 from fedgmi.mixture.matching import match_components, reorder
 from fedgmi.protocol.in_process import InProcess
-from fedgmi.protocol.rounds import Progress, drive
+from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.report.formats import bare_table, number, percent, short_shares, size
-from fedgmi.runs.experiment import new_task
 from fedgmi.settings.run import DataSettings, ScenarioSettings
 from fedgmi.storage import folder
 
@@ -113,26 +111,24 @@ def in_process(sites: Sequence[Path]) -> Beside:
     """The same rows, settings and seed without Flower."""
     federation = read(FederationSettings, sites[0].parent / "federation.toml")
     loaded = [load_site(read(SiteSettings, site), federation, site.parent) for site in sites]
-    config = federation.config()
-    method = METHODS["fedgmi"](new_task(config, federation.rows.as_schema(), COMPONENTS))
-    transport = InProcess([rows.train for rows in loaded], method)
-    end = drive(
-        method,
+    method = federation.setup().method()
+    transport = InProcess([rows.train for rows in loaded], method.program)
+    end = run_rounds(
+        method.name,
+        method.program,
         transport,
-        Progress(method.init()),
+        Progress(method.program.init()),
         n_clients=len(sites),
         rounds=federation.rounds,
-        participation=1.0,
         seed=federation.seed,
-        after=lambda progress: None,
     )
-    assert method.proportions is not None
+    assert method.predictor.proportions is not None
     accuracies = []
     for i, rows in enumerate(loaded):
         state = tree.take(transport.states, torch.tensor([i]))
         held_out = None if rows.held_out is None else replace(pack([rows.held_out]), ids=(i,))
-        accuracies.append(accuracy(method, end.server, state, held_out))
-    return Beside(method.proportions(transport.states), accuracies)
+        accuracies.append(accuracy(method.predictor, end.server, state, held_out))
+    return Beside(method.predictor.proportions(transport.states), accuracies)
 
 
 def print_beside(

@@ -7,6 +7,7 @@ before stay, so that a coordinator that starts again from its checkpoint finds t
 from __future__ import annotations
 
 import fcntl
+import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedgmi.errors import UserError
+from fedgmi.protocol.wire import still_held
 from fedgmi.storage import folder
 from fedgmi.storage import tensors as store
 from fedgmi.tree import Tree
@@ -23,11 +25,18 @@ Exchange = tuple[int, int]  # round, number within it
 ROUNDS_KEPT = 2
 RUNS_KEPT = 2
 AGAIN = "remove this file; the site then joins the run as a newcomer"
+BLOCKS = "blocks.rounds"  # in which round each block was needed last
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A state after an exchange, and what the site answered; request: the hash of what it answered to."""
+    """What is kept of an exchange.
+
+    Attributes:
+        state: The site's, after it.
+        reply: The leaves of the message that the site answered with.
+        request: The hash of what it answered to.
+    """
 
     state: Tree
     reply: Tree
@@ -76,16 +85,19 @@ class Memory:
         return sorted((int(name[1]), int(name[2])) for name in names if name)
 
     def blocks(self) -> Mapping[str, bytes]:
-        """The blocks of the last request, by their hash."""
+        """The blocks of the coordinator's state that are kept, by their hash."""
         return {path.name: path.read_bytes() for path in (self.where / "blocks").glob("*")}
 
-    def keep_blocks(self, blocks: Mapping[str, bytes]) -> None:
-        """Keep these, and no others."""
-        place = self.where / "blocks"
+    def keep_blocks(self, blocks: Mapping[str, bytes], round: int) -> None:
+        """Keep the blocks of a request, and earlier ones for as long as the wire's rule says."""
+        place, index = self.where / "blocks", self.where / BLOCKS
         there = {path.name for path in place.glob("*")}
+        held = {name: last for name, last in _read_rounds(index).items() if name in there}
+        held = still_held(held, blocks, round)
         for name in blocks.keys() - there:
             folder.write_bytes(place / name, blocks[name])
-        for name in there - blocks.keys():
+        folder.write_json(index, held)
+        for name in there - held.keys():
             (place / name).unlink(missing_ok=True)
 
     def _path(self, at: Exchange) -> Path:
@@ -101,6 +113,15 @@ class Memory:
         for at in exchanges:
             self._path(at).unlink(missing_ok=True)
             self._path(at).with_suffix(".safetensors").unlink(missing_ok=True)
+
+
+def _read_rounds(path: Path) -> dict[str, int]:
+    """What `keep_blocks` wrote; nothing where it is lost, so that blocks are sent again."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {str(name): int(last) for name, last in found.items()} if isinstance(found, dict) else {}
 
 
 def memory_of(site: Path, run: str) -> Memory:

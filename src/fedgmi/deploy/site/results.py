@@ -8,75 +8,75 @@ from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from fedgmi.data.rows import Rows
-from fedgmi.data.standardise import Standardisation
-from fedgmi.deploy.settings import FederationSettings
-from fedgmi.methods import Method
-from fedgmi.protocol.wire import Header
-from fedgmi.runs import model_file
-from fedgmi.runs.fitted import Fitted
+from fedgmi.methods import Predictor
+from fedgmi.runs.setup import Setup
 from fedgmi.storage import folder
 from fedgmi.storage import tensors as store
 from fedgmi.tree import Tree
 
+ESTIMATOR = "fedgmi"  # the method whose models `FedGMI.load` reads
 RESULTS, PROPORTIONS, MODEL = "results", "proportions.json", "model"
 
 
-def accuracy(method: Method, server: Tree, state: Tree, held_out: Rows | None) -> float | None:
+def accuracy(predictor: Predictor, server: Tree, state: Tree, held_out: Rows | None) -> float | None:
     """Share of held-out rows that the site's own predictor labels rightly; None without such rows, or labels."""
     if held_out is None or held_out.y is None:
         return None
-    guess = method.predict(server, state, replace(held_out, y=None, cache={})).argmax(1)
+    guess = predictor.predict(server, state, replace(held_out, y=None, cache={})).argmax(1)
     return float((guess == held_out.y).double().mean())
 
 
 def write(
-    where: Path,
-    federation: FederationSettings,
-    site: str,
-    header: Header,
-    method: Method,
-    server: Tree,
-    state: Tree,
-    scale: Standardisation | None,
-    told: dict[str, Any],
+    where: Path, setup: Setup, federation: str, site: str, server: Tree, state: Tree, known: dict[str, Any]
 ) -> None:
-    """`results/`: proportions.json, diagnosis.json where there is one, and model/, which `FedGMI.load` reads.
+    """Write `results/`: proportions.json, diagnosis.json where there is one, and model/, which `FedGMI.load` reads.
 
-    Of methods other than fedgmi the model is server's and site's state, as tensors by name.
+    Of methods other than fedgmi the model is the server's and the site's state, as tensors by name.
+
+    Args:
+        where: The site's folder.
+        setup: What the method was made from.
+        federation: Its name.
+        site: The site's name.
+        server: What the predictor reads of the server's state.
+        state: The site's own.
+        known: `accuracy` on held-out rows, the site's part of the `diagnosis`, and the `run`'s name.
     """
-    out = where / RESULTS
-    found = None if method.proportions is None else method.proportions(state)[0].tolist()
-    about = {"site": site, "federation": federation.name, "method": method.name, "run": told["run"]}
-    folder.write_json(out / PROPORTIONS, folder.finite(about | {"proportions": found, "accuracy": told["accuracy"]}))
-    if told["diagnosis"] is not None:
-        folder.write_json(out / folder.DIAGNOSIS, folder.finite(about | told["diagnosis"]))
-    if method.name != "fedgmi" or method.proportions is None:
+    out, method = where / RESULTS, setup.method()
+    tell = method.predictor.proportions
+    found = None if tell is None else tell(state)[0].tolist()
+    about = {"site": site, "federation": federation, "method": method.name, "run": known["run"]}
+    folder.write_json(out / PROPORTIONS, folder.finite(about | {"proportions": found, "accuracy": known["accuracy"]}))
+    if known["diagnosis"] is not None:
+        folder.write_json(out / folder.DIAGNOSIS, folder.finite(about | known["diagnosis"]))
+    if method.predictor.pooled is None or tell is None or method.name != ESTIMATOR:
         tensors = {f"server/{k}": v for k, v in server.items()} | {f"state/{k}": v for k, v in state.items()}
         store.save(out / f"{MODEL}.json", tensors, about, file=f"{MODEL}.safetensors")
         return
-    config, n_components = federation.config(), int(header["n_components"])
-    model = Fitted(
-        config=config,
-        schema=federation.rows.as_schema(),
-        names=(site,),
-        scale=scale,
-        n_components=n_components,
-        server=server,
-        proportions=method.proportions(state).cpu(),
-    )
+    _write_model(out / MODEL, setup, site, server, tell(state).cpu())
+
+
+def _write_model(where: Path, setup: Setup, site: str, server: Tree, proportions: Tensor) -> None:
+    """As `FedGMI.save` writes it."""
+    from fedgmi.runs import model_file  # once, at the end: a message does without it
+    from fedgmi.runs.fitted import Fitted
+
+    config = setup.config
+    model = Fitted(setup=setup, names=(site,), server=server, proportions=proportions)
     parameters = {
-        "n_components": n_components,
-        "preset": config.method.preset,
+        "n_components": setup.n_components,
+        "preset": config.method.model_dump()["preset"],
         "rounds": config.rounds,
         "epochs": config.training.epochs,
         "batch_size": config.training.batch_size,
-        "learning_rate": config.training.lr_candidates("fedgmi")[0],
+        "learning_rate": config.training.lr_candidates(config.method.name)[0],
         "participation": config.method.participation,
         "seed": config.seed,
     }
-    model_file.save(out / MODEL, model, parameters)
+    model_file.save(where, model, parameters)
 
 
 def read_cache(path: Path, key: str, rows: Rows) -> None:

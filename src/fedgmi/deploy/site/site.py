@@ -13,27 +13,25 @@ import time
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from fedgmi import __version__, tree
-from fedgmi.data.rows import Client, Rows, pack
-from fedgmi.data.standardise import Standardisation, feature_sums
+from fedgmi.data.rows import Client, Rows
+from fedgmi.data.rows import pack as pack_rows
 from fedgmi.deploy.settings import FederationSettings, SiteSettings
 from fedgmi.deploy.site import results
 from fedgmi.deploy.site.memory import Kept, Memory, StateLost, memory_of
 from fedgmi.errors import DataError, DivergedError, FedgmiError, UserError
-from fedgmi.methods import METHODS, Method
+from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
-from fedgmi.protocol.rounds import require_finite
-from fedgmi.protocol.wire import Header, Parcel, WireError, cut, join, received
-from fedgmi.runs.experiment import choose_device, new_task
+from fedgmi.methods.disclosing import disclosing
+from fedgmi.protocol.message import Message, flatten, unflatten
+from fedgmi.protocol.rounds import phase_of, require_finite
+from fedgmi.protocol.wire import Header, Parcel, WireError, join, pack, received
+from fedgmi.runs.setup import choose_device, open_process
 from fedgmi.storage import folder
 from fedgmi.tree import Tree
-
-SCALE = "scale/"  # leaves of a request that are the rows' standardisation, not the method's
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,7 @@ class Site:
 
         What is wrong with rows may quote them, and an unforeseen failure anything: these stay in the site's log.
         """
-        torch.set_flush_denormal(True)
-        if self.settings.threads is not None:
-            torch.set_num_threads(self.settings.threads)
+        open_process(self.settings.threads)
         try:
             return self._answer(request)
         except WireError as error:
@@ -67,22 +63,20 @@ class Site:
             log(self.where, error)
             kinds = {"lost": isinstance(error, StateLost), "diverged": isinstance(error, DivergedError)}
             about = {name: True for name, true in kinds.items() if true}
-            return Parcel({"error": f"{self.settings.name}: {told(error)}"} | about)
+            return Parcel({"error": f"{self.settings.name}: {disclosable(error)}"} | about)
 
     def _answer(self, request: Parcel) -> Parcel:
         header = request.header
         self._agree(header)
         if header["kind"] == "hello":
             return Parcel(self._hello())
-        if header["kind"] == "sums":
-            return cut(feature_sums(self.train.x)).parcel({"rows": len(self.train)})
         memory = memory_of(self.where, str(header["run"]))
         with memory.alone():
-            sent = self._take(request, memory)
+            server = self._take(request, memory)
             if header["kind"] == "step":
-                return self._step(header, request, sent, memory)
+                return self._step(header, request, server, memory)
             if header["kind"] == "finish":
-                return self._finish(header, sent, memory)
+                return self._finish(header, server, memory)
         raise UserError(
             f"there is no request of kind {str(header['kind'])[:20]!r}", where="request", fix="update fedgmi"
         )
@@ -107,38 +101,37 @@ class Site:
         return {"site": self.settings.name, "rows": len(self.train), "held_out": held_out}
 
     def _take(self, request: Parcel, memory: Memory) -> Tree:
-        """The coordinator's tree, with what is kept of it here."""
+        """What the request sends of the server's state, with what is kept of it here."""
         blocks = received(request, memory.blocks())
-        memory.keep_blocks(blocks)
+        memory.keep_blocks(blocks, int(request.header["round"]))
         return join(request, blocks)
 
-    def _step(self, header: Header, request: Parcel, sent: Tree, memory: Memory) -> Parcel:
+    def _step(self, header: Header, request: Parcel, server: Tree, memory: Memory) -> Parcel:
         at, same = (int(header["round"]), int(header["number"])), fingerprint(request)
         kept = memory.load(at)
         if kept is None or kept.request != same:
-            kept = self._run(header, sent, memory, same)
+            kept = self._run(header, server, memory, same)
             memory.save(at, kept)
-        proportions = self.method(header).proportions
-        told: list[float] | None = None if proportions is None else proportions(kept.state)[0].tolist()
-        return cut(kept.reply, sparse=True).parcel({"rows": len(self.train), "proportions": told})
+        return pack(unflatten(kept.reply), {"rows": len(self.train)})
 
-    def _run(self, header: Header, sent: Tree, memory: Memory, same: str) -> Kept:
+    def _run(self, header: Header, server: Tree, memory: Memory, same: str) -> Kept:
         """The client's part of a step, from the state that the request builds on."""
-        method, rows = self.method(header), self._rows(self.train, header, sent)
-        server, state = self._states(header, method, sent, rows, memory)
-        step = getattr(method, str(header["phase"]))[int(header["step"])]
+        method, rows = self.method(), self._rows(self.train, header)
+        server, state = self._states(header, method, server, rows, memory)
+        steps = method.program.steps(phase_of(int(header["round"]), self.federation.rounds))
+        step = steps[int(header["step"])]
         cache = memory.where / "cache.safetensors"
         results.read_cache(cache, self._cache_key(header), rows)
         with torch.no_grad():
             state, message = step.client(server, state, rows, int(header["round"]))
         results.write_cache(cache, self._cache_key(header), rows)
-        require_finite(message.values, self.settings.name, int(header["round"]))
+        reply = flatten(message)
+        require_finite(reply, self.settings.name, int(header["round"]))
         require_finite(state, self.settings.name, int(header["round"]))
-        return Kept(tree.to(state, "cpu"), tree.to(message.values, "cpu"), same)
+        return Kept(tree.to(state, "cpu"), tree.to(reply, "cpu"), same)
 
-    def _states(self, header: Header, method: Method, sent: Tree, rows: Rows, memory: Memory) -> tuple[Tree, Tree]:
+    def _states(self, header: Header, method: Method, server: Tree, rows: Rows, memory: Memory) -> tuple[Tree, Tree]:
         """The server's state, and the site's that the request builds on, where the rows are."""
-        server = {name: leaf for name, leaf in sent.items() if not name.startswith(SCALE)}
         server = tree.to(server, rows.x.device)
         return server, tree.to(self._base(header, method, server, rows, memory), rows.x.device)
 
@@ -153,31 +146,26 @@ class Site:
             return kept.state
         return first_states(method, server, rows, int(header["round"]))
 
-    def _finish(self, header: Header, sent: Tree, memory: Memory) -> Parcel:
+    def _finish(self, header: Header, server: Tree, memory: Memory) -> Parcel:
         """Keep the predictor, the proportions and the diagnosis; tell how good the predictor is on held-out rows."""
-        method, rows = self.method(header), self._rows(self.train, header, sent)
-        server, state = self._states(header, method, sent, rows, memory)
-        held_out = None if self.held_out is None else self._rows(self.held_out, header, sent)
-        accuracy = results.accuracy(method, server, state, held_out)
-        scale = _scale(sent)
-        told = {"accuracy": accuracy, "diagnosis": header.get("diagnosis"), "run": header["run"]}
-        results.write(self.where, self.federation, self.settings.name, header, method, server, state, scale, told)
-        return Parcel({"accuracy": accuracy, "rows": len(self.train)})
+        method, rows = self.method(), self._rows(self.train, header)
+        server, state = self._states(header, method, server, rows, memory)
+        held_out = None if self.held_out is None else self._rows(self.held_out, header)
+        accuracy = results.accuracy(method.predictor, server, state, held_out)
+        known = {"accuracy": accuracy, "diagnosis": header.get("diagnosis"), "run": header["run"]}
+        results.write(
+            self.where, self.federation.setup(), self.federation.name, self.settings.name, server, state, known
+        )
+        told = {} if accuracy is None else {"accuracy": torch.tensor([accuracy], dtype=torch.float64)}
+        return pack(Message(replies=told), {"rows": len(self.train)})
 
-    def method(self, header: Header) -> Method:
+    def method(self) -> Method:
         """The method that the federation runs, with this site's own secret."""
-        config = self.federation.config()
-        name = config.method.name
-        if name not in METHODS:
-            raise UserError(f"there is no method {name!r}", where="federation.toml", fix="choose one of fedgmi list")
-        task = new_task(config, self.federation.rows.as_schema(), int(header["n_components"]))
-        return METHODS[name](task.replace(secret=self._secret()))
+        return disclosing(self.federation.setup().method(secret=self._secret()))
 
-    def _rows(self, client: Client, header: Header, sent: Tree) -> Rows:
-        """The client's rows on the federation's scale, under its index there."""
-        scale = _scale(sent)
-        x: Tensor = client.x if scale is None else scale.apply(client.x)
-        packed = pack([replace(client, x=x)], device=choose_device(self.settings.device))
+    def _rows(self, client: Client, header: Header) -> Rows:
+        """The client's rows under its index in the federation."""
+        packed = pack_rows([client], device=choose_device(self.settings.device))
         return replace(packed, ids=(int(header["id"]),))
 
     def _cache_key(self, header: Header) -> str:
@@ -200,7 +188,7 @@ class Site:
         return secret
 
 
-def told(error: Exception) -> str:
+def disclosable(error: Exception) -> str:
     """What a coordinator may know of a failure: nothing that could quote a row."""
     if isinstance(error, FedgmiError) and not isinstance(error, DataError):
         return " ".join(str(error).split())
@@ -220,8 +208,3 @@ def fingerprint(request: Parcel) -> str:
     """A hash of all that a request asks, whichever blocks came with it."""
     asked = {k: v for k, v in request.header.items() if k not in ("sent", "sizes", "layout", "attempt")}
     return hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def _scale(sent: Tree) -> Standardisation | None:
-    names: dict[str, Any] = {name.removeprefix(SCALE): leaf for name, leaf in sent.items() if name.startswith(SCALE)}
-    return Standardisation(**names) if names else None

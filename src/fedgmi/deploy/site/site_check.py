@@ -15,11 +15,13 @@ from rich.text import Text
 from fedgmi.data.rows import Client
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
 from fedgmi.deploy.site.site_data import SiteRows, load_site
-from fedgmi.methods import WITHOUT_COMPONENTS
+from fedgmi.methods import METHODS
+from fedgmi.methods.disclosing import TELLS, disclosing
 from fedgmi.methods.fedgmi.sketch import count_words
-from fedgmi.mixture.codebook import MIN_CELL_ROWS
+from fedgmi.protocol.step import Phase, Program, Step
 from fedgmi.report.formats import bare_table, listed, plural, size
-from fedgmi.runs.experiment import check_method, new_task
+from fedgmi.runs.config import check_method
+from fedgmi.runs.setup import Setup
 
 MOST_NAMES = 12  # features listed by name
 NEVER = (
@@ -34,66 +36,99 @@ NEVER = (
 class Check:
     """A site that has passed.
 
-    class_counts: per class how many rows train and how many are held out; none without labels · n_counts: of the
-    histogram of codewords and labels, 0 where the method asks for none · histogram_bytes: its size.
+    Attributes:
+        settings: site.toml.
+        federation: federation.toml.
+        rows: The site's.
+        program: What the federation asks of it.
+        class_counts: Per class how many rows train and how many are held out; none without labels.
+        n_counts: Of the histogram of codewords and labels; 0 where the method asks for none.
     """
 
     settings: SiteSettings
     federation: FederationSettings
     rows: SiteRows
+    program: Program
     class_counts: tuple[tuple[str, int, int], ...]
     n_counts: int
 
     @property
     def histogram_bytes(self) -> int:
+        """As it travels."""
         return self.n_counts * torch.int32.itemsize
+
+    @property
+    def epsilon(self) -> float | None:
+        """Of the noise on the histogram."""
+        found: float | None = self.federation.method.model_dump().get("epsilon")
+        return found
 
 
 def check(site_toml: Path, federation_toml: Path) -> Check:
-    """Read both files and the site's rows. Raises ConfigError and DataError, as `load_site` does; connects nowhere."""
+    """Read both files and the site's rows; nothing is connected to.
+
+    Args:
+        site_toml: The site's own settings.
+        federation_toml: The federation's.
+
+    Returns:
+        What was found.
+
+    Raises:
+        ConfigError: For settings that cannot be.
+        DataError: For rows that are not what the federation agreed on; see `load_site`.
+    """
     settings, federation = read(SiteSettings, site_toml), read(FederationSettings, federation_toml)
-    check_method(federation.method)
-    task = new_task(federation.config(), federation.rows.as_schema(), 1)
+    schema = federation.rows.as_schema()
+    setup = Setup(federation.config(), schema, 1, standardise=federation.rows.kind == "tabular")
+    check_method(federation.method, federation.rounds)
     rows = load_site(settings, federation, site_toml.parent)
-    counts = (_class_counts(part, task.schema.n_classes) for part in (rows.train, rows.held_out))
+    counts = (_class_counts(part, schema.n_classes) for part in (rows.train, rows.held_out))
+    has_histogram = METHODS[federation.method.name].has_histogram(federation.method)
     return Check(
         settings,
         federation,
         rows,
-        tuple(zip(task.schema.classes, *counts, strict=True)),
-        count_words(task) if federation.method.has_histogram else 0,
+        disclosing(setup.method()).program,
+        tuple(zip(schema.classes, *counts, strict=True)),
+        count_words(setup.task()) if has_histogram else 0,
     )
 
 
 def leaves(check: Check) -> Iterator[str]:
-    """What the coordinator is sent, one sentence each."""
-    rows, method, histogram = check.rows, check.federation.method, check.n_counts > 0
+    """What the coordinator is sent, one sentence each: as the program's steps tell."""
     yield "its name, how many rows it has, and, where something fails, a line that quotes no row"
-    if histogram or check.federation.rows.kind == "tabular":
-        yield "sums of its features, Σx and Σx², of which the federation's mean and deviation are made"
-    if histogram:
-        yield (
-            "sums of its projected features and their products, then sums and counts of its rows in each codebook "
-            f"cell, of which the codebook is made; cells with fewer than {MIN_CELL_ROWS} of its rows are kept back"
-        )
-        yield f"once, how many of its rows have each codeword{_and_label(check)}: {_histogram(check)}"
-    if method.name in WITHOUT_COMPONENTS:
-        yield "updates of models, in every round"
-    else:
-        yield "its proportions π: how much of every component it has, in every round"
-        yield "updates of the shared densities and experts, weighted by that, in every round"
-        yield "sums over its rows by which evidence is judged, such as the bound on their likelihood, in every round"
+    phases: tuple[tuple[Phase, str], ...] = (("prepare", "once"), ("round", "in every round"), ("finish", "at the end"))
+    said: set[str] = set()
+    for phase, when in phases:
+        for step in check.program.steps(phase):
+            if step.tells and step.tells not in said:
+                said.add(step.tells)
+                yield f"{when}, {_sentence(check, step)}"
+    rows = check.rows
     if rows.held_out is not None and rows.held_out.y is not None:
-        yield f"its predictor's accuracy on the {plural(len(rows.held_out), 'row')} held out"
+        yield f"at the end, its predictor's accuracy on the {plural(len(rows.held_out), 'row')} held out"
+
+
+def _sentence(check: Check, step: Step) -> str:
+    """What a step tells, and who sees it."""
+    if step.single and check.n_counts and step.kind == "sketch":
+        return f"how many of its rows have each codeword{_and_label(check)}: {_histogram(check)}"
+    return step.tells
+
+
+def tells_proportions(check: Check) -> bool:
+    """Whether the site's proportions go to the coordinator."""
+    return any(step.tells == TELLS for step in check.program.all_steps)
 
 
 def warning(check: Check) -> str:
     """What follows where nothing hides a single site's messages."""
     learns = []
-    if check.federation.method.name not in WITHOUT_COMPONENTS:
+    if tells_proportions(check):
         learns.append("every site's proportions")
     if check.n_counts:
-        noise = "" if check.federation.method.epsilon is None else ", with its noise"
+        noise = "" if check.epsilon is None else ", with its noise"
         learns.append(f"its histogram of codewords{_and_label(check).replace(' and ', ' × ')}{noise}")
     learnt = " and ".join(learns) or "every site's updates"
     rebuilt = "; proportions and shared models together make a site's predictor" if learns else ""
@@ -152,7 +187,7 @@ def _and_label(check: Check) -> str:
 
 def _histogram(check: Check) -> str:
     """Its size, and what protects it."""
-    epsilon = check.federation.method.epsilon
+    epsilon = check.epsilon
     cost = f"{plural(check.n_counts, 'count')}, {size(check.histogram_bytes)}"
     if epsilon is None:
         return f"{cost}, without noise (method.epsilon is unset), so its label counts and rare rows show as they are"

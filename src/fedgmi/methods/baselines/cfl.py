@@ -95,6 +95,7 @@ def cfl(task: Task[CflSettings]) -> Method:
         writes=("cluster", "expert", "scale"),
         kind="expert",
         single=True,
+        tells="its number, its cluster, how many rows it has, and the update of its model",
     )
     return clustered_method(task, "cfl", step, {"scale": torch.tensor(1.0, dtype=torch.float64)})
 

@@ -89,7 +89,17 @@ def fedem(task: Task) -> Method:
         program=Program(
             init=lambda: {"expert": random_starts(task, k)},
             client_init=client_init,
-            round=(Step("em", client, average, ("expert",), ("expert",), models=still),),
+            round=(
+                Step(
+                    "em",
+                    client,
+                    average,
+                    ("expert",),
+                    ("expert",),
+                    models=still,
+                    tells="updates of all models, weighted by its rows",
+                ),
+            ),
             kinds={"expert": "expert", MOVED: "expert"},
         ),
         predictor=Predictor(

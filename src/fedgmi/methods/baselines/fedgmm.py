@@ -133,7 +133,18 @@ def fedgmm(task: Task[FedGMMSettings]) -> Method:
         program=Program(
             init=lambda: {"expert": random_starts(task, k), "pairs": uniform(1, k * k)[0]},
             client_init=lambda ids: {"pairs": uniform(len(ids), k * k)},
-            prepare=(features, Step("spread", spread, start, features.writes, ("gaussian",), kind="sketch")),
+            prepare=(
+                features,
+                Step(
+                    "spread",
+                    spread,
+                    start,
+                    features.writes,
+                    ("gaussian",),
+                    kind="sketch",
+                    tells="sums of its projected features and their products",
+                ),
+            ),
             round=(
                 Step(
                     "em",
@@ -142,6 +153,7 @@ def fedgmm(task: Task[FedGMMSettings]) -> Method:
                     reads=(*features.writes, "expert", "gaussian"),
                     writes=("expert", "gaussian", "pairs"),
                     models=lambda server: {"expert": server["expert"], "gaussian": server["gaussian"]},
+                    tells="updates of the shared Gaussians and classifiers, weighted by how much of each it has",
                 ),
             ),
             kinds={"expert": "expert", "gaussian": "density", "mean": "sketch", "std": "sketch"},

@@ -42,6 +42,8 @@ from fedgmi.protocol.step import Program, Step
 from fedgmi.settings.base import MethodSettings, PositiveFloat, PositiveInt
 from fedgmi.tree import Tree
 
+TELLS = "its own model, weighted by its rows and by how near it is to each cluster"
+
 
 class FedSoftSettings(MethodSettings):
     """FedSoft's own settings.
@@ -105,7 +107,7 @@ def fedsoft(task: Task[FedSoftSettings]) -> Method:
         program=Program(
             init=lambda: {"expert": random_starts(task, n_clusters)},
             client_init=client_init,
-            round=(Step("train", client, average, ("expert",), ("expert",), models=experts_of),),
+            round=(Step("train", client, average, ("expert",), ("expert",), models=experts_of, tells=TELLS),),
             kinds={"expert": "expert"},
         ),
         predictor=Predictor(

@@ -101,6 +101,7 @@ def flhc(task: Task[FlhcSettings]) -> Method:
         writes=("centres", "cluster", "expert", "joint"),
         kind="expert",
         single=True,
+        tells="its number, its cluster, how many rows it has, and the update of its model",
     )
     return clustered_method(task, "flhc", step, {"joint": random_starts(task, 1)})
 

@@ -36,6 +36,8 @@ from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program, Step
 from fedgmi.tree import Tree
 
+UPDATE = "an update of the model of its cluster, weighted by its rows"
+
 
 def ifca(task: Task[IfcaSettings]) -> Method:
     """The method for a task; a cluster's model is the task's expert."""
@@ -76,8 +78,17 @@ def ifca(task: Task[IfcaSettings]) -> Method:
             },
             client_init=lambda ids: {"proportions": uniform(len(ids), n_clusters)},  # not chosen yet
             prepare=STARTS[task.settings.init](task),
-            round=(Step("train", train, average, ("expert",), ("expert",), models=experts_of),),
-            finish=(Step("choose", settle, settled, ("expert",), ("rows",)),),
+            round=(Step("train", train, average, ("expert",), ("expert",), models=experts_of, tells=UPDATE),),
+            finish=(
+                Step(
+                    "choose",
+                    settle,
+                    settled,
+                    ("expert",),
+                    ("rows",),
+                    tells="how many rows it has, and in which cluster",
+                ),
+            ),
             kinds={"expert": "expert", "start": "expert"},
         ),
         predictor=Predictor(

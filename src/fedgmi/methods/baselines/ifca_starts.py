@@ -71,7 +71,8 @@ def _offer(task: Task[IfcaSettings], draw: int) -> Step:
             return server
         return server | {"expert": models(smallest.device), "smallest": smallest}
 
-    return Step(f"draw {draw}", client, keep_the_best, writes=("expert", "smallest"))
+    tells = "which of the drawn models fits its rows best"
+    return Step(f"draw {draw}", client, keep_the_best, writes=("expert", "smallest"), tells=tells)
 
 
 def farthest(task: Task[IfcaSettings]) -> tuple[Step, ...]:
@@ -81,6 +82,9 @@ def farthest(task: Task[IfcaSettings]) -> tuple[Step, ...]:
     and sends its model. Needs single replies: every client's mean loss.
     """
     return tuple(step for k in range(task.n_components) for step in (_pick(task, k), _adopt(task, k)))
+
+
+LOSS = "its number, and how badly the models so far fit its rows"
 
 
 def _pick(task: Task[IfcaSettings], k: int) -> Step:
@@ -97,7 +101,7 @@ def _pick(task: Task[IfcaSettings], k: int) -> Step:
         replies = message.replies
         return server | {"picked": replies["client"][replies["loss"].argmax()]}
 
-    return Step(f"pick {k}", client, worst, ("expert",) if k else (), ("picked",), single=True)
+    return Step(f"pick {k}", client, worst, ("expert",) if k else (), ("picked",), single=True, tells=LOSS)
 
 
 def _adopt(task: Task[IfcaSettings], k: int) -> Step:
@@ -114,7 +118,13 @@ def _adopt(task: Task[IfcaSettings], k: int) -> Step:
         return server | {"expert": models}
 
     return Step(
-        f"adopt {k}", client, adopt, ("picked",), ("expert",), models=lambda server: {"start": random_starts(task, 1)}
+        f"adopt {k}",
+        client,
+        adopt,
+        ("picked",),
+        ("expert",),
+        models=lambda server: {"start": random_starts(task, 1)},
+        tells="a model trained on its rows, if it is picked",
     )
 
 

@@ -31,7 +31,7 @@ class Row:
         steps: Their names.
         where: The file with the arithmetic.
         down: What clients are sent, as far as they lack it.
-        up: What they answer.
+        up: What they answer: what it tells of their rows; "" where no message comes of it.
         times: How often, by the settings.
         phase: When in a run.
         when: Under which condition of the server's state, by its name in CONDITIONS; "" always.
@@ -46,35 +46,54 @@ class Row:
     when: str = ""
 
 
-FEATURES = Row(("features",), "sketch", "", "Σ x, Σ x², n")
-SPREAD = Row(("spread",), "sketch", "mean and deviation of the features", "Σ z, Σ z zᵀ, n of the projected rows z")
-K_MEANS = Row(("k-means",), "sketch", "cell centres", "Σ z and n per cell", lambda own: own.kmeans_rounds)
-HISTOGRAMS = Row(("histograms",), "sketch", "cell centres", "counts of words, a client at a time")
-FOLD_IN = Row(("fold in",), "sketch", "topics", "nothing: proportions stay with the client")
+MOVES = "sums and counts of its rows in each codebook cell; cells with few of its rows are kept back"
+UPDATES = "updates of the shared densities and experts, weighted by how much of each it has, and the bound on its rows"
 
-SCALE = Row(("scale evidence",), "calibration", "reference models", "Σ e² of each kind of evidence")
-SHARES = Row(("shares",), "calibration", "weights λ and bias b", "Σ g_k")
+FEATURES = Row(("features",), "sketch", "", "sums of its features, Σx and Σx², and how many rows these are of")
+SPREAD = Row(
+    ("spread",), "sketch", "mean and deviation of the features", "sums of its projected features and their products"
+)
+K_MEANS = Row(("k-means",), "sketch", "cell centres", MOVES, lambda own: own.kmeans_rounds)
+HISTOGRAMS = Row(("histograms",), "sketch", "cell centres", "how many of its rows have each word")
+FOLD_IN = Row(("fold in",), "sketch", "topics", "")
+
+SCALE = Row(("scale evidence",), "calibration", "reference models", "mean squares of the evidence in its rows")
+SHARES = Row(("shares",), "calibration", "weights λ and bias b", "sums over its rows by which evidence is judged")
 FISHER = Row(
     ("calibrate", "shares"),
     "calibration",
     "shares q",
-    "gradient, Fisher information",
+    "gradient and Fisher information of the weights, summed over its rows",
     lambda own: own.calibration_steps,
 )
-EM = Row(("em",), "em", "components", "Σ N_ik θ_ik and N_ik of densities and experts, the bound", phase="round")
+EM = Row(("em",), "em", "components", UPDATES, phase="round")
 
-E_STEP = Row(("e-step",), "em", "calibrated evidence", "nothing: proportions stay with the client", phase="finish")
-CELLS = Row(("cells",), "gate", "calibrated evidence", "rows of each component in each cell", phase="finish")
-GATE_SHARES = Row(("gate shares",), "gate", "weights and bias of the gate", "Σ g_k", phase="finish")
+E_STEP = Row(("e-step",), "em", "calibrated evidence", "", phase="finish")
+CELLS = Row(
+    ("cells",), "gate", "calibrated evidence", "how many of its rows of each component are in each cell", phase="finish"
+)
+GATE_SHARES = Row(
+    ("gate shares",),
+    "gate",
+    "weights and bias of the gate",
+    "sums over its rows by which evidence is judged",
+    phase="finish",
+)
 GATE_FISHER = Row(
     ("calibrate gate", "gate shares"),
     "gate",
     "shares of the gate",
-    "gradient, Fisher information",
+    "gradient and Fisher information of the weights, summed over its rows",
     lambda own: 2 * own.calibration_steps,
     "finish",
 )
-CONTRASTS = Row(("contrast",), "newcomers", "evidence, calibrated", "K × K sums, labels seen and not", phase="finish")
+CONTRASTS = Row(
+    ("contrast",),
+    "newcomers",
+    "evidence, calibrated",
+    "how well its rows tell components apart: K × K sums",
+    phase="finish",
+)
 
 CODEBOOK_ROWS = (FEATURES, SPREAD, K_MEANS)
 CALIBRATE_AT_END = tuple(replace(row, phase="finish") for row in (SCALE, SHARES, FISHER))
@@ -177,14 +196,16 @@ def lay_out(
     Returns:
         The steps. One that stands several times under the same condition is one object.
     """
+    told = {row.steps[0]: row.up for row in rows}
+    made: dict[tuple[str, str], Step] = {}
     laid: list[Step] = []
-    conditional: dict[tuple[str, str], Step] = {}
     for row in (row for row in rows if row.phase == phase):
         for name in row.steps * row.times(settings):
             key = name, row.when
-            if row.when and key not in conditional:
-                conditional[key] = replace(steps[name], when=_bind(CONDITIONS[row.when], settings))
-            laid.append(conditional[key] if row.when else steps[name])
+            if key not in made:
+                when = _bind(CONDITIONS[row.when], settings) if row.when else None
+                made[key] = replace(steps[name], when=when, tells=told[name])
+            laid.append(made[key])
     return tuple(laid)
 
 
