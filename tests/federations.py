@@ -11,19 +11,20 @@ from torch import Tensor
 
 from fedgmi.data import Client, Federation, Scenario, Schema, build_scenario, pack
 from fedgmi.data.rows import Rows
-from fedgmi.methods import Method, Task
+from fedgmi.methods import BOUNDS, METHODS, Method, Task
 from fedgmi.models.densities import make_density
 from fedgmi.models.experts import make_expert
 from fedgmi.protocol.in_process import InProcess
-from fedgmi.protocol.rounds import Progress, drive
-from fedgmi.settings.baselines import FlhcSettings
-from fedgmi.settings.run import DataSettings, DensitySettings, ExpertSettings, MethodSettings, ScenarioSettings
+from fedgmi.protocol.rounds import Progress, run_rounds
+from fedgmi.settings.run import DataSettings, DensitySettings, ExpertSettings, ScenarioSettings
 from fedgmi.settings.run import TrainingSettings as Training
 from fedgmi.tree import Tree
 
-METHOD = MethodSettings(
-    codewords=5, kmeans_rounds=3, calibration_steps=2, warm_up_rounds=1, flhc=FlhcSettings(joint_rounds=1)
-)
+SMALL: dict[str, dict[str, Any]] = {
+    "fedgmi": {"codewords": 5, "kmeans_rounds": 3, "calibration_steps": 2, "warm_up_rounds": 1},
+    "flhc": {"joint_rounds": 1},
+}
+"""Settings by method, for few exchanges."""
 
 
 def rows_of(counts: Sequence[int], x: Tensor | None = None) -> Rows:
@@ -66,19 +67,22 @@ def make_task(
     schema: Schema,
     n_components: int = 3,
     *,
+    method: str = "fedgmi",
     density: str = "vae",
     shared: Literal["trunk", "none"] = "trunk",
     seed: int = 0,
     **settings: Any,
 ) -> Task:
-    """A task of small models; `settings` are the method's."""
+    """A task of small models for a method of the table, or the oracle; `settings` are the method's own."""
+    kind = (METHODS | BOUNDS)[method].settings
+    own = SMALL.get(str(kind.model_fields["name"].default), {})
     return Task(
         schema=schema,
         n_components=n_components,
         density=make_density(DensitySettings(name=density, hidden=8, latent=2, likelihood="gaussian"), schema),
         expert=make_expert(ExpertSettings(hidden=8, shared=shared), schema),
         training=Training(epochs=1, batch_size=10),
-        settings=METHOD.model_copy(update=settings),
+        settings=kind.model_validate(own | settings),
         lr=1e-2,
         seed=seed,
     )
@@ -87,7 +91,7 @@ def make_task(
 def transport_for(method: Method, scenario: Scenario) -> InProcess:
     """The in-process transport; the oracle's carries the truth."""
     truth = scenario.truth.components if method.name == "oracle" and scenario.truth is not None else None
-    return InProcess(scenario.federation.clients, method, components=truth)
+    return InProcess(scenario.federation.clients, method.program, components=truth)
 
 
 def run(
@@ -101,14 +105,14 @@ def run(
 ) -> tuple[Tree, Tree, Progress]:
     """All phases of a method → server state, client states, and where it ended."""
     transport = transport or transport_for(method, scenario)
-    end = drive(
-        method,
+    end = run_rounds(
+        method.name,
+        method.program,
         transport,
-        Progress(method.init()),
+        Progress(method.program.init()),
         n_clients=len(scenario.federation.clients),
         rounds=rounds,
         participation=participation,
         seed=seed,
-        after=lambda progress: None,
     )
     return end.server, transport.states, end

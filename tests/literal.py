@@ -33,25 +33,21 @@ def ragged_scenario(seed: int = 0) -> Scenario:
 
 def run_rounds(method: Method, scenario: Scenario, who: Sequence[Sequence[int]]) -> tuple[Tree, Tree]:
     """All phases, with these participants → server and client states."""
-    transport, server = transport_for(method, scenario), method.init()
+    transport, server = transport_for(method, scenario), method.program.init()
     everyone = range(len(scenario.federation.clients))
-    phases = [(method.prepare, everyone), *((method.round, ids) for ids in who), (method.finish, everyone)]
+    program = method.program
+    phases = [(program.prepare, everyone), *((program.round, ids) for ids in who), (program.finish, everyone)]
     for number, (steps, ids) in enumerate(phases):
-        server, _, _ = exchange(method, transport, server, steps, ids, number)
+        server = exchange(transport, server, steps, ids, number)
     return server, transport.states
 
 
-def exchange(
-    method: Method, transport: InProcess, server: Tree, steps: Sequence, ids: Sequence[int], number: int
-) -> tuple[Tree, int, int]:
-    """Some steps with some clients → server state, bytes down, bytes up."""
-    down = up = 0
+def exchange(transport: InProcess, server: Tree, steps: Sequence, ids: Sequence[int], number: int) -> Tree:
+    """Some steps with some clients → server state."""
     with torch.no_grad():
         for step in steps:
-            message = transport.exchange(step, server, ids, number)
-            server = step.server(server, message.values, number)
-            down, up = down + message.down, up + message.up
-    return server, down, up
+            server = step.server(server, transport.exchange(step, server, ids, number), number)
+    return server
 
 
 def train_alone(

@@ -18,8 +18,7 @@ from fedgmi.data.rows import Client, Schema
 from fedgmi.data.scenarios.scenarios import scenarios
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import WITHOUT_COMPONENTS
-from fedgmi.runs import experiment
-from fedgmi.runs import config
+from fedgmi.runs import config, experiment
 from fedgmi.storage import folder
 from tiny import ALL_BOUNDS, TINY, arguments, exit_code, hashes, run, settings
 

@@ -12,9 +12,8 @@ import pytest
 from fedgmi import cli
 from fedgmi.errors import FedgmiWarning
 from fedgmi.protocol.in_process import InProcess
+from fedgmi.runs import config, experiment
 from fedgmi.runs import diagnose as diagnose_run
-from fedgmi.runs import experiment
-from fedgmi.runs import config
 from fedgmi.storage import folder
 from summaries import make_diagnosis
 from test_bad_input import assert_one_message, federation, offer

@@ -203,7 +203,7 @@ def test_report_reads_records_only(file):
         ("click", ("cli",)),
         ("flwr", ("deploy.flower",)),
         ("plotly", ("report",)),
-        ("pydantic", ("settings", "runs.config", "runs.records", "deploy.settings", "deploy.coordinator.status")),
+        ("pydantic", ("settings", "methods.fedgmi.settings", "runs.config", "runs.records", "deploy.settings")),
         ("narwhals", ("data",)),
         ("psutil", ("deploy.local",)),
         ("filelock", ("storage", "deploy.site")),

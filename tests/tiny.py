@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from fedgmi import cli
-from fedgmi.runs import experiment
-from fedgmi.runs import config
+from fedgmi.runs import config, experiment
 
 TINY = (
     "scenario.n_clients=6",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +9,7 @@ import pytest
 
 from federations import make_task
 from fedgmi.data import Scenario
-from fedgmi.methods import BOUNDS, METHODS, Method, Task
+from fedgmi.methods import BOUNDS, METHODS, Entry, Method, Task
 
 PRESETS = ("default", "plain", "sketch")
 CASES = {name: (name, "default", "trunk") for name in (*METHODS, *BOUNDS) if name != "fedgmi"}
@@ -25,10 +24,12 @@ class Case:
     name: str
     preset: str
     shared: Literal["trunk", "none"]
-    make: Callable[[Task], Method]
+    make: Entry[Any]
 
     def task(self, scenario: Scenario, n_components: int = 3, **settings: Any) -> Task:
-        return make_task(scenario.federation.schema, n_components, preset=self.preset, shared=self.shared, **settings)
+        own = {"preset": self.preset} if self.name in ("fedgmi", "oracle") else {}
+        schema = scenario.federation.schema
+        return make_task(schema, n_components, method=self.name, shared=self.shared, **(own | settings))
 
     def method(self, scenario: Scenario, n_components: int = 3, **settings: Any) -> Method:
         return self.make(self.task(scenario, n_components, **settings))

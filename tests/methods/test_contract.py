@@ -13,9 +13,12 @@ from fedgmi import tree
 from fedgmi.data import Client, Scenario, pack
 from fedgmi.data.rows import Rows
 from fedgmi.errors import ConfigError
-from fedgmi.methods import BOUNDS, METHODS, WITHOUT_COMPONENTS, Method
-from fedgmi.methods.contract import Message, mean_by_mass
+from fedgmi.methods import BOUNDS, METHODS, Entry, Method
+from fedgmi.methods.contract import table_of
 from fedgmi.protocol import in_process
+from fedgmi.protocol.message import Message, flatten, mean_by_mass
+from fedgmi.protocol.step import ProgramError, Step, check_program, covers, select
+from fedgmi.protocol.step import changed as changed_leaves
 from fedgmi.tree import Tree
 
 SMALL = gaussian_scenario()
@@ -42,15 +45,15 @@ def assert_sound(method: Method, server: Tree, states: Tree, scenario: Scenario)
     rows = pack(scenario.federation.held_out)
     n_classes = scenario.federation.schema.n_classes
     if n_classes:
-        log_probs = method.predict(server, states, replace(rows, y=None))
+        log_probs = method.predictor.predict(server, states, replace(rows, y=None))
         assert log_probs.shape == (len(rows), n_classes)
         assert float(log_probs.logsumexp(1).abs().max()) < 1e-5
-    if method.proportions is not None:
-        proportions = method.proportions(states)
+    if method.predictor.proportions is not None:
+        proportions = method.predictor.proportions(states)
         assert bool((proportions >= 0).all())
         torch.testing.assert_close(proportions.sum(1), torch.ones(rows.n_clients, dtype=torch.float64))
-    if method.responsibilities is not None:
-        resp = method.responsibilities(server, states, pack(scenario.federation.clients))
+    if method.predictor.responsibilities is not None:
+        resp = method.predictor.responsibilities(server, states, pack(scenario.federation.clients))
         torch.testing.assert_close(resp.sum(1), torch.ones(len(resp), dtype=torch.float64))
 
 
@@ -98,25 +101,57 @@ def test_how_clients_are_packed_changes_nothing(case, how, monkeypatch):
 
 
 def test_messages_are_additive(case):
-    """Each step's message over all clients is the sum of the single clients' messages, bytes included."""
+    """Each step's message over all clients is the sum of the single clients' messages."""
     method = case.method(SMALL)
-    transport, server = transport_for(method, SMALL), method.init()
+    transport, server = transport_for(method, SMALL), method.program.init()
     everyone = tuple(range(6))
     components = SMALL.truth.components if case.name == "oracle" else None
     with torch.no_grad():
-        for step in (*method.prepare, *method.round, *method.finish):
+        for step in method.program.all_steps:
             single = Message()
-            parts = []
             for i in everyone:
                 rows = pack(SMALL.federation.clients, [i], components)
-                _, reply = step.client(server, tree.take(transport.states, torch.tensor([i])), rows, 1)
-                parts.append(reply.values)
-                single = single + reply
+                states = tree.take(transport.states, torch.tensor([i]))
+                single = single + step.client(select(server, step.reads), states, rows, 1)[1]
             message = transport.exchange(step, server, everyone, 1)
-            values = tree.concatenate(parts) if step.reduce == "stack" else single.values
-            assert_same(message.values, values, 1e-4)
-            assert (message.down, message.up) == (single.down, single.up)
-            server = step.server(server, message.values, 1)
+            assert_same(flatten(message), flatten(single), 1e-4)
+            for name, models in message.models.items():
+                assert torch.equal(models.holders, single.models[name].holders)
+            server = step.server(server, message, 1)
+
+
+def test_steps_keep_to_what_they_declare(case):
+    """What the server part changes is in `writes`, replies are declared, and so are the models in messages.
+
+    An undeclared read is an error by itself: a transport hands out what is in `reads`, and no more.
+    """
+    method = case.method(SMALL)
+    transport, server = transport_for(method, SMALL), method.program.init()
+    check_program(method.name, method.program, server)
+    with torch.no_grad():
+        for step in method.program.all_steps:
+            message = transport.exchange(step, server, range(6), 1)
+            updated = step.server(server, message, 1)
+            for name in changed_leaves(server, updated):
+                assert any(covers(entry, name) for entry in step.writes), f"{step.name} writes {name}"
+            assert bool(message.replies) == step.single
+            assert bool(step.tells) == bool(flatten(message)), f"{step.name} tells {step.tells!r}"
+            named = {} if step.models is None else step.models(server)
+            for name, models in message.models.items():
+                assert named[name].shape[1:] == models.total.shape[1:]
+                assert torch.equal(models.holders.any(0), models.mass.cpu() != 0)
+            server = updated
+
+
+def test_a_predictor_needs_what_it_reads_and_no_more(case):
+    method = case.method(SMALL)
+    server, states, _ = run(method, SMALL)
+    rows, part = replace(pack(SMALL.federation.held_out), y=None), select(server, method.predictor.reads)
+    assert torch.equal(method.predictor.predict(part, states, rows), method.predictor.predict(server, states, rows))
+    if method.predictor.infer_client is not None:
+        assert_same(method.predictor.infer_client(part, rows), method.predictor.infer_client(server, rows), 0.0)
+    if method.predictor.expert is not None:
+        assert torch.equal(method.predictor.expert(part, rows.x), method.predictor.expert(server, rows.x))
 
 
 def test_same_seed_same_bits_and_another_seed_others(case):
@@ -131,12 +166,12 @@ def test_same_seed_same_bits_and_another_seed_others(case):
 
 def test_an_exchange_changes_no_state_in_place(case):
     method = case.method(SMALL)
-    transport, server = transport_for(method, SMALL), method.init()
+    transport, server = transport_for(method, SMALL), method.program.init()
     with torch.no_grad():
-        for step in (*method.prepare, *method.round, *method.finish):
+        for step in method.program.all_steps:
             before = {name: leaf.clone() for name, leaf in server.items()}
             message = transport.exchange(step, server, range(6), 1)
-            updated = step.server(server, message.values, 1)
+            updated = step.server(server, message, 1)
             assert_same(server, before, 0.0)
             server = updated
 
@@ -145,7 +180,7 @@ def test_training_moves_the_experts(case):
     """So that no test here is about a method that does nothing."""
     method = case.method(SMALL)
     server, states, _ = run(method, SMALL)
-    before = method.init() if "expert" in server else method.client_init(tuple(range(6)))
+    before = method.program.init() if "expert" in server else method.program.client_init(tuple(range(6)))
     after = server if "expert" in server else states
     assert float((after["expert"] - before["expert"]).abs().max()) > 0.01
 
@@ -153,17 +188,17 @@ def test_training_moves_the_experts(case):
 def test_absent_clients_neither_enter_nor_change(case):
     method = case.method(SMALL)
     present = [0, 2, 5]
-    transport, server = transport_for(method, SMALL), method.init()
+    transport, server = transport_for(method, SMALL), method.program.init()
     only = changed(SMALL, {i: slice(0, 1) for i in (1, 3, 4)})
     shrunk = transport_for(method, only)
     with torch.no_grad():
-        for step in method.prepare:
-            server = step.server(server, transport.exchange(step, server, range(6), 0).values, 0)
+        for step in method.program.prepare:
+            server = step.server(server, transport.exchange(step, server, range(6), 0), 0)
         shrunk.states = {name: leaf.clone() for name, leaf in transport.states.items()}
         before, other = {name: leaf.clone() for name, leaf in transport.states.items()}, server
-        for step in method.round:
-            server = step.server(server, transport.exchange(step, server, present, 1).values, 1)
-            other = step.server(other, shrunk.exchange(step, other, present, 1).values, 1)
+        for step in method.program.round:
+            server = step.server(server, transport.exchange(step, server, present, 1), 1)
+            other = step.server(other, shrunk.exchange(step, other, present, 1), 1)
     away = torch.tensor([1, 3, 4])
     for name, leaf in before.items():
         assert torch.equal(transport.states[name][away], leaf[away])
@@ -213,9 +248,9 @@ def test_prediction_sees_no_label_and_no_other_client(case):
     server, states, _ = run(method, SMALL)
     held_out = SMALL.federation.held_out
     rows = pack(held_out)
-    together = method.predict(server, states, replace(rows, y=None))
-    torch.testing.assert_close(method.predict(server, states, rows), together, atol=0, rtol=0)
-    alone = method.predict(server, tree.take(states, torch.tensor([3])), pack(held_out, [3]))
+    together = method.predictor.predict(server, states, replace(rows, y=None))
+    torch.testing.assert_close(method.predictor.predict(server, states, rows), together, atol=0, rtol=0)
+    alone = method.predictor.predict(server, tree.take(states, torch.tensor([3])), pack(held_out, [3]))
     torch.testing.assert_close(alone, together[rows.owner == 3], atol=1e-5, rtol=1e-5)
 
 
@@ -225,21 +260,21 @@ def test_one_component_is_one_model(case):
         pytest.skip("the oracle has as many components as the truth")
     server, states, _ = run(method, SMALL)
     assert_sound(method, server, states, SMALL)
-    if method.proportions is not None:
-        assert method.proportions(states).unique().tolist() == [1.0]
+    if method.predictor.proportions is not None:
+        assert method.predictor.proportions(states).unique().tolist() == [1.0]
 
 
 def test_without_labels_there_are_densities_and_proportions(case):
     bare = without_labels(SMALL)
-    if case.method(SMALL).densities is None:
+    if case.method(SMALL).predictor.density is None:
         with pytest.raises(ConfigError, match=f"{case.name} trains a classifier, and these rows have no labels"):
             case.method(bare)
         return
     method = case.method(bare)
     server, states, _ = run(method, bare)
     assert_sound(method, server, states, bare)
-    assert method.experts is None
-    start = method.init()
+    assert method.predictor.expert is None
+    start = method.program.init()
     assert torch.equal(server["expert"], start["expert"])
     assert float((server["density"] - start["density"]).abs().max()) > 0.01
 
@@ -248,7 +283,7 @@ def test_without_labels_there_are_densities_and_proportions(case):
 def test_a_component_that_nobody_holds_stays_as_it_was(shared):
     """The oracle's fourth component has no row. Experts may be one model in the warm-up, which is one round here, and
     have one trunk, which moves with those that are held."""
-    task = make_task(SMALL.federation.schema, 4, shared=shared)
+    task = make_task(SMALL.federation.schema, 4, method="oracle", shared=shared)
     method, trunk = oracle(task), task.expert.trunk
     warm, _, _ = run(method, SMALL, rounds=1)
     server, _, _ = run(method, SMALL, rounds=3)
@@ -256,11 +291,11 @@ def test_a_component_that_nobody_holds_stays_as_it_was(shared):
         assert torch.equal(server[name][3, own:], warm[name][3, own:])
         assert float((server[name][:3, own:] - warm[name][:3, own:]).abs().amax(1).min()) > 0.005
     assert bool((server["expert"][:, :trunk] == server["expert"][0, :trunk]).all())
-    assert torch.equal(server["density"][3], method.init()["density"][3])
+    assert torch.equal(server["density"][3], method.program.init()["density"][3])
 
 
 def test_methods_without_components_answer_to_no_number_of_them(case):
-    """What is refused there (`WITHOUT_COMPONENTS`) has no effect; everywhere else it has one."""
+    """Where a number of components is refused, it has no effect; everywhere else it has one."""
     if case.name == "oracle":
         pytest.skip("the oracle has as many components as the truth")
     servers = [run(case.method(SMALL, n_components=k), SMALL, rounds=3)[:2] for k in (2, 3)]
@@ -268,7 +303,7 @@ def test_methods_without_components_answer_to_no_number_of_them(case):
         left.keys() == right.keys() and all(torch.equal(leaf, right[name]) for name, leaf in left.items())
         for left, right in zip(*servers, strict=True)
     )
-    assert same == (case.name in WITHOUT_COMPONENTS)
+    assert same == (not METHODS[case.name].has_components)
 
 
 def test_the_mean_by_mass_is_that_of_all_rows():
@@ -283,38 +318,105 @@ def test_the_mean_by_mass_is_that_of_all_rows():
 def test_fedgmi_with_one_component_is_fedavg(preset):
     schema = SMALL.federation.schema
     mixture, _, _ = run(METHODS["fedgmi"](make_task(schema, 1, preset=preset)), SMALL)
-    average, _, _ = run(METHODS["fedavg"](make_task(schema, 1)), SMALL)
+    average, _, _ = run(METHODS["fedavg"](make_task(schema, 1, method="fedavg")), SMALL)
     assert torch.equal(mixture["expert"], average["expert"])
 
 
-def test_bytes_are_those_that_a_hand_counts():
+def payload(
+    method: Method, scenario: Scenario = SMALL, rounds: int = 3, **settings: float
+) -> dict[str, tuple[int, int]]:
+    """Bytes by kind, without the headers, which are statistics."""
+    transport = transport_for(method, scenario)
+    run(method, scenario, rounds=rounds, transport=transport, **settings)
+    return {kind: both for kind, both in transport.ledger.by_kind().items() if kind != "statistics"}
+
+
+def test_models_cost_what_a_hand_counts():
+    """Headers are on top, under statistics; so is a mass with each model."""
     schema = SMALL.federation.schema
     size = 4 * (8 * 8 + 8 + 8 * 2 + 2)  # the expert: 8 features, 8 hidden units, 2 classes, float32
-    _, _, average = run(METHODS["fedavg"](make_task(schema)), SMALL, rounds=3)
-    assert average.bytes_down == average.bytes_up == 3 * 6 * size
-    _, _, half = run(METHODS["fedavg"](make_task(schema)), SMALL, rounds=3, participation=0.5)
-    assert half.bytes_down == half.bytes_up == 3 * 3 * size
-    _, _, alone = run(METHODS["local"](make_task(schema)), SMALL)
-    assert alone.bytes_down == alone.bytes_up == 0
-    density, bound = 4 * (8 + 8 * 9 // 2), 8 + 8
-    _, _, one = run(METHODS["fedgmi"](make_task(schema, 1, density="gaussian", preset="plain")), SMALL, rounds=3)
-    assert one.bytes_down == 3 * 6 * (size + density)
-    contrast = 2 * 8  # K × K float64 with labels seen and without, once
-    assert one.bytes_up == 3 * 6 * (size + density + bound) + 6 * contrast
+    mass = 8
+    average = METHODS["fedavg"](make_task(schema, method="fedavg"))
+    assert payload(average) == {"expert": (3 * 6 * size, 3 * 6 * (size + mass))}
+    assert payload(METHODS["local"](make_task(schema, method="local"))) == {}
+    density = 4 * (8 + 8 * 9 // 2)
+    one = payload(METHODS["fedgmi"](make_task(schema, 1, density="gaussian", preset="plain")))
+    assert one["expert"] == (3 * 6 * size, 3 * 6 * (size + mass))
+    # one Gaussian of all rows is the same from the first round on, and travels no more
+    assert one["density"] == (2 * 6 * density, 3 * 6 * (density + mass))
 
 
-def test_only_pairs_with_mass_travel():
-    """An expert goes to the clients that hold rows of it alone; a density in closed form to all."""
+def test_a_client_that_was_away_is_sent_what_it_lacks():
+    schema = SMALL.federation.schema
+    size = 4 * (8 * 8 + 8 + 8 * 2 + 2)
+    half = payload(METHODS["fedavg"](make_task(schema, method="fedavg")), participation=0.5)
+    assert half == {"expert": (3 * 3 * size, 3 * 3 * (size + 8))}
+
+
+def test_headers_are_counted_too():
+    method = METHODS["local"](make_task(SMALL.federation.schema, method="local"))
+    transport = transport_for(method, SMALL)
+    run(method, SMALL, transport=transport)
+    [(down, up)] = transport.ledger.by_kind().values()
+    assert down > up > 0
+
+
+def test_only_models_with_mass_travel():
+    """An expert comes from the clients that hold rows of it alone."""
     pure = gaussian_scenario(alpha=0.1)
     assert pure.truth is not None
-    held = [int(component.bincount(minlength=3).gt(0).sum()) for component in pure.truth.components]
-    assert 6 < sum(held) < 18
+    held = sum(int(component.bincount(minlength=3).gt(0).sum()) for component in pure.truth.components)
+    assert 6 < held < 18
     for shared in ("trunk", "none"):
-        task = make_task(pure.federation.schema, density="gaussian", shared=shared)
-        _, _, one = run(oracle(task), pure, rounds=1)
-        _, _, two = run(oracle(task), pure, rounds=2)
+        task = make_task(pure.federation.schema, method="oracle", density="gaussian", shared=shared)
+        one, two = (payload(oracle(task), pure, rounds=n) for n in (1, 2))
         trunk, head, density = 4 * task.expert.trunk, 4 * (task.expert.size - task.expert.trunk), 4 * task.density.size
-        assert two.bytes_down - one.bytes_down == 6 * trunk + sum(held) * head + 6 * 3 * density
+        masses = 6 * 3 * 8
+        parts = 6 * (trunk + 8) + held * head if shared == "trunk" else held * (trunk + head)
+        trunks = {"trunk": 6 * (trunk + 8), "none": held * trunk}[shared]
+        assert parts == trunks + held * head
+        assert two["expert"][1] - one["expert"][1] == parts + masses
+        assert two["density"][1] - one["density"][1] == held * density + masses
+
+
+def broken(**changes: object) -> Method:
+    """FedAvg with something wrong in its one step."""
+    method = METHODS["fedavg"](make_task(SMALL.federation.schema, method="fedavg"))
+    [step] = method.program.round
+    return replace(method, program=replace(method.program, round=(replace(step, **changes),)))
+
+
+def test_a_step_that_reads_a_leaf_that_is_not_there_is_refused_at_the_start():
+    asked: list[str] = []
+
+    def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        asked.append("asked")
+        return states, Message()
+
+    with pytest.raises(ProgramError, match="fedavg, step 'train': it reads 'experts', which no earlier step writes"):
+        run(broken(reads=("experts",), client=client), SMALL)
+    assert not asked
+
+
+def test_a_read_that_is_not_declared_fails():
+    with pytest.raises(KeyError, match="expert"):
+        run(broken(reads=()), SMALL)
+
+
+def test_a_table_refuses_two_methods_of_one_name_and_one_without_a_builder():
+    fedavg = METHODS["fedavg"]
+    with pytest.raises(ConfigError, match="two methods are called 'fedavg'"):
+        table_of(fedavg, fedavg)
+    with pytest.raises(ConfigError, match="the method 'fedavg' has no builder"):
+        table_of(Entry(None, fedavg.settings, "nothing"))
+
+
+def test_steps_have_names_that_tell_them_apart(case):
+    """A step stands in several places as one object; two of one name are two forms of one exchange."""
+    for phase in ("prepare", "round", "finish"):
+        steps = case.method(SMALL).program.steps(phase)
+        assert len({step.name for step in steps}) == len({id(step) for step in steps})
+        assert all(isinstance(step, Step) for step in steps)
 
 
 def test_rows_carry_no_truth_unless_asked():
@@ -326,23 +428,25 @@ def test_rows_carry_no_truth_unless_asked():
 def test_a_new_client_is_welcomed_without_training(case):
     """By its rows alone, with labels and without; the server's state and its own place among others change nothing."""
     method = case.method(SMALL, density="gaussian")  # no noise, which would be drawn by the client's place
-    if method.welcome is None:
-        assert "expert" in method.client_init((0,))  # only who trains a client's own model may have nothing to offer
+    if method.predictor.infer_client is None:
+        assert "expert" in method.program.client_init(
+            (0,)
+        )  # only who trains a client's own model may have nothing to offer
         return
     server, _, _ = run(method, SMALL)
     rows = pack(gaussian_scenario(3, 30, seed=5).federation.clients)
     for seen in (rows, replace(rows, y=None, cache={})):
-        states = method.welcome(server, seen)
+        states = method.predictor.infer_client(server, seen)
         assert_finite(server, states)
-        log_probs = method.predict(server, states, replace(seen, y=None, cache={}))
+        log_probs = method.predictor.predict(server, states, replace(seen, y=None, cache={}))
         assert log_probs.shape == (90, 2)
         assert float(log_probs.logsumexp(1).abs().max()) < 1e-5
-        if method.proportions is None:
+        if method.predictor.proportions is None:
             continue
-        proportions = method.proportions(states)
+        proportions = method.predictor.proportions(states)
         torch.testing.assert_close(proportions.sum(1), torch.ones(3, dtype=torch.float64))
         assert states["identified"].shape == (3,)
         assert "standard_errors" not in states or states["standard_errors"].shape == proportions.shape
         x, y = rows.x[rows.owner == 1], rows.y[rows.owner == 1]
-        alone = method.welcome(server, pack([Client("new", x, y if seen.y is not None else None)]))
-        torch.testing.assert_close(method.proportions(alone)[0], proportions[1], atol=1e-4, rtol=0)
+        alone = method.predictor.infer_client(server, pack([Client("new", x, y if seen.y is not None else None)]))
+        torch.testing.assert_close(method.predictor.proportions(alone)[0], proportions[1], atol=1e-4, rtol=0)

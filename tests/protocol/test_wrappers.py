@@ -118,9 +118,12 @@ def test_a_median_holds_against_one_that_lies(name):
     expected, _ = run(method, robust(RobustSettings(aggregation="median")), rounds=1)
     lying = Wrapper("liar", "", send=lambda message, place: _times(message, 1e4) if place.client == 3 else message)
     server, _ = run(method, robust(RobustSettings(aggregation="median")), lying, rounds=1)
-    fooled, _ = run(method, lying, rounds=1)
     moved = float((server["expert"] - expected["expert"]).abs().max())
     assert moved < 0.5
+    try:
+        fooled, _ = run(method, lying, rounds=1)
+    except DivergedError:
+        return  # without the median nothing is left
     assert float((fooled["expert"] - expected["expert"]).abs().max()) > 100 * max(moved, 0.01)
 
 

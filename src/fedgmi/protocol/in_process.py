@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -57,7 +58,9 @@ class InProcess:
         self._enter(asked, self._requests.send(step, part, asked, (round, self._number), self._index(step)), down=True)
         if self.wrappers:
             return self._wrapped(step, server, part, asked)
-        return sum((self._ask(step, part, chunk) for chunk in chunks(self._clients, asked)), Message())
+        groups = chunks(self._clients, asked)
+        message = sum((self._ask(step, part, chunk) for chunk in groups), Message())
+        return by_client(message, [i for chunk in groups for i in chunk])
 
     def _ask(self, step: Step, part: Tree, chunk: tuple[int, ...]) -> Message:
         message = self._run(step, part, chunk)
@@ -117,3 +120,11 @@ class InProcess:
                 self._packed.clear()
             self._packed[ids] = pack(self._clients, ids, self._components, self._device)
         return self._packed[ids]
+
+
+def by_client(message: Message, ids: Sequence[int]) -> Message:
+    """The message with its replies in ascending order of the clients `ids`, in whose order they are."""
+    if not message.replies or list(ids) == sorted(ids):
+        return message
+    order = torch.tensor(ids).argsort()
+    return replace(message, replies=tree.take(message.replies, order))
