@@ -15,9 +15,8 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
 from fedgmi.data import encode as incoming
-from fedgmi.data.federation import Federation
+from fedgmi.data.federation import Federation, check_federation
 from fedgmi.data.rows import Rows
-from fedgmi.data.validate import check_federation
 from fedgmi.errors import ConfigError, DataError, nearest
 from fedgmi.protocol.listener import Listener
 from fedgmi.randomness import generator

@@ -9,14 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedgmi.data.federation import Federation
-from fedgmi.data.rows import Client, Schema
+from fedgmi.data.rows import Client, Parts, Schema
 from fedgmi.data.scenarios.draws import client_names
 from fedgmi.data.sources.by_column import split_by_column
 from fedgmi.data.sources.columns import Values, encode_labels, whole_labels
 from fedgmi.data.sources.frames import column_names
 from fedgmi.data.sources.sources import load_source
-from fedgmi.data.validate import checked
 from fedgmi.errors import DataError, unknown
 from fedgmi.settings.run import DataSettings
 
@@ -36,8 +34,8 @@ def from_arrays(
     names: Sequence[str] | None = None,
     validation: Sequence[Any] | None = None,
     held_out: Sequence[Any] | None = None,
-) -> Federation:
-    """`Federation.from_arrays`."""
+) -> Parts:
+    """`Federation.from_arrays`, before it is checked."""
     chosen = client_names(len(clients)) if names is None else [str(name) for name in names]
     groups = [_read(clients, chosen, "")]
     for rows, group in ((validation, " (validation)"), (held_out, " (held-out)")):
@@ -47,7 +45,7 @@ def from_arrays(
         tuple(Client(entry.name, entry.x, None if entry.y is None else next(labels)) for entry in group)
         for group in groups
     ]
-    return checked(Federation(_schema(groups[0], classes), *made))
+    return Parts(_schema(groups[0], classes), *made)
 
 
 def from_dataset(
@@ -61,13 +59,13 @@ def from_dataset(
     held_out_rows: int | None,
     seed: int,
     data: Mapping[str, Any],
-) -> Federation:
-    """`Federation.from_dataset`; `data`: further settings of where rows come from."""
+) -> Parts:
+    """`Federation.from_dataset`, before it is checked; `data`: further settings of where rows come from."""
     for name in data.keys() - DataSettings.model_fields.keys():
         raise unknown("option", name, DataSettings.model_fields, "from_dataset")
     columns = None if features is None else list(features)
     settings = DataSettings(path=path, label_column=label, feature_columns=columns, **data)
-    federation = split_by_column(
+    return split_by_column(
         load_source(settings, extra_column=client),
         client,
         n_clients=n_clients,
@@ -75,7 +73,6 @@ def from_dataset(
         held_out_rows=held_out_rows,
         seed=seed,
     )
-    return checked(federation)
 
 
 def _read(entries: Sequence[Any], names: Sequence[str], group: str) -> list[Entry]:

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedgmi import tree
-from fedgmi.data.rows import Client, Schema, rescale
+from fedgmi.data import build
+from fedgmi.data.rows import Client, Parts, Schema, rescale
+from fedgmi.data.sources import frames
 from fedgmi.data.standardise import Standardisation, feature_sums, standardisation
+from fedgmi.data.validate import check_parts
 from fedgmi.errors import DataError
 from fedgmi.tree import Tree
 
@@ -50,9 +53,7 @@ class Federation:
         >>> federation.names, federation.schema.classes, federation.clients[0].y
         (('client-00', 'client-01'), ('cat', 'dog'), tensor([0, 1]))
         """
-        from fedgmi.data import build
-
-        return build.from_arrays(clients, names=names, validation=validation, held_out=held_out)
+        return _checked(cls(*build.from_arrays(clients, names=names, validation=validation, held_out=held_out)))
 
     @classmethod
     def from_frame(
@@ -70,9 +71,7 @@ class Federation:
         >>> federation.schema.features, federation.clients[0].x.tolist()
         (('age', 'sex=f', 'sex=m'), [[30.0, 1.0, 0.0], [50.0, 0.0, 1.0]])
         """
-        from fedgmi.data.sources import frames
-
-        return frames.from_frame(frame, client, label, features)
+        return _checked(cls(*frames.from_frame(frame, client, label, features)))
 
     @classmethod
     def from_dataset(
@@ -96,9 +95,7 @@ class Federation:
         rows_per_client: training rows, at most; both all by default · data: further settings of the section `data`,
         such as train_split, image_column or max_rows.
         """
-        from fedgmi.data import build
-
-        return build.from_dataset(
+        parts = build.from_dataset(
             path,
             client,
             label,
@@ -109,6 +106,7 @@ class Federation:
             seed=seed,
             data=data,
         )
+        return _checked(cls(*parts))
 
     def standardisation(self) -> Standardisation:
         """What brings a table's numbers to mean 0 and deviation 1 over all clients' training rows.
@@ -128,3 +126,24 @@ class Federation:
         """All rows on that scale: training, validation and held-out ones."""
         groups = (self.clients, self.validation, self.held_out)
         return Federation(self.schema, *(rescale(clients, scale) for clients in groups))
+
+
+def check_federation(federation: Federation) -> None:
+    """Refuse a federation with rows that no method can use.
+
+    Raises:
+        DataError: It names the client and the column.
+
+    Examples:
+        >>> schema = Schema(shape=(2,), n_classes=2, kind="tabular", features=("age", "weight"))
+        >>> bad = Client("anna", torch.tensor([[1.0, float("nan")]]), torch.tensor([0]))
+        >>> check_federation(Federation(schema, (bad,)))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        fedgmi.errors.DataError: client 'anna', column 'weight': 1 of 1 rows are NaN or infinite. Likely fix: ...
+    """
+    check_parts(Parts(federation.schema, federation.clients, federation.validation, federation.held_out))
+
+
+def _checked(federation: Federation) -> Federation:
+    check_federation(federation)
+    return federation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +41,22 @@ class Client:
 
     def __len__(self) -> int:
         return len(self.x)
+
+
+class Parts(NamedTuple):
+    """What a federation is made of, before it is checked.
+
+    Attributes:
+        schema: What rows look like.
+        clients: With their training rows.
+        validation: The same clients with their rows for validation; none where there are no such rows.
+        held_out: The same with the rows that training never sees.
+    """
+
+    schema: Schema
+    clients: tuple[Client, ...]
+    validation: tuple[Client, ...] = ()
+    held_out: tuple[Client, ...] = ()
 
 
 @dataclass(frozen=True)

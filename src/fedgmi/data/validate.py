@@ -7,47 +7,38 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fedgmi.data.federation import Federation
-from fedgmi.data.rows import Client, Schema
+from fedgmi.data.rows import Client, Parts, Schema
 from fedgmi.errors import DataError
 
 
-def check_federation(federation: Federation) -> None:
-    """Raise a DataError that names the client and the column, if any client's rows cannot be used.
+def check_parts(parts: Parts) -> None:
+    """Refuse clients whose rows cannot be used. A client with one row, or with rows of one class, is fine.
 
-    A client with one row, or with rows of one class, is fine.
+    Args:
+        parts: Of a federation.
 
-    >>> schema = Schema(shape=(2,), n_classes=2, kind="tabular", features=("age", "weight"))
-    >>> bad = Client("anna", torch.tensor([[1.0, float("nan")]]), torch.tensor([0]))
-    >>> check_federation(Federation(schema, (bad,)))  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    fedgmi.errors.DataError: client 'anna', column 'weight': 1 of 1 rows are NaN or infinite. Likely fix: ...
+    Raises:
+        DataError: It names the client and the column.
     """
-    if not federation.clients:
+    if not parts.clients:
         raise DataError("there is no client", where="federation", fix="give it at least one")
-    names = federation.names
+    names = tuple(client.name for client in parts.clients)
     repeated = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if repeated is not None:
         raise DataError("two clients have this name", where=f"client {repeated!r}", fix="give each client its own")
-    labelled = federation.clients[0].y is not None
-    groups = {"": federation.clients, " (validation)": federation.validation, " (held-out)": federation.held_out}
+    labelled = parts.clients[0].y is not None
+    groups = {"": parts.clients, " (validation)": parts.validation, " (held-out)": parts.held_out}
     for group, clients in groups.items():
         _check_names(group, clients, names)
         for client in clients:
             where = f"client {client.name!r}{group}"
-            check_features(client.x, federation.schema, where)
+            check_features(client.x, parts.schema, where)
             if (client.y is not None) != labelled:
                 raise DataError(
                     "some clients have labels and others have none", where=where, fix="give labels for all, or for none"
                 )
             if client.y is not None:
-                check_labels(client.y, len(client), federation.schema, where)
-
-
-def checked(federation: Federation) -> Federation:
-    """The federation itself, once it has passed `check_federation`."""
-    check_federation(federation)
-    return federation
+                check_labels(client.y, len(client), parts.schema, where)
 
 
 def check_features(x: Tensor, schema: Schema, where: str) -> None:

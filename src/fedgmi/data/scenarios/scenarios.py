@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fedgmi.data.federation import Federation, check_federation
 from fedgmi.data.rows import Client, Schema
 from fedgmi.data.scenarios.gaussian import gaussian
 from fedgmi.data.scenarios.mixing import Batch, Components, by_component, mix, unchanged
@@ -15,7 +16,6 @@ from fedgmi.data.scenarios.transforms import at_most, label_permutations, label_
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.data.sources.by_column import split_by_column
 from fedgmi.data.sources.sources import Source, load_source
-from fedgmi.data.validate import check_federation
 from fedgmi.errors import ConfigError, DataError, unknown
 from fedgmi.randomness import generator
 from fedgmi.settings.run import DataSettings, ScenarioSettings
@@ -132,7 +132,7 @@ def by_column(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scen
             where="scenario.client_column",
             fix="set it to the column that says so, such as writer_id",
         )
-    federation = split_by_column(
+    parts = split_by_column(
         load_source(data, extra_column=scenario.client_column),
         scenario.client_column,
         n_clients=scenario.n_clients,
@@ -140,7 +140,7 @@ def by_column(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scen
         held_out_rows=scenario.held_out_rows,
         seed=seed,
     )
-    return Scenario(federation)
+    return Scenario(Federation(*parts))
 
 
 def _images(source: Source, scenario: ScenarioSettings) -> Source:

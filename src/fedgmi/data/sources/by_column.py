@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fedgmi.data.federation import Federation
-from fedgmi.data.rows import Client
+from fedgmi.data.rows import Client, Parts
 from fedgmi.data.sources.sources import Source, Split
 from fedgmi.errors import DataError
 from fedgmi.randomness import numpy_generator
@@ -22,7 +21,7 @@ def split_by_column(
     rows_per_client: int | None = None,
     held_out_rows: int | None = None,
     seed: int = 0,
-) -> Federation:
+) -> Parts:
     """Clients: a seeded choice of `n_clients` (all, by default) values with at least 20 rows in the train split.
 
     They are in sorted order. Of each client's rows a fifth (or `held_out_rows`, at most half) is held out and a tenth
@@ -48,7 +47,7 @@ def split_by_column(
         held_out, validation, train = np.split(rows, [n_held_out, n_held_out + n_validation])
         for clients, part in zip(made, (train[:rows_per_client], validation, held_out), strict=True):
             clients.append(client_with(name, source.train, part))
-    return Federation(source.schema, *(tuple(clients) for clients in made))
+    return Parts(source.schema, *(tuple(clients) for clients in made))
 
 
 def client_with(name: str, split: Split, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Client:

@@ -11,18 +11,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fedgmi.data.federation import Federation
-from fedgmi.data.rows import Schema
+from fedgmi.data.rows import Parts, Schema
 from fedgmi.data.sources.by_column import client_with
 from fedgmi.data.sources.columns import Kind, Values, encode_feature, encode_labels, require
 from fedgmi.data.sources.sources import Split
 from fedgmi.data.sources.tables import array_of
-from fedgmi.data.validate import checked
 from fedgmi.errors import DataError
 
 
-def from_frame(frame: Any, client: str, label: str | None = None, features: Sequence[str] | None = None) -> Federation:
-    """`Federation.from_frame`."""
+def from_frame(frame: Any, client: str, label: str | None = None, features: Sequence[str] | None = None) -> Parts:
+    """`Federation.from_frame`, before it is checked."""
     table = _arrow(frame)
     for where, column in (("client", client), ("label", label)):
         if column is not None:
@@ -51,7 +49,7 @@ def from_frame(frame: Any, client: str, label: str | None = None, features: Sequ
     names, owner, counts = np.unique(_column(table, client)[1], return_inverse=True, return_counts=True)
     rows = np.split(np.argsort(owner, kind="stable"), np.cumsum(counts)[:-1]) if len(names) else []
     made = tuple(client_with(str(name), split, part) for name, part in zip(names, rows, strict=True))
-    return checked(Federation(Schema((len(columns),), len(classes), "tabular", classes, tuple(columns)), made))
+    return Parts(Schema((len(columns),), len(classes), "tabular", classes, tuple(columns)), made)
 
 
 def encode(frame: Any, schema: Schema) -> Tensor:
