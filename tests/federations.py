@@ -116,3 +116,12 @@ def run(
         seed=seed,
     )
     return end.server, transport.states, end
+
+
+def payload(
+    method: Method, scenario: Scenario, rounds: int = 3, participation: float = 1.0
+) -> dict[str, tuple[int, int]]:
+    """Bytes down and up by kind, without headers and other statistics."""
+    transport = transport_for(method, scenario)
+    run(method, scenario, rounds=rounds, participation=participation, transport=transport)
+    return {kind: both for kind, both in transport.ledger.by_kind().items() if kind != "statistics"}

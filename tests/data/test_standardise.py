@@ -14,7 +14,7 @@ from scipy import stats
 from torch import Tensor
 
 from fedgmi import tree
-from fedgmi.data import Client, Federation, Scenario, Schema, Truth, build_scenario, chosen_scale
+from fedgmi.data import Client, Federation, Schema, build_scenario, wants_scale
 from fedgmi.data.standardise import Standardisation, feature_sums, standardisation
 from fedgmi.errors import DataError
 from fedgmi.settings.run import DataSettings, ScenarioSettings
@@ -149,21 +149,12 @@ def test_all_rows_take_the_scale_of_the_training_rows():
     train, other = torch.tensor([[0.0], [2.0]]), torch.tensor([[5.0]])
     later = (Client("c0", other),)
     federation = replace(federation_of(train, [2]), validation=later, held_out=later)
-    truth = Truth(torch.ones(1, 1), (torch.zeros(2),), (torch.zeros(1),), (Client("component-0", other),))
-    scenario = Scenario(federation, truth).rescaled(federation.standardisation())
-    assert scenario.standardisation is not None
-    assert scenario.standardisation.mean.item() == 1
-    assert scenario.federation.clients[0].x.flatten().tolist() == [-1, 1]
-    assert scenario.truth is not None
-    for clients in (scenario.federation.validation, scenario.federation.held_out, scenario.truth.pure):
+    scaled = federation.rescaled(federation.standardisation())
+    assert federation.standardisation().mean.item() == 1
+    assert scaled.clients[0].x.flatten().tolist() == [-1, 1]
+    for clients in (scaled.validation, scaled.held_out):
         assert clients[0].x.item() == 4
-    assert scenario.federation.names == federation.names
-
-
-def test_what_it_costs():
-    scale = federation_of(torch.rand(4, 3), [4]).standardisation()
-    assert scale.bytes_down == 2 * 3 * 8
-    assert scale.bytes_up == tree.n_bytes(feature_sums(torch.rand(4, 3)))
+    assert scaled.names == federation.names
 
 
 # --- which federations are standardised ----------------------------------------------------------------------------
@@ -174,18 +165,18 @@ def test_tables_from_a_data_set(write_table, setting, expected):
     rows = {"age": list(range(200)), "label": [0, 1] * 100, "ward": ["a", "b"] * 100}
     data = DataSettings(path=write_table(rows), standardise=setting)
     chosen = ScenarioSettings(name="by-column", n_clients=2, client_column="ward")
-    assert (chosen_scale(data, chosen, build_scenario(data, chosen, 0).federation) is not None) == expected
+    assert wants_scale(data, chosen, build_scenario(data, chosen, 0).federation.schema) == expected
 
 
 @pytest.mark.parametrize(("name", "setting", "expected"), [("gaussian", "auto", False), ("gaussian", True, True)])
 def test_rows_that_a_scenario_draws_itself(name, setting, expected):
     data, chosen = DataSettings(standardise=setting), ScenarioSettings(name=name, n_clients=3)
-    assert (chosen_scale(data, chosen, build_scenario(data, chosen, 0).federation) is not None) == expected
+    assert wants_scale(data, chosen, build_scenario(data, chosen, 0).federation.schema) == expected
 
 
 def test_pictures_are_left_alone_and_may_not_be_standardised():
     chosen = ScenarioSettings(n_clients=3)
-    federation = build_scenario(DataSettings(), chosen, 0).federation
-    assert chosen_scale(DataSettings(), chosen, federation) is None
+    schema = build_scenario(DataSettings(), chosen, 0).federation.schema
+    assert not wants_scale(DataSettings(), chosen, schema)
     with pytest.raises(DataError, match=r"data.standardise: pictures are in \[0, 1\] already.*leave it \"auto\""):
-        chosen_scale(DataSettings(standardise=True), chosen, federation)
+        wants_scale(DataSettings(standardise=True), chosen, schema)

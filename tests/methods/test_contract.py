@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from federations import gaussian_scenario, make_task, rows_of, run, transport_for, without_labels
+from federations import gaussian_scenario, make_task, payload, rows_of, run, transport_for, without_labels
 from fedgmi import tree
 from fedgmi.data import Client, Scenario, pack
 from fedgmi.data.rows import Rows
@@ -322,25 +322,16 @@ def test_fedgmi_with_one_component_is_fedavg(preset):
     assert torch.equal(mixture["expert"], average["expert"])
 
 
-def payload(
-    method: Method, scenario: Scenario = SMALL, rounds: int = 3, **settings: float
-) -> dict[str, tuple[int, int]]:
-    """Bytes by kind, without the headers, which are statistics."""
-    transport = transport_for(method, scenario)
-    run(method, scenario, rounds=rounds, transport=transport, **settings)
-    return {kind: both for kind, both in transport.ledger.by_kind().items() if kind != "statistics"}
-
-
 def test_models_cost_what_a_hand_counts():
     """Headers are on top, under statistics; so is a mass with each model."""
     schema = SMALL.federation.schema
     size = 4 * (8 * 8 + 8 + 8 * 2 + 2)  # the expert: 8 features, 8 hidden units, 2 classes, float32
     mass = 8
     average = METHODS["fedavg"](make_task(schema, method="fedavg"))
-    assert payload(average) == {"expert": (3 * 6 * size, 3 * 6 * (size + mass))}
-    assert payload(METHODS["local"](make_task(schema, method="local"))) == {}
+    assert payload(average, SMALL) == {"expert": (3 * 6 * size, 3 * 6 * (size + mass))}
+    assert payload(METHODS["local"](make_task(schema, method="local")), SMALL) == {}
     density = 4 * (8 + 8 * 9 // 2)
-    one = payload(METHODS["fedgmi"](make_task(schema, 1, density="gaussian", preset="plain")))
+    one = payload(METHODS["fedgmi"](make_task(schema, 1, density="gaussian", preset="plain")), SMALL)
     assert one["expert"] == (3 * 6 * size, 3 * 6 * (size + mass))
     # one Gaussian of all rows is the same from the first round on, and travels no more
     assert one["density"] == (2 * 6 * density, 3 * 6 * (density + mass))
@@ -349,7 +340,7 @@ def test_models_cost_what_a_hand_counts():
 def test_a_client_that_was_away_is_sent_what_it_lacks():
     schema = SMALL.federation.schema
     size = 4 * (8 * 8 + 8 + 8 * 2 + 2)
-    half = payload(METHODS["fedavg"](make_task(schema, method="fedavg")), participation=0.5)
+    half = payload(METHODS["fedavg"](make_task(schema, method="fedavg")), SMALL, participation=0.5)
     assert half == {"expert": (3 * 3 * size, 3 * 3 * (size + 8))}
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from federations import make_task, run
+from federations import make_task, payload, run
 from fedgmi.data import pack
 from fedgmi.methods import METHODS
-from fedgmi.settings.baselines import DittoSettings
 from literal import EVERYONE, SOME_AWAY, ragged_scenario, run_rounds, start_of, train_alone, weighted_mean
 
 SCENARIO = ragged_scenario()
@@ -15,7 +14,7 @@ CLIENTS = SCENARIO.federation.clients
 
 
 def task(mu: float = 1.0):
-    return make_task(SCENARIO.federation.schema, ditto=DittoSettings(mu=mu))
+    return make_task(SCENARIO.federation.schema, method="ditto", mu=mu)
 
 
 def test_equals_a_literal_version_with_some_clients_away():
@@ -37,10 +36,10 @@ def test_equals_a_literal_version_with_some_clients_away():
 
 
 def test_the_global_model_and_the_bytes_are_those_of_fedavg():
-    server, _, two = run(METHODS["ditto"](task()), SCENARIO, rounds=3)
-    average, _, one = run(METHODS["fedavg"](task()), SCENARIO, rounds=3)
+    server, _, _ = run(METHODS["ditto"](task()), SCENARIO, rounds=3)
+    average, _, _ = run(METHODS["fedavg"](task()), SCENARIO, rounds=3)
     assert torch.equal(server["expert"], average["expert"])
-    assert (two.bytes_down, two.bytes_up) == (one.bytes_down, one.bytes_up)
+    assert payload(METHODS["ditto"](task()), SCENARIO) == payload(METHODS["fedavg"](task()), SCENARIO)
 
 
 def test_the_larger_mu_the_nearer_to_the_global_model():
@@ -59,7 +58,7 @@ def test_the_personal_model_predicts_and_a_newcomer_gets_the_global_one():
     rows = pack(SCENARIO.federation.held_out)
     mine = rows.x[rows.owner == 3]
     own = task().expert.log_prob(states["personal"][3][None], mine)[:, 0]
-    torch.testing.assert_close(method.predict(server, states, rows)[rows.owner == 3], own)
+    torch.testing.assert_close(method.predictor.predict(server, states, rows)[rows.owner == 3], own)
     assert float((own - task().expert.log_prob(server["expert"], mine)[:, 0]).abs().max()) > 1e-3
-    newcomers = method.welcome(server, rows)
+    newcomers = method.predictor.infer_client(server, rows)
     assert torch.equal(newcomers["personal"], server["expert"].expand(len(CLIENTS), -1))

@@ -13,10 +13,9 @@ from fedgmi.methods import METHODS, Task
 from fedgmi.methods.fedgmi.evidence import raw_words
 from fedgmi.methods.fedgmi.sketch import codebook_steps, histogram_step, merge_words
 from fedgmi.mixture.codebook import histogram
-from fedgmi.runs import compare
+from fedgmi.runs import compare, config
 from fedgmi.runs import diagnose as diagnose_run
 from fedgmi.runs.evaluation import proportion_error
-from fedgmi.settings import run as config
 from fedgmi.tree import Tree
 
 FEDERATION = gaussian_scenario(10, 60, separation=4.0)
@@ -87,8 +86,8 @@ def test_a_site_draws_noise_from_its_secret_and_repeats_itself_only_for_the_same
 def test_a_client_judges_its_exact_counts_by_topics_without_what_it_sent():
     made = task(0.5)
     method = METHODS["fedgmi"](made)
-    transport, server = transport_for(method, FEDERATION), method.init()
-    for step in method.prepare:
+    transport, server = transport_for(method, FEDERATION), method.program.init()
+    for step in method.program.prepare:
         server = step.server(server, transport.exchange(step, server, range(10), 0).values, 0)
     states, exact = transport.states, counted(made, server)
     assert not torch.equal(states["released"], exact)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from federations import dirichlet, make_task, run, transport_for
+from federations import dirichlet, make_task, payload, run, transport_for
 from fedgmi.data import Client, Scenario, pack
 from fedgmi.methods import METHODS
 from literal import (
@@ -32,7 +32,7 @@ N, K = len(CLIENTS), 3
 
 
 def task(n_components: int = K):
-    return make_task(SCENARIO.federation.schema, n_components)
+    return make_task(SCENARIO.federation.schema, n_components, method="fedem")
 
 
 def literal_e_step(models: list[Tensor], proportions: Tensor, client: Client) -> Tensor:
@@ -69,10 +69,10 @@ def test_one_model_is_fedavg():
 def test_the_mean_is_by_rows_and_not_by_mass():
     """A client that holds nothing of a model sends it back as it came, and that counts."""
     method = METHODS["fedem"](task(2))
-    transport, server = transport_for(method, SCENARIO), method.init()
+    transport, server = transport_for(method, SCENARIO), method.program.init()
     held = torch.tensor([[1.0, 0.0]] * 4 + [[0.0, 1.0]], dtype=torch.float64)
     transport.states = {"proportions": held}
-    updated, _, _ = exchange(method, transport, server, method.round, [2, 4], 1)
+    updated = exchange(transport, server, method.program.round, [2, 4], 1)
     start = server["expert"]
     own = [train_alone(task(), CLIENTS, i, start[k], (0, 1, "expert"), component=k) for i, k in ((2, 0), (4, 1))]
     share = torch.tensor([SIZES[2], SIZES[4]]) / (SIZES[2] + SIZES[4])
@@ -84,9 +84,9 @@ def test_the_mean_is_by_rows_and_not_by_mass():
 
 def test_a_model_that_nobody_holds_stays_as_it_was():
     method = METHODS["fedem"](task())
-    transport, server = transport_for(method, SCENARIO), method.init()
+    transport, server = transport_for(method, SCENARIO), method.program.init()
     transport.states = {"proportions": torch.tensor([[0.5, 0.5, 0.0]] * N, dtype=torch.float64)}
-    updated, _, _ = exchange(method, transport, server, method.round, EVERYONE, 1)
+    updated = exchange(transport, server, method.program.round, EVERYONE, 1)
     assert torch.equal(updated["expert"][2], server["expert"][2])
     assert float((updated["expert"] - server["expert"])[:2].abs().amax(1).min()) > 0.005
 
@@ -100,36 +100,38 @@ def test_a_share_of_zero_can_grow_again():
     transport = transport_for(method, Scenario(replace(SCENARIO.federation, clients=zeros)))
     transport.states = {"proportions": torch.tensor([[1.0, 0.0]] * N, dtype=torch.float64)}
     server = {"expert": torch.stack([wrong, torch.zeros_like(wrong)])}
-    exchange(method, transport, server, method.round, EVERYONE, 1)
+    exchange(transport, server, method.program.round, EVERYONE, 1)
     assert float(transport.states["proportions"][:, 1].min()) > 0.999
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 999))
 def test_predictions_are_mixtures_of_probabilities(seed):
-    method, server = METHODS["fedem"](task()), METHODS["fedem"](task()).init()
+    method, server = METHODS["fedem"](task()), METHODS["fedem"](task()).program.init()
     proportions = dirichlet(N, K, seed=seed)
     rows = replace(pack(CLIENTS), y=None)
     expected = torch.einsum(
         "rk,rkl->rl", proportions[rows.owner], task().expert.log_prob(server["expert"], rows.x).double().exp()
     )
-    found = method.predict(server, {"proportions": proportions}, rows)
+    found = method.predictor.predict(server, {"proportions": proportions}, rows)
     torch.testing.assert_close(found.exp(), expected, atol=1e-7, rtol=1e-6)
 
 
 def test_a_newcomer_infers_its_proportions_to_the_end_and_without_labels_has_none():
     method = METHODS["fedem"](task())
     server, _, _ = run(method, SCENARIO, rounds=4)
-    welcomed = method.welcome(server, pack(CLIENTS))
+    inferred = method.predictor.infer_client(server, pack(CLIENTS))
     for i, client in enumerate(CLIENTS):
-        again = literal_e_step(list(server["expert"]), welcomed["proportions"][i], client).mean(0)
-        torch.testing.assert_close(welcomed["proportions"][i], again, atol=1e-3, rtol=0)
-    assert bool(welcomed["identified"].all())
-    blind = method.welcome(server, replace(pack(CLIENTS), y=None))
+        again = literal_e_step(list(server["expert"]), inferred["proportions"][i], client).mean(0)
+        torch.testing.assert_close(inferred["proportions"][i], again, atol=1e-3, rtol=0)
+    assert bool(inferred["identified"].all())
+    blind = method.predictor.infer_client(server, replace(pack(CLIENTS), y=None))
     assert blind["proportions"].flatten().tolist() == pytest.approx([1 / K] * N * K)
     assert not bool(blind["identified"].any())
 
 
 def test_all_models_travel_both_ways_whoever_holds_them():
-    _, _, end = run(METHODS["fedem"](task()), SCENARIO, rounds=3, participation=0.6)
-    assert end.bytes_down == end.bytes_up == 3 * 3 * K * 4 * task().expert.size
+    """In float64 on the way up, with a mass each."""
+    number = 3 * 3 * K * task().expert.size
+    expected = {"expert": (4 * number, 8 * number + 3 * 3 * K * 8)}
+    assert payload(METHODS["fedem"](task()), SCENARIO, participation=0.6) == expected

@@ -46,7 +46,7 @@ def bounds_of(task: Task, scenario: Scenario, rounds: int) -> list[float]:
     drive(
         method,
         transport_for(method, scenario),
-        Progress(method.init()),
+        Progress(method.program.init()),
         n_clients=n_clients,
         rounds=rounds,
         participation=1.0,
@@ -134,12 +134,12 @@ def test_the_sketch_is_held_by_its_preset_and_moved_by_the_default():
     held = METHODS["fedgmi"](make_task(schema, preset="sketch"))
     free = METHODS["fedgmi"](make_task(schema))
     for method, same in ((held, True), (free, False)):
-        transport, server = transport_for(method, FEDERATION), method.init()
+        transport, server = transport_for(method, FEDERATION), method.program.init()
         with torch.no_grad():
-            for step in method.prepare:
+            for step in method.program.prepare:
                 server = step.server(server, transport.exchange(step, server, range(10), 0).values, 0)
             sketched = transport.states["proportions"].clone()
-            for step in method.round:
+            for step in method.program.round:
                 server = step.server(server, transport.exchange(step, server, range(10), 1).values, 1)
         assert torch.equal(transport.states["proportions"], sketched) is same
 
@@ -151,16 +151,16 @@ def test_the_oracle_refuses_rows_without_truth():
         drive(
             method,
             blind,
-            Progress(method.init()),
+            Progress(method.program.init()),
             n_clients=10,
             rounds=1,
             participation=1.0,
             seed=0,
             after=lambda progress: None,
         )
-    step = method.round[0]
+    step = method.program.round[0]
     with pytest.raises(ValueError, match="true component"):
-        step.client(method.init(), method.client_init((0,)), pack(FEDERATION.federation.clients, [0]), 1)
+        step.client(method.program.init(), method.client_init((0,)), pack(FEDERATION.federation.clients, [0]), 1)
 
 
 def test_the_oracle_predicts_with_the_realised_proportions():
@@ -173,12 +173,12 @@ def test_the_oracle_predicts_with_the_realised_proportions():
 @pytest.mark.parametrize("present", [MIN_CLIENTS - 1, MIN_CLIENTS])
 def test_with_too_few_participants_the_last_calibration_stands(present):
     method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema))
-    transport, server = transport_for(method, FEDERATION), method.init()
+    transport, server = transport_for(method, FEDERATION), method.program.init()
     with torch.no_grad():
-        for step in method.prepare:
+        for step in method.program.prepare:
             server = step.server(server, transport.exchange(step, server, range(10), 0).values, 0)
         before = server
-        for step in method.round:
+        for step in method.program.round:
             server = step.server(server, transport.exchange(step, server, range(present), 1).values, 1)
     same = [torch.equal(server[name], before[name]) for name in ("share", "scale", "bias")]
     assert same == [present < MIN_CLIENTS] * 3
@@ -194,10 +194,10 @@ def test_partial_participation_still_finds_proportions():
 
 def test_warm_up_keeps_densities_out_of_the_evidence():
     method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, warm_up_rounds=3))
-    transport, server = transport_for(method, FEDERATION), method.init()
+    transport, server = transport_for(method, FEDERATION), method.program.init()
     weights = []
     with torch.no_grad():
-        for number, steps in enumerate((method.prepare, *[method.round] * 4)):
+        for number, steps in enumerate((method.program.prepare, *[method.program.round] * 4)):
             for step in steps:
                 server = step.server(server, transport.exchange(step, server, range(10), number).values, number)
             weights.append(server["weights"][1:].tolist())
@@ -330,7 +330,7 @@ def test_a_prediction_is_the_mixture_of_experts():
     gate = density.exp() * states["proportions"][2]
     gate = gate / gate.sum(1, keepdim=True)
     expected = (gate[:, :, None] * task.expert.log_prob(server["expert"], rows.x).exp()).sum(1)
-    found = method.predict(server, {"proportions": states["proportions"][2:3]}, rows)
+    found = method.predictor.predict(server, {"proportions": states["proportions"][2:3]}, rows)
     torch.testing.assert_close(found.exp(), expected, atol=1e-3, rtol=0)
     assert math.isclose(float(found.exp().sum()), len(rows), rel_tol=1e-5)
 
@@ -341,7 +341,7 @@ def test_proportions_answer_to_the_last_densities(preset):
     method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, preset=preset))
     server, states, _ = run(method, FEDERATION)
     rows = pack(FEDERATION.federation.clients)
-    resp = method.responsibilities(server, states, rows)
+    resp = method.predictor.responsibilities(server, states, rows)
     prior = server["share"] if preset == "default" else torch.zeros(3).double()
     expected = (rows.sum_by_client(resp) + prior) / (rows.counts[:, None] + prior.sum())
     torch.testing.assert_close(states["proportions"], expected, atol=1e-4, rtol=0)
@@ -353,8 +353,8 @@ def test_a_clients_words_are_not_judged_by_its_own_rows(preset):
     method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, preset=preset))
     server, states, _ = run(method, FEDERATION)
     newcomers = {name: leaf for name, leaf in states.items() if name != "own_words"}
-    left_out = method.responsibilities(server, states, pack(FEDERATION.federation.clients))
-    as_new = method.responsibilities(server, newcomers, pack(FEDERATION.federation.clients))
+    left_out = method.predictor.responsibilities(server, states, pack(FEDERATION.federation.clients))
+    as_new = method.predictor.responsibilities(server, newcomers, pack(FEDERATION.federation.clients))
     assert float((as_new - left_out).abs().max()) > 1e-3
     if preset == "sketch":  # words alone: surer, for no reason. The default's calibration has made up for it
         assert float(as_new.max(1).values.mean() - left_out.max(1).values.mean()) > 0.0
@@ -367,19 +367,19 @@ def test_prediction_has_a_calibration_of_its_own():
     assert float(server["gate_weights"][1]) > 0.5  # it started from words alone
     assert float(server["gate_share"].sum()) == pytest.approx(1.0)
     rows = pack(FEDERATION.federation.held_out)
-    before = method.predict(server, states, rows)
+    before = method.predictor.predict(server, states, rows)
     shut = server | {"gate_weights": torch.zeros(2, dtype=torch.float64)}
-    assert float((method.predict(shut, states, rows) - before).abs().max()) > 0.01
+    assert float((method.predictor.predict(shut, states, rows) - before).abs().max()) > 0.01
 
 
 def test_the_oracle_gates_by_the_realised_proportions():
     method = BOUNDS["oracle"](make_task(FEDERATION.federation.schema))
     server, states, _ = run(method, FEDERATION)
     rows = pack(FEDERATION.federation.held_out)
-    found = method.predict(server, states, rows)
+    found = method.predictor.predict(server, states, rows)
     flipped = {name: states[name].flip(1) for name in ("proportions", "realised")}
-    assert torch.equal(method.predict(server, states | {"proportions": flipped["proportions"]}, rows), found)
-    assert not torch.allclose(method.predict(server, states | {"realised": flipped["realised"]}, rows), found)
+    assert torch.equal(method.predictor.predict(server, states | {"proportions": flipped["proportions"]}, rows), found)
+    assert not torch.allclose(method.predictor.predict(server, states | {"realised": flipped["realised"]}, rows), found)
 
 
 def literal_heads(task: Task, scenario: Scenario, experts: Tensor, resp: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from federations import gaussian_scenario, make_task, run, transport_for
+from federations import gaussian_scenario, make_task, payload, run, transport_for
 from fedgmi.data import Client, pack
 from fedgmi.methods import METHODS
 from fedgmi.models.densities.gaussian import mean_and_covariance
@@ -23,12 +23,12 @@ SOME_AWAY = (tuple(range(N)), (0, 1, 3, 4))
 
 
 def task(n_components: int = K, **others):
-    return make_task(SCENARIO.federation.schema, n_components, **others)
+    return make_task(SCENARIO.federation.schema, n_components, method="fedgmm", **others)
 
 
 def started(method) -> Tree:
     """The server as the first round finds it."""
-    server, _, _ = exchange(method, transport_for(method, SCENARIO), method.init(), method.prepare, range(N), 0)
+    server = exchange(transport_for(method, SCENARIO), method.program.init(), method.program.prepare, range(N), 0)
     return server
 
 
@@ -122,7 +122,7 @@ def test_who_holds_one_pair_alone_predicts_with_its_classifier(k):
     pairs = torch.zeros(N, K, K, dtype=torch.float64)
     pairs[:, 0, k] = 1.0
     rows = replace(pack(CLIENTS), y=None, cache={})
-    found = method.predict(server, {"pairs": pairs.flatten(1)}, rows)
+    found = method.predictor.predict(server, {"pairs": pairs.flatten(1)}, rows)
     torch.testing.assert_close(
         found, task().expert.log_prob(server["expert"], rows.x)[:, k].double(), atol=1e-5, rtol=0
     )
@@ -139,13 +139,13 @@ def test_predictions_weigh_classifiers_by_what_x_says():
     gate = joint.sum(1) / joint.sum((1, 2))[:, None]
     probs = task().expert.log_prob(server["expert"], rows.x).double().exp()
     expected = torch.einsum("rk,rkl->rl", gate, probs)
-    torch.testing.assert_close(method.predict(server, states, rows).exp(), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(method.predictor.predict(server, states, rows).exp(), expected, atol=1e-4, rtol=0)
 
 
 def test_proportions_are_the_classifiers_shares():
     method = METHODS["fedgmm"](task())
     pairs = torch.tensor([[[0.1, 0.2, 0.0], [0.3, 0.0, 0.0], [0.0, 0.0, 0.4]]]).double()
-    assert method.proportions({"pairs": pairs.flatten(1)})[0].tolist() == pytest.approx([0.4, 0.2, 0.4])
+    assert method.predictor.proportions({"pairs": pairs.flatten(1)})[0].tolist() == pytest.approx([0.4, 0.2, 0.4])
 
 
 def test_a_pair_that_nobody_holds_stays_as_it_was():
@@ -155,7 +155,7 @@ def test_a_pair_that_nobody_holds_stays_as_it_was():
     pairs[:, :2, :2] = 0.25
     transport.states = {"pairs": pairs.flatten(1)}
     alike = server | {"gaussian": server["gaussian"][:1].repeat(K, 1)}
-    updated, _, _ = exchange(method, transport, alike, method.round, range(N), 1)
+    updated = exchange(transport, alike, method.program.round, range(N), 1)
     assert torch.equal(updated["expert"][2], server["expert"][2])
     assert float((updated["expert"] - server["expert"])[:2].abs().amax(1).min()) > 0.005
     torch.testing.assert_close(updated["gaussian"][2], alike["gaussian"][2], atol=1e-6, rtol=0)
@@ -171,18 +171,18 @@ def test_a_newcomer_infers_its_proportions_to_the_end():
     server, _, _ = run(method, SCENARIO, rounds=4)
     means, covariances = mean_and_covariance(server["gaussian"], D)
     gaussians = [MultivariateNormal(mean, cov) for mean, cov in zip(means, covariances, strict=True)]
-    welcomed = method.welcome(server, pack(CLIENTS))
+    inferred = method.predictor.infer_client(server, pack(CLIENTS))
     for i, (client, z) in enumerate(zip(CLIENTS, codes(), strict=True)):
-        pairs = welcomed["pairs"][i].view(K, K)
+        pairs = inferred["pairs"][i].view(K, K)
         again = literal_shares(list(server["expert"]), gaussians, pairs.clamp(min=1e-12), z, client).mean(0)
         torch.testing.assert_close(pairs, again, atol=1e-3, rtol=0)
-    assert bool(welcomed["identified"].all())
+    assert bool(inferred["identified"].all())
 
 
 def test_without_labels_a_gaussians_share_is_split_as_all_clients_split_it():
     method = METHODS["fedgmm"](task())
     server, _, _ = run(method, SCENARIO, rounds=4)
-    blind = method.welcome(server, replace(pack(CLIENTS), y=None, cache={}))
+    blind = method.predictor.infer_client(server, replace(pack(CLIENTS), y=None, cache={}))
     pairs, pooled = blind["pairs"].view(N, K, K), server["pairs"].view(K, K)
     split = pairs / pairs.sum(2, keepdim=True).clamp(min=1e-30)
     held = pairs.sum(2) > 1e-3
@@ -191,8 +191,8 @@ def test_without_labels_a_gaussians_share_is_split_as_all_clients_split_it():
 
 
 def test_bytes_are_those_that_a_hand_counts():
-    _, _, end = run(METHODS["fedgmm"](task()), SCENARIO, rounds=3, participation=0.5)
-    models = K * 4 * (task().expert.size + D + D * (D + 1) // 2)
-    sums, spread = 8 * (2 * D + 1), 8 * (D + D * D + 1)
-    assert end.bytes_down == 3 * 3 * models + N * 4 * 2 * D
-    assert end.bytes_up == 3 * 3 * (models + 8 * K * K) + N * (sums + spread)
+    """Models and Gaussians, with a mass each on the way up."""
+    expert, gaussian, mass = K * 4 * task().expert.size, K * 4 * (D + D * (D + 1) // 2), 8 * K
+    found = payload(METHODS["fedgmm"](task()), SCENARIO, participation=0.5)
+    assert found["expert"] == (3 * 3 * expert, 3 * 3 * (expert + mass))
+    assert found["density"] == (3 * 3 * gaussian, 3 * 3 * (gaussian + mass))

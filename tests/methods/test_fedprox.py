@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from federations import make_task, run
+from federations import make_task, payload, run
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
-from fedgmi.settings import run as config
-from fedgmi.settings.baselines import FedProxSettings
+from fedgmi.runs import config
 from literal import EVERYONE, SOME_AWAY, ragged_scenario, run_rounds, start_of, train_alone, weighted_mean
 
 SCENARIO = ragged_scenario()
@@ -17,7 +16,7 @@ CLIENTS = SCENARIO.federation.clients
 
 
 def task(mu: float = 1.0):
-    return make_task(SCENARIO.federation.schema, fedprox=FedProxSettings(mu=mu))
+    return make_task(SCENARIO.federation.schema, method="fedprox", mu=mu)
 
 
 def moved(mu: float) -> float:
@@ -58,12 +57,11 @@ def test_the_larger_mu_the_nearer_the_model_stays():
 
 
 def test_bytes_are_those_of_fedavg():
-    _, _, held = run(METHODS["fedprox"](task()), SCENARIO, rounds=3, participation=0.5)
-    _, _, average = run(METHODS["fedavg"](task()), SCENARIO, rounds=3, participation=0.5)
-    assert (held.bytes_down, held.bytes_up) == (average.bytes_down, average.bytes_up)
+    held, average = (payload(METHODS[name](task()), SCENARIO, participation=0.5) for name in ("fedprox", "fedavg"))
+    assert held == average
 
 
-@pytest.mark.parametrize("setting", ["method.fedprox.mu=0", "method.fedprox.mu=-1.0", "method.ditto.mu=0"])
-def test_a_term_of_nothing_is_refused(setting):
-    with pytest.raises(ConfigError, match=setting.partition("=")[0]):
-        config.load(None, [setting])
+@pytest.mark.parametrize(("name", "mu"), [("fedprox", 0), ("fedprox", -1.0), ("ditto", 0)])
+def test_a_term_of_nothing_is_refused(name, mu):
+    with pytest.raises(ConfigError, match=r"method\.mu"):
+        config.load(None, [f"method.name={name}", f"method.mu={mu}"])

@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from federations import make_task, transport_for
+from federations import make_task, payload, transport_for
 from fedgmi.data import pack
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
 from fedgmi.methods.local_training import random_starts
-from fedgmi.settings import run as config
-from fedgmi.settings.baselines import FedSoftSettings
+from fedgmi.runs import config
 from literal import (
     EVERYONE,
     SOME_AWAY,
@@ -30,7 +29,7 @@ K = 3
 
 
 def task(n_components: int = K, **settings):
-    return make_task(SCENARIO.federation.schema, n_components, fedsoft=FedSoftSettings(**settings))
+    return make_task(SCENARIO.federation.schema, n_components, method="fedsoft", **settings)
 
 
 def estimate(centres: list[torch.Tensor], i: int, smoother: float = 1e-4) -> list[float]:
@@ -75,28 +74,28 @@ def test_equals_a_literal_version_with_some_clients_away(interval):
 
 def test_shares_are_estimated_every_interval_of_rounds_and_at_a_clients_first():
     method = METHODS["fedsoft"](task(interval=3))
-    transport, server = transport_for(method, SCENARIO), method.init()
+    transport, server = transport_for(method, SCENARIO), method.program.init()
     seen = []
     for number, ids in enumerate([(0, 1), EVERYONE, (0, 1), EVERYONE, EVERYONE], 1):
-        server, _, _ = exchange(method, transport, server, method.round, ids, number)
+        server = exchange(transport, server, method.program.round, ids, number)
         seen.append(transport.states["estimated"][[1, 2]].tolist())
     assert seen == [[1, 0], [1, 2], [1, 2], [4, 2], [4, 5]]
 
 
 def test_what_no_row_prefers_gets_the_smoother_and_becomes_the_mean_of_all():
     method = METHODS["fedsoft"](task())
-    transport, server = transport_for(method, SCENARIO), method.init()
+    transport, server = transport_for(method, SCENARIO), method.program.init()
     rows = pack(CLIENTS)
     right, wrong = torch.zeros(2, task().expert.size)  # a model is its last two numbers here: the classes' biases
     right[-2:], wrong[-2:] = torch.tensor([0.0, 0.0]), torch.tensor([-50.0, 50.0])
     worst = torch.stack([right, wrong, wrong])
-    preferred = bool((method.responsibilities({"expert": worst}, {}, rows)[:, 2] == 0).all())
+    preferred = bool((method.predictor.responsibilities({"expert": worst}, {}, rows)[:, 2] == 0).all())
     assert preferred  # of two equal ones the first is taken
-    updated, _, _ = exchange(method, transport, server | {"expert": worst}, method.round, EVERYONE, 1)
+    updated = exchange(transport, server | {"expert": worst}, method.program.round, EVERYONE, 1)
     assert bool((transport.states["importance"][:, 2] == 1e-4).all())
     own, n_rows = transport.states["expert"], [len(client) for client in CLIENTS]
     torch.testing.assert_close(updated["expert"][2], weighted_mean(list(own), n_rows), atol=1e-6, rtol=1e-5)
-    proportions = method.proportions(transport.states)
+    proportions = method.predictor.proportions(transport.states)
     torch.testing.assert_close(proportions.sum(1), torch.ones(len(CLIENTS), dtype=torch.float64))
 
 
@@ -105,23 +104,17 @@ def test_the_own_model_predicts_rows_that_it_was_not_trained_on():
     server, states = run_rounds(method, SCENARIO, SOME_AWAY)
     rows = pack(SCENARIO.federation.held_out)
     own = task().expert.log_prob(states["expert"][4][None], rows.x[rows.owner == 4])[:, 0]
-    torch.testing.assert_close(method.predict(server, states, rows)[rows.owner == 4], own)
+    torch.testing.assert_close(method.predictor.predict(server, states, rows)[rows.owner == 4], own)
     other = {"expert": random_starts(task(), K)}
-    assert torch.equal(method.predict(other, states, rows), method.predict(server, states, rows))
+    assert torch.equal(method.predictor.predict(other, states, rows), method.predictor.predict(server, states, rows))
 
 
-def test_bytes_are_k_models_down_one_up_and_new_shares():
-    method = METHODS["fedsoft"](task(interval=2))
-    transport, server, model = transport_for(method, SCENARIO), method.init(), 4 * task().expert.size
-    n, new = len(CLIENTS), []
-    for number in (1, 2, 3):
-        server, down, up = exchange(method, transport, server, method.round, EVERYONE, number)
-        assert down == n * K * model
-        new.append(up - n * model)
-    assert new == [n * K * 8, 0, n * K * 8]
+def test_k_models_travel_both_ways_with_a_mass_each():
+    model, n = 4 * task().expert.size, len(CLIENTS)
+    assert payload(METHODS["fedsoft"](task()), SCENARIO) == {"expert": (3 * n * K * model, 3 * n * K * (model + 8))}
 
 
 @pytest.mark.parametrize("setting", ["strength=0", "interval=0", "smoother=0"])
 def test_settings_that_disable_it_are_refused(setting):
-    with pytest.raises(ConfigError, match=f"method.fedsoft.{setting.partition('=')[0]}"):
-        config.load(None, [f"method.fedsoft.{setting}"])
+    with pytest.raises(ConfigError, match=f"method.{setting.partition('=')[0]}"):
+        config.load(None, ["method.name=fedsoft", f"method.{setting}"])

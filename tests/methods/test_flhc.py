@@ -14,8 +14,7 @@ from fedgmi.data import pack
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
 from fedgmi.methods.baselines.clusters import UNKNOWN
-from fedgmi.settings import run as config
-from fedgmi.settings.baselines import FlhcSettings
+from fedgmi.runs import config
 from literal import EVERYONE, SIZES, exchange, ragged_scenario, run_rounds, start_of, train_alone, weighted_mean
 
 SCENARIO = ragged_scenario()
@@ -24,8 +23,8 @@ N = len(CLIENTS)
 
 
 def task(n_components: int = 2, joint_rounds: int = 1, distance_threshold: float | None = None):
-    settings = FlhcSettings(joint_rounds=joint_rounds, distance_threshold=distance_threshold)
-    return make_task(SCENARIO.federation.schema, n_components, flhc=settings)
+    own = {"joint_rounds": joint_rounds, "distance_threshold": distance_threshold}
+    return make_task(SCENARIO.federation.schema, n_components, method="flhc", **own)
 
 
 def update(i: int, start: Tensor, number: int) -> Tensor:
@@ -82,18 +81,17 @@ def test_a_distance_decides_how_many_clusters_there_are(threshold, n_clusters):
 def test_who_was_away_joins_the_cluster_with_the_nearest_update():
     """And only then trains in it: an update from the joint model is no step from the cluster's."""
     method = METHODS["flhc"](task())
-    transport, server = transport_for(method, SCENARIO), method.init()
+    transport, server = transport_for(method, SCENARIO), method.program.init()
     for number, ids in enumerate([EVERYONE, (0, 1, 4)], 1):
-        server, _, _ = exchange(method, transport, server, method.round, ids, number)
+        server = exchange(transport, server, method.program.round, ids, number)
     assert server["cluster"][2:4].tolist() == [UNKNOWN] * 2
     back = update(3, server["joint"][0], 3)
     nearest = int((server["centres"] - back).norm(dim=1).argmin())
     before = server["expert"]
-    server, down, _ = exchange(method, transport, server, method.round, [3], 3)
+    server = exchange(transport, server, method.program.round, [3], 3)
     assert server["cluster"][2:4].tolist() == [UNKNOWN, nearest]
     assert torch.equal(server["expert"], before)
-    assert down == 4 * task().expert.size
-    server, _, _ = exchange(method, transport, server, method.round, [3], 4)
+    server = exchange(transport, server, method.program.round, [3], 4)
     moved = (server["expert"] != before).any(1)
     assert moved.tolist() == [c == nearest for c in range(len(before))]
 
@@ -106,9 +104,9 @@ def test_who_never_came_back_takes_the_model_of_least_loss():
     best = torch.stack([part.sum(0) for part in loss.split(list(SIZES))]).argmin(1)
     assert torch.equal(states["cluster"][3:], best[3:])
     assert torch.equal(states["cluster"][:3], server["cluster"][:3])
-    assert torch.equal(method.welcome(server, rows)["cluster"], best)
+    assert torch.equal(method.predictor.infer_client(server, rows)["cluster"], best)
     largest = int(server["cluster"][:3].bincount().argmax())
-    assert method.welcome(server, replace(rows, y=None))["cluster"].tolist() == [largest] * N
+    assert method.predictor.infer_client(server, replace(rows, y=None))["cluster"].tolist() == [largest] * N
 
 
 def test_fewer_clients_than_clusters():
@@ -120,7 +118,7 @@ def test_fewer_clients_than_clusters():
 
 
 def test_rounds_that_never_reach_the_clustering_are_refused():
-    with pytest.raises(ConfigError, match=r"method\.flhc\.joint_rounds"):
-        config.load(None, ["method.name=flhc", "rounds=10", "method.flhc.joint_rounds=10"])
-    config.load(None, ["method.name=flhc", "rounds=11", "method.flhc.joint_rounds=10"])
+    with pytest.raises(ConfigError, match=r"method\.joint_rounds"):
+        config.load(None, ["method.name=flhc", "rounds=10", "method.joint_rounds=10"])
+    config.load(None, ["method.name=flhc", "rounds=11", "method.joint_rounds=10"])
     config.load(None, ["method.name=fedavg", "rounds=3"])

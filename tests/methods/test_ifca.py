@@ -7,12 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from federations import make_task, run, transport_for
+from federations import make_task, payload, run, transport_for
 from fedgmi.data import pack
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
-from fedgmi.settings import run as config
-from fedgmi.settings.baselines import IfcaSettings
+from fedgmi.runs import config
 from literal import (
     EVERYONE,
     SIZES,
@@ -33,8 +32,7 @@ STARTS = ("random", "balanced", "farthest")
 
 
 def task(init: str = "random", n_components: int = K, draws: int = 6, seed: int = 0):
-    settings = IfcaSettings(init=init, draws=draws)
-    return make_task(SCENARIO.federation.schema, n_components, seed=seed, ifca=settings)
+    return make_task(SCENARIO.federation.schema, n_components, method="ifca", seed=seed, init=init, draws=draws)
 
 
 def best(models: list[torch.Tensor], i: int) -> int:
@@ -45,7 +43,7 @@ def best(models: list[torch.Tensor], i: int) -> int:
 def started(init: str, seed: int = 0) -> torch.Tensor:
     """The models as the first round finds them [K, P]."""
     method = METHODS["ifca"](task(init, seed=seed))
-    server, _, _ = exchange(method, transport_for(method, SCENARIO), method.init(), method.prepare, EVERYONE, 0)
+    server = exchange(transport_for(method, SCENARIO), method.program.init(), method.program.prepare, EVERYONE, 0)
     return server["expert"]
 
 
@@ -81,11 +79,11 @@ def test_one_cluster_is_fedavg():
 
 def test_a_cluster_that_nobody_chose_stays_as_it_was():
     method = METHODS["ifca"](task())
-    server = method.init()
+    server = method.program.init()
     wrong = torch.zeros(task().expert.size)
     wrong[-2:] = torch.tensor([-50.0, 50.0])  # the classes' biases: certain, and wrong about a half
     server = server | {"expert": torch.stack([server["expert"][0], wrong, server["expert"][2]])}
-    updated, _, _ = exchange(method, transport_for(method, SCENARIO), server, method.round, [2, 3, 4], 1)
+    updated = exchange(transport_for(method, SCENARIO), server, method.program.round, [2, 3, 4], 1)
     assert torch.equal(updated["expert"][1], wrong)
     assert not torch.equal(updated["expert"], server["expert"])
 
@@ -124,29 +122,28 @@ def test_starts_repeat_with_the_seed_alone(init):
 
 
 def test_bytes_are_those_that_a_hand_counts():
-    model, number = 4 * task().expert.size, 8
-    ends = {init: run(METHODS["ifca"](task(init)), SCENARIO, rounds=2, participation=0.6)[2] for init in STARTS}
-    down, up = 2 * 3 * K * model + N * K * model, 2 * 3 * (model + number) + N * number
-    assert (ends["random"].bytes_down, ends["random"].bytes_up) == (down, up)
-    draws = 6 * N * K * model, 6 * N * number
-    assert (ends["balanced"].bytes_down, ends["balanced"].bytes_up) == (down + draws[0], up + draws[1])
-    picks = N * (0 + 1 + 2) * model + K * model, K * N * 2 * number + K * model
-    assert (ends["farthest"].bytes_down, ends["farthest"].bytes_up) == (down + picks[0], up + picks[1])
+    """Up goes the model of the one cluster, with K masses; a start by draws sends no model at all."""
+    model, masses = 4 * task().expert.size, 8 * K
+    found = {init: payload(METHODS["ifca"](task(init)), SCENARIO, 2, participation=0.6)["expert"] for init in STARTS}
+    assert found["random"][1] == found["balanced"][1] == 2 * 3 * (model + masses)
+    assert found["farthest"][1] == 2 * 3 * (model + masses) + K * model + K * N * 8
+    assert found["random"][0] % model == 0
+    assert found["random"][0] <= (2 * 3 + N) * K * model
 
 
 def test_newcomers_choose_by_their_labels_and_without_get_the_largest_cluster():
     method = METHODS["ifca"](task("farthest"))
     server, states, _ = run(method, SCENARIO)
     rows = pack(CLIENTS)
-    welcomed = method.welcome(server, rows)
-    assert torch.equal(welcomed["proportions"], states["proportions"])
-    assert bool(welcomed["identified"].all())
-    blind = method.welcome(server, replace(rows, y=None, cache={}))
+    inferred = method.predictor.infer_client(server, rows)
+    assert torch.equal(inferred["proportions"], states["proportions"])
+    assert bool(inferred["identified"].all())
+    blind = method.predictor.infer_client(server, replace(rows, y=None, cache={}))
     held = states["proportions"].T @ torch.tensor(SIZES, dtype=torch.float64)
     assert blind["proportions"].argmax(1).tolist() == [int(held.argmax())] * N
     assert not bool(blind["identified"].any())
 
 
 def test_an_unknown_start_is_refused():
-    with pytest.raises(ConfigError, match=r"method\.ifca\.init"):
-        config.load(None, ["method.ifca.init=kmeans"])
+    with pytest.raises(ConfigError, match=r"method\.init"):
+        config.load(None, ["method.name=ifca", "method.init=kmeans"])

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedgmi import tree
 from fedgmi.tree import Tree
 
 RESOLUTION = torch.finfo(torch.float32).eps  # rows are float32: what differs by less than this is constant
@@ -53,16 +52,6 @@ class Standardisation(NamedTuple):
     def to_json(self) -> dict[str, list[float] | float]:
         """mean and std, column by column, and log_det: what it takes to read a summary in the rows' own units."""
         return {"mean": self.mean.tolist(), "std": self.std.tolist(), "log_det": self.log_det}
-
-    @property
-    def bytes_down(self) -> int:
-        """What the server sends to each client: mean and std."""
-        return tree.n_bytes(self._asdict())
-
-    @property
-    def bytes_up(self) -> int:
-        """What each client sends: as many sums, and how many rows they are of."""
-        return self.bytes_down + torch.float64.itemsize
 
 
 def feature_sums(x: Tensor) -> Tree:
