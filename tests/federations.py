@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, Literal
 
 import torch
@@ -11,11 +11,12 @@ from torch import Tensor
 
 from fedgmi.data import Client, Federation, Scenario, Schema, build_scenario, pack
 from fedgmi.data.rows import Rows
-from fedgmi.methods import BOUNDS, METHODS, Method, Task
+from fedgmi.methods import BOUNDS, METHODS, Method, Predictor, Task
 from fedgmi.models.densities import make_density
 from fedgmi.models.experts import make_expert
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.rounds import Progress, run_rounds
+from fedgmi.protocol.step import Program
 from fedgmi.settings.run import DataSettings, DensitySettings, ExpertSettings, ScenarioSettings
 from fedgmi.settings.run import TrainingSettings as Training
 from fedgmi.tree import Tree
@@ -125,3 +126,24 @@ def payload(
     transport = transport_for(method, scenario)
     run(method, scenario, rounds=rounds, participation=participation, transport=transport)
     return {kind: both for kind, both in transport.ledger.by_kind().items() if kind != "statistics"}
+
+
+def bare_method(name: str, predict: Any = None, *, metrics: Any = None, **parts: Any) -> Method:
+    """A method made by hand: `parts` are of its program, or of its predictor."""
+    of_program = {field.name for field in fields(Program)}
+    program = Program(**{"init": dict, "client_init": lambda ids: {}, "round": ()} | {
+        key: value for key, value in parts.items() if key in of_program
+    })  # fmt: skip
+    predict = predict or (lambda server, states, rows: rows.x)
+    predictor = Predictor(predict, **{key: value for key, value in parts.items() if key not in of_program})
+    return Method(name, program, predictor, **({"metrics": metrics} if metrics else {}))
+
+
+def with_predictor(method: Method, **changes: Any) -> Method:
+    """The method with other functions of its predictor."""
+    return replace(method, predictor=replace(method.predictor, **changes))
+
+
+def with_program(method: Method, **changes: Any) -> Method:
+    """The method with other parts of its program."""
+    return replace(method, program=replace(method.program, **changes))

@@ -11,10 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from federations import bare_method
 from fedgmi.data.rows import Client
 from fedgmi.errors import DivergedError
-from fedgmi.methods import Message, Method, Step
-from fedgmi.protocol.rounds import Progress, drive
+from fedgmi.protocol.ledger import Ledger
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.rounds import Progress, run_rounds
+from fedgmi.protocol.step import Step
 from fedgmi.runs import evaluation
 from fedgmi.storage import folder
 from tiny import arguments, exit_code, run
@@ -56,7 +59,8 @@ class Wire:
     """A transport that answers every step with the same message."""
 
     def __init__(self, value: float) -> None:
-        self.message = Message({"total": torch.tensor([1.0, value])})
+        self.message = Message(sums={"total": torch.tensor([1.0, value])})
+        self.ledger, self.wrappers = Ledger(1), ()
 
     def exchange(self, step, server, ids, round):
         return self.message
@@ -67,11 +71,12 @@ class Wire:
 def test_first_number_that_is_not_finite_stops_the_run(value, where):
     seen: list[int] = []
     spoilt = value if where == "server" else 0.0
-    step = Step("train", lambda *_: ({}, Message()), lambda server, sums, round: {"w": torch.tensor([spoilt])})
-    method = Method("mine", dict, lambda ids: {}, round=(step,), predict=lambda *_: torch.zeros(0))
-    with pytest.raises(DivergedError, match=r"^mine, round 1: '(total|w)' is NaN or infinite.*lower training.lr"):
-        drive(
-            method,
+    step = Step("train", lambda *_: ({}, Message()), lambda *_: {"w": torch.tensor([spoilt])})
+    method = bare_method("mine", round=(step,))
+    with pytest.raises(DivergedError, match=r"^mine, round 1: '(sums/total|w)' is NaN or infinite.*lower training.lr"):
+        run_rounds(
+            method.name,
+            method.program,
             Wire(value if where == "message" else 0.0),
             Progress({"w": torch.zeros(1)}),
             n_clients=1,
@@ -88,8 +93,8 @@ def test_accuracy_of_a_client_without_held_out_rows_is_null():
         Client("none", torch.zeros(0, 2), torch.zeros(0).long()),
         Client("two", torch.zeros(2, 2), torch.ones(2).long()),
     )
-    method = Method("m", dict, lambda ids: {}, round=(), predict=lambda server, states, rows: torch.zeros(len(rows), 2))
-    accuracy = evaluation.client_accuracy(method, {}, {}, rows)
+    method = bare_method("m", lambda server, states, rows: torch.zeros(len(rows), 2))
+    accuracy = evaluation.client_accuracy(method.predictor, {}, {}, rows)
     assert accuracy is not None
     assert json.dumps(folder.finite(accuracy.tolist()), allow_nan=False) == "[null, 0.0]"
 

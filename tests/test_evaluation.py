@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
 
-from federations import draw, gaussian_scenario, make_task, run, without_labels
+from federations import (
+    bare_method,
+    draw,
+    gaussian_scenario,
+    make_task,
+    run,
+    with_predictor,
+    with_program,
+    without_labels,
+)
 from fedgmi.data import Scenario, pack
 from fedgmi.data.rows import Rows, chunks
 from fedgmi.methods import METHODS, Method
@@ -23,6 +30,14 @@ TASK = make_task(SCENARIO.federation.schema, density="gaussian")
 ORDER = [2, 0, 1]  # how the hand-made method numbers the components: its component 0 is the true 2
 
 
+def density(server: Tree, x: Tensor, noise: Tensor) -> Tensor:
+    return TASK.density.log_prob(server["density"], x, noise)
+
+
+def expert(server: Tree, x: Tensor) -> Tensor:
+    return TASK.expert.log_prob(server["expert"], x)
+
+
 def one_hot(values: Tensor, size: int) -> Tensor:
     return torch.nn.functional.one_hot(values, size).double()
 
@@ -33,7 +48,7 @@ def always(label: int) -> Method:
     def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
         return one_hot(torch.full((len(rows),), label), 2).log()
 
-    return Method("always", dict, lambda ids: {}, (), predict)
+    return bare_method("always", predict)
 
 
 def knowing(proportions: Tensor) -> Method:
@@ -42,16 +57,12 @@ def knowing(proportions: Tensor) -> Method:
     def responsibilities(server: Tree, states: Tree, rows: Rows) -> Tensor:
         return one_hot(torch.cat([TRUTH.components[i] for i in rows.ids]), 3)[:, ORDER]
 
-    return replace(
-        always(0),
-        client_init=lambda ids: {"proportions": proportions[list(ids)]},
-        proportions=lambda states: states["proportions"],
-        responsibilities=responsibilities,
-    )
+    method = with_program(always(0), client_init=lambda ids: {"proportions": proportions[list(ids)]})
+    return with_predictor(method, proportions=lambda states: states["proportions"], responsibilities=responsibilities)
 
 
 def numbers_of(method: Method, scenario: Scenario = SCENARIO, server: Tree | None = None) -> dict:
-    states = method.client_init(tuple(range(len(scenario.federation.clients))))
+    states = method.program.client_init(tuple(range(len(scenario.federation.clients))))
     return evaluate(method, TASK, server or {}, states, scenario)
 
 
@@ -70,7 +81,8 @@ def test_states_stay_with_their_clients_however_they_are_chunked(monkeypatch):
         assert torch.equal(states["id"], torch.tensor(rows.ids))
         return one_hot(states["id"][rows.owner] % 2, 2).log()
 
-    method = replace(always(0), predict=by_client, client_init=lambda ids: {"id": torch.tensor(ids)})
+    method = with_predictor(always(0), predict=by_client)
+    method = with_program(method, client_init=lambda ids: {"id": torch.tensor(ids)})
     whole = numbers_of(method)
     monkeypatch.setattr(evaluation, "chunks", lambda clients, ids: chunks(clients, ids, max_bytes=1))
     assert numbers_of(method)["client_accuracy_per_client"] == whole["client_accuracy_per_client"]
@@ -100,7 +112,7 @@ def test_the_error_to_the_drawn_proportions_is_told_beside():
 
 def test_a_component_too_many_counts_as_error():
     with_ghost = torch.cat([0.8 * TRUTH.proportions(), torch.full((5, 1), 0.2, dtype=torch.float64)], 1)
-    method = replace(knowing(with_ghost), responsibilities=None)
+    method = with_predictor(knowing(with_ghost), responsibilities=None)
     assert numbers_of(method)["proportion_tv"] == pytest.approx(0.2)
     assert numbers_of(method)["n_components"] == 3  # of the task; its proportions have four columns
     assert len(numbers_of(method)["proportions"][0]) == 4
@@ -111,7 +123,7 @@ def test_rows_that_are_assigned_wrongly_are_counted():
         truth = torch.cat([TRUTH.components[i] for i in rows.ids])
         return one_hot(truth.clamp(min=1), 3)
 
-    method = replace(knowing(TRUTH.proportions()), responsibilities=never_the_first)
+    method = with_predictor(knowing(TRUTH.proportions()), responsibilities=never_the_first)
     wrong = float((torch.cat(TRUTH.components) == 0).double().mean())
     assert wrong > 0.1
     assert numbers_of(method)["assignment_accuracy"] == pytest.approx(1 - wrong)
@@ -124,7 +136,7 @@ def test_matrices_are_in_the_matched_order():
     assert TASK.density.fit is not None
     fitted = TASK.density.fit(x, one_hot(which, 3), torch.zeros(len(x)).long(), 1)[0]
     experts = torch.stack([TASK.expert.init(draw(k)) for k in range(3)])
-    method = replace(knowing(TRUTH.proportions()[:, ORDER]), densities="density", experts="expert")
+    method = with_predictor(knowing(TRUTH.proportions()[:, ORDER]), density=density, expert=expert)
     found = numbers_of(method, server={"density": fitted[ORDER], "expert": experts[ORDER]})
     matrix = torch.tensor(found["density"])
     assert matrix.argmax(1).tolist() == [0, 1, 2]
@@ -138,14 +150,14 @@ def test_matrices_are_in_the_matched_order():
 def test_a_component_that_nothing_stands_for_has_no_column():
     params = torch.stack([TASK.density.init(draw(k)) for k in range(2)])
     two = TRUTH.proportions()[:, 1:]  # nobody stands for component 0
-    method = replace(knowing(two), responsibilities=None, densities="density")
+    method = with_predictor(knowing(two), responsibilities=None, density=density)
     matrix = torch.tensor(numbers_of(method, server={"density": params})["density"])
     assert bool(matrix[:, 0].isnan().all())
     assert bool(matrix[:, 1:].isfinite().all())
 
 
 def test_without_labels_accuracy_is_null_and_proportions_are_still_judged():
-    found = numbers_of(replace(knowing(TRUTH.proportions()), experts="expert"), without_labels(SCENARIO))
+    found = numbers_of(with_predictor(knowing(TRUTH.proportions()), expert=expert), without_labels(SCENARIO))
     assert found["client_accuracy"] is None
     assert found["client_accuracy_per_client"] is None
     assert "expert_accuracy" not in found
@@ -158,32 +170,33 @@ def test_without_truth_there_is_no_error_and_no_matrix():
     assert found["true_proportions"] is None
     assert found["client_accuracy"] is not None
     assert not {"assignment_accuracy", "density", "expert_accuracy"} & found.keys()
-    assert evaluation.proportion_error(knowing(TRUTH.proportions()), {}, Scenario(SCENARIO.federation)) is None
+    assert (
+        evaluation.proportion_error(knowing(TRUTH.proportions()).predictor, {}, Scenario(SCENARIO.federation)) is None
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_no_method_is_shown_the_truth_or_the_labels_it_is_to_predict(name):
-    task = make_task(SCENARIO.federation.schema)
+    task = make_task(SCENARIO.federation.schema, method=name)
     method, predicted, assigned = METHODS[name](task), [], []
 
     def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
         predicted.append(rows)
-        return method.predict(server, states, rows)
+        return method.predictor.predict(server, states, rows)
 
     def responsibilities(server: Tree, states: Tree, rows: Rows) -> Tensor:
         assigned.append(rows)
-        assert method.responsibilities is not None
-        return method.responsibilities(server, states, rows)
+        assert method.predictor.responsibilities is not None
+        return method.predictor.responsibilities(server, states, rows)
 
-    watched = replace(
-        method, predict=predict, responsibilities=responsibilities if method.responsibilities is not None else None
-    )
+    known = method.predictor.responsibilities is not None
+    watched = with_predictor(method, predict=predict, responsibilities=responsibilities if known else None)
     server, states, _ = run(method, SCENARIO)
     evaluate(watched, task, server, states, SCENARIO)
     assert predicted
     assert all(rows.component is None for rows in predicted + assigned)
     assert all(rows.y is None for rows in predicted)
-    assert bool(assigned) is (method.responsibilities is not None)
+    assert bool(assigned) is known
 
 
 def test_evaluation_repeats_to_the_bit_and_leaves_states_alone():
@@ -193,4 +206,4 @@ def test_evaluation_repeats_to_the_bit_and_leaves_states_alone():
     assert evaluate(method, TASK, server, states, SCENARIO) == evaluate(method, TASK, server, states, SCENARIO)
     assert all(torch.equal(states[name], leaf) for name, leaf in before.items())
     rows = pack(SCENARIO.federation.held_out)
-    assert float(method.predict(server, states, rows).exp().sum(1).sub(1).abs().max()) < 1e-5
+    assert float(method.predictor.predict(server, states, rows).exp().sum(1).sub(1).abs().max()) < 1e-5

@@ -7,8 +7,12 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from fedgmi.methods import Message, Method, Step
-from fedgmi.protocol.rounds import Progress, drive, participants
+from federations import bare_method
+from fedgmi.methods import Method
+from fedgmi.protocol.ledger import Ledger
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.rounds import Progress, participants, run_rounds
+from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
 
 
@@ -35,25 +39,29 @@ class Log:
     def __init__(self) -> None:
         self.asked: list[tuple[str, int, int]] = []
         self.ids: list[list[int]] = []
+        self.ledger, self.wrappers = Ledger(8), ()
 
     def exchange(self, step: Step, server: Tree, ids: Sequence[int], round: int) -> Message:
         assert not torch.is_grad_enabled()
         self.asked.append((step.name, len(ids), round))
         self.ids.append(list(ids))
-        return Message({"one": torch.ones(())}, len(ids), 2 * len(ids))
+        for i in ids:
+            self.ledger.add(round, "statistics", i, down=1, up=2)
+        return Message(sums={"one": torch.ones(())})
 
 
 def named(name: str) -> Step:
-    return Step(name, lambda *given: ({}, Message()), lambda server, sums, round: {"n": server["n"] + sums["one"]})
+    def add(server: Tree, message: Message, round: int) -> Tree:
+        return {"n": server["n"] + message.sums["one"]}
+
+    return Step(name, lambda *given: ({}, Message()), add)
 
 
 def method() -> Method:
-    return Method(
+    return bare_method(
         "log",
-        lambda: {"n": torch.zeros(())},
-        lambda ids: {},
-        (named("a"), named("b")),
-        lambda server, states, rows: rows.x,
+        init=lambda: {"n": torch.zeros(())},
+        round=(named("a"), named("b")),
         prepare=(named("before"),),
         finish=(named("after"),),
     )
@@ -61,10 +69,11 @@ def method() -> Method:
 
 def test_phases_come_in_order_and_only_rounds_are_sampled():
     log, seen = Log(), []
-    end = drive(
-        method(),
+    end = run_rounds(
+        "log",
+        method().program,
         log,
-        Progress(method().init()),
+        Progress(method().program.init()),
         n_clients=8,
         rounds=2,
         participation=0.25,
@@ -80,8 +89,10 @@ def test_phases_come_in_order_and_only_rounds_are_sampled():
 
 
 def test_a_run_goes_on_from_where_it_stands():
+    """And with the bytes that its ledger holds already."""
     log = Log()
+    log.ledger.add(1, "statistics", 0, down=100, up=50)
     progress = Progress({"n": torch.zeros(())}, round=1, bytes_down=100, bytes_up=50)
-    end = drive(method(), log, progress, n_clients=4, rounds=2, participation=1.0, seed=0, after=lambda progress: None)
+    end = run_rounds("log", method().program, log, progress, n_clients=4, rounds=2, seed=0)
     assert [(name, number) for name, _, number in log.asked] == [("a", 2), ("b", 2), ("after", 3)]
     assert (end.round, end.bytes_down, end.bytes_up) == (3, 112, 74)

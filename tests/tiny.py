@@ -29,6 +29,13 @@ TINY = (
     "method.warm_up_rounds=1",
 )
 """Of fedgmi."""
+OWN = (
+    "method.codewords=4",
+    "method.kmeans_rounds=3",
+    "method.calibration_steps=2",
+    "method.warm_up_rounds=1",
+)
+"""fedgmi's own settings, which other methods refuse."""
 ALL_BOUNDS = ("evaluation.oracle=true", "evaluation.fedavg=true", "evaluation.local=true")
 
 
@@ -52,6 +59,12 @@ def tiny(*overrides: str) -> list[str]:
     names = [word.removeprefix("method.name=") for word in overrides if word.startswith("method.name=")]
     ours = not names or names[-1] == "fedgmi"
     return [*(word for word in TINY if ours or not word.startswith("method.")), *overrides]
+
+
+def small(*overrides: str) -> tuple[str, ...]:
+    """What makes a run tiny, whichever method the overrides name."""
+    other = any(word.startswith("method.name=") and word != "method.name=fedgmi" for word in overrides)
+    return TINY if other else (*TINY, *OWN)
 
 
 def settings(*overrides: str) -> config.Config:

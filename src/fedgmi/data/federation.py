@@ -135,6 +135,7 @@ def check_federation(federation: Federation) -> None:
         DataError: It names the client and the column.
 
     Examples:
+        >>> import torch
         >>> schema = Schema(shape=(2,), n_classes=2, kind="tabular", features=("age", "weight"))
         >>> bad = Client("anna", torch.tensor([[1.0, float("nan")]]), torch.tensor([0]))
         >>> check_federation(Federation(schema, (bad,)))  # doctest: +ELLIPSIS
