@@ -1,5 +1,6 @@
 """The benchmarks run, at a tiny size: their tables must not rot. What they find is in benchmarks/README.md."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -152,3 +153,90 @@ def test_rivals_puts_comparisons_side_by_side(tmp_path):
     assert "| fedavg | 91.0 ± 1.0 (81.0) | 88.0 ± 1.0 (78.0) |" in text
     assert "| fedgmi | 0.010 ± 0.002 | – |" in text
     assert "| fedavg | 3 | 3 |" in text
+
+
+@pytest.fixture
+def numbers(monkeypatch):
+    """benchmarks/before_after_numbers.py: the comparing part of before_after.py."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module("before_after_numbers")
+
+
+def test_before_after_compares_bit_for_bit(numbers):
+    before = {"a": 0.3, "b[0]": 0.0, "b[1]": None, "c": "word", "d": 1, "e": float("nan"), "f": True}
+    after = {"a": 0.1 + 0.2, "b[0]": -0.0, "b[1]": 0.5, "c": "other", "d": 1.0, "e": float("nan"), "f": 1}
+    found = numbers.compare(before, after)
+    assert list(found.differ) == ["a", "b[0]", "b[1]", "f"]
+    assert found.differ["a"] == (0.3, 0.30000000000000004)
+    assert found.words == {"c": ("word", "other")}
+    assert found.numbers == 6
+    assert numbers.compare(before, dict(before)).differ == {}
+
+
+def test_before_after_lists_keys_that_one_side_has(numbers):
+    found = numbers.compare({"a": 1, "gone": 2, "bytes_up": 3}, {"a": 1, "format": 1, "bytes_up.models": 3})
+    assert (found.only_before, found.only_after) == (["gone", "bytes_up"], ["format", "bytes_up.models"])
+    assert found.differ == {}
+
+
+def test_before_after_sees_lists_that_grew_and_values_that_became_lists(numbers):
+    before = dict(numbers.leaves({"a": [1, 2], "b": None, "c": [], "d": [0.5]}))
+    after = dict(numbers.leaves({"a": [1, 2, 3], "b": [4], "c": [], "d": None}))
+    assert list(numbers.compare(before, after).differ) == ["a.length", "b", "d"]
+
+
+def test_before_after_lets_bytes_and_seconds_differ(numbers):
+    before = {"seconds": 1.0, "bytes_down": 7, "oracle.bytes_up": 8, "n": 1}
+    found = numbers.compare(before, {"seconds": 2.0, "bytes_down": 9, "oracle.bytes_up": 9, "n": 1})
+    assert found == numbers.Comparison(1, {}, {}, [], [])
+
+
+def made_up_side(out, summary, records=(), error=None):
+    """What before_after.py keeps of the case `digits`."""
+    from fedgmi.storage.folder import write_json
+
+    results = out / "digits" / "results"
+    results.mkdir(parents=True)
+    write_json(results / "summary.json", {"bytes_down": 1e6, "bytes_up": 2e6} | summary)
+    (results / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_json(out / "digits" / "case.json", {"seconds": 9.0, "error": error, "stamp": {}})
+    return out
+
+
+def table_of_before_and_after(before, after):
+    """→ (exit code, cells of the case, notes); no side is given, so nothing is run."""
+    sides = ["--before-results", str(before), "--after-results", str(after)]
+    command = [sys.executable, str(FOLDER / "before_after.py"), *sides, "--only", "digits"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    _, _, row, *notes = done.stdout.splitlines()
+    return done.returncode, row.split(" | ")[1:], [line for line in notes if line]
+
+
+def test_before_after_prints_that_a_case_is_equal(tmp_path):
+    records = [{"run": "fedgmi", "round": number, "bound": -0.5, "seconds": 1.0} for number in (0, 1)]
+    before = made_up_side(tmp_path / "a", {"accuracy": [0.1, 0.2]}, records)
+    after = made_up_side(tmp_path / "b", {"accuracy": [0.1, 0.2], "bytes_up": 5e6, "format": 1}, records)
+    code, cells, notes = table_of_before_and_after(before, after)
+    assert code == 0
+    assert cells == ["equal", "6", "1.00 + 2.00", "1.00 + 5.00", "9", "9 |"]  # two lengths, two values, two bounds
+    assert notes == ["- only after: summary.json: format (1 of 1 cases)"]
+
+
+def test_before_after_fails_where_a_number_differs(tmp_path):
+    record = {"run": "fedgmi", "round": 3, "bound": -0.5, "tv": 0.25}
+    before = made_up_side(tmp_path / "a", {"accuracy": 0.1}, [record])
+    after = made_up_side(tmp_path / "b", {"accuracy": 0.1}, [record | {"bound": -0.25, "tv": 0.125}])
+    code, cells, _ = table_of_before_and_after(before, after)
+    assert code == 1
+    told = "records.jsonl: fedgmi.round 3.bound was -0.5, is -0.25 (2 numbers in all)"
+    assert cells[0] == f"DIFFERS: {told}"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [("error: no such key", "error: no such key"), (None, "there are no results")]
+)
+def test_before_after_fails_where_a_side_did_not_run(tmp_path, error, told):
+    before = made_up_side(tmp_path / "a", {"accuracy": 0.1})
+    after = made_up_side(tmp_path / "b", {}, error=error) if error else tmp_path / "b"
+    code, cells, _ = table_of_before_and_after(before, after)
+    assert (code, cells[0]) == (1, f"FAILED: after: {told}")
