@@ -1,8 +1,8 @@
 """The federated codebook: rows become words, and only sums and counts leave a client.
 
-Rows are standardised by federated sums, projected to a few dimensions by a seeded random matrix (both sides draw it,
-nobody sends it), and quantised by federated k-means. A word is a (cell, label) pair; words that are too rare are
-merged into one.
+Rows are standardised by federated sums, projected to a few dimensions by a seeded random matrix, and quantised by
+federated k-means. Both sides draw the matrix, and nobody sends it. A word is a cell and a label. Words that are too
+rare are merged into one.
 """
 
 from __future__ import annotations
@@ -16,12 +16,20 @@ from fedgmi.data.rows import Rows
 from fedgmi.randomness import generator
 from fedgmi.tree import Tree
 
-MIN_CELL_ROWS = 5  # a client keeps silent about a cell in which it has fewer rows
-MIN_WORD_ROWS = 20  # words with fewer pooled rows are merged
+MIN_CELL_ROWS = 5
+"""A client keeps silent about a cell in which it has fewer rows."""
+MIN_WORD_ROWS = 20
+"""Words with fewer pooled rows are merged."""
 
 
 class Projector(NamedTuple):
-    """x ↦ ((x − mean)/std) · matrix, with mean, std [D] and matrix [D, d]."""
+    """x ↦ ((x − mean)/std) · matrix.
+
+    Attributes:
+        mean: Of every feature. [D]
+        std: Of every feature. [D]
+        matrix: The projection. [D, d]
+    """
 
     mean: Tensor
     std: Tensor
@@ -32,7 +40,17 @@ class Projector(NamedTuple):
 
 
 def projector(mean: Tensor, std: Tensor, dim: int, seed: int) -> Projector:
-    """The seeded random projection to `dim` dimensions; no projection where the features are that few."""
+    """The seeded random projection to a few dimensions. Where the features are that few, nothing is projected.
+
+    Args:
+        mean: Of every feature, over all clients. [D]
+        std: Of every feature, over all clients. [D]
+        dim: d, how many dimensions to keep.
+        seed: The run's seed. Both sides draw the same matrix from it.
+
+    Returns:
+        What turns rows into points. [R, *shape] → [R, d]
+    """
     n_features = len(mean)
     if n_features <= dim:
         return Projector(mean, std, torch.eye(n_features, device=mean.device))
@@ -41,13 +59,29 @@ def projector(mean: Tensor, std: Tensor, dim: int, seed: int) -> Projector:
 
 
 def spread_sums(projected: Tensor) -> Tree:
-    """Additive: Σ z [d] and Σ z zᵀ [d, d] of the projected rows, from which the first centres are drawn."""
+    """What rows add to the pooled mean and covariance, from which the first centres are drawn.
+
+    Args:
+        projected: Points z. [R, d]
+
+    Returns:
+        Sums that may be added up over clients: `sum`, Σ z [d], `outer`, Σ z zᵀ [d, d], and `count`, the number of rows.
+    """
     z = projected.double()
     return {"sum": z.sum(0), "outer": z.T @ z, "count": torch.tensor(float(len(z)), dtype=torch.float64)}
 
 
 def first_centres(sums: Tree, n_cells: int, seed: int) -> Tensor:
-    """Seeded draws from the Gaussian with the pooled mean and covariance: no client's row is ever a centre. [J, d]"""
+    """Seeded draws from the Gaussian with the pooled mean and covariance. No client's row is ever a centre.
+
+    Args:
+        sums: What `spread_sums` returns, added up over clients.
+        n_cells: J.
+        seed: The run's seed.
+
+    Returns:
+        The centres. [J, d], float32
+    """
     mean = sums["sum"] / sums["count"]
     covariance = sums["outer"] / sums["count"] - mean[:, None] * mean
     values, vectors = torch.linalg.eigh(covariance)
@@ -58,25 +92,51 @@ def first_centres(sums: Tree, n_cells: int, seed: int) -> Tensor:
 
 
 def cells(projected: Tensor, centres: Tensor) -> Tensor:
-    """The nearest centre of each row [R]."""
+    """The nearest centre of each row.
+
+    Args:
+        projected: Points. [R, d]
+        centres: [J, d]
+
+    Returns:
+        Numbers from 0 to J − 1. [R]
+    """
     distance: Tensor = torch.cdist(projected, centres)
     return distance.argmin(1)
 
 
 def cell_sums(projected: Tensor, centres: Tensor, rows: Rows) -> Tree:
-    """Additive: sums [J, d] and counts [J] of the rows in each cell, cells of fewer than 5 rows kept back."""
-    n_cells, owner_cell = len(centres), rows.owner * len(centres) + cells(projected, centres)
-    counts = torch.bincount(owner_cell, minlength=rows.n_clients * n_cells)
-    told = (counts >= MIN_CELL_ROWS)[owner_cell]
-    kept = owner_cell[told] % n_cells
-    sums = torch.zeros_like(centres, dtype=torch.float64).index_add_(0, kept, projected[told].double())
+    """What rows add to one step of k-means. A client keeps silent about cells in which it has fewer than 5 rows.
+
+    Args:
+        projected: Points of all rows. [R, d]
+        centres: [J, d]
+        rows: The rows, whose clients decide what is kept back.
+
+    Returns:
+        Sums that may be added up over clients: `sums` of the points in each cell [J, d], and `counts` of them [J].
+    """
+    n_cells, client_cell = len(centres), rows.owner * len(centres) + cells(projected, centres)
+    counts = torch.bincount(client_cell, minlength=rows.n_clients * n_cells)
+    disclosed = (counts >= MIN_CELL_ROWS)[client_cell]
+    kept = client_cell[disclosed] % n_cells
+    sums = torch.zeros_like(centres, dtype=torch.float64).index_add_(0, kept, projected[disclosed].double())
     return {"sums": sums, "counts": torch.bincount(kept, minlength=n_cells).double()}
 
 
 def move_centres(centres: Tensor, totals: Tree, seed: int) -> Tensor:
-    """One Lloyd step; an empty cell is moved beside the most populous one, so that no word is wasted.
+    """One Lloyd step.
 
-    Where every cell was kept back, nothing is known and all centres stay.
+    An empty cell is moved beside the most populous one, so that no word is wasted. Where every cell was kept back,
+    nothing is known and all centres stay.
+
+    Args:
+        centres: [J, d]
+        totals: What `cell_sums` returns, added up over clients.
+        seed: Of the small offsets that empty cells get.
+
+    Returns:
+        The new centres. [J, d]
     """
     counts = totals["counts"]
     moved = torch.where((counts > 0)[:, None], (totals["sums"] / counts.clamp(min=1)[:, None]).float(), centres)
@@ -92,15 +152,30 @@ def move_centres(centres: Tensor, totals: Tree, seed: int) -> Tensor:
 
 
 def histogram(words: Tensor, rows: Rows, n_words: int) -> Tensor:
-    """[C, W] how often each client holds each word."""
+    """How often each client holds each word.
+
+    Args:
+        words: The word of each row, from 0 to W − 1. [R]
+        rows: The rows.
+        n_words: W.
+
+    Returns:
+        Counts. [C, W], int64
+    """
     flat = torch.bincount(rows.owner * n_words + words, minlength=rows.n_clients * n_words)
     return flat.reshape(rows.n_clients, n_words)
 
 
 def merge_rare(counts: Tensor, noise_deviation: float = 0.0) -> Tensor:
-    """Where each word goes [W]: its new index; all words with fewer than 20 pooled rows share the last one.
+    """Where each word goes: all words with fewer than 20 pooled rows share the last index.
 
-    noise_deviation: of the pooled counts; a word is rare too where its count is within two deviations of none.
+    Args:
+        counts: Pooled rows of each word. [W]
+        noise_deviation: Standard deviation of the noise in the pooled counts. A word is also rare where its count is
+            less than two deviations.
+
+    Returns:
+        The new index of each word. [W]
 
     >>> merge_rare(torch.tensor([30, 1, 40])).tolist()
     [0, 2, 1]

@@ -4,9 +4,9 @@ With r_k(x) the responsibilities under the pooled proportions q, the matrix
 
     M = D^−½ · E[r(x) r(x)ᵀ] · D^−½        D = diag E[r(x)]
 
-has the eigenvalue 1 (belonging to √q) and K − 1 others in [0, 1]: squared canonical correlations between the component
-of a row and the row. 1 means that rows tell the component beyond doubt, 0 that two components (or mixes of them) look
-exactly alike, so that no number of rows can tell their proportions.
+has the eigenvalue 1 (belonging to √q) and K − 1 others in [0, 1]. They are squared canonical correlations between the
+component of a row and the row. 1 means that rows tell the component beyond doubt. 0 means that two components (or mixes
+of them) look exactly alike, so that no number of rows can tell their proportions.
 """
 
 from __future__ import annotations
@@ -19,20 +19,37 @@ from fedgmi.mixture.posterior import PROPORTION_FLOOR, responsibilities
 from fedgmi.tree import Tree
 
 MIN_CONTRAST = 0.05
-"""Below this contrast components count as alike: 200 rows would leave a standard error of about 0.15, and models that
-remember their rows reach 0.02 where components do not differ at all."""
+"""Components with less contrast count as alike. At this contrast, 200 rows leave a standard error of about 0.15. Models
+that remember their rows reach 0.02 where components do not differ at all."""
 
 
 def contrast_sums(log_evidence: Tensor, share: Tensor, rows: Rows) -> Tree:
-    """Additive: Σ_x r(x) r(x)ᵀ [K, K] under the pooled proportions, whence `contrasts`. log_evidence [R, K]."""
-    owner = torch.zeros_like(rows.owner)
-    resp, _ = responsibilities(log_evidence, share[None], owner)
+    """What rows add to the matrix from which `contrasts` are computed.
+
+    Args:
+        log_evidence: [R, K], nats
+        share: q, the pooled proportions. [K]
+        rows: The rows that the evidence is about.
+
+    Returns:
+        A sum that may be added up over clients: `joint`, Σ_x r(x) r(x)ᵀ [K, K].
+    """
+    one_client = torch.zeros_like(rows.owner)
+    resp, _ = responsibilities(log_evidence, share[None], one_client)
     return {"joint": resp.T @ resp}
 
 
 def contrasts(joint: Tensor) -> Tensor:
-    """The eigenvalues of M but for the one that is always 1 [K − 1], ascending: how well (mixes of) components can be
-    told apart. The first is that of the two likest, the last that of the two least alike; [1] for K = 1.
+    """How well components, or mixes of them, can be told apart: the eigenvalues of M.
+
+    The eigenvalue that is always 1 is left out. The first value is that of the two components, or mixes, that are most
+    alike. The last is that of the least alike.
+
+    Args:
+        joint: What `contrast_sums` returns, added up over clients. [K, K]
+
+    Returns:
+        Values in [0, 1], ascending. [K − 1], or [1] for K = 1
 
     >>> contrasts(torch.eye(3, dtype=torch.float64)), contrasts(torch.ones(2, 2, dtype=torch.float64)).round(decimals=6)
     (tensor([1., 1.], dtype=torch.float64), tensor([0.], dtype=torch.float64))
@@ -45,10 +62,19 @@ def contrasts(joint: Tensor) -> Tensor:
 
 
 def standard_errors(log_evidence: Tensor, proportions: Tensor, prior: Tensor, rows: Rows) -> Tensor:
-    """Standard errors [C, K] of each client's proportions, from the curvature of its log likelihood.
+    """How sure each client's proportions are, from the curvature of its log likelihood.
 
-    Information J = Σ_x ρ(x) ρ(x)ᵀ, ρ_k = r_k(x)/π_k, plus the prior's pseudo-rows diag(prior/π²), within Σ_k π_k = 1.
-    The components are taken as known, so an uncertainty that all clients share is not in it.
+    The information is J = Σ_x ρ(x) ρ(x)ᵀ with ρ_k = r_k(x)/π_k, plus the prior's pseudo-rows diag(prior/π²), within
+    Σ_k π_k = 1. The components are taken as known, so an uncertainty that all clients share is not in it.
+
+    Args:
+        log_evidence: [R, K], nats
+        proportions: π, as `e_step` found them. [C, K]
+        prior: The pseudo-rows that `e_step` was given. [K]
+        rows: The rows that the evidence is about.
+
+    Returns:
+        Standard errors of the proportions. [C, K]
     """
     resp, _ = responsibilities(log_evidence, proportions, rows.owner)
     floor = proportions.double().clamp(min=1e-3)

@@ -1,7 +1,7 @@
 """The E-step: responsibilities of components for rows, and each client's proportions.
 
-Everything here takes *log evidence* ℓ [R, K] in nats, row by row and up to a constant per row, from whatever
-source: an ELBO, a closed-form density, a word's posterior, or their calibrated combination.
+Everything here takes *log evidence* ℓ [R, K] in nats, row by row and up to a constant per row. It may come from any
+source: an ELBO, a closed-form density, a word's posterior, or a calibrated combination of these.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 
 PROPORTION_FLOOR = 1e-12
+"""No proportion counts as smaller than this where its logarithm is taken."""
 
 
 @dataclass(frozen=True)
 class Posterior:
     """What an E-step returns.
 
-    proportions [C, K] · responsibilities [R, K] · log_likelihood [R]: log Σ_k π_ik exp ℓ_k(x), nats.
+    Attributes:
+        proportions: π_i of every client. [C, K]
+        responsibilities: r_ik(x) of every row. [R, K]
+        log_likelihood: log Σ_k π_ik exp ℓ_k(x) of every row. [R], nats
     """
 
     proportions: Tensor
@@ -28,16 +32,22 @@ class Posterior:
     log_likelihood: Tensor
 
 
-def responsibilities(log_evidence: Tensor, proportions: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
-    """r_ik(x) ∝ π_ik · exp ℓ_k(x), and log Σ_k π_ik exp ℓ_k(x).
+def responsibilities(log_evidence: Tensor, proportions: Tensor, client_index: Tensor) -> tuple[Tensor, Tensor]:
+    """The probability that each row came from each component: r_ik(x) ∝ π_ik · exp ℓ_k(x).
 
-    log_evidence [R, K] · proportions [C, K] · owner [R] → ([R, K], [R]), float64.
+    Args:
+        log_evidence: ℓ. [R, K], nats
+        proportions: π. [C, K]
+        client_index: The client of each row, as a number from 0 to C − 1. [R]
+
+    Returns:
+        The responsibilities [R, K], and log Σ_k π_ik exp ℓ_k(x) of each row [R]. float64
 
     >>> r, _ = responsibilities(torch.zeros(1, 2), torch.tensor([[0.25, 0.75]]), torch.tensor([0]))
     >>> [round(value, 6) for value in r[0].tolist()]
     [0.25, 0.75]
     """
-    joint = log_evidence.double() + proportions.double().clamp(min=PROPORTION_FLOOR).log()[owner]
+    joint = log_evidence.double() + proportions.double().clamp(min=PROPORTION_FLOOR).log()[client_index]
     evidence = joint.logsumexp(1)
     return (joint - evidence[:, None]).exp(), evidence
 
@@ -53,9 +63,20 @@ def e_step(
 ) -> Posterior:
     """Iterate r_ik(x) ∝ π_ik·exp ℓ_k(x) and π_i = (Σ_x r_i(x) + prior) / (n_i + Σ prior) to their fixed point.
 
-    ℓ is fixed, so this is EM for the proportions alone, and each iteration raises
-    Σ_x log Σ_k π_ik exp ℓ_k(x) + Σ_k prior_k log π_ik. A prior [K] (pseudo-rows, usually the pooled proportions,
-    one row's worth) keeps a component from being lost for ever; None is plain EM, exactly.
+    ℓ is fixed, so this is EM for the proportions alone. Each iteration raises
+    Σ_x log Σ_k π_ik exp ℓ_k(x) + Σ_k prior_k log π_ik.
+
+    Args:
+        log_evidence: ℓ. [R, K], nats
+        rows: The rows that the evidence is about.
+        start: Proportions to start from. [C, K]
+        prior: Pseudo-rows of each component, usually one row's worth of the pooled proportions. They keep a component
+            from being lost for ever. None is plain EM, exactly. [K]
+        iterations: At most so many.
+        tolerance: Stop once no proportion moves by as much.
+
+    Returns:
+        The proportions at the end, and responsibilities and likelihood under them.
     """
     prior = torch.zeros(log_evidence.shape[1]) if prior is None else prior
     prior = prior.double().to(log_evidence.device)
@@ -73,13 +94,16 @@ def e_step(
 
 
 def uniform(n_clients: int, n_components: int) -> Tensor:
-    """Proportions of clients of which nothing is known: 1/K each.
+    """Proportions of clients about which nothing is known: 1/K each.
 
     Args:
         n_clients: C.
         n_components: K.
 
     Returns:
-        [C, K], float64
+        The proportions. [C, K], float64
+
+    >>> uniform(1, 4).tolist()
+    [[0.25, 0.25, 0.25, 0.25]]
     """
     return torch.full((n_clients, n_components), 1.0 / n_components, dtype=torch.float64)

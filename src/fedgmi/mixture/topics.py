@@ -1,7 +1,7 @@
-"""From client-by-word counts to proportions: simplex corners for a start, then pLSA.
+"""From client-by-word counts to proportions: corners of a simplex for a start, then pLSA.
 
-P_i is linear in π_i, so a histogram over words is a topic model: client = document, component = topic (Hofmann 1999).
-Corners follow the successive projection algorithm (Gillis & Vavasis 2014).
+P_i is linear in π_i, so a histogram over words is a topic model, in which a client is a document and a component is a
+topic (Hofmann 1999). The corners follow the successive projection algorithm (Gillis & Vavasis 2014).
 """
 
 from __future__ import annotations
@@ -13,13 +13,21 @@ from torch import Tensor
 
 from fedgmi.randomness import generator
 
-SMOOTHING = 0.05  # pseudo-rows per word and topic
-START_FLOOR = 0.02  # no client starts without a trace of a component
+SMOOTHING = 0.05
+"""Pseudo-rows per word and topic."""
+START_FLOOR = 0.02
+"""No client starts with less of a component."""
 
 
 @dataclass(frozen=True)
 class Topics:
-    """proportions [C, K] · counts [W, K]: T_wk, pooled rows of word w that belong to topic k · log_likelihood: nats."""
+    """A fitted topic model of word counts.
+
+    Attributes:
+        proportions: π. [C, K]
+        counts: T_wk, how many pooled rows of word w belong to topic k. [W, K]
+        log_likelihood: Of all clients' words. Nats
+    """
 
     proportions: Tensor
     counts: Tensor
@@ -27,9 +35,15 @@ class Topics:
 
 
 def standardised(histograms: Tensor, noise_variance: Tensor | None = None) -> Tensor:
-    """(p_iw − p_w)·a_i/s_w: under "all clients alike" every entry has mean 0 and variance about 1 − p_w. [C, W]
+    """(p_iw − p_w)·a_i/s_w. Where all clients are alike, every entry has mean 0 and variance about 1 − p_w.
 
-    noise_variance [W]: of noise in the counts, which may then be negative.
+    Args:
+        histograms: Counts. [C, W]
+        noise_variance: Variance of the noise in each word's count, which may then be negative. None for exact counts.
+            [W]
+
+    Returns:
+        The standardised counts. [C, W]
     """
     totals = histograms.sum(1, keepdim=True).clamp(min=1.0)
     pooled = histograms.sum(0) / histograms.sum()
@@ -38,10 +52,17 @@ def standardised(histograms: Tensor, noise_variance: Tensor | None = None) -> Te
 
 
 def scales(histograms: Tensor, noise_variance: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """s_w = √p_w [W] and a_i = √n_i [C, 1], whence (p_iw − p_w)·a_i/s_w has unit variance where clients are alike.
+    """s_w = √p_w and a_i = √n_i: with them (p_iw − p_w)·a_i/s_w has unit variance where clients are alike.
 
-    With noise of variance σ_w² in the counts, s_w² = p_w + σ_w²/n̄ and a_i² = n_i·(1 + S/n̄)/(1 + S/n_i), S = Σ_w σ_w²:
-    a product close to the variance p_w/n_i + σ_w²/n_i², as in biwhitening (Landa, Zhang & Kluger 2022).
+    With noise of variance σ_w² in the counts, s_w² = p_w + σ_w²/n̄ and a_i² = n_i·(1 + S/n̄)/(1 + S/n_i), S = Σ_w σ_w².
+    s_w²/a_i² is then close to the variance p_w/n_i + σ_w²/n_i², as in biwhitening (Landa, Zhang & Kluger 2022).
+
+    Args:
+        histograms: Counts. [C, W]
+        noise_variance: σ_w². None for exact counts. [W]
+
+    Returns:
+        s [W] and a [C, 1].
     """
     totals = histograms.sum(1, keepdim=True).clamp(min=1.0)
     pooled = histograms.sum(0) / histograms.sum()
@@ -53,10 +74,18 @@ def scales(histograms: Tensor, noise_variance: Tensor | None = None) -> tuple[Te
 
 
 def corners(histograms: Tensor, n_components: int, jitter: torch.Generator | None = None) -> Tensor:
-    """Proportions [C, K] as barycentric coordinates between the K most extreme clients.
+    """A start for EM: each client's barycentric coordinates between the K most extreme clients.
 
-    Clients are points in the K−1 leading directions of the standardised counts; the successive projection algorithm
-    picks the corners. `jitter` weights the directions at random, which picks other corners: a fresh start.
+    Clients are points in the K − 1 leading directions of the standardised counts. The successive projection algorithm
+    (Gillis & Vavasis 2014) picks the corners.
+
+    Args:
+        histograms: Counts. [C, W]
+        n_components: K.
+        jitter: Weights the directions at random, which picks other corners: a fresh start. None for the plain start.
+
+    Returns:
+        Proportions. [C, K], float64
     """
     if n_components == 1:
         return torch.ones(len(histograms), 1, dtype=torch.float64, device=histograms.device)
@@ -65,7 +94,7 @@ def corners(histograms: Tensor, n_components: int, jitter: torch.Generator | Non
     _, _, directions = torch.linalg.svd(scaled * weights, full_matrices=False)
     directions = directions[: n_components - 1]  # fewer where there are fewer words or clients
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
-    points = scaled @ (directions * largest.sign()).T  # a sign of its own, whatever the order of the clients
+    points = scaled @ (directions * largest.sign()).T  # the sign does not depend on the order of the clients
     if jitter is not None:
         mixing = torch.randn(len(directions), len(directions), generator=jitter, dtype=torch.float64)
         seen = points @ mixing.to(points.device)
@@ -85,10 +114,16 @@ def corners(histograms: Tensor, n_components: int, jitter: torch.Generator | Non
 
 
 def word_log_probs(counts: Tensor, own: Tensor | None = None) -> Tensor:
-    """log p(w | k) from topic counts, optionally without a client's own rows.
+    """log p(w | k) from topic counts, with or without a client's own rows.
 
-    counts [W, K], own [C, W, K] → [C, W, K]; without `own` → [W, K]. A word must not be judged on the counts it was
-    fitted to: it looks better than it is.
+    A word must not be judged on the counts it was fitted to: it looks better than it is.
+
+    Args:
+        counts: Pooled rows by word and topic. [W, K]
+        own: What each client put into them, to be taken out. [C, W, K]
+
+    Returns:
+        [W, K], or with `own` [C, W, K]. Nats
     """
     kept = (counts if own is None else (counts - own).clamp(min=0.0)) + SMOOTHING
     return (kept / kept.sum(-2, keepdim=True)).log()
@@ -103,11 +138,22 @@ def fold_in(
     released: Tensor | None = None,
     iterations: int = 100,
 ) -> tuple[Tensor, Tensor]:
-    """Proportions [C, K] and own topic counts [C, W, K] of clients, the topics given.
+    """Proportions of clients where the topics are given.
 
-    r_ik(w) ∝ π_ik·p_k(w), C_ikw = h_iw·r_ik(w), π_i = (Σ_w C_ikw + π̄)/(n_i + 1); with `own` the topics are those
+    r_ik(w) ∝ π_ik·p_k(w), C_ikw = h_iw·r_ik(w), π_i = (Σ_w C_ikw + π̄)/(n_i + 1). With `own`, the topics are those
     without the client's own rows, and own rows are re-estimated as r moves. Where the topics were fitted to other
-    counts than h_i, `released` [C, W], it is these that are taken out of them: C_ikw = released_iw·r_ik(w).
+    counts than h_i, it is `released` that is taken out of them: C_ikw = released_iw·r_ik(w).
+
+    Args:
+        histograms: Counts h of the clients. [C, W]
+        counts: Pooled rows by word and topic. [W, K]
+        start: Proportions to start from. [C, K]
+        own: What each client put into the topic counts. None for clients that had no part in them. [C, W, K]
+        released: The counts that the topics were fitted to, where these are not h. [C, W]
+        iterations: At most so many.
+
+    Returns:
+        Proportions [C, K], and each client's own topic counts [C, W, K].
     """
     went_in = histograms if released is None else released
     pooled = counts.sum(0) / counts.sum()
@@ -135,11 +181,21 @@ def plsa(
     iterations: int = 400,
     warm_up: int = 100,
 ) -> Topics:
-    """Topics by EM from a start [C, K]; after the warm-up every client is judged by the others' rows alone.
+    """Topics by EM from a start. After the warm-up the others' rows alone judge a client.
 
-    phantom_rows [W]: rows b_w that every client seems to have and has not (`privacy.Noise`), so that counts have the
-    mean n_i Σ_k π_ik·p_k(w) + b_w. Proportions and p_k are fitted to the real part, with n_i estimated too. The topic
-    counts returned account for all rows: what phantom rows even out in them is mostly noise.
+    With phantom rows b_w, counts have the mean n_i Σ_k π_ik·p_k(w) + b_w. Proportions and p_k are fitted to the real
+    part, and n_i is estimated too. The topic counts returned account for all rows: what phantom rows even out in them
+    is mostly noise.
+
+    Args:
+        histograms: Counts. [C, W]
+        start: Proportions to start from. [C, K]
+        phantom_rows: Rows that every client seems to have and does not have (`privacy.geometric.Noise`). [W]
+        iterations: At most so many.
+        warm_up: Iterations in which each client's own rows count.
+
+    Returns:
+        Topics and proportions.
     """
     histograms, proportions = histograms.double(), start.double().T.contiguous()  # [K, C]: words last, for speed
     totals = histograms.sum(1)
@@ -173,7 +229,18 @@ def plsa(
 def fit_topics(
     histograms: Tensor, n_components: int, seed: int, *, phantom_rows: Tensor | None = None, restarts: int = 4
 ) -> Topics:
-    """The best of several starts, by the likelihood of each client's words under topics of the others' rows."""
+    """The best of several starts, by the likelihood of each client's words under topics of the others' rows.
+
+    Args:
+        histograms: Counts. [C, W]
+        n_components: K.
+        seed: Of the fresh starts.
+        phantom_rows: Rows that every client seems to have and does not have. [W]
+        restarts: How many fresh starts beside the plain one. With two components or fewer there are none.
+
+    Returns:
+        Topics and proportions.
+    """
     starts = [corners(histograms.double(), n_components)]
     for restart in range(restarts if n_components > 2 else 0):
         starts.append(corners(histograms.double(), n_components, generator(seed, "corners", restart)))

@@ -1,9 +1,9 @@
 """Differential privacy for a client's word counts: the geometric mechanism, and what its noise does to a sketch.
 
 Every count goes out as h + z with P(z) ∝ exp(−ε·|z|) on the whole numbers, the discrete Laplace law (Ghosh, Roughgarden
-& Sundararajan 2012). A row that is added or removed changes one count by one (L1 sensitivity 1), so no histogram that
-may go out is more than e^ε times as likely with the row as without it; a row that is *replaced* changes two counts, and
-is protected at 2ε. What is protected, and what is not: docs/privacy.md.
+& Sundararajan 2012). A row that is added or removed changes one count by one (L1 sensitivity 1). So no histogram that
+may go out is more than e^ε times as likely with the row as without it. A row that is *replaced* changes two counts, and
+is protected at 2ε. docs/privacy.md says what is protected, and what is not.
 """
 
 from __future__ import annotations
@@ -20,9 +20,15 @@ from torch import Tensor
 
 
 def release(counts: Tensor, epsilon: float, sources: Sequence[random.Random]) -> Tensor:
-    """Each client's counts [C, W] with noise of its own on every count, empty ones included; may be negative. int64
+    """Each client's counts with noise of its own on every count, empty ones included.
 
-    sources: per client where its randomness comes from. Whoever can repeat its draws can take the noise off again.
+    Args:
+        counts: [C, W], int64
+        epsilon: ε of the mechanism.
+        sources: Where each client's randomness comes from. Whoever can repeat its draws can take the noise off again.
+
+    Returns:
+        Noisy counts, which may be negative. [C, W], int64
     """
     noise = [[geometric_noise(epsilon, source) for _ in range(counts.shape[1])] for source in sources]
     return counts + torch.tensor(noise, dtype=torch.int64, device=counts.device).reshape(counts.shape)
@@ -31,8 +37,15 @@ def release(counts: Tensor, epsilon: float, sources: Sequence[random.Random]) ->
 def geometric_noise(epsilon: float, source: random.Random) -> int:
     """One draw z with P(z) = tanh(ε/2)·exp(−ε·|z|), exactly, for ε as it is written in decimals.
 
-    Whole numbers only (Canonne, Kamath & Steinke 2020, algorithms 1 and 2): an inverse distribution function in
-    floating point would round the tail off, and what rounding forbids tells counts apart (Mironov 2012).
+    Whole numbers only (Canonne, Kamath & Steinke 2020, algorithms 1 and 2). An inverse distribution function in
+    floating point would round the tail off, and values that rounding makes impossible tell counts apart (Mironov 2012).
+
+    Args:
+        epsilon: ε of the mechanism.
+        source: Where the randomness comes from.
+
+    Returns:
+        A whole number.
 
     >>> from fedgmi.randomness import KeyedBits
     >>> [geometric_noise(1.0, KeyedBits(seed)) for seed in range(8)]
@@ -65,7 +78,9 @@ def _exponential_coin(numerator: int, denominator: int, source: random.Random) -
 class Noise:
     """What the coordinator knows of the noise in the counts of merged words.
 
-    epsilon: ε of the mechanism · merged [W]: how many released counts were added up for each word.
+    Attributes:
+        epsilon: ε of the mechanism.
+        merged: How many released counts were added up for each word. [W]
     """
 
     epsilon: float
@@ -73,29 +88,43 @@ class Noise:
 
     @property
     def variance(self) -> Tensor:
-        """Of the noise in one client's count of each word [W]: 2α/(1 − α)² per released count, α = e^−ε."""
+        """Variance of the noise in one client's count of each word: 2α/(1 − α)² per released count, α = e^−ε. [W]"""
         return self.merged.double() * noise_variance(self.epsilon)
 
     @property
     def phantom_rows(self) -> Tensor:
-        """Rows that a client without the word seems to have once negative counts are set to zero [W].
+        """Rows that a client without the word seems to have once negative counts are set to zero. [W]
 
-        E max(z, 0) = α/(1 − α²) per released count: 0.4 at ε = 1, 5 at ε = 0.1.
+        This is E max(z, 0) = α/(1 − α²) per released count: 0.4 at ε = 1, 5 at ε = 0.1.
         """
         alpha = math.exp(-self.epsilon)
         return self.merged.double() * (alpha / ((1 + alpha) * -math.expm1(-self.epsilon)))
 
     def draw(self, n: int, n_clients: int, rng: np.random.Generator) -> Tensor:
-        """Noise of n federations [n, C, W], float64: to imitate, not to protect.
+        """Noise of n federations: to imitate, not to protect.
 
         A sum of m draws is the difference of two negative binomial ones.
+
+        Args:
+            n: How many federations.
+            n_clients: C.
+            rng: Where the draws come from.
+
+        Returns:
+            Whole numbers. [n, C, W], float64
         """
         parameters = self.merged.cpu().numpy(), -math.expm1(-self.epsilon), (n, n_clients, len(self.merged))
         return torch.from_numpy(rng.negative_binomial(*parameters) - rng.negative_binomial(*parameters)).double()
 
 
 def noise_variance(epsilon: float) -> float:
-    """The variance of `geometric_noise`: 2α/(1 − α)², α = e^−ε; about 2/ε² for small ε.
+    """The variance of `geometric_noise`: 2α/(1 − α)² with α = e^−ε, about 2/ε² for small ε.
+
+    Args:
+        epsilon: ε of the mechanism.
+
+    Returns:
+        The variance, in rows².
 
     >>> round(noise_variance(1.0), 3), round(noise_variance(0.1), 1)
     (1.841, 199.8)
