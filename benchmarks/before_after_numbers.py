@@ -150,14 +150,15 @@ def read(results: Path) -> Leaves:
 
 
 def kind(key: str) -> str:
-    """A key without the places that it has many of.
+    """A key without the places that it has many of: lists, rounds, runs, cells.
 
     Examples:
         >>> kind("records.jsonl: fedgmi.round 3.traffic[2].name")
-        'records.jsonl: fedgmi.round *.traffic[*].name'
-        >>> kind("cells/fedavg-0/summary.json: fedavg")
-        'cells/*/summary.json: fedavg'
+        'records.jsonl: *.round *.traffic[*].name'
+        >>> kind("cells/fedavg-0/summary.json: weights.length")
+        'cells/*/summary.json: weights[*]'
     """
-    for many, one in ((r"round \d+", "round *"), (r"\[\d+\]", "[*]"), (r"^cells/[^/]+/", "cells/*/")):
+    runs = (r": [^:]+\.round \d+", ": *.round *")
+    for many, one in ((r"\[\d+\]", "[*]"), (r"\.length$", "[*]"), runs, (r"^cells/[^/]+/", "cells/*/")):
         key = re.sub(many, one, key)
     return key
