@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgmi.errors import ConfigError, UserError, unknown
+from fedgmi.errors import ConfigError, FedgmiWarning, UserError, unknown
+from fedgmi.methods import METHODS
 from fedgmi.runs import config
 from fedgmi.runs.config import Config
 from fedgmi.settings.run import DataSettings, TrainingSettings
@@ -118,6 +119,70 @@ def test_several_problems_come_in_one_message():
     assert "3 settings are wrong" in told
     for key in ("seed", "rounds", "scenario.alhpa"):
         assert key in told
+
+
+METHOD = [
+    (("method.name=ifca", "method.codewords=50"), "codewords is a setting of fedgmi, and method.name is ifca"),
+    (("method.mu=1.0",), "mu is a setting of fedprox and ditto, and method.name is fedgmi"),
+    (("method.name=ifca", "method.codeword=50"), "did you mean method.codewords? codewords is a setting of fedgmi"),
+    (("method.name=ditto", "method.muu=1.0"), "unknown key method.muu. Likely fix: did you mean method.mu?"),
+    (("method.name=ditto", "method.mu=-1.0"), "method.mu is -1.0 (a number), expected greater than"),
+    (("method=3",), "method is 3 (a whole number), expected a section with keys of its own"),
+    (("method.name=dito",), 'method.name: there is no method "dito". Likely fix: did you mean "ditto"?'),
+    (("method.ditto.mu=1.0",), 'an older fedgmi had them: method.ditto. Likely fix: write name = "ditto" and mu'),
+    (("method.judge_rounds=9",), "Likely fix: write reference_rounds for judge_rounds"),
+    (("method.name=cfl", "method.n_components=2"), "method.n_components: cfl has no components"),
+    (("method.preset=plain", "method.epsilon=1.0"), "method.epsilon: the preset plain sends no histogram"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "told"), METHOD, ids=lambda value: str(value)[:40])
+def test_settings_of_another_method_are_refused(overrides, told):
+    assert told in message(*overrides)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_settings_of_its_own_that_read_back(name):
+    loaded = config.load(None, [f"method.name={name}", "method.participation=0.5"])
+    assert type(loaded.method) is METHODS[name].settings
+    assert config.loads(config.dump(loaded), "here") == loaded
+
+
+def test_a_section_without_a_name_is_of_fedgmi(tmp_path):
+    path = tmp_path / "nameless.toml"
+    path.write_text("[method]\ncodewords = 7\n")
+    assert config.load(path).method == METHODS["fedgmi"].settings(codewords=7)
+
+
+def test_a_files_own_method_may_be_replaced_whole(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[method]\ncodewords = 7\nparticipation = 0.5\n")
+    with pytest.warns(FedgmiWarning, match=r"method\.codewords: settings of fedgmi, which do not count for ditto"):
+        loaded = config.load(path, ["method.name=ditto", "method.mu=0.1"])
+    assert (loaded.method.name, loaded.method.participation) == ("ditto", 0.5)
+
+
+COMPARE = [
+    ("compare.ditto.muu=1.0", "compare.ditto: unknown key muu. Likely fix: did you mean mu?"),
+    ("compare.ditto.codewords=1", "codewords is a setting of fedgmi, and this method is ditto"),
+    ("compare.ditto.name=ditto", "leave name out"),
+    ("compare.dito.mu=1.0", 'compare: there is no method "dito"'),
+    ("compare.fedgmi.codewords=3", "compare.fedgmi: the settings of fedgmi stand in [method]"),
+    ("compare.flhc={n_components=2,distance_threshold=1.0}", "flhc merges clusters up to a distance or down"),
+]
+
+
+@pytest.mark.parametrize(("override", "told"), COMPARE)
+def test_settings_for_a_comparison_are_as_strict(override, told):
+    assert told in message(override)
+
+
+def test_settings_for_a_comparison_read_back():
+    loaded = config.load(None, ["compare.ditto.mu=0.5", "compare.ifca={draws=3}"])
+    assert loaded.compare == {"ditto": {"mu": 0.5}, "ifca": {"draws": 3}}
+    assert config.loads(config.dump(loaded), "here") == loaded
+    with pytest.raises(ConfigError, match="settings of ditto, ifca are for `fedgmi compare` alone"):
+        config.refuse_compare(loaded)
 
 
 @pytest.mark.parametrize("override", ["seed", "=3", "scenario.=3", ""])

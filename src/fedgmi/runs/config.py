@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
 from pydantic import Discriminator, Field, Tag, ValidationError
 
 from fedgmi import settings
-from fedgmi.errors import ConfigError, FedgmiWarning, unknown
+from fedgmi.errors import ConfigError, FedgmiWarning, nearest, unknown
 from fedgmi.methods import METHODS
 from fedgmi.settings import toml
 from fedgmi.settings.base import MethodSettings, PositiveInt, Section
@@ -26,6 +26,7 @@ from fedgmi.settings.run import (
 
 DEFAULT = Path(settings.__file__).parent / "default.toml"
 DEFAULT_METHOD = "fedgmi"
+RENAMED = {"judge_rounds": "reference_rounds"}
 
 
 def method_named(value: Any) -> str:
@@ -58,7 +59,9 @@ class Config(Section):
         expert: The model of one component's p(y | x).
         training: Local training, the same for all methods.
         evaluation: What runs beside the method.
-        compare: For `fedgmi compare` alone: settings of methods other than `method.name`, by name.
+        compare: For `fedgmi compare` alone: settings of methods other than `method.name`, by name. What they leave out
+            has its default, but for n_components and participation, which are those of `method`. Commands that run one
+            method refuse it.
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
@@ -135,6 +138,7 @@ def from_table(table: toml.Table, source: str) -> Config:
         ConfigError: It names the key, what was found and what was expected.
     """
     method_of(table)
+    _refuse_older(table, source)
     try:
         return Config.model_validate(table, strict=True)
     except ValidationError as error:
@@ -160,19 +164,43 @@ def explained(error: ValidationError, model: type[Section], table: Mapping[str, 
     name = str(chosen.model_fields["name"].default)
 
     def advice(key: str) -> str:
-        """Where a key under `method` belongs, if it is somebody else's."""
         section, _, inner = key.partition(".")
-        if section != "method":
-            return ""
-        head, _, last = inner.partition(".")
-        if head in METHODS:
-            own = set(METHODS[head].settings.model_fields) - set(MethodSettings.model_fields)
-            example = f"method.{last or min(own, default='name')}"
-            return f'a method\'s own settings stand directly under [method] now, with name = "{head}": {example}'
-        owners = [other for other, entry in METHODS.items() if inner in entry.settings.model_fields]
-        return f"it is a setting of {' and '.join(owners)}, and method.name is {name}" if owners else ""
+        return _advice(inner, name, "method.") if section == "method" and inner else ""
 
     return toml.explain(error, model, source, unions={"method": (name, chosen)}, advice=advice)
+
+
+def _refuse_older(table: Mapping[str, Any], source: str) -> None:
+    """Refuse settings as an older fedgmi had them: a section for each method, or a key that has another name now."""
+    section = table.get("method")
+    keys = section if isinstance(section, Mapping) else {}
+    heads = {key: inner for key, inner in keys.items() if key in METHODS and isinstance(inner, Mapping)}
+    renamed = {key: now for key, now in RENAMED.items() if key in keys}
+    if not heads and not renamed:
+        return
+    fixes = [f"write {now} for {key}" for key, now in renamed.items()]
+    if heads:
+        name = next((head for head in heads if head == method_named(keys)), next(iter(heads)))
+        own = "".join(f" and {key}" for key in heads[name])
+        fixes.append(f'write name = "{name}"{own} directly under [method]')
+    found = ", ".join(f"method.{key}" for key in (*renamed, *heads))
+    raise ConfigError(
+        f"these settings are as an older fedgmi had them: {found}",
+        where=source,
+        fix=f"{'; '.join(fixes)}. A results folder that an older fedgmi wrote needs that fedgmi",
+    )
+
+
+def _advice(key: str, name: str, prefix: str = "") -> str:
+    """Where a key belongs that a method's settings do not know; "" where nobody knows."""
+    meant = nearest(key, dict.fromkeys(f for entry in METHODS.values() for f in entry.settings.model_fields))
+    owners = [other for other, entry in METHODS.items() if meant in entry.settings.model_fields]
+    if not owners or name in owners:
+        return ""
+    whose = (
+        f"{meant} is a setting of {' and '.join(owners)}, and {'method.name' if prefix else 'this method'} is {name}"
+    )
+    return whose if meant == key else f"did you mean {prefix}{meant}? {whose}"
 
 
 def loads(text: str, source: str) -> Config:
@@ -204,7 +232,28 @@ def check(config: Config) -> None:
             )
     check_method(config.method, config.rounds)
     for name, own in config.compare.items():
-        settings_of(name, own, "compare")
+        found = settings_of(name, own, "compare")
+        if name == config.method.name:
+            raise ConfigError(
+                f"the settings of {name} stand in [method]",
+                where=f"compare.{name}",
+                fix=f"leave the section out, or set method.name to another method than {name}",
+            )
+        METHODS[name].check(found, config.rounds)
+
+
+def refuse_compare(config: Config) -> None:
+    """Refuse settings of other methods where one method runs alone: they would be ignored in silence.
+
+    Raises:
+        ConfigError: It names the section.
+    """
+    if config.compare:
+        raise ConfigError(
+            f"settings of {', '.join(config.compare)} are for `fedgmi compare` alone",
+            where="compare",
+            fix="leave the section out, on the command line with --set compare={}",
+        )
 
 
 def check_method(method: MethodSettings, rounds: int) -> None:
@@ -229,7 +278,7 @@ def settings_of(name: str, own: Mapping[str, Any], section: str) -> MethodSettin
 
     Args:
         name: The method's.
-        own: Its settings.
+        own: Its settings, but for its name.
         section: Where they stand, for errors.
 
     Returns:
@@ -240,10 +289,13 @@ def settings_of(name: str, own: Mapping[str, Any], section: str) -> MethodSettin
     """
     if name not in METHODS:
         raise unknown("method", name, METHODS, section)
+    where, kind = f"{section}.{name}", METHODS[name].settings
+    if "name" in own:
+        raise ConfigError("the section's own name says which method it is of", where=where, fix="leave name out")
     try:
-        return METHODS[name].settings.model_validate(dict(own) | {"name": name}, strict=True)
+        return kind.model_validate(dict(own) | {"name": name}, strict=True)
     except ValidationError as error:
-        raise toml.explain(error, METHODS[name].settings, f"{section}.{name}") from error
+        raise toml.explain(error, kind, where, advice=lambda key: _advice(key, name)) from error
 
 
 def seeds(words: Iterable[str], where: str) -> list[int]:

@@ -12,7 +12,7 @@ from fedgmi.diagnosis.diagnose import Diagnosis, diagnose
 from fedgmi.diagnosis.survey import Survey, take_survey
 from fedgmi.errors import ConfigError
 from fedgmi.runs.components import count_components
-from fedgmi.runs.config import Config, dump
+from fedgmi.runs.config import Config, dump, refuse_compare
 from fedgmi.runs.evaluation import proportion_errors
 from fedgmi.runs.setup import Setup, choose_device, open_process
 from fedgmi.storage import folder
@@ -34,6 +34,7 @@ def run(config: Config, out: Path) -> dict[str, Any]:
     Raises:
         UserError: Where the settings, the data or the folder do not allow it. Earlier results stay untouched.
     """
+    refuse_compare(config)
     own = config.method.model_dump()
     if own.get("epsilon") is not None:
         raise ConfigError(

@@ -13,7 +13,7 @@ from fedgmi.data.standardise import Standardisation
 from fedgmi.errors import ConfigError, DivergedError
 from fedgmi.protocol.listener import Listener
 from fedgmi.runs.components import ComponentCount, count_components, warn_of_unshown
-from fedgmi.runs.config import Config, check_method, dump, load
+from fedgmi.runs.config import Config, check_method, dump, load, refuse_compare
 from fedgmi.runs.run import CHECKPOINTS, Runner
 from fedgmi.runs.setup import Setup, choose_device, open_process
 from fedgmi.storage import checkpoint, folder
@@ -34,6 +34,7 @@ def run(config: Config, out: Path, *, resume: bool = False, listener: Listener |
     Raises:
         UserError: Where the settings, the data or the folder do not allow it. Earlier results stay untouched.
     """
+    refuse_compare(config)
     check_method(config.method, config.rounds)
     open_process()
     folder.claim(out, resume=resume)

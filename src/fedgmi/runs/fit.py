@@ -12,7 +12,7 @@ from fedgmi.protocol.listener import Listener
 from fedgmi.protocol.rounds import Progress, require_finite, run_rounds
 from fedgmi.protocol.step import select
 from fedgmi.runs.components import count_components, warn_of_unshown
-from fedgmi.runs.config import Config
+from fedgmi.runs.config import Config, check_method, refuse_compare
 from fedgmi.runs.fitted import Fitted
 from fedgmi.runs.setup import Setup, choose_device, open_process
 
@@ -31,6 +31,8 @@ def fit(config: Config, federation: Federation, listener: Listener | None = None
     Raises:
         DivergedError: Where training runs away.
     """
+    refuse_compare(config)
+    check_method(config.method, config.rounds)
     open_process()
     device, clients = choose_device(config.device), federation.clients
     setup = Setup(config, federation.schema, 1, wants_scale(config.data, config.scenario, federation.schema))

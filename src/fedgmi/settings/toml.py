@@ -184,7 +184,8 @@ def _problem(
         # A section mistyped as a whole is compared with sections, anything else with all keys.
         is_table = isinstance(found[0]["input"], dict)
         guess = _nearest_key(key, sections if is_table else known)
-        otherwise = f"did you mean {guess}?" if guess else f"known sections: {', '.join(sorted(sections))}"
+        there = f"sections: {', '.join(sorted(sections))}" if sections else f"keys: {', '.join(sorted(known))}"
+        otherwise = f"did you mean {guess}?" if guess else f"known {there}"
         fix = advice(key) or otherwise
         inside = f" (with {', '.join(f'{key}.{name}' for name in found[0]['input'])})" if is_table else ""
         return f"unknown {'section' if is_table else 'key'} {key}{inside}", fix
@@ -210,6 +211,7 @@ def _expected(finding: Mapping[str, Any]) -> str:
         "list_type": "a list",
         "dict_type": "a table",
         "model_type": "a section with keys of its own",
+        "union_tag_invalid": "a section with keys of its own",
         "finite_number": "a finite number",
     }
     message = str(finding["msg"]).removeprefix("Input should be ").removeprefix("a value ")
