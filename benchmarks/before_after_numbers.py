@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from before_after_states import hashes
+
 FILES = ("summary.json", "records.jsonl", "diagnosis.json", "comparison.json", "n_components.json", "numbers.json")
 COSTS = ("bytes", "seconds")  # what may differ: any key with such a word
 
@@ -133,7 +135,7 @@ def read(results: Path) -> Leaves:
         results: A folder that `fedgmi run`, `diagnose`, `compare` or before_after_program.py wrote.
 
     Returns:
-        Values by `FILE: PATH`. Lines of records go by run and round.
+        Values by `FILE: PATH`. Lines of records go by run and round. Of the tensors in checkpoints there are hashes.
     """
     found: Leaves = {}
     for path in sorted(path for path in results.rglob("*.json*") if path.name in FILES):
@@ -146,7 +148,7 @@ def read(results: Path) -> Leaves:
         else:
             document = json.loads(path.read_text())
         found.update((f"{name}: {key}", value) for key, value in leaves(document))
-    return found
+    return found | dict(hashes(results))
 
 
 def kind(key: str) -> str:
@@ -157,8 +159,11 @@ def kind(key: str) -> str:
         'records.jsonl: *.round *.traffic[*].name'
         >>> kind("cells/fedavg-0/summary.json: weights.length")
         'cells/*/summary.json: weights[*]'
+        >>> kind("checkpoints/fedgmi.6.safetensors: ledger/3/sketch")
+        'checkpoints/*: ledger/*/sketch'
     """
     runs = (r": [^:]+\.round \d+", ": *.round *")
-    for many, one in ((r"\[\d+\]", "[*]"), (r"\.length$", "[*]"), runs, (r"^cells/[^/]+/", "cells/*/")):
+    places = (r"\[\d+\]", "[*]"), (r"\.length$", "[*]"), (r"^cells/[^/]+/", "cells/*/"), (r"ledger/\d+", "ledger/*")
+    for many, one in (*places, runs, (r"checkpoints/[^:]+", "checkpoints/*")):
         key = re.sub(many, one, key)
     return key

@@ -240,3 +240,17 @@ def test_before_after_fails_where_a_side_did_not_run(tmp_path, error, told):
     after = made_up_side(tmp_path / "b", {}, error=error) if error else tmp_path / "b"
     code, cells, _ = table_of_before_and_after(before, after)
     assert (code, cells[0]) == (1, f"FAILED: after: {told}")
+
+
+def test_before_after_compares_the_tensors_of_checkpoints_under_todays_names(numbers, tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    states = {"server/expert": torch.ones(3), "server/gate_bias": torch.zeros(2)}
+    now = {"server/expert": torch.ones(3), "server/gate/bias": torch.tensor([0.0, -0.0])}
+    for side, kept in (("a", states), ("b", now)):
+        (tmp_path / side).mkdir()
+        save_file(kept, tmp_path / side / "fedgmi.3.safetensors")
+    found = numbers.compare(numbers.read(tmp_path / "a"), numbers.read(tmp_path / "b"))
+    assert (found.numbers, list(found.differ)) == (2, ["fedgmi.3.safetensors: server/gate/bias"])
+    assert found.only_before == found.only_after == []
