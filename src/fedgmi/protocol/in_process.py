@@ -46,7 +46,7 @@ class InProcess:
         self.wrappers = tuple(wrappers)
         self.states: Tree = tree.to(program.client_init(tuple(range(len(clients)))), device)
         self.ledger = Ledger(len(clients))
-        self._requests = Requests(program)
+        self.requests = Requests(program)
         self._packed: dict[tuple[int, ...], Rows] = {}
         self._round, self._number = -1, 0
 
@@ -55,7 +55,7 @@ class InProcess:
         self._number = self._number + 1 if round == self._round else 0
         self._round = round
         part, asked = select(server, step.reads), sorted(ids)
-        self._enter(asked, self._requests.send(step, part, asked, (round, self._number), self._index(step)), down=True)
+        self._enter(asked, self.requests.send(step, part, asked, (round, self._number), self._index(step)), down=True)
         if self.wrappers:
             return self._wrapped(step, server, part, asked)
         groups = chunks(self._clients, asked)

@@ -8,6 +8,7 @@ these are counted together. `tests/protocol/test_sizes.py` holds the figures to 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -65,6 +66,19 @@ class Requests:
             found.append(cost | {step.kind: cost[step.kind] + own})  # two objects' braces are as long as one comma
             self._base[i] = at
         return found
+
+    def to_json(self) -> dict[str, Any]:
+        """What clients hold and answered last. With it in a checkpoint, a resumed run counts as if uninterrupted."""
+        held: dict[int, Mapping[str, int]] = {id(blocks): blocks for blocks in self._held.values()}
+        places = {key: place for place, key in enumerate(held)}
+        clients = {str(i): [places[id(blocks)], *self._base[i]] for i, blocks in self._held.items()}
+        return {"held": [dict(blocks) for blocks in held.values()], "clients": clients}
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Go on from what `to_json` wrote."""
+        held = kept["held"]
+        self._held = {int(i): held[place] for i, (place, _, _) in kept["clients"].items()}
+        self._base = {int(i): (round, number) for i, (_, round, number) in kept["clients"].items()}
 
     def _blocks(self, part: Tree) -> Blocks:
         """The part cut into blocks; a leaf that is the same tensor as before is not hashed again."""

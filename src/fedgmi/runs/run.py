@@ -79,6 +79,7 @@ class Runner:
             require_finite(transport.states, method.name, progress.round)
             record = self._record(key, method, transport, progress)
             meta = record | {"digest": config.digest(), "threads": threads, "validation": self.validation}
+            meta["requests"] = transport.requests.to_json()
             if progress.round > config.rounds:
                 result.update(self._evaluate(method, lr, transport, progress))
                 meta["outcome"] = result
@@ -124,6 +125,7 @@ class Runner:
             return start, self.setup.config.threads or torch.get_num_threads()
         transport.states = tree.to(found.clients, self.device)
         transport.ledger = Ledger.from_tree(len(self.scenario.federation.clients), found.ledger)
+        transport.requests.restore(found.meta["requests"])
         self.validation = list(found.meta["validation"])
         numbers = {name: found.meta[name] for name in ("round", "bytes_down", "bytes_up", "seconds")}
         return Progress(tree.to(found.server, self.device), **numbers), int(found.meta["threads"])

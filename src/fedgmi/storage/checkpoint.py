@@ -74,7 +74,7 @@ def _read_meta(path: Path, digest: str) -> dict[str, Any]:
     def check(meta: dict[str, Any]) -> None:
         if meta.get("format", FORMAT) != FORMAT:
             raise CheckpointError(
-                f"an earlier or later fedgmi wrote this checkpoint (format {meta['format']}; this one reads {FORMAT})",
+                f"another fedgmi wrote this checkpoint (format {meta['format']}, and this one reads format {FORMAT})",
                 where=str(path),
                 fix="resume with the fedgmi that wrote it, or give another folder with --out",
             )
