@@ -11,7 +11,7 @@ from fedgmi.data import pack
 from fedgmi.errors import ConfigError, FedgmiWarning
 from fedgmi.methods import METHODS, Task
 from fedgmi.methods.fedgmi.evidence import raw_words
-from fedgmi.methods.fedgmi.sketch import codebook_steps, histogram_step, merge_words
+from fedgmi.methods.fedgmi.sketch import merge_words, survey_steps
 from fedgmi.mixture.codebook import histogram
 from fedgmi.runs import compare, config
 from fedgmi.runs import diagnose as diagnose_run
@@ -29,11 +29,10 @@ def task(epsilon: float | None = 1.0, secret: str | None = None, **settings: obj
 
 def sent(made: Task) -> torch.Tensor:
     """The histograms that the coordinator receives [C, W]."""
-    keep = histogram_step(made, lambda server, replies, round: server | {"histogram": replies["histogram"]})
     transport, server = transport_for(METHODS["fedgmi"](made), FEDERATION), {}
-    for step in (*codebook_steps(made), keep):
-        server = step.server(server, transport.exchange(step, server, range(10), 0).values, 0)
-    return server["histogram"]
+    for step in survey_steps(made):
+        server = step.server(server, transport.exchange(step, server, range(10), 0), 0)
+    return server["sketch/histograms"]
 
 
 def counted(made: Task, server: Tree) -> torch.Tensor:
@@ -56,7 +55,7 @@ def test_without_epsilon_nothing_is_kept_and_nothing_changes():
     _, noisy, noisy_end = run(METHODS["fedgmi"](task(1.0)), FEDERATION)
     assert noisy["released"].shape == (10, N_WORDS)
     assert end.bytes_up == noisy_end.bytes_up
-    assert server["topics"].dtype == torch.float64
+    assert server["sketch/topics"].dtype == torch.float64
 
 
 def test_noise_is_that_of_the_seed_in_simulation():
@@ -88,13 +87,13 @@ def test_a_client_judges_its_exact_counts_by_topics_without_what_it_sent():
     method = METHODS["fedgmi"](made)
     transport, server = transport_for(method, FEDERATION), method.program.init()
     for step in method.program.prepare:
-        server = step.server(server, transport.exchange(step, server, range(10), 0).values, 0)
+        server = step.server(server, transport.exchange(step, server, range(10), 0), 0)
     states, exact = transport.states, counted(made, server)
     assert not torch.equal(states["released"], exact)
     assert torch.equal(states["released"], sent(made))  # a survey of the same words is no second release
-    released = merge_words(states["released"].clamp(min=0).double(), server["word_map"])
+    released = merge_words(states["released"].clamp(min=0).double(), server["sketch/word_map"])
     torch.testing.assert_close(states["own_words"].sum(2), released)
-    torch.testing.assert_close(server["topics"].sum(1), released.sum(0))
+    torch.testing.assert_close(server["sketch/topics"].sum(1), released.sum(0))
 
 
 @pytest.mark.parametrize("preset", ["default", "sketch"])
@@ -103,7 +102,7 @@ def test_a_mild_epsilon_costs_next_to_nothing(preset):
     for epsilon in (None, 3.0):
         method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, preset=preset, epsilon=epsilon))
         _, states, _ = run(method, FEDERATION)
-        errors.append(proportion_error(method, states, FEDERATION))
+        errors.append(proportion_error(method.predictor, states, FEDERATION))
     assert errors[1] == pytest.approx(errors[0], abs=0.03)
 
 
@@ -120,13 +119,17 @@ def test_how_many_components_is_estimated_from_noisy_counts(tmp_path):
     assert summary["n_components"] == 1
 
 
-@pytest.mark.parametrize("overrides", [["method.preset=plain"], ["method.name=fedavg"], ["method.name=local"]])
-def test_where_no_histogram_is_sent_epsilon_is_refused(overrides):
-    with pytest.raises(ConfigError, match=r"method\.epsilon: the .* sends no histogram"):
-        config.load(None, [*overrides, "method.epsilon=1"])
-    if overrides == ["method.preset=plain"]:
-        with pytest.raises(ConfigError, match="sends no histogram"):
-            METHODS["fedgmi"](make_task(FEDERATION.federation.schema, preset="plain", epsilon=1.0))
+def test_where_no_histogram_is_sent_epsilon_is_refused():
+    with pytest.raises(ConfigError, match=r"method\.epsilon: the preset plain sends no histogram"):
+        config.load(None, ["method.preset=plain", "method.epsilon=1"])
+    with pytest.raises(ConfigError, match="sends no histogram"):
+        METHODS["fedgmi"](make_task(FEDERATION.federation.schema, preset="plain", epsilon=1.0))
+
+
+@pytest.mark.parametrize("name", ["fedavg", "local"])
+def test_epsilon_is_a_setting_of_fedgmi_alone(name):
+    with pytest.raises(ConfigError, match=rf"method\.epsilon.* is a setting of fedgmi, and method\.name is {name}"):
+        config.load(None, [f"method.name={name}", "method.epsilon=1"])
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "inf", "nan", "strong"])
@@ -145,10 +148,9 @@ def test_a_diagnosis_of_noisy_counts_is_refused(tmp_path):
 
 def test_a_comparison_keeps_epsilon_for_those_who_send_histograms():
     settings = config.load(None, ["method.epsilon=1"])
-    kept = {
-        name: compare.cell_config(settings, compare.Cell(name, 0), oracle=False, jobs=1).method.epsilon
-        for name in ("fedgmi", "fedgmi-sketch", "fedgmi-plain", "fedavg")
-    }
+    names = ("fedgmi", "fedgmi-sketch", "fedgmi-plain", "fedavg")
+    cells = {name: compare.cell_config(settings, compare.Cell(name, 0), oracle=False, jobs=1) for name in names}
+    kept = {name: cell.method.model_dump().get("epsilon") for name, cell in cells.items()}
     assert kept == {"fedgmi": 1.0, "fedgmi-sketch": 1.0, "fedgmi-plain": None, "fedavg": None}
 
 

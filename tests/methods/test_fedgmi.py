@@ -14,20 +14,22 @@ from torch import Tensor
 from federations import gaussian_scenario, make_task, run, transport_for, without_labels
 from fedgmi.data import Scenario, pack
 from fedgmi.methods import BOUNDS, METHODS, Task
-from fedgmi.methods.contract import Message, Step
-from fedgmi.methods.fedgmi import calibration as calibrate
-from fedgmi.methods.fedgmi.calibration import MIN_CLIENTS
+from fedgmi.methods.fedgmi import schedule
 from fedgmi.methods.fedgmi.experts import MU, average_experts, train_heads
+from fedgmi.methods.fedgmi.schedule import MIN_CLIENTS
 from fedgmi.methods.local_training import all_rows, plan
 from fedgmi.models import training
 from fedgmi.models.densities.gaussian import mean_and_covariance
 from fedgmi.protocol.in_process import InProcess
-from fedgmi.protocol.rounds import Progress, drive
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.rounds import Progress, run_rounds
+from fedgmi.protocol.step import Step, select
 from fedgmi.randomness import generator
 from fedgmi.runs.evaluation import evaluate
 from fedgmi.tree import Tree
 
 FEDERATION = gaussian_scenario(10, 60, separation=4.0)
+CALIBRATED = ("calibration/share", "calibration/scale", "calibration/bias")
 
 
 def plain_task(scenario: Scenario = FEDERATION, seed: int = 0) -> Task:
@@ -40,16 +42,15 @@ def bounds_of(task: Task, scenario: Scenario, rounds: int) -> list[float]:
 
     def after(progress: Progress) -> None:
         if 1 <= progress.round <= rounds:
-            values.append(float(progress.server["bound"]))
+            values.append(method.metrics(progress.server)["bound"])
 
-    n_clients = len(scenario.federation.clients)
-    drive(
-        method,
+    run_rounds(
+        method.name,
+        method.program,
         transport_for(method, scenario),
         Progress(method.program.init()),
-        n_clients=n_clients,
+        n_clients=len(scenario.federation.clients),
         rounds=rounds,
-        participation=1.0,
         seed=0,
         after=after,
     )
@@ -95,7 +96,7 @@ def test_plain_with_a_closed_form_density_never_lowers_the_likelihood(seed):
 
 def test_plain_with_a_closed_form_density_is_em():
     task, rounds = plain_task(), 4
-    start = METHODS["fedgmi"](task).init()
+    start = METHODS["fedgmi"](task).program.init()
     means, covariances = mean_and_covariance(start["density"], 8)
     xs = [client.x.double() for client in FEDERATION.federation.clients]
     proportions, means, likelihoods = literal_em(xs, means, covariances, rounds)
@@ -103,11 +104,11 @@ def test_plain_with_a_closed_form_density_is_em():
     assert bounds_of(task, FEDERATION, rounds) == pytest.approx(likelihoods, abs=1e-3)
     torch.testing.assert_close(mean_and_covariance(server["density"], 8)[0], means, atol=5e-3, rtol=0)
     before_last = METHODS["fedgmi"](task)
-    transport, state = transport_for(before_last, FEDERATION), before_last.init()
+    transport, state = transport_for(before_last, FEDERATION), before_last.program.init()
     with torch.no_grad():
         for number in range(1, rounds + 1):
-            step = before_last.round[0]
-            state = step.server(state, transport.exchange(step, state, range(10), number).values, number)
+            step = before_last.program.round[0]
+            state = step.server(state, transport.exchange(step, state, range(10), number), number)
     torch.testing.assert_close(transport.states["proportions"], torch.stack(proportions), atol=2e-3, rtol=0)
 
 
@@ -137,34 +138,26 @@ def test_the_sketch_is_held_by_its_preset_and_moved_by_the_default():
         transport, server = transport_for(method, FEDERATION), method.program.init()
         with torch.no_grad():
             for step in method.program.prepare:
-                server = step.server(server, transport.exchange(step, server, range(10), 0).values, 0)
+                server = step.server(server, transport.exchange(step, server, range(10), 0), 0)
             sketched = transport.states["proportions"].clone()
             for step in method.program.round:
-                server = step.server(server, transport.exchange(step, server, range(10), 1).values, 1)
+                server = step.server(server, transport.exchange(step, server, range(10), 1), 1)
         assert torch.equal(transport.states["proportions"], sketched) is same
 
 
 def test_the_oracle_refuses_rows_without_truth():
-    method = BOUNDS["oracle"](make_task(FEDERATION.federation.schema))
+    method = BOUNDS["oracle"](make_task(FEDERATION.federation.schema, method="oracle"))
     blind = transport_for(replace(method, name="fedgmi"), FEDERATION)
     with pytest.raises(ValueError, match="true component"):
-        drive(
-            method,
-            blind,
-            Progress(method.program.init()),
-            n_clients=10,
-            rounds=1,
-            participation=1.0,
-            seed=0,
-            after=lambda progress: None,
-        )
-    step = method.program.round[0]
+        run(method, FEDERATION, rounds=1, transport=blind)
+    [step], server = method.program.round, method.program.init()
+    rows = pack(FEDERATION.federation.clients, [0])
     with pytest.raises(ValueError, match="true component"):
-        step.client(method.program.init(), method.client_init((0,)), pack(FEDERATION.federation.clients, [0]), 1)
+        step.client(select(server, step.reads), method.program.client_init((0,)), rows, 1)
 
 
 def test_the_oracle_predicts_with_the_realised_proportions():
-    method = BOUNDS["oracle"](make_task(FEDERATION.federation.schema))
+    method = BOUNDS["oracle"](make_task(FEDERATION.federation.schema, method="oracle"))
     _, states, _ = run(method, FEDERATION, rounds=1)
     assert FEDERATION.truth is not None
     torch.testing.assert_close(states["realised"], FEDERATION.truth.proportions())
@@ -176,11 +169,11 @@ def test_with_too_few_participants_the_last_calibration_stands(present):
     transport, server = transport_for(method, FEDERATION), method.program.init()
     with torch.no_grad():
         for step in method.program.prepare:
-            server = step.server(server, transport.exchange(step, server, range(10), 0).values, 0)
+            server = step.server(server, transport.exchange(step, server, range(10), 0), 0)
         before = server
         for step in method.program.round:
-            server = step.server(server, transport.exchange(step, server, range(present), 1).values, 1)
-    same = [torch.equal(server[name], before[name]) for name in ("share", "scale", "bias")]
+            server = step.server(server, transport.exchange(step, server, range(present), 1), 1)
+    same = [torch.equal(server[name], before[name]) for name in CALIBRATED]
     assert same == [present < MIN_CLIENTS] * 3
 
 
@@ -199,8 +192,8 @@ def test_warm_up_keeps_densities_out_of_the_evidence():
     with torch.no_grad():
         for number, steps in enumerate((method.program.prepare, *[method.program.round] * 4)):
             for step in steps:
-                server = step.server(server, transport.exchange(step, server, range(10), number).values, number)
-            weights.append(server["weights"][1:].tolist())
+                server = step.server(server, transport.exchange(step, server, range(10), number), number)
+            weights.append(server["calibration/weights"][1:].tolist())
     assert weights[:4] == [[0.0, 0.0]] * 4
     assert max(weights[4]) > 0.0
 
@@ -216,30 +209,30 @@ def test_experts_are_fedavg_while_the_warm_up_lasts(preset):
     assert not torch.equal(apart["expert"][0], apart["expert"][1])
 
 
-def test_judges_stay_and_components_train_on():
+def test_reference_models_stay_and_components_train_on():
     schema = FEDERATION.federation.schema
-    task = make_task(schema, warm_up_rounds=1, judge_rounds=2)
+    task = make_task(schema, warm_up_rounds=1, reference_rounds=2)
     server, _, _ = run(METHODS["fedgmi"](task), FEDERATION, rounds=2)
     later, _, end = run(METHODS["fedgmi"](task), FEDERATION, rounds=4)
-    assert int(later["judge_version"]) == 2
+    assert int(later["reference/version"]) == 2
     for name in ("density", "expert"):
-        assert torch.equal(later[f"judge_{name}"], server[name])
+        assert torch.equal(later[f"reference/{name}"], server[name])
     assert torch.equal(later["density"], server["density"])  # it does nothing but judge
     assert not torch.equal(later["expert"], server["expert"])
     followed, _, further = run(
-        METHODS["fedgmi"](make_task(schema, warm_up_rounds=1, judge_rounds=4)), FEDERATION, rounds=4
+        METHODS["fedgmi"](make_task(schema, warm_up_rounds=1, reference_rounds=4)), FEDERATION, rounds=4
     )
-    assert torch.equal(followed["judge_density"], followed["density"])
-    assert end.bytes_down < further.bytes_down  # judges that stay are fetched once
+    assert torch.equal(followed["reference/density"], followed["density"])
+    assert end.bytes_down < further.bytes_down  # reference models that stay are fetched once
     truth, _, _ = run(BOUNDS["oracle"](task), FEDERATION, rounds=4)
-    assert torch.equal(truth["judge_density"], truth["density"])
+    assert torch.equal(truth["reference/density"], truth["density"])
 
 
 @pytest.mark.parametrize(("settled", "calibrated"), [(1e9, [1, 2, 3]), (-1.0, [1, 2, 3, 4, 5])])
-def test_calibration_stops_once_judges_stay_and_weights_have_settled(monkeypatch, settled, calibrated):
+def test_calibration_stops_once_reference_models_stay_and_weights_have_settled(monkeypatch, settled, calibrated):
     """All of its exchanges or none; and it is taken up at the end."""
-    monkeypatch.setattr(calibrate, "SETTLED", settled)
-    method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, warm_up_rounds=1, judge_rounds=2))
+    monkeypatch.setattr(schedule, "SETTLED", settled)
+    method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, warm_up_rounds=1, reference_rounds=2))
     taken = []
 
     class Watched(InProcess):
@@ -247,7 +240,7 @@ def test_calibration_stops_once_judges_stay_and_weights_have_settled(monkeypatch
             taken.append((round, step.name))
             return super().exchange(step, server, ids, round)
 
-    run(method, FEDERATION, rounds=5, transport=Watched(FEDERATION.federation.clients, method))
+    run(method, FEDERATION, rounds=5, transport=Watched(FEDERATION.federation.clients, method.program))
     names = {at: [name for number, name in taken if number == at] for at in range(1, 7)}
     calibration = ["scale evidence", "shares", *["calibrate", "shares"] * 2]
     assert names[6][: len(calibration)] == calibration
@@ -257,21 +250,24 @@ def test_calibration_stops_once_judges_stay_and_weights_have_settled(monkeypatch
 
 def test_what_judges_is_fetched_once_and_trained_as_it_is(monkeypatch):
     """A round of calibration brings densities and experts to everybody; one of EM alone the experts to train."""
-    monkeypatch.setattr(calibrate, "SETTLED", 1e9)
-    task = make_task(FEDERATION.federation.schema, warm_up_rounds=1, judge_rounds=2)
-    density, expert = 3 * 4 * task.density.size, 4 * task.expert.numbers(3)
-    downs = [run(METHODS["fedgmi"](task), FEDERATION, rounds=n)[2].bytes_down for n in (1, 2, 3, 4, 5)]
-    calibration = downs[1] - downs[0] - 10 * (density + expert)
-    assert 0 < calibration < 10 * density / 2
-    assert [downs[3] - downs[2], downs[4] - downs[3]] == [10 * expert] * 2
+    monkeypatch.setattr(schedule, "SETTLED", 1e9)
+    task = make_task(FEDERATION.federation.schema, warm_up_rounds=1, reference_rounds=2)
+    method = METHODS["fedgmi"](task)
+    transport = transport_for(method, FEDERATION)
+    run(method, FEDERATION, rounds=5, transport=transport)
+    density, expert = 10 * 3 * 4 * task.density.size, 10 * 3 * 4 * task.expert.size
+    down = [{kind: both[0] for kind, both in transport.ledger.by_kind(number).items()} for number in range(1, 7)]
+    found = [(round.get("density", 0), round.get("expert", 0)) for round in down]
+    one_model = expert // 3  # the experts are one model after the warm-up's round
+    assert found == [(density, expert), (density, one_model), (density, expert), (0, expert), (0, expert), (0, 0)]
 
 
 def test_densities_of_rows_without_labels_train_to_the_end():
     scenario = without_labels(FEDERATION)
-    task = make_task(scenario.federation.schema, warm_up_rounds=1, judge_rounds=2)
+    task = make_task(scenario.federation.schema, warm_up_rounds=1, reference_rounds=2)
     early, _, _ = run(METHODS["fedgmi"](task), scenario, rounds=2)
     late, _, _ = run(METHODS["fedgmi"](task), scenario, rounds=4)
-    assert torch.equal(late["judge_density"], early["density"])
+    assert torch.equal(late["reference/density"], early["density"])
     assert not torch.equal(late["density"], early["density"])
 
 
@@ -309,11 +305,11 @@ def test_local_is_each_client_alone():
     average = METHODS["fedavg"](task)
     for client in (0, 7):
         model = task.expert.init(generator(task.seed, "expert", 0))
-        server, transport = average.init(), transport_for(average, FEDERATION)
+        server, transport = average.program.init(), transport_for(average, FEDERATION)
         for number in (1, 2):
             model = adam_by_hand(task, FEDERATION, client, model, number)
-            step = average.round[0]
-            server = step.server(server, transport.exchange(step, server, [client], number).values, number)
+            step = average.program.round[0]
+            server = step.server(server, transport.exchange(step, server, [client], number), number)
         torch.testing.assert_close(states["expert"][client], model, atol=2e-5, rtol=1e-4)
         torch.testing.assert_close(server["expert"][0], model, atol=2e-5, rtol=1e-4)
 
@@ -342,7 +338,7 @@ def test_proportions_answer_to_the_last_densities(preset):
     server, states, _ = run(method, FEDERATION)
     rows = pack(FEDERATION.federation.clients)
     resp = method.predictor.responsibilities(server, states, rows)
-    prior = server["share"] if preset == "default" else torch.zeros(3).double()
+    prior = server["calibration/share"] if preset == "default" else torch.zeros(3).double()
     expected = (rows.sum_by_client(resp) + prior) / (rows.counts[:, None] + prior.sum())
     torch.testing.assert_close(states["proportions"], expected, atol=1e-4, rtol=0)
 
@@ -364,16 +360,16 @@ def test_a_clients_words_are_not_judged_by_its_own_rows(preset):
 def test_prediction_has_a_calibration_of_its_own():
     method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, density="gaussian", calibration_steps=4))
     server, states, _ = run(method, FEDERATION)
-    assert float(server["gate_weights"][1]) > 0.5  # it started from words alone
-    assert float(server["gate_share"].sum()) == pytest.approx(1.0)
+    assert float(server["gate/weights"][1]) > 0.5  # it started from words alone
+    assert float(server["gate/share"].sum()) == pytest.approx(1.0)
     rows = pack(FEDERATION.federation.held_out)
     before = method.predictor.predict(server, states, rows)
-    shut = server | {"gate_weights": torch.zeros(2, dtype=torch.float64)}
+    shut = server | {"gate/weights": torch.zeros(2, dtype=torch.float64)}
     assert float((method.predictor.predict(shut, states, rows) - before).abs().max()) > 0.01
 
 
 def test_the_oracle_gates_by_the_realised_proportions():
-    method = BOUNDS["oracle"](make_task(FEDERATION.federation.schema))
+    method = BOUNDS["oracle"](make_task(FEDERATION.federation.schema, method="oracle"))
     server, states, _ = run(method, FEDERATION)
     rows = pack(FEDERATION.federation.held_out)
     found = method.predictor.predict(server, states, rows)
@@ -419,14 +415,15 @@ def test_heads_on_a_trunk_against_one_client_after_another():
     resp /= resp.sum(1, keepdim=True)
     experts = torch.stack([task.expert.init(torch.Generator().manual_seed(k)) for k in range(3)])
     experts[:, : task.expert.trunk] = experts[0, : task.expert.trunk]
-    message = train_heads(task, experts, rows, resp, 1)
-    found = average_experts(task, experts, message.values)
+    models = train_heads(task, experts, rows, resp, 1)
+    found = average_experts(task, experts, Message(models))
     torch.testing.assert_close(found, literal_heads(task, FEDERATION, experts, resp), atol=1e-5, rtol=1e-4)
-    assert message.up == message.down == 4 * rows.n_clients * task.expert.numbers(3)
+    assert bool(models["trunk"].holders.all())
+    assert bool(models["head"].holders.all())
 
 
 def test_experts_that_nobody_trains_stay_as_they_were():
     task = make_task(FEDERATION.federation.schema)
     experts = torch.randn(3, task.expert.size, generator=torch.Generator().manual_seed(0))
     experts[:, : task.expert.trunk] = experts[0, : task.expert.trunk]
-    assert torch.equal(average_experts(task, experts, {}), experts)
+    assert torch.equal(average_experts(task, experts, Message()), experts)

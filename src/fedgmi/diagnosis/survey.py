@@ -10,14 +10,12 @@ from torch import Tensor
 
 from fedgmi.data.rows import Client, Rows
 from fedgmi.methods import Method, Predictor, Task
-from fedgmi.methods.fedgmi.schedule import CODEBOOK_ROWS, HISTOGRAMS, lay_out
 from fedgmi.methods.fedgmi.settings import FedGMISettings
-from fedgmi.methods.fedgmi.sketch import codebook_steps, histogram_step, map_words, merge_words
-from fedgmi.methods.fedgmi.state import Sketch
+from fedgmi.methods.fedgmi.sketch import map_words, merge_words, survey_steps
+from fedgmi.methods.fedgmi.state import BYTES, Sketch
 from fedgmi.methods.standardising import standardised
 from fedgmi.privacy.geometric import Noise
 from fedgmi.protocol.in_process import InProcess
-from fedgmi.protocol.message import Message
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.step import Program
 from fedgmi.tree import Tree
@@ -94,21 +92,15 @@ def merged_counts(counts: Tensor, epsilon: float | None) -> tuple[Tensor, Noise 
 
 def _histograms(task: Task[FedGMISettings]) -> Method:
     """A method that is over once the server holds the histograms."""
-    [name] = Sketch.names("histograms")
 
     def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
         raise NotImplementedError("histograms predict nothing")
 
-    def keep(server: Tree, message: Message, round: int) -> Tree:
-        return server | {name: message.replies["histogram"]}
-
-    steps = codebook_steps(task) | {"histograms": histogram_step(task, keep, (name,))}
-    rows = (*CODEBOOK_ROWS, HISTOGRAMS)
     program = Program(
         init=dict,
         client_init=lambda ids: {},
-        prepare=lay_out(rows, "prepare", steps, task.settings),
+        prepare=survey_steps(task),
         round=(),
-        kinds={"sketch": "sketch"},
+        kinds=BYTES,
     )
-    return Method("survey", program, Predictor(predict), counts=lambda server: server[name])
+    return Method("survey", program, Predictor(predict), counts=lambda server: Sketch(server).histograms)

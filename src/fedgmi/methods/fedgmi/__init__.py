@@ -20,12 +20,13 @@ from torch import Tensor
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
-from fedgmi.methods.fedgmi.gate import gate_proportions
 from fedgmi.methods.fedgmi.newcomers import infer_client
 from fedgmi.methods.fedgmi.oracle import oracle_preset
-from fedgmi.methods.fedgmi.presets import PRESETS, Preset
-from fedgmi.methods.fedgmi.settings import FedGMISettings, check_fedgmi, has_histogram
+from fedgmi.methods.fedgmi.presets import PRESETS, Preset, steps_of
+from fedgmi.methods.fedgmi.schedule import lay_out, without_experts
+from fedgmi.methods.fedgmi.settings import FedGMISettings, check_fedgmi, has_histogram, require_histogram
 from fedgmi.methods.fedgmi.state import (
+    BYTES,
     CONTRAST,
     Calibration,
     Components,
@@ -37,23 +38,13 @@ from fedgmi.methods.fedgmi.state import (
 from fedgmi.mixture.information import MIN_CONTRAST
 from fedgmi.mixture.posterior import responsibilities
 from fedgmi.models.expert import mixture_log_prob
-from fedgmi.protocol.step import Kind, Program
+from fedgmi.protocol.step import Phase, Program, Step
 from fedgmi.tree import Tree
-
-BYTES: dict[str, Kind] = {
-    "density": "density",
-    "reference/density": "density",
-    "expert": "expert",
-    "reference/expert": "expert",
-    "trunk": "expert",
-    "head": "expert",
-    "sketch": "sketch",
-}
-"""What leaves and models are, for the ledger; all others are statistics."""
 
 
 def fedgmi(task: Task[FedGMISettings]) -> Method:
     """The method, as the preset in `task.settings` has it."""
+    require_histogram(task.settings)
     return _build(task, "fedgmi", PRESETS[task.settings.preset](task))
 
 
@@ -63,13 +54,17 @@ def oracle(task: Task[FedGMISettings]) -> Method:
 
 
 def _build(task: Task[FedGMISettings], name: str, preset: Preset) -> Method:
-    steps = preset.steps
+    steps, labels = steps_of(task, preset), task.schema.n_classes > 0
+
+    def phase(which: Phase) -> tuple[Step, ...]:
+        return lay_out(preset.schedule, which, steps, task.settings, labels=labels)
+
     program = Program(
         init=lambda: initial_server(task),
         client_init=lambda ids: initial_clients(task, ids),
-        prepare=steps["prepare"],
-        round=steps["round"],
-        finish=steps["finish"],
+        prepare=phase("prepare"),
+        round=phase("round"),
+        finish=phase("finish"),
         kinds=BYTES,
     )
     return Method(name, program, _predictor(task, preset), metrics, _counts)
@@ -83,7 +78,7 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
         logs = preset.unlabelled(server, {}, rows)
         if float(Gate(server).contrast) < MIN_CONTRAST:  # what seems to tell components apart is what models remember
             logs = torch.zeros_like(logs)
-        gate = responsibilities(logs, gate_proportions(states), rows.owner)[0].clamp(min=1e-30)
+        gate = responsibilities(logs, preset.proportions(states), rows.owner)[0].clamp(min=1e-30)
         return mixture_log_prob(task.expert, Components(server).expert, rows.x, gate.log())
 
     def sample(server: Tree, component: int, n: int, draws: torch.Generator) -> Tensor:
@@ -93,9 +88,10 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
         return task.expert.log_prob(Components(server).expert, x)
 
     own = (*Components.names("density", "expert"), *Calibration.names("share"), CONTRAST, *Gate.names("contrast"))
+    reads = tuple(dict.fromkeys((*own, *preset.schedule.evidence, *preset.schedule.gate)))
     return Predictor(
         predict=predict,
-        reads=tuple(dict.fromkeys((*own, *preset.labelled_reads, *preset.unlabelled_reads))),
+        reads=reads if task.schema.n_classes else without_experts(reads),
         proportions=lambda states: states["proportions"],
         responsibilities=lambda server, states, rows: preset.posterior(server, states, rows).responsibilities,
         evidence=evidence,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
-from fedgmi.methods.fedgmi.evidence import STACKED, Rule, stack_evidence
+from fedgmi.methods.fedgmi.evidence import Rule, stack_evidence
 from fedgmi.methods.fedgmi.schedule import largest_weights, too_few
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Components, Gate
@@ -27,7 +27,6 @@ class Side:
     Attributes:
         part: Its leaves in the server's state.
         names: Of its two steps: for the shares, and for the gradient.
-        reads: What the evidence needs of the server's state.
         evidence: (server, states, rows) → [R, F, K], nats.
         e_step: (server, states, rows) → the client states from which the gradient is taken.
         proportions: (states) → [C, K].
@@ -35,7 +34,6 @@ class Side:
 
     part: type[Calibration] | type[Gate]
     names: tuple[str, str]
-    reads: tuple[str, ...]
     evidence: Callable[[Tree, Tree, Rows], Tensor]
     e_step: Callable[[Tree, Tree, Rows], Tree]
     proportions: Callable[[Tree], Tensor]
@@ -73,17 +71,24 @@ def calibration_steps(task: Task[FedGMISettings], rule: Rule) -> dict[str, Step]
     side = Side(
         part=Calibration,
         names=("shares", "calibrate"),
-        reads=STACKED,
         evidence=lambda server, states, rows: stack_evidence(task, server, states, rows),
         e_step=lambda server, states, rows: states | {"proportions": rule(server, states, rows).proportions},
         proportions=lambda states: states["proportions"],
     )
     made = Calibration.names("begun", "weights_before", "scale")
-    return {"scale evidence": Step("scale evidence", send_scale, take_scale, STACKED, made)} | fisher_steps(task, side)
+    return {"scale evidence": Step("scale evidence", send_scale, take_scale, writes=made)} | fisher_steps(task, side)
 
 
 def fisher_steps(task: Task[FedGMISettings], side: Side) -> dict[str, Step]:
-    """Asks for the shares q_k, and for the gradient, which the schedule turns into each other's successor."""
+    """The two exchanges that take turns: one asks for the shares q_k, the other for the gradient of weights and bias.
+
+    Args:
+        task: Its settings.
+        side: Which calibration.
+
+    Returns:
+        The steps by name.
+    """
     part = side.part
 
     def send_share(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
@@ -110,11 +115,10 @@ def fisher_steps(task: Task[FedGMISettings], side: Side) -> dict[str, Step]:
         weights, bias = calibration.fisher_step(now.weights, now.bias, message.sums, limits)
         return server | part.leaves(weights=weights, bias=bias)
 
-    line, share = part.names("weights", "bias"), part.names("share")
     shares, gradient = side.names
     return {
-        shares: Step(shares, send_share, take_share, (*side.reads, *line), share),
-        gradient: Step(gradient, send_gradient, take_gradient, (*side.reads, *line, *share), line),
+        shares: Step(shares, send_share, take_share, writes=part.names("share")),
+        gradient: Step(gradient, send_gradient, take_gradient, writes=part.names("weights", "bias")),
     }
 
 

@@ -8,7 +8,7 @@ from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi.evidence import Rule, elbo
 from fedgmi.methods.fedgmi.experts import average_experts, expert_models, train_experts
-from fedgmi.methods.fedgmi.schedule import reference_stays
+from fedgmi.methods.fedgmi.schedule import reference_stays, warming_up
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Components, Reference, reference_of
 from fedgmi.methods.local_training import all_rows, train_components
@@ -21,7 +21,6 @@ from fedgmi.tree import Tree
 def em_step(
     task: Task[FedGMISettings],
     rule: Rule,
-    reads: tuple[str, ...],
     *,
     shared_rounds: int = 0,
     shared_trunk: bool = False,
@@ -36,7 +35,6 @@ def em_step(
     Args:
         task: Its models and settings.
         rule: Whose responsibilities.
-        reads: What the rule needs of the server's state.
         shared_rounds: The first rounds, in which the experts are one model, trained on all rows.
         shared_trunk: Whether they keep their lower layers in common for good.
         reference_rounds: After which the reference models stay as they are; None: they always follow.
@@ -51,10 +49,10 @@ def em_step(
         if rows.y is None or not reference_stays(reference_rounds, server):
             density = train_density(task, now.density, rows, posterior.responsibilities, round)
             message = Message({"density": density}, bound_sums(task, server, posterior, rows))
-        joint = int(now.version) < shared_rounds
-        experts = now.expert[:1] if joint else now.expert
-        resp = all_rows(rows) if joint else posterior.responsibilities
-        message += Message(train_experts(task, experts, rows, resp, round, shared_trunk=shared_trunk))
+        if rows.y is not None:
+            one = warming_up(shared_rounds, server)
+            experts, resp = (now.expert[:1], all_rows(rows)) if one else (now.expert, posterior.responsibilities)
+            message += Message(train_experts(task, experts, rows, resp, round, shared_trunk=shared_trunk))
         return states | {"proportions": posterior.proportions}, message
 
     def take(server: Tree, message: Message, round: int) -> Tree:
@@ -72,18 +70,16 @@ def em_step(
         now = Components(server)
         return {"density": now.density} | expert_models(task, now.expert)
 
-    own = Components.names("density", "expert", "version")
-    made = (*Components.names(), *Reference.names())
-    return Step("em", client, take, tuple(dict.fromkeys((*reads, *own))), made, models=models)
+    return Step("em", client, take, writes=(*Components.names(), *Reference.names()), models=models)
 
 
-def e_step_alone(rule: Rule, reads: tuple[str, ...]) -> Step:
+def e_step_alone(rule: Rule) -> Step:
     """An E-step alone, so that proportions answer to the last densities; no message comes of it."""
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         return states | {"proportions": rule(server, states, rows).proportions}, Message()
 
-    return Step("e-step", client, reads=reads)
+    return Step("e-step", client)
 
 
 def train_density(task: Task[FedGMISettings], start: Tensor, rows: Rows, resp: Tensor, round: int) -> Models:

@@ -10,7 +10,7 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi.settings import FedGMISettings
-from fedgmi.methods.fedgmi.state import WORDS, Calibration, Reference, Sketch
+from fedgmi.methods.fedgmi.state import Calibration, Reference, Sketch
 from fedgmi.methods.local_training import row_losses
 from fedgmi.mixture import calibration
 from fedgmi.mixture.calibration import centre
@@ -24,11 +24,6 @@ Evidence = Callable[[Tree, Tree, Rows], Tensor]  # (server, states, rows) → lo
 Rule = Callable[[Tree, Tree, Rows], Posterior]  # where a preset's responsibilities and proportions come from
 
 EXPERT_FLOOR = -7.0  # nats; an expert that is certain and wrong must not outshout everything else
-
-STACKED = (*WORDS, *Reference.names(), *Calibration.names("scale"))
-"""What `stack_evidence` reads."""
-LABELLED = (*STACKED, *Calibration.names("weights", "bias", "share"))
-"""What `labelled_evidence` reads."""
 
 
 def row_cells(task: Task[FedGMISettings], server: Tree, rows: Rows) -> Tensor:

@@ -33,10 +33,8 @@ def train_experts(
         shared_trunk: Whether the experts have their lower layers in common.
 
     Returns:
-        The models of a message: "expert", or "trunk" and "head". None without labels.
+        The models of a message: "expert", or "trunk" and "head".
     """
-    if rows.y is None:
-        return {}
     if shared_trunk and task.expert.trunk and resp.shape[1] > 1:
         return train_heads(task, experts, rows, resp, round)
     return {"expert": train_components(task, rows, resp, experts, expert_loss(task), (task.seed, round, "expert"))}

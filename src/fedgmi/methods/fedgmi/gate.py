@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -10,16 +12,11 @@ from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi.calibration import Side, fisher_steps
 from fedgmi.methods.fedgmi.evidence import Rule, elbo, row_cells, word_evidence
 from fedgmi.methods.fedgmi.settings import FedGMISettings
-from fedgmi.methods.fedgmi.state import CODEBOOK, Calibration, Gate, Reference, uncalibrated
+from fedgmi.methods.fedgmi.state import Calibration, Gate, Reference, uncalibrated
 from fedgmi.mixture import calibration
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
-
-STACKED = (*CODEBOOK, *Gate.names("cells"), *Reference.names("density"), *Calibration.names("scale"))
-"""What `gate_evidence` reads."""
-UNLABELLED = (*STACKED, *Gate.names("weights", "bias", "share"))
-"""What `unlabelled_evidence` reads."""
 
 
 def unlabelled_evidence(task: Task[FedGMISettings], server: Tree, states: Tree, rows: Rows) -> Tensor:
@@ -35,13 +32,12 @@ def gate_evidence(task: Task[FedGMISettings], server: Tree, rows: Rows, own: Ten
     return calibration.centre(torch.stack([cell, bound], 1))
 
 
-def cells_step(task: Task[FedGMISettings], rule: Rule, reads: tuple[str, ...]) -> Step:
+def cells_step(task: Task[FedGMISettings], rule: Rule) -> Step:
     """Words summed over labels: how many rows of each component fell into each cell.
 
     Args:
         task: Its settings.
         rule: Whose responsibilities.
-        reads: What the rule needs of the server's state.
 
     Returns:
         The step.
@@ -62,11 +58,19 @@ def cells_step(task: Task[FedGMISettings], rule: Rule, reads: tuple[str, ...]) -
         return server | Gate.leaves(cells=cells, weights=start) | uncalibrated(Gate, share)
 
     made = Gate.names("cells", "weights", "share", "bias")
-    return Step("cells", client, take, (*reads, *CODEBOOK), made)
+    return Step("cells", client, take, writes=made)
 
 
-def gate_steps(task: Task[FedGMISettings]) -> dict[str, Step]:
-    """Prediction sees no labels, so it has a calibration of its own, with the proportions held."""
+def gate_steps(task: Task[FedGMISettings], proportions: Callable[[Tree], Tensor]) -> dict[str, Step]:
+    """Prediction sees no labels, so it has a calibration of its own, with the proportions held.
+
+    Args:
+        task: Its settings.
+        proportions: (states) → those that the predictor uses. [C, K]
+
+    Returns:
+        The steps by name.
+    """
 
     def evidence(server: Tree, states: Tree, rows: Rows) -> Tensor:
         if "gate evidence" not in rows.cache:
@@ -76,14 +80,8 @@ def gate_steps(task: Task[FedGMISettings]) -> dict[str, Step]:
     side = Side(
         part=Gate,
         names=("gate shares", "calibrate gate"),
-        reads=STACKED,
         evidence=evidence,
         e_step=lambda server, states, rows: states,
-        proportions=gate_proportions,
+        proportions=proportions,
     )
     return fisher_steps(task, side)
-
-
-def gate_proportions(states: Tree) -> Tensor:
-    """The proportions a predictor uses [C, K]: the client's own; the oracle's are the realised ones."""
-    return states.get("realised", states["proportions"])

@@ -16,13 +16,12 @@ from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
 
 
-def contrast_step(labelled: Evidence, unlabelled: Evidence, reads: tuple[str, ...]) -> Step:
+def contrast_step(labelled: Evidence, unlabelled: Evidence) -> Step:
     """How well components can be told apart, with labels seen and without: K × K numbers a client, once, at the end.
 
     Args:
         labelled: The evidence of rows with labels.
         unlabelled: The evidence of x alone.
-        reads: What both need of the server's state.
 
     Returns:
         The step.
@@ -41,8 +40,7 @@ def contrast_step(labelled: Evidence, unlabelled: Evidence, reads: tuple[str, ..
         labelled, unlabelled = (contrasts(message.sums[name]) for name in ("labelled", "unlabelled"))
         return server | {CONTRAST: torch.stack([labelled[0], unlabelled[0]])} | Gate.leaves(contrast=unlabelled[-1])
 
-    made = (CONTRAST, *Gate.names("contrast"))
-    return Step("contrast", client, take, tuple(dict.fromkeys((*reads, *Calibration.names("share")))), made)
+    return Step("contrast", client, take, writes=(CONTRAST, *Gate.names("contrast")))
 
 
 def infer_client(server: Tree, rows: Rows, log_evidence: Tensor) -> Tree:

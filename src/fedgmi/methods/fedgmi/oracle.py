@@ -8,39 +8,31 @@ import torch
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
+from fedgmi.methods.fedgmi import schedule
 from fedgmi.methods.fedgmi.evidence import raw_words
-from fedgmi.methods.fedgmi.presets import Preset, default, laid_out
-from fedgmi.methods.fedgmi.schedule import (
-    CALIBRATE_AT_END,
-    CELLS,
-    CODEBOOK_ROWS,
-    CONTRASTS,
-    E_STEP,
-    EM,
-    GATE_FISHER,
-    GATE_SHARES,
-    Row,
-)
+from fedgmi.methods.fedgmi.presets import Preset, default
+from fedgmi.methods.fedgmi.schedule import CELLS, CODEBOOK, EM, Row, Schedule, codebook
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.sketch import count_words
-from fedgmi.methods.fedgmi.state import CODEBOOK, Calibration, Sketch, uncalibrated
+from fedgmi.methods.fedgmi.state import Calibration, Sketch, uncalibrated
 from fedgmi.mixture.posterior import Posterior
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
 
-TRUE_TOPICS = Row(("true topics",), "oracle", "cell centres", "rows of each true component in each word")
-ORACLE_ROWS = (
-    *CODEBOOK_ROWS,
-    TRUE_TOPICS,
-    EM,
-    *CALIBRATE_AT_END,
-    E_STEP,
-    CELLS,
-    GATE_SHARES,
-    GATE_FISHER,
-    CONTRASTS,
-)
+TRUE_TOPICS = Row("true topics", "oracle", CODEBOOK, "how many of its rows of each true component have each word")
+
+
+def oracle_schedule(own: FedGMISettings) -> Schedule:
+    """As the default's, with the truth where the default estimates, and a calibration at the end alone."""
+    told = {row: replace(row, e_step=False) for row in (EM, CELLS)}  # the truth needs no evidence
+    usual = schedule.default(own)
+    return replace(
+        usual,
+        prepare=(*codebook(own), TRUE_TOPICS),
+        round=(told[EM],),
+        finish=tuple(told.get(row, row) for row in usual.finish),
+    )
 
 
 def oracle_preset(task: Task[FedGMISettings]) -> Preset:
@@ -54,14 +46,19 @@ def oracle_preset(task: Task[FedGMISettings]) -> Preset:
         resp = true_components(rows, task.n_components)
         return Posterior(states["proportions"], resp, resp.new_zeros(len(rows)))
 
-    return laid_out(
-        task,
-        ORACLE_ROWS,
-        replace(default(task), reference_rounds=None),
+    return replace(
+        default(task),
+        schedule=oracle_schedule(task.settings),
         training=truth,
-        training_reads=(),
+        reference_rounds=None,
+        proportions=realised_proportions,
         more={"true topics": true_topics_step(task)},
     )
+
+
+def realised_proportions(states: Tree) -> torch.Tensor:
+    """The true shares of components among the clients' rows; newcomers', which are not known, as estimated. [C, K]"""
+    return states.get("realised", states["proportions"])
 
 
 def true_topics_step(task: Task[FedGMISettings]) -> Step:
@@ -83,7 +80,7 @@ def true_topics_step(task: Task[FedGMISettings]) -> Step:
         return server | Sketch.leaves(topics=topics, word_map=words) | uncalibrated(Calibration, share)
 
     made = (*Sketch.names("topics", "word_map"), *Calibration.names("share", "bias"))
-    return Step("true topics", client, take, CODEBOOK, made, kind="sketch")
+    return Step("true topics", client, take, writes=made, kind="sketch")
 
 
 def true_components(rows: Rows, n_components: int) -> torch.Tensor:

@@ -1,166 +1,194 @@
 """The default on one page: which exchanges there are, in which order, what goes down and up, and when they apply.
 
-Stage one, once: a codebook is learnt from sums; every client counts its words (a word is a cell of the codebook, with a
-label); the server finds K topics in the counts, and every client its own proportions. Stage two, in rounds: calibrate
-the evidence (E-step with few numbers to learn), then EM: each client weights its rows by responsibilities and trains
-the components it holds. At the end: proportions from the last models, and a gate that predicts without labels.
+Stage one, once. A codebook is learnt from sums. Every client counts its words: a word is a cell of the codebook and a
+label. The server finds K topics in the counts, and every client its own proportions.
 
-A step's arithmetic is in the file that its row names; `presets` builds the steps and lays them out by these rows.
+Stage two, in rounds. First the evidence is calibrated: a few numbers say how much word, density and expert count. Then
+EM: each client finds responsibilities, and trains the components on its rows weighted by them.
+
+At the end each client has its proportions from the last models, and a gate is calibrated that predicts without labels.
+
+`default` below is the order. A row's arithmetic is in the file that it names, and `presets` builds the steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from fedgmi.methods.fedgmi.settings import FedGMISettings
-from fedgmi.methods.fedgmi.state import Calibration, Components, Reference
+from fedgmi.methods.fedgmi.state import Calibration, Components, Gate, Reference, Sketch
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Phase, Step
 from fedgmi.tree import Tree
 
+Condition = Callable[[FedGMISettings, Tree], bool]
+
+FEATURE_SCALE = Sketch.names("mean", "std")
+CODEBOOK = Sketch.names("mean", "std", "centres")
+WORDS = (*CODEBOOK, *Sketch.names("word_map", "topics"))
+MODELS = Components.names("density", "expert", "version")
+SHARE = Calibration.names("share")
+EVIDENCE = (*WORDS, *Reference.names(), *Calibration.names("scale"))
+CALIBRATED = (*EVIDENCE, *Calibration.names("weights", "bias"), *SHARE)
+GATE_EVIDENCE = (*CODEBOOK, *Gate.names("cells"), *Reference.names("density"), *Calibration.names("scale"))
+CALIBRATED_GATE = (*GATE_EVIDENCE, *Gate.names("weights", "bias", "share"))
+
 
 @dataclass(frozen=True)
 class Row:
-    """One exchange, or a few that are repeated together.
+    """One exchange.
 
     Attributes:
-        steps: Their names.
-        where: The file with the arithmetic.
-        down: What clients are sent, as far as they lack it.
-        up: What they answer: what it tells of their rows; "" where no message comes of it.
-        times: How often, by the settings.
-        phase: When in a run.
-        when: Under which condition of the server's state, by its name in CONDITIONS; "" always.
+        step: Its name.
+        where: The file with its arithmetic.
+        down: What clients read of the server's state, as far as they lack it.
+        up: What their answer tells of their rows; "" where no message comes of it.
+        e_step: Whether clients do an E-step in it. They then read what the preset's evidence needs, too.
+        gate: Whether they use the predictor's evidence. They then read what that needs, too.
+        single: Whether the server sees each client's answer by itself.
+        when: On which condition; None: always.
     """
 
-    steps: tuple[str, ...]
+    step: str
     where: str
-    down: str
+    down: tuple[str, ...]
     up: str
-    times: Callable[[FedGMISettings], int] = lambda settings: 1
-    phase: Phase = "prepare"
-    when: str = ""
+    e_step: bool = False
+    gate: bool = False
+    single: bool = False
+    when: Condition | None = None
+
+    def only(self, when: Condition) -> Row:
+        """The same exchange under a condition."""
+        return replace(self, when=when)
 
 
-MOVES = "sums and counts of its rows in each codebook cell; cells with few of its rows are kept back"
+@dataclass(frozen=True)
+class Schedule:
+    """A preset's exchanges in order.
+
+    Attributes:
+        prepare: Once, before the first round.
+        round: In every round.
+        finish: Once, after the last round.
+        evidence: What the evidence of the preset's E-step needs of the server's state.
+        gate: What the evidence of its predictor needs.
+    """
+
+    prepare: tuple[Row, ...] = ()
+    round: tuple[Row, ...] = ()
+    finish: tuple[Row, ...] = ()
+    evidence: tuple[str, ...] = ()
+    gate: tuple[str, ...] = ()
+
+    def rows(self, phase: Phase) -> tuple[Row, ...]:
+        """The rows of a phase."""
+        return {"prepare": self.prepare, "round": self.round, "finish": self.finish}[phase]
+
+    def down(self, row: Row) -> tuple[str, ...]:
+        """All that goes down in a row."""
+        more = (*(self.evidence if row.e_step else ()), *(self.gate if row.gate else ()))
+        return tuple(dict.fromkeys((*row.down, *more)))
+
+
+CELL_SUMS = "sums and counts of its rows in each codebook cell; cells with few of its rows are kept back"
 UPDATES = "updates of the shared densities and experts, weighted by how much of each it has, and the bound on its rows"
+JUDGED = "sums over its rows by which evidence is judged"
+SLOPES = "gradient and Fisher information of the weights, summed over its rows"
+LINE, GATE_LINE = Calibration.names("weights", "bias"), Gate.names("weights", "bias")
 
-FEATURES = Row(("features",), "sketch", "", "sums of its features, Σx and Σx², and how many rows these are of")
-SPREAD = Row(
-    ("spread",), "sketch", "mean and deviation of the features", "sums of its projected features and their products"
-)
-K_MEANS = Row(("k-means",), "sketch", "cell centres", MOVES, lambda own: own.kmeans_rounds)
-HISTOGRAMS = Row(("histograms",), "sketch", "cell centres", "how many of its rows have each word")
-FOLD_IN = Row(("fold in",), "sketch", "topics", "")
+FEATURES = Row("features", "sketch", (), "sums of its features, Σx and Σx², and how many rows these are of")
+SPREAD = Row("spread", "sketch", FEATURE_SCALE, "sums of its projected features and their products")
+K_MEANS = Row("k-means", "sketch", CODEBOOK, CELL_SUMS)
+HISTOGRAMS = Row("histograms", "sketch", CODEBOOK, "how many of its rows have each word", single=True)
+FOLD_IN = Row("fold in", "sketch", (*WORDS, *SHARE), "")
 
-SCALE = Row(("scale evidence",), "calibration", "reference models", "mean squares of the evidence in its rows")
-SHARES = Row(("shares",), "calibration", "weights λ and bias b", "sums over its rows by which evidence is judged")
-FISHER = Row(
-    ("calibrate", "shares"),
-    "calibration",
-    "shares q",
-    "gradient and Fisher information of the weights, summed over its rows",
-    lambda own: own.calibration_steps,
-)
-EM = Row(("em",), "em", "components", UPDATES, phase="round")
+SCALE = Row("scale evidence", "calibration", EVIDENCE, "mean squares of the evidence in its rows")
+SHARES = Row("shares", "calibration", (*EVIDENCE, *LINE), JUDGED)
+CALIBRATE = Row("calibrate", "calibration", CALIBRATED, SLOPES, e_step=True)
+EM = Row("em", "em", MODELS, UPDATES, e_step=True)
 
-E_STEP = Row(("e-step",), "em", "calibrated evidence", "", phase="finish")
-CELLS = Row(
-    ("cells",), "gate", "calibrated evidence", "how many of its rows of each component are in each cell", phase="finish"
-)
-GATE_SHARES = Row(
-    ("gate shares",),
-    "gate",
-    "weights and bias of the gate",
-    "sums over its rows by which evidence is judged",
-    phase="finish",
-)
-GATE_FISHER = Row(
-    ("calibrate gate", "gate shares"),
-    "gate",
-    "shares of the gate",
-    "gradient and Fisher information of the weights, summed over its rows",
-    lambda own: 2 * own.calibration_steps,
-    "finish",
-)
-CONTRASTS = Row(
-    ("contrast",),
-    "newcomers",
-    "evidence, calibrated",
-    "how well its rows tell components apart: K × K sums",
-    phase="finish",
+E_STEP = Row("e-step", "em", (), "", e_step=True)
+CELLS = Row("cells", "gate", CODEBOOK, "how many of its rows of each component are in each cell", e_step=True)
+GATE_SHARES = Row("gate shares", "gate", (*GATE_EVIDENCE, *GATE_LINE), JUDGED)
+CALIBRATE_GATE = Row("calibrate gate", "gate", CALIBRATED_GATE, SLOPES)
+CONTRAST = Row(
+    "contrast", "newcomers", SHARE, "how well its rows tell components apart: K × K sums", e_step=True, gate=True
 )
 
-CODEBOOK_ROWS = (FEATURES, SPREAD, K_MEANS)
-CALIBRATE_AT_END = tuple(replace(row, phase="finish") for row in (SCALE, SHARES, FISHER))
-CALIBRATE_IN_ROUND = (
-    replace(SCALE, phase="round", when="calibration is of use"),
-    replace(SHARES, phase="round", when="calibration has begun"),
-    replace(FISHER, phase="round", when="calibration has begun"),
-)
-DEFAULT = (
-    *CODEBOOK_ROWS,
-    HISTOGRAMS,
-    FOLD_IN,
-    *CALIBRATE_IN_ROUND,
-    EM,
-    *CALIBRATE_AT_END,
-    E_STEP,
-    CELLS,
-    GATE_SHARES,
-    GATE_FISHER,
-    CONTRASTS,
-)
-PLAIN = (EM, E_STEP, CONTRASTS)
-SKETCH = (*CODEBOOK_ROWS, HISTOGRAMS, FOLD_IN, EM, CELLS, CONTRASTS)
+
+def default(own: FedGMISettings) -> Schedule:
+    """Sketch first; then every round calibrates the evidence, infers proportions, and trains."""
+    turns = (SHARES, *(CALIBRATE, SHARES) * own.calibration_steps)
+    gate_turns = (GATE_SHARES, *(CALIBRATE_GATE, GATE_SHARES) * (2 * own.calibration_steps))
+    return Schedule(
+        prepare=(*codebook(own), HISTOGRAMS, FOLD_IN),
+        round=(SCALE.only(calibration_is_of_use), *(row.only(calibration_has_begun) for row in turns), EM),
+        finish=(SCALE, *turns, E_STEP, CELLS, *gate_turns, CONTRAST),
+        evidence=CALIBRATED,
+        gate=CALIBRATED_GATE,
+    )
+
+
+def plain() -> Schedule:
+    """The abstract's recipe: the densities are all the evidence there is."""
+    density = Components.names("density")
+    return Schedule(round=(EM,), finish=(E_STEP, CONTRAST), evidence=density, gate=density)
+
+
+def sketch(own: FedGMISettings) -> Schedule:
+    """Stage one decides; densities and experts are trained on what it found."""
+    prepare = (*codebook(own), HISTOGRAMS, FOLD_IN)
+    return Schedule(prepare, round=(EM,), finish=(CELLS, CONTRAST), evidence=WORDS, gate=CALIBRATED_GATE)
+
+
+def survey(own: FedGMISettings) -> Schedule:
+    """The sketch up to the histograms: all that a diagnosis asks of clients."""
+    return Schedule(prepare=(*codebook(own), HISTOGRAMS))
+
+
+def codebook(own: FedGMISettings) -> tuple[Row, ...]:
+    """How cells are learnt."""
+    return FEATURES, SPREAD, *(K_MEANS,) * own.kmeans_rounds
+
 
 MIN_CLIENTS = 5  # with fewer participants the last calibration stands
 SETTLED = 0.01  # of a weight, or of 1 where that is more: where less changes, the next round goes without
 LARGEST = (1.0, 1.0, 2.0)  # nats a nat, by KINDS
 
-Condition = Callable[[FedGMISettings, Tree], bool]
+
+def warming_up(rounds: int, server: Tree) -> bool:
+    """The first rounds: experts are one model, and neither they nor densities are evidence.
+
+    Models that have hardly begun to differ differ by noise alone.
+    """
+    return int(Components(server).version) < rounds
 
 
-def warming_up(settings: FedGMISettings, server: Tree) -> bool:
-    """The experts are one model yet, and densities and experts no evidence: they differ by noise alone."""
-    return int(Components(server).version) < settings.warm_up_rounds
-
-
-def reference_stays(reference_rounds: int | None, server: Tree) -> bool:
-    """`reference_rounds` are over, after which nothing that judges rows changes any more (None: it always follows).
+def reference_stays(rounds: int | None, server: Tree) -> bool:
+    """So many rounds are over, after which nothing that judges rows changes any more (None: it always follows).
 
     Models remember the rows that they were trained on, the more the longer, and a client judged by what it has taught
     them finds its own proportions confirmed. So the reference models stay, and the components train on.
     """
-    return reference_rounds is not None and int(Components(server).version) >= reference_rounds
+    return rounds is not None and int(Components(server).version) >= rounds
 
 
-def reference_is_new(server: Tree) -> bool:
-    """The reference models are the components as they stand, hence new since the last round."""
-    return int(Reference(server).version) == int(Components(server).version)
-
-
-def calibration_is_of_use(settings: FedGMISettings, server: Tree) -> bool:
-    """Not when the reference models have stayed and the last calibration left the weights as they were: the next would
-    too."""
+def calibration_is_of_use(own: FedGMISettings, server: Tree) -> bool:
+    """The reference models change, or the last calibration moved the weights. Else the next would leave them, too."""
     now = Calibration(server)
     settled = bool(((now.weights - now.weights_before).abs() <= SETTLED * now.weights.clamp(min=1.0)).all())
-    return int(Components(server).version) <= settings.reference_rounds or not settled
+    return int(Components(server).version) <= own.reference_rounds or not settled
 
 
-def calibration_has_begun(settings: FedGMISettings, server: Tree) -> bool:
+def calibration_has_begun(own: FedGMISettings, server: Tree) -> bool:
     """The first exchange decides for all: where too few clients answer it, the others would change nothing."""
     return int(Calibration(server).begun) == int(Components(server).version)
-
-
-CONDITIONS: dict[str, Condition] = {
-    "calibration is of use": calibration_is_of_use,
-    "calibration has begun": calibration_has_begun,
-}
 
 
 def too_few(message: Message) -> bool:
@@ -168,8 +196,8 @@ def too_few(message: Message) -> bool:
     return float(message.sums["clients"]) < MIN_CLIENTS
 
 
-def largest_weights(settings: FedGMISettings, server: Tree) -> Tensor:
-    """The largest weight of each kind of evidence [F]; 0 for densities and experts in warm-up.
+def largest_weights(own: FedGMISettings, server: Tree) -> Tensor:
+    """The largest weight of each kind of evidence [F]; 0 for densities and experts in the warm-up.
 
     Words and densities count one nat a nat at most: they are more sure of themselves than they should be. Experts count
     two: heads that grew from one another differ by less than their components do, and evidence that is too weak drives
@@ -177,37 +205,36 @@ def largest_weights(settings: FedGMISettings, server: Tree) -> Tensor:
     """
     scale = Calibration(server).scale
     value = scale * torch.tensor(LARGEST, dtype=scale.dtype, device=scale.device)
-    if not warming_up(settings, server):
+    if not warming_up(own.warm_up_rounds, server):
         return value
     return value * torch.tensor([1.0, 0.0, 0.0], dtype=value.dtype, device=value.device)
 
 
 def lay_out(
-    rows: tuple[Row, ...], phase: Phase, steps: Mapping[str, Step], settings: FedGMISettings
+    schedule: Schedule, phase: Phase, steps: Mapping[str, Step], own: FedGMISettings, *, labels: bool
 ) -> tuple[Step, ...]:
-    """The steps of a phase in order.
+    """The steps of a phase, in order, with what a row says of them: what they read and tell, and when they apply.
 
     Args:
-        rows: A preset's.
+        schedule: A preset's.
         phase: Which.
         steps: By name.
-        settings: How often rows are repeated.
+        own: The settings with which conditions are asked.
+        labels: Whether rows have labels. Without, experts are never sent.
 
     Returns:
         The steps. One that stands several times under the same condition is one object.
     """
-    told = {row.steps[0]: row.up for row in rows}
-    made: dict[tuple[str, str], Step] = {}
-    laid: list[Step] = []
-    for row in (row for row in rows if row.phase == phase):
-        for name in row.steps * row.times(settings):
-            key = name, row.when
-            if key not in made:
-                when = _bind(CONDITIONS[row.when], settings) if row.when else None
-                made[key] = replace(steps[name], when=when, tells=told[name])
-            laid.append(made[key])
-    return tuple(laid)
+    made: dict[Row, Step] = {}
+    for row in schedule.rows(phase):
+        if row not in made:
+            reads = schedule.down(row) if labels else without_experts(schedule.down(row))
+            when = None if row.when is None else partial(row.when, own)
+            made[row] = replace(steps[row.step], reads=reads, tells=row.up, when=when)
+    return tuple(made[row] for row in schedule.rows(phase))
 
 
-def _bind(condition: Condition, settings: FedGMISettings) -> Callable[[Tree], bool]:
-    return lambda server: condition(settings, server)
+def without_experts(reads: tuple[str, ...]) -> tuple[str, ...]:
+    """The leaves that are of use where rows have no labels."""
+    experts = (*Components.names("expert"), *Reference.names("expert"))
+    return tuple(name for name in reads if name not in experts)

@@ -49,10 +49,19 @@ def check_fedgmi(settings: FedGMISettings, rounds: int) -> None:
     Raises:
         ConfigError: For noise on a histogram that nobody sends.
     """
+    require_histogram(settings)
+
+
+def require_histogram(settings: FedGMISettings) -> None:
+    """Refuse noise on a histogram that nobody sends.
+
+    Raises:
+        ConfigError: It names the preset.
+    """
     if settings.epsilon is not None and not has_histogram(settings):
         raise ConfigError(
-            "the preset plain sends no histogram that noise could be added to, and nothing else that it sends is "
-            "protected",
+            f"the preset {settings.preset} sends no histogram that noise could be added to, and nothing else that it "
+            "sends is protected",
             where="method.epsilon",
             fix='unset it, or set method.name = "fedgmi" with the preset default or sketch',
         )

@@ -9,9 +9,10 @@ import torch
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
+from fedgmi.methods.fedgmi import schedule
 from fedgmi.methods.fedgmi.evidence import raw_words
 from fedgmi.methods.fedgmi.settings import FedGMISettings
-from fedgmi.methods.fedgmi.state import CODEBOOK, WORDS, Calibration, Sketch, uncalibrated
+from fedgmi.methods.fedgmi.state import Calibration, Sketch, uncalibrated
 from fedgmi.methods.local_training import feature_scale_step
 from fedgmi.mixture import codebook, topics
 from fedgmi.mixture.spectrum import estimate_components
@@ -47,11 +48,11 @@ def codebook_steps(task: Task[FedGMISettings]) -> Steps:
     def take_cells(server: Tree, message: Message, round: int) -> Tree:
         return server | Sketch.leaves(centres=codebook.move_centres(Sketch(server).centres, message.sums, task.seed))
 
-    scale, centres = Sketch.names("mean", "std"), Sketch.names("centres")
+    centres = Sketch.names("centres")
     return {
         "features": feature_scale_step(task, Sketch.prefix),
-        "spread": Step("spread", send_spread, take_spread, scale, centres, kind="sketch"),
-        "k-means": Step("k-means", send_cells, take_cells, CODEBOOK, centres, kind="sketch"),
+        "spread": Step("spread", send_spread, take_spread, writes=centres, kind="sketch"),
+        "k-means": Step("k-means", send_cells, take_cells, writes=centres, kind="sketch"),
     }
 
 
@@ -82,7 +83,18 @@ def histogram_step(task: Task[FedGMISettings], take: ServerStep, writes: tuple[s
             states = states | {"released": counts}
         return states, Message(replies={"histogram": counts.int()})
 
-    return Step("histograms", send, take, CODEBOOK, writes, kind="sketch", single=True)
+    return Step("histograms", send, take, writes=writes, kind="sketch", single=True)
+
+
+def survey_steps(task: Task[FedGMISettings]) -> tuple[Step, ...]:
+    """The sketch up to the histograms, which the server keeps as they come: all that a diagnosis asks of clients."""
+
+    def take(server: Tree, message: Message, round: int) -> Tree:
+        return server | Sketch.leaves(histograms=message.replies["histogram"])
+
+    steps = codebook_steps(task) | {"histograms": histogram_step(task, take, Sketch.names("histograms"))}
+    own = task.settings
+    return schedule.lay_out(schedule.survey(own), "prepare", steps, own, labels=task.schema.n_classes > 0)
 
 
 def noise_source(task: Task[FedGMISettings], server: Tree, client: int) -> KeyedBits:
@@ -93,7 +105,7 @@ def noise_source(task: Task[FedGMISettings], server: Tree, client: int) -> Keyed
     """
     if task.secret is None:
         return KeyedBits(task.seed, "histogram noise", client)
-    words = b"".join(server[name].cpu().numpy().tobytes() for name in CODEBOOK)
+    words = b"".join(server[name].cpu().numpy().tobytes() for name in schedule.CODEBOOK)
     request = (task.seed, repr(task.settings.epsilon), hashlib.sha256(words).hexdigest())
     return KeyedBits(task.secret, "histogram noise", client, *request)
 
@@ -151,7 +163,7 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
     )
     return {
         "histograms": histogram_step(task, take_histograms, made),
-        "fold in": Step("fold in", fold_in, reads=(*WORDS, *Calibration.names("share")), kind="sketch"),
+        "fold in": Step("fold in", fold_in, kind="sketch"),
     }
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fedgmi.methods.contract import Task
 from fedgmi.mixture.posterior import uniform
+from fedgmi.protocol.step import Kind
 from fedgmi.randomness import generator
 from fedgmi.tree import Tree
 
@@ -69,7 +70,14 @@ class Part:
 
 
 class Components(Part):
-    """density, expert: the models as they stand [K, P] · version: rounds of training · bound: nats per row."""
+    """The models as they stand.
+
+    Attributes:
+        density: θ_k. [K, P]
+        expert: φ_k. [K, P]
+        version: Rounds of training.
+        bound: Mean bound on log P_i of the last round that trained densities, in nats per row.
+    """
 
     density = Leaf()
     expert = Leaf()
@@ -78,7 +86,13 @@ class Components(Part):
 
 
 class Reference(Part):
-    """density, expert: the models that rows are judged by [K, P] · version: that of the components they were."""
+    """The models that rows are judged by.
+
+    Attributes:
+        density: [K, P]
+        expert: [K, P]
+        version: That of the components they were.
+    """
 
     prefix = "reference/"
     density = Leaf()
@@ -87,8 +101,17 @@ class Reference(Part):
 
 
 class Sketch(Part):
-    """mean, std [D], centres [J, Z]: the codebook · histograms [C, W]: counts of words as clients sent them · word_map
-    [W]: where rare words were merged · topics [W', K]: rows of each component in each word · components_shown."""
+    """What stage one leaves.
+
+    Attributes:
+        mean: Of the features. [D]
+        std: Of the features. [D]
+        centres: Of the codebook's cells, in Z projected dimensions. [J, Z]
+        histograms: Counts of words as clients sent them; they never go down. [C, W], int32
+        word_map: Where each word goes when rare ones are merged. [W]
+        topics: Rows of each component in each merged word. [W', K]
+        components_shown: K̂, as the counts show it.
+    """
 
     prefix = "sketch/"
     mean = Leaf()
@@ -101,8 +124,16 @@ class Sketch(Part):
 
 
 class Calibration(Part):
-    """weights [F], bias [K], share [K]: λ, b and q of the calibrated evidence, F kinds · scale [F]: the units of the
-    evidence · begun: the version at which calibration began last · weights_before [F]: as they were then."""
+    """How much evidence counts, labels seen; see `fedgmi.mixture.calibration`.
+
+    Attributes:
+        weights: λ, by KINDS. [F]
+        bias: b, of which the first is 0. [K]
+        share: q, the mean of g over all rows. [K]
+        scale: The units of the evidence. [F]
+        begun: The components' version at which calibration began last; -1 before.
+        weights_before: The weights as they were then. [F]
+    """
 
     prefix = "calibration/"
     weights = Leaf()
@@ -114,8 +145,15 @@ class Calibration(Part):
 
 
 class Gate(Part):
-    """cells [J, K]: rows of each component in each cell, whatever their label · weights [2], bias [K], share [K]: as in
-    `Calibration`, for cell and density · contrast: how well x alone tells the two nearest components apart."""
+    """The same for prediction, which sees no labels.
+
+    Attributes:
+        cells: Rows of each component in each cell, whatever their label. [J, K]
+        weights: Of cell and density. [2]
+        bias: [K]
+        share: [K]
+        contrast: How well x alone tells the two components apart that differ most, from 0 to 1.
+    """
 
     prefix = "gate/"
     cells = Leaf()
@@ -125,9 +163,19 @@ class Gate(Part):
     contrast = Leaf()
 
 
-CONTRAST = "contrast"  # [2]: labels seen, and not
-CODEBOOK = Sketch.names("mean", "std", "centres")
-WORDS = (*CODEBOOK, *Sketch.names("word_map", "topics"))
+BYTES: dict[str, Kind] = {
+    "density": "density",
+    "reference/density": "density",
+    "expert": "expert",
+    "reference/expert": "expert",
+    "trunk": "expert",
+    "head": "expert",
+    "sketch": "sketch",
+}
+"""What leaves and models are, for the ledger; all others are statistics."""
+
+CONTRAST = "contrast"
+"""The leaf that says how well the two likest components can be told apart: labels seen, and not. [2], from 0 to 1"""
 
 
 def initial_server(task: Task) -> Tree:
