@@ -6,7 +6,8 @@ from torch import nn
 
 from fedgmi.data.rows import Client, Schema, pack
 from fedgmi.errors import ConfigError, UserError
-from fedgmi.models.experts import EXPERTS, Expert, expert_from_module, make_expert
+from fedgmi.models.expert import Expert, mixture_log_prob
+from fedgmi.models.experts import EXPERTS, expert_from_module, make_expert
 from fedgmi.models.training import fit, plan_jobs
 from fedgmi.settings.run import ExpertSettings, TrainingSettings
 
@@ -51,6 +52,20 @@ def test_shapes_and_normalised_probabilities(case):
     assert log_prob.shape == (5, 2, schema.n_classes)
     torch.testing.assert_close(log_prob.exp().sum(-1), torch.ones(5, 2))
     assert expert.log_prob(params, x[:0]).shape == (0, 2, schema.n_classes)
+
+
+def test_a_mixture_of_experts_is_the_mean_of_their_probabilities(case):
+    expert, schema = case
+    params = torch.stack([expert.init(seeded(k)) for k in range(3)])
+    x = torch.rand(5, *schema.shape, generator=seeded(0))
+    gate = torch.rand(5, 3, generator=seeded(1), dtype=torch.float64).softmax(1)
+    found = mixture_log_prob(expert, params, x, gate.log())
+    assert found.shape == (5, schema.n_classes)
+    assert found.dtype == torch.float64
+    expected = (gate[:, :, None] * expert.log_prob(params, x).double().exp()).sum(1)
+    torch.testing.assert_close(found.exp(), expected)
+    alone = mixture_log_prob(expert, params[:1], x, torch.zeros(5, 1))
+    assert torch.equal(alone, expert.log_prob(params[:1], x)[:, 0].double())
 
 
 def test_heads_on_a_trunk_are_experts_whose_lower_layers_agree(case):

@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedgmi.data.rows import Client, Rows, pack
-from fedgmi.models import training
 from fedgmi.models.flat import Layout, linear
-from fedgmi.models.training import Batch, fit, plan_jobs, proximal, resample
+from fedgmi.models.training import Batch, Jobs, draw_batches, fit, plan_jobs, proximal, resample
 from fedgmi.settings.run import TrainingSettings
 
 LAYOUT = Layout({"w1": (5, 6), "b1": (6,), "w2": (6, 3), "b2": (3,)})
@@ -36,15 +35,15 @@ def make_rows(counts: list[int], ids: list[int] | None = None) -> Rows:
     return dataclasses.replace(rows, ids=tuple(ids))
 
 
-def plan(rows: Rows, weights: torch.Tensor, epochs: int = 3) -> training.Jobs:
+def plan(rows: Rows, weights: torch.Tensor, epochs: int = 3) -> Jobs:
     return plan_jobs(weights, rows.owner, epochs=epochs, batch_size=SETTINGS.batch_size)
 
 
-def train(rows: Rows, jobs: training.Jobs, start: torch.Tensor, **options) -> torch.Tensor:
+def train(rows: Rows, jobs: Jobs, start: torch.Tensor, **options) -> torch.Tensor:
     return fit(loss, start, jobs, rows, settings=SETTINGS, lr=0.01, key=KEY, noise_size=5, **options)
 
 
-def starts(jobs: training.Jobs) -> torch.Tensor:
+def starts(jobs: Jobs) -> torch.Tensor:
     """A start for every job that depends on its component alone."""
     shared = 0.3 * torch.randn(8, LAYOUT.size, generator=torch.Generator().manual_seed(5))
     return shared[jobs.component]
@@ -55,13 +54,13 @@ def soft_weights(rows: Rows, n_components: int = 2) -> torch.Tensor:
     return (3 * rows.x[:, :n_components]).softmax(1)
 
 
-def loop(rows: Rows, jobs: training.Jobs, start: torch.Tensor, strength: float = 0.0) -> torch.Tensor:
+def loop(rows: Rows, jobs: Jobs, start: torch.Tensor, strength: float = 0.0) -> torch.Tensor:
     """The slow, literal reference: one torch.optim.Adam after another, on the same batches."""
     trained = []
     for job in range(len(jobs)):
         params = start[job].clone().requires_grad_()
         optimiser = torch.optim.Adam([params], lr=0.01)
-        index, noise = training._draw(jobs, job, rows, SETTINGS.batch_size, 5, KEY)
+        index, noise = draw_batches(jobs, job, rows, SETTINGS.batch_size, 5, KEY)
         for step in range(int(jobs.steps[job])):
             batch = Batch(index[step][None], rows.x[index[step]][None], rows.y[index[step]][None], noise[step][None])
             optimiser.zero_grad()
@@ -127,12 +126,11 @@ def test_other_clients_change_nothing_for_a_client():
     torch.testing.assert_close(train(alone, own, starts(own)), together, atol=1e-5, rtol=1e-4)
 
 
-def test_chunking_changes_nothing(monkeypatch):
+def test_chunking_changes_nothing():
     rows = make_rows([5, 60, 17, 8])
     jobs = plan(rows, soft_weights(rows))
     whole = train(rows, jobs, starts(jobs))
-    monkeypatch.setitem(training.CHUNK_BYTES, "cpu", 1)
-    torch.testing.assert_close(train(rows, jobs, starts(jobs)), whole, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(train(rows, jobs, starts(jobs), chunk_bytes=1), whole, atol=1e-5, rtol=1e-4)
 
 
 def test_a_finished_job_is_touched_by_nothing():
@@ -149,7 +147,7 @@ def test_one_heavy_row_is_the_row_that_is_drawn():
     rows = make_rows([50])
     weights = torch.zeros(50, 1)
     weights[17] = 1.0
-    index, _ = training._draw(plan(rows, weights), 0, rows, SETTINGS.batch_size, 0, KEY)
+    index, _ = draw_batches(plan(rows, weights), 0, rows, SETTINGS.batch_size, 0, KEY)
     assert index.unique().tolist() == [17]
 
 

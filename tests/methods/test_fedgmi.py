@@ -276,7 +276,7 @@ def adam_by_hand(task: Task, scenario: Scenario, client: int, start: Tensor, num
     rows = pack(scenario.federation.clients, [client])
     jobs, params = plan(task, rows, all_rows(rows)), start.clone().requires_grad_()
     optimiser = torch.optim.Adam([params], lr=task.lr)
-    batches, _ = training._draw(jobs, 0, rows, task.training.batch_size, 0, (task.seed, number, "expert"))
+    batches, _ = training.draw_batches(jobs, 0, rows, task.training.batch_size, 0, (task.seed, number, "expert"))
     assert rows.y is not None
     for index in batches:
         optimiser.zero_grad()
@@ -388,7 +388,7 @@ def literal_heads(task: Task, scenario: Scenario, experts: Tensor, resp: Tensor)
         upper = [expert[trunk:].clone().requires_grad_() for expert in experts]
         optimiser = torch.optim.Adam([lower, *upper], lr=task.lr)
         place = int((jobs.client == i).nonzero())
-        drawn, _ = training._draw(jobs, place, rows, task.training.batch_size, 0, (task.seed, 1, "expert"))
+        drawn, _ = training.draw_batches(jobs, place, rows, task.training.batch_size, 0, (task.seed, 1, "expert"))
         for index in drawn:
             assert rows.y is not None
             optimiser.zero_grad()

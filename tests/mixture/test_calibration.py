@@ -14,7 +14,7 @@ from fedgmi import tree
 from fedgmi.data.rows import Rows
 from fedgmi.mixture import calibration
 from fedgmi.mixture.calibration import calibration_sums, fisher_step, log_evidence, share_sums
-from fedgmi.mixture.posterior import e_step
+from fedgmi.mixture.posterior import e_step, uniform
 
 UNLIMITED = 1e6
 
@@ -56,13 +56,13 @@ def calibrate(evidence: Tensor, rows: Rows, start: list[float], limit: list[floa
     """What server and clients do together: shares, proportions, gradient, step."""
     n_components = evidence.shape[2]
     weights, bias = torch.tensor(start, dtype=torch.float64), torch.zeros(n_components, dtype=torch.float64)
-    uniform = torch.full((rows.n_clients, n_components), 1.0 / n_components, dtype=torch.float64)
-    steps, proportions, share = [], uniform, uniform[0]
+    start_from = uniform(rows.n_clients, n_components)
+    steps, proportions, share = [], start_from, start_from[0]
     for _ in range(n_steps):
         sums = share_sums(evidence, weights, bias)
         share = sums["share"] / sums["count"]
         logs = log_evidence(evidence, weights, bias, share)
-        proportions = e_step(logs, rows, uniform, share).proportions
+        proportions = e_step(logs, rows, start_from, share).proportions
         sums = calibration_sums(evidence, weights, bias, share, proportions, rows)
         steps.append(weights)
         weights, bias = fisher_step(weights, bias, sums, torch.tensor(limit))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from federations import dirichlet, draw, rows_of
-from fedgmi.mixture.posterior import e_step, responsibilities
+from fedgmi.mixture.posterior import e_step, responsibilities, uniform
 
 sizes = st.lists(st.integers(1, 12), min_size=1, max_size=5)
 few = settings(max_examples=40, deadline=None)
@@ -17,10 +17,6 @@ few = settings(max_examples=40, deadline=None)
 
 def evidence(n_rows: int, n_components: int, seed: int, scale: float = 3.0) -> Tensor:
     return scale * torch.randn(n_rows, n_components, generator=draw(seed), dtype=torch.float64)
-
-
-def uniform(n_clients: int, n_components: int) -> Tensor:
-    return torch.full((n_clients, n_components), 1.0 / n_components, dtype=torch.float64)
 
 
 @few
@@ -126,3 +122,11 @@ def test_the_order_of_rows_and_clients_changes_nothing():
     alone = e_step(blocks[1], rows_of([7]), start[1:2], tolerance=0.0)
     torch.testing.assert_close(alone.proportions, whole.proportions[1:2])
     torch.testing.assert_close(alone.responsibilities, whole.responsibilities[3:10])
+
+
+def test_uniform_proportions_sum_to_one_whatever_the_number_of_components():
+    for k in range(1, 8):
+        found = uniform(3, k)
+        assert found.shape == (3, k)
+        assert found.dtype == torch.float64
+        assert bool((found == 1.0 / k).all())

@@ -14,18 +14,23 @@ CHUNK_BYTES = 32 * 2**20
 
 @dataclass(frozen=True)
 class Density:
-    """A family of densities over rows x [*shape] with flat parameters [P]; all values in nats.
+    """A family of densities over rows, with flat parameters [P]. All values are in nats.
 
-    - init(generator) → [P]
-    - loss(params [J, P], x [J, B, *shape], noise [J, B, Z]) → [J, B]: −log p(x) or the negative ELBO,
-      differentiable; None where `fit` is the way to train
-    - log_prob(params [K, P], x [R, *shape], noise [R, S, Z]) → [R, K], no gradient; where `exact` is False it is
-      a lower bound: the ELBO for S = 1, the importance-weighted bound (Burda et al. 2016) for S > 1
-    - sample(params [P], n, generator) → [n, *shape]
-    - fit(x [R, *shape], weights [R, K], owner [R], n_clients) → [C, K, P]: each client's own maximum-likelihood
-      parameters in closed form; zeros where a client holds no mass; None where training is by `loss`
+    `noise` is standard normal. A density with noise_size 0 ignores it.
 
-    `noise` is standard normal; a density with noise_size 0 ignores it.
+    Attributes:
+        name: As in the settings.
+        exact: Whether `log_prob` is log p(x). Otherwise it is a lower bound: the ELBO for one sample, the
+            importance-weighted bound (Burda et al. 2016) for more.
+        size: P, the number of parameters.
+        noise_size: Z, the numbers of noise per row and sample.
+        init: generator → fresh parameters [P].
+        loss: params [J, P], x [J, B, *shape], noise [J, B, Z] → −log p(x), or the negative ELBO [J, B]. Differentiable.
+            None where `fit` is the way to train.
+        log_prob: params [K, P], x [R, *shape], noise [R, S, Z] → [R, K], without gradient.
+        sample: params [P], n, generator → rows [n, *shape].
+        fit: x [R, *shape], weights [R, K], client_index [R], n_clients → each client's own maximum-likelihood
+            parameters in closed form [C, K, P], zeros where a client holds no mass. None where training is by `loss`.
     """
 
     name: str
@@ -40,5 +45,12 @@ class Density:
 
 
 def rows_per_chunk(floats_per_row: int) -> int:
-    """How many rows to score at once when each needs so many floats of working memory."""
+    """How many rows to score at once.
+
+    Args:
+        floats_per_row: Working memory that one row needs, in numbers of 4 bytes.
+
+    Returns:
+        At least 1.
+    """
     return max(1, CHUNK_BYTES // (4 * max(1, floats_per_row)))

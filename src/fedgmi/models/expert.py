@@ -14,11 +14,18 @@ from fedgmi.models.density import rows_per_chunk
 
 @dataclass(frozen=True)
 class Expert:
-    """A classifier with flat parameters [P] and L classes, lifted over jobs.
+    """A classifier of L classes with flat parameters [P], lifted over jobs.
 
-    init(generator) → [P] · logits(params [J, P], x [J, B, *shape]) → [J, B, L] · trunk: of the P parameters the first
-    T, the lower layers, which the experts of all components have in common; 0: each has its own · heads(params
-    [J, T + K·(P − T)], x [J, B, *shape]) → [J, B, K, L], K experts on their one trunk.
+    Attributes:
+        name: As in the settings.
+        size: P, the number of parameters.
+        n_classes: L.
+        init: generator → fresh parameters [P].
+        logits: params [J, P], x [J, B, *shape] → [J, B, L]. Differentiable.
+        heads: params [J, T + K·(P − T)], x [J, B, *shape] → [J, B, K, L]: K experts on the one trunk of each job.
+        trunk: T. The first T of the P parameters are the lower layers, which the experts of all components have in
+            common. 0 means that each expert has its own.
+        floats_per_row: Working memory that one row needs, in numbers of 4 bytes.
     """
 
     name: str
@@ -31,17 +38,41 @@ class Expert:
     floats_per_row: int = field(default=4096, repr=False)
 
     def numbers(self, n_experts: int) -> int:
-        """How many parameters n experts have between them, their trunk counted once."""
+        """How many parameters several experts have between them. Their trunk counts once.
+
+        Args:
+            n_experts: K.
+
+        Returns:
+            T + K·(P − T).
+        """
         return self.trunk + n_experts * (self.size - self.trunk)
 
     def loss(self, params: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Cross-entropy −log p(y|x) in nats: params [J, P], x [J, B, *shape], y [J, B] → [J, B]."""
+        """Cross-entropy −log p(y | x).
+
+        Args:
+            params: [J, P]
+            x: Rows. [J, B, *shape]
+            y: Labels. [J, B]
+
+        Returns:
+            [J, B], nats
+        """
         logits = self.logits(params, x)
         return F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
 
     @torch.no_grad()
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        """log p_k(y|x) of every class, no gradient: params [K, P], x [R, *shape] → [R, K, L]."""
+        """log p_k(y | x) of every class, without gradient.
+
+        Args:
+            params: Of K experts. [K, P]
+            x: Rows. [R, *shape]
+
+        Returns:
+            [R, K, L], nats
+        """
         parts = [x.new_zeros(0, len(params), self.n_classes)]
         for rows in torch.split(x, rows_per_chunk(self.floats_per_row * len(params))):
             logits = self.logits(params, rows.expand(len(params), *rows.shape))

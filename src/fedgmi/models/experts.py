@@ -1,4 +1,5 @@
-"""Experts: the model of one component's p(y | x)."""
+"""Experts by name: the models of one component's p(y | x). To add one: a function (settings, schema) → Expert, and a
+line in EXPERTS."""
 
 from __future__ import annotations
 
@@ -18,7 +19,15 @@ from fedgmi.settings.run import ExpertSettings
 
 
 def mlp(settings: ExpertSettings, schema: Schema) -> Expert:
-    """D → hidden → L with ReLU. Batched by hand: faster than `vmap`."""
+    """D → hidden → L with ReLU. It is batched by hand, which is faster than `vmap`.
+
+    Args:
+        settings: `hidden` matters.
+        schema: Of the rows.
+
+    Returns:
+        An expert whose first layer is the trunk.
+    """
     hidden, n_features, n_classes = settings.hidden, schema.n_features, schema.n_classes
     sizes = n_features * hidden, hidden, hidden * n_classes, n_classes
     trunk, head = sizes[0] + sizes[1], sizes[2] + sizes[3]
@@ -49,7 +58,18 @@ def mlp(settings: ExpertSettings, schema: Schema) -> Expert:
 
 
 def cnn(settings: ExpertSettings, schema: Schema) -> Expert:
-    """Two strided 3×3 convolutions, then D' → hidden → L, for images of any size."""
+    """Two strided 3×3 convolutions, then D' → hidden → L, for images of any size.
+
+    Args:
+        settings: `hidden` matters.
+        schema: Of the rows.
+
+    Returns:
+        An expert whose last layer is the head.
+
+    Raises:
+        ConfigError: The rows are no images.
+    """
     if schema.kind != "image":
         raise ConfigError(
             "a convolution needs images, and these data are a table", where="expert.name", fix='set expert.name = "mlp"'
@@ -76,7 +96,18 @@ EXPERTS: dict[str, Callable[[ExpertSettings, Schema], Expert]] = {"mlp": mlp, "c
 
 
 def make_expert(settings: ExpertSettings, schema: Schema) -> Expert:
-    """The expert that the settings name, for rows and classes of this schema."""
+    """The expert that the settings name, for rows and classes of this schema.
+
+    Args:
+        settings: `expert.*`.
+        schema: Of the rows.
+
+    Returns:
+        The expert. With `expert.shared = "none"` it has no trunk.
+
+    Raises:
+        ConfigError: No expert has that name, or it cannot be used for such rows.
+    """
     if settings.name not in EXPERTS:
         raise unknown("expert", settings.name, EXPERTS, "expert.name")
     expert = EXPERTS[settings.name](settings, schema)
@@ -84,10 +115,22 @@ def make_expert(settings: ExpertSettings, schema: Schema) -> Expert:
 
 
 def expert_from_module(make: Callable[[], nn.Module], schema: Schema, name: str = "custom") -> Expert:
-    """Any classifier of the user's: `make()` builds an `nn.Module` from x [B, *shape] to logits [B, L].
+    """Any classifier of the user's.
 
-    Of an `nn.Sequential` the last layer with parameters is the head, and all before it the trunk that experts share;
-    other modules have no trunk.
+    Of an `nn.Sequential` the last layer with parameters is the head, and all before it is the trunk that experts share.
+    Other modules have no trunk.
+
+    Args:
+        make: Builds an `nn.Module` from x [B, *shape] to logits [B, L].
+        schema: Of the rows.
+        name: For messages.
+
+    Returns:
+        The expert.
+
+    Raises:
+        ConfigError: The module's output is not one logit for each class.
+        UserError: The module cannot be averaged over clients, or draws at random.
 
     >>> schema = Schema(shape=(4,), n_classes=3, kind="tabular")
     >>> expert_from_module(lambda: nn.Linear(4, 3), schema).size

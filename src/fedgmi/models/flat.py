@@ -1,6 +1,6 @@
 """Models as flat vectors: the parameters of one model are one tensor [P], those of J models one tensor [J, P].
 
-A flat vector is what the wire, the server's mean and the optimiser want; views into it are what a model wants.
+Messages, the server's mean and the optimiser want a flat vector. A model wants views into it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from fedgmi.errors import UserError
 class Layout:
     """Where each named tensor lies in a flat vector.
 
+    Attributes:
+        shapes: Shape of each tensor, by name, in order.
+        size: P, the length of the vector.
+
     >>> layout = Layout({"weight": (2, 3), "bias": (2,)})
     >>> layout.size, layout.split(torch.zeros(5, 8))["weight"].shape
     (8, torch.Size([5, 2, 3]))
@@ -28,7 +32,14 @@ class Layout:
         self.size = sum(self._sizes)
 
     def split(self, params: Tensor) -> dict[str, Tensor]:
-        """Views [J, *shape] into params [J, P], by name. Split once a loss: each split costs its gradient a copy."""
+        """Views into flat vectors, by name. Split once a loss: each split costs its gradient a copy.
+
+        Args:
+            params: [J, P]
+
+        Returns:
+            Tensors [J, *shape], which share their memory with `params`.
+        """
         parts = torch.split(params, self._sizes, dim=-1)
         return {
             name: part.view(*params.shape[:-1], *shape)
@@ -36,20 +47,45 @@ class Layout:
         }
 
     def join(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """The flat vector [P] of one model's tensors."""
+        """The flat vector of one model.
+
+        Args:
+            tensors: By name.
+
+        Returns:
+            [P]
+        """
         return torch.cat([tensors[name].detach().reshape(-1) for name in self.shapes])
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """J linear layers at once: x [J, B, I], weight [J, I, O], bias [J, O] → [J, B, O].
+    """J linear layers at once.
 
-    Weights lie the other way round than in `nn.Linear`: so their gradient comes out contiguous, without a copy.
+    Weights lie the other way round than in `nn.Linear`, so that their gradient comes out contiguous, without a copy.
+
+    Args:
+        x: [J, B, I]
+        weight: [J, I, O]
+        bias: [J, O]
+
+    Returns:
+        [J, B, O]
     """
     return torch.baddbmm(bias.unsqueeze(1), x, weight)
 
 
 def init_linear(n_in: int, n_out: int, generator: torch.Generator, gain: float = 1.0) -> Tensor:
-    """Weights [I, O], uniform with variance gain²/I (LeCun et al. 1998; gain √2 before ReLU: He et al. 2015)."""
+    """Uniform weights with variance gain²/I (LeCun et al. 1998; gain √2 before ReLU: He et al. 2015).
+
+    Args:
+        n_in: I.
+        n_out: O.
+        generator: Where the draws come from.
+        gain: Factor of the standard deviation.
+
+    Returns:
+        [I, O]
+    """
     bound = gain * math.sqrt(3.0 / n_in)
     return torch.empty(n_in, n_out).uniform_(-bound, bound, generator=generator)
 
@@ -66,10 +102,14 @@ class _Call(nn.Module):
 
 
 class FlatModule:
-    """An ordinary `nn.Module`, lifted over a leading job axis J and with flat parameters.
+    """An ordinary `nn.Module`, lifted over a leading axis of J jobs and with flat parameters.
 
-    `module(params [J, P], *inputs [J, B, …])` equals calling J copies of the module one after another,
-    each with its own row of `params` and of the inputs.
+    `module(params [J, P], *inputs [J, B, …])` equals calling J copies of the module one after another, each with its
+    own row of `params` and of the inputs.
+
+    Attributes:
+        layout: Where each parameter of the module lies.
+        size: P, the number of parameters.
 
     >>> model = FlatModule(lambda: nn.Linear(4, 2))
     >>> params = torch.stack([model.init(torch.Generator().manual_seed(job)) for job in range(3)])
@@ -78,6 +118,14 @@ class FlatModule:
     """
 
     def __init__(self, make: Callable[[], nn.Module]) -> None:
+        """Take a module apart.
+
+        Args:
+            make: Builds the module.
+
+        Raises:
+            UserError: The module has running statistics, other buffers, or dropout, or it has no parameters.
+        """
         self._make = make
         with torch.random.fork_rng(devices=[]):
             module = make()
@@ -87,18 +135,42 @@ class FlatModule:
         self.size = self.layout.size
 
     def init(self, generator: torch.Generator) -> Tensor:
-        """Fresh parameters [P], by the module's own initialisation."""
+        """Fresh parameters, by the module's own initialisation.
+
+        Args:
+            generator: Where the seed comes from. PyTorch's global generator stays as it was.
+
+        Returns:
+            [P]
+        """
         seed = int(torch.randint(2**62, (), generator=generator))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return self.layout.join(dict(_Call(self._make()).named_parameters()))
 
     def __call__(self, params: Tensor, *inputs: Tensor) -> Tensor:
-        """The module's `forward`: params [J, P], inputs [J, B, …] → [J, B, …]."""
+        """The module's `forward`.
+
+        Args:
+            params: [J, P]
+            inputs: [J, B, …] each.
+
+        Returns:
+            [J, B, …]
+        """
         return self.call("forward", self.layout.split(params), *inputs)
 
     def call(self, method: str, parts: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
-        """Any method of the module by name, on parameters that `layout.split` has split already."""
+        """Any method of the module.
+
+        Args:
+            method: Its name.
+            parts: Parameters that `layout.split` has split already.
+            inputs: [J, B, …] each.
+
+        Returns:
+            [J, B, …]
+        """
 
         def one(parts: dict[str, Tensor], *arguments: Tensor) -> object:
             return torch.func.functional_call(self._template, parts, (method, *arguments))

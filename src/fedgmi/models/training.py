@@ -1,9 +1,9 @@
 """Packed local training: many small models, of any clients and components, trained as one batch.
 
-A *job* is one (client, component) pair: it trains one model on that client's rows, each drawn with
-probability proportional to its weight (the responsibility r). Jobs are ordered by their number of steps,
-so those still running are always a prefix; a finished job is touched by nothing, and one without mass
-never exists. A job's draws depend on its key alone, so neither the other clients nor the chunks matter.
+A *job* is one (client, component) pair. It trains one model on that client's rows, and draws each with probability
+proportional to its weight (the responsibility r). Jobs are ordered by their number of steps, so those still running are
+always a prefix. A finished job is touched by nothing, and a pair without mass is no job. A job's draws depend on its
+key alone, so neither the other clients nor the chunks matter.
 """
 
 from __future__ import annotations
@@ -21,15 +21,22 @@ from fedgmi.randomness import generator
 from fedgmi.settings.run import TrainingSettings
 
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 2 * 2**30}
-"""Working memory of the jobs trained together. On a CPU about the size of the cache: larger is slower."""
+"""Working memory of the jobs trained together. On a CPU it is about the size of the cache, for larger is slower."""
 
 Penalty = Callable[[Tensor, Tensor], Tensor]
-"""(params [J, P], jobs [J]) → [J], added to the mean loss of each job; `jobs` are their places in the plan."""
+"""(params [J, P], jobs [J]) → [J], added to the mean loss of each job. `jobs` are their places in the plan."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's rows: row [J, B], their places · x [J, B, *shape] · y [J, B] or None · noise [J, B, Z] normal."""
+    """The rows of one step, for J jobs of B rows each.
+
+    Attributes:
+        row: Their places among all rows. [J, B]
+        x: [J, B, *shape]
+        y: Labels, or None where there are none. [J, B]
+        noise: Standard normal. [J, B, Z]
+    """
 
     row: Tensor
     x: Tensor
@@ -45,8 +52,16 @@ Loss = Callable[[Tensor, Batch], Tensor]
 class Jobs:
     """Which (client, component) pairs train, on which rows, and for how many steps.
 
-    client [J] (index 0..C-1 in the rows) · component [J] · steps [J] · mass [J] float64, the sum of the weights
-    kept · row [E] and weight [E] float64: the rows of job j are entries start[j] to start[j+1]; start [J+1].
+    The rows of job j are the entries from start[j] to start[j + 1].
+
+    Attributes:
+        client: Numbers from 0 to C − 1, as in the rows. [J]
+        component: [J]
+        steps: [J]
+        mass: The sum of the weights that were kept. [J], float64
+        row: Places among all rows. [E]
+        weight: Their weights. [E], float64
+        start: [J + 1]
     """
 
     client: Tensor
@@ -63,7 +78,7 @@ class Jobs:
 
 def plan_jobs(
     weights: Tensor,
-    owner: Tensor,
+    client_index: Tensor,
     *,
     epochs: int,
     batch_size: int,
@@ -72,16 +87,26 @@ def plan_jobs(
 ) -> Jobs:
     """A job for every (client, component) with a row whose weight exceeds the threshold.
 
-    weights [R, K], owner [R] → steps_j = ⌈epochs · mass_j / batch_size⌉, at most max_steps. Jobs are in order
-    of client, then component.
+    A job has ⌈epochs · mass / batch_size⌉ steps. Jobs are in order of client, then component.
+
+    Args:
+        weights: How much of each row belongs to each component, usually its responsibilities. [R, K]
+        client_index: The client of each row, from 0 to C − 1. [R]
+        epochs: Passes over the job's rows.
+        batch_size: Rows per step.
+        max_steps: At most so many steps a job. None for no limit.
+        threshold: Rows of less weight are left out.
+
+    Returns:
+        The jobs.
 
     >>> plan_jobs(torch.tensor([[1.0, 0.0], [0.7, 0.3]]), torch.tensor([0, 1]), epochs=1, batch_size=1).component
     tensor([0, 0, 1])
     """
-    weights, owner = weights.detach().cpu().double(), owner.cpu()
+    weights, client_index = weights.detach().cpu().double(), client_index.cpu()
     n_components = weights.shape[1]
     row, component = torch.nonzero(weights > threshold, as_tuple=True)
-    pair, order = torch.sort(owner[row] * n_components + component, stable=True)
+    pair, order = torch.sort(client_index[row] * n_components + component, stable=True)
     row, weight = row[order], weights[row[order], component[order]]
     pairs, index, sizes = torch.unique_consecutive(pair, return_inverse=True, return_counts=True)
     mass = torch.zeros(len(pairs), dtype=torch.float64).index_add_(0, index, weight)
@@ -91,9 +116,16 @@ def plan_jobs(
 
 
 def proximal(strength: float | Tensor, anchor: Tensor) -> Penalty:
-    """strength_j/2 · ‖w_j − anchor_j‖², anchor [J, P] and strength [J] (or one for all) in the order of the jobs.
+    """strength_j/2 · ‖w_j − anchor_j‖², in the order of the jobs.
 
     The proximal term of FedProx (Li et al. 2020, arXiv 1812.06127): the *squared* norm, halved.
+
+    Args:
+        strength: One for all jobs, or one for each. [J]
+        anchor: What each job's parameters are held to. [J, P]
+
+    Returns:
+        A penalty for `fit`.
     """
     strengths = torch.as_tensor(strength, dtype=anchor.dtype, device=anchor.device).expand(len(anchor))
     return lambda params, jobs: 0.5 * strengths[jobs] * (params - anchor[jobs]).square().sum(1)
@@ -110,18 +142,33 @@ def fit(
     key: tuple[int | str, ...],
     noise_size: int = 0,
     penalty: Penalty | None = None,
+    chunk_bytes: int | None = None,
 ) -> Tensor:
-    """Train every job from start [J, P] with Adam (Kingma & Ba 2015; fresh state) and return [J, P].
+    """Train every job with Adam (Kingma & Ba 2015) from a fresh state. Each step lowers mean_B loss + penalty.
 
-    Each step lowers mean_B loss + penalty. key: (seed, round, purpose); a job's rows and noise are drawn from
-    the generator of (*key, client id, component).
+    Args:
+        loss: Of each row.
+        start: Parameters to start from. They stay as they are. [J, P]
+        jobs: What is trained, on which rows.
+        rows: All rows.
+        settings: `training.*`, of which the batch size matters.
+        lr: Learning rate.
+        key: (seed, round, purpose). A job's rows and noise are drawn from the generator of (*key, client id,
+            component).
+        noise_size: Z.
+        penalty: Added to each job's loss.
+        chunk_bytes: Working memory of the jobs trained together. None for what suits the device.
+
+    Returns:
+        The trained parameters. [J, P]
     """
     # Adam's moments underflow, and on many CPUs denormals are ten times slower. Worker threads inherit the flag only
     # if it is set before the first parallel operation, so a program should set it at its start as well.
     torch.set_flush_denormal(True)
     trained = torch.empty_like(start)
     per_job = 4 * (6 * start.shape[1] + 8 * settings.batch_size * (math.prod(rows.x.shape[1:]) + noise_size))
-    width = max(1, CHUNK_BYTES["cuda" if rows.x.is_cuda else "cpu"] // per_job)
+    chunk_bytes = CHUNK_BYTES["cuda" if rows.x.is_cuda else "cpu"] if chunk_bytes is None else chunk_bytes
+    width = max(1, chunk_bytes // per_job)
     order = torch.argsort(jobs.steps, descending=True, stable=True)
     for chunk in torch.split(order, width) if len(jobs) else ():
         place = chunk.to(start.device)
@@ -159,7 +206,7 @@ def _batches(
 ) -> Iterator[Batch]:
     """The batches of a chunk of jobs, which are in descending order of steps."""
     device = rows.x.device
-    drawn, noise = zip(*(_draw(jobs, int(j), rows, batch_size, noise_size, key) for j in chunk), strict=True)
+    drawn, noise = zip(*(draw_batches(jobs, int(j), rows, batch_size, noise_size, key) for j in chunk), strict=True)
     all_rows, all_noise = torch.cat(drawn).to(device), torch.cat(noise).to(device)  # [Σ steps, B] · [Σ steps, B, Z]
     steps = jobs.steps[chunk]
     first = (steps.cumsum(0) - steps).to(device)
@@ -169,10 +216,22 @@ def _batches(
         yield Batch(index, rows.x[index], None if rows.y is None else rows.y[index], all_noise[at])
 
 
-def _draw(
+def draw_batches(
     jobs: Jobs, job: int, rows: Rows, batch_size: int, noise_size: int, key: tuple[int | str, ...]
 ) -> tuple[Tensor, Tensor]:
-    """All rows [steps, B] and noise [steps, B, Z] of one job, on the CPU."""
+    """All rows and all noise of one job. They depend on the key, the client's id and the component alone.
+
+    Args:
+        jobs: All jobs.
+        job: Which of them.
+        rows: All rows.
+        batch_size: B.
+        noise_size: Z.
+        key: As for `fit`.
+
+    Returns:
+        Places among all rows [steps, B] and noise [steps, B, Z], on the CPU.
+    """
     begin, end = int(jobs.start[job]), int(jobs.start[job + 1])
     steps = int(jobs.steps[job])
     draws = generator(*key, rows.ids[int(jobs.client[job])], int(jobs.component[job]))
@@ -182,10 +241,18 @@ def _draw(
 
 
 def resample(weight: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """n places [n] in weight [R], drawn with probability ∝ weight, one epoch of round(Σ weight) draws after another.
+    """Places drawn with probability ∝ weight, one epoch of round(Σ weight) draws after another.
 
-    Within an epoch by systematic resampling of the rows in random order (Kitagawa 1996): a row is drawn
-    ⌊m·w⌋ or ⌈m·w⌉ times, w its share, m the draws; with all weights 1 an epoch is a permutation.
+    Within an epoch, rows in random order are resampled systematically (Kitagawa 1996). A row is drawn ⌊m·w⌋ or ⌈m·w⌉
+    times, with w its share and m the draws. Where all weights are 1, an epoch is a permutation.
+
+    Args:
+        weight: [R]
+        n: How many places to draw.
+        generator: Where the draws come from.
+
+    Returns:
+        Places in `weight`. [n]
 
     >>> sorted(resample(torch.ones(4), 4, torch.Generator().manual_seed(0)).tolist())
     [0, 1, 2, 3]

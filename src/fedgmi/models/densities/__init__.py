@@ -1,4 +1,4 @@
-"""Densities by name. Adding one: a file with a function (settings, schema) → Density, and a line here."""
+"""Densities by name. To add one: a file with a function (settings, schema) → Density, and a line in DENSITIES."""
 
 from __future__ import annotations
 
@@ -17,7 +17,18 @@ __all__ = ["DENSITIES", "Density", "make_density"]
 
 
 def make_density(settings: DensitySettings, schema: Schema) -> Density:
-    """The density that the settings name, for rows of this schema."""
+    """The density that the settings name, for rows of this schema.
+
+    Args:
+        settings: `density.*`.
+        schema: Of the rows.
+
+    Returns:
+        The density.
+
+    Raises:
+        ConfigError: No density has that name, or its settings do not suit such rows.
+    """
     if settings.name not in DENSITIES:
         raise unknown("density", settings.name, DENSITIES, "density.name")
     return DENSITIES[settings.name](settings, schema)

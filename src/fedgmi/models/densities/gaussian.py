@@ -1,4 +1,4 @@
-"""A Gaussian with full covariance, in closed form: exact, so it is also the tests' oracle."""
+"""A Gaussian with full covariance, in closed form. It is exact, so tests measure other densities by it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,21 @@ MIN_VARIANCE = 1e-4
 
 
 def gaussian(settings: DensitySettings, schema: Schema) -> Density:
-    """log N(x; μ, Σ) with flat parameters (E[x], upper triangle of E[x xᵀ]), P = D + D(D+1)/2.
+    """log N(x; μ, Σ) with flat parameters (E[x], upper triangle of E[x xᵀ]), P = D + D(D + 1)/2.
 
-    The parameters are moments on purpose: the mean of clients' moments weighted by mass *is* the moment of all
-    rows together, so the server's ordinary mean of parameters is exactly the global maximum-likelihood
-    fit. Σ = E[x xᵀ] − μ μᵀ with eigenvalues of at least 1e-4, which is the maximum-likelihood
-    covariance under that constraint, so EM stays exact. Computed in float64; moments travel in float32, so
-    features should be standardised (a mean of 1000 would drown a variance of 1).
+    The parameters are moments on purpose. The mean of clients' moments weighted by mass *is* the moment of all rows
+    together, so the server's ordinary mean of parameters is exactly the global maximum-likelihood fit.
+
+    Σ = E[x xᵀ] − μ μᵀ with eigenvalues of at least 1e-4. This is the maximum-likelihood covariance under that
+    constraint, so EM stays exact. Everything is computed in float64. Moments travel in float32, so features should be
+    standardised: a mean of 1000 would drown a variance of 1.
+
+    Args:
+        settings: Nothing in them matters to a Gaussian.
+        schema: Of the rows.
+
+    Returns:
+        An exact density that is fitted in closed form.
     """
     n_features = schema.n_features
     centre, variance = (0.5, 0.25) if schema.kind == "image" else (0.0, 1.0)
@@ -55,13 +63,29 @@ def gaussian(settings: DensitySettings, schema: Schema) -> Density:
 
 
 def to_moments(mean: Tensor, second: Tensor) -> Tensor:
-    """E[x] [K, D] and E[x xᵀ] [K, D, D] → flat parameters [K, P]."""
+    """Flat parameters from moments.
+
+    Args:
+        mean: E[x]. [K, D]
+        second: E[x xᵀ]. [K, D, D]
+
+    Returns:
+        [K, P]
+    """
     rows, columns = torch.triu_indices(mean.shape[-1], mean.shape[-1], device=mean.device)
     return torch.cat([mean, second[..., rows, columns]], dim=-1)
 
 
 def mean_and_covariance(params: Tensor, n_features: int) -> tuple[Tensor, Tensor]:
-    """Flat parameters [K, P] → mean [K, D] and covariance [K, D, D] (no floor yet), float64."""
+    """Mean and covariance from flat parameters. The covariance has no floor yet.
+
+    Args:
+        params: [K, P]
+        n_features: D.
+
+    Returns:
+        Mean [K, D] and covariance [K, D, D]. float64
+    """
     params = params.detach().double()
     mean, upper = params[:, :n_features], params[:, n_features:]
     rows, columns = torch.triu_indices(n_features, n_features, device=params.device)
@@ -93,12 +117,12 @@ def _log_prob(params: Tensor, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _fit(x: Tensor, weights: Tensor, owner: Tensor, n_clients: int) -> Tensor:
-    """x [R, *shape], weights [R, K], owner [R] → the weighted moments of every client [C, K, P]."""
+def _fit(x: Tensor, weights: Tensor, client_index: Tensor, n_clients: int) -> Tensor:
+    """x [R, *shape], weights [R, K], client_index [R] → the weighted moments of every client [C, K, P]."""
     x, weights = x.flatten(1), weights.double()
     moments = []
     for client in range(n_clients):
-        mine = owner == client
+        mine = client_index == client
         rows, weight = x[mine].double(), weights[mine]
         mass = weight.sum(0).clamp(min=torch.finfo(torch.float64).tiny)
         share = (weight / mass).mT  # [K, n]

@@ -19,11 +19,14 @@ Parts = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Network:
-    """An encoder and a decoder, lifted over jobs; `parts` are the parameters, split by name.
+    """An encoder and a decoder, lifted over jobs. `parts` are the parameters, split by name.
 
-    encode(parts, x [J, B, *shape]) → mean and log variance side by side [J, B, 2Z]
-    decode(parts, z [J, B, Z]) → one number per feature [J, B, D]
-    floats_per_row: working memory of one row
+    Attributes:
+        shapes: Shape of each parameter, by name.
+        init: generator → fresh parameters [P].
+        encode: parts, x [J, B, *shape] → mean and log variance side by side [J, B, 2Z].
+        decode: parts, z [J, B, Z] → one number per feature [J, B, D].
+        floats_per_row: Working memory that one row needs, in numbers of 4 bytes.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -34,7 +37,17 @@ class Network:
 
 
 def mlp(settings: DensitySettings, schema: Schema) -> Network:
-    """D → hidden → 2Z, and Z → hidden → D. SiLU learns faster here than ReLU. Batched by hand: faster than `vmap`."""
+    """D → hidden → 2Z, and Z → hidden → D. SiLU learns faster here than ReLU.
+
+    It is batched by hand, which is faster than `vmap`.
+
+    Args:
+        settings: `hidden` and `latent` matter.
+        schema: Of the rows.
+
+    Returns:
+        The network.
+    """
     n_features, hidden, latent = schema.n_features, settings.hidden, settings.latent
     layers = {
         "encode_1": (n_features, hidden),
@@ -68,7 +81,14 @@ def mlp(settings: DensitySettings, schema: Schema) -> Network:
 
 
 class ConvVae(nn.Module):
-    """Two strided convolutions and a linear layer each way, for images of any size [channels, height, width]."""
+    """Two strided convolutions and a linear layer each way, for images of any size.
+
+    Args:
+        shape: Channels, height, width.
+        hidden: Width of the linear layers.
+        latent: Z.
+        channels: Of the first convolution. The second has twice as many.
+    """
 
     def __init__(self, shape: tuple[int, ...], hidden: int, latent: int, channels: int = 16) -> None:
         super().__init__()
@@ -91,18 +111,40 @@ class ConvVae(nn.Module):
         )
 
     def encode(self, x: Tensor) -> Tensor:
-        """x [B, *shape] → [B, 2Z]"""
+        """Mean and log variance of the code.
+
+        Args:
+            x: Images. [B, *shape]
+
+        Returns:
+            [B, 2Z]
+        """
         output: Tensor = self.to_latent(self.down(x).flatten(1))
         return output
 
     def decode(self, z: Tensor) -> Tensor:
-        """z [B, Z] → [B, D]; what four pixels of one code cover beyond the image is cut off."""
+        """One number per feature. What four pixels of one code cover beyond the image is cut off.
+
+        Args:
+            z: Codes. [B, Z]
+
+        Returns:
+            [B, D]
+        """
         image: Tensor = self.up(self.from_latent(z).unflatten(1, self.inner))
         return image[:, :, : self.shape[1], : self.shape[2]].flatten(1)
 
 
 def conv(settings: DensitySettings, schema: Schema) -> Network:
-    """`ConvVae` as a network."""
+    """`ConvVae` as a network.
+
+    Args:
+        settings: `hidden` and `latent` matter.
+        schema: Of the rows, which are images.
+
+    Returns:
+        The network.
+    """
     module = FlatModule(lambda: ConvVae(schema.shape, settings.hidden, settings.latent))
     shapes = module.layout.shapes
 

@@ -1,4 +1,4 @@
-"""A variational auto-encoder (Kingma & Welling 2014): its ELBO, in nats, stands for log p(x)."""
+"""A variational auto-encoder (Kingma & Welling 2014). Its ELBO, in nats, stands for log p(x)."""
 
 from __future__ import annotations
 
@@ -16,18 +16,28 @@ from fedgmi.models.flat import Layout
 from fedgmi.settings.run import DensitySettings
 
 MIN_SCALE = 1e-2
-"""The floor of the Gaussian likelihood's scale: without it a constant feature has unbounded density."""
+"""The floor of the Gaussian likelihood's scale. Without it a constant feature would have unbounded density."""
 
 SCALE_SPEED = 5.0
-"""The log scale is this times its parameter: at the weights' own learning rate it would take hundreds of steps."""
+"""The log scale is this times its parameter. At the weights' own learning rate it would take hundreds of steps."""
 
 
 def vae(settings: DensitySettings, schema: Schema) -> Density:
     """ELBO(x) = E_q log p(x|z) − KL(q(z|x) ‖ N(0, I)), q(z|x) = N(m(x), diag s²(x)), with z = m + s·noise.
 
-    The KL is analytic. The likelihood is Bernoulli (cross-entropy on x in [0, 1]; for grey values a score rather
-    than a density) or Gaussian with a learnt scale per feature, at least 1e-2. Samples are the decoder's means
-    for Bernoulli (grey values, as the data are), and means plus noise for Gaussian.
+    The KL is analytic. The likelihood is either of two. Bernoulli is the cross-entropy on x in [0, 1]. For grey values
+    it is a score rather than a density. Gaussian has a learnt scale per feature, at least 1e-2. Samples are the
+    decoder's means for Bernoulli (grey values, as the data are), and means plus noise for Gaussian.
+
+    Args:
+        settings: `density.*`.
+        schema: Of the rows.
+
+    Returns:
+        A density that is a bound.
+
+    Raises:
+        ConfigError: The architecture or the likelihood does not suit such rows.
     """
     _check(settings, schema)
     network = NETWORKS[settings.architecture](settings, schema)
