@@ -58,7 +58,7 @@ DAMAGE = {
     "pickled JSON": ("json", lambda path: path.write_bytes(pickle.dumps({})), "not JSON, or it is truncated"),
     "other JSON": ("json", lambda path: path.write_text('{"a": 1}'), "this is no checkpoint of fedgmi"),
     "JSON list": ("json", lambda path: path.write_text("[1]"), "this is no checkpoint of fedgmi"),
-    "other format": ("json", lambda path: change_json(path, format=99), "another fedgmi wrote this checkpoint (format 99, and this one reads format 2)"),
+    "other format": ("json", lambda path: change_json(path, format=99), "(format 99, and this one reads format 2)"),
     "other settings": ("json", lambda path: change_json(path, digest="0"), "belongs to another configuration"),
     "other path": ("json", lambda path: change_json(path, tensors="../../etc"), "names tensors that are not its own"),
 }

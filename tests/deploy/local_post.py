@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
-from federations import gaussian_scenario
+from federations import SMALL, gaussian_scenario
 from fedgmi.data import Client, Scenario
 from fedgmi.deploy.settings import FederationSettings, SiteSettings
 from fedgmi.deploy.site.site import Site
+from fedgmi.methods import METHODS
 from fedgmi.protocol.wire import Parcel
 
 
@@ -43,6 +44,12 @@ def federation_settings(scenario: Scenario = SCENARIO, **changes: object) -> Fed
         "training": {"epochs": 1, "batch_size": 10, "lr": 1e-2},
     }  # fmt: skip
     return FederationSettings.model_validate(table | changes)
+
+
+def settings_of(name: str = "fedgmi", **own: object) -> FederationSettings:
+    """The same with another method, or other settings of its own."""
+    k = {"n_components": 3} if METHODS[name].has_components else {}
+    return federation_settings(method=SMALL.get(name, {}) | k | {"name": name} | own)
 
 
 def as_pictures(client: Client) -> Client:

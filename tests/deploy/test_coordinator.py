@@ -9,42 +9,50 @@ from typing import Any
 
 import pytest
 import torch
-from local_post import SCENARIO, LocalPost, Stopped, as_pictures, federation_settings, make_sites, max_difference
+from local_post import (
+    SCENARIO,
+    LocalPost,
+    Stopped,
+    as_pictures,
+    federation_settings,
+    make_sites,
+    max_difference,
+    settings_of,
+)
 
 from fedgmi import FedGMI
-from fedgmi.data.federation import Federation
 from fedgmi.deploy.coordinator.coordinator import Coordinator
-from fedgmi.deploy.settings import RobustSettings
 from fedgmi.errors import ConfigError, DivergedError, UserError
 from fedgmi.methods import METHODS
+from fedgmi.methods.disclosing import disclosing
 from fedgmi.protocol.in_process import InProcess
-from fedgmi.protocol.rounds import Progress, drive
-from fedgmi.protocol.wire import Parcel, cut, join
-from fedgmi.runs.experiment import new_task
+from fedgmi.protocol.ledger import Ledger
+from fedgmi.protocol.message import flatten
+from fedgmi.protocol.rounds import Progress, run_rounds
+from fedgmi.protocol.wire import Parcel, pack, unpack
+from fedgmi.settings.robust import RobustSettings
 from fedgmi.storage import checkpoint, folder
 from tiny import exit_code
 
-AVERAGE = federation_settings(method={"name": "fedavg"})  # one exchange a round, for what does not depend on the method
+AVERAGE = settings_of("fedavg")  # one exchange a round, for what does not depend on the method
 
 
 def in_process(settings):
-    """The same run without a coordinator → (server, states)."""
-    config, schema = settings.config(), settings.rows.as_schema()
-    name = settings.method.name
-    method = METHODS[name](new_task(config, schema, settings.method.n_components or 1).replace(lr=config.training.lr))
+    """The same run without a coordinator → (server, transport)."""
+    method = disclosing(settings.setup().method())
     clients = tuple(as_pictures(client) for client in SCENARIO.federation.clients)
-    transport = InProcess(Federation(schema, clients).clients, method)
-    end = drive(
-        method,
+    transport = InProcess(clients, method.program)
+    end = run_rounds(
+        method.name,
+        method.program,
         transport,
-        Progress(method.init()),
+        Progress(method.program.init()),
         n_clients=len(clients),
         rounds=settings.rounds,
         participation=settings.method.participation,
         seed=settings.seed,
-        after=lambda progress: None,
     )
-    return end.server, transport.states
+    return end.server, transport
 
 
 def deployed(settings, where: Path, faults=None):
@@ -53,19 +61,30 @@ def deployed(settings, where: Path, faults=None):
     return Coordinator(settings, post, where / "out", echo=lambda line: None).run(), post
 
 
-@pytest.mark.parametrize("name", ["fedgmi", "fedavg", "fedem", "ditto"])
-def test_equals_the_run_in_process(tmp_path, name):
-    n_components = {"n_components": 3} if name in ("fedgmi", "fedem") else {"n_components": None}
-    settings = federation_settings()
-    settings = settings.model_copy(update={"method": settings.method.model_copy(update={"name": name} | n_components)})
+CHOICES = {name: {} for name in METHODS} | {
+    "plain": {"name": "fedgmi", "preset": "plain"},
+    "sketch": {"name": "fedgmi", "preset": "sketch"},
+    "farthest": {"name": "ifca", "init": "farthest"},
+    "some": {"name": "fedem", "participation": 0.5},
+}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_equals_the_run_in_process(tmp_path, choice):
+    """The same models, the same proportions, and the same ledger: by client, round and kind, headers included."""
+    settings = settings_of(**({"name": choice} | CHOICES[choice]))
     summary, _ = deployed(settings, tmp_path)
-    server, states = in_process(settings)
-    if summary["proportions"] is not None:
-        assert max_difference(torch.tensor(summary["proportions"]).double(), states["proportions"]) < 1e-4
+    server, transport = in_process(settings)
+    name = settings.method.name
+    tell = METHODS[name](settings.setup().task()).predictor.proportions
+    if tell is not None:
+        assert max_difference(torch.tensor(summary["proportions"]).double(), tell(transport.states)) < 1e-4
     found = checkpoint.load(tmp_path / "out" / "checkpoints", name, digest=settings.digest())
     for leaf in ("expert", "density"):
         if leaf in server:
             assert max_difference(found.server[leaf], server[leaf]) < 2e-3
+    assert Ledger.from_tree(6, found.ledger) == transport.ledger
+    assert (summary["bytes_down"], summary["bytes_up"]) == transport.ledger.totals()
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +136,7 @@ def test_no_row_leaves_a_site(clean):
     for name, parcel in post.replied:
         bits = rows[name].x.flatten().tolist()
         if "layout" in parcel.header:
-            for leaf in join(parcel, {}).values():
+            for leaf in flatten(unpack(parcel)).values():
                 assert 40 not in leaf.shape
         assert not any(str(value) in json.dumps(parcel.header) for value in bits[:20])
 
@@ -136,15 +155,14 @@ def test_blocks_that_a_site_has_do_not_travel_again(clean):
     """The first exchange of a round brings the models; calibration then sends a handful of numbers."""
     _, post, _ = clean
     first = [request for name, request in post.asked if name == "client-00" and request.header["kind"] == "step"]
-    whole = [sum(len(block) for block in request.header["sent"]) for request in first]
-    assert whole[0] > 0
+    assert max(len(request.payload) for request in first) > 4000
     assert any(len(request.payload) < 2000 for request in first[1:])
 
 
-@pytest.mark.parametrize("fault", ["nan", "shape", "huge mass", "garbage", "silence", "error", "proportions", "rows"])
+@pytest.mark.parametrize("fault", ["nan", "shape", "huge mass", "garbage", "silence", "error", "rows"])
 def test_a_site_that_answers_nonsense_is_absent_and_the_rest_go_on(tmp_path, fault):
     def spoil(request: Parcel, reply: Parcel) -> Parcel | None:
-        if request.header["kind"] != "step" or request.header["phase"] != "round":
+        if request.header["kind"] != "step" or request.header["round"] > AVERAGE.rounds:
             return reply
         if fault == "silence":
             return None
@@ -152,18 +170,17 @@ def test_a_site_that_answers_nonsense_is_absent_and_the_rest_go_on(tmp_path, fau
             return Parcel({"error": "its disk is full"})
         if fault == "garbage":
             return Parcel(reply.header, reply.payload + 1)
-        if fault in ("proportions", "rows"):
-            return Parcel(reply.header | {fault: [2.0] if fault == "proportions" else 10**9}, reply.payload)
-        tree = join(reply, {})
-        name = next(iter(tree))
+        if fault == "rows":
+            return Parcel(reply.header | {"rows": 10**9}, reply.payload)
+        message = unpack(reply)
+        models = message.models["expert"]
         if fault == "nan":
-            tree[name] = tree[name] * float("nan") if tree[name].is_floating_point() else tree[name]
+            models = replace(models, total=models.total * float("nan"))
         elif fault == "shape":
-            tree[name] = tree[name][None]
+            models = replace(models, total=models.total[:, :-1])
         else:
-            tree = {key: leaf * 1000 if key.endswith("mass") or key == "count" else leaf for key, leaf in tree.items()}
-        head = {key: reply.header[key] for key in ("rows", "proportions")}
-        return cut(tree).parcel(head)
+            models = replace(models, mass=models.mass * 1000)
+        return pack(replace(message, models={"expert": models}), {"rows": reply.header["rows"]})
 
     summary, _ = deployed(AVERAGE, tmp_path, {"client-03": spoil})
     assert summary["rounds_absent"][3] == 2
@@ -176,8 +193,9 @@ def far(request: Parcel, reply: Parcel) -> Parcel:
     """A site that moves every model a thousand times as far."""
     if request.header["kind"] != "step" or "layout" not in reply.header:
         return reply
-    tree = {name: leaf * 1000 if name.endswith("total") else leaf for name, leaf in join(reply, {}).items()}
-    return cut(tree).parcel({key: reply.header[key] for key in ("rows", "proportions")})
+    message = unpack(reply)
+    models = {name: replace(part, total=1000 * part.total) for name, part in message.models.items()}
+    return pack(replace(message, models=models), {"rows": reply.header["rows"]})
 
 
 @pytest.mark.parametrize(
@@ -212,9 +230,9 @@ def test_a_run_that_has_diverged_everywhere_stops_at_once(tmp_path):
         deployed(settings, tmp_path)
 
 
-def test_robust_rules_need_a_method_that_names_its_models(tmp_path):
-    settings = federation_settings(method={"name": "fedem", "n_components": 3}, robust={"aggregation": "median"})
-    with pytest.raises(ConfigError, match="fedem does not say which models"):
+def test_robust_rules_need_a_method_that_averages_models(tmp_path):
+    settings = settings_of("cfl").model_copy(update={"robust": RobustSettings(aggregation="median")})
+    with pytest.raises(ConfigError, match="cfl averages no models"):
         deployed(settings, tmp_path)
 
 

@@ -8,7 +8,7 @@ import sys
 
 PROGRAM = """
 import time
-from fedgmi.deploy.processes import exit_on_sigterm
+from fedgmi.deploy.local.processes import exit_on_sigterm
 
 with exit_on_sigterm():
     try:

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,15 @@ import pytest
 import torch
 from tables import table_federation, write_site
 
-from fedgmi.data.federation import Federation
 from fedgmi.deploy.coordinator import status
 from fedgmi.deploy.local.processes import Deployment, running
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
 from fedgmi.deploy.site.site_data import load_site
-from fedgmi.methods import METHODS
+from fedgmi.methods.disclosing import disclosing
 from fedgmi.protocol.in_process import InProcess
-from fedgmi.protocol.rounds import Progress, drive
-from fedgmi.runs.experiment import new_task
-from fedgmi.storage import folder
+from fedgmi.protocol.ledger import Ledger
+from fedgmi.protocol.rounds import Progress, run_rounds
+from fedgmi.storage import checkpoint, folder
 
 MISSING = [tool for tool in ("openssl", "ssh-keygen") if shutil.which(tool) is None]
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=f"there is no {' and no '.join(MISSING)}")]
@@ -44,26 +42,27 @@ def finished(tmp_path_factory) -> Iterator[tuple[Deployment, dict[str, Any]]]:
 
 
 def test_the_result_is_that_of_the_run_in_process(finished):
+    """The same proportions, and the same ledger: by site, round and kind, headers included."""
     deployment, summary = finished
     settings = read(FederationSettings, deployment.app / "federation.toml")
     clients = [load_site(read(SiteSettings, site), settings, site.parent).train for site in deployment.sites]
-    federation = Federation(settings.rows.as_schema(), tuple(clients))
-    rows = [replace(client, x=federation.standardisation().apply(client.x)) for client in clients]
-    config = settings.config()
-    method = METHODS["fedgmi"](new_task(config, federation.schema, 2).replace(lr=config.training.lr))
-    transport = InProcess(rows, method)
-    drive(
-        method,
+    method = disclosing(settings.setup().method())
+    transport = InProcess(clients, method.program)
+    run_rounds(
+        method.name,
+        method.program,
         transport,
-        Progress(method.init()),
+        Progress(method.program.init()),
         n_clients=3,
         rounds=settings.rounds,
-        participation=1.0,
         seed=settings.seed,
-        after=lambda progress: None,
     )
     found = torch.tensor(summary["proportions"], dtype=torch.float64)
     assert float((found - transport.states["proportions"]).abs().max()) < 1e-4
+    kept = checkpoint.load(deployment.out / "checkpoints", method.name, digest=settings.digest())
+    assert kept is not None
+    assert Ledger.from_tree(3, kept.ledger) == transport.ledger
+    assert transport.ledger.by_kind().keys() == {"expert", "density", "statistics"}
 
 
 def test_everybody_has_what_is_theirs(finished):

@@ -47,9 +47,10 @@ def checked(folder: Path):
     return check(folder / "site.toml", folder / "federation.toml")
 
 
-def sets(folder: Path, **values: str) -> Path:
-    """The folder, with these keys of the method set."""
-    text = FEDERATION + "".join(f"{key} = {value}\n" for key, value in values.items())
+def sets(folder: Path, **values: str | None) -> Path:
+    """The folder, with these keys of the method set; None: left out."""
+    lines = [line for line in FEDERATION.splitlines() if line.partition(" = ")[0] not in values]
+    text = "\n".join([*lines, *(f"{key} = {value}" for key, value in values.items() if value is not None)]) + "\n"
     (folder / "federation.toml").write_text(text)
     return folder
 
@@ -130,7 +131,7 @@ def test_methods_say_what_they_send(site):
     assert plain.histogram_bytes == 0
     assert not any("codeword" in sentence for sentence in (*leaves(plain), warning(plain)))
     assert "every site's proportions" in warning(plain)
-    average = checked(sets(site, name='"fedavg"'))
+    average = checked(sets(site, name='"fedavg"', codewords=None))
     assert not any("proportions" in sentence for sentence in (*leaves(average), warning(average)))
     assert "every site's updates" in warning(average)
 

@@ -164,20 +164,26 @@ def table_of(*entries: Entry[Any]) -> dict[str, Entry[Any]]:
     return table
 
 
+def joins_as_newcomer(method: Method, round: int) -> bool:
+    """Whether a client without a state begins as a newcomer does in this round: it missed the preparation."""
+    program = method.program
+    late = bool(program.prepare) if program.joins_late is None else program.joins_late
+    return round > 0 and late and method.predictor.infer_client is not None
+
+
 def first_states(method: Method, server: Tree, rows: Rows, round: int) -> Tree:
     """States of clients that have none yet.
 
     Args:
         method: Whose.
-        server: The server's state.
+        server: The server's state, of which newcomers need what the predictor reads.
         rows: The clients' rows.
         round: In which they come.
 
     Returns:
         The method's first states; where they missed its preparation, those of newcomers. [C, …]
     """
-    program = method.program
-    late = bool(program.prepare) if program.joins_late is None else program.joins_late
-    if round > 0 and late and method.predictor.infer_client is not None:
-        return method.predictor.infer_client(server, rows)
-    return program.client_init(rows.ids)
+    infer = method.predictor.infer_client
+    if infer is not None and joins_as_newcomer(method, round):
+        return infer(server, rows)
+    return method.program.client_init(rows.ids)

@@ -82,14 +82,14 @@ class Requests:
 
     def _blocks(self, part: Tree) -> Blocks:
         """The part cut into blocks; a leaf that is the same tensor as before is not hashed again."""
-        layout, blocks = [], dict[str, bytes]()
+        leaves, blocks = dict[str, list[str]](), dict[str, bytes]()
         for name, leaf in sorted(part.items()):
             known = self._cut.get(name)
             if known is None or known[0] is not leaf:
                 known = self._cut[name] = leaf, wire.cut({name: leaf})
-            layout += known[1].layout
+            leaves |= known[1].leaves
             blocks |= known[1].blocks
-        return Blocks(layout, blocks)
+        return Blocks(leaves, blocks)
 
 
 def request_bytes(program: Program, step: Step, blocks: Blocks, header: Header, held: Collection[str]) -> Bytes:
@@ -107,9 +107,10 @@ def request_bytes(program: Program, step: Step, blocks: Blocks, header: Header, 
     """
     sent = [name for name in blocks.blocks if name not in held]
     kinds: dict[str, Kind] = {}
-    for entry in blocks.layout:
-        for name in (name for row in entry["blocks"] for name in row):
-            kinds.setdefault(name, program.kind_of(entry["name"], step.kind))
+    for leaf, names in blocks.leaves.items():
+        kinds[names[0]] = step.kind  # what is said of a leaf counts as the header does
+        for name in names[1:]:
+            kinds.setdefault(name, program.kind_of(leaf, step.kind))
     cost: Bytes = {step.kind: json_size(header | blocks.about(sent))}
     for name in sent:
         cost[kinds[name]] = cost.get(kinds[name], 0) + len(blocks.blocks[name])

@@ -22,7 +22,7 @@ from fedgmi.errors import FedgmiError
 from fedgmi.protocol.message import Message, flatten, unflatten
 from fedgmi.tree import Tree
 
-BLOCK_BYTES = 64 * 1024
+BLOCK_BYTES = 16 * 1024
 ROUNDS_HELD = 1  # a client keeps a block for so many rounds after the one that needed it last
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -68,14 +68,15 @@ class Parcel:
 
 @dataclass(frozen=True)
 class Blocks:
-    """A tree as a layout and the blocks that it is made of.
+    """A tree cut into blocks of bytes; what is said of a leaf is a block like those with its numbers.
 
     Attributes:
-        layout: For every leaf its name, dtype, shape, and the hashes of its blocks.
+        leaves: By the leaf's name, the hashes of its blocks; the first tells its name, dtype and shape, and which
+            blocks hold its numbers.
         blocks: Bytes by hash.
     """
 
-    layout: list[Header]
+    leaves: dict[str, list[str]]
     blocks: dict[str, bytes]
 
     def parcel(self, header: Header, held: Collection[str] = ()) -> Parcel:
@@ -84,10 +85,10 @@ class Blocks:
         return Parcel(header | self.about(sent), _to_tensor(self.blocks[name] for name in sent))
 
     def about(self, sent: Iterable[str]) -> Header:
-        """What the header says of the blocks `sent`."""
+        """What the header says, the blocks `sent` going with it."""
         sizes = {name: len(self.blocks[name]) for name in sent}
-        about = {"layout": self.layout, "layout_hash": _hash(json.dumps(self.layout).encode())}
-        return about | {"sent": list(sizes), "sizes": list(sizes.values())}
+        layout = [names[0] for names in self.leaves.values()]
+        return {"layout": layout, "sent": list(sizes), "sizes": list(sizes.values())}
 
 
 def request(kind: str, *, version: str, federation: str, run: str, attempt: str, **more: Any) -> Header:
@@ -116,18 +117,19 @@ def cut(tree: Mapping[str, Tensor]) -> Blocks:
         >>> all(torch.equal(tree[name], found[name]) for name in tree)
         True
     """
-    layout, blocks = [], {}
+    leaves: dict[str, list[str]] = {}
+    blocks: dict[str, bytes] = {}
     for name, leaf in sorted(tree.items()):
-        rows = leaf.detach().flatten(1) if leaf.ndim > 1 else leaf.detach().reshape(1, -1)
-        names: list[list[str]] = [[] for _ in rows]
-        for found, row in zip(names, rows, strict=True):
+        numbers: list[list[str]] = []
+        for row in leaf.detach().flatten(1) if leaf.ndim > 1 else leaf.detach().reshape(1, -1):
             data = to_bytes(row)
-            for at in range(0, len(data), BLOCK_BYTES):
-                block = data[at : at + BLOCK_BYTES]
-                blocks[_hash(block)] = block
-                found.append(_hash(block))
-        layout.append({"name": name, "dtype": dtype_name(leaf), "shape": list(leaf.shape), "blocks": names})
-    return Blocks(layout, blocks)
+            parts = [data[at : at + BLOCK_BYTES] for at in range(0, len(data), BLOCK_BYTES)]
+            numbers.append([_hash(part) for part in parts])
+            blocks |= zip(numbers[-1], parts, strict=True)
+        about = json.dumps(layout_entry(name, leaf) | {"blocks": numbers}).encode()
+        blocks[_hash(about)] = about
+        leaves[name] = [_hash(about), *(part for parts in numbers for part in parts)]
+    return Blocks(leaves, blocks)
 
 
 def join(parcel: Parcel, held: Mapping[str, bytes]) -> Tree:
@@ -145,12 +147,13 @@ def join(parcel: Parcel, held: Mapping[str, bytes]) -> Tree:
     """
     blocks = received(parcel, held)
     tree = {}
-    for entry in parcel.header["layout"]:
+    for about in parcel.header["layout"]:
         try:
+            entry = json.loads(blocks[about])
             data = b"".join(blocks[name] for row in entry["blocks"] for name in row)
-            tree[entry["name"]] = _from_bytes(data, entry["dtype"]).reshape(tuple(int(n) for n in entry["shape"]))
+            tree[str(entry["name"])] = _from_bytes(data, entry["dtype"]).reshape(tuple(int(n) for n in entry["shape"]))
         except (KeyError, IndexError, ValueError, TypeError, RuntimeError) as error:
-            raise WireError(f"leaf {str(entry.get('name'))[:40]!r} is not of its layout ({error})") from error
+            raise WireError(f"a leaf is not what it is said to be ({error})") from error
     return tree
 
 
@@ -162,24 +165,31 @@ def received(parcel: Parcel, held: Mapping[str, bytes]) -> dict[str, bytes]:
     """
     header = parcel.header
     try:
-        layout, sent, sizes = header["layout"], header["sent"], header["sizes"]
-        if _hash(json.dumps(layout).encode()) != header["layout_hash"]:
-            raise WireError("the layout is not what its hash says")
-        wanted = {name for entry in layout for row in entry["blocks"] for name in row}
-        data, at, came = parcel.payload.cpu().numpy().tobytes(), 0, {}
+        sent, sizes = header["sent"], header["sizes"]
+        data, at, came = parcel.payload.cpu().numpy().tobytes(), 0, dict[str, bytes]()
         for name, size in zip(sent, sizes, strict=True):
             came[name] = data[at : at + int(size)]
             at += int(size)
             if _hash(came[name]) != name:
                 raise WireError("a block is not what its hash says")
+        wanted = set(_need(header["layout"], came, held))
+        for about in list(wanted):
+            entry = json.loads(came[about] if about in came else held[about])
+            wanted |= {str(name) for row in entry["blocks"] for name in row}
     except (KeyError, TypeError, ValueError) as error:
         raise WireError(f"the header is not one of a message ({error})") from error
     if at != len(data):
-        raise WireError(f"{len(data)} bytes came, and the layout speaks of {at}")
-    missing = sorted(name for name in wanted if name not in came and name not in held)
+        raise WireError(f"{len(data)} bytes came, and the header speaks of {at}")
+    return {name: came[name] if name in came else held[name] for name in _need(wanted, came, held)}
+
+
+def _need(names: Iterable[str], came: Mapping[str, bytes], held: Mapping[str, bytes]) -> list[str]:
+    """The names, sorted; a WireError where any is neither sent nor held."""
+    ordered = sorted(names)
+    missing = [name for name in ordered if name not in came and name not in held]
     if missing:
         raise WireError("blocks are missing", missing)
-    return {name: came[name] if name in came else held[name] for name in wanted}
+    return ordered
 
 
 def still_held(held: Mapping[str, int], wanted: Iterable[str], round: int) -> dict[str, int]:

@@ -69,7 +69,7 @@ class Probe:
         rows = self._row()
         part = select(server, step.reads)
         if self.states is None:
-            self.states = first_states(self.method, part, rows, round)
+            self.states = first_states(self.method, server, rows, round)
         with torch.no_grad():
             self.states, message = step.client(part, self.states, rows, round)
         return Expected({name: (dtype_name(leaf), list(leaf.shape)) for name, leaf in flatten(message).items()})

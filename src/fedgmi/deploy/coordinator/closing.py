@@ -43,7 +43,7 @@ def close(remote: Remote, end: Progress, out: Path) -> dict[str, Any]:
     predictor = select(end.server, remote.method.predictor.reads)
     alive, members = remote.roster.alive, remote.roster.members
     each = {i: {"diagnosis": of_client(known, i)} for i in alive}
-    answers = remote.ask(alive, cut(predictor), remote.header("finish", round=end.round), each)
+    answers = remote.ask(dict.fromkeys(alive, cut(predictor)), remote.header("finish", round=end.round), each)
     for i in alive:
         reply = answers.get(i)
         if reply is None or "error" in reply.header:

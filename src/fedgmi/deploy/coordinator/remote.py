@@ -12,6 +12,7 @@ from fedgmi.deploy.coordinator.roster import Member, Post, Roster
 from fedgmi.deploy.settings import FederationSettings
 from fedgmi.errors import DivergedError, UserError
 from fedgmi.methods import Method
+from fedgmi.methods.contract import joins_as_newcomer
 from fedgmi.protocol import wire
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.message import Message
@@ -129,11 +130,15 @@ class Remote:
 
     def _ask_step(self, step: Step, server: Tree, asked: Sequence[int]) -> dict[int, Parcel]:
         """The answers to a step, with the bytes of both ways in the ledger."""
-        blocks, program = cut(select(server, step.reads)), self.method.program
+        program, usual = self.method.program, cut(select(server, step.reads))
+        parts = dict.fromkeys(asked, usual)
+        if joins_as_newcomer(self.method, self.round):
+            new = [i for i in asked if self.roster.members[i].base is None]
+            parts |= dict.fromkeys(new, cut(select(server, (*step.reads, *self.method.predictor.reads))))
         header = self.header("step", round=self.round, number=self._number, step=self._index(step))
         held = {i: dict(self.roster.members[i].held) for i in asked}
-        answers = self.ask(asked, blocks, header)
-        for i in asked:
+        answers = self.ask(parts, header)
+        for i, blocks in parts.items():
             own = header | self._own(i)
             for kind, n_bytes in request_bytes(program, step, blocks, own, held[i]).items():
                 self.ledger.add(self.round, kind, i, down=n_bytes)
@@ -170,21 +175,20 @@ class Remote:
         return total
 
     def ask(
-        self, ids: Sequence[int], blocks: Blocks, header: Header, each: Mapping[int, Header] | None = None
+        self, parts: Mapping[int, Blocks], header: Header, each: Mapping[int, Header] | None = None
     ) -> dict[int, Parcel]:
         """Ask sites, and ask those once more that lost their blocks, with all of them.
 
         Args:
-            ids: The sites' indices.
-            blocks: What goes to all of them, as far as they lack it.
+            parts: By the site's index, what goes to it, as far as it lacks it.
             header: What is said to all.
             each: What the header says to one site alone.
 
         Returns:
             Answers by site.
         """
-        headers = {i: header | self._own(i) | (each or {}).get(i, {}) for i in ids}
-        requests = {i: blocks.parcel(headers[i], self.roster.members[i].held) for i in ids}
+        headers = {i: header | self._own(i) | (each or {}).get(i, {}) for i in parts}
+        requests = {i: parts[i].parcel(headers[i], self.roster.members[i].held) for i in parts}
         answers: dict[int, Parcel] = {}
         for _ in range(2):
             by_node = {self._node(i): i for i in requests}
@@ -195,10 +199,10 @@ class Remote:
             again = {i for i, parcel in answers.items() if parcel.header.get("missing")}
             for i in answers.keys() - again:
                 member = self.roster.members[i]
-                member.held = wire.still_held(member.held, blocks.blocks, int(header["round"]))
+                member.held = wire.still_held(member.held, parts[i].blocks, int(header["round"]))
             if not again:
                 break
-            requests = {i: blocks.parcel(headers[i]) for i in again}
+            requests = {i: parts[i].parcel(headers[i]) for i in again}
         return answers
 
     def lose(self, i: int, why: str, *, lost: bool = False) -> None:

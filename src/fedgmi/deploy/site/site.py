@@ -206,5 +206,5 @@ def log(where: Path, error: Exception) -> None:
 
 def fingerprint(request: Parcel) -> str:
     """A hash of all that a request asks, whichever blocks came with it."""
-    asked = {k: v for k, v in request.header.items() if k not in ("sent", "sizes", "layout", "attempt")}
+    asked = {k: v for k, v in request.header.items() if k not in ("sent", "sizes", "attempt")}
     return hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).hexdigest()
