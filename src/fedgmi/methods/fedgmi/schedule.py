@@ -235,6 +235,6 @@ def lay_out(
 
 
 def without_experts(reads: tuple[str, ...]) -> tuple[str, ...]:
-    """The leaves that are of use where rows have no labels."""
-    experts = (*Components.names("expert"), *Reference.names("expert"))
+    """The leaves that are of use where rows have no labels: no experts, and not the version by which they are one."""
+    experts = (*Components.names("expert", "version"), *Reference.names("expert"))
     return tuple(name for name in reads if name not in experts)

@@ -1,0 +1,176 @@
+"""fedgmi's schedule: the table, the programs made of it, and what their steps really read and write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from federations import draw, gaussian_scenario, make_task, without_labels
+from fedgmi.data import pack
+from fedgmi.data.rows import Rows
+from fedgmi.methods import BOUNDS, METHODS, Method, Task
+from fedgmi.methods.fedgmi import schedule
+from fedgmi.methods.fedgmi.oracle import oracle_schedule
+from fedgmi.methods.fedgmi.schedule import Schedule, calibration_has_begun, calibration_is_of_use, without_experts
+from fedgmi.protocol.step import Phase, changed, covers, select
+from fedgmi.tree import Tree
+
+FEDERATION = gaussian_scenario(8, 40, separation=4.0)
+ROUNDS = 4  # one of warm-up, and two after which the reference models stay
+PHASES: tuple[Phase, ...] = ("prepare", "round", "finish")
+PRESETS = {
+    "default": schedule.default,
+    "plain": lambda own: schedule.plain(),
+    "sketch": schedule.sketch,
+    "oracle": oracle_schedule,
+}
+
+
+@pytest.fixture(params=[(preset, labels) for preset in PRESETS for labels in (True, False)], ids=str)
+def made(request: pytest.FixtureRequest) -> tuple[Task[Any], Method, Schedule]:
+    """A task, its method, and the preset's schedule; with labels and without."""
+    preset, labels = request.param
+    schema = (FEDERATION if labels else without_labels(FEDERATION)).federation.schema
+    own = {"method": "oracle"} if preset == "oracle" else {"preset": preset}
+    task = make_task(schema, reference_rounds=2, **own)
+    method = (METHODS | BOUNDS)[str(own.get("method", "fedgmi"))](task)
+    return task, method, PRESETS[preset](task.settings)
+
+
+def rows_of(task: Task[Any]) -> Rows:
+    """All clients' rows, with nothing kept from earlier exchanges."""
+    scenario = FEDERATION if task.schema.n_classes else without_labels(FEDERATION)
+    assert scenario.truth is not None
+    return pack(scenario.federation.clients, None, scenario.truth.components)
+
+
+class Watched(dict[str, Tensor]):
+    """A state that notes which of its leaves are read."""
+
+    def __init__(self, leaves: Tree) -> None:
+        super().__init__(leaves)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+
+def exchanges(task: Task[Any], method: Method) -> Iterator[tuple[str, Watched, Tree, Tree, Tree]]:
+    """A run, exchange by exchange → phase and step, what was read, the server before and after, the clients' states."""
+    program = method.program
+    server, states = program.init(), program.client_init(tuple(range(len(FEDERATION.federation.clients))))
+    for number in range(ROUNDS + 2):
+        phase = "prepare" if number == 0 else "round" if number <= ROUNDS else "finish"
+        for step in program.steps(phase):
+            if step.when is not None and not step.when(server):
+                continue
+            with torch.no_grad():
+                part = Watched(select(server, step.reads))
+                states, message = step.client(part, states, rows_of(task), number)
+                before, server = server, step.server(server, message, number)
+            yield f"{phase} {step.name}", part, before, server, states
+
+
+def test_the_default_in_order():
+    task = make_task(FEDERATION.federation.schema, kmeans_rounds=2, calibration_steps=1)
+    program = METHODS["fedgmi"](task).program
+    names = {phase: [step.name for step in program.steps(phase)] for phase in PHASES}
+    calibration = ["scale evidence", "shares", "calibrate", "shares"]
+    gate = ["gate shares", *["calibrate gate", "gate shares"] * 2]
+    assert names == {
+        "prepare": ["features", "spread", "k-means", "k-means", "histograms", "fold in"],
+        "round": [*calibration, "em"],
+        "finish": [*calibration, "e-step", "cells", *gate, "contrast"],
+    }
+    conditions = {step.name: step.when.func for step in program.round if isinstance(step.when, partial)}
+    begun = dict.fromkeys(("shares", "calibrate"), calibration_has_begun)
+    assert conditions == {"scale evidence": calibration_is_of_use} | begun
+    assert [step.name for step in program.all_steps if step.single] == ["histograms"]
+    assert all(step.when is None for step in (*program.prepare, *program.finish))
+
+
+def test_programs_are_what_the_table_says(made):
+    task, method, table = made
+    for phase in PHASES:
+        rows, steps = table.rows(phase), method.program.steps(phase)
+        assert [row.step for row in rows] == [step.name for step in steps]
+        for row, step in zip(rows, steps, strict=True):
+            down = table.down(row)
+            assert step.reads == (down if task.schema.n_classes else without_experts(down))
+            assert (step.tells, step.single) == (row.up, row.single)
+            assert (None if step.when is None else step.when.func) == row.when
+
+
+def test_every_row_names_the_file_with_its_arithmetic(made):
+    """But for what others do too: sums of features, and the turns of the two calibrations."""
+    shared = {"features": "local_training", "gate shares": "calibration", "calibrate gate": "calibration"}
+    _, method, table = made
+    for phase in PHASES:
+        for row, step in zip(table.rows(phase), method.program.steps(phase), strict=True):
+            assert step.client.__module__.rpartition(".")[2] == shared.get(row.step, row.where)
+
+
+def test_steps_read_and_write_exactly_what_they_declare(made):
+    task, method, _ = made
+    declared = {f"{phase} {step.name}": step for phase in PHASES for step in method.program.steps(phase)}
+    read: dict[str, set[str]] = {name: set() for name in declared}
+    written: dict[str, set[str]] = {name: set() for name in declared}
+    for name, part, before, after, _ in exchanges(task, method):
+        read[name] |= part.read
+        written[name] |= set(changed(before, after))
+    for name, step in declared.items():
+        assert read[name] == set(step.reads), name
+        unlabelled = set() if task.schema.n_classes else {"expert", "reference/expert"}
+        silent = {entry for entry in step.writes if not any(covers(entry, leaf) for leaf in written[name])}
+        assert silent <= unlabelled, name
+
+
+def test_a_predictor_reads_exactly_what_it_declares(made):
+    task, method, _ = made
+    *_, (_, _, _, server, states) = exchanges(task, method)
+    part, predictor = Watched(select(server, method.predictor.reads)), method.predictor
+    rows = rows_of(task)
+    assert None not in (predictor.density, predictor.sample, predictor.infer_client, predictor.pooled)
+    predictor.evidence(part, rows_of(task))
+    predictor.responsibilities(part, states, rows_of(task))
+    predictor.infer_client(part, rows_of(task))
+    predictor.density(part, rows.x, torch.zeros(len(rows), 1, task.density.noise_size))
+    predictor.sample(part, 0, 2, draw())
+    assert torch.equal(predictor.pooled(part), server["calibration/share"])
+    if task.schema.n_classes:
+        predictor.predict(part, states, rows_of(task))
+        assert predictor.expert(part, rows.x).shape == (len(rows), 3, 2)
+    else:
+        assert predictor.expert is None
+        bare = {"gate/cells", "gate/weights", "gate/bias", "gate/share", "gate/contrast"}
+        predictor.evidence(part, rows_of(task))
+        assert set(predictor.reads) - part.read <= bare  # a gate is for predicting labels, and is asked of rows without
+        return
+    assert part.read == set(predictor.reads)
+
+
+@pytest.mark.parametrize("preset", ["default", "sketch"])
+def test_histograms_stay_on_the_server_and_never_go_down(preset):
+    task = make_task(FEDERATION.federation.schema, preset=preset)
+    method = METHODS["fedgmi"](task)
+    assert method.counts(method.program.init()) is None
+    *_, (_, _, _, server, _) = exchanges(task, method)
+    counts = method.counts(server)
+    assert counts.dtype == torch.int32
+    assert counts.sum(1).tolist() == [40] * 8
+    assert not any(covers(entry, "sketch/histograms") for step in method.program.all_steps for entry in step.reads)
+    assert "sketch/histograms" not in select(server, method.predictor.reads)
+
+
+def test_metrics_are_there_once_they_are_known():
+    method = METHODS["fedgmi"](task := make_task(FEDERATION.federation.schema))
+    assert method.metrics(method.program.init()) == {}
+    found = [(name, method.metrics(server)) for name, _, _, server, _ in exchanges(task, method)]
+    assert dict(found)["prepare histograms"].keys() == {"components_shown"}
+    assert found[-1][1].keys() == {"bound", "components_shown"}
