@@ -1,0 +1,43 @@
+"""The oracle: it needs the truth, and predicts with it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from federations import gaussian_scenario, make_task, run, transport_for
+from fedgmi.data import pack
+from fedgmi.methods import BOUNDS
+from fedgmi.protocol.step import select
+
+FEDERATION = gaussian_scenario(10, 60, separation=4.0)
+
+
+def test_the_oracle_refuses_rows_without_truth():
+    method = BOUNDS["oracle"](make_task(FEDERATION.federation.schema, method="oracle"))
+    blind = transport_for(replace(method, name="fedgmi"), FEDERATION)
+    with pytest.raises(ValueError, match="true component"):
+        run(method, FEDERATION, rounds=1, transport=blind)
+    [step], server = method.program.round, method.program.init()
+    rows = pack(FEDERATION.federation.clients, [0])
+    with pytest.raises(ValueError, match="true component"):
+        step.client(select(server, step.reads), method.program.client_init((0,)), rows, 1)
+
+
+def test_the_oracle_predicts_with_the_realised_proportions():
+    method = BOUNDS["oracle"](make_task(FEDERATION.federation.schema, method="oracle"))
+    _, states, _ = run(method, FEDERATION, rounds=1)
+    assert FEDERATION.truth is not None
+    torch.testing.assert_close(states["realised"], FEDERATION.truth.proportions())
+
+
+def test_the_oracle_gates_by_the_realised_proportions():
+    method = BOUNDS["oracle"](make_task(FEDERATION.federation.schema, method="oracle"))
+    server, states, _ = run(method, FEDERATION)
+    rows = pack(FEDERATION.federation.held_out)
+    found = method.predictor.predict(server, states, rows)
+    flipped = {name: states[name].flip(1) for name in ("proportions", "realised")}
+    assert torch.equal(method.predictor.predict(server, states | {"proportions": flipped["proportions"]}, rows), found)
+    assert not torch.allclose(method.predictor.predict(server, states | {"realised": flipped["realised"]}, rows), found)
