@@ -10,34 +10,31 @@ import torch
 from federations import gaussian_scenario
 from fedgmi.data import Client
 from fedgmi.data.rows import Rows, chunks
-from fedgmi.methods import Message, Method, Step
 from fedgmi.protocol import in_process
 from fedgmi.protocol.in_process import InProcess
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.step import Program, Step
 from fedgmi.tree import Tree
 
 CLIENTS = [Client(f"c{i}", torch.full((i + 1, 2), float(i)), torch.full((i + 1,), i % 2)) for i in range(5)]
 
 
-def keep(server: Tree, sums: Tree, round: int) -> Tree:
-    return server
-
-
-def method_with(**states: Any) -> Method:
-    """A method that does nothing, with states counted from the client's id."""
+def program_with(**states: Any) -> Program:
+    """A program that does nothing, with states counted from the client's id."""
 
     def client_init(ids: tuple[int, ...]) -> Tree:
         return {name: value(ids) for name, value in states.items()}
 
-    return Method("none", dict, client_init, (), lambda server, states, rows: rows.x)
+    return Program(dict, client_init, ())
 
 
 def tell_rows(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
     sums = {"x": rows.x.sum(0), "n": rows.counts.sum(), "round": torch.tensor(round * rows.n_clients)}
-    return states, Message(sums, 3 * rows.n_clients, rows.n_clients)
+    return states, Message(sums=sums)
 
 
 def tell_ids(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-    return states, Message({"id": torch.tensor(rows.ids), "n": rows.counts}, rows.n_clients, 2 * rows.n_clients)
+    return states, Message(replies={"id": torch.tensor(rows.ids), "n": rows.counts})
 
 
 @pytest.fixture(params=["all at once", "one by one"])
@@ -48,19 +45,19 @@ def any_chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("any_chunks")
 def test_sums_are_over_those_who_are_asked():
-    message = InProcess(CLIENTS, method_with()).exchange(Step("sum", tell_rows, keep), {}, [4, 1, 2], 7)
-    assert message.values["x"].tolist() == [5 * 4.0 + 2 * 1.0 + 3 * 2.0] * 2
-    assert int(message.values["n"]) == 10
-    assert int(message.values["round"]) == 21
-    assert (message.down, message.up) == (9, 3)
+    transport = InProcess(CLIENTS, program_with())
+    message = transport.exchange(Step("sum", tell_rows), {}, [4, 1, 2], 7)
+    assert message.sums["x"].tolist() == [5 * 4.0 + 2 * 1.0 + 3 * 2.0] * 2
+    assert int(message.sums["n"]) == 10
+    assert int(message.sums["round"]) == 21
+    assert (transport.ledger.by_client() > 0).all(1).tolist() == [False, True, True, False, True]
 
 
 @pytest.mark.usefixtures("any_chunks")
 def test_stacked_replies_come_in_the_order_of_the_clients():
-    message = InProcess(CLIENTS, method_with()).exchange(Step("each", tell_ids, keep, "stack"), {}, [3, 0, 4], 1)
-    assert message.values["id"].tolist() == [0, 3, 4]
-    assert message.values["n"].tolist() == [1, 4, 5]
-    assert (message.down, message.up) == (3, 6)
+    message = InProcess(CLIENTS, program_with()).exchange(Step("each", tell_ids, single=True), {}, [3, 0, 4], 1)
+    assert message.replies["id"].tolist() == [0, 3, 4]
+    assert message.replies["n"].tolist() == [1, 4, 5]
 
 
 @pytest.mark.usefixtures("any_chunks")
@@ -69,9 +66,9 @@ def test_states_go_to_their_own_clients_and_absent_ones_stay():
         assert torch.equal(states["id"], torch.tensor(rows.ids))
         return states | {"total": states["total"] + rows.counts}, Message()
 
-    method = method_with(id=torch.tensor, total=lambda ids: 10 * torch.tensor(ids))
-    transport = InProcess(CLIENTS, method)
-    step = Step("add", add_own_size, keep)
+    program = program_with(id=torch.tensor, total=lambda ids: 10 * torch.tensor(ids))
+    transport = InProcess(CLIENTS, program)
+    step = Step("add", add_own_size)
     transport.exchange(step, {}, [3, 1], 1)
     transport.exchange(step, {}, [3], 2)
     assert transport.states["total"].tolist() == [0, 12, 20, 38, 40]
@@ -83,10 +80,10 @@ def test_a_new_leaf_starts_as_zeros_for_those_who_were_not_asked():
         width = int(server["width"])
         return states | {"new": rows.x[:, :1].new_ones(rows.n_clients, width) * rows.counts[:, None]}, Message()
 
-    transport = InProcess(CLIENTS, method_with(id=torch.tensor))
-    transport.exchange(Step("remember", remember, keep), {"width": torch.tensor(2)}, [1, 4], 1)
+    transport = InProcess(CLIENTS, program_with(id=torch.tensor))
+    transport.exchange(Step("remember", remember, reads=("width",)), {"width": torch.tensor(2)}, [1, 4], 1)
     assert transport.states["new"].tolist() == [[0, 0], [2, 2], [0, 0], [0, 0], [5, 5]]
-    transport.exchange(Step("remember", remember, keep), {"width": torch.tensor(3)}, [0, 1, 2, 3, 4], 2)
+    transport.exchange(Step("remember", remember, reads=("width",)), {"width": torch.tensor(3)}, [0, 1, 2, 3, 4], 2)
     assert transport.states["new"].tolist() == [[n] * 3 for n in (1, 2, 3, 4, 5)]
 
 
@@ -99,7 +96,7 @@ def test_what_a_client_keeps_between_exchanges_is_its_own():
         rows.cache[f"of {rows.ids}"] = rows.x
         return states, Message()
 
-    transport, step = InProcess(CLIENTS, method_with()), Step("look", look, keep)
+    transport, step = InProcess(CLIENTS, program_with()), Step("look", look)
     for ids in ([0, 1], [0, 1], [2, 3], [2, 3, 4], [0, 1]):
         transport.exchange(step, {}, ids, 1)
     assert seen[0] == ((0, 1), [])
@@ -109,13 +106,18 @@ def test_what_a_client_keeps_between_exchanges_is_its_own():
     assert seen[4] == ((0, 1), [])  # no more rows are kept than there are
 
 
-def test_an_empty_message_is_the_identity():
-    message = Message({"a": torch.ones(2)}, 3, 4)
-    for total in (message + Message(), Message() + message):
-        assert total.values["a"].tolist() == [1.0, 1.0]
-        assert (total.down, total.up) == (3, 4)
-    both = message + Message({"a": torch.ones(2), "b": torch.ones(1)}, 1, 1)
-    assert {name: leaf.tolist() for name, leaf in both.values.items()} == {"a": [2.0, 2.0], "b": [1.0]}
+def test_a_client_gets_what_a_step_reads_and_no_more():
+    seen: list[list[str]] = []
+
+    def look(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        seen.append(sorted(server))
+        return states, Message()
+
+    server = {"a": torch.ones(1), "gate/b": torch.ones(1), "gate/c": torch.ones(1), "gates": torch.ones(1)}
+    transport = InProcess(CLIENTS, program_with())
+    for reads in ((), ("a",), ("gate",), ("gate/c", "a")):
+        transport.exchange(Step("look", look, reads=reads), server, [0], 1)
+    assert seen == [[], ["a"], ["gate/b", "gate/c"], ["a", "gate/c"]]
 
 
 def test_truth_reaches_only_a_transport_that_was_given_it():
@@ -127,8 +129,8 @@ def test_truth_reaches_only_a_transport_that_was_given_it():
         seen.append(rows.component)
         return states, Message()
 
-    step = Step("look", look, keep)
-    InProcess(scenario.federation.clients, method_with()).exchange(step, {}, [2, 5], 1)
-    InProcess(scenario.federation.clients, method_with(), components=components).exchange(step, {}, [2, 5], 1)
+    step = Step("look", look)
+    InProcess(scenario.federation.clients, program_with()).exchange(step, {}, [2, 5], 1)
+    InProcess(scenario.federation.clients, program_with(), components=components).exchange(step, {}, [2, 5], 1)
     assert seen[0] is None
     assert torch.equal(seen[1], torch.cat([components[2], components[5]]))

@@ -49,7 +49,8 @@ def checked(folder: Path):
 
 def sets(folder: Path, **values: str | None) -> Path:
     """The folder, with these keys of the method set; None: left out."""
-    lines = [line for line in FEDERATION.splitlines() if line.partition(" = ")[0] not in values]
+    left_out = [key for key, value in values.items() if value is None]
+    lines = [line for line in FEDERATION.splitlines() if line.partition(" = ")[0] not in left_out]
     text = "\n".join([*lines, *(f"{key} = {value}" for key, value in values.items() if value is not None)]) + "\n"
     (folder / "federation.toml").write_text(text)
     return folder
