@@ -71,7 +71,7 @@ def main() -> None:
     rows = make_rows(options.clients, options.rows, schema)
     shares = torch.rand(len(rows), options.components, generator=torch.Generator().manual_seed(1)).pow(8)
     shares = shares / shares.sum(1, keepdim=True)
-    jobs = training.plan_jobs(shares, rows.owner, epochs=SETTINGS.epochs, batch_size=SETTINGS.batch_size)
+    jobs = training.plan_jobs(shares, rows.client_index, epochs=SETTINGS.epochs, batch_size=SETTINGS.batch_size)
     density = make_density(DensitySettings(hidden=256, latent=16), schema)
     expert = make_expert(ExpertSettings(hidden=200), schema)
     elbo = density.loss

@@ -50,10 +50,10 @@ def train(density: Density, x: torch.Tensor, epochs: int = 60) -> torch.Tensor:
     """Parameters [1, P] fitted to x in the density's own way."""
     rows = pack([Client("all", x)])
     if density.fit is not None:
-        return density.fit(x, torch.ones(len(x), 1), rows.owner, 1)[0]
+        return density.fit(x, torch.ones(len(x), 1), rows.client_index, 1)[0]
     loss, start = density.loss, density.init(seeded(0))[None]
     assert loss is not None
-    jobs = plan_jobs(torch.ones(len(x), 1), rows.owner, epochs=epochs, batch_size=50)
+    jobs = plan_jobs(torch.ones(len(x), 1), rows.client_index, epochs=epochs, batch_size=50)
     return fit(
         lambda params, batch: loss(params, batch.x, batch.noise),
         start, jobs, rows, settings=TrainingSettings(), lr=3e-3, key=(0,), noise_size=density.noise_size,
@@ -175,10 +175,10 @@ def federation(seed: int, counts: list[int]) -> tuple[Rows, torch.Tensor]:
 def test_averaging_moments_by_mass_is_the_pooled_fit(seed, counts):
     density = make_density(DensitySettings(name="gaussian"), TABLE)
     rows, weights = federation(seed, counts)
-    local = density.fit(rows.x, weights, rows.owner, rows.n_clients)  # [C, K, P]
+    local = density.fit(rows.x, weights, rows.client_index, rows.n_clients)  # [C, K, P]
     mass = rows.sum_by_client(weights)  # [C, K]
     averaged = (mass.unsqueeze(-1) * local).sum(0) / mass.sum(0).unsqueeze(-1)
-    pooled = density.fit(rows.x, weights, torch.zeros_like(rows.owner), 1)[0]
+    pooled = density.fit(rows.x, weights, torch.zeros_like(rows.client_index), 1)[0]
     torch.testing.assert_close(averaged, pooled, atol=1e-4, rtol=1e-4)
 
 
@@ -192,7 +192,7 @@ def test_em_with_the_gaussian_never_lowers_the_likelihood():
         history.append(float(joint.logsumexp(1).mean()))
         r = joint.softmax(1)
         mass = rows.sum_by_client(r)
-        local = density.fit(rows.x, r, rows.owner, rows.n_clients)
+        local = density.fit(rows.x, r, rows.client_index, rows.n_clients)
         params = (mass.unsqueeze(-1) * local).sum(0) / mass.sum(0).unsqueeze(-1)
         weights = r.mean(0)
     steps = torch.tensor(history).diff()

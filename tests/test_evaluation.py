@@ -79,7 +79,7 @@ def test_client_accuracy_is_the_mean_over_clients_on_their_own_rows():
 def test_states_stay_with_their_clients_however_they_are_chunked(monkeypatch):
     def by_client(server: Tree, states: Tree, rows: Rows) -> Tensor:
         assert torch.equal(states["id"], torch.tensor(rows.ids))
-        return one_hot(states["id"][rows.owner] % 2, 2).log()
+        return one_hot(states["id"][rows.client_index] % 2, 2).log()
 
     method = with_predictor(always(0), predict=by_client)
     method = with_program(method, client_init=lambda ids: {"id": torch.tensor(ids)})

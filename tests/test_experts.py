@@ -124,7 +124,7 @@ def test_packed_experts_learn_their_own_labels(case):
     x = 0.3 * torch.rand(200, *schema.shape, generator=draw)
     x.view(200, -1)[torch.arange(200), y] += 1.0
     rows = pack([Client("a", x[:100], y[:100]), Client("b", x[100:], (y[100:] + 1) % 4)])
-    jobs = plan_jobs(torch.ones(200, 1), rows.owner, epochs=40, batch_size=20)
+    jobs = plan_jobs(torch.ones(200, 1), rows.client_index, epochs=40, batch_size=20)
     start = expert.init(seeded(0)).expand(2, -1)
     params = fit(
         lambda p, batch: expert.loss(p, batch.x, batch.y),

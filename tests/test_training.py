@@ -36,7 +36,7 @@ def make_rows(counts: list[int], ids: list[int] | None = None) -> Rows:
 
 
 def plan(rows: Rows, weights: torch.Tensor, epochs: int = 3) -> Jobs:
-    return plan_jobs(weights, rows.owner, epochs=epochs, batch_size=SETTINGS.batch_size)
+    return plan_jobs(weights, rows.client_index, epochs=epochs, batch_size=SETTINGS.batch_size)
 
 
 def train(rows: Rows, jobs: Jobs, start: torch.Tensor, **options) -> torch.Tensor:
@@ -83,15 +83,15 @@ def test_equals_a_loop_of_adam_over_jobs_of_very_different_size(strength):
 
 
 def test_plan_keeps_pairs_with_mass_and_drops_negligible_rows():
-    owner = torch.tensor([0, 0, 0, 1, 1])
+    client_index = torch.tensor([0, 0, 0, 1, 1])
     weights = torch.tensor([[1.0, 0, 0], [0.995, 0.005, 0], [0.4, 0.6, 0], [0, 0.01, 0.99], [0, 0, 1.0]])
-    jobs = plan_jobs(weights, owner, epochs=2, batch_size=2)
+    jobs = plan_jobs(weights, client_index, epochs=2, batch_size=2)
     assert list(zip(jobs.client.tolist(), jobs.component.tolist(), strict=True)) == [(0, 0), (0, 1), (1, 2)]
     assert jobs.row.tolist() == [0, 1, 2, 2, 3, 4]
     assert jobs.start.tolist() == [0, 3, 4, 6]
     assert jobs.mass.tolist() == pytest.approx([2.395, 0.6, 1.99])
     assert jobs.steps.tolist() == [3, 1, 2]
-    assert plan_jobs(weights, owner, epochs=2, batch_size=2, max_steps=2).steps.tolist() == [2, 1, 2]
+    assert plan_jobs(weights, client_index, epochs=2, batch_size=2, max_steps=2).steps.tolist() == [2, 1, 2]
 
 
 def test_nothing_to_train_is_nothing_trained():
@@ -190,13 +190,13 @@ def test_an_epoch_draws_each_row_as_often_as_its_share_rounded_up_or_down(weight
 def test_a_plan_accounts_for_every_weight_above_the_threshold(n_rows, n_components, seed, batch_size):
     draw = torch.Generator().manual_seed(seed)
     weights = torch.rand(n_rows, n_components, generator=draw).pow(6)
-    owner = torch.randint(3, (n_rows,), generator=draw).sort().values
-    jobs = plan_jobs(weights, owner, epochs=2, batch_size=batch_size)
+    client_index = torch.randint(3, (n_rows,), generator=draw).sort().values
+    jobs = plan_jobs(weights, client_index, epochs=2, batch_size=batch_size)
     kept = torch.where(weights > 0.01, weights, 0).double()
     assert jobs.mass.sum().item() == pytest.approx(kept.sum().item())
     for job in range(len(jobs)):
         entries = slice(int(jobs.start[job]), int(jobs.start[job + 1]))
         rows, component = jobs.row[entries], jobs.component[job]
-        assert bool((owner[rows] == jobs.client[job]).all())
+        assert bool((client_index[rows] == jobs.client[job]).all())
         assert torch.equal(jobs.weight[entries], weights[rows, component].double())
     assert bool((jobs.steps * batch_size >= 2 * jobs.mass - 1e-4).all())

@@ -179,7 +179,7 @@ def test_a_client_predicts_with_its_clusters_model():
     assert len(server["expert"]) > 1
     rows = pack(CLIENTS)
     own = task().expert.log_prob(server["expert"], rows.x)
-    expected = own[torch.arange(len(rows)), states["cluster"][rows.owner]]
+    expected = own[torch.arange(len(rows)), states["cluster"][rows.client_index]]
     torch.testing.assert_close(method.predictor.predict(server, states, replace(rows, y=None)), expected)
 
 

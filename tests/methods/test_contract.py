@@ -251,7 +251,7 @@ def test_prediction_sees_no_label_and_no_other_client(case):
     together = method.predictor.predict(server, states, replace(rows, y=None))
     torch.testing.assert_close(method.predictor.predict(server, states, rows), together, atol=0, rtol=0)
     alone = method.predictor.predict(server, tree.take(states, torch.tensor([3])), pack(held_out, [3]))
-    torch.testing.assert_close(alone, together[rows.owner == 3], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(alone, together[rows.client_index == 3], atol=1e-5, rtol=1e-5)
 
 
 def test_one_component_is_one_model(case):
@@ -438,6 +438,6 @@ def test_a_new_client_is_welcomed_without_training(case):
         torch.testing.assert_close(proportions.sum(1), torch.ones(3, dtype=torch.float64))
         assert states["identified"].shape == (3,)
         assert "standard_errors" not in states or states["standard_errors"].shape == proportions.shape
-        x, y = rows.x[rows.owner == 1], rows.y[rows.owner == 1]
+        x, y = rows.x[rows.client_index == 1], rows.y[rows.client_index == 1]
         alone = method.predictor.infer_client(server, pack([Client("new", x, y if seen.y is not None else None)]))
         torch.testing.assert_close(method.predictor.proportions(alone)[0], proportions[1], atol=1e-4, rtol=0)

@@ -56,9 +56,9 @@ def test_the_personal_model_predicts_and_a_newcomer_gets_the_global_one():
     method = METHODS["ditto"](task())
     server, states, _ = run(method, SCENARIO)
     rows = pack(SCENARIO.federation.held_out)
-    mine = rows.x[rows.owner == 3]
+    mine = rows.x[rows.client_index == 3]
     own = task().expert.log_prob(states["personal"][3][None], mine)[:, 0]
-    torch.testing.assert_close(method.predictor.predict(server, states, rows)[rows.owner == 3], own)
+    torch.testing.assert_close(method.predictor.predict(server, states, rows)[rows.client_index == 3], own)
     assert float((own - task().expert.log_prob(server["expert"], mine)[:, 0]).abs().max()) > 1e-3
     newcomers = method.predictor.infer_client(server, rows)
     assert torch.equal(newcomers["personal"], server["expert"].expand(len(CLIENTS), -1))

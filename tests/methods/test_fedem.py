@@ -111,7 +111,7 @@ def test_predictions_are_mixtures_of_probabilities(seed):
     proportions = dirichlet(N, K, seed=seed)
     rows = replace(pack(CLIENTS), y=None)
     expected = torch.einsum(
-        "rk,rkl->rl", proportions[rows.owner], task().expert.log_prob(server["expert"], rows.x).double().exp()
+        "rk,rkl->rl", proportions[rows.client_index], task().expert.log_prob(server["expert"], rows.x).double().exp()
     )
     found = method.predictor.predict(server, {"proportions": proportions}, rows)
     torch.testing.assert_close(found.exp(), expected, atol=1e-7, rtol=1e-6)

@@ -38,7 +38,7 @@ def literal_heads(task: Task, scenario: Scenario, experts: Tensor, resp: Tensor)
             value = value + MU / 2 * (lower - experts[0, :trunk]).square().sum()
             value.backward()
             optimiser.step()
-        own = resp[rows.owner == i].sum(0)
+        own = resp[rows.client_index == i].sum(0)
         totals[:, :trunk] += rows.counts[i] * lower.detach()
         totals[:, trunk:] += own[:, None] * torch.stack(upper).detach()
         mass += own

@@ -135,7 +135,7 @@ def test_predictions_weigh_classifiers_by_what_x_says():
     rows = replace(pack(CLIENTS), y=None, cache={})
     gaussians = [MultivariateNormal(mean, cov) for mean, cov in zip(means, covariances, strict=True)]
     of_x = torch.stack([gaussian.log_prob(torch.cat(codes())) for gaussian in gaussians], 1)
-    joint = of_x.exp()[:, :, None] * states["pairs"].view(N, K, K)[rows.owner]
+    joint = of_x.exp()[:, :, None] * states["pairs"].view(N, K, K)[rows.client_index]
     gate = joint.sum(1) / joint.sum((1, 2))[:, None]
     probs = task().expert.log_prob(server["expert"], rows.x).double().exp()
     expected = torch.einsum("rk,rkl->rl", gate, probs)

@@ -103,8 +103,8 @@ def test_the_own_model_predicts_rows_that_it_was_not_trained_on():
     method = METHODS["fedsoft"](task())
     server, states = run_rounds(method, SCENARIO, SOME_AWAY)
     rows = pack(SCENARIO.federation.held_out)
-    own = task().expert.log_prob(states["expert"][4][None], rows.x[rows.owner == 4])[:, 0]
-    torch.testing.assert_close(method.predictor.predict(server, states, rows)[rows.owner == 4], own)
+    own = task().expert.log_prob(states["expert"][4][None], rows.x[rows.client_index == 4])[:, 0]
+    torch.testing.assert_close(method.predictor.predict(server, states, rows)[rows.client_index == 4], own)
     other = {"expert": random_starts(task(), K)}
     assert torch.equal(method.predictor.predict(other, states, rows), method.predictor.predict(server, states, rows))
 

@@ -80,7 +80,7 @@ def arguments(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Ro
 def without_own_row(proportions: Tensor, ratio: Tensor, share: Tensor, rows: Rows) -> Tensor:
     """π_i^(−x) row by row, as the docstring of the module has it."""
     out = torch.zeros(len(rows), len(share), dtype=torch.float64)
-    for row, client in enumerate(rows.owner.tolist()):
+    for row, client in enumerate(rows.client_index.tolist()):
         resp = proportions[client] * ratio[row]
         n = int(rows.counts[client])
         out[row] = (n * proportions[client] - resp / resp.sum() + share) / n

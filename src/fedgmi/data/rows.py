@@ -63,7 +63,7 @@ class Parts(NamedTuple):
 class Rows:
     """The rows of several clients end to end (a ragged batch): the form that client functions work on.
 
-    x [R, *shape] · y [R] or None · owner [R] which of the C clients a row belongs to (0..C-1, ascending)
+    x [R, *shape] · y [R] or None · client_index [R] which of the C clients a row belongs to (0..C-1, ascending)
     · counts [C] rows per client · ids: the clients' indices in the federation · component [R] the truth,
     present only in the oracle's and the evaluation's hands · cache: what a client may keep between two
     exchanges (never needed for correctness).
@@ -71,7 +71,7 @@ class Rows:
 
     x: Tensor
     y: Tensor | None
-    owner: Tensor
+    client_index: Tensor
     counts: Tensor
     ids: tuple[int, ...]
     component: Tensor | None = None
@@ -87,7 +87,7 @@ class Rows:
     def sum_by_client(self, values: Tensor) -> Tensor:
         """Σ over each client's rows: values [R, …] → [C, …], in the order of rows, so reproducibly."""
         out = values.new_zeros((self.n_clients, *values.shape[1:]))
-        return out.index_add_(0, self.owner, values)
+        return out.index_add_(0, self.client_index, values)
 
 
 def pack(
@@ -105,7 +105,7 @@ def pack(
     return Rows(
         x=torch.cat([clients[i].x for i in chosen]).to(device),
         y=None if y is None else y.to(device),
-        owner=torch.repeat_interleave(torch.arange(len(chosen)), counts).to(device),
+        client_index=torch.repeat_interleave(torch.arange(len(chosen)), counts).to(device),
         counts=counts.to(device),
         ids=chosen,
         component=None if truth is None else truth.to(device),

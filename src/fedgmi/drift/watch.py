@@ -85,8 +85,8 @@ def score(watch: Watch, log_ratios: Array, log_prob: Array, weights: Array, rng:
     """
     n_components = len(weights)
     even = (1 - EVENNESS) * weights + EVENNESS / n_components
-    logs, owner = torch.from_numpy(log_ratios), torch.zeros(len(log_ratios), dtype=torch.long)
-    resp = responsibilities(logs, torch.from_numpy(even)[None], owner)[0].numpy()
+    logs, client_index = torch.from_numpy(log_ratios), torch.zeros(len(log_ratios), dtype=torch.long)
+    resp = responsibilities(logs, torch.from_numpy(even)[None], client_index)[0].numpy()
     component = (resp.cumsum(1) < rng.random((len(resp), 1))).sum(1).clip(max=n_components - 1)
     levels = np.rint(LEVELS * resp[:, : len(watch.levels)]).astype(np.int64)
     return Scores(levels, component, np.maximum(log_prob[np.arange(len(resp)), component], LOWEST))

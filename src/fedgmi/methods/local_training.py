@@ -148,7 +148,7 @@ def plan(task: Task, rows: Rows, weights: Tensor) -> training.Jobs:
     """The jobs of one round under the task's training settings."""
     settings = task.training
     return training.plan_jobs(
-        weights, rows.owner, epochs=settings.epochs, batch_size=settings.batch_size, max_steps=settings.max_steps
+        weights, rows.client_index, epochs=settings.epochs, batch_size=settings.batch_size, max_steps=settings.max_steps
     )
 
 

@@ -109,10 +109,10 @@ def calibration_sums(
     gate = scores(evidence, weights, bias).softmax(1)
     share = share.double()
     ratio = gate / share.clamp(min=PROPORTION_FLOOR)
-    own = proportions.double()[rows.owner]
+    own = proportions.double()[rows.client_index]
     resp = own * ratio
     resp = resp / resp.sum(1, keepdim=True)
-    counts = rows.counts.double()[rows.owner][:, None]
+    counts = rows.counts.double()[rows.client_index][:, None]
     without = ((counts * own - resp + share) / counts).clamp(min=PROPORTION_FLOOR)
     joint = without * ratio
     likelihood = joint.sum(1)

@@ -116,7 +116,7 @@ def cell_sums(projected: Tensor, centres: Tensor, rows: Rows) -> Tree:
     Returns:
         Sums that may be added up over clients: `sums` of the points in each cell [J, d], and `counts` of them [J].
     """
-    n_cells, client_cell = len(centres), rows.owner * len(centres) + cells(projected, centres)
+    n_cells, client_cell = len(centres), rows.client_index * len(centres) + cells(projected, centres)
     counts = torch.bincount(client_cell, minlength=rows.n_clients * n_cells)
     disclosed = (counts >= MIN_CELL_ROWS)[client_cell]
     kept = client_cell[disclosed] % n_cells
@@ -162,7 +162,7 @@ def histogram(words: Tensor, rows: Rows, n_words: int) -> Tensor:
     Returns:
         Counts. [C, W], int64
     """
-    flat = torch.bincount(rows.owner * n_words + words, minlength=rows.n_clients * n_words)
+    flat = torch.bincount(rows.client_index * n_words + words, minlength=rows.n_clients * n_words)
     return flat.reshape(rows.n_clients, n_words)
 
 

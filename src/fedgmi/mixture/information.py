@@ -34,7 +34,7 @@ def contrast_sums(log_evidence: Tensor, share: Tensor, rows: Rows) -> Tree:
     Returns:
         A sum that may be added up over clients: `joint`, Σ_x r(x) r(x)ᵀ [K, K].
     """
-    one_client = torch.zeros_like(rows.owner)
+    one_client = torch.zeros_like(rows.client_index)
     resp, _ = responsibilities(log_evidence, share[None], one_client)
     return {"joint": resp.T @ resp}
 
@@ -76,9 +76,9 @@ def standard_errors(log_evidence: Tensor, proportions: Tensor, prior: Tensor, ro
     Returns:
         Standard errors of the proportions. [C, K]
     """
-    resp, _ = responsibilities(log_evidence, proportions, rows.owner)
+    resp, _ = responsibilities(log_evidence, proportions, rows.client_index)
     floor = proportions.double().clamp(min=1e-3)
-    ratio = resp / floor[rows.owner]
+    ratio = resp / floor[rows.client_index]
     information = rows.sum_by_client(ratio[:, :, None] * ratio[:, None, :])
     information += torch.diag_embed(prior.double().to(floor.device) / floor.square())
     n_components = proportions.shape[1]

@@ -83,13 +83,13 @@ def e_step(
     counts = rows.counts.double()[:, None]
     proportions = start.double()
     for _ in range(iterations):
-        resp, _ = responsibilities(log_evidence, proportions, rows.owner)
+        resp, _ = responsibilities(log_evidence, proportions, rows.client_index)
         updated = (rows.sum_by_client(resp) + prior) / (counts + prior.sum())
         moved = (updated - proportions).abs().max()
         proportions = updated
         if moved < tolerance:
             break
-    resp, likelihood = responsibilities(log_evidence, proportions, rows.owner)
+    resp, likelihood = responsibilities(log_evidence, proportions, rows.client_index)
     return Posterior(proportions, resp, likelihood)
 
 

@@ -109,7 +109,7 @@ class Fitted:
 
     def posterior(self, rows: Rows, proportions: Tensor) -> Tensor:
         """r_k(row) ∝ π_k · p_k(row). [R, K]"""
-        resp, _ = responsibilities(self.evidence(rows), proportions[None].to(self.device), rows.owner)
+        resp, _ = responsibilities(self.evidence(rows), proportions[None].to(self.device), rows.client_index)
         return resp
 
     def infer(self, rows: Rows) -> Inferred:

@@ -57,7 +57,7 @@ def fedem(task: Task) -> Method:
     k = task.n_components
 
     def posterior(server: Tree, states: Tree, rows: Rows) -> Tensor:
-        return responsibilities(-row_losses(task, server["expert"], rows), states["proportions"], rows.owner)[0]
+        return responsibilities(-row_losses(task, server["expert"], rows), states["proportions"], rows.client_index)[0]
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         resp = posterior(server, states, rows)
@@ -71,7 +71,7 @@ def fedem(task: Task) -> Method:
         return {"expert": server["expert"] + (moved.total / moved.mass[:, None]).to(server["expert"].dtype)}
 
     def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
-        gate = states["proportions"].clamp(min=PROPORTION_FLOOR).log()[rows.owner]  # [R, K]
+        gate = states["proportions"].clamp(min=PROPORTION_FLOOR).log()[rows.client_index]  # [R, K]
         return mixture_log_prob(task.expert, server["expert"], rows.x, gate)
 
     def client_init(ids: tuple[int, ...]) -> Tree:

@@ -85,12 +85,12 @@ def fedgmm(task: Task[FedGMMSettings]) -> Method:
 
     def pair_shares(server: Tree, states: Tree, rows: Rows) -> Tensor:
         """q_ijk of each row, or r_ijk where there are no labels. [R, K, K]"""
-        return responsibilities(pair_logs(server, rows), states["pairs"], rows.owner)[0].reshape(-1, k, k)
+        return responsibilities(pair_logs(server, rows), states["pairs"], rows.client_index)[0].reshape(-1, k, k)
 
     def train(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         shares = pair_shares(server, states, rows)
         mass = rows.sum_by_client(shares)  # n_i π_ijk [C, K, K]
-        local = fit(codes(server, rows), shares.sum(2), rows.owner, rows.n_clients)
+        local = fit(codes(server, rows), shares.sum(2), rows.client_index, rows.n_clients)
         key = (task.seed, round, "expert")
         trained = train_components(task, rows, shares.sum(1), server["expert"], expert_loss(task), key)
         total = (mass.sum(2)[:, :, None] * local.double()).sum(0).to(local.dtype)

@@ -47,7 +47,7 @@ def ifca(task: Task[IfcaSettings]) -> Method:
     def train(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         chosen = best_fit(task, server["expert"], rows)
         key = (task.seed, round, "expert")
-        trained = train_components(task, rows, chosen[rows.owner], server["expert"], expert_loss(task), key)
+        trained = train_components(task, rows, chosen[rows.client_index], server["expert"], expert_loss(task), key)
         return {"proportions": chosen}, Message({"expert": trained})
 
     def average(server: Tree, message: Message, round: int) -> Tree:
@@ -95,7 +95,7 @@ def ifca(task: Task[IfcaSettings]) -> Method:
             predict=predict,
             reads=("expert", "rows"),
             proportions=lambda states: states["proportions"],
-            responsibilities=lambda server, states, rows: states["proportions"][rows.owner],
+            responsibilities=lambda server, states, rows: states["proportions"][rows.client_index],
             infer_client=infer_client,
             client_state=lambda proportions: {"proportions": proportions},
             expert=lambda server, x: task.expert.log_prob(server["expert"], x),

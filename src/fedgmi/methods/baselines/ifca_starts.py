@@ -107,7 +107,7 @@ def _pick(task: Task[IfcaSettings], k: int) -> Step:
 def _adopt(task: Task[IfcaSettings], k: int) -> Step:
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         picked = torch.tensor(rows.ids, device=rows.x.device) == server["picked"]
-        weights = all_rows(rows) * picked[rows.owner, None]
+        weights = all_rows(rows) * picked[rows.client_index, None]
         start = random_starts(task, 1).to(rows.x.device)
         key = (task.seed, 0, f"start {k}")
         return states, Message({"start": train_components(task, rows, weights, start, expert_loss(task), key)})

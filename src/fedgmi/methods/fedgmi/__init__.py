@@ -78,7 +78,7 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
         logs = preset.unlabelled(server, {}, rows)
         if float(Gate(server).contrast) < MIN_CONTRAST:  # what seems to tell components apart is what models remember
             logs = torch.zeros_like(logs)
-        gate = responsibilities(logs, preset.proportions(states), rows.owner)[0].clamp(min=1e-30)
+        gate = responsibilities(logs, preset.proportions(states), rows.client_index)[0].clamp(min=1e-30)
         return mixture_log_prob(task.expert, Components(server).expert, rows.x, gate.log())
 
     def sample(server: Tree, component: int, n: int, draws: torch.Generator) -> Tensor:

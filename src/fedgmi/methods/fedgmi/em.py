@@ -87,7 +87,7 @@ def train_density(task: Task[FedGMISettings], start: Tensor, rows: Rows, resp: T
     density = task.density
     if density.fit is not None:
         mass = rows.sum_by_client(resp)  # [C, K]
-        local = density.fit(rows.x, resp, rows.owner, rows.n_clients)
+        local = density.fit(rows.x, resp, rows.client_index, rows.n_clients)
         total = (mass[:, :, None] * local.double()).sum(0)
         return Models(total.to(local.dtype), mass.sum(0), (mass != 0).cpu())
     assert density.loss is not None
@@ -99,5 +99,5 @@ def train_density(task: Task[FedGMISettings], start: Tensor, rows: Rows, resp: T
 def bound_sums(task: Task[FedGMISettings], server: Tree, posterior: Posterior, rows: Rows) -> Tree:
     """Additive: Σ_x log Σ_k π_ik exp e_k(x) in nats, the bound on log P_i, and the rows."""
     logs = posterior.proportions.clamp(min=PROPORTION_FLOOR).log()
-    joint = elbo(task, Components(server).density, rows).double() + logs[rows.owner]
+    joint = elbo(task, Components(server).density, rows).double() + logs[rows.client_index]
     return {"bound": joint.logsumexp(1).sum(), "count": rows.counts.sum().double()}

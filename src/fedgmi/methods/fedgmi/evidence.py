@@ -60,7 +60,7 @@ def word_evidence(counts: Tensor, own: Tensor | None, words: Tensor, rows: Rows)
     """
     if own is None:
         return word_log_probs(counts)[words]
-    return word_log_probs(counts, own)[rows.owner, words]
+    return word_log_probs(counts, own)[rows.client_index, words]
 
 
 def elbo(task: Task[FedGMISettings], densities: Tensor, rows: Rows) -> Tensor:

@@ -46,7 +46,7 @@ def cells_step(task: Task[FedGMISettings], rule: Rule) -> Step:
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         resp = rule(server, states, rows).responsibilities
-        flat = rows.owner * n_cells + row_cells(task, server, rows)
+        flat = rows.client_index * n_cells + row_cells(task, server, rows)
         own = resp.new_zeros((rows.n_clients * n_cells, resp.shape[1])).index_add_(0, flat, resp)
         own = own.reshape(rows.n_clients, n_cells, -1)
         return states | {"own_cells": own}, Message(sums={"cells": own.sum(0)})

@@ -67,7 +67,7 @@ def true_topics_step(task: Task[FedGMISettings]) -> Step:
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         truth = true_components(rows, task.n_components)
-        flat = rows.owner * n_words + raw_words(task, server, rows)
+        flat = rows.client_index * n_words + raw_words(task, server, rows)
         own = truth.new_zeros((rows.n_clients * n_words, task.n_components)).index_add_(0, flat, truth)
         own = own.reshape(rows.n_clients, n_words, -1)
         realised = rows.sum_by_client(truth) / rows.counts[:, None]

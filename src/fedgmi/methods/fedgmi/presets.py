@@ -98,7 +98,7 @@ def sketch(task: Task[FedGMISettings]) -> Preset:
         return word_evidence(Sketch(server).topics, states.get("own_words"), row_words(task, server, rows), rows)
 
     def posterior(server: Tree, states: Tree, rows: Rows) -> Posterior:
-        resp, likelihood = responsibilities(labelled(server, states, rows), states["proportions"], rows.owner)
+        resp, likelihood = responsibilities(labelled(server, states, rows), states["proportions"], rows.client_index)
         return Posterior(states["proportions"], resp, likelihood)
 
     return replace(
