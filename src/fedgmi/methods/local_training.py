@@ -64,7 +64,16 @@ def train_components(
 
 
 def held_by_all(rows: Rows, total: Tensor, mass: Tensor) -> Models:
-    """Sums of models [K, P] that all of the clients hold."""
+    """Sums of models of which every client holds all.
+
+    Args:
+        rows: Of C clients.
+        total: Σ_i N_ik θ_ik. [K, P]
+        mass: Σ_i N_ik, in rows. [K], float64
+
+    Returns:
+        The models, held by all C clients.
+    """
     return Models(total, mass, torch.ones(rows.n_clients, len(total), dtype=torch.bool))
 
 
@@ -99,7 +108,14 @@ def average_step(task: Task, mu: float = 0.0) -> Step:
 
 
 def experts_of(server: Tree) -> Tree:
-    """The one kind of models that most methods average, as they stand."""
+    """The one kind of models that most methods average, as they stand.
+
+    Args:
+        server: The server's state.
+
+    Returns:
+        Its leaf `expert`. [K, P]
+    """
     return {"expert": server["expert"]}
 
 
@@ -111,9 +127,18 @@ def train_own(
     anchor: Tensor | None = None,
     strength: Tensor | None = None,
 ) -> Tensor:
-    """Each client's own model, models [C, P], trained on all of its rows.
+    """Train each client's own model on all of its rows.
 
-    anchor [C, P] and strength [C]: of a proximal term strength_i/2 · ‖w_i − anchor_i‖².
+    Args:
+        task: Its training settings, and its learning rate.
+        rows: Of C clients.
+        models: Where the clients' models begin. [C, P]
+        key: Of the draws: (seed, round, purpose).
+        anchor: Of a proximal term strength_i/2·‖w_i − anchor_i‖². [C, P]
+        strength: Of the same term. [C]
+
+    Returns:
+        The trained models. [C, P]
     """
     jobs = plan(task, rows, all_rows(rows))
     place = jobs.client.to(models.device)
@@ -128,9 +153,14 @@ FEATURE_SUMS = "sums of its features, Σx and Σx², of which the federation's m
 
 
 def feature_scale_step(task: Task, prefix: str = "") -> Step:
-    """Federated sums of the features, and from them the server's leaves `mean` and `std` [D] under the prefix.
+    """Federated sums of the features, and from them their mean and deviation. Pictures have one deviation in common.
 
-    Pictures have one deviation in common.
+    Args:
+        task: Its schema says what rows look like.
+        prefix: Of the names of the server's leaves, `mean` [D] and `std` [D].
+
+    Returns:
+        The step.
     """
     names = f"{prefix}mean", f"{prefix}std"
 
@@ -145,7 +175,16 @@ def feature_scale_step(task: Task, prefix: str = "") -> Step:
 
 
 def plan(task: Task, rows: Rows, weights: Tensor) -> training.Jobs:
-    """The jobs of one round under the task's training settings."""
+    """The jobs of one round under the task's training settings.
+
+    Args:
+        task: Whose settings they are.
+        rows: Of C clients.
+        weights: Of each row for each component. [R, K]
+
+    Returns:
+        One job for each pair of client and component with mass.
+    """
     settings = task.training
     return training.plan_jobs(
         weights, rows.client_index, epochs=settings.epochs, batch_size=settings.batch_size, max_steps=settings.max_steps
@@ -153,7 +192,15 @@ def plan(task: Task, rows: Rows, weights: Tensor) -> training.Jobs:
 
 
 def need_labels(task: Task, method: str) -> None:
-    """Refuse a task without labels, for a method that has nothing but an expert."""
+    """Refuse a task without labels, for a method that has nothing but an expert.
+
+    Args:
+        task: What it is built for.
+        method: The method's name.
+
+    Raises:
+        ConfigError: For rows without labels.
+    """
     if not task.schema.n_classes:
         raise ConfigError(
             f"{method} trains a classifier, and these rows have no labels",
@@ -163,7 +210,14 @@ def need_labels(task: Task, method: str) -> None:
 
 
 def expert_loss(task: Task) -> training.Loss:
-    """Cross-entropy of the expert, in nats."""
+    """The loss of an expert.
+
+    Args:
+        task: Whose expert it is.
+
+    Returns:
+        (params [J, P], batch) → cross-entropy, in nats.
+    """
 
     def loss(params: Tensor, batch: training.Batch) -> Tensor:
         assert batch.y is not None
@@ -173,29 +227,71 @@ def expert_loss(task: Task) -> training.Loss:
 
 
 def all_rows(rows: Rows) -> Tensor:
-    """Weight 1 for every row and the one component of a method without any. [R, 1]"""
+    """Weight 1 of every row for the one component of a method without any.
+
+    Args:
+        rows: R of them.
+
+    Returns:
+        Ones. [R, 1], float64
+    """
     return torch.ones(len(rows), 1, dtype=torch.float64, device=rows.x.device)
 
 
 def random_starts(task: Task, n_models: int, first: int = 0) -> Tensor:
-    """Experts at different random starts [n_models, P]: the task's draws from number `first` on."""
+    """Experts at different random starts, by the task's seed.
+
+    Args:
+        task: Its expert is the form of the models.
+        n_models: How many.
+        first: The number of the first draw.
+
+    Returns:
+        [n_models, P]
+    """
     return torch.stack([task.expert.init(generator(task.seed, "expert", first + k)) for k in range(n_models)])
 
 
 def row_losses(task: Task, models: Tensor, rows: Rows) -> Tensor:
-    """Cross-entropy −log p_k(y | x) of every labelled row under models [K, P], in nats. [R, K]"""
+    """Cross-entropy −log p_k(y | x) of every row under every model.
+
+    Args:
+        task: Its expert is the form of the models.
+        models: [K, P]
+        rows: R of them, with labels.
+
+    Returns:
+        [R, K], nats
+    """
     assert rows.y is not None
     labels = rows.y[:, None, None].expand(-1, len(models), 1)
     return -task.expert.log_prob(models, rows.x).gather(2, labels).squeeze(2)
 
 
 def own_log_prob(task: Task, models: Tensor, rows: Rows) -> Tensor:
-    """log p(y | x) [R, L] of every row by the model of the client that holds it, models [C, P]."""
+    """log p(y | x) of every row by the model of the client that holds it.
+
+    Args:
+        task: Its expert is the form of the models.
+        models: The clients'. [C, P]
+        rows: Of these clients.
+
+    Returns:
+        Of every class. [R, L], nats
+    """
     by_client = torch.split(rows.x, rows.counts.tolist())
     parts = [task.expert.log_prob(model[None], x)[:, 0] for model, x in zip(models, by_client, strict=True)]
     return torch.cat(parts)
 
 
 def identified(rows: Rows, yes: bool) -> Tree:
-    """The leaf that says of new clients whether their rows can tell their proportions. [C], bool"""
+    """The leaf that says of new clients whether their rows can tell their proportions.
+
+    Args:
+        rows: Of C new clients.
+        yes: What it says of all of them.
+
+    Returns:
+        The leaf `identified`. [C], bool
+    """
     return {"identified": torch.full((rows.n_clients,), yes, device=rows.x.device)}

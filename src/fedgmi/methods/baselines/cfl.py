@@ -9,8 +9,8 @@ cluster; their number is found, not set: K is not used. A client predicts with i
 client: all clusters' models down, one update up, and a few numbers. Updates go up one by one, so secure aggregation is
 not possible.
 
-Clients that are away when their cluster is split do not know their half. When next they take part, or in the end,
-they take the cluster model of least loss on their rows; so do new clients, if they have labels. Without, they get the
+Clients that are away when their cluster is split do not know their half. They take the cluster model of least loss on
+their rows when they next take part, or in the end. New clients with labels do so too. Those without labels get the
 cluster of the most clients.
 
 Deviations from the paper:
@@ -58,7 +58,17 @@ class CflSettings(MethodSettings):
 
 
 def cfl(task: Task[CflSettings]) -> Method:
-    """The method for a task; a cluster's model is the task's expert."""
+    """Build the method for a task.
+
+    Args:
+        task: Its expert is the form of a cluster's model.
+
+    Returns:
+        The method.
+
+    Raises:
+        ConfigError: For rows without labels.
+    """
     need_labels(task, "cfl")
     settings = task.settings
 

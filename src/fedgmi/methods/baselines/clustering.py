@@ -11,29 +11,51 @@ from torch.nn import functional as F
 
 
 def cosine_distances(updates: Tensor) -> Tensor:
-    """1 − cos(Δ_i, Δ_j), in [0, 2]; 1 to an update that is zero. [C, P] → [C, C] float64
+    """1 − cos(Δ_i, Δ_j), in [0, 2]; 1 to an update that is zero.
 
-    >>> cosine_distances(torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]))[0].tolist()
-    [0.0, 1.0, 2.0]
+    Args:
+        updates: Δ. [C, P]
+
+    Returns:
+        Distances. [C, C], float64
+
+    Examples:
+        >>> cosine_distances(torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]))[0].tolist()
+        [0.0, 1.0, 2.0]
     """
     unit = F.normalize(updates.double(), dim=1)
     return (1.0 - unit @ unit.T).clamp(min=0.0).fill_diagonal_(0.0)
 
 
 def euclidean_distances(left: Tensor, right: Tensor) -> Tensor:
-    """‖Δ_i − Δ_j‖. [C, P], [G, P] → [C, G] float64"""
+    """‖Δ_i − Δ_j‖ between the updates of two groups.
+
+    Args:
+        left: [C, P]
+        right: [G, P]
+
+    Returns:
+        Distances. [C, G], float64
+    """
     return torch.cdist(left.double(), right.double())
 
 
 def agglomerate(distances: Tensor, n_clusters: int, threshold: float | None = None) -> Tensor:
-    """Hierarchical clustering by complete linkage: the number of each client's cluster, by first appearance. [C]
+    """Hierarchical clustering by complete linkage.
 
-    distances [C, C] · as many clusters as asked for (or clients, where these are fewer), or, with a threshold, as many
-    as there are when no two have all their members within that distance of each other.
+    Args:
+        distances: Between C clients. [C, C]
+        n_clusters: How many clusters there shall be. There are no more than clients.
+        threshold: Clusters merge while all their members are within that distance of each other, however many
+            clusters that leaves. None: until there are `n_clusters`.
 
-    >>> points = torch.tensor([[5.0], [0.0], [5.1], [0.2], [9.0]])
-    >>> agglomerate(euclidean_distances(points, points), 3).tolist()
-    [0, 1, 0, 1, 2]
+    Returns:
+        The number of each client's cluster, by first appearance. [C]
+
+    Examples:
+        >>> points = torch.tensor([[5.0], [0.0], [5.1], [0.2], [9.0]])
+        >>> agglomerate(euclidean_distances(points, points), 3).tolist()
+        [0, 1, 0, 1, 2]
     """
     n_clients = len(distances)
     if n_clients == 1:
@@ -52,13 +74,21 @@ def agglomerate(distances: Tensor, n_clusters: int, threshold: float | None = No
 
 
 def mean_updates(updates: Tensor, weights: Tensor, cluster: Tensor, n_clusters: int) -> Tensor:
-    """Σ_{i∈c} weight_i Δ_i / Σ_{i∈c} weight_i; zero for a cluster without clients. [G, P] in the updates' type
+    """Each cluster's mean update, Σ_{i∈c} weight_i Δ_i / Σ_{i∈c} weight_i.
 
-    updates [C, P] · weights [C] · cluster [C] in 0..G-1.
+    Args:
+        updates: Δ. [C, P]
+        weights: Of the clients. [C]
+        cluster: Of the clients, from 0 to G − 1. [C]
+        n_clusters: G.
 
-    >>> updates = torch.tensor([[1.0], [4.0], [8.0]])
-    >>> mean_updates(updates, torch.tensor([2.0, 1.0, 1.0]), torch.tensor([0, 0, 2]), 3).flatten().tolist()
-    [2.0, 0.0, 8.0]
+    Returns:
+        The means in the updates' type; zero for a cluster without clients. [G, P]
+
+    Examples:
+        >>> updates = torch.tensor([[1.0], [4.0], [8.0]])
+        >>> mean_updates(updates, torch.tensor([2.0, 1.0, 1.0]), torch.tensor([0, 0, 2]), 3).flatten().tolist()
+        [2.0, 0.0, 8.0]
     """
     weights = weights.double()
     total = updates.new_zeros((n_clusters, updates.shape[1]), dtype=torch.float64)

@@ -20,9 +20,18 @@ UNKNOWN = -1  # the cluster of a client that is in none
 def clustered_method(task: Task, name: str, train: Step, more: Tree) -> Method:
     """A method whose server holds cluster models "expert" [G, P] and a register "cluster" [N] by client id.
 
-    It begins with one random model, an empty register, and the leaves `more`. In the end every client learns its
-    cluster, with whose model it predicts; one that the register does not know takes the model of least loss on its
-    rows. So does a client that was not there; without labels it gets the cluster of most clients.
+    It begins with one random model and an empty register. In the end every client learns its cluster, with whose model
+    it predicts. One that the register does not know takes the model of least loss on its rows. A client that was not
+    there does so too. Without labels it gets the cluster of most clients.
+
+    Args:
+        task: Its expert is the form of the models.
+        name: The method's.
+        train: The one step of a round.
+        more: Leaves of the server's first state beside these two.
+
+    Returns:
+        The method.
     """
 
     def settle(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
@@ -53,47 +62,107 @@ def clustered_method(task: Task, name: str, train: Step, more: Tree) -> Method:
 
 
 def update_reply(task: Task, rows: Rows, start: Tensor, cluster: Tensor, round: int) -> Tree:
-    """What each client sends: its id, its cluster [C], its number of rows, and Δ_i = w_i − start_i [C, P]."""
+    """What each client sends.
+
+    Args:
+        task: Its training settings, and its learning rate.
+        rows: Of C clients.
+        start: The model from which each client trains. [C, P]
+        cluster: The cluster of each client. [C]
+        round: Of which the draws are.
+
+    Returns:
+        Its `client` id [C], its `cluster` [C], its number of `rows` [C], and its `update` Δ_i = w_i − start_i [C, P].
+    """
     update = train_own(task, rows, start, (task.seed, round, "expert")) - start
     return {"client": client_ids(rows), "cluster": cluster, "rows": rows.counts, "update": update}
 
 
 def in_order(replies: Tree) -> Tree:
-    """Replies by client id, so that clusters get the same numbers in whatever order clients answer."""
+    """Sort replies by client id, so that clusters get the same numbers in whatever order clients answer.
+
+    Args:
+        replies: As `update_reply` makes them. [C, …]
+
+    Returns:
+        The same leaves in another order. [C, …]
+    """
     return tree.take(replies, replies["client"].argsort())
 
 
 def find(task: Task, server: Tree, rows: Rows) -> Tensor:
-    """Each client's cluster [C]; those whom the register does not know take the model of least loss."""
+    """Each client's cluster. Those whom the register does not know take the model of least loss.
+
+    Args:
+        task: Its expert is the form of the models.
+        server: With the leaves `expert` [G, P] and `cluster` [N].
+        rows: Of C clients, with labels.
+
+    Returns:
+        Numbers of clusters. [C]
+    """
     known = look_up(server["cluster"], client_ids(rows))
     lost = known == UNKNOWN
     return torch.where(lost, least_loss(task, server, rows), known) if bool(lost.any()) else known
 
 
 def least_loss(task: Task, server: Tree, rows: Rows) -> Tensor:
-    """Which model has the least cross-entropy on each client's rows [C]; the first of several equal ones."""
+    """Which model has the least cross-entropy on each client's rows; the first of several equal ones.
+
+    Args:
+        task: Its expert is the form of the models.
+        server: With the leaf `expert`. [G, P]
+        rows: Of C clients, with labels.
+
+    Returns:
+        Numbers of models. [C]
+    """
     return rows.sum_by_client(row_losses(task, server["expert"], rows)).argmin(1)
 
 
 def client_ids(rows: Rows) -> Tensor:
-    """The clients' places in the federation [C]: never their places among those that take part."""
+    """The clients' places in the federation, never their places among those that take part.
+
+    Args:
+        rows: Of C clients.
+
+    Returns:
+        [C], on the device of the rows.
+    """
     return torch.tensor(rows.ids, device=rows.x.device)
 
 
 def look_up(register: Tensor, ids: Tensor) -> Tensor:
-    """The clusters of the clients `ids` [C] in the register [N]; UNKNOWN for those that it does not reach.
+    """The clusters of some clients.
 
-    >>> look_up(torch.tensor([1, 0]), torch.tensor([0, 5])).tolist()
-    [1, -1]
+    Args:
+        register: Cluster by client id. [N]
+        ids: The clients'. [C]
+
+    Returns:
+        Their clusters; UNKNOWN for those that the register does not reach. [C]
+
+    Examples:
+        >>> look_up(torch.tensor([1, 0]), torch.tensor([0, 5])).tolist()
+        [1, -1]
     """
     return _reaching(register, ids)[ids]
 
 
 def enter(register: Tensor, ids: Tensor, cluster: Tensor) -> Tensor:
-    """The register with the clusters [C] of the clients `ids` [C]; it grows to the largest id.
+    """Enter the clusters of some clients. The register grows to the largest id.
 
-    >>> enter(torch.tensor([1, 0]), torch.tensor([3, 0]), torch.tensor([2, 2])).tolist()
-    [2, 0, -1, 2]
+    Args:
+        register: Cluster by client id. [N]
+        ids: The clients'. [C]
+        cluster: Theirs. [C]
+
+    Returns:
+        The new register. [N or more]
+
+    Examples:
+        >>> enter(torch.tensor([1, 0]), torch.tensor([3, 0]), torch.tensor([2, 2])).tolist()
+        [2, 0, -1, 2]
     """
     return _reaching(register, ids).index_copy(0, ids, cluster)
 

@@ -6,11 +6,13 @@
 w_t is the global model as the round received it, F_i the mean cross-entropy of client i's rows. v_i stays with the
 client, is never averaged, and is what predicts. Per round and client: one model down, one up.
 
-A client that was never drawn predicts with v_i's random start; one that was never there gets the global model, near
-which its own would be held (`infer_client` trains nothing).
+A client that was never drawn predicts with v_i's random start. One that was never there gets the global model, near
+which its own would be held: `infer_client` trains nothing.
 
-Deviations from the paper: one μ for all, where its clients choose among 0.1, 1 and 2 by their validation rows, or take
-1, our default, where those are too few; Adam, fresh in every round; as many passes for v_i as for w.
+Deviations from the paper:
+- One μ for all. The paper's clients choose among 0.1, 1 and 2 by their validation rows, or take 1, our default, where
+  those are too few.
+- Adam, fresh in every round. As many passes for v_i as for w.
 """
 
 from __future__ import annotations
@@ -40,7 +42,17 @@ class DittoSettings(MethodSettings):
 
 
 def ditto(task: Task[DittoSettings]) -> Method:
-    """The method for a task; personal and global model are the task's expert."""
+    """Build the method for a task.
+
+    Args:
+        task: Its expert is the form of the personal models and of the global one.
+
+    Returns:
+        The method.
+
+    Raises:
+        ConfigError: For rows without labels.
+    """
     need_labels(task, "ditto")
 
     def personalise(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
@@ -71,7 +83,15 @@ def ditto(task: Task[DittoSettings]) -> Method:
 
 
 def copies(model: Tensor, n_clients: int) -> Tensor:
-    """[1, P] → [C, P]"""
+    """One model for each client.
+
+    Args:
+        model: [1, P]
+        n_clients: C.
+
+    Returns:
+        [C, P]
+    """
     return model.repeat(n_clients, 1)
 
 

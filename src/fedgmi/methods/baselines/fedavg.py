@@ -25,8 +25,18 @@ class FedAvgSettings(MethodSettings):
     name: Literal["fedavg"] = "fedavg"
 
 
-def fedavg(task: Task) -> Method:
-    """The method for a task; the model is the task's expert."""
+def fedavg(task: Task[FedAvgSettings]) -> Method:
+    """Build the method for a task.
+
+    Args:
+        task: Its expert is the model.
+
+    Returns:
+        The method.
+
+    Raises:
+        ConfigError: For rows without labels.
+    """
     need_labels(task, "fedavg")
 
     def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:

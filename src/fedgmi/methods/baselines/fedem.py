@@ -6,7 +6,8 @@
     predict   p(y | x) = Σ_k π_ik · p_k(y | x)
 
 π stays with the client. A new client takes the K models and iterates the E-step on its labelled rows until π
-converges; without labels nothing is known of it, and π is uniform. Per round and client: K models down, K up.
+converges. Without labels nothing is known of it, and π is uniform. Per round and client: K models down, and K updates
+up, in float64.
 
 Deviations from the paper:
 - Rows are drawn with probability ∝ q_ik for ⌈epochs·Σ_x q_ik / batch⌉ steps, where the paper passes over all rows
@@ -51,8 +52,18 @@ class FedEMSettings(MethodSettings):
     name: Literal["fedem"] = "fedem"
 
 
-def fedem(task: Task) -> Method:
-    """The method for a task; the K models are experts from K random starts."""
+def fedem(task: Task[FedEMSettings]) -> Method:
+    """Build the method for a task.
+
+    Args:
+        task: Its expert is the form of the K models, which have a random start each.
+
+    Returns:
+        The method.
+
+    Raises:
+        ConfigError: For rows without labels.
+    """
     need_labels(task, "fedem")
     k = task.n_components
 
@@ -94,8 +105,8 @@ def fedem(task: Task) -> Method:
                     "em",
                     client,
                     average,
-                    ("expert",),
-                    ("expert",),
+                    reads=("expert",),
+                    writes=("expert",),
                     models=still,
                     tells="updates of all models, weighted by its rows",
                 ),
@@ -115,12 +126,30 @@ def fedem(task: Task) -> Method:
 
 
 def still(server: Tree) -> Tree:
-    """Messages hold sums of updates, which are measured from zero."""
+    """Where the models in messages stand: at zero, for messages hold sums of updates.
+
+    Args:
+        server: The server's state.
+
+    Returns:
+        Zeros of the experts' form. [K, P], float64
+    """
     return {MOVED: torch.zeros_like(server["expert"], dtype=torch.float64)}
 
 
 def m_step(task: Task, rows: Rows, resp: Tensor, start: Tensor, key: tuple[int | str, ...]) -> Tensor:
-    """Σ_i n_i (θ_ik − θ_k) [K, P] float64, θ_ik trained from start [K, P] on client i's rows ∝ resp [R, K]."""
+    """Train every model on every client's rows, and add up what that made of it.
+
+    Args:
+        task: Its training settings, and its learning rate.
+        rows: Of C clients.
+        resp: How much of each row is each model's, to which it is drawn in proportion. [R, K]
+        start: Where the models begin. [K, P]
+        key: Of the draws: (seed, round, purpose).
+
+    Returns:
+        Σ_i n_i (θ_ik − θ_k). [K, P], float64
+    """
     jobs = plan(task, rows, resp)
     component = jobs.component.to(start.device)
     local = training.fit(expert_loss(task), start[component], jobs, rows, settings=task.training, lr=task.lr, key=key)

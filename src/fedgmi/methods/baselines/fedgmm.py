@@ -9,18 +9,19 @@
 What travels of a Gaussian are E[z] and E[z zᵀ]: their mean by mass is that of all rows together, and Σ_j holds the
 spread between clients' means (law of total variance). Its eigenvalues are at least 1e-4. A Gaussian or a classifier
 that nobody holds stays as it was. The proportions reported are the classifiers', Σ_j π_ijk [C, K], as are the
-experts. Per round and client: K classifiers and K Gaussians down; the same, and π_i, up.
+experts. Per round and client: K classifiers and K Gaussians down; the same up, and n_i π_i.
 
 A new client iterates the E-step from the pooled π until its own converges, all else fixed. Without labels, rows tell
 how much there is of each Gaussian, and its pairs share that as they do in the pooled π.
 
 Deviations from the paper:
-- z is no frozen network's code but the features, standardised by federated sums and, where they are more than
-  `method.projection`, projected by a seeded random matrix; a table of few columns keeps them.
-- The Gaussians start with the pooled covariance, at means drawn from the pooled Gaussian by the seed: two exchanges
-  of sums.
-- Classifiers learn on rows drawn ∝ Σ_j q_ijk, for as many steps as these rows' mass takes (the paper weights the
-  loss), with Adam fresh each round. A new client's Gaussians and classifiers stay as they are.
+- z is the features, not a frozen network's code. Federated sums standardise them. A seeded random matrix projects them
+  where they are more than `method.projection`; a table of few columns keeps them.
+- The Gaussians start with the pooled covariance, at means drawn from the pooled Gaussian by the seed. That takes two
+  exchanges of sums.
+- Classifiers learn on rows drawn ∝ Σ_j q_ijk, for as many steps as these rows' mass takes. The paper weights the loss.
+  Adam is fresh in each round.
+- A new client's Gaussians and classifiers stay as they are.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from fedgmi.mixture import codebook
 from fedgmi.mixture.posterior import e_step, responsibilities, uniform
 from fedgmi.models.densities.gaussian import gaussian, to_moments
 from fedgmi.models.expert import mixture_log_prob
-from fedgmi.protocol.message import Message, Models, mean_by_mass
+from fedgmi.protocol.message import Message, Models
 from fedgmi.protocol.step import Program, Step
 from fedgmi.settings.base import MethodSettings, PositiveInt
 from fedgmi.settings.run import DensitySettings
@@ -64,7 +65,17 @@ class FedGMMSettings(MethodSettings):
 
 
 def fedgmm(task: Task[FedGMMSettings]) -> Method:
-    """The method for a task; the classifiers are experts from K random starts."""
+    """Build the method for a task.
+
+    Args:
+        task: Its expert is the form of the K classifiers, which have a random start each.
+
+    Returns:
+        The method.
+
+    Raises:
+        ConfigError: For rows without labels.
+    """
     need_labels(task, "fedgmm")
     k, size = task.n_components, min(task.settings.projection, task.schema.n_features)
     density = gaussian(DensitySettings(), Schema((size,), 0, "tabular"))
@@ -101,10 +112,9 @@ def fedgmm(task: Task[FedGMMSettings]) -> Method:
 
     def average(server: Tree, message: Message, round: int) -> Tree:
         pairs = message.sums["pairs"]
-        of_gaussians = pairs.reshape(k, k).sum(1)
         return server | {
             "expert": message.models["expert"].mean(server["expert"]),
-            "gaussian": mean_by_mass(server["gaussian"], message.models["gaussian"].total, of_gaussians),
+            "gaussian": message.models["gaussian"].mean(server["gaussian"]),
             "pairs": pairs / pairs.sum(),
         }
 
@@ -139,8 +149,8 @@ def fedgmm(task: Task[FedGMMSettings]) -> Method:
                     "spread",
                     spread,
                     start,
-                    features.writes,
-                    ("gaussian",),
+                    reads=features.writes,
+                    writes=("gaussian",),
                     kind="sketch",
                     tells="sums of its projected features and their products",
                 ),

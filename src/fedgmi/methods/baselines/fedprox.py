@@ -3,12 +3,13 @@
     w_i ≈ argmin F_i(w) + μ/2·‖w − w_t‖²        w_{t+1} ← Σ_i n_i w_i / Σ_i n_i, over the participants
 
 F_i is the mean cross-entropy of client i's rows, w_t the model as the round received it. Per round and client: one
-model down, one up. The paper chooses μ from 0.001, 0.01, 0.1 and 1; by
-default it is 0.001 here, since Adam, unlike SGD, comes near the minimum of F_i + μ/2·‖w − w_t‖² in one round.
+model down, one up. The paper chooses μ from 0.001, 0.01, 0.1 and 1. The default here is 0.001, since Adam, unlike SGD,
+comes near the minimum of F_i + μ/2·‖w − w_t‖² in one round.
 
-Deviations from the paper: clients are drawn uniformly and averaged by their rows, as in FedAvg here (the paper draws
-them ∝ n_i and averages plainly: the same mean in expectation); Adam and the same passes for every client, as in all
-methods here, in place of SGD and of stragglers that do less.
+Deviations from the paper:
+- Clients are drawn uniformly and averaged by their rows, as in FedAvg here. The paper draws them ∝ n_i and averages
+  plainly, which is the same mean in expectation.
+- Adam and the same passes for every client, as in all methods here, in place of SGD and of stragglers that do less.
 """
 
 from __future__ import annotations
@@ -37,7 +38,17 @@ class FedProxSettings(MethodSettings):
 
 
 def fedprox(task: Task[FedProxSettings]) -> Method:
-    """The method for a task; the model is the task's expert."""
+    """Build the method for a task.
+
+    Args:
+        task: Its expert is the model.
+
+    Returns:
+        The method.
+
+    Raises:
+        ConfigError: For rows without labels.
+    """
     need_labels(task, "fedprox")
 
     def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:

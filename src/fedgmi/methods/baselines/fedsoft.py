@@ -4,17 +4,19 @@
     w_i ≈ argmin F_i(w) + Σ_s λ/2·u_is·‖w − c_s‖², from where w_i stood
     c_s ← Σ_i v_is w_i, v_is = u_is n_i / Σ_j u_js n_j
 
-F_i is the mean cross-entropy of client i's rows; the K centres c_s have a random start each, all w_i another one in
-common. w_i stays with the client and is what predicts; u_i, scaled to sum to one, are the proportions. Per round and
-client: K models down, K up. By the smoothing no centre is ever without mass: one that no row
-prefers becomes the mean of all clients. The paper has no rule for clients that were not there.
+F_i is the mean cross-entropy of client i's rows. The K centres c_s have a random start each, and all w_i another one in
+common. w_i stays with the client and is what predicts. u_i, scaled to sum to one, are the proportions. Per round and
+client: K models down, K up. The smoothing leaves no centre without mass: one that no row prefers becomes the mean of
+all clients. The paper has no rule for clients that were not there.
 
-Deviations from the paper: for each centre it selects clients with probability v_is and averages them plainly; here the
-participants are those of all methods, weighted by v_is over them (the paper's form without selection). A client
-sends its summands u_is n_i w_i, which are K models; the paper sends w_i and u_i. τ rounds are
-counted from a client's own last estimate, which is the same where all take part. Adam is fresh in every round. The K
-proximal terms are computed as one to their weighted mean, λ/2·(Σ_s u_is)·‖w − Σ_s u_is c_s / Σ_s u_is‖², which differs
-by a constant.
+Deviations from the paper:
+- The paper selects clients for each centre with probability v_is, and averages them plainly. Here the participants are
+  those of all methods, weighted by v_is over them: the paper's form without selection.
+- A client sends its summands u_is n_i w_i, which are K models. The paper sends w_i and u_i.
+- τ rounds are counted from a client's own last estimate, which is the same where all take part.
+- Adam is fresh in every round.
+- The K proximal terms are computed as one to their weighted mean, λ/2·(Σ_s u_is)·‖w − Σ_s u_is c_s / Σ_s u_is‖². It
+  differs by a constant.
 """
 
 from __future__ import annotations
@@ -61,7 +63,17 @@ class FedSoftSettings(MethodSettings):
 
 
 def fedsoft(task: Task[FedSoftSettings]) -> Method:
-    """The method for a task; own and cluster models are the task's expert."""
+    """Build the method for a task.
+
+    Args:
+        task: Its expert is the form of the clients' own models and of the clusters'.
+
+    Returns:
+        The method.
+
+    Raises:
+        ConfigError: For rows without labels.
+    """
     need_labels(task, "fedsoft")
     settings, n_clusters = task.settings, task.n_components
 
@@ -107,7 +119,9 @@ def fedsoft(task: Task[FedSoftSettings]) -> Method:
         program=Program(
             init=lambda: {"expert": random_starts(task, n_clusters)},
             client_init=client_init,
-            round=(Step("train", client, average, ("expert",), ("expert",), models=experts_of, tells=TELLS),),
+            round=(
+                Step("train", client, average, reads=("expert",), writes=("expert",), models=experts_of, tells=TELLS),
+            ),
             kinds={"expert": "expert"},
         ),
         predictor=Predictor(

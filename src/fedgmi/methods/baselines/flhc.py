@@ -10,10 +10,12 @@ numbers. Updates go up one by one, so secure aggregation is not possible.
 The paper clusters all clients at once; here those that take part in round n + 1. One that was away trains from the
 joint w of round n when next it takes part, joins the cluster whose mean update of round n + 1 is nearest to its own,
 and trains with it from then on. Who has not been back in the end takes the cluster model of least loss on its rows.
-So does a new client, for which the paper has no rule; without labels it gets the cluster of most clients.
+A new client, for which the paper has no rule, does so too. Without labels it gets the cluster of most clients.
 
-Deviations from the paper: of its distances (L1, L2, cosine) and linkages these two; K clusters by default, as every
-method here is told K, where the paper sets a distance; round n + 1 also counts as the clusters' first.
+Deviations from the paper:
+- Of its distances (L1, L2, cosine) and linkages, one each: L2 and complete linkage.
+- K clusters by default, as every method here is given K. The paper sets a distance.
+- Round n + 1 also counts as the clusters' first.
 """
 
 from __future__ import annotations
@@ -57,7 +59,17 @@ class FlhcSettings(MethodSettings):
 
 
 def flhc(task: Task[FlhcSettings]) -> Method:
-    """The method for a task; the joint model and a cluster's model are the task's expert."""
+    """Build the method for a task.
+
+    Args:
+        task: Its expert is the form of the joint model and of a cluster's model.
+
+    Returns:
+        The method.
+
+    Raises:
+        ConfigError: For rows without labels.
+    """
     need_labels(task, "flhc")
     settings = task.settings
 
@@ -109,8 +121,12 @@ def flhc(task: Task[FlhcSettings]) -> Method:
 def check_flhc(settings: FlhcSettings, rounds: int) -> None:
     """Refuse settings that contradict each other.
 
+    Args:
+        settings: FL+HC's.
+        rounds: R.
+
     Raises:
-        ConfigError: For a clustering that comes after the last round, or that is told both a number and a distance.
+        ConfigError: For a clustering that comes after the last round, or that is given both a number and a distance.
     """
     if settings.joint_rounds >= rounds:
         raise ConfigError(

@@ -2,16 +2,17 @@
 
     j_i = argmin_k F_i(θ_k)        θ_k ← Σ_{i: j_i = k} n_i θ_i / Σ_{i: j_i = k} n_i, θ_i trained from θ_k
 
-F_i(θ) is the mean cross-entropy on client i's labelled training rows; a cluster that nobody chose stays as it was.
-After the last round every client chooses once more, by the final models, and predicts with the one chosen: never by
-the rows to be predicted. A client that was not there chooses likewise; without labels it cannot, and gets the largest
-cluster, with `identified` false. Proportions are one-hot. Per round and client: K models down; one up.
+F_i(θ) is the mean cross-entropy on client i's labelled training rows. A cluster that nobody chose stays as it was.
+After the last round every client chooses once more, by the final models, and predicts with the one chosen. The rows to
+be predicted never choose. A client that was not there chooses likewise. Without labels it cannot, and gets the largest
+cluster, with `identified` false. Proportions are one-hot. Per round and client: K models down, one up.
 
-`method.init`: how the K models start, see `starts`. The paper proves convergence from a good start, and its code
-draws until there is one; what ours does is stated, keyed by the seed, and part of the bytes.
+`method.init` says how the K models start: see `ifca_starts`. The paper proves convergence from a good start, and its
+code draws until there is one. What ours does is stated, keyed by the seed, and counted in bytes.
 
-Deviations from the paper: clients weigh by their rows (the paper's code does so on FEMNIST alone; elsewhere all have as
-many); Adam, fresh in every round.
+Deviations from the paper:
+- Clients weigh by their rows. The paper's code does so on FEMNIST alone; elsewhere all have as many.
+- Adam, fresh in every round.
 """
 
 from __future__ import annotations
@@ -40,7 +41,17 @@ UPDATE = "an update of the model of its cluster, weighted by its rows"
 
 
 def ifca(task: Task[IfcaSettings]) -> Method:
-    """The method for a task; a cluster's model is the task's expert."""
+    """Build the method for a task.
+
+    Args:
+        task: Its expert is the form of a cluster's model.
+
+    Returns:
+        The method.
+
+    Raises:
+        ConfigError: For rows without labels.
+    """
     need_labels(task, "ifca")
     n_clusters = task.n_components
 
@@ -78,14 +89,16 @@ def ifca(task: Task[IfcaSettings]) -> Method:
             },
             client_init=lambda ids: {"proportions": uniform(len(ids), n_clusters)},  # not chosen yet
             prepare=STARTS[task.settings.init](task),
-            round=(Step("train", train, average, ("expert",), ("expert",), models=experts_of, tells=UPDATE),),
+            round=(
+                Step("train", train, average, reads=("expert",), writes=("expert",), models=experts_of, tells=UPDATE),
+            ),
             finish=(
                 Step(
                     "choose",
                     settle,
                     settled,
-                    ("expert",),
-                    ("rows",),
+                    reads=("expert",),
+                    writes=("rows",),
                     tells="how many rows it has, and in which cluster",
                 ),
             ),

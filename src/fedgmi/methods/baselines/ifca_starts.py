@@ -32,17 +32,42 @@ class IfcaSettings(MethodSettings):
 
 
 def mean_losses(task: Task, models: Tensor, rows: Rows) -> Tensor:
-    """F_i(θ_k), the mean cross-entropy of each client's rows under models [K, P], in nats. [C, K] float64"""
+    """The mean cross-entropy of each client's rows under each model.
+
+    Args:
+        task: Its expert is the form of the models.
+        models: θ_k. [K, P]
+        rows: Of C clients, with labels.
+
+    Returns:
+        F_i(θ_k). [C, K], float64, nats
+    """
     return rows.sum_by_client(row_losses(task, models, rows).double()) / rows.counts[:, None]
 
 
 def best_fit(task: Task, models: Tensor, rows: Rows) -> Tensor:
-    """One-hot argmin_k F_i(θ_k) [C, K] float64; the first one, where several are equal."""
+    """Which model fits each client's rows best; the first one, where several are equal.
+
+    Args:
+        task: Its expert is the form of the models.
+        models: θ_k. [K, P]
+        rows: Of C clients, with labels.
+
+    Returns:
+        argmin_k F_i(θ_k), one-hot. [C, K], float64
+    """
     return torch.nn.functional.one_hot(mean_losses(task, models, rows).argmin(1), len(models)).double()
 
 
 def as_drawn(task: Task[IfcaSettings]) -> tuple[Step, ...]:
-    """K random models and nothing else, as in the paper's Algorithm 1."""
+    """K random models and nothing else, as in the paper's Algorithm 1.
+
+    Args:
+        task: IFCA's.
+
+    Returns:
+        No step.
+    """
     return ()
 
 
@@ -50,8 +75,14 @@ def balanced(task: Task[IfcaSettings]) -> tuple[Step, ...]:
     """Of several draws of K random models, the one whose smallest cluster has the most clients.
 
     The paper's code draws again until every cluster holds a given share of the clients (35 % at K = 2, 10 % at K = 4).
-    The first draw is that of `as_drawn`; where two are equal, the earlier one stays. Clients know the seed, and draw
+    The first draw is that of `as_drawn`. Where two are equal, the earlier one stays. Clients know the seed, and draw
     the models themselves.
+
+    Args:
+        task: Its settings say how many draws there are.
+
+    Returns:
+        One step a draw.
     """
     return tuple(_offer(task, draw) for draw in range(task.settings.draws))
 
@@ -79,7 +110,13 @@ def farthest(task: Task[IfcaSettings]) -> tuple[Step, ...]:
     """Models of K clients, each the one that those before it fit worst: k-means' farthest-first start (as in FedJAX).
 
     The first client is drawn at random. One that is picked trains from the common random start for a round's passes
-    and sends its model. Needs single replies: every client's mean loss.
+    and sends its model. The server needs single replies: every client's mean loss.
+
+    Args:
+        task: IFCA's.
+
+    Returns:
+        Two steps a model: pick a client, adopt its model.
     """
     return tuple(step for k in range(task.n_components) for step in (_pick(task, k), _adopt(task, k)))
 
@@ -101,7 +138,8 @@ def _pick(task: Task[IfcaSettings], k: int) -> Step:
         replies = message.replies
         return server | {"picked": replies["client"][replies["loss"].argmax()]}
 
-    return Step(f"pick {k}", client, worst, ("expert",) if k else (), ("picked",), single=True, tells=LOSS)
+    needs = ("expert",) if k else ()
+    return Step(f"pick {k}", client, worst, reads=needs, writes=("picked",), single=True, tells=LOSS)
 
 
 def _adopt(task: Task[IfcaSettings], k: int) -> Step:
@@ -121,8 +159,8 @@ def _adopt(task: Task[IfcaSettings], k: int) -> Step:
         f"adopt {k}",
         client,
         adopt,
-        ("picked",),
-        ("expert",),
+        reads=("picked",),
+        writes=("expert",),
         models=lambda server: {"start": random_starts(task, 1)},
         tells="a model trained on its rows, if it is picked",
     )

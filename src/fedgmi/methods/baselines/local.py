@@ -21,8 +21,18 @@ class LocalSettings(MethodSettings):
     name: Literal["local"] = "local"
 
 
-def local(task: Task) -> Method:
-    """The method for a task; the model is the task's expert, one per client in its own state."""
+def local(task: Task[LocalSettings]) -> Method:
+    """Build the method for a task.
+
+    Args:
+        task: Its expert is the form of the models, one in each client's own state.
+
+    Returns:
+        The method.
+
+    Raises:
+        ConfigError: For rows without labels.
+    """
     need_labels(task, "local")
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
