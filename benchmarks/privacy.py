@@ -19,13 +19,12 @@ import torch
 
 from fedgmi.data import build_scenario
 from fedgmi.methods import METHODS
-from fedgmi.methods.contract import Step
-from fedgmi.methods.fedgmi.sketch import codebook_steps, topic_steps
 from fedgmi.mixture.matching import total_variation
 from fedgmi.protocol.in_process import InProcess
-from fedgmi.runs import experiment
+from fedgmi.protocol.step import Step
+from fedgmi.runs import config
 from fedgmi.runs.evaluation import proportion_errors
-from fedgmi.settings import run as config
+from fedgmi.runs.setup import Setup
 from fedgmi.tree import Tree
 
 EPSILONS = ("inf", "10", "3", "1", "0.3", "0.1")
@@ -35,25 +34,27 @@ def errors(settings: config.Config, epsilons: Sequence[str]) -> tuple[list[float
     """Per ε the error and the components shown, and the error of the mean proportions."""
     scenario = build_scenario(settings.data, settings.scenario, settings.seed)
     assert scenario.truth is not None
-    task = experiment.new_task(settings, scenario.federation.schema, settings.scenario.n_components)
-    method = METHODS["fedgmi"](task)
-    transport = InProcess(scenario.federation.clients, method)
+    task = Setup(settings, scenario.federation.schema, settings.scenario.n_components).task()
+    program = METHODS["fedgmi"](task).program
+    transport = InProcess(scenario.federation.clients, program)
     ids = range(len(scenario.federation.clients))
 
     def exchange(server: Tree, steps: Sequence[Step]) -> Tree:
         for step in steps:
-            server = step.server(server, transport.exchange(step, server, ids, 0).values, 0)
+            server = step.server(server, transport.exchange(step, server, ids, 0), 0)
         return server
 
-    words = exchange(method.init(), codebook_steps(task))
+    begin = [step.name for step in program.prepare].index("histograms")
+    words = exchange(program.init(), program.prepare[:begin])
     found, shown = [], []
     for epsilon in epsilons:
-        transport.states = method.client_init(tuple(ids))
+        transport.states = program.client_init(tuple(ids))
         noise = {"epsilon": None if epsilon == "inf" else float(epsilon)}
-        server = exchange(words, topic_steps(task.replace(settings=task.settings.model_copy(update=noise))))
+        method = METHODS["fedgmi"](task.replace(settings=task.settings.model_copy(update=noise)))
+        server = exchange(words, method.program.prepare[begin:])
         numbers, _ = proportion_errors(transport.states["proportions"], scenario)
         found.append(numbers["proportion_tv"])
-        shown.append(int(server["components_shown"]))
+        shown.append(int(method.metrics(server)["components_shown"]))
     true = scenario.truth.proportions()
     return found, shown, float(total_variation(true.mean(0).expand_as(true), true).mean())
 

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 import torch
@@ -23,16 +23,17 @@ from torch.nn import functional as F
 
 from fedgmi.data.rows import Client, Rows, Schema
 from fedgmi.methods import Task
-from fedgmi.methods.contract import Step
 from fedgmi.methods.fedgmi import fedgmi
-from fedgmi.methods.fedgmi.em import em_step
-from fedgmi.methods.fedgmi.presets import PRESETS
+from fedgmi.methods.fedgmi.presets import PRESETS, steps_of
+from fedgmi.methods.fedgmi.schedule import lay_out
+from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.local_training import plan
 from fedgmi.mixture.posterior import Posterior
 from fedgmi.models.densities import make_density
 from fedgmi.models.experts import make_expert
 from fedgmi.protocol.in_process import InProcess
-from fedgmi.settings.run import DensitySettings, ExpertSettings, MethodSettings, TrainingSettings
+from fedgmi.protocol.step import Step
+from fedgmi.settings.run import DensitySettings, ExpertSettings, TrainingSettings
 from fedgmi.tree import Tree
 
 FEW, MANY, TARGET = 3, 9, 2.0
@@ -86,15 +87,18 @@ class Federation:
     def __init__(self, task: Task, clients: list[Client], components: list[Tensor], now: Callable[[], float]) -> None:
         self.task, self.jobs, self.steps = task, 0, 0
         self._clock, self._number, self._ids = Clock(now), 0, range(len(clients))
-        method, self._preset = fedgmi(task), PRESETS["default"](task)
-        self._transport = InProcess(clients, method, components=components)
-        self._server = method.init()
-        for step in method.prepare:
+        program, self._preset = fedgmi(task).program, PRESETS["default"](task)
+        given = replace(self._preset, training=self._posterior, shared_rounds=0, shared_trunk=False)
+        steps = steps_of(task, replace(given, reference_rounds=None))
+        self._round = lay_out(given.schedule, "round", steps, task.settings, labels=True)
+        self._transport = InProcess(clients, program, components=components)
+        self._server = program.init()
+        for step in program.prepare:
             self._exchange(step)
 
     def _exchange(self, step: Step) -> None:
         message = self._transport.exchange(step, self._server, self._ids, self._number)
-        self._server = step.server(self._server, message.values, self._number)
+        self._server = step.server(self._server, message, self._number)
 
     def _posterior(self, server: Tree, states: Tree, rows: Rows) -> Posterior:
         """The preset's own, for its cost; then the given one."""
@@ -109,7 +113,7 @@ class Federation:
         """Seconds by part."""
         self._number += 1
         self._clock = clock = Clock(self._clock.now)
-        first, *rest = self._preset.before_em
+        first, *rest, em = self._round
         with torch.no_grad():
             with clock.time(EVIDENCE):
                 self._exchange(first)
@@ -118,7 +122,7 @@ class Federation:
                     self._exchange(step)
             before = clock.seconds[CALIBRATION]
             with clock.time(M_STEP):
-                self._exchange(em_step(self.task, self._posterior))
+                self._exchange(em)
         parts = clock.seconds
         parts[M_STEP] -= parts[CALIBRATION] - before
         parts[E_STEP] = parts[EVIDENCE] + parts[CALIBRATION]
@@ -141,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     schema = Schema(shape=(1, options.side, options.side), n_classes=10, kind="image")
     clients, components = make_clients(options.clients, options.rows, schema)
     density, expert = make_density(DensitySettings(), schema), make_expert(ExpertSettings(), schema)
-    training, settings = TrainingSettings(epochs=options.epochs), MethodSettings(warm_up_rounds=1)
+    training, settings = TrainingSettings(epochs=options.epochs), FedGMISettings(warm_up_rounds=1)
     now = time.process_time if options.cpu else time.perf_counter
     runs: dict[int, Federation] = {}
     for k in (FEW, MANY):

@@ -31,12 +31,13 @@ Condition = Callable[[FedGMISettings, Tree], bool]
 FEATURE_SCALE = Sketch.names("mean", "std")
 CODEBOOK = Sketch.names("mean", "std", "centres")
 WORDS = (*CODEBOOK, *Sketch.names("word_map", "topics"))
+LINE, GATE_LINE = Calibration.names("weights", "bias"), Gate.names("weights", "bias")
 MODELS = Components.names("density", "expert", "version")
 SHARE = Calibration.names("share")
 EVIDENCE = (*WORDS, *Reference.names(), *Calibration.names("scale"))
-CALIBRATED = (*EVIDENCE, *Calibration.names("weights", "bias"), *SHARE)
+CALIBRATED = (*EVIDENCE, *LINE, *SHARE)
 GATE_EVIDENCE = (*CODEBOOK, *Gate.names("cells"), *Reference.names("density"), *Calibration.names("scale"))
-CALIBRATED_GATE = (*GATE_EVIDENCE, *Gate.names("weights", "bias", "share"))
+CALIBRATED_GATE = (*GATE_EVIDENCE, *GATE_LINE, *Gate.names("share"))
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,6 @@ CELL_SUMS = "sums and counts of its rows in each codebook cell; cells with few o
 UPDATES = "updates of the shared densities and experts, weighted by how much of each it has, and the bound on its rows"
 JUDGED = "sums over its rows by which evidence is judged"
 SLOPES = "gradient and Fisher information of the weights, summed over its rows"
-LINE, GATE_LINE = Calibration.names("weights", "bias"), Gate.names("weights", "bias")
 
 FEATURES = Row("features", "sketch", (), "sums of its features, Σx and Σx², and how many rows these are of")
 SPREAD = Row("spread", "sketch", FEATURE_SCALE, "sums of its projected features and their products")
