@@ -1,4 +1,4 @@
-"""What the literal versions of rivals need: ragged clients, rounds with some away, one client's passes by itself."""
+"""What the literal versions of baselines need: ragged clients, rounds with some away, one client's passes by itself."""
 
 from __future__ import annotations
 

@@ -1,41 +1,79 @@
-"""Every method of the tables, each of fedgmi's presets by itself."""
+"""Every method of the tables, with each preset of fedgmi and each start of IFCA by itself."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal, NamedTuple
 
 import pytest
 
-from federations import make_task
+from federations import gaussian_scenario, make_task, run
 from fedgmi.data import Scenario
 from fedgmi.methods import BOUNDS, METHODS, Entry, Method, Task
-
-PRESETS = ("default", "plain", "sketch")
-CASES = {name: (name, "default", "trunk") for name in (*METHODS, *BOUNDS) if name != "fedgmi"}
-CASES |= {f"fedgmi-{preset}": ("fedgmi", preset, "trunk") for preset in PRESETS}
-CASES |= {"fedgmi-apart": ("fedgmi", "default", "none")}  # experts that share no layers
+from fedgmi.tree import Tree
 
 
 @dataclass(frozen=True)
 class Case:
-    """One entry of the tables."""
+    """One entry of the tables, with some of its settings."""
 
     name: str
-    preset: str
-    shared: Literal["trunk", "none"]
-    make: Entry[Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    shared: Literal["trunk", "none"] = "trunk"
+
+    @property
+    def make(self) -> Entry[Any]:
+        return (METHODS | BOUNDS)[self.name]
 
     def task(self, scenario: Scenario, n_components: int = 3, **settings: Any) -> Task:
-        own = {"preset": self.preset} if self.name in ("fedgmi", "oracle") else {}
         schema = scenario.federation.schema
-        return make_task(schema, n_components, method=self.name, shared=self.shared, **(own | settings))
+        return make_task(schema, n_components, method=self.name, shared=self.shared, **(self.settings | settings))
 
     def method(self, scenario: Scenario, n_components: int = 3, **settings: Any) -> Method:
         return self.make(self.task(scenario, n_components, **settings))
 
 
-@pytest.fixture(params=CASES.values(), ids=CASES.keys())
-def case(request: pytest.FixtureRequest) -> Case:
-    name, preset, shared = request.param
-    return Case(name, preset, shared, (METHODS | BOUNDS)[name])
+class Trained(NamedTuple):
+    """A method after two rounds with the small federation, for tests that only read it."""
+
+    method: Method
+    server: Tree
+    states: Tree
+
+
+CASES = {name: Case(name) for name in (*METHODS, *BOUNDS) if name != "fedgmi"}
+CASES |= {f"fedgmi-{preset}": Case("fedgmi", {"preset": preset}) for preset in ("default", "plain", "sketch")}
+CASES |= {"fedgmi-apart": Case("fedgmi", {"preset": "default"}, "none")}  # experts that share no layers
+CASES |= {f"ifca-{start}": Case("ifca", {"init": start, "draws": 3}) for start in ("balanced", "farthest")}
+
+
+@pytest.fixture(params=CASES)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def case(name: str) -> Case:
+    return CASES[name]
+
+
+@pytest.fixture(scope="session")
+def runs() -> Callable[[str], Trained]:
+    """A case's run, made once."""
+
+    @cache
+    def made(name: str) -> Trained:
+        scenario = gaussian_scenario()
+        method = CASES[name].method(scenario)
+        server, states, _ = run(method, scenario)
+        return Trained(method, server, states)
+
+    return made
+
+
+@pytest.fixture
+def trained(name: str, runs: Callable[[str], Trained]) -> Trained:
+    """The case's method after two rounds. A test changes nothing of it."""
+    return runs(name)

@@ -15,9 +15,11 @@ from fedgmi.data.rows import Rows
 from fedgmi.errors import ConfigError
 from fedgmi.methods import BOUNDS, METHODS, Entry, Method
 from fedgmi.methods.contract import table_of
+from fedgmi.methods.disclosing import disclosing
+from fedgmi.methods.standardising import standardised
 from fedgmi.protocol import in_process
 from fedgmi.protocol.message import Message, flatten, mean_by_mass
-from fedgmi.protocol.step import ProgramError, Step, check_program, covers, select
+from fedgmi.protocol.step import Program, ProgramError, Step, check_program, covers, select
 from fedgmi.protocol.step import changed as changed_leaves
 from fedgmi.tree import Tree
 
@@ -78,10 +80,8 @@ def changed(scenario: Scenario, clients: dict[int, slice | torch.Tensor]) -> Sce
     return Scenario(replace(federation, clients=tuple(kept)), replace(truth, components=tuple(components)))
 
 
-def test_states_are_finite_and_predictions_normalised(case):
-    method = case.method(SMALL)
-    server, states, _ = run(method, SMALL)
-    assert_sound(method, server, states, SMALL)
+def test_states_are_finite_and_predictions_normalised(trained):
+    assert_sound(*trained, SMALL)
 
 
 @pytest.mark.parametrize("how", ["one by one", "in reverse"])
@@ -112,7 +112,10 @@ def test_messages_are_additive(case):
             for i in everyone:
                 rows = pack(SMALL.federation.clients, [i], components)
                 states = tree.take(transport.states, torch.tensor([i]))
-                single = single + step.client(select(server, step.reads), states, rows, 1)[1]
+                own = step.client(select(server, step.reads), states, rows, 1)[1]
+                for models in own.models.values():
+                    assert torch.equal(models.holders, (models.mass != 0).cpu()[None])
+                single = single + own
             message = transport.exchange(step, server, everyone, 1)
             assert_same(flatten(message), flatten(single), 1e-4)
             for name, models in message.models.items():
@@ -120,12 +123,15 @@ def test_messages_are_additive(case):
             server = step.server(server, message, 1)
 
 
-def test_steps_keep_to_what_they_declare(case):
+@pytest.mark.parametrize("around", [None, standardised, disclosing])
+def test_steps_keep_to_what_they_declare(case, around):
     """What the server part changes is in `writes`, replies are declared, and so are the models in messages.
 
     An undeclared read is an error by itself: a transport hands out what is in `reads`, and no more.
     """
     method = case.method(SMALL)
+    if around is not None:
+        method = around(method, SMALL.federation.schema) if around is standardised else around(method)
     transport, server = transport_for(method, SMALL), method.program.init()
     check_program(method.name, method.program, server)
     with torch.no_grad():
@@ -134,6 +140,7 @@ def test_steps_keep_to_what_they_declare(case):
             updated = step.server(server, message, 1)
             for name in changed_leaves(server, updated):
                 assert any(covers(entry, name) for entry in step.writes), f"{step.name} writes {name}"
+            assert server.keys() <= updated.keys()
             assert bool(message.replies) == step.single
             assert bool(step.tells) == bool(flatten(message)), f"{step.name} tells {step.tells!r}"
             named = {} if step.models is None else step.models(server)
@@ -143,9 +150,78 @@ def test_steps_keep_to_what_they_declare(case):
             server = updated
 
 
-def test_a_predictor_needs_what_it_reads_and_no_more(case):
+class Watched(dict[str, torch.Tensor]):
+    """A server's state that remembers which of its leaves were read."""
+
+    def __init__(self, leaves: Tree) -> None:
+        super().__init__(leaves)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+
+def test_nothing_is_declared_in_vain(case):
+    """What a step reads and writes it needs: all that it reads is sent to every client.
+
+    Half of the clients are away in every round. Nobody keeps what it made of its rows.
+    """
     method = case.method(SMALL)
-    server, states, _ = run(method, SMALL)
+    transport, server = transport_for(method, SMALL), method.program.init()
+    read: dict[str, set[str]] = {step.name: set() for step in method.program.all_steps}
+
+    def watch(step: Step) -> Step:
+        def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+            watched = Watched(server)
+            answer = step.client(watched, states, replace(rows, cache={}), round)
+            read[step.name] |= watched.read
+            return answer
+
+        return replace(step, client=client)
+
+    program = method.program
+    phases = [(program.prepare, range(6)), *[(program.round, [0, 2, 4])] * 3, (program.finish, range(6))]
+    ran: list[Step] = []
+    with torch.no_grad():
+        for number, (steps, ids) in enumerate(phases):
+            for step in steps:
+                if step.when is None or step.when(server):
+                    server = step.server(server, transport.exchange(watch(step), server, ids, number), number)
+                    ran.append(step)
+    for step in ran:
+        unread = [entry for entry in step.reads if not any(covers(entry, leaf) for leaf in read[step.name])]
+        assert not unread, f"{step.name} reads {unread} in vain"
+        unwritten = [entry for entry in step.writes if not any(covers(entry, leaf) for leaf in server)]
+        assert not unwritten, f"{step.name} never writes {unwritten}"
+
+
+def test_a_predictor_keeps_no_leaf_in_vain(trained):
+    method, server, states = trained
+    predictor, watched = method.predictor, Watched(server)
+    held_out, clients = pack(SMALL.federation.held_out), pack(SMALL.federation.clients)
+    bare = replace(held_out, y=None)
+    predictor.predict(watched, states, bare)
+    if predictor.responsibilities is not None:
+        predictor.responsibilities(watched, states, clients)
+    for function in (predictor.evidence, predictor.infer_client):
+        for rows in (clients, bare):
+            if function is not None:
+                function(watched, replace(rows, cache={}))
+    if predictor.expert is not None:
+        predictor.expert(watched, bare.x)
+    if predictor.density is not None:
+        predictor.density(watched, bare.x, torch.zeros(len(bare), 1, 2))
+    if predictor.pooled is not None:
+        torch.testing.assert_close(predictor.pooled(watched).sum(), torch.ones((), dtype=torch.float64))
+    for entry in predictor.reads:
+        assert any(covers(entry, leaf) for leaf in watched.read), f"{entry} is kept in vain"
+    for leaf in watched.read:
+        assert any(covers(entry, leaf) for entry in predictor.reads), f"{leaf} is not kept"
+
+
+def test_a_predictor_needs_what_it_reads_and_no_more(trained):
+    method, server, states = trained
     rows, part = replace(pack(SMALL.federation.held_out), y=None), select(server, method.predictor.reads)
     assert torch.equal(method.predictor.predict(part, states, rows), method.predictor.predict(server, states, rows))
     if method.predictor.infer_client is not None:
@@ -154,8 +230,8 @@ def test_a_predictor_needs_what_it_reads_and_no_more(case):
         assert torch.equal(method.predictor.expert(part, rows.x), method.predictor.expert(server, rows.x))
 
 
-def test_same_seed_same_bits_and_another_seed_others(case):
-    server, states, _ = run(case.method(SMALL), SMALL)
+def test_same_seed_same_bits_and_another_seed_others(case, trained):
+    _, server, states = trained
     again = run(case.method(SMALL), SMALL)
     other = run(case.method(SMALL, seed=1), SMALL)
     assert_same(server, again[0], 0.0)
@@ -176,10 +252,9 @@ def test_an_exchange_changes_no_state_in_place(case):
             server = updated
 
 
-def test_training_moves_the_experts(case):
+def test_training_moves_the_experts(trained):
     """So that no test here is about a method that does nothing."""
-    method = case.method(SMALL)
-    server, states, _ = run(method, SMALL)
+    method, server, states = trained
     before = method.program.init() if "expert" in server else method.program.client_init(tuple(range(6)))
     after = server if "expert" in server else states
     assert float((after["expert"] - before["expert"]).abs().max()) > 0.01
@@ -243,9 +318,8 @@ def test_clients_that_are_all_the_same(case):
     assert_sound(method, *run(method, scenario)[:2], scenario)
 
 
-def test_prediction_sees_no_label_and_no_other_client(case):
-    method = case.method(SMALL)
-    server, states, _ = run(method, SMALL)
+def test_prediction_sees_no_label_and_no_other_client(trained):
+    method, server, states = trained
     held_out = SMALL.federation.held_out
     rows = pack(held_out)
     together = method.predictor.predict(server, states, replace(rows, y=None))
@@ -389,6 +463,22 @@ def test_a_step_that_reads_a_leaf_that_is_not_there_is_refused_at_the_start():
     assert not asked
 
 
+def test_what_an_earlier_step_writes_may_be_read_and_what_a_later_one_writes_may_not():
+    """A name stands for all below it."""
+
+    def nothing(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        return states, Message()
+
+    def program(*steps: Step) -> Program:
+        return Program(dict, lambda ids: {}, steps)
+
+    first, second = Step("first", nothing, writes=("gate",)), Step("second", nothing, reads=("gate/weights",))
+    check_program("ours", program(first, second), {})
+    check_program("ours", program(replace(second, reads=("gate",))), {"gate/weights": torch.zeros(1)})
+    with pytest.raises(ProgramError, match=r"ours, step 'second': it reads 'gate/weights'.*state has nothing"):
+        check_program("ours", program(second, first), {})
+
+
 def test_a_read_that_is_not_declared_fails():
     with pytest.raises(KeyError, match="expert"):
         run(broken(reads=()), SMALL)
@@ -416,13 +506,12 @@ def test_rows_carry_no_truth_unless_asked():
     assert rows.component is None
 
 
-def test_a_new_client_is_welcomed_without_training(case):
+def test_a_new_clients_states_are_inferred_without_training(case):
     """By its rows alone, with labels and without; the server's state and its own place among others change nothing."""
     method = case.method(SMALL, density="gaussian")  # no noise, which would be drawn by the client's place
     if method.predictor.infer_client is None:
-        assert "expert" in method.program.client_init(
-            (0,)
-        )  # only who trains a client's own model may have nothing to offer
+        # only who trains a client's own model may have nothing to offer
+        assert "expert" in method.program.client_init((0,))
         return
     server, _, _ = run(method, SMALL)
     rows = pack(gaussian_scenario(3, 30, seed=5).federation.clients)

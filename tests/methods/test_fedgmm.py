@@ -13,6 +13,11 @@ from federations import gaussian_scenario, make_task, payload, run, transport_fo
 from fedgmi.data import Client, pack
 from fedgmi.methods import METHODS
 from fedgmi.models.densities.gaussian import mean_and_covariance
+from fedgmi.protocol.in_process import InProcess
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.robust import robust
+from fedgmi.protocol.wrapper import Place, Wrapper
+from fedgmi.settings.robust import RobustSettings
 from fedgmi.tree import Tree
 from literal import exchange, losses, run_rounds, start_of, train_alone, weighted_mean
 
@@ -188,6 +193,25 @@ def test_without_labels_a_gaussians_share_is_split_as_all_clients_split_it():
     held = pairs.sum(2) > 1e-3
     torch.testing.assert_close(split[held], (pooled / pooled.sum(1, keepdim=True)).expand(N, -1, -1)[held])
     assert not bool(blind["identified"].any())
+
+
+def test_a_client_that_lies_about_its_pairs_moves_no_model():
+    """Models are averaged by the masses that travel with them, whatever else a client says."""
+    method = METHODS["fedgmm"](task())
+    median = robust(RobustSettings(aggregation="median"))
+
+    def lie(message: Message, place: Place) -> Message:
+        lying = place.round == 1 and place.client == 0
+        return replace(message, sums={"pairs": 1e6 * message.sums["pairs"]}) if lying else message
+
+    ends = []
+    for wrappers in ((median,), (median, Wrapper("liar", "", send=lie))):
+        transport = InProcess(CLIENTS, method.program, wrappers=wrappers)
+        ends.append(run(method, SCENARIO, rounds=1, transport=transport)[0])
+    honest, lied_to = ends
+    assert not torch.equal(honest["pairs"], lied_to["pairs"])
+    assert torch.equal(honest["gaussian"], lied_to["gaussian"])
+    assert torch.equal(honest["expert"], lied_to["expert"])
 
 
 def test_bytes_are_those_that_a_hand_counts():
