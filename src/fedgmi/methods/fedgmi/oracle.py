@@ -25,13 +25,13 @@ TRUE_TOPICS = Row("true topics", "oracle", CODEBOOK, "how many of its rows of ea
 
 def oracle_schedule(own: FedGMISettings) -> Schedule:
     """As the default's, with the truth where the default estimates, and a calibration at the end alone."""
-    told = {row: replace(row, e_step=False) for row in (EM, CELLS)}  # the truth needs no evidence
+    by_truth = {row: replace(row, e_step=False) for row in (EM, CELLS)}  # the truth needs no evidence
     usual = schedule.default(own)
     return replace(
         usual,
         prepare=(*codebook(own), TRUE_TOPICS),
-        round=(told[EM],),
-        finish=tuple(told.get(row, row) for row in usual.finish),
+        round=(by_truth[EM],),
+        finish=tuple(by_truth.get(row, row) for row in usual.finish),
     )
 
 
