@@ -8,7 +8,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from federations import gaussian_scenario, make_task, payload, rows_of, run, transport_for, without_labels
+from federations import (
+    gaussian_scenario,
+    make_task,
+    payload,
+    rows_of,
+    run,
+    transport_for,
+    with_program,
+    without_labels,
+)
 from fedgmi import tree
 from fedgmi.data import Client, Scenario, pack
 from fedgmi.data.rows import Rows
@@ -238,6 +247,22 @@ def test_same_seed_same_bits_and_another_seed_others(case, trained):
     assert_same(states, again[1], 0.0)
     mine, others = (server, other[0]) if "expert" in server else (states, other[1])
     assert float((mine["expert"] - others["expert"]).abs().max()) > 0.01
+
+
+def test_what_clients_keep_of_their_rows_between_exchanges_changes_nothing(case, trained):
+    """A site that starts anew has kept nothing."""
+
+    def forgetful(step: Step) -> Step:
+        def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+            return step.client(server, states, replace(rows, cache={}), round)
+
+        return replace(step, client=client)
+
+    method = case.method(SMALL)
+    phases = {name: tuple(map(forgetful, method.program.steps(name))) for name in ("prepare", "round", "finish")}
+    server, states, _ = run(with_program(method, **phases), SMALL)
+    assert_same(server, trained.server, 0.0)
+    assert_same(states, trained.states, 0.0)
 
 
 def test_an_exchange_changes_no_state_in_place(case):
