@@ -13,8 +13,8 @@ plain     the abstract's recipe: random start, the ELBO alone as evidence.
 sketch    proportions and word posteriors from the sketch, held fixed; densities and experts trained on them.
 
 To read on: `schedule` is the page. `sketch` is stage one. `evidence`, `calibration`, `em` and `experts` are a round.
-`gate` and `newcomers` are the end. `state` names the server's leaves. `presets` says where evidence comes from. `oracle`
-alone knows the truth.
+`gate` and `newcomers` are the end. `state` names the server's leaves. `presets` says where evidence comes from.
+`oracle` alone knows the truth.
 """
 
 from __future__ import annotations
