@@ -11,7 +11,8 @@ from fedgmi.data.rows import pack as pack_rows
 from fedgmi.methods import METHODS
 from fedgmi.protocol import sizes, wire
 from fedgmi.protocol.ledger import Ledger
-from fedgmi.protocol.rounds import participants, phase_of
+from fedgmi.protocol.phases import phase_of
+from fedgmi.protocol.rounds import participants
 from fedgmi.protocol.step import select
 
 SMALL = gaussian_scenario()

@@ -1,4 +1,4 @@
-"""The round loop: prepare, rounds, finish, any program over any transport; and what a round's number means."""
+"""The round loop: prepare, rounds, finish, any program over any transport."""
 
 from __future__ import annotations
 
@@ -9,23 +9,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fedgmi.errors import DivergedError
 from fedgmi.protocol.message import flatten
-from fedgmi.protocol.step import Phase, Program, Step, changed, check_program
+from fedgmi.protocol.phases import phase_of, require_finite
+from fedgmi.protocol.step import Program, Step, changed, check_program
 from fedgmi.protocol.transport import Transport
 from fedgmi.protocol.wrapper import check_wrappers
 from fedgmi.randomness import numpy_generator
-from fedgmi.tree import Tree, not_finite
-
-
-def phase_of(round: int, rounds: int) -> Phase:
-    """What a round's number means: 0 is the preparation, 1..R the rounds, R + 1 the end.
-
-    Examples:
-        >>> [phase_of(round, 2) for round in range(4)]
-        ['prepare', 'round', 'round', 'finish']
-    """
-    return "prepare" if round == 0 else "round" if round <= rounds else "finish"
+from fedgmi.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -102,21 +92,6 @@ def run_rounds(
         progress = _advance(name, program.steps(phase), transport, progress, ids, number)
         after(progress)
     return progress
-
-
-def require_finite(tree: Tree, name: str, round: int) -> None:
-    """Stop a run of that name whose numbers have run away, before they reach a record or a checkpoint.
-
-    Raises:
-        DivergedError: It names the leaf.
-    """
-    leaf = not_finite(tree)
-    if leaf is not None:
-        raise DivergedError(
-            f"{leaf!r} is NaN or infinite: training has diverged",
-            where=f"{name}, round {round}",
-            fix="lower training.lr",
-        )
 
 
 def _advance(

@@ -9,7 +9,8 @@ from fedgmi.data.federation import Federation
 from fedgmi.data.scenarios.scenarios import wants_scale
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.listener import Listener
-from fedgmi.protocol.rounds import Progress, require_finite, run_rounds
+from fedgmi.protocol.phases import require_finite
+from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.step import select
 from fedgmi.runs.components import count_components, warn_of_unshown
 from fedgmi.runs.config import Config, check_method, refuse_compare

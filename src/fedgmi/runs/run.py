@@ -17,7 +17,8 @@ from fedgmi.methods import Method
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.listener import Listener
-from fedgmi.protocol.rounds import Progress, require_finite, run_rounds
+from fedgmi.protocol.phases import require_finite
+from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.runs import evaluation
 from fedgmi.runs.setup import Setup
 from fedgmi.storage import checkpoint, folder

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from fedgmi.data.rows import Client, Parts
-from fedgmi.data.sources.sources import Source, Split
+from fedgmi.data.sources.sources import Source, client_with
 from fedgmi.errors import DataError
 from fedgmi.randomness import numpy_generator
 
@@ -48,9 +47,3 @@ def split_by_column(
         for clients, part in zip(made, (train[:rows_per_client], validation, held_out), strict=True):
             clients.append(client_with(name, source.train, part))
     return Parts(source.schema, *(tuple(clients) for clients in made))
-
-
-def client_with(name: str, split: Split, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Client:
-    """A client that holds these rows of the split."""
-    index = torch.from_numpy(rows)
-    return Client(name, split.x[index], None if split.y is None else split.y[index])

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Parts, Schema
-from fedgmi.data.sources.by_column import client_with
 from fedgmi.data.sources.columns import Kind, Values, encode_feature, encode_labels, require
-from fedgmi.data.sources.sources import Split
+from fedgmi.data.sources.sources import Split, client_with
 from fedgmi.data.sources.tables import array_of
 from fedgmi.errors import DataError
 

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedgmi.data.rows import Schema
+from fedgmi.data.rows import Client, Schema
 from fedgmi.data.sources.columns import Roles, encode_feature, encode_labels, find_roles, kind_of, require
-from fedgmi.data.sources.images import crop_and_resize, decode_images
 from fedgmi.data.sources.tables import batches, column_values, named_values, open_splits
 from fedgmi.errors import DataError
 from fedgmi.settings.run import DataSettings
@@ -75,6 +74,8 @@ def _digits(settings: DataSettings) -> Source:
     bunch = load_digits()
     rows = slice(settings.max_rows)
     x = torch.from_numpy(bunch.images[rows]).float().unsqueeze(1) / 16
+    from fedgmi.data.sources.images import crop_and_resize
+
     x = crop_and_resize(x, crop=settings.crop, size=settings.size)
     x = 1 - x if settings.invert else x
     schema = Schema(tuple(x.shape[1:]), 10, "image", tuple(str(c) for c in range(10)))
@@ -105,6 +106,8 @@ def _from_tables(settings: DataSettings, tables: dict[str, Any], extra: str | No
 def read_images(settings: DataSettings, tables: dict[str, Any], column: str) -> list[Tensor]:
     """The pictures of a column, cropped, resized and inverted as the settings say: [n, channels, height, width] per
     split."""
+    from fedgmi.data.sources.images import decode_images  # and Pillow with it: tables do without
+
     xs = [
         decode_images(
             batches(table, column),
@@ -151,3 +154,9 @@ def _labels(
     names = feature.names if kind_of(feature) == "class" else None
     ys, classes = encode_labels(values, names, where=f"{settings.path}, column {roles.label!r}")
     return [torch.from_numpy(y) for y in ys], classes
+
+
+def client_with(name: str, split: Split, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Client:
+    """A client that holds these rows of the split."""
+    index = torch.from_numpy(rows)
+    return Client(name, split.x[index], None if split.y is None else split.y[index])

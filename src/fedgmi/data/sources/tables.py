@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,9 +135,14 @@ def _quietly() -> Iterator[None]:
     if shown:
         datasets.disable_progress_bars()
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+    blocked = "scipy" not in sys.modules  # `datasets` would load it to read .mat files from a hub
+    if blocked:
+        sys.modules["scipy"] = None  # type: ignore[assignment]
     try:
         yield
     finally:
+        if blocked:
+            del sys.modules["scipy"]
         datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counted
         if shown:
             datasets.enable_progress_bars()

@@ -19,8 +19,9 @@ from fedgmi.deploy.settings import FederationSettings
 from fedgmi.errors import UserError
 from fedgmi.methods.disclosing import disclosing
 from fedgmi.protocol.ledger import Ledger
+from fedgmi.protocol.phases import phase_of
 from fedgmi.protocol.robust import require_robust
-from fedgmi.protocol.rounds import Progress, phase_of, run_rounds
+from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.runs.config import dump
 from fedgmi.runs.run import bytes_by_kind
 from fedgmi.runs.setup import Setup, open_process

@@ -16,8 +16,8 @@ from fedgmi.methods.contract import joins_as_newcomer
 from fedgmi.protocol import wire
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.message import Message
+from fedgmi.protocol.phases import phase_of
 from fedgmi.protocol.robust import robust_sum, wild
-from fedgmi.protocol.rounds import phase_of
 from fedgmi.protocol.sizes import reply_bytes, request_bytes
 from fedgmi.protocol.step import Step, select
 from fedgmi.protocol.wire import Blocks, Header, Parcel, WireError, cut, unpack

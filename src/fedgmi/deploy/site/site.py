@@ -27,7 +27,7 @@ from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
 from fedgmi.methods.disclosing import disclosing
 from fedgmi.protocol.message import Message, flatten, unflatten
-from fedgmi.protocol.rounds import phase_of, require_finite
+from fedgmi.protocol.phases import phase_of, require_finite
 from fedgmi.protocol.wire import Header, Parcel, WireError, join, pack, received
 from fedgmi.runs.setup import choose_device, open_process
 from fedgmi.storage import folder

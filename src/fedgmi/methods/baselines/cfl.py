@@ -34,7 +34,6 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
-from fedgmi.methods.baselines.clustering import agglomerate, cosine_distances, mean_updates
 from fedgmi.methods.baselines.clusters import UNKNOWN, clustered_method, enter, find, in_order, update_reply
 from fedgmi.methods.contract import Entry, Method, Task
 from fedgmi.methods.local_training import need_labels
@@ -77,6 +76,8 @@ def cfl(task: Task[CflSettings]) -> Method:
         return states, Message(replies=update_reply(task, rows, server["expert"][cluster], cluster, round))
 
     def split_and_average(server: Tree, message: Message, round: int) -> Tree:
+        from fedgmi.methods.baselines.clustering import agglomerate, cosine_distances, mean_updates  # no site's part
+
         replies = in_order(message.replies)
         update, n_rows, cluster = replies["update"], replies["rows"], replies["cluster"].clone()
         expert, register, length = server["expert"], server["cluster"], update.double().norm(dim=1)

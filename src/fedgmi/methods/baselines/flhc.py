@@ -27,7 +27,6 @@ import torch
 from fedgmi import tree
 from fedgmi.data.rows import Rows
 from fedgmi.errors import ConfigError
-from fedgmi.methods.baselines.clustering import agglomerate, euclidean_distances, mean_updates
 from fedgmi.methods.baselines.clusters import (
     UNKNOWN,
     client_ids,
@@ -80,6 +79,8 @@ def flhc(task: Task[FlhcSettings]) -> Method:
         return states, Message(replies=update_reply(task, rows, start, cluster, round))
 
     def average(server: Tree, message: Message, round: int) -> Tree:
+        from fedgmi.methods.baselines.clustering import mean_updates  # no site's part
+
         replies = in_order(message.replies)
         if round <= settings.joint_rounds:
             one = torch.zeros_like(replies["cluster"])
@@ -88,6 +89,8 @@ def flhc(task: Task[FlhcSettings]) -> Method:
         return average_in_clusters(server, replies) if "centres" in server else form_clusters(server, replies)
 
     def form_clusters(server: Tree, replies: Tree) -> Tree:
+        from fedgmi.methods.baselines.clustering import agglomerate, euclidean_distances, mean_updates
+
         update, n_rows = replies["update"], replies["rows"]
         cluster = agglomerate(euclidean_distances(update, update), task.n_components, settings.distance_threshold)
         n_clusters = int(cluster.max()) + 1
@@ -98,6 +101,8 @@ def flhc(task: Task[FlhcSettings]) -> Method:
         }
 
     def average_in_clusters(server: Tree, replies: Tree) -> Tree:
+        from fedgmi.methods.baselines.clustering import euclidean_distances, mean_updates
+
         new = replies["cluster"] == UNKNOWN
         known, back = tree.take(replies, ~new), tree.take(replies, new)
         moved = mean_updates(known["update"], known["rows"], known["cluster"], len(server["expert"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,12 +16,13 @@ from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Sketch, uncalibrated
 from fedgmi.methods.local_training import feature_scale_step
 from fedgmi.mixture import codebook, topics
-from fedgmi.mixture.spectrum import estimate_components
-from fedgmi.privacy import geometric
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import ServerStep, Step
 from fedgmi.randomness import KeyedBits
 from fedgmi.tree import Tree
+
+if TYPE_CHECKING:
+    from fedgmi.privacy.geometric import Noise
 
 SPECTRUM_RESAMPLES = 20  # enough to warn of components that the data do not show
 Steps = dict[str, Step]
@@ -79,6 +81,8 @@ def histogram_step(task: Task[FedGMISettings], take: ServerStep, writes: tuple[s
     def send(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         counts = codebook.histogram(raw_words(task, server, rows), rows, n_words)
         if epsilon is not None:
+            from fedgmi.privacy import geometric  # a site without ε has no noise to load
+
             counts = geometric.release(counts, epsilon, [noise_source(task, server, client) for client in rows.ids])
             states = states | {"released": counts}
         return states, Message(replies={"histogram": counts.int()})
@@ -110,7 +114,7 @@ def noise_source(task: Task[FedGMISettings], server: Tree, client: int) -> Keyed
     return KeyedBits(task.secret, "histogram noise", client, *request)
 
 
-def map_words(released: torch.Tensor, epsilon: float | None) -> tuple[torch.Tensor, geometric.Noise | None]:
+def map_words(released: torch.Tensor, epsilon: float | None) -> tuple[torch.Tensor, Noise | None]:
     """Where each word goes when rare ones are merged, and the noise in the words afterwards.
 
     Args:
@@ -122,6 +126,8 @@ def map_words(released: torch.Tensor, epsilon: float | None) -> tuple[torch.Tens
     """
     if epsilon is None:
         return codebook.merge_rare(released.sum(0)), None
+    from fedgmi.privacy import geometric
+
     deviation = math.sqrt(len(released) * geometric.noise_variance(epsilon))
     word_map = codebook.merge_rare(released.sum(0), deviation)
     return word_map, geometric.Noise(epsilon, word_map.bincount())
@@ -132,6 +138,8 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
     n_words = count_words(task)
 
     def take_histograms(server: Tree, message: Message, round: int) -> Tree:
+        from fedgmi.mixture.spectrum import estimate_components  # the server's part alone needs it
+
         histograms = message.replies["histogram"]
         released = histograms.double()
         word_map, noise = map_words(released, task.settings.epsilon)
