@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,21 @@ ESTIMATE = "n_components.json"
 COMPARISON = "comparison.json"
 DIAGNOSIS = "diagnosis.json"
 DIAGNOSIS_PICTURE = "diagnosis.html"
+LOCK = ".lock"
 
 
 def finite(value: Any) -> Any:
-    """A JSON value with null in place of every number that JSON cannot say.
+    """Replace every number that JSON cannot write.
 
-    >>> finite({"accuracy": [0.5, float("nan")]})
-    {'accuracy': [0.5, None]}
+    Args:
+        value: Dicts, lists and tuples of JSON values, nested in any way.
+
+    Returns:
+        The same value with None for NaN and infinities, and lists for tuples.
+
+    Examples:
+        >>> finite({"accuracy": [0.5, float("nan")]})
+        {'accuracy': [0.5, None]}
     """
     if isinstance(value, dict):
         return {key: finite(inner) for key, inner in value.items()}
@@ -38,28 +45,60 @@ def finite(value: Any) -> Any:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write strict JSON atomically."""
+    """Write strict JSON atomically.
+
+    Args:
+        path: The file. Its folder is made where there is none.
+        value: What to write. `finite` takes out numbers that JSON cannot write.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written.
+        ValueError: A number is not finite.
+    """
     write_text(path, json.dumps(value, indent=1, allow_nan=False))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, in UTF-8."""
+    """Write a text file atomically, in UTF-8.
+
+    Args:
+        path: The file. Its folder is made where there is none.
+        text: What to write.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written.
+    """
     write_bytes(path, text.encode())
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """A disk that is full or gone is told as such; what was written before stands."""
+    """Tell the user about a disk that is full or gone. What was written before stays as it is.
+
+    Args:
+        path: What is written in the block, for the message.
+
+    Raises:
+        UserError: The block raised an OSError.
+    """
     try:
         yield
     except OSError as error:
-        again = "a run goes on with --resume, a deployment with flwr run"
-        fix = f"make room or give the folder back its rights, and start again: {again}"
+        fix = "make room on the disk, or make the folder writable. Then start again: a run goes on with --resume, "
+        fix += "a deployment with flwr run"
         raise UserError(f"cannot be written ({error.strerror or error})", where=str(path), fix=fix) from error
 
 
 def write_bytes(path: Path, payload: bytes) -> None:
-    """Write atomically: readers see the old file or the whole new one, whatever happens in between."""
+    """Write a file atomically. Readers see the old file or the whole new one, also after a crash.
+
+    Args:
+        path: The file. Its folder is made where there is none.
+        payload: What to write.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written.
+    """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _replace(path, payload)
@@ -82,13 +121,29 @@ def _replace(path: Path, payload: bytes) -> None:
 
 
 def append_record(out: Path, record: dict[str, Any]) -> None:
-    """Add one line to `records.jsonl`."""
+    """Add one line to `records.jsonl`.
+
+    Args:
+        out: The results folder.
+        record: One round's record.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written.
+    """
     with writing(out / RECORDS), (out / RECORDS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(record, allow_nan=False) + "\n")
 
 
 def read_records(out: Path) -> list[dict[str, Any]]:
-    """All lines of `records.jsonl`; a last line that a crash cut short is left out."""
+    """Read `records.jsonl`.
+
+    Args:
+        out: The results folder.
+
+    Returns:
+        One record a line, in the order in which they were written. A last line that a crash cut short is left out.
+        Empty where there is no such file.
+    """
     path, records = out / RECORDS, []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
@@ -101,29 +156,43 @@ def read_records(out: Path) -> list[dict[str, Any]]:
 
 
 def keep_records(out: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Drop the lines that are not to be kept: those after the checkpoint that a run goes on from."""
+    """Drop lines of `records.jsonl`. A resumed run drops those after the checkpoint that it goes on from.
+
+    Args:
+        out: The results folder.
+        keep: (record) → whether its line stays.
+    """
     kept = [json.dumps(record) + "\n" for record in read_records(out) if keep(record)]
     write_text(out / RECORDS, "".join(kept))
 
 
 def holds_run(out: Path) -> bool:
-    """Whether a finished or unfinished run lies there."""
+    """Whether the folder holds a run, finished or not."""
     # exists() of os, which says False where we may not look
     return not holds_diagnosis(out) and any(os.path.exists(out / name) for name in (CONFIG, RECORDS, SUMMARY))
 
 
 def holds_diagnosis(out: Path) -> bool:
-    """Whether a diagnosis lies there."""
+    """Whether the folder holds a diagnosis."""
     return os.path.exists(out / DIAGNOSIS)
 
 
 def holds_comparison(out: Path) -> bool:
-    """Whether a comparison that has come to its end lies there."""
+    """Whether the folder holds a comparison that has come to its end."""
     return os.path.exists(out / COMPARISON)
 
 
 def claim(out: Path, *, resume: bool) -> None:
-    """Make the folder, and refuse one that is not writable, or holds results other than a run that is to be resumed."""
+    """Make a results folder, and refuse one that cannot be used.
+
+    Args:
+        out: The folder. It may exist already.
+        resume: Whether it may hold a run, to go on with.
+
+    Raises:
+        UserError: The folder is not writable, holds a diagnosis, or holds a run although `resume` is False. Nothing in
+            it is changed.
+    """
     if holds_diagnosis(out):
         fix = "give another folder with --out, or remove this one"
         raise UserError("the folder already holds a diagnosis, which stays untouched", where=str(out), fix=fix)
@@ -143,21 +212,47 @@ def claim(out: Path, *, resume: bool) -> None:
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Nobody else may work in the folder meanwhile; raises UserError where somebody does. It leaves nothing there."""
-    place = os.open(out, os.O_RDONLY)
+    """Keep every other fedgmi out of a folder while the block runs.
+
+    The lock is the file `.lock` in the folder. It is gone after the block. After a crash it may stay, which does no
+    harm: the operating system releases a lock when its process ends.
+
+    Args:
+        out: The folder, which exists.
+
+    Raises:
+        UserError: Another process works there, or the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout  # not above: `fedgmi --help` does without it
+
+    lock = FileLock(out / LOCK)
+    with writing(out):
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            fix = "wait for it to end or stop it, or give another folder with --out"
+            raise UserError("another fedgmi is at work there", where=str(out), fix=fix) from error
     try:
-        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        fix = "wait for it to end or stop it, or give another folder with --out"
-        raise UserError("another fedgmi is at work there", where=str(out), fix=fix) from error
-    else:
         yield
     finally:
-        os.close(place)
+        if os.name == "posix":  # elsewhere filelock removes the file
+            with suppress(OSError):
+                (out / LOCK).unlink()  # while the lock is held: filelock never takes one on a file that was removed
+        lock.release()
 
 
 def read_summary(out: Path) -> dict[str, Any]:
-    """The summary of a finished run."""
+    """Read the summary of a finished run.
+
+    Args:
+        out: The results folder.
+
+    Returns:
+        What `summary.json` holds.
+
+    Raises:
+        UserError: There is no run, it is not finished, or its summary is damaged.
+    """
     path = out / SUMMARY
     if not os.path.exists(path):
         if holds_run(out):
@@ -165,26 +260,59 @@ def read_summary(out: Path) -> dict[str, Any]:
             raise UserError("the run there is not finished", where=str(out), fix=fix)
         fix = "give the folder of `fedgmi run`, `diagnose` or `compare --out`"
         raise UserError("no run lies there", where=str(out), fix=fix)
-    again = f"write it anew with: fedgmi run --resume --out {out}"
+    again = f"write it again with: fedgmi run --resume --out {out}"
     return read_json(path, "the summary of a run", {"method", "clients", "rows_per_client"}, again)
 
 
 def read_diagnosis(out: Path) -> dict[str, Any]:
-    """The diagnosis that lies there."""
+    """Read a diagnosis.
+
+    Args:
+        out: The results folder, which holds one.
+
+    Returns:
+        What `diagnosis.json` holds.
+
+    Raises:
+        UserError: It is damaged, or no diagnosis of fedgmi.
+    """
     keys = {"n_components", "singular_values", "mixture_supported", "clients", "proportion_intervals", "interval_level"}
-    again = "diagnose anew, into another folder: fedgmi diagnose --out DIR"
+    again = "diagnose again, into another folder: fedgmi diagnose --out DIR"
     return read_json(out / DIAGNOSIS, "a diagnosis of fedgmi", keys, again)
 
 
 def read_comparison(out: Path) -> dict[str, Any]:
-    """The comparison that lies there."""
+    """Read a comparison.
+
+    Args:
+        out: The results folder, which holds one.
+
+    Returns:
+        What `comparison.json` holds.
+
+    Raises:
+        UserError: It is damaged, or no comparison of fedgmi.
+    """
     keys = {"scenario", "methods", "seeds", "cells", "summary", "paired", "best"}
-    again = "write it anew with the command that made it: finished cells are read, not repeated"
+    again = "repeat the command that made it: it reads finished cells and does not run them again"
     return read_json(out / COMPARISON, "a comparison of fedgmi", keys, again)
 
 
 def read_json(path: Path, kind: str, keys: set[str], fix: str) -> dict[str, Any]:
-    """A JSON object of that kind, known by its keys; a UserError with that fix where it is none."""
+    """Read a JSON object of one kind.
+
+    Args:
+        path: The file.
+        kind: What it should be, for the message: "the summary of a run".
+        keys: Keys that every object of the kind has.
+        fix: What to do where it is none.
+
+    Returns:
+        The object.
+
+    Raises:
+        UserError: The file cannot be read, is no JSON object, or lacks one of the keys.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

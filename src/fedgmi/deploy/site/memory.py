@@ -6,7 +6,6 @@ before stay, so that a coordinator that starts again from its checkpoint finds t
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import shutil
@@ -14,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock
 
 from fedgmi.errors import UserError
 from fedgmi.protocol.wire import still_held
@@ -54,9 +55,8 @@ class Memory:
         """One request at a time: a second process of the same site waits for the first to end."""
         with folder.writing(self.where):
             self.where.mkdir(parents=True, exist_ok=True)
-            file = (self.where / "lock").open("w")
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock = FileLock(self.where / "lock").acquire()
+        with lock:
             yield
 
     def save(self, at: Exchange, kept: Kept) -> None:
