@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -23,6 +22,7 @@ from fedgmi.diagnosis.diagnose import Diagnosis, diagnose
 from fedgmi.diagnosis.survey import take_survey
 from fedgmi.mixture.matching import match_components, reorder, total_variation
 from fedgmi.mixture.spectrum import estimate_components
+from fedgmi.report.formats import markdown_table
 from fedgmi.runs.experiment import new_task
 from fedgmi.settings import run as config
 from fedgmi.storage import folder
@@ -109,13 +109,6 @@ def numbers(found: Diagnosis, scenario: Scenario) -> dict[str, Any]:
     }
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """A Markdown table."""
-    lines = [list(head)]
-    lines += [["---"] * len(lines[0]), *([str(value) for value in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def components_table(options: argparse.Namespace) -> str:
     """How often K̂ = K, by scenario and K."""
     rows, n_right, n_runs = [], 0, 0
@@ -129,7 +122,7 @@ def components_table(options: argparse.Namespace) -> str:
             wrong = sorted(set(found) - {k})
             row.append(f"{found.count(k)}/{len(found)}{f' ({wrong})' if wrong else ''}" if found else "–")
         rows.append(row)
-    return f"{table(['K̂ = K', *range_names(6)], rows)}\n\nRight: {n_right} of {n_runs}."
+    return f"{markdown_table(['K̂ = K', *range_names(6)], rows)}\n\nRight: {n_right} of {n_runs}."
 
 
 def range_names(most: int) -> list[str]:
@@ -166,7 +159,7 @@ def whole_table(options: argparse.Namespace) -> str:
     for name in names:
         results = [Cell(name, 3, seed, {}).result(options) for seed in range(options.seeds)]
         rows.append(whole_row(name, results, None if name == "pathological" else 3))
-    return table(["K=3", *HEAD], rows)
+    return markdown_table(["K=3", *HEAD], rows)
 
 
 def hard_table(options: argparse.Namespace) -> str:
@@ -176,7 +169,7 @@ def hard_table(options: argparse.Namespace) -> str:
         for told, changes in HARD.items():
             results = [Cell(name, 3, seed, changes).result(options) for seed in range(options.seeds_hard)]
             rows.append(whole_row(f"{name}, {told}", results, 3))
-    return table(["K=3", *HEAD], rows)
+    return markdown_table(["K=3", *HEAD], rows)
 
 
 TABLES = {"components": components_table, "whole": whole_table, "hard": hard_table}

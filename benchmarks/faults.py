@@ -34,6 +34,7 @@ from fedgmi.errors import FedgmiError, UserError
 from fedgmi.flower_app import open_site
 from fedgmi.mixture.matching import match_components, reorder, total_variation
 from fedgmi.protocol.wire import Parcel
+from fedgmi.report.formats import markdown_table
 from fedgmi.storage import folder
 
 APP = Path(__file__).parent / "faulty_app"
@@ -172,8 +173,7 @@ HEAD = ["fault", "the run", "missing at the end", "TV to no fault", "the log say
 def table(results: list[dict[str, Any]]) -> str:
     """All results as Markdown."""
     clean = next((result for result in results if result["name"] == "none"), None)
-    lines = [HEAD, ["---"] * len(HEAD), *(row(result, clean) for result in results)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(HEAD, [row(result, clean) for result in results])
 
 
 def finished(out: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedgmi.report.formats import number, percent
+from fedgmi.report.comparison import write_comparison
+from fedgmi.report.formats import markdown_table, number, percent
 from fedgmi.runs.compare import compare
 from fedgmi.settings import run as config
 from fedgmi.storage import folder
@@ -64,9 +65,8 @@ def place(out: Path, comparison: Comparison) -> Path:
 def table(found: dict[str, dict[str, Any]], show: Callable[[dict[str, Any]], str]) -> str:
     """Methods × comparisons, as Markdown; a dash where a method has no such number or has not run."""
     methods = [name for name in ALL if any(name in each["summary"] for each in found.values())]
-    lines = [["method", *found], ["---"] * (1 + len(found))]
-    lines += [[name, *(show(each["summary"].get(name, {})) for each in found.values())] for name in methods]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [[name, *(show(each["summary"].get(name, {})) for each in found.values())] for name in methods]
+    return markdown_table(["method", *found], lines)
 
 
 def accuracy(summary: dict[str, Any]) -> str:
@@ -107,7 +107,8 @@ def run(comparison: Comparison, out: Path, data: dict[str, str], jobs: int) -> N
     path = data.get(comparison.config.partition("-")[0])
     source = [] if path is None else [f"data.path={path}"]
     settings = config.load(CONFIGS / f"{comparison.config}.toml", [*source, "threads=1", *comparison.overrides])
-    compare(settings, place(out, comparison), comparison.methods, comparison.seeds, jobs=jobs)
+    record = compare(settings, place(out, comparison), comparison.methods, comparison.seeds, jobs=jobs)
+    write_comparison(record, place(out, comparison))
     print(f"done: {comparison.name}", flush=True)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from fedgmi.report import comparison
 from fedgmi.runs import compare as comparing
+from fedgmi.runs.statistics import compared, summarise
 from tiny import TINY, exit_code, hashes
 
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]
@@ -151,11 +152,11 @@ def test_the_best_is_only_called_so_where_the_test_says_so():
     high = [0.90 + 0.001 * i for i in range(12)]
     clear = [value - 0.05 for value in high]
     close = [value + (0.01 if i % 2 else -0.011) for i, value in enumerate(high)]
-    told = comparison.compared("x", ["a", "b"], [0], [cell("a", 0, high), cell("b", 0, clear)])
+    told = compared("x", ["a", "b"], [0], [cell("a", 0, high), cell("b", 0, clear)])
     assert told["best"] == "a"
     assert told["paired"]["against"]["b"]["difference"] == pytest.approx(0.05)
     assert "| **a** |" in comparison.to_markdown(told)
-    level = comparison.compared("x", ["a", "c"], [0], [cell("a", 0, high), cell("c", 0, close)])
+    level = compared("x", ["a", "c"], [0], [cell("a", 0, high), cell("c", 0, close)])
     assert level["best"] is None
     assert "level with c" in comparison.to_markdown(level)
 
@@ -163,7 +164,7 @@ def test_the_best_is_only_called_so_where_the_test_says_so():
 def test_pairs_are_of_the_same_seed_and_client():
     a = [cell("a", 0, [0.5, 0.6]), cell("a", 1, [0.7, 0.8])]
     b = [cell("b", 1, [0.6, 0.6])]
-    paired = comparison.compared("x", ["a", "b"], [0, 1], [*a, *b])["paired"]
+    paired = compared("x", ["a", "b"], [0, 1], [*a, *b])["paired"]
     assert paired["best"] == "a"
     assert paired["against"]["b"]["pairs"] == 2
     assert paired["against"]["b"]["difference"] == pytest.approx(0.15)
@@ -171,7 +172,7 @@ def test_pairs_are_of_the_same_seed_and_client():
 
 def test_components_without_an_expert_stay_blank():
     matrices = [[[0.9, None], [0.2, 0.8]], [[0.7, 0.1], [0.4, 0.6]]]
-    found = comparison.summarise([cell("a", seed, [0.5], expert_accuracy=m) for seed, m in enumerate(matrices)])
+    found = summarise([cell("a", seed, [0.5], expert_accuracy=m) for seed, m in enumerate(matrices)])
     assert found["expert_accuracy"] == [[pytest.approx(0.8), None], [pytest.approx(0.3), pytest.approx(0.7)]]
 
 

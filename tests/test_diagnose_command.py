@@ -127,7 +127,7 @@ def test_without_truth_and_without_labels(tmp_path, monkeypatch):
 def test_single_client(tmp_path, monkeypatch, capsys):
     overrides = offer(monkeypatch, federation([40]))
     assert exit_code(*words(tmp_path / "out", *overrides)) == 0
-    assert "A single client is its own only mixture" in " ".join(capsys.readouterr().out.split())
+    assert "There is a single client" in " ".join(capsys.readouterr().out.split())
 
 
 MISTAKES = [

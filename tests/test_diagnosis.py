@@ -60,7 +60,7 @@ def test_a_ring_is_found_out():
 def test_all_clients_alike_are_one_component():
     told = diagnose(mixture(1)[0], seed=0).to_json()
     assert_complete(told, 30, 1)
-    assert told["warnings"] == ["All clients look alike: the data show one component."]
+    assert told["warnings"] == ["All clients look alike. The data show one component."]
     assert told["proportions"] == [[1.0]] * 30
 
 
@@ -68,13 +68,13 @@ def test_more_components_than_the_data_support_are_called_invented():
     found = diagnose(mixture(2)[0], n_components=4, seed=0)
     assert_complete(found.to_json(), 30, 4)
     assert found.spectrum.n_components == 2
-    assert found.warnings == ("4 components were asked for, and the data support 2: the others are invented.",)
+    assert found.warnings == ("4 components were asked for. The data support 2. The others are invented.",)
 
 
 def test_fewer_components_than_the_data_show_do_not_fit_and_that_is_said():
     found = diagnose(mixture(3)[0], n_components=2, seed=0)
     assert not found.mixture_supported
-    assert found.warnings == ("2 components were asked for, and the data show 3.",)
+    assert found.warnings == ("2 components were asked for. The data show 3.",)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_fewer_components_than_the_data_show_do_not_fit_and_that_is_said():
     [
         (mixture(2, n_clients=6)[0], "6 clients are few"),
         (mixture(2, n_rows=50)[0], "50 rows or fewer"),
-        (ODD["one client"], "A single client"),
-        (torch.diag(torch.full((16,), 200.0)), "16 components of 16 clients"),
+        (ODD["one client"], "There is a single client"),
+        (torch.diag(torch.full((16,), 200.0)), "16 clients are few for 16 components"),
     ],
 )
 def test_what_a_reader_should_know(counts, words):

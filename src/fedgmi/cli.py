@@ -150,12 +150,13 @@ def compare(
     out = out or Path("runs") / f"{file.stem if file else 'digits'}-comparison"
     names, numbers = _words(methods), config.seeds(_words(seeds), "--seeds")
     try:
-        from fedgmi.report.comparison import print_comparison
+        from fedgmi.report.comparison import print_comparison, write_comparison
         from fedgmi.report.progress import watching
         from fedgmi.runs import compare as comparing
 
         with watching(_errors()) as watch:
             comparison = comparing.compare(settings, out, names, numbers, jobs=jobs, watch=watch)
+        write_comparison(comparison, out)
         print_comparison(comparison, out, Console())
         if any("failed" in cell for cell in comparison["cells"]):
             raise typer.Exit(1)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 
-from fedgmi.diagnosis.misfit import deviance, excess, holm, misfit, refit, tail
+from fedgmi.diagnosis.misfit import deviance, excess, misfit, refit, tail
 from fedgmi.mixture.spectrum import estimate_components
 from fedgmi.mixture.topics import fit_topics
 from wordcounts import ODD, counts_from, mixture, ring, topics_of
@@ -105,13 +103,3 @@ def test_tail_of_a_chi_square_with_these_moments():
     null = torch.tensor([[8 - 4 * (3 / 4) ** 0.5], [8 + 4 * (3 / 4) ** 0.5]] * 2, dtype=torch.float64)
     assert float(tail(torch.tensor([15.507]), null)) == pytest.approx(0.05, abs=1e-4)
     assert float(tail(torch.tensor([3.0]), torch.zeros(4, 1, dtype=torch.float64))) == 1.0
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.001, 0.2))
-def test_holm_rejects_what_bonferroni_rejects_and_nothing_above_the_size(p_values, size):
-    rejected = set(holm(torch.tensor(p_values, dtype=torch.float64), size))
-    assert {i for i, p in enumerate(p_values) if p < 0.999 * size / len(p_values)} <= rejected
-    assert rejected <= {i for i, p in enumerate(p_values) if p <= size}
-    if rejected:
-        worst = max(p_values[i] for i in rejected)
-        assert rejected >= {i for i, p in enumerate(p_values) if p < worst}

@@ -1,5 +1,8 @@
-"""What a federation is made of, as far as its word counts tell: how many components, whether it is a mixture of them
-at all, which clients do not fit, and how well the proportions are known."""
+"""What a federation is made of, as far as its word counts tell.
+
+How many components there are, whether the federation is a mixture of them at all, which clients do not fit, and how
+well the proportions are known.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,28 @@ from fedgmi.mixture.spectrum import Spectrum, estimate_components
 from fedgmi.mixture.topics import Topics, fit_topics
 
 FEW_CLIENTS = 15
+"""With fewer clients, weak components may be missed."""
 FEW_PER_COMPONENT = 3
+"""With fewer clients per component, any federation looks like a mixture."""
 FEW_ROWS = 100
+"""With fewer rows, a client's proportions are rough."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """spectrum: how many components the data show · misfit: whether a mixture of `n_components` fits
-    · topics, intervals [C, K, 2], purest [K], anchor_mass [K]: what the proportions are, and how well they are known
-    · warnings: plain sentences."""
+    """What word counts say about a mixture of K components.
+
+    Attributes:
+        n_components: K.
+        size: Of the test for a mixture.
+        spectrum: How many components the data show.
+        misfit: Whether a mixture of K components fits, and which clients do not.
+        topics: The proportions and what they rest on.
+        intervals: How well the proportions are known. [C, K, 2]
+        purest: How near the purest client comes to each corner. [K]
+        anchor_mass: How many of each component's rows have words that are its own. [K]
+        warnings: What a reader should know before relying on the numbers, in plain sentences.
+    """
 
     n_components: int
     size: float
@@ -37,6 +53,7 @@ class Diagnosis:
 
     @property
     def mixture_supported(self) -> bool:
+        """Whether nothing speaks against a mixture, at the test's size."""
         return self.misfit.p_value >= self.size
 
     def to_json(self) -> dict[str, Any]:
@@ -64,10 +81,21 @@ class Diagnosis:
 def diagnose(
     histograms: Tensor, *, n_components: int | None = None, seed: int, level: float = 0.9, size: float = 0.01
 ) -> Diagnosis:
-    """Everything that the counts [C, W] of C clients and W words say about the mixture.
+    """Everything that counts of clients by words say about a mixture.
 
-    n_components: K, or None for the estimated K̂ · level: of the intervals · size: of the test for a mixture. Raises
-    DataError where these are no counts, ConfigError for more components than clients.
+    Args:
+        histograms: Counts. [C, W]
+        n_components: K, or None for the estimated number.
+        seed: Of all resamples.
+        level: Of the intervals.
+        size: Of the test for a mixture.
+
+    Returns:
+        The diagnosis.
+
+    Raises:
+        DataError: These are no counts.
+        ConfigError: There are more components than clients.
 
     >>> import torch
     >>> alike = torch.tensor([[30, 20, 10]]).expand(20, 3)
@@ -112,21 +140,32 @@ def _counts(histograms: Tensor) -> Tensor:
 
 
 def cautions(histograms: Tensor, n_components: int, spectrum: Spectrum) -> list[str]:
-    """What a reader should know before relying on the numbers."""
+    """What a reader should know before relying on the numbers.
+
+    Args:
+        histograms: Counts. [C, W]
+        n_components: K.
+        spectrum: Which says how many components the data show.
+
+    Returns:
+        Plain sentences, none where there is nothing to beware of.
+    """
     said, found, n_clients = [], spectrum.n_components, len(histograms)
     if n_clients == 1:
-        said.append("A single client is its own only mixture: with one client nothing tells components apart.")
+        said.append("There is a single client. With one client, nothing tells components apart.")
     elif found == 1:
-        said.append("All clients look alike: the data show one component.")
+        said.append("All clients look alike. The data show one component.")
     if n_components > found:
-        said.append(f"{n_components} components were asked for, and the data support {found}: the others are invented.")
+        said.append(f"{n_components} components were asked for. The data support {found}. The others are invented.")
     if n_components < found:
-        said.append(f"{n_components} components were asked for, and the data show {found}.")
+        said.append(f"{n_components} components were asked for. The data show {found}.")
     if 1 < n_clients < FEW_PER_COMPONENT * n_components:
-        said.append(f"{n_components} components of {n_clients} clients: any federation looks like such a mixture.")
+        said.append(
+            f"{n_clients} clients are few for {n_components} components. Any federation looks like such a mixture."
+        )
     elif 1 < n_clients < FEW_CLIENTS:
-        said.append(f"{n_clients} clients are few: weak components may be missed, and intervals are rough.")
+        said.append(f"{n_clients} clients are few. Weak components may be missed, and intervals are rough.")
     rows = float(histograms.sum(1).median())
     if rows < FEW_ROWS:
-        said.append(f"Half of the clients have {rows:g} rows or fewer: their proportions are rough.")
+        said.append(f"Half of the clients have {rows:g} rows or fewer. Their proportions are rough.")
     return said

@@ -14,22 +14,38 @@ from fedgmi.mixture.topics import Topics, fit_topics, word_log_probs
 from fedgmi.randomness import numpy_generator
 
 ANCHOR_SHARE = 0.95
-PILOTS = 6  # federations from which the spread of the true proportions is learnt
-FEDERATIONS = 20, 100  # at least, for errors of the topics are common to all clients of one; and at most
+"""A word is a component's own where the component holds this share of its rows, or more."""
+PILOTS = 6
+"""Federations from which the spread of the true proportions is learnt."""
+FEDERATIONS = 20, 100
+"""Federations that are simulated, at least and at most. Errors of the topics are common to all clients of one."""
 SIMULATED_CLIENTS = 2400
+"""Clients that are simulated, as far as FEDERATIONS allows."""
 NEIGHBOURS = 100
-SIZE_UNIT = 0.5  # a difference in log n that counts as much as a standard deviation of the estimates
+"""Simulated clients that an interval is made from."""
+SIZE_UNIT = 0.5
+"""A difference in log n that counts as much as a standard deviation of the estimates."""
 MIN_PRECISION = 0.05
+"""The smallest sum of Dirichlet parameters."""
 
 
 def proportion_intervals(histograms: Tensor, fitted: Topics, seed: int, *, level: float = 0.9) -> Tensor:
-    """Intervals [C, K, 2] for the proportions π_ik that each client's rows were *drawn* with, from counts [C, W].
+    """Intervals for the proportions π_ik that each client's rows were *drawn* with.
 
-    Federations are simulated: π* ~ Dirichlet, fitted to all clients' estimates, words from the fitted topics, and the
-    estimates π̂* come from refitting topics and all. Among simulated clients whose estimate π̂*_k and number of rows are
-    nearest to client i's, the quantiles of π*_k − π̂*_k say how far the truth lies from such an estimate: an empirical
-    Bayes interval (Morris 1983), computed as in approximate Bayes (Beaumont et al. 2002). It holds what the rows leave
-    open, the topics' error and the estimator's bias, keeps to [0, 1], and its `level` is an average over clients.
+    Federations are simulated. π* ~ Dirichlet is fitted to all clients' estimates, words are drawn from the fitted
+    topics, and the estimates π̂* come from refitting topics and all. Among simulated clients whose estimate π̂*_k and
+    number of rows are nearest to client i's, the quantiles of π*_k − π̂*_k say how far the truth lies from such an
+    estimate. This is an empirical Bayes interval (Morris 1983), computed as in approximate Bayes (Beaumont et al.
+    2002). It holds what the rows leave open, the topics' error and the estimator's bias, and it keeps to [0, 1].
+
+    Args:
+        histograms: Counts. [C, W]
+        fitted: Topics and proportions of these counts.
+        seed: Of the simulations.
+        level: The share of intervals that should hold the truth, as an average over clients.
+
+    Returns:
+        Lower and upper ends. [C, K, 2], float64
     """
     n_clients, n_components = fitted.proportions.shape
     if n_components == 1:
@@ -45,9 +61,16 @@ def proportion_intervals(histograms: Tensor, fitted: Topics, seed: int, *, level
 
 
 def population(proportions: Tensor, *, overspread: float = 1.0) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Dirichlet parameters [K] with the mean of these proportions [C, K], and their variance over `overspread`.
+    """Dirichlet parameters with the mean of these proportions, and their variance over `overspread`.
 
-    Σ_k Var π_k = (1 − Σ_k m_k²) / (s + 1) with means m and parameters s·m; estimates spread more than the truth.
+    Σ_k Var π_k = (1 − Σ_k m_k²) / (s + 1) with means m and parameters s·m.
+
+    Args:
+        proportions: [C, K]
+        overspread: How many times as much estimates vary as the truth does.
+
+    Returns:
+        Parameters. [K]
 
     >>> population(torch.tensor([[0.5, 0.5], [0.25, 0.75], [0.75, 0.25]])).round(6).tolist()
     [1.5, 1.5]
@@ -61,12 +84,22 @@ def population(proportions: Tensor, *, overspread: float = 1.0) -> np.ndarray[tu
 def simulate(
     totals: Tensor, fitted: Topics, n: int, rng: np.random.Generator, *, overspread: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """True and estimated proportions [n, C, K] of n federations with these rows per client and the fitted topics.
+    """Proportions of simulated federations with these rows per client and the fitted topics.
 
-    What every client holds of a component, b_k = min_i π̂_ik, may as well belong to all components: proportions
-    (π − λb)/(1 − λ Σb) and topics (1 − λ Σb)·p_k + λ Σ_j b_j·p_j give every client the same words. So λ is drawn
-    uniformly from [0, 1]. Refits begin, like the fit, at the corners; where the likelihood is flat, they would not move
-    from the truth.
+    What every client holds of a component, b_k = min_i π̂_ik, may as well belong to all components. Proportions (π −
+    λb)/(1 − λ Σb) and topics (1 − λ Σb)·p_k + λ Σ_j b_j·p_j give every client the same words. So λ is drawn uniformly
+    from [0, 1]. Refits begin at the corners, as the fit does. From the truth they would not move where the likelihood
+    is flat.
+
+    Args:
+        totals: Rows of each client. [C]
+        fitted: Topics and proportions.
+        n: How many federations.
+        rng: Where the draws come from.
+        overspread: How many times as much estimates vary as the truth does.
+
+    Returns:
+        True and estimated proportions. [n, C, K] each
     """
     probs, estimate, pairs = word_log_probs(fitted.counts.cpu()).exp(), fitted.proportions.cpu(), []
     slack = estimate.min(0).values
@@ -106,14 +139,27 @@ def _nearest_quantiles(
 
 
 def purest(proportions: Tensor) -> Tensor:
-    """max_i π_ik [K]: how near the purest client comes to each corner."""
+    """max_i π_ik: how near the purest client comes to each corner.
+
+    Args:
+        proportions: [C, K]
+
+    Returns:
+        [K]
+    """
     return proportions.max(0).values
 
 
 def anchor_mass(counts: Tensor) -> Tensor:
-    """The share of each component's mass that lies in words of which at least 95% of the rows are its own. [W, K] → [K]
+    """The share of each component's rows in words of which at least 95% of the rows are its own.
 
     Anchor words (Arora et al. 2013) fix a corner even where no client is pure.
+
+    Args:
+        counts: Pooled rows by word and topic. [W, K]
+
+    Returns:
+        [K]
 
     >>> anchor_mass(torch.tensor([[10.0, 0.0], [10.0, 20.0]])).tolist()
     [0.5, 0.0]

@@ -1,23 +1,49 @@
-"""How numbers and tables are written for the terminal."""
+"""How numbers and tables are written, for the terminal and in Markdown."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich import box
+from rich import box, filesize
 from rich.table import Table
 
 
 def bare_table(title: str, columns: Sequence[str]) -> Table:
-    """An empty table; the first column is text, the others are numbers."""
-    # No frame: a default run then fits into 80 columns.
+    """An empty table for the terminal, without a frame.
+
+    Args:
+        title: Above the table.
+        columns: Their names. The first column is text, the others are numbers.
+
+    Returns:
+        The table, to which rows can be added.
+    """
+    # Without a frame the tables of a default run fit into 80 columns.
     look: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
     table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left", **look)
     for column, name in enumerate(columns):
         table.add_column(name, justify="left" if column == 0 else "right", overflow="fold")
     return table
+
+
+def markdown_table(head: Sequence[str], lines: Iterable[Iterable[Any]]) -> str:
+    """A table in Markdown.
+
+    Args:
+        head: Names of the columns.
+        lines: Rows of cells.
+
+    Returns:
+        A line for the head, one for the rule, one for each row.
+
+    >>> print(markdown_table(["method", "accuracy"], [["fedgmi", 0.9]]))
+    | method | accuracy |
+    | --- | --- |
+    | fedgmi | 0.9 |
+    """
+    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in (head, ["---"] * len(head), *lines))
 
 
 def short_share(share: float) -> str:
@@ -39,28 +65,36 @@ def short_shares(proportions: Sequence[float]) -> str:
 
 
 def number(value: Any, digits: int) -> str:
-    """A number, or a dash where there is none."""
+    """A number, or a dash where there is none.
+
+    Args:
+        value: A number, NaN or None.
+        digits: After the point.
+
+    >>> number(0.1234, 2), number(None, 2)
+    ('0.12', '–')
+    """
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def percent(value: Any) -> str:
-    """A share in percent, without the sign."""
+    """A share in percent, without the sign.
+
+    >>> percent(0.912), percent(None)
+    ('91.2', '–')
+    """
     return number(None if value is None else 100 * value, 1)
 
 
 def size(value: float | None) -> str:
-    """Bytes in the largest unit that leaves at least one.
+    """Bytes in the largest unit that leaves at least one. A dash where nobody knows.
 
-    >>> size(1_500), size(2_340_000)
-    ('1.5 kB', '2.3 MB')
+    >>> size(120), size(1_500), size(2_340_000), size(None)
+    ('120 B', '1.5 kB', '2.3 MB', '–')
     """
     if value is None:
         return "–"
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            break
-        value /= 1000
-    return f"{value:.1f} {unit}" if unit != "B" else f"{value:.0f} B"
+    return f"{value:.0f} B" if value < 1000 else filesize.decimal(round(value))
 
 
 def plural(n: int, noun: str) -> str:
@@ -73,7 +107,11 @@ def plural(n: int, noun: str) -> str:
 
 
 def listed(words: Sequence[str], most: int = 6) -> str:
-    """Words as people list them, cut after so many.
+    """Words as people list them.
+
+    Args:
+        words: What is listed.
+        most: How many are named. The others are counted.
 
     >>> listed(["a", "b", "c"]), listed(["a", "b", "c", "d"], most=2)
     ('a, b and c', 'a, b and 2 more')

@@ -17,8 +17,8 @@ from typing import Any
 
 from fedgmi.errors import ConfigError, UserError, unknown
 from fedgmi.methods import METHODS
-from fedgmi.report.comparison import compared, to_csv, to_markdown
 from fedgmi.runs.config import Config, dump, load, settings_of
+from fedgmi.runs.statistics import compared
 from fedgmi.settings.base import MethodSettings
 from fedgmi.storage import folder
 
@@ -62,7 +62,7 @@ def compare(
     jobs: int = 1,
     watch: Watcher | None = None,
 ) -> dict[str, Any]:
-    """Run the grid and return what `out` then holds as `comparison.json`, beside `.csv` and `.md`.
+    """Run the grid and return what `out` then holds as `comparison.json`.
 
     Raises ConfigError for unknown or repeated methods, repeated seeds, or a folder that holds a comparison of another
     configuration.
@@ -90,10 +90,7 @@ def _compare(
     reasons = _run_all(runs, out / CELLS, max(1, jobs), watch or (lambda status: None))
     found = [result(cell, out / CELLS, reasons) for cell in cells]
     record: dict[str, Any] = folder.finite(compared(config.scenario.name, list(methods), list(seeds), found))
-    path = out / folder.COMPARISON
-    folder.write_json(path, record)
-    folder.write_text(path.with_suffix(".csv"), to_csv(record))
-    folder.write_text(path.with_suffix(".md"), to_markdown(record))
+    folder.write_json(out / folder.COMPARISON, record)
     return record
 
 
