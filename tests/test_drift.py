@@ -175,7 +175,7 @@ def test_a_short_reference_is_learnt_on():
 
 def test_where_rows_cannot_tell_components_apart_only_the_fit_is_watched():
     model = Gaussians(THREE, needs_labels=True)
-    with pytest.warns(FedgmiWarning, match="cannot tell components apart.*give labels"):
+    with pytest.warns(FedgmiWarning, match="cannot tell components apart.*Give labels"):
         watcher = monitor(model)
     assert list(feed(watcher, [0, 0, 1], 3)[-1].statistics) == ["fit, low", "fit, high"]
     with warnings.catch_warnings():

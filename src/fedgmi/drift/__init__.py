@@ -1,4 +1,4 @@
-"""Has a client drifted? Batches of its rows over time, against the rows it had before; see docs/drift.md."""
+"""Has a client drifted? Batches of its rows over time, against the rows it had before. See docs/drift.md."""
 
 from fedgmi.drift.model import Model as Model
 from fedgmi.drift.monitor import Monitor as Monitor

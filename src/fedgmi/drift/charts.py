@@ -1,10 +1,10 @@
 """Control charts whose false alarms do not depend on the model: sequential ranks, batch statistics, CUSUM, run length.
 
-A row is reduced to a score, and the score to its place among all scores before it. While rows are exchangeable (nothing
-changed, whatever their law and however wrong the model) these places, ties broken by chance, are independent and
-uniform: *exactly*, and together (Vovk, Gammerman & Shafer 2005, on-line conformal p-values; Bhattacharya & Frierson
-1981 for charts). A batch's places become one number Z ~ N(0, 1), again exactly, and the CUSUM of Z (Page 1954) has a
-known average run length to a false alarm.
+A row is reduced to a score, and the score to its place among all scores before it. Rows are exchangeable as long as
+nothing has changed, whatever their law and however wrong the model. Then these places, ties broken by chance, are
+independent and uniform, *exactly* and together (Vovk, Gammerman & Shafer 2005, on-line conformal p-values; Bhattacharya
+& Frierson 1981 for charts). A batch's places become one number Z ~ N(0, 1), again exactly, and the CUSUM of Z (Page
+1954) has a known average run length to a false alarm.
 """
 
 from __future__ import annotations
@@ -25,21 +25,28 @@ LEVELS = 200
 CAPACITY = 1000
 """A pool remembers this many scores as they are, and only counts what comes after."""
 ALLOWANCE = 0.5
-"""What a CUSUM takes off every batch: half the shift, in standard deviations of Z, that it finds soonest."""
+"""What a CUSUM takes off for every batch. It is half the shift, in standard deviations of Z, that is found soonest."""
 DRAWS = 2000
 """Random subsets that a block of rows is compared with."""
-BLOCK = 25  # rows compared with random subsets, or with each other, at once
-SMALLEST = 1e-12  # of probabilities, so that Φ⁻¹ stays finite
-NODES = 64  # of the Gauss-Legendre rule
+BLOCK = 25
+"""Rows that are compared with random subsets, or with each other, at once."""
+SMALLEST = 1e-12
+"""No probability counts as smaller, so that Φ⁻¹ stays finite."""
+NODES = 64
+"""Of the Gauss-Legendre rule."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """All scores seen so far, in bounded memory: `values` [M] ascending, `counts` [2M+1] of gap, value, gap, …, gap.
+    """All scores seen so far, in bounded memory.
 
-    Up to CAPACITY values every gap is empty. After that new scores are counted where they fall and the cells stay as
+    Up to CAPACITY values every gap is empty. After that, new scores are counted where they fall, and the cells stay as
     they are. The ranks remain exact: given the order of the scores before it, a new one lands in a cell with a
     probability known from the counts alone, and its place inside the cell is uniform. What is lost is resolution.
+
+    Attributes:
+        values: Ascending. [M]
+        counts: Of gap, value, gap, …, value, gap. [2M + 1]
     """
 
     values: Array = field(default_factory=lambda: np.zeros(0))
@@ -49,7 +56,11 @@ class Pool:
         return int(self.counts.sum())
 
     def with_cells_for(self, scores: Array) -> Pool:
-        """The same scores, with a cell for each of these values too, while there is room for them."""
+        """The same scores, with a cell for each of these values too, while there is room for them.
+
+        Args:
+            scores: New values. [n]
+        """
         if self.counts[::2].any() or len(self.values) + len(scores) > CAPACITY:
             return self
         values = np.union1d(self.values, scores)
@@ -58,16 +69,30 @@ class Pool:
         return Pool(values, counts)
 
     def cells(self, scores: Array) -> Counts:
-        """The index into `counts` of each score's cell. [n]"""
+        """The cell that each score falls into.
+
+        Args:
+            scores: [n]
+
+        Returns:
+            Places in `counts`. [n]
+        """
         left, right = (np.searchsorted(self.values, scores, side) for side in ("left", "right"))
         return (left + right).astype(np.int64)
 
 
 def sequential_ranks(pool: Pool, scores: Array, noise: Array) -> tuple[Array, Pool]:
-    """u_t = (#{s < t: score_s < score_t} + V_t·(1 + #{s < t: score_s = score_t})) / t, and the pool with these rows.
+    """u_t = (#{s < t: score_s < score_t} + V_t·(1 + #{s < t: score_s = score_t})) / t.
 
-    scores [n] in order of arrival · noise [n] uniform on [0, 1) (V) → u [n] in (0, 1), small for low scores. Exactly
-    independent and uniform under exchangeability of all scores that went through the pool.
+    They are exactly independent and uniform while all scores that went through the pool are exchangeable.
+
+    Args:
+        pool: All scores before.
+        scores: In order of arrival. [n]
+        noise: V, uniform on [0, 1). [n]
+
+    Returns:
+        u in (0, 1), small for low scores [n], and the pool with these scores.
 
     >>> u, pool = sequential_ranks(Pool(), np.array([3.0, 5.0, 1.0, 5.0]), np.full(4, 0.5))
     >>> u.tolist(), len(pool)
@@ -88,12 +113,28 @@ def sequential_ranks(pool: Pool, scores: Array, noise: Array) -> tuple[Array, Po
 
 
 def normal_statistic(ranks: Array) -> float:
-    """Z = Σ_t Φ⁻¹(u_t) / √n ~ N(0, 1): for scores without many ties. ranks [n] → Z; 0 for no rows."""
+    """Z = Σ_t Φ⁻¹(u_t) / √n ~ N(0, 1), for scores without many ties.
+
+    Args:
+        ranks: u. [n]
+
+    Returns:
+        Z, 0 for no ranks.
+    """
     return float(stats.norm.ppf(ranks).sum() / math.sqrt(max(len(ranks), 1)))
 
 
 def random_subsets(size: int, n: int, rng: np.random.Generator) -> Counts:
-    """DRAWS uniformly random subsets of n of the numbers 0..size−1 (Bentley & Floyd 1987). [n, DRAWS]"""
+    """DRAWS uniformly random subsets (Bentley & Floyd 1987).
+
+    Args:
+        size: The numbers to choose from are 0 to size − 1.
+        n: How many numbers a subset has.
+        rng: Where the draws come from.
+
+    Returns:
+        A subset in each column. [n, DRAWS]
+    """
     last = np.arange(size - n, size)
     chosen = rng.integers(0, last[:, None] + 1, size=(n, DRAWS))
     for i in range(1, n):
@@ -102,13 +143,20 @@ def random_subsets(size: int, n: int, rng: np.random.Generator) -> Counts:
 
 
 def level_statistics(counts: Counts, levels: Counts, rng: np.random.Generator) -> tuple[Array, Counts]:
-    """Z [K] ~ N(0, 1): does the sum of the batch's levels stand out among random subsets of all rows so far?
+    """Z ~ N(0, 1): does the sum of the batch's levels stand out among random subsets of all rows so far?
 
-    counts [K, LEVELS+1]: how often each level was seen before · levels [n, K] of the batch → Z [K], large where levels
-    rose, and the counts with these rows. Under exchangeability the batch is a random subset of itself and all rows
-    before, so its place among DRAWS such subsets, ties broken by chance, is exactly uniform, and independent of
-    earlier batches' (their places depend on the order inside what is now one set). Long batches are taken in blocks,
-    Z = Σ_j Z_j / √J, which also lets Z grow beyond what DRAWS can tell.
+    Under exchangeability the batch is a random subset of itself and all rows before. So its place among DRAWS such
+    subsets, ties broken by chance, is exactly uniform. It is also independent of earlier batches' places, which depend
+    on the order inside what is now one set. Long batches are taken in blocks, Z = Σ_j Z_j / √J, which also lets Z grow
+    beyond what DRAWS can tell.
+
+    Args:
+        counts: How often each level was seen before. [K, LEVELS + 1]
+        levels: Of the batch. [n, K]
+        rng: Where the draws come from.
+
+    Returns:
+        Z, large where levels rose [K], and the counts with these rows.
     """
     parts = []
     for block in np.array_split(levels, max(1, math.ceil(len(levels) / BLOCK))):
@@ -127,6 +175,13 @@ def average_run_length(threshold: float, allowance: float = ALLOWANCE) -> float:
 
     L(s) = 1 + L(0)·Φ(κ − s) + ∫₀ʰ L(v)·φ(v − s + κ) dv (Page 1954), by Gauss-Legendre quadrature.
 
+    Args:
+        threshold: h.
+        allowance: κ.
+
+    Returns:
+        L(0), in batches.
+
     >>> round(average_run_length(4.0), 1), round(average_run_length(5.0), 1)
     (335.4, 930.9)
     """
@@ -139,10 +194,18 @@ def average_run_length(threshold: float, allowance: float = ALLOWANCE) -> float:
 
 @functools.cache
 def threshold_for(run_length: float, n_charts: int, allowance: float = ALLOWANCE) -> float:
-    """The threshold at which `n_charts` CUSUMs together alarm falsely once in `run_length` batches, on average.
+    """The threshold at which several CUSUMs together alarm falsely once in so many batches, on average.
 
     Rates of false alarms add up (exactly for the two sides of one statistic, Kemp 1961), so each chart's own run length
-    is n_charts times as long. Charts that rise together make the real run length longer than asked for.
+    is n_charts times as long. Charts that rise together make the real run length longer than the nominal one.
+
+    Args:
+        run_length: Batches to a false alarm, on average.
+        n_charts: How many CUSUMs.
+        allowance: κ.
+
+    Returns:
+        The threshold.
 
     >>> round(threshold_for(335.4 / 2, n_charts=2), 2)
     4.0

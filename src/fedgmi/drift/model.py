@@ -1,4 +1,4 @@
-"""What a monitor asks of a model, and checks in what it gets."""
+"""What a monitor asks of a model, and how the answers are checked."""
 
 from __future__ import annotations
 
@@ -12,30 +12,55 @@ from fedgmi.errors import DataError, FedgmiWarning
 
 
 class Weights(Protocol):
-    """What `infer_weights` returns: whether such rows can tell the components apart."""
+    """What `infer_weights` returns."""
 
     @property
-    def identified(self) -> bool: ...
+    def identified(self) -> bool:
+        """Whether such rows can tell the components apart."""
+        ...
 
 
 class Model(Protocol):
     """A fitted `FedGMI`, or anything with these.
 
-    n_components_: K · client_names_ · weights_ [clients, K] · log_ratios: log p_k(x[, y]) + a constant per row [n, K],
-    nats · component_log_prob: log p_k(x) [n, K], nats.
+    Attributes:
+        n_components_: K.
+        client_names_: Names of all clients.
+        weights_: Their proportions. [clients, K]
     """
 
     n_components_: Any
     client_names_: Any
     weights_: Any
 
-    def log_ratios(self, x: Any, y: Any = None) -> Any: ...
-    def component_log_prob(self, x: Any) -> Any: ...
-    def infer_weights(self, x: Any, y: Any = None) -> Weights: ...
+    def log_ratios(self, x: Any, y: Any = None) -> Any:
+        """log p_k(x[, y]), up to a constant per row. [n, K], nats"""
+        ...
+
+    def component_log_prob(self, x: Any) -> Any:
+        """log p_k(x). [n, K], nats"""
+        ...
+
+    def infer_weights(self, x: Any, y: Any = None) -> Weights:
+        """The proportions of a client that holds such rows."""
+        ...
 
 
 def evidence(model: Model, x: Any, y: Any, where: str) -> tuple[Array, Array]:
-    """log_ratios and component_log_prob of the rows, [n, K] each. Raises DataError for none, or for NaN."""
+    """What the model says of rows.
+
+    Args:
+        model: Fitted.
+        x: Rows. [n, …]
+        y: Labels [n], or None.
+        where: Named in messages.
+
+    Returns:
+        `log_ratios` and `component_log_prob` of the rows. [n, K] each
+
+    Raises:
+        DataError: There are no rows, or the model cannot score them.
+    """
     if not len(x):
         raise DataError("it has no rows", where=where, fix="leave empty batches out")
     ratios, log_prob = model.log_ratios(x, y), model.component_log_prob(x)
@@ -43,14 +68,24 @@ def evidence(model: Model, x: Any, y: Any, where: str) -> tuple[Array, Array]:
 
 
 def tells_components_apart(model: Model, x: Any, y: Any, client: str) -> bool:
-    """Whether such rows say anything about proportions; a FedgmiWarning where they do not. One component: no."""
+    """Whether such rows say anything about proportions. With one component they say nothing.
+
+    Args:
+        model: Fitted.
+        x: Rows. [n, …]
+        y: Labels [n], or None.
+        client: Named in the warning.
+
+    Returns:
+        Whether they do. A FedgmiWarning says so where they do not.
+    """
     if model.n_components_ == 1:
         return False
     identified = bool(model.infer_weights(x, y).identified)
     if not identified:
-        cure = "give labels with the rows, which may tell them apart" if y is None else "only the fit is watched"
+        cure = "Give labels with the rows, if there are any" if y is None else "Only the fit is watched"
         warnings.warn(
-            f"client {client!r}: such rows cannot tell components apart, so moved proportions will not be seen; {cure}",
+            f"client {client!r}: such rows cannot tell components apart. Moved proportions will not be seen. {cure}.",
             FedgmiWarning,
             stacklevel=4,
         )

@@ -29,19 +29,16 @@ FORMAT = 1
 class Monitor:
     """Says, batch after batch, whether a client's proportions moved, and whither, or its rows no longer fit.
 
-    Each batch gives K + 2 numbers that are N(0, 1) and independent of other batches', exactly, while rows are
-    exchangeable, however wrong the model (`mixture.charts`); a CUSUM accumulates each of them (`drift.watch`).
-
-    model: fitted · client: its name · average_run_length: mean number of batches to a false alarm, at least 10 ·
-    reference: (x, y) or (x, None), rows of this client that the model was *not trained on*: models remember their rows,
-    so that others would look like drift. Without it, and until 50 rows are seen, the first batches are the reference ·
-    seed: of ties and random subsets. Labels are given always, or never.
-
-    Raises ConfigError for an unknown client or a run length below 10, DataError for rows that cannot be used. Warns
-    (FedgmiWarning) where such rows cannot tell components apart: then only the fit is watched.
+    Each batch gives K + 2 numbers. While rows are exchangeable they are N(0, 1) and independent of other batches',
+    exactly, however wrong the model is (`drift.charts`). A CUSUM accumulates each of them (`drift.watch`).
 
     After an alarm only `reset` leads back. Until then new proportions sharpen with every batch, and moved proportions
     may turn out to be rows that no longer fit.
+
+    Attributes:
+        client: Its name.
+        average_run_length: Mean number of batches to a false alarm.
+        seed: Of ties and random subsets.
     """
 
     def __init__(
@@ -53,6 +50,24 @@ class Monitor:
         reference: tuple[Any, Any] | None = None,
         seed: int = 0,
     ) -> None:
+        """Start to watch a client.
+
+        Args:
+            model: A fitted model.
+            client: The client's name.
+            average_run_length: Mean number of batches to a false alarm, at least 10.
+            reference: (x, y) or (x, None), rows of this client that the model was *not trained on*. Models remember
+                their rows, so that other rows would look like drift. Without a reference, and until 50 rows are seen,
+                the first batches are the reference. Labels are given always, or never.
+            seed: Of ties and random subsets.
+
+        Raises:
+            ConfigError: There is no such client, or the run length is below 10.
+            DataError: The reference cannot be used.
+
+        Warns:
+            FedgmiWarning: Such rows cannot tell components apart. Then only the fit is watched.
+        """
         names = [str(name) for name in model.client_names_]
         if client not in names:
             raise unknown("client", str(client), names, "client")
@@ -79,11 +94,22 @@ class Monitor:
 
     @property
     def state(self) -> State:
-        """ "learning", "in control", "proportions moved" or "rows no longer fit"."""
+        """What is going on: "learning", "in control", "proportions moved" or "rows no longer fit"."""
         return self._state
 
     def update(self, x: Any, y: Any = None) -> Report:
-        """Take the next batch, x [n, …] and labels y [n] if the reference had them, in order of arrival."""
+        """Take the next batch.
+
+        Args:
+            x: Rows, in order of arrival. [n, …]
+            y: Labels [n], if the reference had them.
+
+        Returns:
+            What is to be said after it.
+
+        Raises:
+            DataError: The rows cannot be used. The monitor stays as it was.
+        """
         ratios, log_prob = self._evidence(x, y, where=f"batch {self._batch + 1}")
         self._batch += 1
         if self._state == "learning":
@@ -101,9 +127,10 @@ class Monitor:
     def reset(self, *, new_normal: bool = False) -> None:
         """Start the charts again after an alarm.
 
-        By default as after a false alarm, or one whose cause is mended: all rows up to the alarm stay the reference.
-        With new_normal the change is here to stay: the reference is forgotten, the next batches are learnt in its
-        place, and `weights_before` become the proportions that were found.
+        Args:
+            new_normal: False after a false alarm, or after one whose cause is mended. All rows up to the alarm stay the
+                reference. True where the change is here to stay. The reference is then forgotten, the next batches are
+                learnt in its place, and `weights_before` become the proportions that were found.
         """
         if new_normal:
             found = self._weights_now()
@@ -132,7 +159,18 @@ class Monitor:
 
     @classmethod
     def from_dict(cls, model: Model, data: Mapping[str, Any]) -> Monitor:
-        """The monitor that `to_dict` described, with the model it watched. Raises CheckpointError for other data."""
+        """The monitor that `to_dict` described.
+
+        Args:
+            model: The model that it watched with.
+            data: What `to_dict` returned.
+
+        Returns:
+            A monitor that goes on as if nothing had happened.
+
+        Raises:
+            CheckpointError: The data are of another version, or the model has another number of components.
+        """
         if data.get("format") != FORMAT:
             fix = "start a new Monitor, or use the fedgmi that wrote it"
             raise CheckpointError("this is no state of a drift monitor of this version", where="Monitor", fix=fix)
@@ -155,7 +193,7 @@ class Monitor:
         """Log ratios and log densities of the rows; the first ones settle what is watched."""
         if self._labelled is not None and self._labelled != (y is not None):
             had, have = ("labels", "none") if self._labelled else ("none", "labels")
-            fix = "give labels with the reference and every batch, or with none"
+            fix = "give labels with the reference and with every batch, or with none of them"
             raise DataError(f"earlier rows had {had}, these have {have}", where=where, fix=fix)
         found = evidence(self._model, x, y, where)
         if self._watch is None:

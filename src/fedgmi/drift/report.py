@@ -12,13 +12,19 @@ State = Literal["learning", "in control", "proportions moved", "rows no longer f
 
 @dataclass(frozen=True)
 class Report:
-    """The state after a batch, and why.
+    """What a monitor says after a batch.
 
-    client · batch: its number, from 1 · state · statistics: the charts' CUSUMs: "component k" rises when proportions
-    move towards k, "fit, low" and "fit, high" when rows are less, or more, likely under their component than earlier
-    rows were · threshold: an alarm is a statistic above it · cause: the chart that alarmed · change_point: the last
-    batch that looked as before (0: the first one did not) · weights_before [K] · weights_now [K]: estimated from the
-    rows since the change where proportions moved. cause, change_point, weights_now are None while they mean nothing.
+    Attributes:
+        client: Its name.
+        batch: Its number, from 1.
+        state: "learning", "in control", "proportions moved" or "rows no longer fit".
+        statistics: The CUSUM of each chart. "component k" rises when proportions move towards k. "fit, low" and "fit,
+            high" rise when rows are less, or more, likely under their component than earlier rows were.
+        threshold: An alarm is a statistic above it.
+        cause: The chart that alarmed. None where none has.
+        change_point: The last batch that looked as before. 0 means that the first one did not. None without an alarm.
+        weights_before: The proportions that the monitor started from. [K]
+        weights_now: The proportions of the rows since the change. None unless proportions moved. [K]
     """
 
     client: str
@@ -33,16 +39,14 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """The same in words."""
+        """The same in words: the client, the batch, and what happened since when."""
         who = f"client {self.client!r}, batch {self.batch}: {self.state}"
         if self.cause is None:
             return who
         since = f"since batch {(self.change_point or 0) + 1}"
         if self.weights_now is None:
             how = "less" if self.cause == "fit, low" else "more"
-            return (
-                f"{who}: {since} they have been {how} likely under every component they resemble than rows were before"
-            )
+            return f"{who}. They have been {how} likely under their own component {since} than earlier rows were."
         shares = zip(self.weights_before, self.weights_now, strict=True)
-        moves = ", ".join(f"{k}: {before:.0%} → {now:.0%}" for k, (before, now) in enumerate(shares))
-        return f"{who} towards {self.cause} {since} (components {moves})"
+        moves = ", ".join(f"component {k}: {before:.0%} → {now:.0%}" for k, (before, now) in enumerate(shares))
+        return f"{who} towards {self.cause} {since} ({moves})"

@@ -1,8 +1,8 @@
 """One client watched over time: what its rows are scored by, and the charts that the scores go through.
 
-State in, state out. Per component a chart of responsibilities (has the share of k risen?), and two charts of the fit:
-are rows less likely under their own component than its earlier rows were, or more (a density can find plain, odd rows
-likelier than any it has seen: Nalisnick et al. 2019)?
+Functions take a state and return a new one. Each component has a chart of responsibilities: has the share of k risen?
+Two charts are of the fit: are rows less likely under their own component than its earlier rows were, or more? (A
+density can find plain, odd rows likelier than any it has seen: Nalisnick et al. 2019.)
 """
 
 from __future__ import annotations
@@ -27,18 +27,24 @@ from fedgmi.drift.charts import (
 from fedgmi.mixture.posterior import responsibilities
 
 EVENNESS = 0.1
-"""Of the proportions that rows are scored by, this much is even: a component that the client never had must count."""
+"""This much of the proportions that rows are scored by is even. So a component that the client never had counts too."""
 LONGEST = 500
 """A change is looked for in at most so many last batches."""
 DOUBT = 2.58
-"""A mean fit beyond so many standard deviations (half a percent of cases by chance) is no longer as it was."""
-LOWEST = -1e300  # stands for log 0: JSON has no infinity
+"""A mean fit beyond so many standard deviations is no longer as it was. By chance it is in half a percent of cases."""
+LOWEST = -1e300
+"""Stands for log 0, for JSON has no infinity."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """levels [n, J]: responsibilities in steps of 1/LEVELS (J = K, or 0 where they say nothing) · component [n]: drawn
-    from the responsibilities · log_prob [n]: of the row under that component, nats."""
+    """What rows are reduced to.
+
+    Attributes:
+        levels: Responsibilities in steps of 1/LEVELS. J is K, or 0 where they say nothing. [n, J]
+        component: Drawn from the responsibilities. [n]
+        log_prob: Of the row under that component. [n], nats
+    """
 
     levels: Counts
     component: Counts
@@ -47,8 +53,14 @@ class Scores:
 
 @dataclass(frozen=True)
 class Watch:
-    """levels [J, LEVELS+1]: how often each was seen · fits: K pools of log densities · cusum [J+2] · path [T, J+2]: Z
-    of the last batches, since all CUSUMs were 0 (LONGEST at most)."""
+    """What was seen of a client, and its charts.
+
+    Attributes:
+        levels: How often each level was seen. [J, LEVELS + 1]
+        fits: Log densities that were seen, a pool for each of the K components.
+        cusum: [J + 2]
+        path: Z of the last batches since all CUSUMs were 0, LONGEST at most. [T, J + 2]
+    """
 
     levels: Counts
     fits: tuple[Pool, ...]
@@ -66,22 +78,37 @@ class Watch:
         return [f"component {k}" for k in range(len(self.levels))] + ["fit, low", "fit, high"]
 
     def restarted(self) -> Watch:
-        """The same rows behind it, charts at zero."""
+        """The same rows behind it, with charts at zero."""
         return Watch(self.levels, self.fits, np.zeros_like(self.cusum), self.path[:0])
 
 
 def new_watch(n_components: int, *, proportions: bool) -> Watch:
-    """Nothing seen yet. proportions: whether responsibilities say anything, so that there are charts for them."""
+    """A watch that has seen nothing.
+
+    Args:
+        n_components: K.
+        proportions: Whether responsibilities say anything, so that there are charts for them.
+    """
     n_levels = n_components if proportions else 0
     levels = np.zeros((n_levels, LEVELS + 1), np.int64)
     return Watch(levels, (Pool(),) * n_components, np.zeros(n_levels + 2), np.zeros((0, n_levels + 2)))
 
 
 def score(watch: Watch, log_ratios: Array, log_prob: Array, weights: Array, rng: np.random.Generator) -> Scores:
-    """Scores of rows: r_k(x) ∝ π̃_k·exp(log ratio), π̃ the client's proportions [K] with a tenth of even ones.
+    """Scores of rows: r_k(x) ∝ π̃_k·exp(log ratio), with π̃ the client's proportions and a tenth of even ones.
 
-    The fit is that under *one* component, drawn from r(x): among rows so drawn the law of log p_k(x) is that of
+    The fit is that under *one* component, drawn from r(x). Among rows so drawn, the law of log p_k(x) is that of
     component k and does not answer to proportions (label-conditional ranks, Vovk et al. 2005).
+
+    Args:
+        watch: Which says whether responsibilities count.
+        log_ratios: [n, K], nats
+        log_prob: [n, K], nats
+        weights: The client's proportions. [K]
+        rng: Where the draws come from.
+
+    Returns:
+        The scores.
     """
     n_components = len(weights)
     even = (1 - EVENNESS) * weights + EVENNESS / n_components
@@ -93,14 +120,26 @@ def score(watch: Watch, log_ratios: Array, log_prob: Array, weights: Array, rng:
 
 
 def learn(watch: Watch, scores: Scores, rng: np.random.Generator) -> Watch:
-    """These rows are as rows should be: later ones are compared with them."""
+    """The watch after rows that are as rows should be: later ones are compared with them.
+
+    Args:
+        watch: Before these rows.
+        scores: Of the rows.
+        rng: For ties.
+    """
     counts = [np.bincount(column, minlength=LEVELS + 1) for column in scores.levels.T]
     levels = watch.levels + np.reshape(counts, watch.levels.shape)
     return Watch(levels, _rank_fits(watch, scores, rng)[1], watch.cusum, watch.path)
 
 
 def chart(watch: Watch, scores: Scores, rng: np.random.Generator) -> Watch:
-    """S ← max(0, S + Z − ALLOWANCE) for every chart, and the rows join those that later ones are compared with."""
+    """S ← max(0, S + Z − ALLOWANCE) for every chart. The rows join those that later ones are compared with.
+
+    Args:
+        watch: Before these rows.
+        scores: Of the rows.
+        rng: For ties and random subsets.
+    """
     ranks, fits = _rank_fits(watch, scores, rng)
     fit = normal_statistic(ranks)
     levels, risen = watch.levels, np.zeros(0)
@@ -113,7 +152,13 @@ def chart(watch: Watch, scores: Scores, rng: np.random.Generator) -> Watch:
 
 
 def watch_fit(watch: Watch, scores: Scores, rng: np.random.Generator) -> Watch:
-    """After proportions have moved: do rows still fit? The path goes on with Z = 0 for proportions."""
+    """After proportions have moved: do rows still fit? The path goes on with Z = 0 for proportions.
+
+    Args:
+        watch: Before these rows.
+        scores: Of the rows.
+        rng: For ties.
+    """
     ranks, fits = _rank_fits(watch, scores, rng)
     z = np.zeros((1, len(watch.cusum)))
     z[0, -2:] = -normal_statistic(ranks), normal_statistic(ranks)
@@ -121,7 +166,15 @@ def watch_fit(watch: Watch, scores: Scores, rng: np.random.Generator) -> Watch:
 
 
 def alarm(watch: Watch, threshold: float) -> tuple[int, int] | None:
-    """The chart to blame and how many batches ago it began to rise, at least 1; None where no CUSUM is above."""
+    """Whether a CUSUM is above the threshold, and which chart is to blame.
+
+    Args:
+        watch: After a batch.
+        threshold: Of every CUSUM.
+
+    Returns:
+        The chart, and how many batches ago it began to rise, at least 1. None where no CUSUM is above.
+    """
     above = np.flatnonzero(watch.cusum > threshold)
     if not len(above):
         return None
@@ -134,10 +187,17 @@ def alarm(watch: Watch, threshold: float) -> tuple[int, int] | None:
 
 
 def misfit(watch: Watch, since: int) -> int | None:
-    """The chart of the fit that has risen beyond DOUBT over the last `since` batches, if one has.
+    """The chart of the fit that has risen beyond DOUBT over the last batches.
 
-    Rows that do not fit have responsibilities that mean nothing, and move all the same: proportions are blamed only
-    where the fit is as it was.
+    Rows that do not fit have responsibilities that mean nothing, and these move all the same. So proportions are blamed
+    only where the fit is as it was.
+
+    Args:
+        watch: After a batch.
+        since: How many batches to look back.
+
+    Returns:
+        The chart, None where neither has risen so far.
     """
     fit = watch.path[-since:, -2:].sum(0) / np.sqrt(min(since, len(watch.path)))
     return len(watch.levels) + int(fit.argmax()) if fit.max() > DOUBT else None
