@@ -33,12 +33,13 @@ def said(diagnosis: dict[str, Any]) -> str:
 
 def test_number_of_components_comes_with_its_gap():
     told = said(make_diagnosis(true_n_components=3))
-    assert told.startswith("3 components. 2 singular values (60.0 and 59.0) stand above what chance can make (12.0); ")
-    assert "the next (11.0) does not. The gap is clear. The scenario was made of 3." in told
+    assert told.startswith("3 components. 2 singular values (60.0 and 59.0) stand above what chance can make (12.0). ")
+    assert "The next one (11.0) does not. The gap is clear. The scenario was made of 3." in told
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [(12.1, "narrow: there may be one fewer"), (14.0, "visible, not wide"), (16.0, "clear")]
+    ("value", "words"),
+    [(12.1, "narrow. There may be one component fewer"), (14.0, "visible but not wide"), (16.0, "clear")],
 )
 def test_gap_in_words(value, words):
     told = said(make_diagnosis(2, singular_values=[value, 11.0]))
@@ -48,7 +49,7 @@ def test_gap_in_words(value, words):
 
 def test_clients_that_are_alike():
     told = said(make_diagnosis(1))
-    assert "1 component. All clients look alike: no singular value (11.0) is above what chance can make (12.0)." in told
+    assert "1 component. All clients look alike. No singular value (11.0) is above what chance can make (12.0)." in told
     assert "With one component, every proportion is 1." in told
 
 
@@ -61,19 +62,19 @@ def test_what_was_asked_for_is_told_apart():
     [(0.43, "43 of 100"), (0.012, "1 of 100"), (0.004, "4 of 1,000"), (1e-114, "fewer than 1 of 1,000")],
 )
 def test_p_value_in_words(p_value, words):
-    assert f": {words} true mixtures would look as unlike one as this, or more." in said(
+    assert f". {words[0].upper()}{words[1:]} true mixtures would fit as badly, or worse." in said(
         make_diagnosis(p_value=p_value)
     )
 
 
 def test_mixture_that_holds_is_not_proven():
-    assert "Nothing speaks against it: 43 of 100" in said(make_diagnosis())
+    assert "Nothing speaks against it. 43 of 100" in said(make_diagnosis())
     assert "The misfit per degree of freedom is 1.01, where 1 is expected." in said(make_diagnosis())
 
 
 def test_mixture_that_does_not_hold_comes_with_advice():
     told = said(make_diagnosis(n_clients=12, **REFUSED | {"client_misfit": [1.0, 3.0, 1.0, 1.0, 5.0, *[1.0] * 7]}))
-    assert "No: fewer than 1 of 1,000 true mixtures" in told
+    assert "No. Fewer than 1 of 1,000 true mixtures" in told
     assert "a summary at best" in told
     assert "No single client stands out." in said(make_diagnosis(mixture_supported=False))
     assert "--set method.name=local" in told
@@ -89,7 +90,7 @@ def test_as_many_components_as_the_data_show_are_advised_unless_clients_are_few(
 
 
 @pytest.mark.parametrize(
-    ("unfit", "words"), [([4], "But client-4 does not fit: look at its"), ([1, 4], "But client-4 and client-1 do not")]
+    ("unfit", "words"), [([4], "But client-4 does not fit. Look at its"), ([1, 4], "But client-4 and client-1 do not")]
 )
 def test_single_clients_that_do_not_fit_are_named_the_worst_first(unfit, words):
     assert words in said(make_diagnosis(**UNFIT | {"unfit_clients": unfit}))
@@ -98,7 +99,8 @@ def test_single_clients_that_do_not_fit_are_named_the_worst_first(unfit, words):
 def test_how_well_proportions_are_known():
     told = said(make_diagnosis(purest=[0.95, 0.6, 0.7], anchor_mass=[0.0, 0.02, 0.3]))
     assert "The 90 % intervals are 0.10 wide on average." in told
-    assert "The purest clients hold .60 to .95 of their component, and .00 to .30 of" in told
+    assert "The purest client of each component has .60 to .95 of its rows from it." in told
+    assert "Words that hardly any other component has make up .00 to .30 of a component's rows." in told
     assert "Nothing shows component 1 alone" in told
     assert "Nothing shows any component alone" in said(make_diagnosis(purest=[0.5] * 3, anchor_mass=[0.0] * 3))
     assert "Nothing shows" not in said(make_diagnosis())

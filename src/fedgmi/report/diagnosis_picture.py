@@ -10,28 +10,47 @@ from fedgmi.report.diagnosis_words import Diagnosis
 from fedgmi.report.formats import number, plural, short_share
 from fedgmi.report.picture import COLOURS, client_order, write_page
 
-MOST_VALUES = 20  # singular values that are drawn
-MOST_NAMES = 45  # clients whose names stand at the axis
-ABSENT = 0.02  # a share below is a small point
-MOST_SCALES = 6  # columns with a scale of their own
-ROOMY = 25  # clients whose names are written in full size
-COLUMN = 0.86  # width of a component's column, of 1
+MOST_VALUES = 20
+"""Singular values that are drawn."""
+MOST_NAMES = 45
+"""Clients whose names stand at the axis."""
+ABSENT = 0.02
+"""A smaller share is a small point."""
+MOST_SCALES = 6
+"""Columns that have a scale of their own."""
+ROOMY = 25
+"""Clients whose names are written in full size."""
+COLUMN = 0.86
+"""Width of a component's column, of 1."""
 LOOKS = {False: ("fits", COLOURS[0], "circle"), True: ("does not fit", COLOURS[5], "x")}
+"""Name, colour and symbol of clients that fit (False) and of those that do not (True)."""
 FAINT = "#999999"
-TRIVIAL = 1e-6  # C clients differ in C − 1 directions at most: singular values below, over the threshold, are rounding
+TRIVIAL = 1e-6
+"""Singular values below this, over the threshold, are rounding: C clients differ in C − 1 directions at most."""
 
 
 def write_diagnosis_picture(diagnosis: Diagnosis, path: Path) -> None:
-    """Draw `diagnosis.html`."""
+    """Draw `diagnosis.html`.
+
+    Args:
+        diagnosis: What `diagnosis.json` holds.
+        path: Where to write it.
+    """
     write_page(figure(diagnosis), path, "fedgmi: diagnosis")
 
 
 def figure(diagnosis: Diagnosis) -> Any:
-    """A plotly figure: left the singular values, right the clients.
+    """Left the singular values, right the clients.
 
     Three components make a triangle. Otherwise every component is a column, from a share of 0 to a share of 1, in which
-    each client is a point with its interval; two components need one column. With one, all shares are 1, and the
-    column shows how badly each client fits instead.
+    each client is a point with its interval. Two components need one column. With one component all shares are 1, and
+    the column shows how badly each client fits instead.
+
+    Args:
+        diagnosis: What `diagnosis.json` holds.
+
+    Returns:
+        A plotly figure.
     """
     from plotly.subplots import make_subplots
 
@@ -63,7 +82,15 @@ def figure(diagnosis: Diagnosis) -> Any:
 
 
 def moved(shares: Sequence[float], component: int, share: float) -> list[float]:
-    """The same client with another share of one component; the others keep their proportions among themselves.
+    """The same client with another share of one component. The others keep their proportions among themselves.
+
+    Args:
+        shares: The client's proportions. [K]
+        component: Whose share changes.
+        share: The new share.
+
+    Returns:
+        Proportions. [K]
 
     >>> moved([0.5, 0.25, 0.25], 0, 0.0)
     [0.0, 0.5, 0.5]
@@ -75,7 +102,14 @@ def moved(shares: Sequence[float], component: int, share: float) -> list[float]:
 
 
 def hovers(diagnosis: Diagnosis) -> list[str]:
-    """What is said of each client under the pointer."""
+    """What is said of each client under the pointer.
+
+    Args:
+        diagnosis: What `diagnosis.json` holds.
+
+    Returns:
+        HTML, one of each client.
+    """
     unfit, texts = set(diagnosis["unfit_clients"]), []
     for i, name in enumerate(diagnosis["clients"]):
         ends = zip(diagnosis["proportions"][i], diagnosis["proportion_intervals"][i], strict=True)
@@ -90,7 +124,14 @@ def hovers(diagnosis: Diagnosis) -> list[str]:
 
 
 def groups(diagnosis: Diagnosis) -> dict[bool, list[int]]:
-    """The clients that fit, and those that do not (True); neither where there are none."""
+    """The clients that fit (False), and those that do not (True). A group without clients is left out.
+
+    Args:
+        diagnosis: What `diagnosis.json` holds.
+
+    Returns:
+        Places in `clients`, by whether the clients are in doubt.
+    """
     unfit = set(diagnosis["unfit_clients"])
     clients = range(len(diagnosis["clients"]))
     both = {doubt: [i for i in clients if (i in unfit) is doubt] for doubt in (False, True)}

@@ -15,12 +15,21 @@ from fedgmi.report.formats import bare_table, number, plural, short_share, short
 from fedgmi.storage import folder
 
 MOST_CLIENTS = 20
-MOST_COLUMNS = 3  # components with a column and an interval of their own
-MOST_SHARES = 8  # components whose shares are all listed
+"""Clients that are shown."""
+MOST_COLUMNS = 3
+"""Components that have a column and an interval of their own."""
+MOST_SHARES = 8
+"""Components whose shares are all listed."""
 
 
 def print_diagnosis(diagnosis: Diagnosis, out: Path, console: Console) -> None:
-    """Everything that a diagnosis says, then where the results lie."""
+    """Print everything that a diagnosis says, then where the results lie.
+
+    Args:
+        diagnosis: What `diagnosis.json` holds.
+        out: The results folder.
+        console: Where to print.
+    """
     for question, sentences in answers(diagnosis).items():
         console.print(Text(question, style="bold"))
         console.print(Text(indent(fill(" ".join(sentences), console.width - 2), "  ")), soft_wrap=True)
@@ -36,7 +45,14 @@ def print_diagnosis(diagnosis: Diagnosis, out: Path, console: Console) -> None:
 
 
 def clients_table(diagnosis: Diagnosis) -> Table:
-    """One row per client, the worst fit first: rows, proportions with intervals, misfit, and whether it fits."""
+    """One row per client, the worst fit first: rows, proportions with intervals, misfit, and whether it fits.
+
+    Args:
+        diagnosis: What `diagnosis.json` holds.
+
+    Returns:
+        A table for the terminal.
+    """
     n_components, ranked = diagnosis["n_components"], worst_first(diagnosis)
     columns = {1: []}.get(n_components, ["proportions", "give or take"])
     if 1 < n_components <= MOST_COLUMNS:
@@ -77,5 +93,5 @@ def _identity(diagnosis: Diagnosis) -> str:
         f"{number(diagnosis['seconds'], 0)} s",
     ]
     error = diagnosis["proportion_tv"]
-    told = "" if error is None else f" Proportion error (TV): {error:.3f}."
-    return f"Diagnosis of {diagnosis['scenario']}: {', '.join(cost)}.{told}"
+    truth = "" if error is None else f" Proportion error (TV): {error:.3f}."
+    return f"Diagnosis of {diagnosis['scenario']}: {', '.join(cost)}.{truth}"

@@ -7,14 +7,22 @@ from typing import Any
 from fedgmi.report.formats import listed, number, plural, short_share
 
 Diagnosis = dict[str, Any]
+"""What `diagnosis.json` holds."""
 
-CLEAR, VISIBLE = 1.3, 1.1  # the last singular value that counts, over the threshold
-FEW_PER_COMPONENT = 3  # clients; with fewer, any federation looks like a mixture
-PURE, OWN_WORDS = 0.8, 0.05  # a corner can be seen where a client is as pure, or as many of its rows are unmistakable
+CLEAR, VISIBLE = 1.3, 1.1
+"""A gap is clear, or visible, where the last singular value that counts is as many times the threshold."""
+FEW_PER_COMPONENT = 3
+"""With fewer clients per component, any federation looks like a mixture."""
+PURE, OWN_WORDS = 0.8, 0.05
+"""A corner can be seen where a client is as pure, or as large a share of a component's rows is unmistakable."""
 
 
 def answers(diagnosis: Diagnosis) -> dict[str, list[str]]:
-    """The questions, each with the sentences that answer it."""
+    """The questions, each with the sentences that answer it.
+
+    Args:
+        diagnosis: What `diagnosis.json` holds.
+    """
     return {
         "How many components?": how_many(diagnosis),
         "Is every client a mixture of them?": is_a_mixture(diagnosis),
@@ -23,18 +31,26 @@ def answers(diagnosis: Diagnosis) -> dict[str, list[str]]:
 
 
 def how_many(diagnosis: Diagnosis) -> list[str]:
-    """K and how clear the gap is, and the truth where it is known."""
+    """K, how clear the gap is, and the truth where it is known.
+
+    Args:
+        diagnosis: What `diagnosis.json` holds.
+
+    Returns:
+        Sentences.
+    """
     values, threshold, n_components = (diagnosis[key] for key in ("singular_values", "threshold", "n_components"))
     asked = "" if diagnosis["n_components_estimated"] else ", as you asked"
     sentences = [f"{plural(n_components, 'component')}{asked}."]
     chance, n_above = f"what chance can make ({threshold:.1f})", found(diagnosis) - 1
     if n_above:
         shown = listed([f"{value:.1f}" for value in values[:n_above]])
-        following = f"; the next ({values[n_above]:.1f}) does not" if n_above < len(values) else ""
         verb = "stands" if n_above == 1 else "stand"
-        sentences.append(f"{plural(n_above, 'singular value')} ({shown}) {verb} above {chance}{following}.")
+        sentences.append(f"{plural(n_above, 'singular value')} ({shown}) {verb} above {chance}.")
+        if n_above < len(values):
+            sentences.append(f"The next one ({values[n_above]:.1f}) does not.")
     else:
-        sentences.append(f"All clients look alike: no singular value ({number(values[0], 1)}) is above {chance}.")
+        sentences.append(f"All clients look alike. No singular value ({number(values[0], 1)}) is above {chance}.")
     if n_above:
         sentences.append(gap(values[n_above - 1] / threshold))
     if diagnosis["true_n_components"] is not None:
@@ -50,20 +66,31 @@ def found(diagnosis: Diagnosis) -> int:
 def gap(ratio: float) -> str:
     """How sure the count is.
 
+    Args:
+        ratio: The last singular value that counts, over the threshold.
+
     >>> gap(1.2)
-    'The gap is visible, not wide.'
+    'The gap is visible but not wide.'
     """
     if ratio >= CLEAR:
         return "The gap is clear."
     if ratio >= VISIBLE:
-        return "The gap is visible, not wide."
-    return "The gap is narrow: there may be one fewer."
+        return "The gap is visible but not wide."
+    return "The gap is narrow. There may be one component fewer."
 
 
 def is_a_mixture(diagnosis: Diagnosis) -> list[str]:
-    """The verdict of the test, and what to do where it is no."""
+    """The verdict of the test, and what to do where it is no.
+
+    Args:
+        diagnosis: What `diagnosis.json` holds.
+
+    Returns:
+        Sentences.
+    """
     n_clients, n_components, unfit = len(diagnosis["clients"]), diagnosis["n_components"], unfit_names(diagnosis)
-    chance = f"{frequency(diagnosis['p_value'])} true mixtures would look as unlike one as this, or more"
+    chance = f"{frequency(diagnosis['p_value'])} true mixtures would fit as badly, or worse."
+    chance = chance[0].upper() + chance[1:]
     misfit = f"The misfit per degree of freedom is {number(diagnosis['misfit_per_dof'], 2)}, where 1 is expected."
     if not diagnosis["mixture_supported"]:
         more = n_components + 1 if found(diagnosis) <= n_components else found(diagnosis)
@@ -76,15 +103,14 @@ def is_a_mixture(diagnosis: Diagnosis) -> list[str]:
         advice += [f"look at the clients that do not fit: {listed(unfit)}"] if unfit else []
         nobody = "" if unfit else " No single client stands out."
         return [
-            f"No: {chance}. {misfit}{nobody} The proportions below are a summary at best.",
+            f"No. {chance} {misfit}{nobody} The proportions below are a summary at best.",
             f"What to do: {', or '.join(advice)}.",
         ]
-    sentences = [f"Nothing speaks against it: {chance}. {misfit}"]
+    sentences = [f"Nothing speaks against it. {chance} {misfit}"]
     if unfit:
         verb, whose = ("does", "its") if len(unfit) == 1 else ("do", "their")
-        sentences.append(
-            f"But {listed(unfit)} {verb} not fit: look at {whose} rows before you rely on {whose} numbers."
-        )
+        sentences.append(f"But {listed(unfit)} {verb} not fit.")
+        sentences.append(f"Look at {whose} rows before you rely on {whose} numbers.")
     return sentences
 
 
@@ -100,21 +126,28 @@ def frequency(p_value: float) -> str:
 
 
 def how_well(diagnosis: Diagnosis) -> list[str]:
-    """How near clients come to the corners, what rows are unmistakable, how wide the intervals are."""
+    """How near clients come to the corners, what rows are unmistakable, how wide the intervals are.
+
+    Args:
+        diagnosis: What `diagnosis.json` holds.
+
+    Returns:
+        Sentences.
+    """
     purest, own = diagnosis["purest"], diagnosis["anchor_mass"]
     if diagnosis["n_components"] == 1:
         return ["With one component, every proportion is 1."]
     level = f"{100 * diagnosis['interval_level']:.0f} %"
     sentences = [
         f"The {level} intervals are {diagnosis['interval_width']:.2f} wide on average.",
-        f"The purest clients hold {spread(purest)} of their component, and {spread(own)} of a component's rows have "
-        "words that hardly any other has.",
+        f"The purest client of each component has {spread(purest)} of its rows from it.",
+        f"Words that hardly any other component has make up {spread(own)} of a component's rows.",
     ]
     unseen = [str(k) for k in range(len(purest)) if purest[k] < PURE and own[k] < OWN_WORDS]
     if unseen:
         which = f"component{'s' * (len(unseen) > 1)} {listed(unseen)}"
         which = "any component" if len(unseen) == len(purest) else which
-        sentences.append(f"Nothing shows {which} alone: take the proportions there with care.")
+        sentences.append(f"Nothing shows {which} alone. Take the proportions there with care.")
     return sentences
 
 
@@ -134,6 +167,6 @@ def unfit_names(diagnosis: Diagnosis) -> list[str]:
 
 
 def worst_first(diagnosis: Diagnosis) -> list[int]:
-    """Clients that do not fit, then the others; within both, by misfit."""
+    """Clients that do not fit, then the others. Within both, by misfit."""
     unfit, misfits = set(diagnosis["unfit_clients"]), diagnosis["client_misfit"]
     return sorted(range(len(misfits)), key=lambda i: (i not in unfit, -misfits[i]))

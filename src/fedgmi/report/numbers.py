@@ -1,4 +1,4 @@
-"""Numbers that tables and picture share, computed from a run's summary alone."""
+"""Numbers that tables and pictures share, computed from a run's summary alone."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 Summary = dict[str, Any]
+"""What `summary.json` holds."""
 
 
 def total_variation(estimated: Sequence[float], true: Sequence[float]) -> float:
-    """½·Σ_k |π̂_k − π_k|; a component that one side lacks has no share there.
+    """½·Σ_k |π̂_k − π_k|. A component that one side lacks has no share there.
+
+    Args:
+        estimated: π̂ of one client, in matched order. [K̂]
+        true: π. [K]
 
     >>> total_variation([0.5, 0.5], [0.75, 0.25, 0.0])
     0.25
@@ -20,7 +25,11 @@ def total_variation(estimated: Sequence[float], true: Sequence[float]) -> float:
 
 
 def errors(summary: Summary) -> list[float | None]:
-    """Every client's total variation; None where no truth is known."""
+    """Every client's total variation. None where no truth is known.
+
+    Args:
+        summary: What `summary.json` holds.
+    """
     estimated, true = summary.get("proportions"), summary.get("true_proportions")
     if estimated is None or true is None:
         return [None] * len(summary["clients"])
@@ -28,14 +37,30 @@ def errors(summary: Summary) -> list[float | None]:
 
 
 def per_client(summary: Summary, run: str | None = None) -> list[float | None] | None:
-    """Every client's accuracy under the method, or under a rival run ("fedavg", "local", "oracle") where it ran."""
+    """Every client's accuracy.
+
+    Args:
+        summary: What `summary.json` holds.
+        run: None for the method's own. Otherwise "fedavg", "local" or "oracle", the runs beside it.
+
+    Returns:
+        None where there was no such run.
+    """
     part = summary if run is None else summary.get(run) or {}
     accuracy: list[float | None] | None = part.get("client_accuracy_per_client")
     return accuracy
 
 
 def own_and_others(matrix: Sequence[Sequence[float]] | None, component: int) -> tuple[float | None, float | None]:
-    """Of a matrix [true component × expert or density]: column `component` on its own rows, and mean on the others'."""
+    """How a component's expert, or density, does on its own rows and on those of others.
+
+    Args:
+        matrix: [true component × expert or density].
+        component: A column.
+
+    Returns:
+        The value on its own rows, and the mean on the others' rows. None where there is none.
+    """
     if not matrix or component >= min(len(matrix), len(matrix[0])):
         return None, None
     column = [row[component] for row in matrix]

@@ -8,26 +8,43 @@ from typing import Any
 from fedgmi.report.numbers import Summary
 from fedgmi.storage import folder
 
-# Okabe and Ito's colours: told apart by colour-blind readers, and in print.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7F7F7F")
+"""Okabe and Ito's colours: colour-blind readers can tell them apart, and so can readers of a print."""
 
 
 def write_picture(summary: Summary, path: Path) -> None:
-    """Draw `proportions.html` for a summary."""
+    """Draw `proportions.html`.
+
+    Args:
+        summary: What `summary.json` holds.
+        path: Where to write it.
+    """
     write_page(figure(summary), path, "fedgmi: proportions")
 
 
 def write_page(drawn: Any, path: Path, title: str) -> None:
-    """A plotly figure as one self-contained page; readers never see half a file."""
+    """A plotly figure as one self-contained page. Readers never see half a file.
+
+    Args:
+        drawn: The figure.
+        path: Where to write it.
+        title: Of the page.
+    """
     html = drawn.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False})
     folder.write_text(path, html.replace("<head>", f"<head><title>{title}</title>", 1))
 
 
 def figure(summary: Summary) -> Any:
-    """A plotly figure: stacked bars per client, estimated above true, and a scatter of one against the other.
+    """Stacked bars per client, estimated above true, and a scatter of one against the other.
 
-    Clients stand in the order of their largest component, so that groups can be seen at a glance. Without truth,
-    only the estimated bars are drawn.
+    Clients stand in the order of their largest component, so that groups can be seen at a glance. Without truth, only
+    the estimated bars are drawn.
+
+    Args:
+        summary: What `summary.json` holds.
+
+    Returns:
+        A plotly figure.
     """
     from plotly.subplots import make_subplots
 
@@ -54,6 +71,12 @@ def figure(summary: Summary) -> Any:
 
 def client_order(proportions: list[list[float]]) -> list[int]:
     """Clients by their largest component, the purest first within each.
+
+    Args:
+        proportions: [C, K]
+
+    Returns:
+        Places of the clients. [C]
 
     >>> client_order([[0.2, 0.8], [0.6, 0.4], [0.9, 0.1]])
     [2, 1, 0]

@@ -12,12 +12,18 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from fedgmi.protocol.listener import Listener
 
 LINES_PER_RUN = 10
+"""About so many lines are printed where the console is no terminal."""
 OVER = ("done", "failed")
+"""Stages of runs that are over."""
 
 
 @contextmanager
 def listening(console: Console) -> Iterator[Listener]:
-    """A listener that draws on the console for as long as the block runs."""
+    """A listener that draws on the console for as long as the block runs.
+
+    Args:
+        console: A terminal gets a bar per method, anything else a few plain lines.
+    """
     if not console.is_terminal:
         yield Lines(console)
         return
@@ -33,7 +39,14 @@ def listening(console: Console) -> Iterator[Listener]:
 
 @contextmanager
 def watching(console: Console) -> Iterator[Callable[[dict[str, str]], None]]:
-    """A watcher of many runs at once: one bar over all of them on a terminal, a line per finished run elsewhere."""
+    """A watcher of many runs at once, for as long as the block runs.
+
+    Args:
+        console: A terminal gets one bar over all runs, anything else a line per finished run.
+
+    Yields:
+        A function of every run's stage, by the run's name.
+    """
     if not console.is_terminal:
         yield _Finished(console)
         return
@@ -54,13 +67,13 @@ class _Finished:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def __call__(self, stages: dict[str, str]) -> None:
         for name, stage in stages.items():
-            if stage in OVER and name not in self._told:
-                self._told.add(name)
-                line = f"{name}: {stage} ({len(self._told)} of {len(stages)})"
+            if stage in OVER and name not in self._reported:
+                self._reported.add(name)
+                line = f"{name}: {stage} ({len(self._reported)} of {len(stages)})"
                 self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -106,15 +119,18 @@ class Bars:
         self._runs: dict[str, tuple[TaskID, _Pace]] = {}
 
     def started(self, name: str, rounds: int) -> None:
+        """A run begins."""
         task = self._progress.add_task(name, total=rounds, stage="preparing", status="")
         self._runs[name] = task, _Pace(rounds)
 
     def round_done(self, record: dict[str, Any]) -> None:
+        """A round is over, or the preparation, or the end."""
         task, pace = self._runs[record["run"]]
         completed = min(int(record["round"]), pace.rounds)
         self._progress.update(task, completed=completed, stage=pace.stage(record), status=pace.status(record))
 
     def finished(self, name: str) -> None:
+        """A run is over."""
         self._progress.stop_task(self._runs[name][0])
 
 
@@ -126,15 +142,18 @@ class Lines:
         self._runs: dict[str, _Pace] = {}
 
     def started(self, name: str, rounds: int) -> None:
+        """A run begins."""
         self._runs[name] = _Pace(rounds)
 
     def round_done(self, record: dict[str, Any]) -> None:
+        """A round is over, or the preparation, or the end."""
         pace = self._runs[record["run"]]
         stage, status, number = pace.stage(record), pace.status(record), int(record["round"])
         if number > pace.rounds or number % max(1, -(-pace.rounds // LINES_PER_RUN)) == 0:
             self._console.print(f"{record['run']}: {stage}  {status}", soft_wrap=True, highlight=False, markup=False)
 
-    def finished(self, name: str) -> None: ...
+    def finished(self, name: str) -> None:
+        """A run is over. Nothing is left to say."""
 
 
 def _duration(seconds: float) -> str:

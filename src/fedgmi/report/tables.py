@@ -13,26 +13,42 @@ from fedgmi.report.formats import bare_table, number, percent, short_shares, siz
 from fedgmi.report.numbers import Summary, errors, own_and_others, per_client
 
 MOST_CLIENTS = 30
-RIVALS = ("fedavg", "local", "oracle")
+"""Clients that are shown."""
+BESIDE = ("fedavg", "local", "oracle")
+"""What may have run beside the method."""
 
 
 def print_report(summary: Summary, out: Path, console: Console) -> None:
-    """All tables, then where the results lie."""
+    """Print all tables, then where the results lie.
+
+    Args:
+        summary: What `summary.json` holds.
+        out: The results folder.
+        console: Where to print.
+    """
     components = [components_table(summary)] if summary.get("component_mass") else []
     for table in (clients_table(summary), *components, headline_table(summary)):
         console.print(table)
         console.print()
     console.print(_identity(summary), highlight=False)
     if not summary.get("proportions"):
-        console.print(f"{summary.get('method', 'it')} estimates no proportions; fedgmi diagnose does.", highlight=False)
+        name = summary.get("method", "it")
+        console.print(f"{name} estimates no proportions. The command fedgmi diagnose does.", highlight=False)
     console.print(f"Results: {out}", highlight=False, soft_wrap=True)
 
 
 def clients_table(summary: Summary) -> Table:
-    """One row per client: rows, estimated and true proportions, their distance, accuracies."""
+    """One row per client: rows, estimated and true proportions, their distance, accuracies.
+
+    Args:
+        summary: What `summary.json` holds.
+
+    Returns:
+        A table for the terminal.
+    """
     names, tv = summary["clients"], errors(summary)
-    rivals = [name for name in ("fedavg", "local") if name != summary.get("method")]
-    accuracies = {run: per_client(summary, run) for run in (None, *rivals)}
+    baselines = [name for name in ("fedavg", "local") if name != summary.get("method")]
+    accuracies = {run: per_client(summary, run) for run in (None, *baselines)}
     present = {run or "accuracy": values for run, values in accuracies.items() if values is not None}
     estimated, true = summary.get("proportions"), summary.get("true_proportions")
     shares = ["estimated"] if estimated else []  # fedavg and local estimate none
@@ -56,7 +72,14 @@ def clients_table(summary: Summary) -> Table:
 
 
 def components_table(summary: Summary) -> Table:
-    """One row per estimated component: its share of all rows, its expert and density on its own rows and others'."""
+    """One row per estimated component: its share of all rows, and how its expert and density do.
+
+    Args:
+        summary: What `summary.json` holds.
+
+    Returns:
+        A table for the terminal.
+    """
     expert, density = summary.get("expert_accuracy"), summary.get("density")
     n_true = len(summary["true_proportions"][0]) if summary.get("true_proportions") else 0
     columns = ["component", *(["true one"] if n_true else []), "share"]
@@ -75,9 +98,16 @@ def components_table(summary: Summary) -> Table:
 
 
 def headline_table(summary: Summary) -> Table:
-    """The numbers that are quoted, beside those of the rivals that ran."""
-    rivals = [name for name in RIVALS if summary.get(name) and name != summary.get("method")]
-    table = bare_table("Result", ["", str(summary.get("method", "fedgmi")), *rivals])
+    """The numbers that are quoted, beside those of the baselines and the oracle where they ran.
+
+    Args:
+        summary: What `summary.json` holds.
+
+    Returns:
+        A table for the terminal.
+    """
+    beside = [name for name in BESIDE if summary.get(name) and name != summary.get("method")]
+    table = bare_table("Result", ["", str(summary.get("method", "fedgmi")), *beside])
     rows = (
         ("proportion error (TV)", "proportion_tv", 3),
         ("… to the drawn proportions", "proportion_tv_drawn", 3),
@@ -87,7 +117,7 @@ def headline_table(summary: Summary) -> Table:
         ("… from rows without labels", "unseen.proportion_tv_unlabelled", 3),
         ("unseen clients: accuracy, %", "unseen.client_accuracy", None),
     )
-    parts = (summary, *(summary[name] for name in rivals))
+    parts = (summary, *(summary[name] for name in beside))
     for label, key, digits in rows:
         values = [_at(part, key) for part in parts]
         if any(value is not None for value in values):
