@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 
+import psutil
 import pytest
 
 from fedgmi.report import comparison
+from fedgmi.runs import cells, config
 from fedgmi.runs import compare as comparing
 from fedgmi.runs.statistics import compared, summarise
 from tiny import TINY, exit_code, hashes
@@ -122,12 +124,27 @@ def test_a_failed_cell_is_told_and_does_not_sink_the_others(tmp_path, capsys):
     assert "fedavg, seed 0" in (out / "comparison.md").read_text()
 
 
+def test_an_interruption_stops_what_runs_and_starts_nothing_more(tmp_path):
+    out, seen = tmp_path / "out", []
+
+    def interrupt(stages):
+        seen.append(stages)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        comparing.compare(config.load(None, list(TINY)), out, ["fedgmi"], [0, 1, 2], jobs=2, watch=interrupt)
+    assert seen == [{"fedgmi-0": "preparing", "fedgmi-1": "preparing", "fedgmi-2": "waiting"}]
+    assert psutil.Process().children() == []
+    assert not (out / "comparison.json").exists()
+    assert not (out / "cells" / "fedgmi-2.log").exists()
+
+
 @pytest.mark.parametrize(
     ("methods", "seeds", "message"),
     [
         ("fedgmi,fedavgg", "0", 'did you mean "fedavg"'),
-        ("fedgmi,fedgmi", "0", "fedgmi stands there twice"),
-        ("fedgmi", "0,1,0", "0 stands there twice"),
+        ("fedgmi,fedgmi", "0", "fedgmi is named twice"),
+        ("fedgmi", "0,1,0", "0 is named twice"),
         ("fedgmi", "one", '"one" is no seed'),
         ("fedgmi", "-1", '"-1" is no seed'),
         ("", "0", "there is none"),
@@ -177,19 +194,17 @@ def test_components_without_an_expert_stay_blank():
 
 
 def test_methods_are_not_given_what_they_cannot_use():
-    from fedgmi.runs import config
-
     settings = config.load(None, ["method.n_components=2", "method.epsilon=1.0"])
-    made = {
-        m: comparing.cell_config(settings, comparing.Cell(m, 0), False, 1).method for m in ("fedgmi", "fedem", "fedavg")
-    }
+    made = {m: cells.cell_config(settings, cells.Cell(m, 0), False, 1).method for m in ("fedgmi", "fedem", "fedavg")}
     assert {m: found.n_components for m, found in made.items()} == {"fedgmi": 2, "fedem": 2, "fedavg": None}
-    assert {m: found.epsilon for m, found in made.items()} == {"fedgmi": 1.0, "fedem": None, "fedavg": None}
+    assert {m: getattr(found, "epsilon", None) for m, found in made.items()} == {
+        "fedgmi": 1.0,
+        "fedem": None,
+        "fedavg": None,
+    }
 
 
 def test_threads_are_shared_between_runs_at_a_time(monkeypatch):
-    from fedgmi.runs import config
-
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    made = comparing.cell_config(config.load(None), comparing.Cell("fedgmi-plain", 3), oracle=True, jobs=4)
+    made = cells.cell_config(config.load(None), cells.Cell("fedgmi-plain", 3), oracle=True, jobs=4)
     assert (made.seed, made.threads, made.method.preset, made.evaluation.oracle) == (3, 2, "plain", False)

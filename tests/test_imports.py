@@ -8,8 +8,8 @@ import sys
 import pytest
 
 HEAVY = (
-    "torch", "numpy", "scipy", "sklearn", "datasets", "pyarrow", "pandas", "narwhals", "pydantic", "plotly", "safetensors",
-    "flwr", "psutil",
+    "torch", "numpy", "scipy", "sklearn", "datasets", "pyarrow", "pandas", "narwhals", "pydantic", "plotly",
+    "safetensors", "flwr", "psutil", "filelock",
 )  # fmt: skip
 LOADED = """
 import sys

@@ -13,7 +13,7 @@ from fedgmi.methods import METHODS, Task
 from fedgmi.methods.fedgmi.evidence import raw_words
 from fedgmi.methods.fedgmi.sketch import merge_words, survey_steps
 from fedgmi.mixture.codebook import histogram
-from fedgmi.runs import compare, config
+from fedgmi.runs import cells, config
 from fedgmi.runs import diagnose as diagnose_run
 from fedgmi.runs.evaluation import proportion_error
 from fedgmi.tree import Tree
@@ -149,8 +149,8 @@ def test_a_diagnosis_of_noisy_counts_is_refused(tmp_path):
 def test_a_comparison_keeps_epsilon_for_those_who_send_histograms():
     settings = config.load(None, ["method.epsilon=1"])
     names = ("fedgmi", "fedgmi-sketch", "fedgmi-plain", "fedavg")
-    cells = {name: compare.cell_config(settings, compare.Cell(name, 0), oracle=False, jobs=1) for name in names}
-    kept = {name: cell.method.model_dump().get("epsilon") for name, cell in cells.items()}
+    made = {name: cells.cell_config(settings, cells.Cell(name, 0), oracle=False, jobs=1) for name in names}
+    kept = {name: cell.method.model_dump().get("epsilon") for name, cell in made.items()}
     assert kept == {"fedgmi": 1.0, "fedgmi-sketch": 1.0, "fedgmi-plain": None, "fedavg": None}
 
 

@@ -1,56 +1,29 @@
-"""Methods × seeds side by side: every cell an ordinary `fedgmi run` in a process of its own, several at a time.
+"""Methods × seeds side by side: every cell is an ordinary `fedgmi run` in a process of its own, several at a time.
 
-A finished cell is read and not repeated, so that the same command goes on where it was cut off; one that fails is told
-and does not sink the others.
+A finished cell is read and not repeated, so the same command goes on where it was cut off. A cell that fails is
+reported, and the others go on.
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, TypeAlias
 
-from fedgmi.errors import ConfigError, UserError, unknown
-from fedgmi.methods import METHODS
-from fedgmi.runs.config import Config, dump, load, settings_of
+from fedgmi.errors import ConfigError, UserError
+from fedgmi.runs.cells import ORACLE, cell_config, grid, result
+from fedgmi.runs.config import Config, dump, load
 from fedgmi.runs.statistics import compared
-from fedgmi.settings.base import MethodSettings
 from fedgmi.storage import folder
 
 CELLS = "cells"
-PRESETS = ("plain", "sketch")
-KEPT = (
-    "client_accuracy",
-    "client_accuracy_per_client",
-    "proportion_tv",
-    "bytes_down",
-    "bytes_up",
-    "seconds",
-    "expert_accuracy",
-    "rounds",
-    "learning_rate",
-    "unseen",
-)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One method at one seed; `method` is a name of METHODS, `fedgmi-PRESET`, or "oracle", which fedgmi's run holds."""
-
-    method: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.method}-{self.seed}"
-
-
-Watcher = Callable[[dict[str, str]], None]  # by a cell's name what it is at: "waiting", "round 3", "done", "failed"
+POLL_S = 0.2
+Watcher: TypeAlias = Callable[[dict[str, str]], None]
+"""Told by a cell's name what it is at: "waiting", "preparing", "round 3", "done", "failed"."""
 
 
 def compare(
@@ -62,111 +35,41 @@ def compare(
     jobs: int = 1,
     watch: Watcher | None = None,
 ) -> dict[str, Any]:
-    """Run the grid and return what `out` then holds as `comparison.json`.
+    """Run methods over seeds and compare them.
 
-    Raises ConfigError for unknown or repeated methods, repeated seeds, or a folder that holds a comparison of another
-    configuration.
+    Args:
+        config: Settings that all runs have in common.
+        out: The results folder. Cells that it holds already are read and not repeated.
+        methods: Names of METHODS, `fedgmi-PRESET`, or "oracle".
+        seeds: The seeds. Every method runs once for each.
+        jobs: How many runs there are at a time.
+        watch: Called several times a second with what every cell is at.
+
+    Returns:
+        What `out` then holds as `comparison.json`.
+
+    Raises:
+        ConfigError: A method is unknown, a method or seed is named twice, or the folder holds a comparison with other
+            settings.
+        UserError: The folder holds other results, cannot be written, or another process works there.
     """
     cells = grid(methods, seeds)
     _claim(config, out)
     with folder.alone(out):
-        return _compare(config, out, methods, seeds, cells, jobs, watch)
-
-
-def _compare(
-    config: Config,
-    out: Path,
-    methods: Sequence[str],
-    seeds: Sequence[int],
-    cells: Sequence[Cell],
-    jobs: int,
-    watch: Watcher | None,
-) -> dict[str, Any]:
-    """The grid, in a folder that is nobody else's meanwhile."""
-    folder.write_text(out / folder.CONFIG, dump(config))
-    runs = [cell for cell in cells if cell.method != "oracle"]
-    for cell in runs:
-        folder.write_text(out / CELLS / f"{cell.name}.toml", dump(cell_config(config, cell, "oracle" in methods, jobs)))
-    reasons = _run_all(runs, out / CELLS, max(1, jobs), watch or (lambda status: None))
-    found = [result(cell, out / CELLS, reasons) for cell in cells]
-    record: dict[str, Any] = folder.finite(compared(config.scenario.name, list(methods), list(seeds), found))
-    folder.write_json(out / folder.COMPARISON, record)
-    return record
-
-
-def grid(methods: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
-    """All cells, seed by seed, so that a comparison that is cut off is one of fewer seeds."""
-    known = [*METHODS, *(f"fedgmi-{preset}" for preset in PRESETS), "oracle"]
-    for name in methods:
-        if name not in known:
-            raise unknown("method", name, known, "--methods")
-    for where, values in (("--methods", [*methods]), ("--seeds", [*map(str, seeds)])):
-        twice = next((value for value in values if values.count(value) > 1), None)
-        if twice is not None:
-            raise ConfigError(f"{twice} stands there twice", where=where, fix="name each once")
-        if not values:
-            raise ConfigError("there is none", where=where, fix="name at least one")
-    if "oracle" in methods and "fedgmi" not in methods:
-        raise ConfigError("the oracle runs beside fedgmi", where="--methods", fix="add fedgmi")
-    return [Cell(method, seed) for seed in seeds for method in methods]
-
-
-def cell_config(config: Config, cell: Cell, oracle: bool, jobs: int) -> Config:
-    """The settings of one cell: its method and seed, no bounds beside it, its share of the machine."""
-    name, _, preset = cell.method.partition("-") if cell.method not in METHODS else (cell.method, "", "")
-    settings = cell_settings(config, name, preset)
-    bounds = {"fedavg": False, "local": False, "oracle": oracle and cell.method == "fedgmi"}
-    threads = config.threads or max(1, (os.cpu_count() or 1) // max(1, jobs))
-    return config.model_copy(
-        update={
-            "seed": cell.seed,
-            "threads": threads,
-            "method": settings,
-            "evaluation": config.evaluation.model_copy(update=bounds),
-            "compare": {},
-        }
-    )
-
-
-def cell_settings(config: Config, name: str, preset: str) -> MethodSettings:
-    """The settings of one cell's method.
-
-    Args:
-        config: Of the comparison. Its `method` serves the method that it is of, its `compare` the others; participation
-            and the number of components serve all.
-        name: The method's.
-        preset: Of fedgmi; "": the default.
-
-    Returns:
-        The settings. What means nothing to the method is left out.
-    """
-    entry, base = METHODS[name], config.method
-    own = config.compare.get(name, {})
-    settings = base if base.name == name else settings_of(name, own, "compare")
-    common = {"participation": base.participation, "n_components": base.n_components if entry.has_components else None}
-    settings = settings.model_copy(update={key: value for key, value in common.items() if key not in own})
-    if name == "fedgmi":
-        settings = settings.model_copy(update={"preset": preset or "default"})
-        if not entry.has_histogram(settings):
-            settings = settings.model_copy(update={"epsilon": None})
-    return settings
-
-
-def result(cell: Cell, cells: Path, reasons: dict[str, str]) -> dict[str, Any]:
-    """What the comparison keeps of a cell; with `failed`, the reason, where it did not come to its end."""
-    run = f"fedgmi-{cell.seed}" if cell.method == "oracle" else cell.name
-    head = {"method": cell.method, "seed": cell.seed}
-    if run in reasons:
-        return head | {"failed": reasons[run]}
-    summary = folder.read_summary(cells / run)
-    own = summary.get("oracle") if cell.method == "oracle" else summary
-    if own is None:
-        return head | {"failed": "this scenario has no known truth, hence no oracle"}
-    return head | {key: own.get(key) for key in KEPT}
+        folder.write_text(out / folder.CONFIG, dump(config))
+        runs = [cell for cell in cells if cell.method != ORACLE]
+        for cell in runs:
+            settings = cell_config(config, cell, ORACLE in methods, jobs)
+            folder.write_text(out / CELLS / f"{cell.name}.toml", dump(settings))
+        reasons = _run_all([cell.name for cell in runs], out / CELLS, max(1, jobs), watch or (lambda stages: None))
+        found = [result(cell, out / CELLS, reasons) for cell in cells]
+        record: dict[str, Any] = folder.finite(compared(config.scenario.name, list(methods), list(seeds), found))
+        folder.write_json(out / folder.COMPARISON, record)
+        return record
 
 
 def _claim(config: Config, out: Path) -> None:
-    """One folder, one configuration: whatever differs between cells (seed, method) aside."""
+    """Take a folder for this comparison: one folder has one configuration, whatever the seeds and the threads."""
     if (out / folder.RECORDS).exists() or (out / folder.DIAGNOSIS).exists():
         raise UserError("the folder holds other results", where=str(out), fix="give another folder with --out")
     path = out / folder.CONFIG
@@ -183,43 +86,75 @@ def _common(config: Config) -> Config:
     return config.model_copy(update={"seed": 0, "threads": None})
 
 
-def _run_all(cells: Iterable[Cell], where: Path, jobs: int, watch: Watcher) -> dict[str, str]:
-    """At most `jobs` processes at a time → why cells failed, by their names."""
-    status = dict.fromkeys(cells, "waiting")
-    waiting, running = list(status), dict[Cell, subprocess.Popen[bytes]]()
-    reasons: dict[str, str] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                cell = waiting.pop(0)
-                running[cell] = _start(cell, where)
-            for cell, process in list(running.items()):
-                status[cell] = _stage(where / cell.name)
-                if process.poll() is None:
-                    continue
-                del running[cell]
-                status[cell] = "done" if process.returncode == 0 else "failed"
-                if process.returncode != 0:
-                    reasons[cell.name] = _last_line(where / f"{cell.name}.log", process.returncode)
-            watch({cell.name: stage for cell, stage in status.items()})
-            time.sleep(0.2 if running else 0.0)
-    finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait()
+class _Children:
+    """Processes that are started by several threads, and that one thread can stop all at once."""
+
+    def __init__(self) -> None:
+        self._lock, self._stopped = Lock(), False
+        self._running: set[subprocess.Popen[bytes]] = set()
+
+    def run(self, command: Sequence[str], log: Path) -> int:
+        """Run a command to its end, its words in the log. Returns its exit code."""
+        with folder.writing(log):
+            file = log.open("wb")
+        with file, self._lock:
+            if self._stopped:
+                raise CancelledError
+            process = subprocess.Popen(command, stdout=file, stderr=file, stdin=subprocess.DEVNULL)
+            self._running.add(process)
+        try:
+            return process.wait()
+        finally:
+            with self._lock:
+                self._running.discard(process)
+
+    def stop(self) -> None:
+        """End what runs, and start nothing more."""
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.terminate()
+
+
+def _run_all(names: Sequence[str], where: Path, jobs: int, watch: Watcher) -> dict[str, str]:
+    """Run cells, at most `jobs` at a time, and stop them all where this process is stopped.
+
+    Returns:
+        Why cells failed, by their names.
+    """
+    stages, reasons, children = dict.fromkeys(names, "waiting"), dict[str, str](), _Children()
+    with ThreadPoolExecutor(jobs) as pool:
+        cells: dict[Future[int], str] = {}
+        try:
+            cells |= {pool.submit(children.run, _command(name, where), _log(name, where)): name for name in names}
+            left = set(cells)
+            while left:
+                over, left = wait(left, POLL_S, FIRST_COMPLETED)
+                stages |= {cells[future]: _stage(where / cells[future]) for future in left if future.running()}
+                for future in over:
+                    name, code = cells[future], future.result()
+                    stages[name] = "failed" if code else "done"
+                    if code:
+                        reasons[name] = _last_line(_log(name, where), code)
+                watch(dict(stages))
+        except BaseException:  # Ctrl-C too
+            pool.shutdown(wait=False, cancel_futures=True)
+            children.stop()
+            raise
     return reasons
 
 
-def _start(cell: Cell, where: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "fedgmi.cli", "run", str(where / f"{cell.name}.toml")]
-    command += ["--out", str(where / cell.name), "--resume"]
-    with (where / f"{cell.name}.log").open("wb") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+def _command(name: str, where: Path) -> list[str]:
+    settings, out = str(where / f"{name}.toml"), str(where / name)
+    return [sys.executable, "-m", "fedgmi.cli", "run", settings, "--out", out, "--resume"]
 
 
-def _stage(cell: Path) -> str:
-    records = folder.read_records(cell)
+def _log(name: str, where: Path) -> Path:
+    return where / f"{name}.log"
+
+
+def _stage(run: Path) -> str:
+    records = folder.read_records(run)
     return f"round {records[-1]['round']}" if records else "preparing"
 
 

@@ -1,0 +1,164 @@
+"""The cells of a comparison: which methods and seeds there are, each one's settings, and what is kept of its run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedgmi.errors import ConfigError, unknown
+from fedgmi.methods import METHODS
+from fedgmi.runs.config import Config, settings_of
+from fedgmi.settings.base import MethodSettings
+from fedgmi.storage import folder
+
+ORACLE = "oracle"
+PRESETS = ("plain", "sketch")
+KEPT = (
+    "client_accuracy",
+    "client_accuracy_per_client",
+    "proportion_tv",
+    "bytes_down",
+    "bytes_up",
+    "seconds",
+    "expert_accuracy",
+    "rounds",
+    "learning_rate",
+    "unseen",
+)
+"""The keys of a run's summary that a comparison keeps."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method at one seed.
+
+    Attributes:
+        method: A name of METHODS, `fedgmi-PRESET`, or "oracle". The oracle has no run of its own: it is part of the run
+            of fedgmi with the same seed.
+        seed: Of all draws.
+    """
+
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of the cell's files."""
+        return f"{self.method}-{self.seed}"
+
+    @property
+    def run(self) -> str:
+        """The name of the cell whose run holds this one's numbers."""
+        return f"fedgmi-{self.seed}" if self.method == ORACLE else self.name
+
+
+def grid(methods: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
+    """List all cells, seed by seed: a comparison that is cut off is then one of fewer seeds.
+
+    Args:
+        methods: Names of METHODS, `fedgmi-PRESET`, or "oracle".
+        seeds: The seeds.
+
+    Returns:
+        A cell for every method and seed.
+
+    Raises:
+        ConfigError: A method is unknown, a method or a seed is named twice or none is, or the oracle is without fedgmi.
+
+    Examples:
+        >>> [cell.name for cell in grid(["fedgmi", "fedavg"], [0, 1])]
+        ['fedgmi-0', 'fedavg-0', 'fedgmi-1', 'fedavg-1']
+    """
+    known = [*METHODS, *(f"fedgmi-{preset}" for preset in PRESETS), ORACLE]
+    for name in methods:
+        if name not in known:
+            raise unknown("method", name, known, "--methods")
+    for where, values in (("--methods", [*methods]), ("--seeds", [*map(str, seeds)])):
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"{twice} is named twice", where=where, fix="name each once")
+        if not values:
+            raise ConfigError("there is none", where=where, fix="name at least one")
+    if ORACLE in methods and "fedgmi" not in methods:
+        raise ConfigError("the oracle runs beside fedgmi", where="--methods", fix="add fedgmi")
+    return [Cell(method, seed) for seed in seeds for method in methods]
+
+
+def cell_config(config: Config, cell: Cell, oracle: bool, jobs: int) -> Config:
+    """Make the settings of one cell's run.
+
+    Args:
+        config: The comparison's.
+        cell: Any but an oracle's.
+        oracle: Whether the comparison has an oracle. It then runs beside fedgmi.
+        jobs: How many runs share the machine's CPU.
+
+    Returns:
+        The comparison's settings with the cell's method, seed and share of the CPU. Other methods and bounds do not run
+        beside it.
+    """
+    name, _, preset = cell.method.partition("-") if cell.method not in METHODS else (cell.method, "", "")
+    settings = cell_settings(config, name, preset)
+    bounds = {"fedavg": False, "local": False, "oracle": oracle and cell.method == "fedgmi"}
+    threads = config.threads or max(1, (os.cpu_count() or 1) // max(1, jobs))
+    return config.model_copy(
+        update={
+            "seed": cell.seed,
+            "threads": threads,
+            "method": settings,
+            "evaluation": config.evaluation.model_copy(update=bounds),
+            "compare": {},
+        }
+    )
+
+
+def cell_settings(config: Config, name: str, preset: str) -> MethodSettings:
+    """Make the settings of one cell's method.
+
+    Args:
+        config: The comparison's. Its `method` serves the method that it is of, its `compare` the others. Participation
+            and the number of components serve all.
+        name: The method's.
+        preset: Of fedgmi; "": the default.
+
+    Returns:
+        The settings. What means nothing to the method is left out.
+    """
+    entry, base = METHODS[name], config.method
+    own = config.compare.get(name, {})
+    settings = base if base.name == name else settings_of(name, own, "compare")
+    common = {"participation": base.participation, "n_components": base.n_components if entry.has_components else None}
+    settings = settings.model_copy(update={key: value for key, value in common.items() if key not in own})
+    if name == "fedgmi":
+        settings = settings.model_copy(update={"preset": preset or "default"})
+        if not entry.has_histogram(settings):
+            settings = settings.model_copy(update={"epsilon": None})
+    return settings
+
+
+def result(cell: Cell, runs: Path, reasons: Mapping[str, str]) -> dict[str, Any]:
+    """Read what a comparison keeps of a cell.
+
+    Args:
+        cell: The cell.
+        runs: The folder with a results folder for each run.
+        reasons: Why runs failed, by their names.
+
+    Returns:
+        `method`, `seed`, and the KEPT keys of the run's summary. In their place `failed`, the reason, where the run
+        did not come to its end.
+
+    Raises:
+        UserError: The run's summary is damaged.
+    """
+    head = {"method": cell.method, "seed": cell.seed}
+    if cell.run in reasons:
+        return head | {"failed": reasons[cell.run]}
+    summary = folder.read_summary(runs / cell.run)
+    own = summary.get(ORACLE) if cell.method == ORACLE else summary
+    if own is None:
+        return head | {"failed": "this scenario has no known truth, hence no oracle"}
+    return head | {key: own.get(key) for key in KEPT}
