@@ -239,6 +239,12 @@ def test_dump_reads_back(tmp_path_factory, data, training, seed):
     assert config.load(path) == settings
 
 
+def test_a_comparisons_unset_key_reads_back():
+    loaded = config.load(None, ["compare.fedem.n_components=", "compare.ifca.draws=3"])
+    assert loaded.compare["fedem"] == {"n_components": None}
+    assert config.loads(config.dump(loaded), "here") == loaded
+
+
 def test_digest_is_of_the_settings_not_of_the_text(tmp_path):
     path = tmp_path / "config.toml"
     path.write_text(config.dump(config.load(None)))

@@ -16,6 +16,7 @@ from fedgmi.runs.config import DEFAULT_METHOD, AnyMethod, Config, check_method, 
 from fedgmi.runs.setup import Setup
 from fedgmi.settings import toml
 from fedgmi.settings.base import PositiveFloat, PositiveInt, Section
+from fedgmi.settings.explain import explain
 from fedgmi.settings.robust import RobustSettings
 from fedgmi.settings.run import (
     DataSettings,
@@ -154,4 +155,4 @@ def read(kind: type[AnySettings], path: Path) -> AnySettings:
     except ValidationError as error:
         if kind is FederationSettings:
             raise explained(error, kind, table, str(path)) from error
-        raise toml.explain(error, kind, str(path)) from error
+        raise explain(error, kind, str(path)) from error

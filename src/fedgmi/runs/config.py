@@ -15,6 +15,7 @@ from fedgmi.errors import ConfigError, FedgmiWarning, nearest, unknown
 from fedgmi.methods import METHODS
 from fedgmi.settings import toml
 from fedgmi.settings.base import MethodSettings, PositiveInt, Section
+from fedgmi.settings.explain import explain
 from fedgmi.settings.run import (
     DataSettings,
     DensitySettings,
@@ -167,7 +168,7 @@ def explained(error: ValidationError, model: type[Section], table: Mapping[str, 
         section, _, inner = key.partition(".")
         return _advice(inner, name, "method.") if section == "method" and inner else ""
 
-    return toml.explain(error, model, source, unions={"method": (name, chosen)}, advice=advice)
+    return explain(error, model, source, unions={"method": (name, chosen)}, advice=advice)
 
 
 def _refuse_older(table: Mapping[str, Any], source: str) -> None:
@@ -295,7 +296,7 @@ def settings_of(name: str, own: Mapping[str, Any], section: str) -> MethodSettin
     try:
         return kind.model_validate(dict(own) | {"name": name}, strict=True)
     except ValidationError as error:
-        raise toml.explain(error, kind, where, advice=lambda key: _advice(key, name)) from error
+        raise explain(error, kind, where, advice=lambda key: _advice(key, name)) from error
 
 
 def seeds(words: Iterable[str], where: str) -> list[int]:

@@ -1,28 +1,34 @@
-"""Settings as text: TOML in and out, `section.key=value` overrides, and validation errors in our own words."""
+"""Settings as text: TOML in and out, and `section.key=value` overrides."""
 
 from __future__ import annotations
 
 import datetime
-import json
-import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from pydantic import BaseModel, ValidationError
+import tomli_w
+from pydantic import BaseModel
 
-from fedgmi.errors import ConfigError, nearest
+from fedgmi.errors import ConfigError
+from fedgmi.settings.explain import show
 
-Table = dict[str, Any]
-Unions = Mapping[str, tuple[str, type[BaseModel]]]
-NONE: Unions = {}
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_NOUNS = {dict: "a table", list: "a list", str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+Table: TypeAlias = dict[str, Any]
 
 
 def read_toml(path: Path) -> Table:
-    """The tables of a TOML file; a missing or broken file is a ConfigError that says where."""
+    """Read a TOML file.
+
+    Args:
+        path: The file, in UTF-8.
+
+    Returns:
+        Its tables.
+
+    Raises:
+        ConfigError: The file is missing, cannot be read, or is not TOML.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -35,19 +41,37 @@ def read_toml(path: Path) -> Table:
 
 
 def parse_toml(text: str, source: str) -> Table:
-    """The tables of TOML text; `source` is named in errors."""
+    """Read TOML text.
+
+    Args:
+        text: The text.
+        source: Where it came from, for the message.
+
+    Returns:
+        Its tables.
+
+    Raises:
+        ConfigError: It is not TOML. The message names the line.
+    """
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        fix = "text values need quotes, a section starts with [name], and no key may stand twice"
+        fix = "put text values in quotes, start a section with [name], and give each key once"
         raise ConfigError(f"this is not valid TOML: {error}", where=source, fix=fix) from error
 
 
 def parse_value(text: str) -> Any:
-    """A TOML value, or the text itself where it is none, so that paths and names need no quotes.
+    """Read a TOML value. Whatever is none is text: paths and names need no quotes.
 
-    >>> parse_value("3"), parse_value("[0.1, 0.2]"), parse_value("label-swap"), parse_value("2024-01-31")
-    (3, [0.1, 0.2], 'label-swap', '2024-01-31')
+    Args:
+        text: The value, as in `--set section.key=value`. Dates stay text.
+
+    Returns:
+        The value.
+
+    Examples:
+        >>> parse_value("3"), parse_value("[0.1, 0.2]"), parse_value("label-swap"), parse_value("2024-01-31")
+        (3, [0.1, 0.2], 'label-swap', '2024-01-31')
     """
     text = text.strip()
     try:
@@ -60,7 +84,21 @@ def parse_value(text: str) -> Any:
 
 
 def override(table: Table, assignments: Iterable[str]) -> None:
-    """Apply `section.key=value` assignments to `table` in place; later ones win."""
+    """Apply assignments to a table in place. Later ones win.
+
+    Args:
+        table: Changed in place.
+        assignments: Of the form `section.key=value`.
+
+    Raises:
+        ConfigError: An assignment has another form, or its section is a plain value in the table.
+
+    Examples:
+        >>> table = {"seed": 0}
+        >>> override(table, ["seed=7", "training.lr=1e-3"])
+        >>> table
+        {'seed': 7, 'training': {'lr': 0.001}}
+    """
     for assignment in assignments:
         dotted, equals, text = assignment.partition("=")
         keys = [key.strip() for key in dotted.split(".")]
@@ -78,148 +116,56 @@ def override(table: Table, assignments: Iterable[str]) -> None:
 
 
 def unset_empty(table: Table) -> Table:
-    """A copy with "" as None: TOML has no null, so the empty text unsets an optional key."""
+    """Replace empty texts by None. TOML has no null, so an empty text unsets an optional key.
+
+    Args:
+        table: Left as it is.
+
+    Returns:
+        A copy.
+
+    Examples:
+        >>> unset_empty({"data": {"path": "digits", "test_split": ""}})
+        {'data': {'path': 'digits', 'test_split': None}}
+    """
     return {k: unset_empty(v) if isinstance(v, dict) else None if v == "" else v for k, v in table.items()}
 
 
-def dotted_keys(model: type[BaseModel], prefix: str = "", unions: Unions = NONE) -> Iterator[str]:
-    """All keys of a settings class in dotted form, sections' keys included; of a union, those of the class chosen."""
-    for name, field in model.model_fields.items():
-        inner = unions[name][1] if name in unions and not prefix else field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from dotted_keys(inner, f"{prefix}{name}.")
-        else:
-            yield prefix + name
-
-
 def to_toml(settings: BaseModel) -> str:
-    """TOML that reads back to equal settings. A key that is None is left out, or "" if None is not its default."""
-    return "\n".join(_sections(settings, "")) + "\n"
-
-
-def _sections(settings: BaseModel, prefix: str) -> Iterator[str]:
-    inner = {}
-    for name, field in type(settings).model_fields.items():
-        value = getattr(settings, name)
-        if isinstance(value, BaseModel):
-            inner[name] = value
-        elif value == {} == field.get_default(call_default_factory=True):
-            continue
-        elif value is not None:
-            yield f"{name} = {_value(value)}"
-        elif field.get_default() is not None:
-            yield f'{name} = ""'
-    for name, section in inner.items():
-        yield f"\n[{prefix}{name}]"
-        yield from _sections(section, f"{prefix}{name}.")
-
-
-def _value(value: Any) -> str:
-    """One TOML value of the types that settings have: text, truth values, numbers, lists and inline tables."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_value, value))}]"
-    pairs = (f"{k if _BARE_KEY.fullmatch(k) else _value(k)} = {_value(v)}" for k, v in value.items())
-    return f"{{ {', '.join(pairs)} }}" if value else "{}"
-
-
-def show(value: Any) -> str:
-    """A value and its type, for messages, cut to a readable length."""
-    if value is None:
-        return "nothing"
-    text = json.dumps(value, default=str, ensure_ascii=False)
-    text = text if len(text) <= 60 else f"{text[:57]}..."
-    return f"{text} ({_NOUNS.get(type(value), type(value).__name__)})"
-
-
-def explain(
-    error: ValidationError,
-    model: type[BaseModel],
-    source: str,
-    *,
-    unions: Unions = NONE,
-    advice: Callable[[str], str] = lambda key: "",
-) -> ConfigError:
-    """Pydantic's findings as one error: every key by its full name, what was found, what was expected.
+    """Write settings as TOML that reads back to equal settings, once `unset_empty` has been applied.
 
     Args:
-        error: Pydantic's.
-        model: What was validated.
-        source: Where it came from.
-        unions: Of sections that are of one of several classes: the name and the class of the one chosen.
-        advice: (unknown key) → the likely fix, or "" where it knows none.
+        settings: Sections of settings in one another.
 
     Returns:
-        The error, to be raised.
+        The text. A key that is None is left out where None is its default, and is "" elsewhere. A table is left out
+        where it is empty and that is its default.
+
+    Examples:
+        >>> class Data(BaseModel):
+        ...     path: str = "digits"
+        ...     test_split: str | None = "test"
+        ...     size: int | None = None
+        >>> print(to_toml(Data(test_split=None)), end="")
+        path = "digits"
+        test_split = ""
     """
-    known = set(dotted_keys(model, unions=unions))
-    sections = {key.rpartition(".")[0] for key in known} - {""}
-    findings: dict[str, list[Mapping[str, Any]]] = {}
-    for finding in error.errors():
-        # Pydantic adds the branch of a union and positions in lists behind the key: cut them off.
-        parts = [str(part) for part in finding["loc"]]
-        if parts[0] in unions and parts[1:2] == [unions[parts[0]][0]]:
-            del parts[1]
-        lengths = range(len(parts), 0, -1)
-        key = next((k for n in lengths if (k := ".".join(parts[:n])) in known), ".".join(parts))
-        findings.setdefault(key, []).append(finding)
-    problems = [_problem(key, found, known, sections, advice) for key, found in findings.items()]
-    if len(problems) == 1:
-        what, fix = problems[0]
-        return ConfigError(what, where=source, fix=fix)
-    lines = [f"  {ConfigError(what, fix=fix)}" for what, fix in problems]
-    return ConfigError(f"{len(problems)} settings are wrong.\n" + "\n".join(lines), where=source)
+    return tomli_w.dumps(_table(settings))
 
 
-def _problem(
-    key: str, found: list[Mapping[str, Any]], known: set[str], sections: set[str], advice: Callable[[str], str]
-) -> tuple[str, str]:
-    """What is wrong with one key, and the likely fix."""
-    if found[0]["type"] == "extra_forbidden":
-        # A section mistyped as a whole is compared with sections, anything else with all keys.
-        is_table = isinstance(found[0]["input"], dict)
-        guess = _nearest_key(key, sections if is_table else known)
-        there = f"sections: {', '.join(sorted(sections))}" if sections else f"keys: {', '.join(sorted(known))}"
-        otherwise = f"did you mean {guess}?" if guess else f"known {there}"
-        fix = advice(key) or otherwise
-        inside = f" (with {', '.join(f'{key}.{name}' for name in found[0]['input'])})" if is_table else ""
-        return f"unknown {'section' if is_table else 'key'} {key}{inside}", fix
-    # Of a union's findings, those about the value, or deepest inside it, come from the branch that was meant.
-    about_value = [f for f in found if not f["type"].endswith(("_type", "_from_float", "literal_error"))]
-    depth = max(len(f["loc"]) for f in found)
-    telling = about_value or [f for f in found if len(f["loc"]) == depth]
-    expected = dict.fromkeys(_expected(f) for f in telling)
-    value = telling[0]["input"]
-    unquoted = "text" in expected and isinstance(value, bool | int | float)
-    fix = f'quote it, {key} = "{value}", on the command line --set \'{key}="{value}"\'' if unquoted else ""
-    return f"{key} is {show(value)}, expected {' or '.join(expected)}", fix
+def _table(settings: BaseModel) -> Table:
+    table = {}
+    for name, field in type(settings).model_fields.items():
+        value, default = getattr(settings, name), field.get_default(call_default_factory=True)
+        if not (value is None is default or value == {} == default):
+            table[name] = _plain(value)
+    return table
 
 
-def _expected(finding: Mapping[str, Any]) -> str:
-    """What pydantic wanted, in the words of someone who writes TOML."""
-    by_type = {
-        "int_type": "a whole number",
-        "int_from_float": "a whole number",
-        "float_type": "a number",
-        "bool_type": "true or false",
-        "string_type": "text",
-        "list_type": "a list",
-        "dict_type": "a table",
-        "model_type": "a section with keys of its own",
-        "union_tag_invalid": "a section with keys of its own",
-        "finite_number": "a finite number",
-    }
-    message = str(finding["msg"]).removeprefix("Input should be ").removeprefix("a value ")
-    return by_type.get(finding["type"], message[:1].lower() + message[1:])
-
-
-def _nearest_key(key: str, known: set[str]) -> str:
-    """The nearest key; the same last part in another section counts as nearest of all."""
-    last = key.rpartition(".")[2]
-    twins = sorted(k for k in known if k.rpartition(".")[2] == last)
-    return nearest(key, twins) or (twins[0] if twins else nearest(key, known))
+def _plain(value: Any) -> Any:
+    """A value as TOML has it."""
+    if isinstance(value, BaseModel):
+        return _table(value)
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return "" if value is None else value

@@ -1,0 +1,138 @@
+"""What is wrong with settings, in our own words: which key, what was found, what was expected, the likely fix."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from fedgmi.errors import ConfigError, nearest
+
+Unions = Mapping[str, tuple[str, type[BaseModel]]]
+"""By a section's name, where it is of one of several classes: the name and the class of the one chosen."""
+NONE: Unions = {}
+_NOUNS = {dict: "a table", list: "a list", str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "dict_type": "a table",
+    "model_type": "a section with keys of its own",
+    "union_tag_invalid": "a section with keys of its own",
+    "finite_number": "a finite number",
+}
+"""Pydantic's types of errors, in the words of someone who writes TOML."""
+
+
+def dotted_keys(model: type[BaseModel], prefix: str = "", unions: Unions = NONE) -> Iterator[str]:
+    """List all keys of a settings class in dotted form, those of its sections too.
+
+    Args:
+        model: The class.
+        prefix: What stands before each key.
+        unions: Which class counts for sections that are of one of several.
+
+    Yields:
+        Keys such as `training.lr`.
+    """
+    for name, field in model.model_fields.items():
+        inner = unions[name][1] if name in unions and not prefix else field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from dotted_keys(inner, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def show(value: Any) -> str:
+    """Write a value and its type for a message, cut to a readable length.
+
+    Examples:
+        >>> show("much"), show(2.5), show(None)
+        ('"much" (text)', '2.5 (a number)', 'nothing')
+    """
+    if value is None:
+        return "nothing"
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    text = text if len(text) <= 60 else f"{text[:57]}..."
+    return f"{text} ({_NOUNS.get(type(value), type(value).__name__)})"
+
+
+def explain(
+    error: ValidationError,
+    model: type[BaseModel],
+    source: str,
+    *,
+    unions: Unions = NONE,
+    advice: Callable[[str], str] = lambda key: "",
+) -> ConfigError:
+    """Turn pydantic's findings into one error. It tells every key by its full name.
+
+    Args:
+        error: Pydantic's.
+        model: The class that was validated.
+        source: Where the settings came from.
+        unions: Which class counts for sections that are of one of several.
+        advice: (unknown key) → the likely fix, or "" where it knows none.
+
+    Returns:
+        The error, to be raised.
+    """
+    known = set(dotted_keys(model, unions=unions))
+    sections = {key.rpartition(".")[0] for key in known} - {""}
+    findings: dict[str, list[Mapping[str, Any]]] = {}
+    for finding in error.errors():
+        # Pydantic adds the branch of a union and positions in lists behind the key: cut them off.
+        parts = [str(part) for part in finding["loc"]]
+        if parts and parts[0] in unions and parts[1:2] == [unions[parts[0]][0]]:
+            del parts[1]
+        lengths = range(len(parts), 0, -1)
+        key = next((k for n in lengths if (k := ".".join(parts[:n])) in known), ".".join(parts))
+        findings.setdefault(key, []).append(finding)
+    problems = [_problem(key, found, known, sections, advice) for key, found in findings.items()]
+    if len(problems) == 1:
+        what, fix = problems[0]
+        return ConfigError(what, where=source, fix=fix)
+    lines = [f"  {ConfigError(what, fix=fix)}" for what, fix in problems]
+    return ConfigError(f"{len(problems)} settings are wrong.\n" + "\n".join(lines), where=source)
+
+
+def _problem(
+    key: str, found: list[Mapping[str, Any]], known: set[str], sections: set[str], advice: Callable[[str], str]
+) -> tuple[str, str]:
+    """What is wrong with one key, and the likely fix."""
+    if found[0]["type"] == "extra_forbidden":
+        # A section mistyped as a whole is compared with sections, anything else with all keys.
+        is_table = isinstance(found[0]["input"], dict)
+        guess = _nearest_key(key, sections if is_table else known)
+        there = f"sections: {', '.join(sorted(sections))}" if sections else f"keys: {', '.join(sorted(known))}"
+        otherwise = f"did you mean {guess}?" if guess else f"known {there}"
+        fix = advice(key) or otherwise
+        inside = f" (with {', '.join(f'{key}.{name}' for name in found[0]['input'])})" if is_table else ""
+        return f"unknown {'section' if is_table else 'key'} {key}{inside}", fix
+    # Of a union's findings, those about the value, or deepest inside it, come from the branch that was meant.
+    about_value = [f for f in found if not f["type"].endswith(("_type", "_from_float", "literal_error"))]
+    depth = max(len(f["loc"]) for f in found)
+    telling = about_value or [f for f in found if len(f["loc"]) == depth]
+    expected = dict.fromkeys(_expected(f) for f in telling)
+    value = telling[0]["input"]
+    unquoted = "text" in expected and isinstance(value, bool | int | float)
+    fix = f'quote it, {key} = "{value}", on the command line --set \'{key}="{value}"\'' if unquoted else ""
+    return f"{key} is {show(value)}, expected {' or '.join(expected)}", fix
+
+
+def _expected(finding: Mapping[str, Any]) -> str:
+    """What pydantic wanted."""
+    message = str(finding["msg"]).removeprefix("Input should be ").removeprefix("a value ")
+    return _EXPECTED.get(finding["type"], message[:1].lower() + message[1:])
+
+
+def _nearest_key(key: str, known: set[str]) -> str:
+    """The nearest key; the same last part in another section counts as nearest of all."""
+    last = key.rpartition(".")[2]
+    twins = sorted(k for k in known if k.rpartition(".")[2] == last)
+    return nearest(key, twins) or (twins[0] if twins else nearest(key, known))
