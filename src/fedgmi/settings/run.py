@@ -87,7 +87,7 @@ class TrainingSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """Which bounds and rivals are run beside the method."""
+    """Which bounds and baselines are run beside the method."""
 
     fedavg: bool = True
     local: bool = True
