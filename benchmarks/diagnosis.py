@@ -25,7 +25,7 @@ from fedgmi.mixture.spectrum import estimate_components
 from fedgmi.report.formats import markdown_table
 from fedgmi.runs.experiment import new_task
 from fedgmi.settings import run as config
-from fedgmi.storage import folder
+from fedgmi.storage import files
 
 MOST = {"rotation": 4, "labels": 6, "label-swap": 6, "gaussian": 6}  # components
 # five of ten labels each are linearly dependent at K = 6 (rank 4), three are not
@@ -59,9 +59,9 @@ class Cell:
         """The cell's numbers, from its file where there is one."""
         path = self.path(options.out)
         if not path.exists():
-            folder.write_json(path, self._measure(options))
+            files.write_json(path, self._measure(options))
             print(f"done {path.stem}", flush=True)
-        return folder.read_json(path, "a result", {"k_estimated"}, "remove it")
+        return files.read_json(path, "a result", {"k_estimated"}, "remove it")
 
     def _measure(self, options: argparse.Namespace) -> dict[str, Any]:
         settings = {

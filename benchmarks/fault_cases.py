@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fedgmi.deploy.local.processes import Deployment
-from fedgmi.storage import folder
+from fedgmi.storage import files, folder
 
 SITES, ROUNDS, ROWS = 3, 2, 60
 BAD = SITES - 1  # the site that fails
@@ -58,9 +58,9 @@ def write_site(where: Path, i: int) -> Path:
     x = draws.normal(60, 10, (ROWS, len(FEATURES))) + 25 * kind[:, None]
     labels = np.where((x[:, 0] > x[:, 1]) ^ kind, "well", "sick")
     lines = [",".join((*(f"{value:.3f}" for value in row), label)) for row, label in zip(x, labels, strict=True)]
-    folder.write_text(where / "rows.csv", "\n".join((",".join((*FEATURES, "state")), *lines)) + "\n")
+    files.write_text(where / "rows.csv", "\n".join((",".join((*FEATURES, "state")), *lines)) + "\n")
     about = f'name = "site-{i}"\nthreads = 1\n[data]\npath = "rows.csv"\nlabel_column = "state"\n'
-    folder.write_text(where / "site.toml", about)
+    files.write_text(where / "site.toml", about)
     return where / "site.toml"
 
 
@@ -118,7 +118,7 @@ def kill_the_link(deployment: Deployment) -> bool:
 
 def fill_the_disk(deployment: Deployment) -> bool:
     """The coordinator cannot write its checkpoint of round 2; when there is room again, it is submitted again."""
-    folder.write_json(deployment.app / "fault.json", {"round": 2})
+    files.write_json(deployment.app / "fault.json", {"round": 2})
     deployment.submit()
     deployment.until(lambda: deployment.state() == "failed", "the coordinator stops", PATIENCE_S)
     deployment.submit()

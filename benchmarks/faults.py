@@ -35,7 +35,7 @@ from fedgmi.flower_app import open_site
 from fedgmi.mixture.matching import match_components, reorder, total_variation
 from fedgmi.protocol.wire import Parcel
 from fedgmi.report.formats import markdown_table
-from fedgmi.storage import folder
+from fedgmi.storage import files, folder
 
 APP = Path(__file__).parent / "faulty_app"
 SAME = 1e-4  # total variation between runs that ought to be one
@@ -48,7 +48,7 @@ def measure(name: str, where: Path) -> dict[str, Any]:
     text = FEDERATION.replace("§waiting", fault.waiting).replace("§robust", fault.robust)
     sites = [write_site(where / f"site-{i}", i) for i in range(SITES)]
     if fault.kind:
-        folder.write_json(sites[BAD].parent / "fault.json", {"kind": fault.kind, "round": 1})
+        files.write_json(sites[BAD].parent / "fault.json", {"kind": fault.kind, "round": 1})
     found: dict[str, Any] = {
         "name": name,
         "ended": False,
@@ -137,7 +137,7 @@ def by_seed(seed: int, where: Path) -> dict[str, Any]:
     text = f"seed = {seed}\n" + FEDERATION.replace("§waiting", "").replace("§robust", "")
     sites = [write_site(where / f"site-{i}", i) for i in range(SITES)]
     for place in (where, *(site.parent for site in sites)):
-        folder.write_text(place / "federation.toml", text)
+        files.write_text(place / "federation.toml", text)
     settings = read(FederationSettings, where / "federation.toml")
     return Coordinator(settings, Here(sites), where / "out", echo=lambda line: None).run()
 
@@ -179,7 +179,7 @@ def table(results: list[dict[str, Any]]) -> str:
 def finished(out: Path) -> list[dict[str, Any]]:
     """The results that lie there, in the order of FAULTS."""
     paths = [out / f"{name}.json" for name in FAULTS]
-    return [folder.read_json(path, "a result", {"name", "ended"}, "remove it") for path in paths if path.exists()]
+    return [files.read_json(path, "a result", {"name", "ended"}, "remove it") for path in paths if path.exists()]
 
 
 def main() -> None:
@@ -196,7 +196,7 @@ def main() -> None:
     for name in [options.only] if options.only else FAULTS:
         if name not in well:
             found = measure(name, options.out.absolute() / name)
-            folder.write_json(options.out / f"{name}.json", found)
+            files.write_json(options.out / f"{name}.json", found)
             print(f"done {name}", file=sys.stderr, flush=True)
     results = finished(options.out)
     print(table(results))

@@ -136,7 +136,7 @@ def test_faults_tells_what_chance_alone_does():
 
 
 def test_rivals_puts_comparisons_side_by_side(tmp_path):
-    from fedgmi.storage.folder import write_json
+    from fedgmi.storage.files import write_json
 
     def found(accuracy, error=None):
         summary = {"client_accuracy": [accuracy, 0.01], "worst_decile": [accuracy - 0.1, 0.0], "seeds": [0, 1]}
@@ -193,7 +193,7 @@ def test_before_after_lets_bytes_and_seconds_differ(numbers):
 
 def made_up_side(out, summary, records=(), error=None):
     """What before_after.py keeps of the case `digits`."""
-    from fedgmi.storage.folder import write_json
+    from fedgmi.storage.files import write_json
 
     results = out / "digits" / "results"
     results.mkdir(parents=True)

@@ -134,9 +134,9 @@ def test_full_disk_leaves_the_checkpoint_before(killed, monkeypatch, capsys):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder.os, "fsync", lambda handle: None)
+        patch.setattr("os.fsync", lambda handle: None)
         keep = folder.keep_records
-        patch.setattr(folder, "keep_records", lambda *args: (keep(*args), patch.setattr(folder.os, "fsync", full)))
+        patch.setattr(folder, "keep_records", lambda *args: (keep(*args), patch.setattr("os.fsync", full)))
         assert exit_code(*arguments(killed, resume=True)) == 2
     told = capsys.readouterr().err
     error = told[told.index("error: ") :]

@@ -19,7 +19,7 @@ from fedgmi.protocol.message import Message
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.step import Step
 from fedgmi.runs import evaluation
-from fedgmi.storage import folder
+from fedgmi.storage import files, folder
 from tiny import arguments, exit_code, run
 
 
@@ -96,7 +96,7 @@ def test_accuracy_of_a_client_without_held_out_rows_is_null():
     method = bare_method("m", lambda server, states, rows: torch.zeros(len(rows), 2))
     accuracy = evaluation.client_accuracy(method.predictor, {}, {}, rows)
     assert accuracy is not None
-    assert json.dumps(folder.finite(accuracy.tolist()), allow_nan=False) == "[null, 0.0]"
+    assert json.dumps(files.finite(accuracy.tolist()), allow_nan=False) == "[null, 0.0]"
 
 
 words = st.text("abc")
@@ -107,12 +107,12 @@ values = st.recursive(numbers, lambda inner: st.lists(inner) | st.dictionaries(w
 @given(values)
 def test_finite_values_are_strict_json_and_lose_nothing_else(value):
     text = re.sub("-?Infinity|NaN", "null", json.dumps(value))
-    assert json.dumps(folder.finite(value), allow_nan=False) == text
+    assert json.dumps(files.finite(value), allow_nan=False) == text
 
 
 def test_writing_refuses_what_json_cannot_say(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
-        folder.write_json(tmp_path / "x.json", {"a": math.nan})
+        files.write_json(tmp_path / "x.json", {"a": math.nan})
     with pytest.raises(ValueError, match="not JSON compliant"):
         folder.append_record(tmp_path, {"a": math.nan})
     assert [path for path in tmp_path.iterdir() if path.stat().st_size] == []

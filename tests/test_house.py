@@ -190,7 +190,7 @@ def test_protocol_knows_no_method(file):
 def test_report_reads_records_only(file):
     if inside(name_of(file), "report"):
         assert all(
-            inside(name, "report", "storage.folder", "errors", "protocol.listener", "runs.records")
+            inside(name, "report", "storage.folder", "storage.files", "errors", "protocol.listener", "runs.records")
             for name in own(file)
         )
         assert not foreign(file) & {"torch", "sklearn", "datasets", "safetensors"}

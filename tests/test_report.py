@@ -13,7 +13,7 @@ from rich.console import Console
 
 from fedgmi.errors import UserError
 from fedgmi.report import numbers, picture, progress, tables
-from fedgmi.storage import folder
+from fedgmi.storage import files, folder
 from summaries import make_summary
 
 
@@ -102,9 +102,9 @@ def test_picture_shows_what_the_summary_says():
 
 def test_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "kept"
-    folder.write_text(path, "old")
+    files.write_text(path, "old")
     with pytest.raises(UnicodeEncodeError):
-        folder.write_text(path, "\ud800")
+        files.write_text(path, "\ud800")
     assert path.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from fedgmi.report.formats import bare_table, markdown_table, number, percent, size
-from fedgmi.storage import folder
+from fedgmi.storage import files, folder
 
 Comparison = dict[str, Any]
 """What `comparison.json` holds."""
@@ -28,8 +28,8 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
         out: The results folder.
     """
     path = out / folder.COMPARISON
-    folder.write_text(path.with_suffix(".csv"), to_csv(comparison))
-    folder.write_text(path.with_suffix(".md"), to_markdown(comparison))
+    files.write_text(path.with_suffix(".csv"), to_csv(comparison))
+    files.write_text(path.with_suffix(".md"), to_markdown(comparison))
 
 
 def print_comparison(comparison: Comparison, out: Path, console: Console) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgmi.report.numbers import Summary
-from fedgmi.storage import folder
+from fedgmi.storage import files
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7F7F7F")
 """Okabe and Ito's colours: colour-blind readers can tell them apart, and so can readers of a print."""
@@ -31,7 +31,7 @@ def write_page(drawn: Any, path: Path, title: str) -> None:
         title: Of the page.
     """
     html = drawn.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False})
-    folder.write_text(path, html.replace("<head>", f"<head><title>{title}</title>", 1))
+    files.write_text(path, html.replace("<head>", f"<head><title>{title}</title>", 1))
 
 
 def figure(summary: Summary) -> Any:

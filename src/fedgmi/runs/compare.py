@@ -18,7 +18,7 @@ from fedgmi.errors import ConfigError, UserError
 from fedgmi.runs.cells import ORACLE, cell_config, grid, result
 from fedgmi.runs.config import Config, dump, load
 from fedgmi.runs.statistics import compared
-from fedgmi.storage import folder
+from fedgmi.storage import files, folder
 
 CELLS = "cells"
 POLL_S = 0.2
@@ -56,15 +56,15 @@ def compare(
     cells = grid(methods, seeds)
     _claim(config, out)
     with folder.alone(out):
-        folder.write_text(out / folder.CONFIG, dump(config))
+        files.write_text(out / folder.CONFIG, dump(config))
         runs = [cell for cell in cells if cell.method != ORACLE]
         for cell in runs:
             settings = cell_config(config, cell, ORACLE in methods, jobs)
-            folder.write_text(out / CELLS / f"{cell.name}.toml", dump(settings))
+            files.write_text(out / CELLS / f"{cell.name}.toml", dump(settings))
         reasons = _run_all([cell.name for cell in runs], out / CELLS, max(1, jobs), watch or (lambda stages: None))
         found = [result(cell, out / CELLS, reasons) for cell in cells]
-        record: dict[str, Any] = folder.finite(compared(config.scenario.name, list(methods), list(seeds), found))
-        folder.write_json(out / folder.COMPARISON, record)
+        record: dict[str, Any] = files.finite(compared(config.scenario.name, list(methods), list(seeds), found))
+        files.write_json(out / folder.COMPARISON, record)
         return record
 
 
@@ -95,7 +95,7 @@ class _Children:
 
     def run(self, command: Sequence[str], log: Path) -> int:
         """Run a command to its end, its words in the log. Returns its exit code."""
-        with folder.writing(log):
+        with files.writing(log):
             file = log.open("wb")
         with file, self._lock:
             if self._stopped:

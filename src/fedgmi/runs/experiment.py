@@ -16,7 +16,7 @@ from fedgmi.runs.components import ComponentCount, count_components, warn_of_uns
 from fedgmi.runs.config import Config, check_method, dump, load, refuse_compare
 from fedgmi.runs.run import CHECKPOINTS, Runner
 from fedgmi.runs.setup import Setup, choose_device, open_process
-from fedgmi.storage import checkpoint, folder
+from fedgmi.storage import checkpoint, files, folder
 
 
 def run(config: Config, out: Path, *, resume: bool = False, listener: Listener | None = None) -> dict[str, Any]:
@@ -53,9 +53,9 @@ def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]
     counted = _counted_before(out) or count_components(config, setup, clients, device)
     setup = replace(setup, n_components=counted.n_components)
     setup.method()  # what cannot be is refused before anything is written
-    folder.write_text(out / folder.CONFIG, dump(config))
+    files.write_text(out / folder.CONFIG, dump(config))
     if counted.estimated:
-        folder.write_json(out / folder.ESTIMATE, asdict(counted))
+        files.write_json(out / folder.ESTIMATE, asdict(counted))
     runner = Runner(setup, out, scenario, device, listener, unseen)
     results = {name: best_rate(runner, name) for name in chosen_methods(config, scenario)}
     main = results[config.method.name]
@@ -63,7 +63,7 @@ def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]
     warn_of_unshown(setup.n_components, main.get("components_shown"))
     scale = scenario.federation.standardisation() if setup.standardise else None
     summary = summarise(config, scenario, scale, results) | {"n_components_estimated": counted.estimated}
-    folder.write_json(out / folder.SUMMARY, summary)
+    files.write_json(out / folder.SUMMARY, summary)
     return summary
 
 
@@ -85,7 +85,7 @@ def _counted_before(out: Path) -> ComponentCount | None:
     if not path.exists():
         return None
     keys = {field.name for field in fields(ComponentCount)}
-    found = folder.read_json(path, "an estimate of fedgmi", keys, f"remove it and resume: {path} is then written anew")
+    found = files.read_json(path, "an estimate of fedgmi", keys, f"remove it and resume: {path} is then written anew")
     return ComponentCount(**{key: found[key] for key in keys})
 
 

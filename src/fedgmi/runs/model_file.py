@@ -12,7 +12,7 @@ from fedgmi.errors import CheckpointError
 from fedgmi.runs import config
 from fedgmi.runs.fitted import Fitted
 from fedgmi.runs.setup import Setup
-from fedgmi.storage import folder
+from fedgmi.storage import files
 from fedgmi.storage import tensors as store
 
 FORMAT = 2
@@ -39,7 +39,7 @@ def save(where: Path, model: Fitted, parameters: dict[str, Any]) -> None:
         "bound": model.bound,
         "bytes": [model.bytes_down, model.bytes_up],
     }
-    with folder.writing(where):
+    with files.writing(where):
         where.mkdir(parents=True, exist_ok=True)
     store.save(where / JSON, tensors, meta, file=TENSORS)
 

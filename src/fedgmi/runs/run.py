@@ -21,7 +21,7 @@ from fedgmi.protocol.phases import require_finite
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.runs import evaluation
 from fedgmi.runs.setup import Setup
-from fedgmi.storage import checkpoint, folder
+from fedgmi.storage import checkpoint, files, folder
 from fedgmi.storage.checkpoint import Checkpoint
 
 CHECKPOINTS = "checkpoints"
@@ -137,7 +137,7 @@ class Runner:
         if progress.round > 0 and (not method.program.finish or progress.round > self.setup.config.rounds):
             rows = self.scenario.federation.validation
             accuracy = evaluation.client_accuracy(method.predictor, progress.server, transport.states, rows)
-            validation = None if accuracy is None else folder.finite(float(accuracy.nanmean()))
+            validation = None if accuracy is None else files.finite(float(accuracy.nanmean()))
         self.validation.append(validation)
         record = {
             "run": key,
@@ -150,7 +150,7 @@ class Runner:
             "bytes": bytes_by_kind(transport.ledger),
             "seconds": progress.seconds,
         }
-        return dict(folder.finite(record))
+        return dict(files.finite(record))
 
     def _error(self, method: Method, transport: InProcess, progress: Progress) -> float | None:
         """The oracle estimates its proportions at the end alone."""
@@ -177,7 +177,7 @@ class Runner:
             "bytes": bytes_by_kind(transport.ledger),
             "seconds": progress.seconds,
         }
-        return dict(folder.finite(result))
+        return dict(files.finite(result))
 
 
 def bytes_by_kind(ledger: Ledger) -> dict[str, list[int]]:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fedgmi.errors import CheckpointError
-from fedgmi.storage.folder import write_bytes, write_json
+from fedgmi.storage.files import write_bytes, write_json
 from fedgmi.tree import Tree
 
 Meta = dict[str, Any]

@@ -17,7 +17,7 @@ from fedgmi.protocol.rounds import Progress
 from fedgmi.protocol.step import select
 from fedgmi.protocol.wire import Parcel, WireError, cut, unpack
 from fedgmi.runs.run import bytes_by_kind
-from fedgmi.storage import folder
+from fedgmi.storage import files, folder
 
 OF_CLIENTS = {"client_misfit": "misfit", "client_p_value": "p_value", "proportion_intervals": "proportion_intervals"}
 OF_ALL = ("n_components", "mixture_supported", "misfit_per_dof", "p_value", "warnings")
@@ -37,9 +37,9 @@ def close(remote: Remote, end: Progress, out: Path) -> dict[str, Any]:
     """
     remote.recall()
     found = diagnosis(remote, end)
-    known = None if found is None else folder.finite(found.to_json())
+    known = None if found is None else files.finite(found.to_json())
     if known is not None:
-        folder.write_json(out / "diagnosis" / folder.DIAGNOSIS, known | about(remote, end, len(known["client_misfit"])))
+        files.write_json(out / "diagnosis" / folder.DIAGNOSIS, known | about(remote, end, len(known["client_misfit"])))
     predictor = select(end.server, remote.method.predictor.reads)
     alive, members = remote.roster.alive, remote.roster.members
     each = {i: {"diagnosis": of_client(known, i)} for i in alive}
@@ -136,4 +136,4 @@ def summary(remote: Remote, end: Progress) -> dict[str, Any]:
     if complete:
         counts = torch.tensor([float(member.rows) for member in members])
         of_all["component_mass"] = (counts @ torch.tensor(whole)).tolist()
-    return dict(folder.finite(of_all))
+    return dict(files.finite(of_all))

@@ -25,7 +25,7 @@ from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.runs.config import dump
 from fedgmi.runs.run import bytes_by_kind
 from fedgmi.runs.setup import Setup, open_process
-from fedgmi.storage import checkpoint, folder
+from fedgmi.storage import checkpoint, files, folder
 from fedgmi.storage.checkpoint import Checkpoint
 
 CHECKPOINTS = "checkpoints"
@@ -65,7 +65,7 @@ class Coordinator:
     def _alone(self, setup: Setup) -> dict[str, Any]:
         """The run, in a folder that is nobody else's meanwhile."""
         settings, name = self.settings, self.settings.method.name
-        folder.write_text(self.out / folder.CONFIG, dump(settings.config()))
+        files.write_text(self.out / folder.CONFIG, dump(settings.config()))
         open_process()
         found = checkpoint.load(self.out / CHECKPOINTS, name, digest=settings.digest())
         remote = self._remote(setup, str(found.meta["run"]) if found else secrets.token_hex(8))
@@ -75,7 +75,7 @@ class Coordinator:
             self.tell(f"stopped: {' '.join(str(error).split()) or type(error).__name__}")
             self._status(remote, "failed")
             raise
-        folder.write_json(self.out / folder.SUMMARY, summary)
+        files.write_json(self.out / folder.SUMMARY, summary)
         self._status(remote, "finished")
         return summary
 
@@ -101,7 +101,7 @@ class Coordinator:
         """One line to whoever watches, and to log.txt."""
         stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}"
         self.echo(stamped)
-        with folder.writing(self.out / "log.txt"), (self.out / "log.txt").open("a", encoding="utf-8") as file:
+        with files.writing(self.out / "log.txt"), (self.out / "log.txt").open("a", encoding="utf-8") as file:
             file.write(stamped + "\n")
 
     def _remote(self, setup: Setup, run: str) -> Remote:
@@ -181,7 +181,7 @@ class Coordinator:
             "seconds": progress.seconds,
             "absent": remote.absent,
         }
-        meta = folder.finite(record) | {
+        meta = files.finite(record) | {
             "digest": self.settings.digest(),
             "threads": torch.get_num_threads(),
             "validation": [],
@@ -191,7 +191,7 @@ class Coordinator:
         kept = Checkpoint(progress.server, {}, meta, remote.ledger.to_tree())
         checkpoint.save(self.out / CHECKPOINTS, remote.method.name, kept)
         folder.keep_records(self.out, lambda line: line["round"] < progress.round)
-        folder.append_record(self.out, folder.finite(record))
+        folder.append_record(self.out, files.finite(record))
         rounds = self.settings.rounds
         named = {"prepare": "the preparation", "finish": "the end", "round": f"round {progress.round} of {rounds}"}
         done = named[phase_of(progress.round, rounds)]

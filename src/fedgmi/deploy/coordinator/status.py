@@ -13,7 +13,7 @@ from rich.table import Table
 from fedgmi.errors import UserError
 from fedgmi.report.formats import bare_table, plural, size
 from fedgmi.settings.base import PositiveFloat, Section
-from fedgmi.storage import folder
+from fedgmi.storage import files
 
 STATUS = "status.json"
 
@@ -45,7 +45,7 @@ class Status(Section):
 
 def write(out: Path, status: Status) -> None:
     """Write `status.json` into a results folder, atomically."""
-    folder.write_json(out / STATUS, folder.finite(status.model_dump()))
+    files.write_json(out / STATUS, files.finite(status.model_dump()))
 
 
 def read(out: Path) -> Status:
@@ -55,7 +55,7 @@ def read(out: Path) -> Status:
         fix = "give the folder that `out` in the app's pyproject.toml names; it is made when a run begins"
         raise UserError("no deployment writes its status there", where=str(out), fix=fix)
     again = "the coordinator writes it anew after its next exchange; read it with the fedgmi that runs there"
-    found = folder.read_json(path, "the status of a deployment", {"name", "state", "updated", "sites"}, again)
+    found = files.read_json(path, "the status of a deployment", {"name", "state", "updated", "sites"}, again)
     try:
         return Status.model_validate(found)
     except ValueError as error:  # as pydantic's are

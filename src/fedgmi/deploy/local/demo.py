@@ -23,7 +23,7 @@ from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.report.formats import bare_table, number, percent, short_shares, size
 from fedgmi.settings.run import DataSettings, ScenarioSettings
-from fedgmi.storage import folder
+from fedgmi.storage import files, folder
 
 SITES, COMPONENTS, ROWS = 3, 2, 300
 PATIENCE_S = 1800.0
@@ -102,8 +102,8 @@ def write_site(where: Path, client: Client) -> Path:
         place = where / "rows" / str(label)
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray((255 * picture[0]).round().to(torch.uint8).numpy()).save(place / f"{i:04d}.png")
-    folder.write_text(where / "federation.toml", FEDERATION)
-    folder.write_text(where / "site.toml", f'name = "{client.name}"\nthreads = 1\n\n[data]\npath = "rows"\n')
+    files.write_text(where / "federation.toml", FEDERATION)
+    files.write_text(where / "site.toml", f'name = "{client.name}"\nthreads = 1\n\n[data]\npath = "rows"\n')
     return where / "site.toml"
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from fedgmi.deploy.coordinator import status
 from fedgmi.deploy.setup.init import CERTIFICATES, CONNECTION, FEDERATION, RESULTS, init
 from fedgmi.errors import UserError
-from fedgmi.storage import folder
+from fedgmi.storage import files, folder
 
 MARK = "FEDGMI_DEPLOYMENT"
 QUIET = {  # Flower neither calls its makers nor installs anything
@@ -49,11 +49,11 @@ class Deployment:
         self._mark, self._submitted = secrets.token_hex(8), 0.0
         init(self.app, name=name, sites=len(sites), address=f"127.0.0.1:{self.port}")
         for place in (self.app, *(site.parent for site in sites)):
-            folder.write_text(place / FEDERATION, federation)
+            files.write_text(place / FEDERATION, federation)
         self.call("sh", f"{CERTIFICATES}.sh")
         home = self.app / ".flwr"
         home.mkdir(mode=0o700)
-        folder.write_text(home / "config.toml", (self.app / CONNECTION).read_text(encoding="utf-8"))
+        files.write_text(home / "config.toml", (self.app / CONNECTION).read_text(encoding="utf-8"))
         (self.where / "logs").mkdir()
 
     @property

@@ -12,7 +12,7 @@ from string import Template
 from fedgmi import __version__
 from fedgmi.deploy.setup.address import Address, parse
 from fedgmi.errors import ConfigError, FedgmiWarning, UserError
-from fedgmi.storage import folder
+from fedgmi.storage import files
 
 FEDERATION = "federation.toml"
 CONNECTION = "flower-config.toml"
@@ -48,7 +48,7 @@ def init(
         text = render(path.read_text(encoding="utf-8"), values, insecure=insecure)
         target = path.name.removesuffix(".template")
         if not (insecure and target == f"{CERTIFICATES}.sh"):
-            folder.write_text(where / (".gitignore" if target == "gitignore" else target), text)
+            files.write_text(where / (".gitignore" if target == "gitignore" else target), text)
     if insecure:
         what = f"{where}: as --insecure asked, nothing there is encrypted and nobody is authenticated"
         warnings.warn(FedgmiWarning(f"{what}; good for one machine and an afternoon"), stacklevel=2)

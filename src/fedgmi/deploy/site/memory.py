@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from fedgmi.errors import UserError
 from fedgmi.protocol.wire import still_held
-from fedgmi.storage import folder
+from fedgmi.storage import files
 from fedgmi.storage import tensors as store
 from fedgmi.tree import Tree
 
@@ -53,7 +53,7 @@ class Memory:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """One request at a time: a second process of the same site waits for the first to end."""
-        with folder.writing(self.where):
+        with files.writing(self.where):
             self.where.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.where / "lock").acquire()
         with lock:
@@ -95,8 +95,8 @@ class Memory:
         held = {name: last for name, last in _read_rounds(index).items() if name in there}
         held = still_held(held, blocks, round)
         for name in blocks.keys() - there:
-            folder.write_bytes(place / name, blocks[name])
-        folder.write_json(index, held)
+            files.write_bytes(place / name, blocks[name])
+        files.write_json(index, held)
         for name in there - held.keys():
             (place / name).unlink(missing_ok=True)
 

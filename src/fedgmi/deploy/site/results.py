@@ -13,7 +13,7 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods import Predictor
 from fedgmi.runs.setup import Setup
-from fedgmi.storage import folder
+from fedgmi.storage import files, folder
 from fedgmi.storage import tensors as store
 from fedgmi.tree import Tree
 
@@ -49,9 +49,9 @@ def write(
     tell = method.predictor.proportions
     found = None if tell is None else tell(state)[0].tolist()
     about = {"site": site, "federation": federation, "method": method.name, "run": known["run"]}
-    folder.write_json(out / PROPORTIONS, folder.finite(about | {"proportions": found, "accuracy": known["accuracy"]}))
+    files.write_json(out / PROPORTIONS, files.finite(about | {"proportions": found, "accuracy": known["accuracy"]}))
     if known["diagnosis"] is not None:
-        folder.write_json(out / folder.DIAGNOSIS, folder.finite(about | known["diagnosis"]))
+        files.write_json(out / folder.DIAGNOSIS, files.finite(about | known["diagnosis"]))
     if method.predictor.pooled is None or tell is None or method.name != ESTIMATOR:
         tensors = {f"server/{k}": v for k, v in server.items()} | {f"state/{k}": v for k, v in state.items()}
         store.save(out / f"{MODEL}.json", tensors, about, file=f"{MODEL}.safetensors")
@@ -94,4 +94,4 @@ def read_cache(path: Path, key: str, rows: Rows) -> None:
 def write_cache(path: Path, key: str, rows: Rows) -> None:
     """Keep what rows may reuse in the next exchange, whose process is another one."""
     tensors = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in rows.cache.items()}
-    folder.write_bytes(path, safetensors.torch.save(tensors, {"key": key}))
+    files.write_bytes(path, safetensors.torch.save(tensors, {"key": key}))

@@ -30,7 +30,7 @@ from fedgmi.protocol.message import Message, flatten, unflatten
 from fedgmi.protocol.phases import phase_of, require_finite
 from fedgmi.protocol.wire import Header, Parcel, WireError, join, pack, received
 from fedgmi.runs.setup import choose_device, open_process
-from fedgmi.storage import folder
+from fedgmi.storage import files
 from fedgmi.tree import Tree
 
 
@@ -176,13 +176,13 @@ class Site:
         """What noise is drawn from: drawn once, anew when the rows change, never sent."""
         path = self.where / "secret.json"
         if path.exists():
-            found = folder.read_json(path, "a secret of fedgmi", {"rows", "secret"}, "remove it; another is then drawn")
+            found = files.read_json(path, "a secret of fedgmi", {"rows", "secret"}, "remove it; another is then drawn")
             if found["rows"] == self.digest:
                 return str(found["secret"])
         secret = secrets.token_hex(32)
         before = os.umask(0o077)  # at no moment is it for others to read
         try:
-            folder.write_json(path, {"rows": self.digest, "secret": secret})
+            files.write_json(path, {"rows": self.digest, "secret": secret})
         finally:
             os.umask(before)
         return secret
@@ -198,7 +198,7 @@ def disclosable(error: Exception) -> str:
 
 def log(where: Path, error: Exception) -> None:
     """The whole of it, for the site's own eyes."""
-    with folder.writing(where):
+    with files.writing(where):
         where.mkdir(parents=True, exist_ok=True)
         with (where / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {''.join(traceback.format_exception(error))}\n")

@@ -1,0 +1,134 @@
+"""Files that a crash never leaves half written, and reading JSON that may be damaged."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fedgmi.errors import UserError
+
+
+def finite(value: Any) -> Any:
+    """Replace every number that JSON cannot write.
+
+    Args:
+        value: Dicts, lists and tuples of JSON values, nested in any way.
+
+    Returns:
+        The same value with None for NaN and infinities, and lists for tuples.
+
+    Examples:
+        >>> finite({"accuracy": [0.5, float("nan")]})
+        {'accuracy': [0.5, None]}
+    """
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell the user about a disk that is full or gone. What was written before stays as it is.
+
+    Args:
+        path: What is written in the block, for the message.
+
+    Raises:
+        UserError: The block raised an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        fix = "make room on the disk, or make the folder writable. Then start again: a run goes on with --resume, "
+        fix += "a deployment with flwr run"
+        raise UserError(f"cannot be written ({error.strerror or error})", where=str(path), fix=fix) from error
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write strict JSON atomically.
+
+    Args:
+        path: The file. Its folder is made where there is none.
+        value: What to write. `finite` takes out numbers that JSON cannot write.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written.
+        ValueError: A number is not finite.
+    """
+    write_text(path, json.dumps(value, indent=1, allow_nan=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, in UTF-8.
+
+    Args:
+        path: The file. Its folder is made where there is none.
+        text: What to write.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written.
+    """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, payload: bytes) -> None:
+    """Write a file atomically. Readers see the old file or the whole new one, also after a crash.
+
+    Args:
+        path: The file. Its folder is made where there is none.
+        payload: What to write.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, payload)
+
+
+def _replace(path: Path, payload: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)  # mkstemp's own mode would hide the file from a group that may read the folder
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path, kind: str, keys: set[str], fix: str) -> dict[str, Any]:
+    """Read a JSON object of one kind.
+
+    Args:
+        path: The file.
+        kind: What it should be, for the message: "the summary of a run".
+        keys: Keys that every object of the kind has.
+        fix: What to do where it is none.
+
+    Returns:
+        The object.
+
+    Raises:
+        UserError: The file cannot be read, is no JSON object, or lacks one of the keys.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read ({error})", where=str(path), fix=fix) from error
+    if not isinstance(value, dict) or not keys <= value.keys():
+        raise UserError(f"this is not {kind}", where=str(path), fix=fix)
+    return value
