@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from fedgmi.data import build_scenario
+from fedgmi.data.scenarios.scenarios import build_scenario
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.diagnosis.diagnose import Diagnosis, diagnose
 from fedgmi.diagnosis.survey import take_survey

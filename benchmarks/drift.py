@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedgmi.data import build_scenario
+from fedgmi.data.scenarios.scenarios import build_scenario
 from fedgmi.drift import Monitor, Report
 from fedgmi.estimator import FedGMI
 from fedgmi.mixture.matching import match_components, reorder

@@ -17,7 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedgmi.data import Client, Scenario, build_scenario, pack
+from fedgmi.data.rows import Client, pack
+from fedgmi.data.scenarios.scenarios import build_scenario
+from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.data.scenarios.unseen import set_aside
 from fedgmi.methods import BOUNDS, METHODS
 from fedgmi.mixture.matching import reorder, total_variation

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import torch
 
-from fedgmi.data import build_scenario
+from fedgmi.data.scenarios.scenarios import build_scenario
 from fedgmi.methods import METHODS
 from fedgmi.mixture.matching import total_variation
 from fedgmi.protocol.in_process import InProcess

@@ -9,8 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fedgmi.data import Client, Federation, Scenario, Schema, build_scenario, pack
-from fedgmi.data.rows import Rows
+from fedgmi.data.federation import Federation
+from fedgmi.data.rows import Client, Rows, Schema, pack
+from fedgmi.data.scenarios.scenarios import build_scenario
+from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import BOUNDS, METHODS, Method, Predictor, Task
 from fedgmi.models.densities import make_density
 from fedgmi.models.experts import make_expert

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from federations import gaussian_scenario, transport_for
-from fedgmi.data import Client, Scenario, pack
+from fedgmi.data.rows import Client, pack
+from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import Method, Task
 from fedgmi.methods.local_training import expert_loss, plan
 from fedgmi.models import training

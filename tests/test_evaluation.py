@@ -16,8 +16,8 @@ from federations import (
     with_program,
     without_labels,
 )
-from fedgmi.data import Scenario, pack
-from fedgmi.data.rows import Rows, chunks
+from fedgmi.data.rows import Rows, chunks, pack
+from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import METHODS, Method
 from fedgmi.runs import evaluation
 from fedgmi.runs.evaluation import evaluate

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from federations import gaussian_scenario
-from fedgmi.data import Client
-from fedgmi.data.rows import Rows, chunks
+from fedgmi.data.rows import Client, Rows, chunks
 from fedgmi.protocol import in_process
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.message import Message

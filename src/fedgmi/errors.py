@@ -7,17 +7,30 @@ from collections.abc import Iterable
 
 
 class FedgmiError(Exception):
-    """Any failure that fedgmi explains itself; the command line prints it without a traceback."""
+    """Any failure that fedgmi explains itself. The command line prints it without a traceback."""
 
 
 class UserError(FedgmiError):
-    """A mistake that the user can mend: what was found, where, and the likely fix.
+    """A mistake that the user can mend.
 
-    >>> print(UserError("rows_per_client is 0", where="scenario.rows_per_client", fix="set it to 1 or more"))
-    scenario.rows_per_client: rows_per_client is 0. Likely fix: set it to 1 or more.
+    Attributes:
+        what: What was found.
+        where: The setting, file, client or column that it was found in; "" where there is nothing to name.
+        fix: The likely fix.
+
+    Examples:
+        >>> print(UserError("rows_per_client is 0", where="scenario.rows_per_client", fix="set it to 1 or more"))
+        scenario.rows_per_client: rows_per_client is 0. Likely fix: set it to 1 or more.
     """
 
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        """Put the message together.
+
+        Args:
+            what: What was found, without a full stop.
+            where: Where it was found.
+            fix: The likely fix.
+        """
         self.what, self.where, self.fix = what, where, fix
         text = f"{where}: {what}" if where else what
         text = text if text.endswith((".", "?", "!")) else f"{text}."
@@ -25,31 +38,43 @@ class UserError(FedgmiError):
         super().__init__(f"{text} Likely fix: {fix}" if self.fix else text)
 
 
-class DataError(UserError):
-    """The data cannot be used as they are (NaN, mixed sizes, missing column, empty client)."""
+class DataError(UserError, ValueError):
+    """The data cannot be used as they are (NaN, mixed sizes, a missing column, a client without rows).
+
+    It is a ValueError too, which is what scikit-learn's users expect for data that cannot be used. Code that catches
+    ValueErrors of other libraries has to let it pass.
+    """
 
 
-class ConfigError(UserError):
-    """A setting is unknown, of the wrong type, or contradicts another one."""
+class ConfigError(UserError, ValueError):
+    """A setting is unknown, has the wrong type, or contradicts another one. It is a ValueError too."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint is truncated, foreign, or of another configuration."""
+    """A checkpoint is truncated, foreign, or belongs to another configuration."""
 
 
 class DivergedError(UserError):
-    """Training ran away: a number that is no longer finite turned up in a state or a message."""
+    """Training ran away: a state or a message holds a number that is not finite."""
 
 
 class FedgmiWarning(UserWarning):
-    """Something to know before the results are relied on; nothing stops for it."""
+    """Something to know before the results are relied on. Nothing stops for it."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name most like `name`, or "" when none is at all like it.
+    """The known name that is most like a given one, whatever its case.
 
-    >>> nearest("rotaton", ["rotation", "labels"])
-    'rotation'
+    Args:
+        name: What was written.
+        known: The names that there are.
+
+    Returns:
+        One of `known`, or "" when none of them is at all like `name`.
+
+    Examples:
+        >>> nearest("rotaton", ["rotation", "labels"])
+        'rotation'
     """
     lower = {option.lower(): option for option in known}
     found = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
@@ -57,10 +82,20 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str], where: str) -> ConfigError:
-    """The error for a name that a table does not hold; `where` is the setting it came from.
+    """The error for a name that a table does not hold.
 
-    >>> print(unknown("scenario", "rotaton", ["rotation", "labels"], "scenario.name"))
-    scenario.name: there is no scenario "rotaton". Likely fix: did you mean "rotation"? Known: labels, rotation.
+    Args:
+        kind: What is named, such as "scenario".
+        name: What was written.
+        known: The names that there are.
+        where: The setting that the name came from.
+
+    Returns:
+        The error, to be raised. It names the nearest known name.
+
+    Examples:
+        >>> print(unknown("scenario", "rotaton", ["rotation", "labels"], "scenario.name"))
+        scenario.name: there is no scenario "rotaton". Likely fix: did you mean "rotation"? Known: labels, rotation.
     """
     options = sorted(known)
     guess = nearest(name, options)

@@ -1,8 +1,8 @@
-"""Every random draw comes from a generator keyed by what it is for.
+"""Every random draw comes from a generator whose key says what the draw is for.
 
-A key is (seed, round, client, purpose) or any part of it. Two draws with different keys are independent,
-and no draw depends on which others were made before it: this is what makes a resumed run end as an
-uninterrupted one, and a federation over Flower as one in process.
+A key is (seed, round, client, purpose) or any part of it. Two draws with different keys are independent.
+No draw depends on which others were made before it. So a resumed run ends as an uninterrupted one does, and a
+federation over Flower ends as one in process.
 """
 
 from __future__ import annotations
@@ -15,43 +15,72 @@ import torch
 
 
 def derive_seed(*key: int | str) -> int:
-    """A 63-bit seed from a key.
+    """A seed from a key, by BLAKE2b.
 
-    >>> derive_seed(0, "split") == derive_seed(0, "split") != derive_seed(1, "split")
-    True
+    Args:
+        key: What the draw is for.
+
+    Returns:
+        A whole number of 63 bits.
+
+    Examples:
+        >>> derive_seed(0, "split") == derive_seed(0, "split") != derive_seed(1, "split")
+        True
     """
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def generator(*key: int | str) -> torch.Generator:
-    """A fresh CPU generator for the key. Draw on the CPU and move: all devices then see the same numbers."""
+    """A fresh generator for PyTorch's draws.
+
+    Args:
+        key: What the draws are for.
+
+    Returns:
+        A generator on the CPU. Draw there and move the numbers: then all devices see the same ones.
+    """
     return torch.Generator().manual_seed(derive_seed(*key))
 
 
 def numpy_generator(*key: int | str) -> np.random.Generator:
-    """The same for NumPy and SciPy draws."""
+    """A fresh generator for NumPy's and SciPy's draws.
+
+    Args:
+        key: What the draws are for.
+
+    Returns:
+        The generator.
+    """
     return np.random.default_rng(derive_seed(*key))
 
 
 class KeyedBits(random.Random):
     """Whole-number draws from the bits of SHAKE-256(key, 0), SHAKE-256(key, 1), …
 
-    For noise that is to protect somebody: exact (no floating point in `randrange` and `getrandbits`), and whoever lacks
-    the key cannot tell the bits from coin tosses, which is not so for the generators above. Same key, same draws.
+    This is for noise that is to protect somebody. `randrange` and `getrandbits` are exact, without floating point. Who
+    lacks the key cannot tell the bits from coin tosses, which does not hold for the generators above. The same key
+    gives the same draws.
 
-    >>> KeyedBits(0, "noise").randrange(10**6) == KeyedBits(0, "noise").randrange(10**6)
-    True
+    Examples:
+        >>> KeyedBits(0, "noise").randrange(10**6) == KeyedBits(0, "noise").randrange(10**6)
+        True
     """
 
     def __init__(self, *key: int | str) -> None:
+        """Start at the first bit.
+
+        Args:
+            key: What the draws are for, with a secret where they are to protect somebody.
+        """
         self._key, self._block, self._bits = repr(key), 0, b""
         super().__init__()
 
     def seed(self, *args: object, **kwargs: object) -> None:
-        """The key is the seed."""
+        """Do nothing: the key is the seed."""
 
     def getrandbits(self, k: int, /) -> int:
+        """The next k bits, as a whole number. Whole bytes are used up."""
         n = -(-k // 8)
         while len(self._bits) < n:
             self._bits += hashlib.shake_256(repr((self._key, self._block)).encode()).digest(1024)
@@ -60,4 +89,5 @@ class KeyedBits(random.Random):
         return int.from_bytes(drawn, "big") >> (8 * n - k)
 
     def random(self) -> float:
+        """A number from 0 up to 1, of 53 bits."""
         return self.getrandbits(53) / 2**53

@@ -11,10 +11,18 @@ Tree = dict[str, Tensor]
 
 
 def add(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tree:
-    """Sum leaf by leaf; a leaf that one side lacks counts as zero there, so `{}` is the identity.
+    """Sum two trees leaf by leaf. A leaf that one of them lacks counts as zero there, so `{}` is the identity.
 
-    >>> add({"a": torch.ones(2)}, {"a": torch.ones(2), "b": torch.zeros(1)})
-    {'a': tensor([2., 2.]), 'b': tensor([0.])}
+    Args:
+        left: A tree.
+        right: Another. Leaves of the same name have the same shape.
+
+    Returns:
+        All leaves of both.
+
+    Examples:
+        >>> add({"a": torch.ones(2)}, {"a": torch.ones(2), "b": torch.zeros(1)})
+        {'a': tensor([2., 2.]), 'b': tensor([0.])}
     """
     merged = dict(left)
     for name, leaf in right.items():
@@ -23,17 +31,41 @@ def add(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tree:
 
 
 def concatenate(trees: list[Tree]) -> Tree:
-    """Join trees along the leading (client) axis; all must have the same leaves."""
+    """Join trees along the leading axis, which is that of the clients.
+
+    Args:
+        trees: All with the same leaves.
+
+    Returns:
+        One tree; `{}` where there is none to join.
+    """
     return {name: torch.cat([tree[name] for tree in trees]) for name in trees[0]} if trees else {}
 
 
 def take(tree: Mapping[str, Tensor], index: Tensor) -> Tree:
-    """The rows `index` of the leading (client) axis of every leaf."""
+    """Some rows of every leaf.
+
+    Args:
+        tree: Leaves with clients as their leading axis. [C, …]
+        index: Which rows, as numbers [n] or as a mask [C].
+
+    Returns:
+        The same leaves with these rows alone. [n, …]
+    """
     return {name: leaf[index] for name, leaf in tree.items()}
 
 
 def put(tree: Mapping[str, Tensor], index: Tensor, part: Mapping[str, Tensor]) -> Tree:
-    """A copy of `tree` whose rows `index` are those of `part`."""
+    """A copy of a tree with some rows replaced.
+
+    Args:
+        tree: Leaves with clients as their leading axis. [C, …]
+        index: Which rows. [n]
+        part: What they become, with the same leaves. [n, …]
+
+    Returns:
+        The new tree. The old one stays as it is.
+    """
     out = {}
     for name, leaf in tree.items():
         out[name] = leaf.clone()
@@ -47,18 +79,16 @@ def to(tree: Mapping[str, Tensor], device: torch.device | str) -> Tree:
 
 
 def not_finite(tree: Mapping[str, Tensor]) -> str | None:
-    """The name of the first leaf with a NaN or infinite value, or None.
+    """Look for a NaN or an infinite value.
 
-    >>> not_finite({"a": torch.zeros(2), "b": torch.tensor([1.0, float("nan")])})
-    'b'
+    Args:
+        tree: Any.
+
+    Returns:
+        The name of the first leaf that holds one, or None.
+
+    Examples:
+        >>> not_finite({"a": torch.zeros(2), "b": torch.tensor([1.0, float("nan")])})
+        'b'
     """
     return next((name for name, leaf in tree.items() if not bool(torch.isfinite(leaf).all())), None)
-
-
-def n_bytes(tree: Mapping[str, Tensor]) -> int:
-    """Bytes of all leaves together.
-
-    >>> n_bytes({"a": torch.zeros(3), "b": torch.zeros(2, dtype=torch.int64)})
-    28
-    """
-    return sum(leaf.numel() * leaf.element_size() for leaf in tree.values())

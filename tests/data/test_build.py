@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 import fedgmi
 from fedgmi import Federation
-from fedgmi.data import Schema, build_scenario
 from fedgmi.data import encode as incoming
+from fedgmi.data.rows import Schema
+from fedgmi.data.scenarios.scenarios import build_scenario
 from fedgmi.data.sources.frames import encode
 from fedgmi.errors import ConfigError, DataError
 from fedgmi.settings.run import DataSettings, ScenarioSettings

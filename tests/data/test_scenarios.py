@@ -12,10 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedgmi.data import SCENARIOS, Client, Scenario, Truth, build_scenario, gaussian_components, load_source
-from fedgmi.data.scenarios.gaussian import gaussian_rules
+from fedgmi.data.rows import Client
+from fedgmi.data.scenarios.gaussian import gaussian_components, gaussian_rules
 from fedgmi.data.scenarios.mixing import Components, mix, unchanged
+from fedgmi.data.scenarios.scenarios import SCENARIOS, build_scenario
 from fedgmi.data.scenarios.transforms import label_permutations, label_sets, rotate
+from fedgmi.data.scenarios.truth import Scenario, Truth
+from fedgmi.data.sources.sources import load_source
 from fedgmi.errors import ConfigError, DataError
 from fedgmi.settings.run import DataSettings, ScenarioSettings
 

@@ -57,8 +57,8 @@ def test_digits_are_pictures_between_zero_and_one() -> None:
 
 
 def test_digits_do_not_wait_for_the_datasets_library() -> None:
-    code = "import sys; from fedgmi.data import *; from fedgmi.settings.run import DataSettings; "
-    code += "load_source(DataSettings()); "
+    code = "import sys; from fedgmi.data.sources.sources import load_source; "
+    code += "from fedgmi.settings.run import DataSettings; load_source(DataSettings()); "
     subprocess.run([sys.executable, "-c", code + "sys.exit('datasets' in sys.modules)"], check=True)
 
 

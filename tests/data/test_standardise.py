@@ -14,7 +14,9 @@ from scipy import stats
 from torch import Tensor
 
 from fedgmi import tree
-from fedgmi.data import Client, Federation, Schema, build_scenario, wants_scale
+from fedgmi.data.federation import Federation
+from fedgmi.data.rows import Client, Schema
+from fedgmi.data.scenarios.scenarios import build_scenario, wants_scale
 from fedgmi.data.standardise import Standardisation, feature_sums, standardisation
 from fedgmi.errors import DataError
 from fedgmi.settings.run import DataSettings, ScenarioSettings

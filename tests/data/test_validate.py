@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedgmi.data import Client, Federation, Schema, check_federation
+from fedgmi.data.federation import Federation, check_federation
+from fedgmi.data.rows import Client, Schema
 from fedgmi.errors import DataError
 
 TABLE = Schema((2,), 3, "tabular", features=("age", "weight"))

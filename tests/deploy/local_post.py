@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from federations import SMALL, gaussian_scenario
-from fedgmi.data import Client, Scenario
+from fedgmi.data.rows import Client
+from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.deploy.settings import FederationSettings, SiteSettings
 from fedgmi.deploy.site.site import Site
 from fedgmi.methods import METHODS

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from federations import gaussian_scenario, make_task, run
-from fedgmi.data import Client
+from fedgmi.data.rows import Client
 from fedgmi.data.standardise import feature_sums, standardisation
 from fedgmi.diagnosis.survey import merged_counts, take_survey
 from fedgmi.methods import METHODS

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import pytest
 
 from federations import gaussian_scenario, make_task, run
-from fedgmi.data import Scenario
+from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import BOUNDS, METHODS, Entry, Method, Task
 from fedgmi.tree import Tree
 

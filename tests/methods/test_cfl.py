@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from federations import gaussian_scenario, make_task, run, transport_for
-from fedgmi.data import Scenario, pack
+from fedgmi.data.rows import pack
+from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
 from fedgmi.methods.baselines.cfl import CflSettings

@@ -19,8 +19,8 @@ from federations import (
     without_labels,
 )
 from fedgmi import tree
-from fedgmi.data import Client, Scenario, pack
-from fedgmi.data.rows import Rows
+from fedgmi.data.rows import Client, Rows, pack
+from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.errors import ConfigError
 from fedgmi.methods import BOUNDS, METHODS, Entry, Method
 from fedgmi.methods.contract import table_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from federations import make_task, payload, run
-from fedgmi.data import pack
+from fedgmi.data.rows import pack
 from fedgmi.methods import METHODS
 from literal import EVERYONE, SOME_AWAY, ragged_scenario, run_rounds, start_of, train_alone, weighted_mean
 

@@ -7,7 +7,7 @@ import torch
 
 import tiny
 from federations import gaussian_scenario, make_task, run, transport_for
-from fedgmi.data import pack
+from fedgmi.data.rows import pack
 from fedgmi.errors import ConfigError, FedgmiWarning
 from fedgmi.methods import METHODS, Task
 from fedgmi.methods.fedgmi.evidence import raw_words

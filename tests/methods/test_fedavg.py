@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from federations import gaussian_scenario, make_task, run, transport_for
-from fedgmi.data import Scenario, pack
+from fedgmi.data.rows import pack
+from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import METHODS, Task
 from fedgmi.methods.local_training import all_rows, plan
 from fedgmi.models import training

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from federations import dirichlet, make_task, payload, run, transport_for
-from fedgmi.data import Client, Scenario, pack
+from fedgmi.data.rows import Client, pack
+from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import METHODS
 from literal import (
     EVERYONE,

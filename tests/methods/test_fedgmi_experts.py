@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from federations import gaussian_scenario, make_task
-from fedgmi.data import Scenario, pack
+from fedgmi.data.rows import pack
+from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import Task
 from fedgmi.methods.fedgmi.experts import MU, average_experts, train_heads
 from fedgmi.methods.local_training import all_rows, plan

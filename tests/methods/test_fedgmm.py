@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from federations import gaussian_scenario, make_task, payload, run, transport_for
-from fedgmi.data import Client, pack
+from fedgmi.data.rows import Client, pack
 from fedgmi.methods import METHODS
 from fedgmi.models.densities.gaussian import mean_and_covariance
 from fedgmi.protocol.in_process import InProcess

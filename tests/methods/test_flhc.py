@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from federations import make_task, run, transport_for
-from fedgmi.data import pack
+from fedgmi.data.rows import pack
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
 from fedgmi.methods.baselines.clusters import UNKNOWN

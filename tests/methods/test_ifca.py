@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from federations import make_task, payload, run, transport_for
-from fedgmi.data import pack
+from fedgmi.data.rows import pack
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
 from fedgmi.runs import config

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from federations import gaussian_scenario, make_task, run, transport_for
-from fedgmi.data import pack
+from fedgmi.data.rows import pack
 from fedgmi.methods import BOUNDS
 from fedgmi.protocol.step import select
 

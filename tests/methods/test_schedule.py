@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from federations import draw, gaussian_scenario, make_task, without_labels
-from fedgmi.data import pack
-from fedgmi.data.rows import Rows
+from fedgmi.data.rows import Rows, pack
 from fedgmi.methods import BOUNDS, METHODS, Method, Task
 from fedgmi.methods.fedgmi import schedule
 from fedgmi.methods.fedgmi.oracle import oracle_schedule

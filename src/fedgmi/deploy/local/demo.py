@@ -12,8 +12,8 @@ from PIL import Image
 from rich.console import Console
 
 from fedgmi import tree
-from fedgmi.data import build_scenario
 from fedgmi.data.rows import Client, pack
+from fedgmi.data.scenarios.scenarios import build_scenario
 from fedgmi.deploy.local.processes import running
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
 from fedgmi.deploy.site.results import accuracy
