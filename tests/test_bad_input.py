@@ -15,7 +15,7 @@ from PIL import Image
 
 from fedgmi.data.federation import Federation
 from fedgmi.data.rows import Client, Schema
-from fedgmi.data.scenarios.scenarios import scenarios
+from fedgmi.data.scenarios import scenarios
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import WITHOUT_COMPONENTS
 from fedgmi.runs import config, experiment
