@@ -108,6 +108,33 @@ def test_round_trip_keeps_bits_and_types(tmp_path):
     assert checkpoint.load(tmp_path, "y", digest="d") is None
 
 
+def test_a_ledger_is_kept_beside_the_states(tmp_path):
+    bytes_up = torch.tensor([2**53 + 1, 0])
+    checkpoint.save(tmp_path, "x", Checkpoint({}, {}, META | {"round": 1}, {"up/expert": bytes_up}))
+    found = checkpoint.load(tmp_path, "x", digest="d")
+    assert found is not None
+    assert torch.equal(found.ledger["up/expert"], bytes_up)
+    assert (found.server, found.clients) == ({}, {})
+    checkpoint.save(tmp_path, "y", made(1))
+    bare = checkpoint.load(tmp_path, "y", digest="d")
+    assert bare is not None
+    assert bare.ledger == {}
+
+
+def test_an_older_format_says_who_wrote_it_and_what_to_do(tmp_path):
+    checkpoint.save(tmp_path, "x", made(1))
+    path = tmp_path / "x.json"
+    change_json(path, format=1, version="0.0.7")
+    with pytest.raises(CheckpointError, match=r"\(format 1, and this one reads format 2\)\. It was version 0\.0\.7\."):
+        checkpoint.load(tmp_path, "x", digest="d")
+    older = {key: value for key, value in json.loads(path.read_text()).items() if key != "version"}
+    path.write_text(json.dumps(older))
+    with pytest.raises(
+        CheckpointError, match=r"format 2\)\. Likely fix: resume with the fedgmi that wrote it"
+    ):
+        checkpoint.check_all(tmp_path, digest="another")
+
+
 @pytest.mark.parametrize("failing", ["write_bytes", "write_json"])
 def test_crash_leaves_the_checkpoint_before(tmp_path, monkeypatch, failing):
     checkpoint.save(tmp_path, "x", made(1))

@@ -1,1 +1,1 @@
-"""What lies in a results folder, and how it is written so that a crash leaves nothing half."""
+"""What a results folder holds, and how it is written: a crash leaves no file half written."""

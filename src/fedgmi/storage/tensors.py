@@ -1,6 +1,6 @@
-"""Tensors in safetensors beside what names them in JSON, written so that a crash leaves the old state whole.
+"""Tensors in safetensors, beside JSON that names them. A crash leaves the old state whole.
 
-The tensors go to a file of their own first; the JSON that names it, with its hash, is the commit. No pickle, ever.
+The tensors go to a file of their own first. The JSON that names it, with its hash, is the commit. No pickle, ever.
 """
 
 from __future__ import annotations
@@ -24,14 +24,37 @@ Meta = dict[str, Any]
 
 
 def save(path: Path, tensors: Tree, meta: Meta, *, file: str) -> None:
-    """Write the tensors to `file` beside `path`, then `path` itself: meta, with that name and its hash."""
+    """Write tensors, then the JSON that names them.
+
+    Args:
+        path: The JSON.
+        tensors: By name, of any shape, dtype and device.
+        meta: JSON values to keep beside them. The keys `tensors` and `sha256` are added.
+        file: The name of the tensors' file, in the folder of `path`.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written.
+    """
     payload = safetensors.torch.save({key: _own(leaf) for key, leaf in tensors.items()})
     write_bytes(path.parent / file, payload)
     write_json(path, meta | {"tensors": file, "sha256": hashlib.sha256(payload).hexdigest()})
 
 
 def read_meta(path: Path, check: Callable[[Meta], None], *, kind: str, fix: str) -> Meta:
-    """The JSON part. `check` raises what is wrong with its content; whatever is no table is not a `kind`."""
+    """Read the JSON that `save` wrote.
+
+    Args:
+        path: The JSON.
+        check: (meta) → nothing. It raises where the content is not as it should be.
+        kind: What it should be, for the message: "checkpoint".
+        fix: What to do where it is none.
+
+    Returns:
+        The JSON's values.
+
+    Raises:
+        CheckpointError: It cannot be read, is no JSON object, or lacks the keys that `save` adds.
+    """
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -43,7 +66,19 @@ def read_meta(path: Path, check: Callable[[Meta], None], *, kind: str, fix: str)
 
 
 def read_tensors(path: Path, meta: Meta, *, fix: str) -> Tree:
-    """The tensors that the JSON at `path` names, once their hash agrees."""
+    """Read the tensors that a JSON names.
+
+    Args:
+        path: The JSON.
+        meta: What `read_meta` found there.
+        fix: What to do where they are damaged.
+
+    Returns:
+        The tensors, in memory of the CPU.
+
+    Raises:
+        CheckpointError: The file is missing, not safetensors, or its hash is not the one in `meta`.
+    """
     file = path.parent / Path(str(meta["tensors"])).name  # never outside the folder, whatever the JSON says
     try:
         payload = file.read_bytes()
@@ -58,7 +93,12 @@ def read_tensors(path: Path, meta: Meta, *, fix: str) -> Tree:
 
 
 def part(tensors: Tree, prefix: str) -> Tree:
-    """The leaves under a prefix, without it."""
+    """Take the leaves whose names start with a prefix, and cut it off.
+
+    Examples:
+        >>> part({"server/w": torch.ones(1), "clients/w": torch.zeros(1)}, "server/")
+        {'w': tensor([1.])}
+    """
     return {key.removeprefix(prefix): leaf for key, leaf in tensors.items() if key.startswith(prefix)}
 
 
