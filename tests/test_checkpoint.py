@@ -129,9 +129,7 @@ def test_an_older_format_says_who_wrote_it_and_what_to_do(tmp_path):
         checkpoint.load(tmp_path, "x", digest="d")
     older = {key: value for key, value in json.loads(path.read_text()).items() if key != "version"}
     path.write_text(json.dumps(older))
-    with pytest.raises(
-        CheckpointError, match=r"format 2\)\. Likely fix: resume with the fedgmi that wrote it"
-    ):
+    with pytest.raises(CheckpointError, match=r"format 2\)\. Likely fix: resume with the fedgmi that wrote it"):
         checkpoint.check_all(tmp_path, digest="another")
 
 
