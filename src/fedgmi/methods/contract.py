@@ -18,6 +18,7 @@ from fedgmi.data.rows import Rows, Schema
 from fedgmi.errors import ConfigError
 from fedgmi.models.density import Density
 from fedgmi.models.expert import Expert
+from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program
 from fedgmi.settings.base import MethodSettings
 from fedgmi.settings.run import TrainingSettings
@@ -187,3 +188,17 @@ def first_states(method: Method, server: Tree, rows: Rows, round: int) -> Tree:
     if infer is not None and joins_as_newcomer(method, round):
         return infer(server, rows)
     return method.program.client_init(rows.ids)
+
+
+def wrong_index(message: Message, client: int) -> str | None:
+    """What is wrong with the index by which a client names itself in a reply: it could speak for another one.
+
+    Args:
+        message: The client's, with the reply `client`. [1]
+        client: Its index in the federation.
+
+    Returns:
+        The reason in words; None where the index is its own.
+    """
+    said = int(message.replies["client"])
+    return None if said == client else f"it gives its index as {said}, and has index {client}"

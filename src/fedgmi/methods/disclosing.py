@@ -12,17 +12,25 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
-from fedgmi.methods.contract import Method
+from fedgmi.methods.contract import Method, wrong_index
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
 
+SLACK = 1e-3  # of sums in float32
 TELLS = "its proportions π: how much of every component it has"
 CLIENTS, PROPORTIONS = "disclosed/clients", "disclosed/proportions"
 
 
 def disclosing(method: Method) -> Method:
-    """The method with a last step in which every client tells its proportions; itself where it has none."""
+    """The method with a last step in which every client tells its proportions.
+
+    Args:
+        method: Any.
+
+    Returns:
+        The method with the step; itself where it has no proportions.
+    """
     tell = method.predictor.proportions
     if tell is None:
         return method
@@ -34,8 +42,33 @@ def disclosing(method: Method) -> Method:
     def take(server: Tree, message: Message, round: int) -> Tree:
         return server | {CLIENTS: message.replies["client"], PROPORTIONS: message.replies["proportions"]}
 
-    step = Step("proportions", client, take, writes=(CLIENTS, PROPORTIONS), single=True, tells=TELLS)
+    step = Step("proportions", client, take, writes=(CLIENTS, PROPORTIONS), single=True, check=wrong_with, tells=TELLS)
     return replace(method, program=replace(method.program, finish=(*method.program.finish, step)))
+
+
+def wrong_with(message: Message, client: int, rows: int) -> str | None:
+    """What is wrong with the proportions that a client tells.
+
+    Args:
+        message: The client's answer to the last step.
+        client: Its index in the federation.
+        rows: How many rows it has.
+
+    Returns:
+        The reason in words; None where nothing is wrong.
+
+    Examples:
+        >>> told = {"client": torch.tensor([2]), "proportions": torch.tensor([[0.5, 0.9]])}
+        >>> wrong_with(Message(replies=told), 2, 10)
+        'its proportions add up to 1.4, expected 1'
+    """
+    proportions = message.replies["proportions"].double()
+    least, total = float(proportions.min()), float(proportions.sum())
+    if least < -SLACK:
+        return f"one of its proportions is {least:.3g}, expected 0 or more"
+    if abs(total - 1) > SLACK:
+        return f"its proportions add up to {total:.6g}, expected 1"
+    return wrong_index(message, client)
 
 
 def disclosed(server: Tree) -> dict[int, Tensor]:

@@ -1,7 +1,7 @@
 """What a reply must look like before it touches a model: layout, finite numbers, no more mass than the site has rows.
 
 The layout is learnt from a probe, a client of one made-up row that goes through every step beside the sites and whose
-answers are thrown away; so no method has to say anywhere what its messages look like.
+answers are thrown away. So no method has to say anywhere what its messages look like. A step may check more.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fedgmi.data.rows import Rows, Schema
 from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
 from fedgmi.protocol.message import Message, flatten
-from fedgmi.protocol.step import Step, select
+from fedgmi.protocol.step import Check, Step, select
 from fedgmi.protocol.wire import Parcel, dtype_name
 from fedgmi.tree import Tree
 
@@ -29,15 +29,18 @@ class Expected:
 
     Attributes:
         leaves: By the leaf's name in the flat message, its dtype and shape.
+        check: The step's own; None where it has none.
     """
 
     leaves: dict[str, tuple[str, list[int]]]
+    check: Check | None = None
 
-    def reason_against(self, message: Message, rows: int) -> str | None:
+    def reason_against(self, message: Message, client: int, rows: int) -> str | None:
         """Why a site's message cannot be used; None where nothing is wrong.
 
         Args:
             message: The site's.
+            client: The site's index.
             rows: How many rows it has.
         """
         broken = tree.not_finite(flatten(message))
@@ -47,7 +50,7 @@ class Expected:
             least, most = float(models.mass.min()), float(models.mass.max())
             if least < -SLACK or most > rows * (1 + SLACK) + SLACK:
                 return f"the mass of {name!r} is between {least:g} and {most:g}, and the site has {rows} rows"
-        return None
+        return None if self.check is None else self.check(message, client, rows)
 
 
 @dataclass
@@ -72,7 +75,8 @@ class Probe:
             self.states = first_states(self.method, server, rows, round)
         with torch.no_grad():
             self.states, message = step.client(part, self.states, rows, round)
-        return Expected({name: (dtype_name(leaf), list(leaf.shape)) for name, leaf in flatten(message).items()})
+        leaves = {name: (dtype_name(leaf), list(leaf.shape)) for name, leaf in flatten(message).items()}
+        return Expected(leaves, step.check)
 
     def _row(self) -> Rows:
         y = torch.zeros(1, dtype=torch.long) if self.schema.n_classes else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from fedgmi import __version__
 from fedgmi.deploy.coordinator.checks import Expected, Probe, reason_against
-from fedgmi.deploy.coordinator.roster import Member, Post, Roster
+from fedgmi.deploy.coordinator.roster import Post, Roster
 from fedgmi.deploy.settings import FederationSettings
 from fedgmi.errors import DivergedError, UserError
 from fedgmi.methods import Method
@@ -154,7 +154,7 @@ class Remote:
         if why is None:
             try:
                 message = unpack(parcel)
-                why = expected.reason_against(message, member.rows)
+                why = expected.reason_against(message, i, member.rows)
             except WireError as error:
                 why = str(error)
         if why is not None:
@@ -192,10 +192,12 @@ class Remote:
         answers: dict[int, Parcel] = {}
         for _ in range(2):
             by_node = {self._node(i): i for i in requests}
+            for i, parcel in requests.items():
+                self.roster.members[i].bytes_down += parcel.n_bytes
             found = self.post.ask({self._node(i): parcel for i, parcel in requests.items()}, self.settings.deadline_s)
             for node, parcel in found.items():
-                count(self.roster.members[by_node[node]], requests[by_node[node]], parcel)
                 answers[by_node[node]] = parcel
+                self.roster.members[by_node[node]].heard(parcel)
             again = {i for i, parcel in answers.items() if parcel.header.get("missing")}
             for i in answers.keys() - again:
                 member = self.roster.members[i]
@@ -255,9 +257,3 @@ class Remote:
         node = self.roster.members[i].node
         assert node is not None
         return node
-
-
-def count(member: Member, request: Parcel, reply: Parcel) -> None:
-    """Note when a member was seen, and the bytes of one request and its answer."""
-    member.last_seen = time.time()
-    member.bytes_down, member.bytes_up = member.bytes_down + request.n_bytes, member.bytes_up + reply.n_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -38,8 +39,9 @@ class Member:
         last_round: In which it answered; -1: none.
         last_seen: When, in unix seconds; 0: never.
         absent: Rounds in which it was missing.
-        bytes_down: All that it was sent, greetings, repeated requests and results included.
-        bytes_up: All that came from it.
+        bytes_down: All that it was sent. The ledger holds the requests of steps alone; here are the greeting, repeated
+            and unanswered requests, and results too.
+        bytes_up: All that came from it, likewise.
         note: Why it was missing last.
     """
 
@@ -55,6 +57,11 @@ class Member:
     bytes_down: int = 0
     bytes_up: int = 0
     note: str = ""
+
+    def heard(self, reply: Parcel) -> None:
+        """Note that it has answered, and the bytes of the answer."""
+        self.last_seen = time.time()
+        self.bytes_up += reply.n_bytes
 
     def to_json(self) -> dict[str, Any]:
         """What a checkpoint keeps: all but which node it is and what that node holds."""
@@ -101,9 +108,9 @@ class Roster:
             answers = post.ask(dict.fromkeys(new, hello), deadline_s)
             found = sorted(answers.items(), key=lambda item: str(item[1].header.get("site")))
             for node, reply in found:
-                self._admit(node, reply)
+                self._admit(node, reply, hello)
 
-    def _admit(self, node: int, reply: Parcel) -> None:
+    def _admit(self, node: int, reply: Parcel, hello: Parcel) -> None:
         """Give a node its place, or say why it has none."""
         header = reply.header
         if "error" in header:
@@ -122,6 +129,8 @@ class Roster:
         elif member.rows != rows:
             self.tell(f"{name} comes back with {rows} rows, where it had {member.rows}")
         member.node, member.rows, member.held, member.note = node, rows, {}, ""
+        member.bytes_down += hello.n_bytes
+        member.heard(reply)
         self.tell(f"{name} is here, with {rows} rows")
 
     def _refuse(self, node: int, why: str) -> None:

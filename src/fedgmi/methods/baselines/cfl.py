@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
-from fedgmi.methods.baselines.clusters import UNKNOWN, clustered_method, enter, find, in_order, update_reply
+from fedgmi.methods.baselines.clusters import UNKNOWN, clustered_method, enter, find, in_order, update_reply, wrong_with
 from fedgmi.methods.contract import Entry, Method, Task
 from fedgmi.methods.local_training import need_labels
 from fedgmi.protocol.message import Message
@@ -106,6 +106,7 @@ def cfl(task: Task[CflSettings]) -> Method:
         writes=("cluster", "expert", "scale"),
         kind="expert",
         single=True,
+        check=wrong_with,
         tells="its number, its cluster, how many rows it has, and the update of its model",
     )
     return clustered_method(task, "cfl", step, {"scale": torch.tensor(1.0, dtype=torch.float64)})

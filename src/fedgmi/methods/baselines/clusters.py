@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from fedgmi import tree
 from fedgmi.data.rows import Rows
-from fedgmi.methods.contract import Method, Predictor, Task
+from fedgmi.methods.contract import Method, Predictor, Task, wrong_index
 from fedgmi.methods.local_training import own_log_prob, random_starts, row_losses, train_own
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program, Step
@@ -76,6 +76,23 @@ def update_reply(task: Task, rows: Rows, start: Tensor, cluster: Tensor, round: 
     """
     update = train_own(task, rows, start, (task.seed, round, "expert")) - start
     return {"client": client_ids(rows), "cluster": cluster, "rows": rows.counts, "update": update}
+
+
+def wrong_with(message: Message, client: int, rows: int) -> str | None:
+    """What is wrong with a client's `update_reply`: whose it says it is, and by how many rows it counts.
+
+    Args:
+        message: The client's.
+        client: Its index in the federation.
+        rows: How many rows it has.
+
+    Returns:
+        The reason in words; None where nothing is wrong.
+    """
+    said = int(message.replies["rows"])
+    if said != rows:
+        return f"its update counts for {said} rows, and the site has {rows}"
+    return wrong_index(message, client)
 
 
 def in_order(replies: Tree) -> Tree:

@@ -35,6 +35,7 @@ from fedgmi.methods.baselines.clusters import (
     in_order,
     look_up,
     update_reply,
+    wrong_with,
 )
 from fedgmi.methods.contract import Entry, Method, Task
 from fedgmi.methods.local_training import need_labels, random_starts
@@ -118,6 +119,7 @@ def flhc(task: Task[FlhcSettings]) -> Method:
         writes=("centres", "cluster", "expert", "joint"),
         kind="expert",
         single=True,
+        check=wrong_with,
         tells="its number, its cluster, how many rows it has, and the update of its model",
     )
     return clustered_method(task, "flhc", step, {"joint": random_starts(task, 1)})

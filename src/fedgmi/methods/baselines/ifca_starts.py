@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
-from fedgmi.methods.contract import Task
+from fedgmi.methods.contract import Task, wrong_index
 from fedgmi.methods.local_training import all_rows, expert_loss, random_starts, row_losses, train_components
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
@@ -138,8 +138,11 @@ def _pick(task: Task[IfcaSettings], k: int) -> Step:
         replies = message.replies
         return server | {"picked": replies["client"][replies["loss"].argmax()]}
 
+    def check(message: Message, client: int, rows: int) -> str | None:
+        return wrong_index(message, client)
+
     needs = ("expert",) if k else ()
-    return Step(f"pick {k}", client, worst, reads=needs, writes=("picked",), single=True, tells=LOSS)
+    return Step(f"pick {k}", client, worst, reads=needs, writes=("picked",), single=True, check=check, tells=LOSS)
 
 
 def _adopt(task: Task[IfcaSettings], k: int) -> Step:

@@ -1,0 +1,75 @@
+"""What a site keeps on its disk: blocks as the wire's rule says, states as long as they can be asked for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedgmi.deploy.site.memory import BLOCKS, Kept, Memory, memory_of
+from fedgmi.errors import UserError
+from fedgmi.protocol.wire import still_held
+
+NAME = "0123456789abcdef"
+
+
+def test_blocks_follow_the_wire_s_rule(tmp_path):
+    """Request by request the disk has what the coordinator believes that it has."""
+    memory, held = Memory(tmp_path), dict[str, int]()
+    for round, wanted in [(0, "ab"), (0, "c"), (1, "a"), (2, "d"), (2, "de"), (3, "f"), (5, "a")]:
+        blocks = {name: name.encode() * 3 for name in wanted}
+        memory.keep_blocks(blocks, round)
+        held = still_held(held, blocks, round)
+        assert memory.blocks() == {name: name.encode() * 3 for name in held}
+    assert set(held) == {"a"}
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[1]"])
+def test_a_lost_index_of_rounds_costs_blocks_alone(tmp_path, text):
+    memory = Memory(tmp_path)
+    memory.keep_blocks({"a": b"a"}, 1)
+    if text is None:
+        (tmp_path / BLOCKS).unlink()
+    else:
+        (tmp_path / BLOCKS).write_text(text)
+    memory.keep_blocks({"b": b"b"}, 1)
+    assert memory.blocks() == {"b": b"b"}
+
+
+def kept(value: float) -> Kept:
+    return Kept({"proportions": torch.tensor([[value]])}, {"sums/rows": torch.tensor(1)}, "asked")
+
+
+def test_states_stay_as_long_as_a_coordinator_can_build_on_them(tmp_path):
+    """The two newest, and the last ones of the rounds before."""
+    memory = Memory(tmp_path)
+    for round in range(6):
+        for number in range(3):
+            memory.save((round, number), kept(round + number / 10))
+    assert memory.exchanges() == [(3, 2), (4, 2), (5, 1), (5, 2)]
+    found = memory.load((4, 2))
+    assert found is not None
+    assert found.state["proportions"].item() == pytest.approx(4.2)
+    assert found.request == "asked"
+    assert memory.load((2, 2)) is None
+
+
+def test_what_an_abandoned_future_left_behind_goes(tmp_path):
+    """The coordinator went back to its checkpoint of round 1."""
+    memory = Memory(tmp_path)
+    for at in [(1, 0), (2, 0), (3, 0)]:
+        memory.save(at, kept(0.0))
+    memory.save((2, 0), kept(1.0))
+    assert memory.exchanges() == [(1, 0), (2, 0)]
+
+
+@pytest.mark.parametrize("name", ["../../etc", "", "ABCDEF0123456789", "0" * 65])
+def test_a_run_s_name_is_no_path(tmp_path, name):
+    with pytest.raises(UserError, match="is no name of a run"):
+        memory_of(tmp_path, name)
+
+
+def test_older_runs_go(tmp_path):
+    for n in range(4):
+        memory_of(tmp_path, f"{n}{NAME[1:]}").save((0, 0), kept(0.0))
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+    assert (tmp_path / "runs" / f"3{NAME[1:]}").exists()
