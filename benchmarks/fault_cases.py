@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedgmi.deploy.local.processes import Deployment
+from fedgmi.deploy.local.deployment import Deployment
 from fedgmi.storage import files, folder
 
 SITES, ROUNDS, ROWS = 3, 2, 60

@@ -27,7 +27,7 @@ import torch
 from fault_cases import BAD, FAULTS, FEDERATION, ROUNDS, SITES, write_site
 
 from fedgmi.deploy.coordinator.coordinator import Coordinator
-from fedgmi.deploy.local.processes import running
+from fedgmi.deploy.local.deployment import running
 from fedgmi.deploy.settings import FederationSettings, read
 from fedgmi.deploy.site.memory import Memory
 from fedgmi.errors import FedgmiError, UserError

@@ -15,7 +15,7 @@ import torch
 from tables import table_federation, write_site
 
 from fedgmi.deploy.coordinator import status
-from fedgmi.deploy.local.processes import Deployment, running
+from fedgmi.deploy.local.deployment import Deployment, running
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
 from fedgmi.deploy.site.site_data import load_site
 from fedgmi.methods.disclosing import disclosing

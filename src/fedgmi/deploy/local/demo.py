@@ -14,7 +14,7 @@ from rich.console import Console
 from fedgmi import tree
 from fedgmi.data.rows import Client, pack
 from fedgmi.data.scenarios.scenarios import build_scenario
-from fedgmi.deploy.local.processes import running
+from fedgmi.deploy.local.deployment import running
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
 from fedgmi.deploy.site.results import accuracy
 from fedgmi.deploy.site.site_data import load_site

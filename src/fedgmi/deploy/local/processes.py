@@ -1,12 +1,12 @@
-"""A whole deployment on this machine, as processes: for the demonstration, for tests, and for trying out faults.
+"""Processes that are started, watched and stopped together, helpers of their own included.
 
-What it starts carries a mark in its environment, by which everything is found and stopped again: Flower's own helpers
-live in sessions of their own, and some survive a signal. The mark ends in the name of the process that they belong to.
+Flower's programs start helpers in sessions of their own, and some of those survive a signal. So every process carries
+a mark in its environment, which helpers inherit: by the mark all of them are found and stopped. The mark ends in the
+name of the process that a helper belongs to.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import signal
@@ -15,144 +15,118 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-from fedgmi.deploy.coordinator import status
-from fedgmi.deploy.setup.init import CERTIFICATES, CONNECTION, FEDERATION, RESULTS, init
+import psutil
+
 from fedgmi.errors import UserError
-from fedgmi.storage import files, folder
 
 MARK = "FEDGMI_DEPLOYMENT"
-QUIET = {  # Flower neither calls its makers nor installs anything
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "PYTHONUNBUFFERED": "1",
-}
 PATIENCE_S = 60.0
 
 
-class Deployment:
-    """A coordinator's folder, and the SuperLink and SuperNodes that were started from it.
+class Processes:
+    """Processes with a common mark, and their logs.
 
-    where: a new folder; `app` in it is what `fedgmi deploy init` writes, `logs` what the processes say
-    · federation: the text of federation.toml · sites: each site's site.toml, which gets the same federation.toml.
+    Attributes:
+        where: A folder. `logs/NAME.log` in it holds what each process says.
+        directory: Where they run.
     """
 
-    def __init__(self, where: Path, name: str, federation: str, sites: Sequence[Path]) -> None:
-        self.where, self.app, self.sites = where.absolute(), where.absolute() / "app", list(sites)
-        self.port = free_port()
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._mark, self._submitted = secrets.token_hex(8), 0.0
-        init(self.app, name=name, sites=len(sites), address=f"127.0.0.1:{self.port}")
-        for place in (self.app, *(site.parent for site in sites)):
-            files.write_text(place / FEDERATION, federation)
-        self.call("sh", f"{CERTIFICATES}.sh")
-        home = self.app / ".flwr"
-        home.mkdir(mode=0o700)
-        files.write_text(home / "config.toml", (self.app / CONNECTION).read_text(encoding="utf-8"))
-        (self.where / "logs").mkdir()
+    def __init__(self, where: Path, directory: Path, environment: Mapping[str, str]) -> None:
+        """Start nothing yet.
 
-    @property
-    def out(self) -> Path:
-        """The results folder."""
-        return self.app / RESULTS
+        Args:
+            where: As above. It need not exist yet.
+            directory: As above. It exists when the first process is started.
+            environment: Variables that the processes have beside those of this one.
+        """
+        self.where, self.directory = where, directory
+        self._more = dict(environment)
+        self._mark = secrets.token_hex(8)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of all processes: Flower's programs are found beside this Python."""
+        """The environment of all processes. Programs that were installed beside this Python are found first."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        marks = {MARK: self._mark, "FLWR_HOME": str(self.app / ".flwr"), "PATH": path}
-        return os.environ | QUIET | {"OMP_NUM_THREADS": "1"} | marks
+        return os.environ | self._more | {MARK: self._mark, "PATH": path}
 
     def call(self, *words: str) -> str:
-        """Run a command in the app's folder → what it printed. Raises UserError where it fails."""
-        done = subprocess.run(
-            words, cwd=self.app, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S
-        )
+        """Run a command to its end.
+
+        Args:
+            *words: The command and its arguments.
+
+        Returns:
+            What it printed.
+
+        Raises:
+            UserError: It fails, takes longer than PATIENCE_S, or is not installed.
+        """
+        with _installed(words[0]):
+            try:
+                done = subprocess.run(
+                    words,
+                    cwd=self.directory,
+                    env=self.environment,
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    timeout=PATIENCE_S,
+                )
+            except subprocess.TimeoutExpired as error:
+                what = f"not done within {PATIENCE_S:g} s"
+                raise UserError(what, where=" ".join(words), fix=f"see {self.where / 'logs'}") from error
         said = done.stdout.decode(errors="replace")
         if done.returncode != 0:
             last = (done.stderr.decode(errors="replace") or said).strip().splitlines()
-            raise UserError(
-                last[-1] if last else f"code {done.returncode}", where=" ".join(words), fix="see its output"
-            )
+            what = last[-1] if last else f"it ended with code {done.returncode}"
+            raise UserError(what, where=" ".join(words), fix="see its output")
         return said
 
-    def start_link(self) -> None:
-        """Start the SuperLink and wait until it listens."""
-        key = [f"--ssl-{kind}={CERTIFICATES}/{file}" for kind, file in _TLS.items()]
-        more = ["--enable-supernode-auth", "--database", "superlink.db", "--disable-runtime-dependency-installation"]
-        self.start("link", "flower-superlink", "--host", "127.0.0.1", "--port", str(self.port), *key, *more)
-        self.until(lambda: _listens(self.port), "the SuperLink listens", watched="link")
-
-    def register(self) -> None:
-        """Make the sites' public keys known to the SuperLink."""
-        for i in range(len(self.sites)):
-            self.call("flwr", "supernode", "register", f"{CERTIFICATES}/site-{i + 1}.pub", "fedgmi")
-
-    def start_node(self, i: int) -> None:
-        """Start the SuperNode of site i."""
-        keys = (
-            "--root-certificates",
-            f"{CERTIFICATES}/ca.crt",
-            "--auth-supernode-private-key",
-            f"{CERTIFICATES}/site-{i + 1}",
-        )
-        link = "--superlink", f"127.0.0.1:{self.port}", "--host", "127.0.0.1", "--port", str(free_port())
-        self.start(f"site-{i + 1}", "flower-supernode", *link, *keys, "--node-config", f'site="{self.sites[i]}"')
-
     def start(self, name: str, *words: str) -> None:
-        """A process in the app's folder, in a session of its own, its words in logs/NAME.log."""
-        with (self.where / "logs" / f"{name}.log").open("ab") as log:
+        """Start a process in a session of its own.
+
+        Args:
+            name: What it is called here, and the name of its log.
+            *words: The command and its arguments.
+
+        Raises:
+            UserError: The command is not installed.
+        """
+        log = self.where / "logs" / f"{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with _installed(words[0]), log.open("ab") as said:
             self._processes[name] = subprocess.Popen(
                 words,
-                cwd=self.app,
+                cwd=self.directory,
                 env=self.environment | {MARK: f"{self._mark}/{name}"},
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=said,
+                stderr=said,
                 start_new_session=True,
             )
 
-    def submit(self) -> str:
-        """`flwr run` → the run's id. Again, it goes on from the checkpoint of a run that failed."""
-        self._submitted = time.time()
-        said = json.loads(self.call("flwr", "run", ".", "fedgmi", "--format", "json"))
-        return str(said["run-id"])
-
-    def state(self) -> str:
-        """What the coordinator says of itself: waiting, running, finished or failed; "" before it has begun."""
-        if not (self.out / status.STATUS).exists():
-            return ""
-        found = status.read(self.out)
-        return found.state if found.updated >= self._submitted else ""
-
-    def over(self) -> bool:
-        """Whether the coordinator has come to an end, good or bad."""
-        return self.state() in ("finished", "failed")
-
     def runs(self, name: str) -> bool:
-        """Whether the process of that name is there: link, or site-1 and so on."""
+        """Whether the process of that name has not ended."""
         return self._processes[name].poll() is None
 
-    def log(self) -> str:
-        """The coordinator's log.txt, so far."""
-        path = self.out / "log.txt"
-        return path.read_text(encoding="utf-8") if path.exists() else ""
+    def until(
+        self, true: Callable[[], bool], what: str, patience_s: float = PATIENCE_S, watched: str | None = None
+    ) -> None:
+        """Wait until something is so.
 
-    def finish(self, patience_s: float) -> dict[str, Any]:
-        """Wait for the coordinator's end → the summary. Raises UserError where it failed or takes too long."""
-        self.until(self.over, "the run ends", patience_s)
-        if self.state() == "failed":
-            last = self.log().splitlines()[-1:]
-            raise UserError(" ".join(last) or "it failed", where=str(self.out), fix=f"see {self.where / 'logs'}")
-        return folder.read_summary(self.out)
+        Args:
+            true: () → whether it is so. Asked several times a second.
+            what: What is waited for, for the message.
+            patience_s: How long to wait, in seconds.
+            watched: The name of a process without which it will never be so.
 
-    def until(self, true: Any, what: str, patience_s: float = PATIENCE_S, watched: str | None = None) -> None:
-        """Wait for it; raises UserError after so long, or where the process `watched` ends first."""
+        Raises:
+            UserError: It took longer, or the process has ended.
+        """
         began = time.monotonic()
         while not true():
             ended = watched is not None and not self.runs(watched)
@@ -162,63 +136,45 @@ class Deployment:
             time.sleep(0.2)
 
     def kill(self, name: str) -> None:
-        """As a machine that goes down: no farewell, for the process and its helpers."""
-        while left := self.left(name):
+        """End a process and its helpers at once, as when a machine goes down."""
+        while left := self._marked(name):
             _kill(left)
         self._processes.pop(name).wait()
 
-    def stop(self) -> None:
-        """Stop the sites, then the SuperLink, then whatever still carries the mark."""
-        for name in sorted(self._processes, key=lambda name: name == "link"):
+    def stop(self, last: str = "") -> None:
+        """Ask all processes to end, then end whatever still carries the mark.
+
+        Args:
+            last: The name of the process that is asked last.
+        """
+        for name in sorted(self._processes, key=lambda name: name == last):
             self._processes[name].terminate()
         began = time.monotonic()
         while any(process.poll() is None for process in self._processes.values()) and time.monotonic() - began < 8:
             time.sleep(0.1)
-        while (left := self.left()) and time.monotonic() - began < 15:
+        while (left := self._marked()) and time.monotonic() - began < 15:
             _kill(left)
         for process in self._processes.values():
             process.wait()
         self._processes.clear()
 
     def left(self, name: str = "") -> list[int]:
-        """Processes that carry the mark, of one name or all."""
-        wanted, found = f"{MARK}={self._mark}".encode(), []
-        for place in Path("/proc").glob("[0-9]*"):
-            try:
-                marks = [mark for mark in (place / "environ").read_bytes().split(b"\0") if mark.startswith(wanted)]
-                if marks and (not name or marks[0].endswith(f"/{name}".encode())):
-                    found.append(int(place.name))
-            except OSError:
-                continue
+        """List the ids of processes that carry the mark, helpers included; with a name, those of that process."""
+        return [process.pid for process in self._marked(name)]
+
+    def _marked(self, name: str = "") -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):  # it has just ended, or belongs to somebody else
+                mark, _, owner = process.environ().get(MARK, "").partition("/")
+                if mark == self._mark and name in ("", owner):
+                    found.append(process)
         return found
-
-
-_TLS = {"ca-certfile": "ca.crt", "certfile": "server.pem", "keyfile": "server.key"}
-
-
-@contextmanager
-def running(
-    where: Path, name: str, federation: str, sites: Sequence[Path], *, late: Collection[int] = ()
-) -> Iterator[Deployment]:
-    """A deployment whose SuperLink and SuperNodes run; whatever happens, SIGTERM included, nothing is left running.
-
-    late: sites whose SuperNode is not started yet.
-    """
-    with exit_on_sigterm():
-        deployment = Deployment(where, name, federation, sites)
-        try:
-            deployment.start_link()
-            deployment.register()
-            for i in set(range(len(sites))) - set(late):
-                deployment.start_node(i)
-            yield deployment
-        finally:
-            deployment.stop()
 
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """Leave by SystemExit, so that what has to be stopped is: by itself Python dies of SIGTERM on the spot."""
+    """Leave the block by SystemExit on SIGTERM, so that `finally` runs. By itself Python ends on the spot."""
     if threading.current_thread() is not threading.main_thread():  # others may not set handlers
         yield
         return
@@ -234,21 +190,31 @@ def exit_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _kill(pids: Sequence[int]) -> None:
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    time.sleep(0.1)
-
-
 def free_port() -> int:
-    """A port that nobody has."""
+    """Find a port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether anybody listens on a port of this machine."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def _installed(command: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        fix = "pip install 'fedgmi[flower]' for Flower's commands; others come with the operating system"
+        raise UserError("there is no such command", where=command, fix=fix) from error
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
+    time.sleep(0.1)

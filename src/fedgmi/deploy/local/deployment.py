@@ -1,0 +1,169 @@
+"""A whole deployment on this machine, as processes: for the demonstration, for tests, and for trying out faults."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fedgmi.deploy.coordinator import status
+from fedgmi.deploy.local.processes import Processes, exit_on_sigterm, free_port, listens
+from fedgmi.deploy.setup.init import CERTIFICATES, CONNECTION, FEDERATION, RESULTS, init
+from fedgmi.errors import UserError
+from fedgmi.storage import files, folder
+
+ENVIRONMENT = {  # Flower neither calls its makers nor installs anything
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "PYTHONUNBUFFERED": "1",
+    "OMP_NUM_THREADS": "1",
+}
+TLS = {"ca-certfile": "ca.crt", "certfile": "server.pem", "keyfile": "server.key"}
+LINK = "link"
+
+
+class Deployment(Processes):
+    """A coordinator's folder, and the SuperLink and SuperNodes that are started from it.
+
+    The processes are called `link` and `site-1`, `site-2` and so on.
+
+    Attributes:
+        app: The coordinator's folder, as `fedgmi deploy init` writes it.
+        sites: Each site's `site.toml`.
+        port: The SuperLink's.
+    """
+
+    def __init__(self, where: Path, name: str, federation: str, sites: Sequence[Path]) -> None:
+        """Write the coordinator's folder, certificates and keys. Nothing is started yet.
+
+        Args:
+            where: A new folder: `app` and `logs` come into it.
+            name: The federation's.
+            federation: The text of `federation.toml`. It is also written beside each site's settings.
+            sites: Each site's `site.toml`.
+
+        Raises:
+            UserError: The folder cannot be used, or the certificates cannot be made.
+        """
+        app = where.absolute() / "app"
+        super().__init__(where.absolute(), app, ENVIRONMENT | {"FLWR_HOME": str(app / ".flwr")})
+        self.app, self.sites, self.port = app, list(sites), free_port()
+        self._submitted = 0.0
+        init(app, name=name, sites=len(sites), address=f"127.0.0.1:{self.port}")
+        for place in (app, *(site.parent for site in sites)):
+            files.write_text(place / FEDERATION, federation)
+        self.call("sh", f"{CERTIFICATES}.sh")
+        home = app / ".flwr"
+        home.mkdir(mode=0o700)
+        files.write_text(home / "config.toml", (app / CONNECTION).read_text(encoding="utf-8"))
+
+    @property
+    def out(self) -> Path:
+        """The results folder."""
+        return self.app / RESULTS
+
+    def start_link(self) -> None:
+        """Start the SuperLink and wait until it listens.
+
+        Raises:
+            UserError: It ends before it listens, or takes too long.
+        """
+        keys = [f"--ssl-{kind}={CERTIFICATES}/{file}" for kind, file in TLS.items()]
+        more = ["--enable-supernode-auth", "--database", "superlink.db", "--disable-runtime-dependency-installation"]
+        self.start(LINK, "flower-superlink", "--host", "127.0.0.1", "--port", str(self.port), *keys, *more)
+        self.until(lambda: listens(self.port), "the SuperLink listens", watched=LINK)
+
+    def register(self) -> None:
+        """Make the sites' public keys known to the SuperLink."""
+        for i in range(len(self.sites)):
+            self.call("flwr", "supernode", "register", f"{CERTIFICATES}/site-{i + 1}.pub", "fedgmi")
+
+    def start_node(self, i: int) -> None:
+        """Start the SuperNode of site i, counted from 0. Its process is called `site-{i + 1}`."""
+        key = f"{CERTIFICATES}/site-{i + 1}"
+        keys = "--root-certificates", f"{CERTIFICATES}/ca.crt", "--auth-supernode-private-key", key
+        link = "--superlink", f"127.0.0.1:{self.port}", "--host", "127.0.0.1", "--port", str(free_port())
+        self.start(f"site-{i + 1}", "flower-supernode", *link, *keys, "--node-config", f'site="{self.sites[i]}"')
+
+    def submit(self) -> str:
+        """Submit the run with `flwr run`. After a failure it goes on from its last checkpoint.
+
+        Returns:
+            Flower's id of the run.
+        """
+        self._submitted = time.time()
+        said = json.loads(self.call("flwr", "run", ".", "fedgmi", "--format", "json"))
+        return str(said["run-id"])
+
+    def state(self) -> str:
+        """What the coordinator says of itself: waiting, running, finished or failed. "" before it has begun."""
+        if not (self.out / status.STATUS).exists():
+            return ""
+        found = status.read(self.out)
+        return found.state if found.updated >= self._submitted else ""
+
+    def over(self) -> bool:
+        """Whether the coordinator has come to an end, good or bad."""
+        return self.state() in ("finished", "failed")
+
+    def log(self) -> str:
+        """The coordinator's log.txt, so far."""
+        path = self.out / "log.txt"
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+    def finish(self, patience_s: float) -> dict[str, Any]:
+        """Wait for the coordinator's end.
+
+        Args:
+            patience_s: How long to wait, in seconds.
+
+        Returns:
+            The run's summary.
+
+        Raises:
+            UserError: The run failed, or took longer.
+        """
+        self.until(self.over, "the run ends", patience_s)
+        if self.state() == "failed":
+            last = self.log().splitlines()[-1:]
+            raise UserError(" ".join(last) or "it failed", where=str(self.out), fix=f"see {self.where / 'logs'}")
+        return folder.read_summary(self.out)
+
+    def stop(self, last: str = LINK) -> None:
+        """Stop the sites, then the SuperLink, then whatever helpers are left."""
+        super().stop(last)
+
+
+@contextmanager
+def running(
+    where: Path, name: str, federation: str, sites: Sequence[Path], *, late: Collection[int] = ()
+) -> Iterator[Deployment]:
+    """Run a SuperLink and SuperNodes while the block runs. Nothing is left running, whatever ends it, SIGTERM included.
+
+    Args:
+        where: A new folder.
+        name: The federation's.
+        federation: The text of `federation.toml`.
+        sites: Each site's `site.toml`.
+        late: Sites, counted from 0, whose SuperNode is not started yet.
+
+    Yields:
+        The deployment. No run has been submitted.
+
+    Raises:
+        UserError: The folder cannot be used, or a process does not start.
+    """
+    with exit_on_sigterm():
+        deployment = Deployment(where, name, federation, sites)
+        try:
+            deployment.start_link()
+            deployment.register()
+            for i in set(range(len(sites))) - set(late):
+                deployment.start_node(i)
+            yield deployment
+        finally:
+            deployment.stop()
