@@ -136,11 +136,21 @@ def until_round(deployment: Deployment, round: int) -> None:
 
 @dataclass(frozen=True)
 class Fault:
-    """told: what goes wrong · drive: from the first submission to the end · kind: what the bad site does in round 1
-    · said: what the coordinator's log has to say · same: whether the result is that of a run without faults."""
+    """Something that goes wrong.
 
-    told: str
-    drive: Callable[[Deployment], bool] = undisturbed
+    Attributes:
+        what: In words.
+        run: The run from its first submission to its end; it says whether it had to be submitted again.
+        kind: What the bad site does in round 1.
+        said: What the coordinator's log has to say.
+        same: Whether the result is that of a run without faults.
+        waiting: Keys of federation.toml about who is waited for.
+        robust: Its section `[robust]`.
+        late: The sites whose SuperNodes are not started at once.
+    """
+
+    what: str
+    run: Callable[[Deployment], bool] = undisturbed
     kind: str = ""
     said: str = ""
     same: bool = False

@@ -62,7 +62,7 @@ def measure(name: str, where: Path) -> dict[str, Any]:
             shutil.copy(path, deployment.app)
         began = time.monotonic()
         try:
-            found["resumed"] = fault.drive(deployment)
+            found["resumed"] = fault.run(deployment)
             summary = folder.read_summary(deployment.out)
             found |= {"ended": True, "proportions": summary["proportions"], "absent": summary["rounds_absent"]}
         except FedgmiError as error:
@@ -158,7 +158,7 @@ def row(found: dict[str, Any], clean: dict[str, Any] | None) -> list[str]:
     absent = [f"site-{i} absent in {n} of {ROUNDS + 1}" for i, n in enumerate(found["absent"]) if n]
     how = "resumed" if found["resumed"] else "went on"
     return [
-        FAULTS[found["name"]].told,
+        FAULTS[found["name"]].what,
         f"FAILED: {'; '.join(wrong)}" if wrong else "; ".join([how, *absent]),
         ", ".join(found["missing"]) or "nothing",
         "–" if apart is None else f"{apart:.1e}" if apart < 0.001 else f"{apart:.3f}",

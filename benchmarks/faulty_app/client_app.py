@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 
 from fedgmi.deploy.site.site import Site
 from fedgmi.flower_app import client_app
-from fedgmi.protocol.wire import Parcel, cut, join
+from fedgmi.protocol.wire import Parcel, pack, unpack
 
 SPOILT = {
     "nan": lambda leaf: leaf * float("nan"),
-    "shape": lambda leaf: leaf[None],
+    "shape": lambda leaf: leaf[:, :-1],
     "large": lambda leaf: leaf * 1000,
 }
 
@@ -39,8 +40,9 @@ def answer(site: Site, request: Parcel) -> Parcel:
 
 def spoil(reply: Parcel, kind: str) -> Parcel:
     """The reply with the sums of all models spoilt."""
-    tree = {name: SPOILT[kind](leaf) if name.endswith("total") else leaf for name, leaf in join(reply, {}).items()}
-    return cut(tree).parcel({name: reply.header[name] for name in ("rows", "proportions")})
+    message = unpack(reply)
+    models = {name: replace(part, total=SPOILT[kind](part.total)) for name, part in message.models.items()}
+    return pack(replace(message, models=models), {"rows": reply.header["rows"]})
 
 
 app = client_app(answer)
