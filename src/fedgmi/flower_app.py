@@ -27,7 +27,11 @@ Answer = Callable[[Site, Parcel], Parcel]
 
 
 def server_app(where: Path) -> Any:
-    """The coordinator's app, a Flower ServerApp: `where` holds federation.toml, results go to the run's `out`."""
+    """The coordinator's app, a Flower ServerApp. Results go to the folder that the run's `out` names.
+
+    Args:
+        where: The folder of federation.toml.
+    """
 
     from fedgmi.deploy.coordinator.coordinator import (
         Coordinator,  # SciPy with it: what a site starts for a message does without
@@ -41,9 +45,10 @@ def server_app(where: Path) -> Any:
 
 
 def client_app(answer: Answer = Site.answer) -> Any:
-    """A site's app, a Flower ClientApp: it answers one request at a time, and gives up before the coordinator does.
+    """A site's app, a Flower ClientApp. It answers one request at a time, and gives up before the coordinator does.
 
-    answer: what stands in for the site's own answer, for trying out faults.
+    Args:
+        answer: The site's answer. Another one serves to try out faults.
     """
 
     def guarded(request: Parcel, settings: Settings) -> Parcel:
@@ -61,7 +66,11 @@ def client_app(answer: Answer = Site.answer) -> Any:
 
 
 def flower() -> Any:
-    """The adapter; raises UserError where Flower is not installed."""
+    """The adapter.
+
+    Raises:
+        UserError: Where Flower is not installed.
+    """
     try:
         return importlib.import_module("fedgmi.deploy.flower")
     except ImportError as error:
@@ -71,7 +80,16 @@ def flower() -> Any:
 
 
 def open_site(named: Any) -> Site:
-    """The site of a `site.toml`; the federation.toml that it agreed to lies beside it."""
+    """Open a site. The federation.toml that it agreed to lies beside its site.toml.
+
+    Args:
+        named: The path of site.toml, as the node's configuration has it.
+
+    Raises:
+        UserError: Where no path is given.
+        ConfigError: For settings that cannot be.
+        DataError: For rows that are not what the federation agreed on.
+    """
     if not isinstance(named, str) or not named:
         raise UserError(
             "this SuperNode was started without a site",
@@ -86,7 +104,14 @@ def open_site(named: Any) -> Site:
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Raise UserError in what runs longer: a client that hangs would keep its SuperNode silent for ever."""
+    """Stop what runs longer. A client that hangs would keep its SuperNode silent for ever.
+
+    Args:
+        seconds: How long it may run.
+
+    Raises:
+        UserError: When they are over.
+    """
 
     def over(number: int, frame: object) -> None:
         raise UserError(f"no answer within {seconds:g} s", where="site", fix="raise deadline_s in federation.toml")

@@ -79,7 +79,7 @@ def test_everybody_has_what_is_theirs(finished):
 
 
 def test_whoever_has_the_certificate_alone_can_talk_to_the_control_api(finished, tmp_path):
-    """The gap that the README of `deploy init` tells of: a SuperNode's key is asked for, a command line's is not."""
+    """The gap that the README of `deploy init` tells of: SuperNodes need a key, and `flwr run` needs none."""
     deployment, _ = finished
     home = tmp_path / "stranger"
     home.mkdir()

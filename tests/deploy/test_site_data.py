@@ -368,10 +368,10 @@ def test_site_must_say_where_its_rows_are(tmp_path):
         ({"kind": "tabular"}, r"rows.features: the rows of a table have no features"),
         ({"kind": "image", "shape": (8, 8)}, r"rows.shape: pictures have 2 sides.*channels, height, width"),
         ({"kind": "image", "shape": (1, 8, 8), "features": ("a",)}, r'rows.features: rows of kind "image" have none'),
-        ({"kind": "tabular", "features": ("a", "b", "a")}, r"rows.features: 'a' stands there twice"),
-        ({"kind": "tabular", "features": ("a",), "classes": ("x", "x")}, r"rows.classes: 'x' stands there twice"),
+        ({"kind": "tabular", "features": ("a", "b", "a")}, r"rows.features: 'a' is named twice"),
+        ({"kind": "tabular", "features": ("a",), "classes": ("x", "x")}, r"rows.classes: 'x' is named twice"),
         ({"kind": "tabular", "features": ("a",), "ranges": {"b": [0, 1]}}, r"rows.ranges: 'b' is no feature"),
-        ({"kind": "tabular", "features": ("a",), "ranges": {"a": [1, 0]}}, r"rows.ranges: of 'a' is \[1, 0\]"),
+        ({"kind": "tabular", "features": ("a",), "ranges": {"a": [1, 0]}}, r"rows.ranges: the range of 'a' is \[1, 0\]"),
     ],
 )
 def test_federation_that_contradicts_itself(rows, message):

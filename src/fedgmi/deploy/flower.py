@@ -28,7 +28,7 @@ Settings = Mapping[str, Any]  # of a run or of a node, as Flower keeps them
 
 
 def to_record(parcel: Parcel) -> RecordDict:
-    """A text and at most one tensor of bytes: what Flower charges for is their number."""
+    """A parcel as Flower carries it: a text, and at most one tensor of bytes. Flower's cost follows their number."""
     record = RecordDict({HEADER: ConfigRecord({"json": json.dumps(parcel.header)})})
     if len(parcel.payload):
         record[PAYLOAD] = ArrayRecord({PAYLOAD: Array(parcel.payload.cpu().numpy())})
@@ -36,7 +36,14 @@ def to_record(parcel: Parcel) -> RecordDict:
 
 
 def from_record(record: RecordDict) -> Parcel:
-    """What `to_record` made; a header that says so where it is none."""
+    """The parcel of a record.
+
+    Args:
+        record: As it came.
+
+    Returns:
+        The parcel. Where the record is not one of `to_record`, its header has `error`.
+    """
     try:
         header = json.loads(str(record.config_records[HEADER]["json"]))
         arrays = record.array_records.get(PAYLOAD)
@@ -49,7 +56,11 @@ def from_record(record: RecordDict) -> Parcel:
 
 
 class GridPost:
-    """A post (`fedgmi.deploy.coordinator.roster.Post`) over a Flower grid. Silence and expired messages are absence."""
+    """A post (`fedgmi.deploy.coordinator.roster.Post`) over a Flower grid. Silence and expired messages are absence.
+
+    Args:
+        grid: Flower's.
+    """
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid

@@ -32,8 +32,12 @@ Limits = Annotated[list[float], Field(min_length=2, max_length=2)]
 class RowSettings(Section):
     """What every site's rows look like.
 
-    features: a table's columns, `column=value` for the values of a text · shape: [channels, height, width] of a picture
-    · classes: the labels in order, none where there are none · ranges: of some features, [least, greatest].
+    Attributes:
+        kind: "tabular" or "image".
+        features: A table's columns; `column=value` for a value of a text column.
+        shape: [channels, height, width] of a picture.
+        classes: The labels in order; empty without labels.
+        ranges: [least, greatest] of some features.
     """
 
     kind: Literal["image", "tabular"]
@@ -43,7 +47,14 @@ class RowSettings(Section):
     ranges: dict[str, Limits] = Field(default_factory=dict)
 
     def as_schema(self) -> Schema:
-        """As the methods know it; raises ConfigError where the keys contradict each other."""
+        """The schema that methods know.
+
+        Returns:
+            It.
+
+        Raises:
+            ConfigError: Where the keys contradict each other.
+        """
         for key, what, fix in self._contradictions():
             raise ConfigError(what, where=f"rows.{key}", fix=fix)
         shape = self.shape if self.kind == "image" else (len(self.features),)
@@ -61,20 +72,31 @@ class RowSettings(Section):
         for key, names in (("features", self.features), ("classes", self.classes)):
             twice = next((name for name in names if names.count(name) > 1), None)
             if twice is not None:
-                yield key, f"{twice!r} stands there twice", "name each once"
+                yield key, f"{twice!r} is named twice", "name each once"
         for name, (least, greatest) in self.ranges.items():
             if name not in self.features:
                 yield "ranges", f"{name!r} is no feature", "name one of rows.features"
             if not least <= greatest:
-                yield "ranges", f"of {name!r} is [{least:g}, {greatest:g}]", "write [least, greatest]"
+                yield "ranges", f"the range of {name!r} is [{least:g}, {greatest:g}]", "write [least, greatest]"
 
 
 class FederationSettings(Section):
     """`federation.toml`.
 
-    sites: how many there are at most · min_sites: how many have to be there before the first round; all by default
-    · wait_s: how long they are waited for, seconds
-    · deadline_s: after which a site that has not answered is absent this round, seconds.
+    Attributes:
+        name: The federation's.
+        sites: How many there are at most.
+        min_sites: How many have to be there before the first round; None: all.
+        wait_s: How long they are waited for, in seconds.
+        deadline_s: A site that has not answered after it is absent this round, in seconds.
+        seed: Of all draws.
+        rounds: R.
+        rows: What rows look like.
+        method: What is run, with its own settings.
+        density: The model of p(x).
+        expert: The model of p(y | x).
+        training: How local training goes.
+        robust: How the coordinator guards itself against a site that lies.
     """
 
     name: str
@@ -92,7 +114,7 @@ class FederationSettings(Section):
     robust: RobustSettings = RobustSettings()
 
     def config(self) -> Config:
-        """The run's settings, as `fedgmi run` has them; `fedgmi.settings.run.dump` writes them."""
+        """The run's settings, as `fedgmi run` has them; `fedgmi.runs.config.dump` writes them."""
         return Config(
             seed=self.seed,
             rounds=self.rounds,
@@ -121,7 +143,7 @@ class FederationSettings(Section):
         return Setup(config, self.rows.as_schema(), n_components, standardise=self.rows.kind == "tabular")
 
     def digest(self) -> str:
-        """A hash of all that sites and coordinator must agree on; how to wait and to guard is not part of it."""
+        """A hash of all that sites and coordinator must agree on. `min_sites`, `wait_s` and `robust` are left out."""
         agreed = self.model_dump_json(exclude={"min_sites", "wait_s", "robust"})
         return hashlib.blake2b(agreed.encode(), digest_size=16).hexdigest()
 
@@ -129,9 +151,13 @@ class FederationSettings(Section):
 class SiteSettings(Section):
     """`site.toml`.
 
-    name: the site's, unlike any other's · folder: where state, models and results of this site are kept; paths are
-    relative to the file · data: where its rows are · held_out: the fraction of rows that training never sees, by which
-    the site's predictor is judged · threads: of the CPU.
+    Attributes:
+        name: The site's. No other site has it.
+        folder: Where its state, models and results are kept. Paths are relative to the file.
+        data: Where its rows are.
+        held_out: The fraction of rows that training never sees. They test the site's predictor.
+        device: Where it trains.
+        threads: Of the CPU; None: as torch has them.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -146,7 +172,18 @@ AnySettings = TypeVar("AnySettings", FederationSettings, SiteSettings)
 
 
 def read(kind: type[AnySettings], path: Path) -> AnySettings:
-    """Settings of that kind from TOML; raises ConfigError where a key or value is not theirs."""
+    """Settings from TOML.
+
+    Args:
+        kind: Which of the two files it is.
+        path: The file.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ConfigError: For an unknown key, or a value that cannot be.
+    """
     table = toml.unset_empty(toml.read_toml(path))
     if kind is FederationSettings:
         method_of(table)

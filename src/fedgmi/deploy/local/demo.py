@@ -53,14 +53,27 @@ lr = 3e-3
 
 @dataclass(frozen=True)
 class Beside:
-    """The same federation in this process: proportions [C, K], and each site's accuracy on its held-out rows."""
+    """The same federation in this process.
+
+    Attributes:
+        proportions: The sites'. [C, K]
+        accuracies: Each site's on its held-out rows; None without such rows.
+    """
 
     proportions: torch.Tensor
     accuracies: list[float | None]
 
 
 def demo(where: Path, console: Console) -> float:
-    """Run it in a new folder and print both results → the largest difference between the two's proportions."""
+    """Run it and print both results.
+
+    Args:
+        where: A new folder.
+        console: Where to print.
+
+    Returns:
+        The largest difference between the proportions of both runs.
+    """
     folder.claim(where, resume=False)
 
     def tell(line: str) -> None:
@@ -85,7 +98,11 @@ def demo(where: Path, console: Console) -> float:
 
 
 def digits() -> tuple[Sequence[Client], torch.Tensor]:
-    """The sites' rows, and the true shares of components among them [C, K]."""
+    """Rows for the sites.
+
+    Returns:
+        The sites' rows, and the true shares of components among them [C, K].
+    """
     # Three sites show two components where two of them are nearly pure: so are these, and the first is between them.
     settings = ScenarioSettings(
         name="rotation", n_clients=SITES, rows_per_client=ROWS, n_components=COMPONENTS, alpha=1.0
@@ -96,7 +113,15 @@ def digits() -> tuple[Sequence[Client], torch.Tensor]:
 
 
 def write_site(where: Path, client: Client) -> Path:
-    """A folder of pictures by label, federation.toml and site.toml → the path of the latter."""
+    """Write a site's folder: pictures by label, federation.toml, site.toml.
+
+    Args:
+        where: A new folder.
+        client: The site's rows.
+
+    Returns:
+        The path of site.toml.
+    """
     assert client.y is not None
     for i, (picture, label) in enumerate(zip(client.x, client.y.tolist(), strict=True)):
         place = where / "rows" / str(label)

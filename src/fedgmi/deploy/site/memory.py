@@ -46,7 +46,11 @@ class Kept:
 
 @dataclass(frozen=True)
 class Memory:
-    """A site's folder of one run."""
+    """A site's folder of one run.
+
+    Attributes:
+        where: The folder.
+    """
 
     where: Path
 
@@ -62,7 +66,11 @@ class Memory:
     def save(self, at: Exchange, kept: Kept) -> None:
         """Write a state, whole or not at all, then forget what nobody can ask for any more.
 
-        What came later is of a future that the coordinator has abandoned: it went back to its checkpoint.
+        Later exchanges are forgotten too. The coordinator has abandoned them: it went back to its checkpoint.
+
+        Args:
+            at: The exchange.
+            kept: What is kept of it.
         """
         self._remove(later for later in self.exchanges() if later > at)
         tensors = {f"state/{k}": v for k, v in kept.state.items()} | {f"reply/{k}": v for k, v in kept.reply.items()}
@@ -71,7 +79,17 @@ class Memory:
         self._forget()
 
     def load(self, at: Exchange) -> Kept | None:
-        """The state after that exchange; None where it is not kept. Raises CheckpointError where it is damaged."""
+        """What is kept of an exchange.
+
+        Args:
+            at: The exchange.
+
+        Returns:
+            It; None where it is not kept.
+
+        Raises:
+            CheckpointError: Where the file is damaged.
+        """
         path = self._path(at)
         if not path.exists():
             return None
@@ -89,7 +107,12 @@ class Memory:
         return {path.name: path.read_bytes() for path in (self.where / "blocks").glob("*")}
 
     def keep_blocks(self, blocks: Mapping[str, bytes], round: int) -> None:
-        """Keep the blocks of a request, and earlier ones for as long as the wire's rule says."""
+        """Keep the blocks of a request, and earlier ones for as long as `wire.still_held` says.
+
+        Args:
+            blocks: All blocks of the request's tree, by hash.
+            round: The request's.
+        """
         place, index = self.where / "blocks", self.where / BLOCKS
         there = {path.name for path in place.glob("*")}
         held = {name: last for name, last in _read_rounds(index).items() if name in there}
@@ -125,7 +148,18 @@ def _read_rounds(path: Path) -> dict[str, int]:
 
 
 def memory_of(site: Path, run: str) -> Memory:
-    """The folder of a run; those of all but the last two runs are removed. Raises UserError for a strange name."""
+    """The folder of a run. Folders of all but the last two runs are removed.
+
+    Args:
+        site: The site's folder.
+        run: The run's name, hex.
+
+    Returns:
+        Its memory.
+
+    Raises:
+        UserError: For a name that is not hex: it could be a path.
+    """
     if not re.fullmatch(r"[0-9a-f]{8,64}", run):
         raise UserError(f"{run[:40]!r} is no name of a run", where="request", fix="check who submits runs")
     runs = site / "runs"

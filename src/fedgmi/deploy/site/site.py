@@ -38,8 +38,13 @@ from fedgmi.tree import Tree
 class Site:
     """A site and its rows.
 
-    where: its own folder · train, held_out: its rows in their own units · digest: of all rows, so that others are told
-    when they have changed.
+    Attributes:
+        settings: site.toml.
+        federation: federation.toml.
+        where: The site's own folder.
+        train: The rows to train on, in their own units.
+        held_out: The rows to test its predictor on; None where there are none.
+        digest: Of all rows, hex. It changes whenever a row does.
     """
 
     settings: SiteSettings
@@ -50,9 +55,15 @@ class Site:
     digest: str
 
     def answer(self, request: Parcel) -> Parcel:
-        """The reply; what the site cannot do is told in its header's `error`, in one line.
+        """Answer a request.
 
-        What is wrong with rows may quote them, and an unforeseen failure anything: these stay in the site's log.
+        An error about rows may quote them, and an unforeseen failure may quote anything. These stay in the site's log.
+
+        Args:
+            request: The coordinator's.
+
+        Returns:
+            The reply. Where the site cannot answer, its header has `error`, one line.
         """
         open_process(self.settings.threads)
         try:
@@ -136,8 +147,7 @@ class Site:
         return server, tree.to(self._base(header, method, server, rows, memory), rows.x.device)
 
     def _base(self, header: Header, method: Method, server: Tree, rows: Rows, memory: Memory) -> Tree:
-        """The state that the request builds on; where it names none, the first one, or a newcomer's who was not there
-        to prepare."""
+        """The state that the request builds on. Where it names none: the first state, or that of a newcomer."""
         if header["base"] is not None:
             at = (int(header["base"][0]), int(header["base"][1]))
             kept = memory.load(at)

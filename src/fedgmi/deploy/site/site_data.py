@@ -29,11 +29,15 @@ DECIDED = {"feature_columns": "rows.features say which", "standardise": "rows ar
 
 @dataclass(frozen=True)
 class SiteRows:
-    """What a site trains on and is judged by, in the rows' own units.
+    """What a site trains on and is tested with, in the rows' own units.
 
-    held_out: None where no row is · digest: of both, hex; another one whenever a row of either changes · columns: those
-    that the features were made of · label: where labels come from, None where the federation has none · ignored: the
-    other columns and splits of the site's data.
+    Attributes:
+        train: The rows to train on.
+        held_out: The rows to test its predictor on; None where there are none.
+        digest: Of both, hex. It changes whenever a row does.
+        columns: Those that the features were made of.
+        label: Where labels come from; None where the federation has none.
+        ignored: The other columns and splits of the site's data.
     """
 
     train: Client
@@ -45,14 +49,23 @@ class SiteRows:
 
 
 def load_site(settings: SiteSettings, federation: FederationSettings, where: Path) -> SiteRows:
-    """Read the rows that `settings.data` names, a path relative to `where`, the folder of the site's settings.
+    """Read a site's rows.
 
-    Columns stand in the federation's order, texts are one-hot by its values, and labels numbered by its classes,
-    whichever of them the site has. Of n rows, held_out·n (never all) are held out, drawn by the federation's seed and
-    the site's name. No copy of the rows stays on the disk.
+    Columns stand in the federation's order. Texts are one-hot by its values, and labels are numbered by its classes,
+    whichever of them the site has. The rows that are held out are drawn by the federation's seed and the site's name.
+    They are never all rows. No copy of the rows stays on the disk.
 
-    Raises DataError, which may quote values of the rows and so is for the site's eyes alone, where rows are not what
-    the federation agreed on; ConfigError for settings that are not a site's to decide.
+    Args:
+        settings: site.toml. It names the rows and the fraction that is held out.
+        federation: federation.toml. It says what rows look like.
+        where: The folder of site.toml, to which the path of the rows is relative.
+
+    Returns:
+        The rows.
+
+    Raises:
+        DataError: Where rows are not what the federation agreed on. It may quote them: it is for the site alone.
+        ConfigError: For settings that are not a site's to decide.
     """
     data, schema = _own_data(settings, where), federation.rows.as_schema()
     with tempfile.TemporaryDirectory(prefix="fedgmi-") as cache:
