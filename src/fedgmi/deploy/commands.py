@@ -1,4 +1,8 @@
-"""The commands of a deployment. Parsing alone is done here: what they call is imported when they run."""
+"""The commands of a deployment: `fedgmi site` and `fedgmi deploy`.
+
+They parse arguments. What they call is imported when they run, so that `fedgmi --help` answers at once. Docstrings are
+the help that users see.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fedgmi.errors import ConfigError
+from fedgmi.errors import ConfigError, UserError
 
 site_app = typer.Typer(help="For a site of a federation over several machines.", no_args_is_help=True)
 deploy_app = typer.Typer(help="For the coordinator of a federation over several machines.", no_args_is_help=True)
@@ -22,15 +26,18 @@ def check_site(
         typer.Option(help="The federation's settings.", show_default="federation.toml beside SITE.toml"),
     ] = None,
     superlink: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="See whether the coordinator's SuperLink answers here.")
+        str | None, typer.Option(metavar="HOST:PORT", help="Check that the coordinator's SuperLink answers here.")
     ] = None,
     root_certificates: Annotated[
-        Path | None, typer.Option(metavar="CA.CRT", help="Its certificate has to be signed by; without: no TLS.")
+        Path | None,
+        typer.Option(
+            metavar="CA.CRT", help="The certificate of the authority that signed its own. Default: no TLS."
+        ),
     ] = None,
 ) -> None:
-    """Hold the site's rows to what the federation agreed on, and say what leaves the site and what never does.
+    """Check the site's rows against what the federation agreed on, and say what leaves the site and what never does.
 
-    Nothing of it is sent anywhere.
+    Nothing that is read from rows is sent anywhere.
     """
     from fedgmi.deploy.setup import check_app
     from fedgmi.deploy.setup.address import parse
@@ -41,23 +48,23 @@ def check_site(
         typer.echo(check_app.check_link(parse(superlink, "--superlink"), root_certificates))
     elif root_certificates is not None:
         raise ConfigError(
-            "there is no SuperLink to hold it to", where="--root-certificates", fix="give --superlink HOST:PORT too"
+            "there is no SuperLink to check", where="--root-certificates", fix="give --superlink HOST:PORT too"
         )
 
 
 @deploy_app.command()
 def init(
     where: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
-    name: Annotated[str | None, typer.Option(help="Of the federation.", show_default="the folder's")] = None,
-    sites: Annotated[int, typer.Option(help="How many there will be.")] = 3,
+    name: Annotated[str | None, typer.Option(help="The federation's name.", show_default="the folder's")] = None,
+    sites: Annotated[int, typer.Option(help="How many sites there will be.")] = 3,
     address: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="By which sites reach the SuperLink.")
+        str, typer.Option(metavar="HOST:PORT", help="Where sites reach the SuperLink.")
     ] = "127.0.0.1:8000",
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Without encryption and authentication: for a trial on one machine.")
+        bool, typer.Option("--insecure", help="No encryption and no authentication, for a trial on one machine.")
     ] = False,
 ) -> None:
-    """Write a Flower app and a README.md with the commands that follow, certificates and authentication included."""
+    """Write a Flower app, and a README.md that names the next commands, those for certificates and keys included."""
     from fedgmi.deploy.setup.init import init as write
 
     write(where, name=name, sites=sites, insecure=insecure, address=address)
@@ -66,7 +73,7 @@ def init(
 
 @deploy_app.command("check")
 def check_deploy(where: Annotated[Path, typer.Argument(metavar="DIR", help="What `deploy init` wrote.")]) -> None:
-    """Look at settings, keys, certificates and the port before anything is started."""
+    """Check settings, keys, certificates and the port before anything is started."""
     from fedgmi.deploy.setup.check_app import check_app
 
     for line in check_app(where):
@@ -75,7 +82,7 @@ def check_deploy(where: Annotated[Path, typer.Argument(metavar="DIR", help="What
 
 @deploy_app.command()
 def status(out: Annotated[Path, typer.Argument(metavar="DIR", help="The run's results folder.")]) -> None:
-    """Say which sites are alive, their last round, rows and bytes."""
+    """Show which sites are alive, and their last round, rows and bytes."""
     from fedgmi.deploy.coordinator import status as current
 
     current.print_status(current.read(out), Console())
@@ -85,10 +92,14 @@ def status(out: Annotated[Path, typer.Argument(metavar="DIR", help="The run's re
 def demo(
     out: Annotated[Path, typer.Option(help="A new folder.")] = Path("runs/deploy-demo"),
 ) -> None:
-    """Run the digits over a SuperLink and three SuperNodes on this machine, beside the same run in one process.
+    """Run the digits over a SuperLink and three SuperNodes on this machine, and once more in one process.
 
-    Certificates and keys are made on the spot; nothing is left running.
+    It makes certificates and keys, and leaves nothing running.
     """
-    from fedgmi.deploy.local.demo import demo as show
+    try:
+        from fedgmi.deploy.local.demo import demo as show
+    except ModuleNotFoundError as error:
+        fix = "pip install 'fedgmi[flower]'"
+        raise UserError(f"the package {error.name} is missing", where="fedgmi deploy demo", fix=fix) from error
 
     show(out.absolute(), Console())

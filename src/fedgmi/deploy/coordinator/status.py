@@ -1,4 +1,4 @@
-"""Where a deployment stands: the file that the coordinator writes after every exchange, and the table made of it."""
+"""Where a deployment stands: the file that the coordinator writes after every exchange, and the table that shows it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,18 @@ STATUS = "status.json"
 
 
 class SiteStatus(Section):
-    """One site: last_round -1 and last_seen 0 where there was none · absent: rounds in which it was missing."""
+    """Where one site stands.
+
+    Attributes:
+        alive: Whether it is connected.
+        last_round: The last round that it took part in; -1: none yet.
+        last_seen: When its last answer came, in unix seconds; 0: none yet.
+        rows: How many it trains on.
+        bytes_down: What it was sent so far.
+        bytes_up: What it has sent so far.
+        absent: The number of rounds in which it was missing.
+        note: What else there is to say, for people.
+    """
 
     alive: bool
     last_round: int
@@ -32,7 +43,17 @@ class SiteStatus(Section):
 
 
 class Status(Section):
-    """A whole deployment. updated, last_seen: unix seconds · deadline_s: an exchange takes no longer."""
+    """Where a whole deployment stands.
+
+    Attributes:
+        name: The federation's.
+        round: The present one; 0 is the preparation.
+        rounds: How many there will be.
+        state: What the coordinator does.
+        updated: When this was written, in unix seconds.
+        deadline_s: No exchange takes longer, in seconds.
+        sites: By name.
+    """
 
     name: str
     round: int
@@ -44,17 +65,35 @@ class Status(Section):
 
 
 def write(out: Path, status: Status) -> None:
-    """Write `status.json` into a results folder, atomically."""
+    """Write `status.json` atomically.
+
+    Args:
+        out: The results folder.
+        status: What to write.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written.
+    """
     files.write_json(out / STATUS, files.finite(status.model_dump()))
 
 
 def read(out: Path) -> Status:
-    """The status that lies in a results folder; raises UserError where there is none, or a broken one."""
+    """Read `status.json`.
+
+    Args:
+        out: The results folder.
+
+    Returns:
+        The status.
+
+    Raises:
+        UserError: There is none, or it is damaged.
+    """
     path = out / STATUS
     if not path.exists():
-        fix = "give the folder that `out` in the app's pyproject.toml names; it is made when a run begins"
+        fix = "give the folder that `out` in the app's pyproject.toml names. It is made when a run begins"
         raise UserError("no deployment writes its status there", where=str(out), fix=fix)
-    again = "the coordinator writes it anew after its next exchange; read it with the fedgmi that runs there"
+    again = "wait for the next exchange, after which it is written again, and read it with the fedgmi that runs there"
     found = files.read_json(path, "the status of a deployment", {"name", "state", "updated", "sites"}, again)
     try:
         return Status.model_validate(found)
@@ -63,7 +102,13 @@ def read(out: Path) -> Status:
 
 
 def print_status(status: Status, console: Console, *, now: float | None = None) -> None:
-    """The table, and in words where the run stands, and whether anybody still writes about it."""
+    """Print the table of sites, where the run stands, and a warning where the coordinator has gone silent.
+
+    Args:
+        status: What to show.
+        console: Where to print.
+        now: The present, in unix seconds. None: by the clock.
+    """
     age = max(0.0, (time.time() if now is None else now) - status.updated)
     there = sum(site.alive for site in status.sites.values())
     console.print(sites_table(status, status.updated + age))
@@ -73,11 +118,19 @@ def print_status(status: Status, console: Console, *, now: float | None = None) 
     console.print(f"{status.name}: {where}, {sites}; written {ago(age)} ago.", markup=False, highlight=False)
     if status.state in ("waiting", "running") and age > status.deadline_s:
         what = f"That is more than the deadline of {ago(status.deadline_s)}, so the coordinator is probably gone."
-        console.print(f"[yellow]{what} Look with: flwr ls fedgmi; the same `flwr run` goes on from the checkpoint.[/]")
+        console.print(f"[yellow]{what} Check with: flwr ls fedgmi. The same `flwr run` goes on from the checkpoint.[/]")
 
 
 def sites_table(status: Status, now: float) -> Table:
-    """One row per site."""
+    """Make the table, one row a site.
+
+    Args:
+        status: What to show.
+        now: The present, in unix seconds.
+
+    Returns:
+        The table.
+    """
     table = bare_table("Sites", ["site", "alive", "last round", "seen", "rows", "down", "up", "absent", "note"])
     for name, site in sorted(status.sites.items()):
         table.add_row(
@@ -95,10 +148,11 @@ def sites_table(status: Status, now: float) -> Table:
 
 
 def ago(seconds: float) -> str:
-    """A duration in its largest unit.
+    """Write a duration in its largest unit.
 
-    >>> ago(42), ago(600), ago(7_300), ago(200_000)
-    ('42 s', '10 min', '2 h', '2 days')
+    Examples:
+        >>> ago(42), ago(600), ago(7_300), ago(200_000)
+        ('42 s', '10 min', '2 h', '2 days')
     """
     for length, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
         if seconds >= 2 * length or (unit == "min" and seconds >= length):

@@ -1,4 +1,4 @@
-"""Where a SuperLink listens, as HOST:PORT: what it may be, and what its certificate has to say."""
+"""Where a SuperLink listens, as HOST:PORT: which addresses there can be, and what its certificate must contain."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ _EXAMPLE = "give the name or address that sites reach it by, and a port: 127.0.0
 
 
 class Address(NamedTuple):
-    """A host, by name or by number, and a port.
+    """Where sites reach a SuperLink.
 
-    >>> Address("link.example.org", 8000).alternative_names
-    'DNS:link.example.org, DNS:localhost, IP:127.0.0.1'
+    Attributes:
+        host: A name, or an IP address without brackets.
+        port: From 1 to 65535.
+
+    Examples:
+        >>> Address("link.example.org", 8000).alternative_names
+        'DNS:link.example.org, DNS:localhost, IP:127.0.0.1'
     """
 
     host: str
@@ -33,23 +38,34 @@ class Address(NamedTuple):
 
     @property
     def listen(self) -> str:
-        """What the SuperLink binds to: the number itself; every interface where there is only a name."""
+        """What the SuperLink binds to: an IP address itself. Where there is only a name, all interfaces."""
         if self.host == "localhost":
             return "127.0.0.1"
         return self.host if self.is_number else "0.0.0.0"
 
     @property
     def alternative_names(self) -> str:
-        """A certificate's subjectAltName, as openssl writes it; the SuperLink's own processes come by loopback."""
+        """A certificate's subjectAltName, as openssl writes it. The SuperLink's own processes use the local names."""
         own = f"{'IP' if self.is_number else 'DNS'}:{self.host}"
         return ", ".join(dict.fromkeys((own, "DNS:localhost", "IP:127.0.0.1")))
 
 
 def parse(text: str, where: str) -> Address:
-    """HOST:PORT, an IPv6 number in brackets; raises ConfigError for anything else. `where` is the setting it came from.
+    """Read an address.
 
-    >>> parse("[::1]:8000", "--address")
-    Address(host='::1', port=8000)
+    Args:
+        text: HOST:PORT. An IPv6 address stands in brackets.
+        where: The setting that it came from, for the message.
+
+    Returns:
+        The address.
+
+    Raises:
+        ConfigError: The text has another form, or names all interfaces, which nobody can connect to.
+
+    Examples:
+        >>> parse("[::1]:8000", "--address")
+        Address(host='::1', port=8000)
     """
     try:
         parts = urlsplit(f"//{text}")

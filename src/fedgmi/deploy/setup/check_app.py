@@ -1,4 +1,4 @@
-"""What can be known of a coordinator's folder before anything is started: settings, keys, certificates, the port."""
+"""What can be checked of a coordinator's folder before anything is started: settings, keys, certificates, the port."""
 
 from __future__ import annotations
 
@@ -21,7 +21,19 @@ SECONDS = 5.0
 
 
 def check_app(where: Path) -> Iterator[str]:
-    """A line for each thing that is right; raises UserError or ConfigError at the first that is not."""
+    """Check a coordinator's folder.
+
+    Args:
+        where: What `fedgmi deploy init` wrote.
+
+    Yields:
+        A line for each thing that is right.
+
+    Raises:
+        UserError: The first thing that is not: a file is missing, a certificate is not good, others may read a key, or
+            something else has the port.
+        ConfigError: A setting is wrong.
+    """
     for name in APP_FILES:
         if not (where / name).is_file():
             fix = "give the folder that `fedgmi deploy init` wrote, or write a new one"
@@ -40,15 +52,35 @@ def check_app(where: Path) -> Iterator[str]:
 
 
 def check_port(address: Address, root: Path | None) -> str:
-    """Whether the port is free or a SuperLink answers there; raises UserError where something else does.
+    """Check that the port is free, or that a SuperLink answers there.
 
-    root: the certificate that a SuperLink's own has to be signed by; None: no TLS.
+    Args:
+        address: Of the port.
+        root: The certificate of the authority that has to have signed the SuperLink's. None: no TLS.
+
+    Returns:
+        Which of both it is, as a line to show.
+
+    Raises:
+        UserError: Something else answers there, or the host cannot be reached.
     """
     return _answer(address, root) if _listens(address) else f"{address}: free, no SuperLink is running"
 
 
 def check_link(address: Address, root: Path | None) -> str:
-    """As a site sees it: a SuperLink answers there, with a certificate that `root` vouches for; raises UserError."""
+    """Check from a site that a SuperLink answers.
+
+    Args:
+        address: Where it should be.
+        root: The certificate of the authority that has to have signed the SuperLink's. None: no TLS.
+
+    Returns:
+        That it does, as a line to show.
+
+    Raises:
+        UserError: Nothing or something else answers there, the host cannot be reached, or `root` is not a certificate
+            that is good today.
+    """
     if root is not None:
         check_certificate(root)
     if not _listens(address):
@@ -58,34 +90,34 @@ def check_link(address: Address, root: Path | None) -> str:
 
 
 def _listens(address: Address) -> bool:
-    """Whether anything does."""
+    """Whether anything listens there."""
     try:
         socket.create_connection(address, SECONDS).close()
     except ConnectionRefusedError:
         return False
     except socket.gaierror as error:
         fix = "correct the address, or the name service"
-        raise UserError(f"nobody knows the host {address.host}", where=str(address), fix=fix) from error
+        raise UserError(f"the name {address.host} is not known", where=str(address), fix=fix) from error
     except OSError as error:
-        fix = "see that the host is up and that no firewall is in between"
+        fix = "check that the host is up and that no firewall is in between"
         raise UserError(f"cannot be reached ({error.strerror or error})", where=str(address), fix=fix) from error
     return True
 
 
 def _answer(address: Address, root: Path | None) -> str:
-    """That a SuperLink answers; raises UserError where something else does."""
+    """Ask whether a SuperLink answers. Raises UserError where something else does."""
     where = str(address)
     try:
         status = _health(address, root)
     except ssl.SSLCertVerificationError as error:
         what = f"the server there shows a certificate that {root} does not vouch for ({error.verify_message})"
-        fix = "take the coordinator's present ca.crt; if it is an old SuperLink, stop it, or take another port"
+        fix = "take the coordinator's present ca.crt. If an old SuperLink runs there, stop it or use another port"
         raise UserError(what, where=where, fix=fix) from error
     except (OSError, http.client.HTTPException):
         status = 0
     if status != 200:
-        fix = f"stop what listens there, or take another port, in {CONNECTION} and for the SuperLink alike"
-        raise UserError("the port is in use, and not by a SuperLink that this folder fits", where=where, fix=fix)
+        fix = f"stop what listens there, or use another port, both in {CONNECTION} and for the SuperLink"
+        raise UserError("the port is in use, but not by a SuperLink that belongs to this folder", where=where, fix=fix)
     return f"{where}: a SuperLink answers"
 
 
@@ -110,15 +142,15 @@ def _connection(path: Path) -> tuple[Address, Path | None]:
     for key in ("superlink", "fedgmi"):
         table = table.get(key)
         if not isinstance(table, dict):
-            fix = "take it from a folder that `fedgmi deploy init` writes"
+            fix = "copy the section from a folder that `fedgmi deploy init` writes"
             raise ConfigError("there is no section [superlink.fedgmi]", where=str(path), fix=fix)
     address = parse(str(table.get("address", "")), f"{path}, address")
     if table.get("insecure") is True:
         return address, None
     root = Path(str(table.get("root-certificates", "")))
     if not root.is_absolute() or not root.is_file():
-        what = f'root-certificates is "{table.get("root-certificates", "")}", and no such file is there'
-        fix = "sh certificates.sh; where the folder was moved, write the new absolute path of certificates/ca.crt"
+        what = f'root-certificates is "{table.get("root-certificates", "")}", which is not the absolute path of a file'
+        fix = "run sh certificates.sh. If the folder was moved, write the new absolute path of certificates/ca.crt"
         raise ConfigError(what, where=str(path), fix=fix)
     return address, root
 
@@ -132,6 +164,6 @@ def _check_certificates(where: Path, root: Path, address: Address) -> Iterator[s
     for key in sorted(keys):
         check_private(key)
     check_pair(where / "server.key", server)
-    until = f"good until {end:%Y-%m-%d}" if end else "not looked into: the package cryptography is missing"
+    until = f"good until {end:%Y-%m-%d}" if end else "not checked, because the package cryptography is missing"
     yield f"{server}: {until}"
-    yield f"{where}: {', '.join(sorted(key.name for key in keys))}: private, and readable by their owner alone"
+    yield f"{where}: only their owner can read the private keys {', '.join(sorted(key.name for key in keys))}"

@@ -1,4 +1,4 @@
-"""The coordinator's folder: a Flower app, settings, and the commands in their order, from the files in `template/`."""
+"""The coordinator's folder: a Flower app, its settings, and a README.md with all commands, from `template/`."""
 
 from __future__ import annotations
 
@@ -35,11 +35,18 @@ class _Text(Template):
 def init(
     where: Path, *, name: str | None = None, sites: int = 3, insecure: bool = False, address: str = "127.0.0.1:8000"
 ) -> None:
-    """Write a coordinator's folder: certificates and authentication in it, unless it is asked to be `insecure`.
+    """Write a coordinator's folder.
 
-    name: of the federation, letters, digits and hyphens; None: the folder's · sites: how many there will be · address:
-    HOST:PORT by which sites reach the SuperLink. Raises ConfigError for values that cannot be, UserError for a folder
-    that holds anything.
+    Args:
+        where: A new folder, or an empty one.
+        name: The federation's: letters, digits and hyphens. None: the folder's name.
+        sites: How many sites there will be.
+        insecure: Write it for connections without encryption and authentication.
+        address: HOST:PORT where sites reach the SuperLink.
+
+    Raises:
+        ConfigError: The name, the number of sites or the address is none.
+        UserError: The folder holds something, or cannot be written.
     """
     where = where.absolute()
     values = _values(where, where.name if name is None else name, sites, parse(address, "--address"))
@@ -50,15 +57,25 @@ def init(
         if not (insecure and target == f"{CERTIFICATES}.sh"):
             files.write_text(where / (".gitignore" if target == "gitignore" else target), text)
     if insecure:
-        what = f"{where}: as --insecure asked, nothing there is encrypted and nobody is authenticated"
-        warnings.warn(FedgmiWarning(f"{what}; good for one machine and an afternoon"), stacklevel=2)
+        what = f"{where}: because of --insecure, nothing there is encrypted and nobody is authenticated"
+        warnings.warn(FedgmiWarning(f"{what}. Use it for a trial on one machine only"), stacklevel=2)
 
 
 def render(text: str, values: dict[str, str], *, insecure: bool) -> str:
-    """A template with its values, and of what stands between `§secure` or `§insecure` and `§end` the one that is meant.
+    """Fill in a template.
 
-    >>> render("§name\\n§secure\\nTLS\\n§end\\n§insecure\\nopen\\n§end\\n", {"name": "wards"}, insecure=False)
-    'wards\\nTLS\\n'
+    Args:
+        text: The template. `§name` stands for the value of `name`. Lines from `§secure` to `§end` are for a folder with
+            certificates and keys, lines from `§insecure` to `§end` for one without.
+        values: By name. None may be missing.
+        insecure: Which of the lines to keep.
+
+    Returns:
+        The text.
+
+    Examples:
+        >>> render("§name\\n§secure\\nTLS\\n§end\\n§insecure\\nopen\\n§end\\n", {"name": "wards"}, insecure=False)
+        'wards\\nTLS\\n'
     """
     meant = "insecure" if insecure else "secure"
     chosen = _VARIANT.sub(lambda found: found[2] if found[1] == meant else "", text)
@@ -90,7 +107,7 @@ def _values(where: Path, name: str, sites: int, address: Address) -> dict[str, s
 
 
 def _constraints() -> list[str]:
-    """This machine's versions of what has to be the same on all; without the build, which others may not have."""
+    """This machine's versions of what must be the same on all, without the build: others may have another one."""
     found = [f"fedgmi=={__version__}"]
     for package, otherwise in (("flwr", MEASURED_FLOWER), ("torch", ""), ("numpy", "")):
         try:
@@ -112,4 +129,4 @@ def _claim(where: Path) -> None:
         fix = "give the path of a new folder that you may write to"
         raise UserError(f"the app cannot be written there ({reason})", where=str(where), fix=fix) from error
     if inhabited:
-        raise UserError("the folder is not empty, and stays untouched", where=str(where), fix="give a new folder")
+        raise UserError("the folder is not empty, so it stays untouched", where=str(where), fix="give a new folder")

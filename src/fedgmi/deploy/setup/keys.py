@@ -1,4 +1,4 @@
-"""Keys that others could read, and certificates that no longer hold, found before they do harm."""
+"""Checks of keys and certificates: who can read a key, and whether a certificate is good for this deployment today."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from fedgmi.deploy.setup.address import Address
 from fedgmi.errors import UserError
 
 _PRIVATE_KEY = re.compile(rb"-----BEGIN ((?:[A-Z]+ )*)PRIVATE KEY-----")
-_ANEW = "make new ones: move certificates/ away, sh certificates.sh, and give ca.crt and the keys to the sites"
+_ANEW = "make new ones: move certificates/ away, run sh certificates.sh, and give ca.crt and the keys to the sites"
 
 
 def check_private(path: Path) -> None:
-    """Refuse a private key that is missing, is none, wants a passphrase, or that others than its owner may read.
+    """Check a private key.
 
-    Raises UserError.
+    Args:
+        path: The key's file.
+
+    Raises:
+        UserError: It is missing, is not a private key, has a passphrase, or others than its owner can read or change
+            it.
     """
     text = _read(path, "a private key")
     kind = _PRIVATE_KEY.search(text)
@@ -29,16 +34,24 @@ def check_private(path: Path) -> None:
         what = "this is a public key, not a private one" if public else "this is not a private key"
         raise UserError(what, where=str(path), fix="give the file without .pub that ssh-keygen or openssl wrote")
     if b"ENCRYPTED" in kind[1]:
-        fix = "make one without: nobody is there to type it when a SuperNode starts"
+        fix = "make a key without one: nobody is there to type it when a SuperNode starts"
         raise UserError("the key has a passphrase", where=str(path), fix=fix)
     mode = stat.S_IMODE(path.stat().st_mode)
     if os.name == "posix" and mode & 0o077:  # elsewhere the bits say nothing about who may read
         what = f"others may read or change this private key (mode {mode:03o})"
-        raise UserError(what, where=str(path), fix=f"chmod 600 {path}; and make a new one if others were there")
+        raise UserError(what, where=str(path), fix=f"chmod 600 {path}, and make a new key if others could log in")
 
 
 def check_pair(key: Path, certificate: Path) -> None:
-    """Refuse a private key that is another than the certificate's: UserError."""
+    """Check that a private key belongs to a certificate.
+
+    Args:
+        key: The key's file.
+        certificate: The certificate's file, in PEM.
+
+    Raises:
+        UserError: It does not.
+    """
     try:
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
     except ssl.SSLError as error:
@@ -48,10 +61,20 @@ def check_pair(key: Path, certificate: Path) -> None:
 def check_certificate(
     path: Path, *, issuer: Path | None = None, address: Address | None = None, now: datetime | None = None
 ) -> datetime | None:
-    """Until when a certificate is good; None where the package `cryptography`, which comes with Flower, is missing.
+    """Check a certificate.
 
-    issuer: the certificate of the authority that has to have signed it · address: that it has to be made for.
-    Raises UserError for one that is no certificate, expired, not yet valid, of another authority or another address.
+    Args:
+        path: The certificate's file, in PEM.
+        issuer: The certificate of the authority that has to have signed it. None: any.
+        address: The address that it has to be made for. None: any.
+        now: The time at which it has to be good. None: the present.
+
+    Returns:
+        Until when it is good. None where the package `cryptography`, which comes with Flower, is missing: then only
+        its form is checked.
+
+    Raises:
+        UserError: It is no certificate, has expired, is not yet good, or is of another authority or address.
     """
     text = _read(path, "a certificate")
     if b"-----BEGIN CERTIFICATE-----" not in text:
@@ -66,7 +89,7 @@ def check_certificate(
     if now > end:
         raise UserError(f"the certificate expired on {end:%Y-%m-%d %H:%M} UTC", where=str(path), fix=_ANEW)
     if now < begin:
-        fix = f"set this machine's clock, which says {now:%Y-%m-%d %H:%M} UTC"
+        fix = f"set this machine's clock, which shows {now:%Y-%m-%d %H:%M} UTC"
         raise UserError(f"the certificate is good only from {begin:%Y-%m-%d %H:%M} UTC", where=str(path), fix=fix)
     if issuer is not None:
         _check_issuer(certificate, path, _parse(x509, _read(issuer, "a certificate"), issuer), issuer)
@@ -81,7 +104,7 @@ def _check_issuer(certificate: Any, path: Path, authority: Any, issuer: Path) ->
     try:
         certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature) as error:
-        what = f"the certificate is a foreign one: {issuer} did not sign it"
+        what = f"the certificate is a foreign one: it is not signed by {issuer}"
         raise UserError(what, where=str(path), fix="use the two that certificates.sh made together") from error
 
 
