@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,10 +18,10 @@ from hypothesis import strategies as st
 
 import fedgmi
 from fedgmi import Federation
-from fedgmi.data import encode as incoming
+from fedgmi.data import encode
 from fedgmi.data.rows import Schema
 from fedgmi.data.scenarios.scenarios import build_scenario
-from fedgmi.data.sources.frames import encode
+from fedgmi.data.sources import frames
 from fedgmi.errors import ConfigError, DataError
 from fedgmi.settings.run import DataSettings, ScenarioSettings
 
@@ -34,7 +35,9 @@ PATIENTS = {
     "smokes": [True, False, False, True, True],
     "ill": ["yes", "no", "no", "yes", "no"],
 }
-FRAMES: list[Callable[[dict[str, Any]], Any]] = [pd.DataFrame, pa.table]
+pl: Any = importlib.import_module("polars") if importlib.util.find_spec("polars") else None
+FRAMES: list[Callable[[dict[str, Any]], Any]] = [pd.DataFrame, pa.table, *([] if pl is None else [pl.DataFrame])]
+needs_polars = pytest.mark.skipif(pl is None, reason="Polars is not installed")
 
 
 # --- the package's name --------------------------------------------------------------------------------------------
@@ -107,10 +110,10 @@ def test_the_arrays_are_copied() -> None:
         ([X[0]], {}, r"client 'client-00': x of shape \(2,\) is neither a table nor pictures.*\[n, features\]"),
         ([np.zeros((1, 1, 1, 1, 1))], {}, r"neither a table nor pictures"),
         ([X[:, :0]], {}, r"x of shape \(4, 0\)"),
-        ([[[1.0], [1.0, 2.0]]], {}, r"client 'client-00': its rows differ in length"),
+        ([[[1.0], [1.0, 2.0]]], {}, r"client 'client-00': the rows differ in length"),
         ([[["a"]]], {}, r"x holds <U1, not numbers.*Federation.from_frame"),
-        ([X, X[:, :1]], {}, r"client 'client-01': rows of shape \(1,\), where the schema says \(2,\)"),
-        ([X, np.zeros((2, 2, 2))], {}, r"client 'client-01': rows of shape \(1, 2, 2\)"),
+        ([X, X[:, :1]], {}, r"client 'client-01': rows have shape \(1,\), but the schema says \(2,\)"),
+        ([X, np.zeros((2, 2, 2))], {}, r"client 'client-01': rows have shape \(1, 2, 2\)"),
         ([X, NAN], {}, r"client 'client-01', column 'x1': 1 of 4 rows are NaN or infinite"),
         ([np.full((1, 1), 1e300)], {}, r"column 'x0': 1 of 1 rows are NaN or infinite"),
         ([np.full((1, 2, 2), 255, dtype=np.uint8)], {}, r"values from 255 to 255, outside 0..1.*divide by 255"),
@@ -126,11 +129,11 @@ def test_the_arrays_are_copied() -> None:
         ([(X, [0, 1, np.nan, 1])], {}, r"labels: label nan at row 2 is not a whole number"),
         ([(X, [0, 1, None, 1])], {}, r"client 'client-00', labels: y holds object.*whole numbers or texts"),
         ([(X, Y), (X, list("abba"))], {}, r"labels: some clients' labels are numbers and others' are texts"),
-        ([(X, Y[:3])], {}, r"labels: shape \(3,\) for 4 rows"),
-        ([(X, [[label] for label in Y])], {}, r"labels: shape \(4, 1\) for 4 rows"),
+        ([(X, Y[:3])], {}, r"labels: the shape is \(3,\) for 4 rows"),
+        ([(X, [[label] for label in Y])], {}, r"labels: the shape is \(4, 1\) for 4 rows"),
         ([(np.zeros((1001, 1)), range(1001))], {}, r"1001 different labels"),
-        ([(X, Y, Y)], {}, r"client 'client-00': a tuple of 3.*give \(x, y\), or x alone"),
-        ([()], {}, r"client 'client-00': a tuple of 0"),
+        ([(X, Y, Y)], {}, r"client 'client-00': the entry is a tuple of 3.*give \(x, y\), or x alone"),
+        ([()], {}, r"client 'client-00': the entry is a tuple of 0"),
     ],
 )
 def test_arrays_that_cannot_be_used(clients: list[Any], options: dict[str, Any], message: str) -> None:
@@ -180,10 +183,10 @@ def test_an_index_of_pandas_is_no_feature_and_numbered_clients_are_in_order() ->
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=30))
 @settings(deadline=None)
-def test_every_row_goes_to_its_client_in_the_order_of_the_table(owner: list[int]) -> None:
-    federation = Federation.from_frame(pa.table({"who": owner, "row": list(range(len(owner)))}), client="who")
+def test_every_row_goes_to_its_client_in_the_order_of_the_table(column: list[int]) -> None:
+    federation = Federation.from_frame(pa.table({"who": column, "row": list(range(len(column)))}), client="who")
     for client in federation.clients:
-        assert client.x.flatten().tolist() == [row for row, who in enumerate(owner) if str(who) == client.name]
+        assert client.x.flatten().tolist() == [row for row, who in enumerate(column) if str(who) == client.name]
 
 
 def changed(**columns: Any) -> dict[str, Any]:
@@ -204,7 +207,7 @@ def changed(**columns: Any) -> dict[str, Any]:
         (changed(ward=["a", None, "b", "b", "b"]), {}, r"column 'ward': 1 values are missing, the first at row 1"),
         (changed(age=[1.0, 2.0, float("inf"), 4.0, 5.0]), {}, r"column 'age': 1 values.*leave it out of features"),
         (changed(age=[b"x"] * 5), {}, r"column 'age': it holds (large_)?binary, neither numbers nor texts"),
-        (changed(age=[[1]] * 5), {"label": "age"}, r"column 'age': it holds list"),
+        (changed(age=[[1]] * 5), {"label": "age"}, r"column 'age': it holds (large_)?list"),
         (PATIENTS | {"y": [0.5] * 5}, {"label": "y"}, r"column 'y': label 0.5 at row 0 is not a whole.*another label"),
         ({name: values[:0] for name, values in PATIENTS.items()}, {"features": ["age"]}, r"there is no client|null"),
     ],
@@ -224,21 +227,21 @@ def schema_of(frame: Any) -> Schema:
 @pytest.mark.parametrize("make", FRAMES)
 def test_later_rows_come_in_the_same_columns(make: Callable[[dict[str, Any]], Any]) -> None:
     later = make({"smokes": [True], "sex": ["m"], "city": ["Rome"], "age": [25]})
-    assert encode(later, schema_of(make(PATIENTS))).tolist() == [[25, 0, 1, 1]]
-    assert incoming.features(later, schema_of(make(PATIENTS))).tolist() == [[25, 0, 1, 1]]
+    assert frames.encode(later, schema_of(make(PATIENTS))).tolist() == [[25, 0, 1, 1]]
+    assert encode.features(later, schema_of(make(PATIENTS))).tolist() == [[25, 0, 1, 1]]
 
 
 def test_later_categories_of_numbers_may_come_as_numbers() -> None:
     frame = pd.DataFrame({"ward": [0, 1], "grade": pd.Categorical([3, 1])})
     schema = Federation.from_frame(frame, client="ward").schema
-    assert encode(pa.table({"grade": [1, 3]}), schema).tolist() == [[1, 0], [0, 1]]
+    assert frames.encode(pa.table({"grade": [1, 3]}), schema).tolist() == [[1, 0], [0, 1]]
 
 
 def test_an_equals_sign_in_a_name_leads_nobody_astray() -> None:
     table = pa.table({"ward": ["a", "b"], "dose": ["low", "high"], "dose=mg": [5, 7], "text=": ["a=b", "="]})
     federation = Federation.from_frame(table, client="ward")
     assert federation.schema.features == ("dose=high", "dose=low", "dose=mg", "text===", "text==a=b")
-    assert encode(table, federation.schema).tolist() == [client.x[0].tolist() for client in federation.clients]
+    assert frames.encode(table, federation.schema).tolist() == [client.x[0].tolist() for client in federation.clients]
 
 
 @pytest.mark.parametrize(
@@ -251,14 +254,14 @@ def test_an_equals_sign_in_a_name_leads_nobody_astray() -> None:
         ({"age": [1], "sexe": ["f"], "smokes": [True]}, r"features: no column 'sex'.*did you mean 'sexe'\?"),
         (
             {"age": ["1"], "sex": ["f"], "smokes": [True]},
-            r"column 'age': it holds texts, and numbers in the federation",
+            r"column 'age': it holds texts, but numbers in the federation",
         ),
         ({"age": [None, 1], "sex": ["f"] * 2, "smokes": [True] * 2}, r"column 'age': 1 values are missing"),
     ],
 )
 def test_later_rows_that_cannot_be_used(columns: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        encode(pa.table(columns), schema_of(pa.table(PATIENTS)))
+        frames.encode(pa.table(columns), schema_of(pa.table(PATIENTS)))
 
 
 @pytest.mark.parametrize("make", FRAMES)
@@ -270,12 +273,91 @@ def test_frames_as_arrays_give_their_names(make: Callable[[dict[str, Any]], Any]
 
 
 def test_frames_that_are_no_tables() -> None:
-    with pytest.raises(DataError, match=r"frame: a dict.*pandas DataFrame or a pyarrow Table"):
+    with pytest.raises(DataError, match=r"frame: this is a dict, not a table.*pandas or Polars, or a pyarrow Table"):
         Federation.from_frame(PATIENTS, client="ward")
     with pytest.raises(DataError, match=r"frame: a column cannot be read \(.*age.*one type"):
         Federation.from_frame(pd.DataFrame(changed(age=[1, "x", 2, 3, 4])), client="ward")
-    with pytest.raises(DataError, match=r"frame: two columns are called 'age'.*rename"):
-        Federation.from_frame(pa.table([[1], [2]], names=["age", "age"]), client="age")
+    for twice in (pa.table([[1], [2]], names=["age", "age"]), pd.DataFrame([[1, 2]], columns=["age", "age"])):
+        with pytest.raises(DataError, match=r"frame: two columns are called 'age'.*rename"):
+            Federation.from_frame(twice, client="age")
+        with pytest.raises(DataError, match=r"frame: two columns are called 'age'.*rename"):
+            Federation.from_arrays([twice])
+
+
+def mixed_columns(n: int, seed: int) -> dict[str, list[Any]]:
+    draws = np.random.default_rng(seed)
+    return {
+        "ward": draws.choice(["a", "b", "c"], n).tolist(),
+        "age": draws.integers(0, 100, n).tolist(),
+        "dose": draws.normal(size=n).tolist(),
+        "sex": draws.choice(["f", "m=x"], n).tolist(),
+        "smokes": (draws.random(n) > 0.5).tolist(),
+        "ill": draws.integers(-1, 3, n).tolist(),
+    }
+
+
+@pytest.mark.parametrize("make", FRAMES)
+@pytest.mark.parametrize("seed", range(3))
+def test_every_kind_of_frame_gives_the_same_federation(make: Callable[[dict[str, Any]], Any], seed: int) -> None:
+    columns = mixed_columns(40, seed)
+    federation = Federation.from_frame(make(columns), client="ward", label="ill")
+    other = Federation.from_frame(pa.table(columns), client="ward", label="ill")
+    assert federation.schema == other.schema
+    assert federation.names == other.names
+    for ours, theirs in zip(federation.clients, other.clients, strict=True):
+        assert ours.x.equal(theirs.x)
+        assert ours.y is not None
+        assert theirs.y is not None
+        assert ours.y.equal(theirs.y)
+    later = encode.features(make(columns), federation.schema)
+    assert later.equal(encode.features(pa.table(columns), federation.schema))
+
+
+@needs_polars
+def test_categories_of_polars_are_texts() -> None:
+    grade = pl.Series("grade", ["low", "high", "low", "low", "high"], dtype=pl.Enum(["low", "high"]))
+    wards = pl.Series(PATIENTS["ward"], dtype=pl.Categorical)
+    frame = pl.DataFrame({"ward": wards, "grade": grade, "age": PATIENTS["age"]})
+    federation = Federation.from_frame(frame, client="ward", label="grade")
+    assert federation.names == ("a", "b", "c")
+    assert federation.schema.classes == ("high", "low")
+    with_grade = Federation.from_frame(frame, client="ward", features=["grade"])
+    assert with_grade.schema.features == ("grade=high", "grade=low")
+    assert encode.features(pl.DataFrame({"grade": ["high"]}), with_grade.schema).tolist() == [[1, 0]]
+
+
+@needs_polars
+def test_frames_of_polars_that_are_no_tables_in_memory() -> None:
+    frame = pl.DataFrame(PATIENTS)
+    with pytest.raises(DataError, match=r"frame: this is a LazyFrame, not a table in memory.*DataFrame of pandas or P"):
+        Federation.from_frame(frame.lazy(), client="ward")
+    with pytest.raises(DataError, match=r"frame: this is a Series"):
+        Federation.from_frame(frame["age"], client="ward")
+    with pytest.raises(DataError, match=r"column 'born': it holds date32.*neither numbers nor texts"):
+        Federation.from_frame(frame.with_columns(born=pl.date(2026, 1, 1)), client="ward")
+
+
+@needs_polars
+def test_columns_of_polars_as_arrays() -> None:
+    frame = pl.DataFrame({"age": [30, 41], "dose": [0.5, 1.5], "ill": ["no", "yes"]})
+    federation = Federation.from_arrays([(frame.select("age", "dose"), frame["ill"])])
+    assert federation.schema.features == ("age", "dose")
+    assert federation.schema.classes == ("no", "yes")
+    assert federation.clients[0].x.tolist() == [[30, 0.5], [41, 1.5]]
+    assert encode.labels(frame["ill"], federation.schema, 2).tolist() == [0, 1]
+
+
+def test_arrays_wait_for_no_library_of_frames() -> None:
+    code = "import sys, numpy, fedgmi; fedgmi.Federation.from_arrays([numpy.eye(2)]); "
+    loaded = "sorted({'pandas', 'polars', 'pyarrow'} & sys.modules.keys())"
+    subprocess.run([sys.executable, "-c", f"{code}sys.exit(str({loaded}) if {loaded} else 0)"], check=True)
+
+
+def test_errors_of_data_and_settings_are_value_errors() -> None:
+    with pytest.raises(ValueError, match="there is no client"):
+        Federation.from_arrays([])
+    with pytest.raises(ValueError, match='there is no option "max_row"'):
+        Federation.from_dataset("digits", client="ward", max_row=3)
 
 
 WITHOUT_PANDAS = """
@@ -332,7 +414,7 @@ def test_a_data_set_gives_all_clients_with_enough_rows(wards: str) -> None:
 def test_data_sets_that_cannot_be_used(wards: str) -> None:
     with pytest.raises(DataError, match=r"no column 'wards'.*did you mean 'ward'\?"):
         Federation.from_dataset(wards, client="wards")
-    with pytest.raises(DataError, match=r"1 client is asked for, and 0 of 95 values have 20 rows or more"):
+    with pytest.raises(DataError, match=r"1 client is asked for, but 0 of 95 values have 20 rows or more"):
         Federation.from_dataset(wards, client="number")
     with pytest.raises(ConfigError, match=r'there is no option "max_row".*did you mean "max_rows"\?'):
         Federation.from_dataset(wards, client="ward", max_row=3)

@@ -334,12 +334,16 @@ def test_by_column_clients_are_the_columns_values(wards: DataSettings) -> None:
             {},
             r'scenario.name: there is no scenario "rotations".*did you mean "rotation"',
         ),
-        ("rotation", {"n_components": 5}, r"5 components, and rotation can have 4.*set it to 4 or less"),
+        ("rotation", {"n_components": 5}, r"5 components, but rotation can have 4 at most.*set it to 4 or less"),
         ("domain", {"n_components": 4}, r"domain can have 3"),
         ("labels", {"n_components": 11}, r"labels can have 10"),
         ("label-swap", {"n_components": 11}, r"label-swap can have 10"),
-        ("labels", {"labels_per_component": 10}, r"the components would be the same.*set it to 9 or less"),
-        ("by-column", {}, r"scenario.client_column.*set it to the column that says so"),
+        ("labels", {"labels_per_component": 10}, r"would make all components the same.*set it to 9 or less"),
+        (
+            "by-column",
+            {},
+            r"client_column.*needs a column that names each row's client.*set it to such a column",
+        ),
     ],
 )
 def test_settings_that_contradict(name: str, settings: dict[str, Any], message: str) -> None:
@@ -353,9 +357,9 @@ def test_settings_that_contradict(name: str, settings: dict[str, Any], message: 
         (
             "rotation",
             {"n_clients": 30},
-            r"need 1800 training rows; there are 1797, of which 1617.*to 53 or.*to 26, or less",
+            r"need 1800 training rows. There are 1797, and 1617 of them.*to 53 or.*to 26, or less",
         ),
-        ("labels", {"n_clients": 30}, r"training rows of label '\d'; there are 1\d\d, of which.*rows_per_client to"),
+        ("labels", {"n_clients": 30}, r"training rows of label '\d'. There are 1\d\d, and \d+ of.*rows_per_client to"),
         ("rotation", {"held_out_rows": 5000}, r"5000 held-out rows.*are left for them.*set it to \d+ or less"),
         ("by-column", {"client_column": "writer"}, r"the digits have no column 'writer'"),
     ],
@@ -382,7 +386,7 @@ def test_by_column_needs_enough_clients(wards: DataSettings) -> None:
 
 @pytest.mark.parametrize("name", ["rotation", "domain", "pathological"])
 def test_scenarios_of_pictures_refuse_tables(name: str, wards: DataSettings) -> None:
-    with pytest.raises(DataError, match=r"needs pictures, and these are tables.*label-swap"):
+    with pytest.raises(DataError, match=r"needs pictures, but this is a table.*label-swap"):
         build(name, wards)
 
 
@@ -401,7 +405,7 @@ def test_pictures_that_are_not_square(monkeypatch: pytest.MonkeyPatch) -> None:
         train=replace(source.train, x=source.train.x[..., 2:, :]),
     )
     monkeypatch.setattr("fedgmi.data.scenarios.scenarios.load_source", lambda _data: wide)
-    with pytest.raises(DataError, match=r"needs square pictures, and these are 6×8.*data.size = 6"):
+    with pytest.raises(DataError, match=r"needs square pictures, but these are 6×8.*data.size = 6"):
         build("rotation")
 
 

@@ -126,6 +126,14 @@ def test_damaged_and_missing_pictures(write_table: Write) -> None:
         load_source(DataSettings(path=path, train_split="test"))
 
 
+def test_pictures_of_real_numbers(write_table: Write) -> None:
+    buffer = io.BytesIO()
+    Image.new("F", (3, 3), 0.5).save(buffer, "TIFF")
+    path = write_table({"image": [{"bytes": buffer.getvalue(), "path": None}]}, features=picture_features())
+    with pytest.raises(DataError, match=r"row 0: the picture holds real numbers, and their range is unknown.*8 bits"):
+        load_source(DataSettings(path=path))
+
+
 def test_crop_that_leaves_nothing() -> None:
     with pytest.raises(DataError, match=r"data.crop.*4 pixels off each edge.*8×8.*set it to 3 or less"):
         load_source(DataSettings(crop=4))
@@ -204,8 +212,8 @@ def test_csv_file(tmp_path: Path, write_table: Write) -> None:
         ({"age": [1.0]}, {"label_column": "agee"}, r"no column 'agee'; there are age.*did you mean 'age'\?"),
         ({"age": [1.0]}, {"feature_columns": ["zz"]}, r"no column 'zz'; there are age.*choose one of them"),
         ({"age": [1.0]}, {"image_column": "age"}, r"column 'age' holds no pictures.*data.feature_columns"),
-        ({"a": [str(i) for i in range(300)]}, {}, r"300 different texts, too many"),
-        ({"a": [1] * 1200, "y": list(range(1200))}, {}, r"1200 different labels: this looks like a measurement"),
+        ({"a": [str(i) for i in range(300)]}, {}, r"300 different texts are too many for one column each; 256"),
+        ({"a": [1] * 1200, "y": list(range(1200))}, {}, r"1200 different labels, which looks like measurements"),
         ({"a": [1.0]}, {"train_split": "fit"}, r"no split 'fit'; there are train.*set it to 'train'"),
         ({"a": [1.0]}, {"test_split": "check"}, r"data.test_split: no split 'check'; there are train.*leave it out"),
     ],

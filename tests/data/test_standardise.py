@@ -147,16 +147,15 @@ def test_truth_values_are_numbers():
     assert federation_of(x, [2], ("smokes",)).standardisation().apply(x).flatten().tolist() == [-1, 1]
 
 
-def test_all_rows_take_the_scale_of_the_training_rows():
+def test_the_scale_is_that_of_the_training_rows():
     train, other = torch.tensor([[0.0], [2.0]]), torch.tensor([[5.0]])
     later = (Client("c0", other),)
     federation = replace(federation_of(train, [2]), validation=later, held_out=later)
-    scaled = federation.rescaled(federation.standardisation())
-    assert federation.standardisation().mean.item() == 1
-    assert scaled.clients[0].x.flatten().tolist() == [-1, 1]
-    for clients in (scaled.validation, scaled.held_out):
-        assert clients[0].x.item() == 4
-    assert scaled.names == federation.names
+    scale = federation.standardisation()
+    assert scale.mean.item() == 1
+    assert scale.apply(federation.clients[0].x).flatten().tolist() == [-1, 1]
+    for clients in (federation.validation, federation.held_out):
+        assert scale.apply(clients[0].x).item() == 4
 
 
 # --- which federations are standardised ----------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def test_none_at_all_is_the_scenario_itself():
 
 
 def test_somebody_has_to_train():
-    with pytest.raises(ConfigError, match="leave none to train"):
+    with pytest.raises(ConfigError, match="leaves none to train"):
         set_aside(SIX, 0.9, 0)
 
 

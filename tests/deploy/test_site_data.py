@@ -253,7 +253,7 @@ def test_nobody_is_told_that_rows_were_read(write, load, monkeypatch):
         (without("sex"), r"no column 'sex', which the federation has"),
         (
             WARD | {"pressure": ["120", "130", "high", "?"]},
-            r", column 'pressure': it holds texts, and numbers in the federation; the first is 'high' at row 2",
+            r", column 'pressure': it holds texts, but numbers in the federation; the first text is 'high' at row 2",
         ),
         (WARD | {"sex": [0.5, 1, 1, 1]}, r", column 'sex': '0.5' at row 0 is not among the federation's values: f, m"),
         (WARD | {"sex": ["f", "m", "x", "m"]}, r", column 'sex': 'x' at row 2 is not among .*: f, m"),

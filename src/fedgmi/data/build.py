@@ -1,4 +1,4 @@
-"""Federations from the user's own rows: arrays or a data set (`frames` has tables). All are checked."""
+"""What a federation is made of, from the user's own arrays or from a data set. `sources.frames` does tables."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedgmi.data.rows import Client, Parts, Schema
-from fedgmi.data.scenarios.draws import client_names
+from fedgmi.data.rows import Client, Parts, Schema, client_names
 from fedgmi.data.sources.by_column import split_by_column
 from fedgmi.data.sources.columns import Values, encode_labels, whole_labels
 from fedgmi.data.sources.frames import column_names
@@ -20,7 +19,14 @@ from fedgmi.settings.run import DataSettings
 
 
 class Entry(NamedTuple):
-    """One client's rows as read: x [n, *shape] float32, y [n] or None, and the names of the columns, if any."""
+    """One client's rows as they were given.
+
+    Attributes:
+        name: The client's.
+        x: The features. [n, *shape], float32
+        y: Labels as users know them, whole numbers or texts, or None. [n]
+        columns: The names of the columns, where x came with some. [D], or empty
+    """
 
     name: str
     x: Tensor
@@ -35,7 +41,20 @@ def from_arrays(
     validation: Sequence[Any] | None = None,
     held_out: Sequence[Any] | None = None,
 ) -> Parts:
-    """`Federation.from_arrays`, before it is checked."""
+    """What `Federation.from_arrays` makes, before it is checked.
+
+    Args:
+        clients: An entry (x, y) or x for each client.
+        names: The clients' names; "client-00", "client-01", … by default.
+        validation: Rows for validation, as `clients` and in the same order.
+        held_out: Rows that training never sees, as `clients` and in the same order.
+
+    Returns:
+        The schema and the clients. Classes are numbered over all of them.
+
+    Raises:
+        DataError: For entries that cannot be read as rows.
+    """
     chosen = client_names(len(clients)) if names is None else [str(name) for name in names]
     groups = [_read(clients, chosen, "")]
     for rows, group in ((validation, " (validation)"), (held_out, " (held-out)")):
@@ -60,7 +79,26 @@ def from_dataset(
     seed: int,
     data: Mapping[str, Any],
 ) -> Parts:
-    """`Federation.from_dataset`, before it is checked; `data`: further settings of where rows come from."""
+    """What `Federation.from_dataset` makes, before it is checked.
+
+    Args:
+        path: A local folder or file, or the name of a data set on the Hugging Face hub.
+        client: The column that names each row's client.
+        label: The column of classes, or None to look for one.
+        features: A table's columns, or None for all.
+        n_clients: How many clients to choose, or None for all.
+        rows_per_client: At most so many training rows a client, or None for all.
+        held_out_rows: So many rows of each client are held out, or None for a fifth.
+        seed: The choice of clients and the split of their rows follow from it.
+        data: Further settings of the section `data`.
+
+    Returns:
+        The schema and the clients.
+
+    Raises:
+        DataError: For a data set or a column that cannot be used.
+        ConfigError: For an option that the section `data` does not have.
+    """
     for name in data.keys() - DataSettings.model_fields.keys():
         raise unknown("option", name, DataSettings.model_fields, "from_dataset")
     columns = None if features is None else list(features)
@@ -87,7 +125,7 @@ def _read(entries: Sequence[Any], names: Sequence[str], group: str) -> list[Entr
     for name, entry in zip(names, entries, strict=True):
         where = f"client {name!r}{group}"
         if isinstance(entry, tuple) and len(entry) != 2:
-            raise DataError(f"a tuple of {len(entry)}", where=where, fix="give (x, y), or x alone")
+            raise DataError(f"the entry is a tuple of {len(entry)}", where=where, fix="give (x, y), or x alone")
         x, y = entry if isinstance(entry, tuple) else (entry, None)
         read.append(Entry(name, _rows(x, where), None if y is None else _labels(y, where), column_names(x)))
     return read
@@ -136,7 +174,7 @@ def _array(values: Any, where: str) -> Values:
     try:
         return np.asarray(values)
     except ValueError as error:
-        raise DataError("its rows differ in length", where=where, fix="give rectangular arrays") from error
+        raise DataError("the rows differ in length", where=where, fix="give rectangular arrays") from error
 
 
 def _number(labels: Sequence[Values]) -> tuple[Iterator[Tensor], tuple[str, ...]]:

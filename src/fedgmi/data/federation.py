@@ -8,19 +8,22 @@ from typing import Any
 
 from fedgmi import tree
 from fedgmi.data import build
-from fedgmi.data.rows import Client, Parts, Schema, rescale
+from fedgmi.data.rows import Client, Parts, Schema
 from fedgmi.data.sources import frames
 from fedgmi.data.standardise import Standardisation, feature_sums, standardisation
-from fedgmi.data.validate import check_parts
-from fedgmi.errors import DataError
+from fedgmi.data.validate import check_parts, check_scalable
 from fedgmi.tree import Tree
 
 
 @dataclass(frozen=True)
 class Federation:
-    """Clients with their training rows; validation and held-out rows under the same names.
+    """Clients and their rows. `from_arrays`, `from_frame` and `from_dataset` make one from your own rows.
 
-    `from_arrays`, `from_frame` and `from_dataset` make one from your own rows, and check them.
+    Attributes:
+        schema: What all clients' rows look like.
+        clients: With their training rows.
+        validation: The same clients with their rows for validation; empty where there are no such rows.
+        held_out: The same clients with rows that training never sees; empty where there are no such rows.
     """
 
     schema: Schema
@@ -30,6 +33,7 @@ class Federation:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The clients' names, in their order."""
         return tuple(client.name for client in self.clients)
 
     @classmethod
@@ -41,17 +45,28 @@ class Federation:
         validation: Sequence[Any] | None = None,
         held_out: Sequence[Any] | None = None,
     ) -> Federation:
-        """A federation of arrays or tensors, one entry (x, y) or x per client.
+        """A federation of arrays or tensors.
 
-        x: a table [n, features], or pictures [n, height, width] or [n, channels, height, width] in [0, 1] · y [n]:
-        classes as whole numbers or texts; they are numbered over all clients, and `schema.classes` names them
-        · names: "client-00", … by default · validation, held_out: as `clients`, in the same order.
-        Raises DataError where rows cannot be used: no client, shapes that differ, NaN, labels for some alone, ….
+        Args:
+            clients: An entry (x, y) or x for each client. x is a table [n, features], or pictures [n, height, width] or
+                [n, channels, height, width] with values in [0, 1]. y holds classes as whole numbers or texts [n].
+                They are numbered over all clients, and `schema.classes` names them.
+            names: The clients' names; "client-00", "client-01", … by default.
+            validation: Rows for validation, as `clients` and in the same order.
+            held_out: Rows that training never sees, as `clients` and in the same order.
 
-        >>> rows = [[1.5, 0.0], [2.5, 1.0]]
-        >>> federation = Federation.from_arrays([(rows, ["cat", "dog"]), (rows, ["cat", "cat"])])
-        >>> federation.names, federation.schema.classes, federation.clients[0].y
-        (('client-00', 'client-01'), ('cat', 'dog'), tensor([0, 1]))
+        Returns:
+            The federation.
+
+        Raises:
+            DataError: For rows that cannot be used: no client, shapes that differ, NaN, labels for some clients
+                alone, …. It names the client and the column.
+
+        Examples:
+            >>> rows = [[1.5, 0.0], [2.5, 1.0]]
+            >>> federation = Federation.from_arrays([(rows, ["cat", "dog"]), (rows, ["cat", "cat"])])
+            >>> federation.names, federation.schema.classes, federation.clients[0].y
+            (('client-00', 'client-01'), ('cat', 'dog'), tensor([0, 1]))
         """
         return _checked(cls(*build.from_arrays(clients, names=names, validation=validation, held_out=held_out)))
 
@@ -59,17 +74,28 @@ class Federation:
     def from_frame(
         cls, frame: Any, client: str, label: str | None = None, features: Sequence[str] | None = None
     ) -> Federation:
-        """A federation from one table that says whose row a row is: a pandas DataFrame or a pyarrow Table.
+        """A federation from one table with a column that names each row's client.
 
-        Numbers and truth values become one column each, texts and categories one column `name=value` per value.
-        client: the column of clients' names · label: the column of classes, or None · features: the columns to use;
-        all others by default. Raises DataError for unknown columns, missing values, and columns of another kind.
+        Numbers and truth values become one column each. Texts and categories become one column `name=value` per value.
 
-        >>> import pyarrow
-        >>> columns = {"ward": ["a", "b", "a"], "age": [30, 40, 50], "sex": ["f", "m", "m"]}
-        >>> federation = Federation.from_frame(pyarrow.table(columns), client="ward")
-        >>> federation.schema.features, federation.clients[0].x.tolist()
-        (('age', 'sex=f', 'sex=m'), [[30.0, 1.0, 0.0], [50.0, 0.0, 1.0]])
+        Args:
+            frame: A DataFrame of pandas or Polars, or a pyarrow Table.
+            client: The column of the clients' names.
+            label: The column of classes, or None.
+            features: The columns to use; all others by default.
+
+        Returns:
+            The federation. Its clients are in the order of their names.
+
+        Raises:
+            DataError: For unknown columns, missing values, and columns that hold neither numbers nor texts.
+
+        Examples:
+            >>> import pyarrow
+            >>> columns = {"ward": ["a", "b", "a"], "age": [30, 40, 50], "sex": ["f", "m", "m"]}
+            >>> federation = Federation.from_frame(pyarrow.table(columns), client="ward")
+            >>> federation.schema.features, federation.clients[0].x.tolist()
+            (('age', 'sex=f', 'sex=m'), [[30.0, 1.0, 0.0], [50.0, 0.0, 1.0]])
         """
         return _checked(cls(*frames.from_frame(frame, client, label, features)))
 
@@ -87,13 +113,28 @@ class Federation:
         seed: int = 0,
         **data: Any,
     ) -> Federation:
-        """A federation from a local folder or file, or a Hugging Face hub id: tables or pictures.
+        """A federation from a data set of tables or pictures, split as the scenario `by-column` splits it.
 
-        The way of the `by-column` scenario: clients are the values of the column `client` with 20 rows or more; a
-        fifth of each client's rows is held out and a tenth is for validation. label, features: columns; by default a
-        column that is or is called a label, and all other numbers and texts. n_clients: a seeded choice of so many;
-        rows_per_client: training rows, at most; both all by default · data: further settings of the section `data`,
-        such as train_split, image_column or max_rows.
+        Clients are the values of one column that have 20 rows or more. A fifth of each client's rows is held out, a
+        tenth is for validation, and the rest is for training.
+
+        Args:
+            path: A local folder or file, or the name of a data set on the Hugging Face hub.
+            client: The column that names each row's client.
+            label: The column of classes. By default it is a column of class labels, or one with a name such as `label`.
+            features: A table's columns; by default all other numbers and texts.
+            n_clients: How many clients to choose by the seed; all by default.
+            rows_per_client: At most so many training rows a client; all by default.
+            held_out_rows: So many rows of each client are held out in place of a fifth, but half of them at most.
+            seed: The choice of clients and the split of their rows follow from it.
+            data: Further settings of the section `data`, such as `train_split`, `image_column` or `max_rows`.
+
+        Returns:
+            The federation. Its clients are in the order of their names.
+
+        Raises:
+            DataError: For a data set, a column or rows that cannot be used.
+            ConfigError: For an option that the section `data` does not have.
         """
         parts = build.from_dataset(
             path,
@@ -109,27 +150,28 @@ class Federation:
         return _checked(cls(*parts))
 
     def standardisation(self) -> Standardisation:
-        """What brings a table's numbers to mean 0 and deviation 1 over all clients' training rows.
+        """The scale on which a table's numbers have mean 0 and deviation 1 over all clients' training rows.
 
-        Each client contributes sums alone; see `fedgmi.data.standardise`. Raises DataError for pictures.
+        Each client contributes sums alone; see `fedgmi.data.standardise`.
+
+        Returns:
+            The scale.
+
+        Raises:
+            DataError: For pictures, which are in [0, 1] already.
         """
-        if self.schema.kind == "image":
-            raise DataError(
-                "pictures are in [0, 1] already", where="data.standardise", fix='leave it "auto", or set it to false'
-            )
+        check_scalable(self.schema)
         sums: Tree = {}
         for client in self.clients:
             sums = tree.add(sums, feature_sums(client.x))
         return standardisation(sums, self.schema.features)
 
-    def rescaled(self, scale: Standardisation) -> Federation:
-        """All rows on that scale: training, validation and held-out ones."""
-        groups = (self.clients, self.validation, self.held_out)
-        return Federation(self.schema, *(rescale(clients, scale) for clients in groups))
-
 
 def check_federation(federation: Federation) -> None:
     """Refuse a federation with rows that no method can use.
+
+    Args:
+        federation: Any.
 
     Raises:
         DataError: It names the client and the column.

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-
-from fedgmi.data.standardise import Standardisation
 
 
 @dataclass(frozen=True)
 class Schema:
     """What every client's rows look like.
 
-    shape: of one row of x, `(channels, height, width)` for images and `(features,)` for tables.
-    n_classes: number of labels; 0 when there are none.
+    Attributes:
+        shape: The shape of one row of x: `(channels, height, width)` for pictures and `(features,)` for tables.
+        n_classes: L, the number of labels. It is 0 where there are none.
+        kind: "image" or "tabular".
+        classes: The labels as users know them. [L], or empty
+        features: The names of a table's columns. A text column is there once per value, as `column=value`.
     """
 
     shape: tuple[int, ...]
@@ -28,12 +30,19 @@ class Schema:
 
     @property
     def n_features(self) -> int:
+        """D, how many numbers one row of x has."""
         return int(torch.Size(self.shape).numel())
 
 
 @dataclass(frozen=True)
 class Client:
-    """One client's rows: x [n, *shape] float32 (images in [0, 1]) and y [n] int64, or None without labels."""
+    """One client and its rows.
+
+    Attributes:
+        name: It differs from client to client.
+        x: The features; those of pictures are in [0, 1]. [n, *shape], float32
+        y: The labels as class numbers from 0, or None where there are none. [n], int64
+    """
 
     name: str
     x: Tensor
@@ -49,8 +58,8 @@ class Parts(NamedTuple):
     Attributes:
         schema: What rows look like.
         clients: With their training rows.
-        validation: The same clients with their rows for validation; none where there are no such rows.
-        held_out: The same with the rows that training never sees.
+        validation: The same clients with their rows for validation; empty where there are no such rows.
+        held_out: The same clients with rows that training never sees; empty where there are no such rows.
     """
 
     schema: Schema
@@ -61,12 +70,16 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of several clients end to end (a ragged batch): the form that client functions work on.
+    """The rows of C clients end to end (a ragged batch). `pack` makes it.
 
-    x [R, *shape] · y [R] or None · client_index [R] which of the C clients a row belongs to (0..C-1, ascending)
-    · counts [C] rows per client · ids: the clients' indices in the federation · component [R] the truth,
-    present only in the oracle's and the evaluation's hands · cache: what a client may keep between two
-    exchanges (never needed for correctness).
+    Attributes:
+        x: The features. [R, *shape], float32
+        y: The labels, or None where some client has none. [R], int64
+        client_index: The client of each row, as a number from 0 to C − 1, ascending. [R], int64
+        counts: How many rows each client has. [C], int64
+        ids: The clients' indices in the federation. [C]
+        component: The component that each row came from. Only the oracle and the evaluation are given it. [R], int64
+        cache: What a client may keep between two exchanges. Results never depend on it.
     """
 
     x: Tensor
@@ -79,13 +92,21 @@ class Rows:
 
     @property
     def n_clients(self) -> int:
+        """C, how many clients the rows come from."""
         return len(self.ids)
 
     def __len__(self) -> int:
         return len(self.x)
 
     def sum_by_client(self, values: Tensor) -> Tensor:
-        """Σ over each client's rows: values [R, …] → [C, …], in the order of rows, so reproducibly."""
+        """Sum over each client's rows, in their order, so that the result can be reproduced.
+
+        Args:
+            values: One entry a row. [R, …]
+
+        Returns:
+            One entry a client. [C, …]
+        """
         out = values.new_zeros((self.n_clients, *values.shape[1:]))
         return out.index_add_(0, self.client_index, values)
 
@@ -96,7 +117,22 @@ def pack(
     components: Sequence[Tensor] | None = None,
     device: torch.device | str = "cpu",
 ) -> Rows:
-    """Lay the clients `ids` (all by default) end to end."""
+    """Lay clients' rows end to end.
+
+    Args:
+        clients: All that the federation has.
+        ids: Which of them to take, by index; all by default.
+        components: For every client the component of each of its rows, where the truth may be seen. [n_i] each
+        device: Where the rows go.
+
+    Returns:
+        The rows of the chosen clients, in the order of `ids`.
+
+    Examples:
+        >>> rows = pack([Client("a", torch.zeros(2, 1)), Client("b", torch.ones(1, 1))])
+        >>> rows.client_index, rows.counts
+        (tensor([0, 0, 1]), tensor([2, 1]))
+    """
     chosen = tuple(range(len(clients))) if ids is None else tuple(ids)
     counts = torch.tensor([len(clients[i]) for i in chosen])
     labels = [clients[i].y for i in chosen]
@@ -112,14 +148,24 @@ def pack(
     )
 
 
-CHUNK_BYTES = 1 << 30  # of rows that are worked on at once
+CHUNK_BYTES = 1 << 30
+"""So many bytes of rows are worked on at once."""
 
 
 def chunks(clients: Sequence[Client], ids: Iterable[int], max_bytes: int = CHUNK_BYTES) -> list[tuple[int, ...]]:
-    """Clients in groups whose rows fit in memory together, in the order given.
+    """Put clients into groups whose rows fit in memory together.
 
-    >>> chunks([Client("a", torch.zeros(4, 1)), Client("b", torch.zeros(4, 1))], [0, 1], max_bytes=16)
-    [(0,), (1,)]
+    Args:
+        clients: All that the federation has.
+        ids: Which of them to take, by index.
+        max_bytes: How many bytes the x of a group may take. A client with more than that is a group by itself.
+
+    Returns:
+        The groups, in the order of `ids`.
+
+    Examples:
+        >>> chunks([Client("a", torch.zeros(4, 1)), Client("b", torch.zeros(4, 1))], [0, 1], max_bytes=16)
+        [(0,), (1,)]
     """
     groups: list[list[int]] = []
     room = 0
@@ -133,6 +179,18 @@ def chunks(clients: Sequence[Client], ids: Iterable[int], max_bytes: int = CHUNK
     return [tuple(group) for group in groups]
 
 
-def rescale(clients: Sequence[Client], scale: Standardisation) -> tuple[Client, ...]:
-    """The same clients with standardised rows."""
-    return tuple(replace(client, x=scale.apply(client.x)) for client in clients)
+def client_names(n: int) -> list[str]:
+    """Names for clients that have none of their own. Their alphabetical order is the order of their numbers.
+
+    Args:
+        n: How many.
+
+    Returns:
+        The names.
+
+    Examples:
+        >>> client_names(2)
+        ['client-00', 'client-01']
+    """
+    width = max(2, len(str(n - 1)))
+    return [f"client-{i:0{width}d}" for i in range(n)]

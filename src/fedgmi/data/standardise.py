@@ -4,8 +4,8 @@
     server   standardisation(sums, …)   → mean and std, which go back to every client
     client   Standardisation.apply(x)   → (x − mean) / std, on its training, validation and held-out rows alike
 
-That is once 2·D + 1 float64 numbers up and 2·D down per client. Without secure aggregation the server sees
-every client's own mean and variance.
+For D columns that is once 2·D + 1 float64 numbers up and 2·D down per client. Without secure sums the server sees every
+client's own mean and variance.
 """
 
 from __future__ import annotations
@@ -18,44 +18,76 @@ from torch import Tensor
 
 from fedgmi.tree import Tree
 
-RESOLUTION = torch.finfo(torch.float32).eps  # rows are float32: what differs by less than this is constant
+RESOLUTION = torch.finfo(torch.float32).eps
+"""Rows are float32: a column that differs by less than this, relative to its mean, is constant."""
 
 
 class Standardisation(NamedTuple):
-    """z = (x − mean) / std, column by column; mean and std [D] float64, std > 0.
+    """One scale for all rows: z = (x − mean) / std, column by column.
 
-    >>> scale = Standardisation(torch.tensor([10.0]).double(), torch.tensor([2.0]).double())
-    >>> scale.apply(torch.tensor([[14.0]])), scale.undo(torch.tensor([[2.0]]))
-    (tensor([[2.]]), tensor([[14.]]))
+    Attributes:
+        mean: In the rows' own units. [D], float64
+        std: The deviation, above 0, in the same units. [D], float64
+
+    Examples:
+        >>> scale = Standardisation(torch.tensor([10.0]).double(), torch.tensor([2.0]).double())
+        >>> scale.apply(torch.tensor([[14.0]])), scale.undo(torch.tensor([[2.0]]))
+        (tensor([[2.]]), tensor([[14.]]))
     """
 
     mean: Tensor
     std: Tensor
 
     def apply(self, x: Tensor) -> Tensor:
-        """Rows [n, *shape] in their own units → standardised rows, float32."""
+        """Standardise rows.
+
+        Args:
+            x: Rows in their own units. [n, *shape]
+
+        Returns:
+            The standardised rows. [n, *shape], float32
+        """
         return ((x.flatten(1).double() - self.mean.to(x.device)) / self.std.to(x.device)).float().view_as(x)
 
     def undo(self, x: Tensor) -> Tensor:
-        """Standardised rows [n, *shape] → rows in their own units, float32: what a model samples, told in them."""
+        """Bring standardised rows, such as those that a model samples, back to their own units.
+
+        Args:
+            x: Standardised rows. [n, *shape]
+
+        Returns:
+            The rows in their own units. [n, *shape], float32
+        """
         return (x.flatten(1).double() * self.std.to(x.device) + self.mean.to(x.device)).float().view_as(x)
 
     @property
     def log_det(self) -> float:
-        """Σ log std, in nats: log p(x) = log p(z) − log_det turns a density of standardised rows into one of rows.
+        """Σ log std, in nats. A density of standardised rows becomes one of rows by log p(x) = log p(z) − log_det.
 
-        >>> Standardisation(torch.zeros(2), torch.tensor([1.0, 10.0])).log_det
-        2.302585...
+        Examples:
+            >>> Standardisation(torch.zeros(2), torch.tensor([1.0, 10.0])).log_det
+            2.302585...
         """
         return float(self.std.double().log().sum())
 
     def to_json(self) -> dict[str, list[float] | float]:
-        """mean and std, column by column, and log_det: what it takes to read a summary in the rows' own units."""
+        """What it takes to read a summary in the rows' own units.
+
+        Returns:
+            `mean` and `std`, column by column [D], and `log_det`.
+        """
         return {"mean": self.mean.tolist(), "std": self.std.tolist(), "log_det": self.log_det}
 
 
 def feature_sums(x: Tensor) -> Tree:
-    """The client's part: rows [n, *shape] → additive Σ x, Σ x² [D] and the number of rows, float64."""
+    """The client's part: sums over its rows. They add up over clients.
+
+    Args:
+        x: Rows. [n, *shape]
+
+    Returns:
+        `sum` Σ x [D], `squares` Σ x² [D] and `count` n [], all float64.
+    """
     x = x.flatten(1).double()
     return {"sum": x.sum(0), "squares": (x * x).sum(0), "count": x.new_tensor(float(len(x)))}
 
@@ -63,14 +95,22 @@ def feature_sums(x: Tensor) -> Tree:
 def standardisation(sums: Tree, features: Sequence[str] = (), *, common_scale: bool = False) -> Standardisation:
     """The server's part: mean = Σx / n and std = √(Σx²/n − mean²) of all clients' rows together.
 
-    One-hot columns (0 or 1, named `column=value`) stay as they are: mean 0, std 1. A constant column, one whose
-    deviation is below what float32 resolves beside its mean, gets std 1 (or that resolution, where it is coarser).
+    One-hot columns stay as they are, with mean 0 and std 1. Such a column holds 0 and 1 alone and is named
+    `column=value`. A column is constant where its deviation is below what float32 resolves beside its mean. It gets
+    std 1, or that resolution where it is coarser.
 
-    common_scale: features share one unit (pixels), so they share one deviation, and a border pixel that is lit in
-    one row of a thousand does not outweigh the centre; otherwise each feature gets its own (tables).
+    Args:
+        sums: `feature_sums` of all clients, added up.
+        features: The names of the columns, where they have some. [D]
+        common_scale: Whether all features share one deviation. Pixels do, since they have one unit. Otherwise a border
+            pixel that is lit in one row of a thousand would outweigh the centre. A table's columns each get their own.
 
-    >>> standardisation(feature_sums(torch.tensor([[1.0, 0.0], [5.0, 1.0]])), ["age", "sex=f"])
-    Standardisation(mean=tensor([3., 0.], dtype=torch.float64), std=tensor([2., 1.], dtype=torch.float64))
+    Returns:
+        The scale.
+
+    Examples:
+        >>> standardisation(feature_sums(torch.tensor([[1.0, 0.0], [5.0, 1.0]])), ["age", "sex=f"])
+        Standardisation(mean=tensor([3., 0.], dtype=torch.float64), std=tensor([2., 1.], dtype=torch.float64))
     """
     mean = sums["sum"] / sums["count"]
     variance = (sums["squares"] / sums["count"] - mean * mean).clamp(min=0.0)

@@ -15,10 +15,11 @@ def check_parts(parts: Parts) -> None:
     """Refuse clients whose rows cannot be used. A client with one row, or with rows of one class, is fine.
 
     Args:
-        parts: Of a federation.
+        parts: All that the federation is made of.
 
     Raises:
-        DataError: It names the client and the column.
+        DataError: For no clients, two of one name, other clients in validation or held-out rows, labels for some
+            clients alone, and rows or labels that no method can take. It names the client and the column.
     """
     if not parts.clients:
         raise DataError("there is no client", where="federation", fix="give it at least one")
@@ -42,12 +43,21 @@ def check_parts(parts: Parts) -> None:
 
 
 def check_features(x: Tensor, schema: Schema, where: str) -> None:
-    """x is [n, *shape] float32, n ≥ 1, finite, and for pictures within [0, 1]."""
+    """Refuse features that no method can take.
+
+    Args:
+        x: The features, which should be finite, and those of pictures in [0, 1]. [n, *shape], float32, n ≥ 1
+        schema: What rows should look like.
+        where: Whose they are, for the message.
+
+    Raises:
+        DataError: For no rows, another shape or type, and values that are NaN, infinite or outside [0, 1].
+    """
     if not len(x):
         raise DataError("it has no rows", where=where, fix="leave the client out")
     if tuple(x.shape[1:]) != schema.shape:
         raise DataError(
-            f"rows of shape {tuple(x.shape[1:])}, where the schema says {schema.shape}",
+            f"rows have shape {tuple(x.shape[1:])}, but the schema says {schema.shape}",
             where=where,
             fix="bring all clients' rows to one shape",
         )
@@ -63,15 +73,25 @@ def check_features(x: Tensor, schema: Schema, where: str) -> None:
         )
     if schema.kind == "image" and (x.min() < 0 or x.max() > 1):
         raise DataError(
-            f"pictures with values from {x.min():g} to {x.max():g}, outside 0..1", where=where, fix="divide by 255"
+            f"pictures have values from {x.min():g} to {x.max():g}, outside 0..1", where=where, fix="divide by 255"
         )
 
 
 def check_labels(y: Tensor, n_rows: int, schema: Schema, where: str) -> None:
-    """y is [n] int64 with values 0..n_classes−1."""
+    """Refuse labels that no method can take.
+
+    Args:
+        y: Class numbers from 0 to L − 1. [n], int64
+        n_rows: n, how many rows of x there are.
+        schema: How many classes L there should be.
+        where: Whose they are, for the message.
+
+    Raises:
+        DataError: For another shape or type, and numbers out of range.
+    """
     where = f"{where}, labels"
     if tuple(y.shape) != (n_rows,):
-        raise DataError(f"shape {tuple(y.shape)} for {n_rows} rows", where=where, fix="give one label per row")
+        raise DataError(f"the shape is {tuple(y.shape)} for {n_rows} rows", where=where, fix="give one label per row")
     if y.dtype != torch.int64:
         raise DataError(
             f"labels are {y.dtype}, not int64", where=where, fix="number the classes and convert with y.long()"
@@ -85,12 +105,27 @@ def check_labels(y: Tensor, n_rows: int, schema: Schema, where: str) -> None:
         )
 
 
+def check_scalable(schema: Schema) -> None:
+    """Refuse to standardise pictures.
+
+    Args:
+        schema: What rows look like.
+
+    Raises:
+        DataError: For pictures, which are in [0, 1] already.
+    """
+    if schema.kind == "image":
+        raise DataError(
+            "pictures are in [0, 1] already", where="data.standardise", fix='leave it "auto", or set it to false'
+        )
+
+
 def _check_names(group: str, clients: Sequence[Client], names: tuple[str, ...]) -> None:
     found = tuple(client.name for client in clients)
     if found and found != names:
         odd = next((a for a, b in zip(found, names, strict=False) if a != b), f"{len(found)} instead of {len(names)}")
         raise DataError(
-            f"its clients are not those that train, in the same order (first difference: {odd})",
+            f"the clients are not the training clients in the same order (first difference: {odd})",
             where=f"federation{group}",
             fix="give every client its rows under the same name",
         )

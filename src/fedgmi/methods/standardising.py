@@ -18,7 +18,7 @@ from torch import Tensor
 from fedgmi import tree
 from fedgmi.data.rows import Rows, Schema
 from fedgmi.data.standardise import Standardisation, feature_sums, standardisation
-from fedgmi.errors import DataError
+from fedgmi.data.validate import check_scalable
 from fedgmi.methods.contract import Method, Predictor
 from fedgmi.methods.local_training import FEATURE_SUMS
 from fedgmi.protocol.message import Message
@@ -43,10 +43,7 @@ def standardised(method: Method, schema: Schema) -> Method:
     Raises:
         DataError: For pictures, which are in [0, 1] already.
     """
-    if schema.kind == "image":
-        raise DataError(
-            "pictures are in [0, 1] already", where="data.standardise", fix='leave it "auto", or set it to false'
-        )
+    check_scalable(schema)
     wrapped: dict[int, Step] = {}
 
     def wrap(steps: tuple[Step, ...]) -> tuple[Step, ...]:

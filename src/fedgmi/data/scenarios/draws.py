@@ -18,7 +18,12 @@ LabelSets = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Request:
-    """The rows that one client asks for: component [n] and stratum [n] (the label, where components have their own)."""
+    """The rows that one client asks for.
+
+    Attributes:
+        component: The component of each row. [n]
+        stratum: The label of each row where components have labels of their own, 0 otherwise. [n]
+    """
 
     component: Index
     stratum: Index
@@ -27,23 +32,22 @@ class Request:
         return len(self.component)
 
 
-def client_names(n: int) -> list[str]:
-    """Names that sort as they count.
-
-    >>> client_names(2)
-    ['client-00', 'client-01']
-    """
-    width = max(2, len(str(n - 1)))
-    return [f"client-{i:0{width}d}" for i in range(n)]
-
-
 def client_sizes(scenario: ScenarioSettings, seed: int) -> list[int]:
-    """Training rows per client: n_i = rows · r^(u_i − 1/2), u_1..u_N evenly spaced on [0, 1] in a seeded order.
+    """Draw how many training rows each client has: n_i = rows · r^(u_i − 1/2).
 
-    r = size_ratio is the factor between the largest and the smallest.
+    The u_i are evenly spaced on [0, 1], in an order that follows from the seed. r is `size_ratio`, the factor between
+    the largest and the smallest client.
 
-    >>> sorted(client_sizes(ScenarioSettings(n_clients=3, rows_per_client=100, size_ratio=100), seed=0))
-    [10, 100, 1000]
+    Args:
+        scenario: The section `scenario`.
+        seed: The run's.
+
+    Returns:
+        n_i of each client, 1 at least. [C]
+
+    Examples:
+        >>> sorted(client_sizes(ScenarioSettings(n_clients=3, rows_per_client=100, size_ratio=100), seed=0))
+        [10, 100, 1000]
     """
     n = scenario.n_clients
     u = np.linspace(0, 1, n) if n > 1 else np.array([0.5])
@@ -52,9 +56,14 @@ def client_sizes(scenario: ScenarioSettings, seed: int) -> list[int]:
 
 
 def rows_wanted(scenario: ScenarioSettings, seed: int) -> dict[str, list[int]]:
-    """Rows per client and purpose: n_i to train on, max(20, n_i/10) for validation, max(50, n_i/5) held out.
+    """How many rows each client is to have: n_i to train on, max(20, n_i/10) for validation, max(50, n_i/5) held out.
 
-    `held_out_rows`, where set, is the number of held-out rows of every client.
+    Args:
+        scenario: The section `scenario`. Its `held_out_rows`, where set, holds for every client.
+        seed: The run's.
+
+    Returns:
+        Rows of each client [C] by purpose: "training", "validation" and "held-out".
     """
     sizes = client_sizes(scenario, seed)
     return {
@@ -65,7 +74,16 @@ def rows_wanted(scenario: ScenarioSettings, seed: int) -> dict[str, list[int]]:
 
 
 def draw_proportions(scenario: ScenarioSettings, n_components: int, seed: int) -> Proportions:
-    """[C, K] π_i ~ Dirichlet(α, …, α), each client by itself: π_3 does not depend on how many clients follow."""
+    """Draw every client's proportions: π_i ~ Dirichlet(α, …, α), each by itself.
+
+    Args:
+        scenario: The section `scenario`.
+        n_components: K.
+        seed: The run's.
+
+    Returns:
+        The proportions. Those of a client do not depend on how many others follow. [C, K]
+    """
     alpha = np.full(n_components, scenario.alpha)
     return np.stack([numpy_generator(seed, "proportions", i).dirichlet(alpha) for i in range(scenario.n_clients)])
 
@@ -73,7 +91,18 @@ def draw_proportions(scenario: ScenarioSettings, n_components: int, seed: int) -
 def draw_requests(
     purpose: str, sizes: Sequence[int], proportions: Proportions, labels: LabelSets | None, seed: int
 ) -> list[Request]:
-    """For every row its component k ~ π_i, and its label, uniform over the component's own where it has some."""
+    """Draw every row's component, k ~ π_i, and its label where components have labels of their own.
+
+    Args:
+        purpose: "training", "validation" or "held-out".
+        sizes: How many rows each client asks for. [C]
+        proportions: π. [C, K]
+        labels: Each component's labels, of which one is drawn uniformly, or None. [K, L]
+        seed: The run's.
+
+    Returns:
+        One request a client. [C]
+    """
     requests = []
     for i, (n, pi) in enumerate(zip(sizes, proportions, strict=True)):
         component = numpy_generator(seed, "component", purpose, i).choice(len(pi), size=n, p=pi).astype(np.int64)
@@ -86,7 +115,15 @@ def draw_requests(
 
 
 def count_strata(requests: Sequence[Request], n_strata: int) -> Index:
-    """[S] how many rows of each stratum all clients together ask for."""
+    """Count the rows that all clients together ask for.
+
+    Args:
+        requests: One a client. [C]
+        n_strata: S.
+
+    Returns:
+        How many rows of each stratum. [S]
+    """
     total = np.zeros(n_strata, dtype=np.int64)
     for request in requests:
         total += np.bincount(request.stratum, minlength=n_strata)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.federation import Federation
-from fedgmi.data.rows import Client, Schema
-from fedgmi.data.scenarios.draws import client_names, draw_proportions, draw_requests, rows_wanted
+from fedgmi.data.rows import Client, Schema, client_names
+from fedgmi.data.scenarios.draws import draw_proportions, draw_requests, rows_wanted
 from fedgmi.data.scenarios.mixing import PURE_ROWS
 from fedgmi.data.scenarios.truth import Scenario, Truth
 from fedgmi.randomness import numpy_generator
@@ -16,14 +16,24 @@ from fedgmi.settings.run import DataSettings, ScenarioSettings
 
 
 def gaussian_components(scenario: ScenarioSettings, seed: int) -> tuple[Tensor, Tensor]:
-    """Means [K, D] and covariances [K, D, D] of the components, float64.
+    """Draw the components' means and covariances.
 
-    Covariances: random axes, variances log-uniform on [1/2, 2] and scaled to a mean of 1. Means: any two are
-    `separation` apart where K ≤ D (a random simplex); otherwise random, and the two nearest are `separation` apart.
+    Covariances have random axes. Their variances are log-uniform on [1/2, 2], scaled to a mean of 1. Any two means are
+    `separation` apart where K ≤ D (a random simplex). Otherwise means are random, and the two nearest are
+    `separation` apart.
 
-    >>> means, covariances = gaussian_components(ScenarioSettings(n_components=3, n_features=4, separation=5), seed=0)
-    >>> torch.cdist(means, means).round(decimals=6)[0]
-    tensor([0., 5., 5.], dtype=torch.float64)
+    Args:
+        scenario: The section `scenario`.
+        seed: The run's.
+
+    Returns:
+        Means [K, D] and covariances [K, D, D], float64.
+
+    Examples:
+        >>> settings = ScenarioSettings(n_components=3, n_features=4, separation=5)
+        >>> means, covariances = gaussian_components(settings, seed=0)
+        >>> torch.cdist(means, means).round(decimals=6)[0]
+        tensor([0., 5., 5.], dtype=torch.float64)
     """
     k, d = scenario.n_components, scenario.n_features
     draws = numpy_generator(seed, "gaussian", "means").standard_normal((d, max(k, d)))
@@ -39,13 +49,30 @@ def gaussian_components(scenario: ScenarioSettings, seed: int) -> tuple[Tensor, 
 
 
 def gaussian_rules(scenario: ScenarioSettings, seed: int) -> Tensor:
-    """[K, D] unit vectors w_k of the labels y = 1[w_k · (x − μ_k) > 0], float64."""
+    """Draw the components' rules for labels, y = 1[w_k · (x − μ_k) > 0].
+
+    Args:
+        scenario: The section `scenario`.
+        seed: The run's.
+
+    Returns:
+        The w_k, of length 1. [K, D], float64
+    """
     draws = numpy_generator(seed, "gaussian", "rules").standard_normal((scenario.n_components, scenario.n_features))
     return torch.from_numpy(draws / np.linalg.norm(draws, axis=1, keepdims=True))
 
 
 def gaussian(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scenario:
-    """P_i = Σ_k π_ik · N(x; μ_k, Σ_k) · 1[y = (w_k · (x − μ_k) > 0)]. All rows are drawn afresh; `data` is not used."""
+    """P_i = Σ_k π_ik · N(x; μ_k, Σ_k) · 1[y = (w_k · (x − μ_k) > 0)].
+
+    Args:
+        data: Not used: all rows are drawn afresh.
+        scenario: The section `scenario`.
+        seed: The run's.
+
+    Returns:
+        The federation and the truth about it.
+    """
     means, covariances = gaussian_components(scenario, seed)
     factors, rules = torch.linalg.cholesky(covariances), gaussian_rules(scenario, seed)
 

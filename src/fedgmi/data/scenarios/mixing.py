@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.federation import Federation
-from fedgmi.data.rows import Client
+from fedgmi.data.rows import Client, client_names
 from fedgmi.data.scenarios.draws import (
     Index,
     LabelSets,
-    client_names,
     count_strata,
     draw_proportions,
     draw_requests,
@@ -26,13 +25,19 @@ from fedgmi.data.sources.sources import Source
 from fedgmi.settings.run import ScenarioSettings
 
 PURE_ROWS = 1000
+"""So many rows of each component alone are made for the evaluation, at most."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """Rows on their way from the source to a client.
 
-    x [n, *shape] · y [n] or None · component [n] · row [n] their place in the split · split: "train" or "test".
+    Attributes:
+        x: The features. [n, *shape]
+        y: The labels, or None. [n]
+        component: The component of each row. [n]
+        row: Each row's place in the split. [n]
+        split: "train" or "test".
     """
 
     x: Tensor
@@ -49,8 +54,10 @@ Change = Callable[[Batch], tuple[Tensor, Tensor | None]]
 class Components:
     """What tells the components p_1..p_K apart.
 
-    change: what a component does to the rows drawn for it · labels: the labels that each component draws from,
-    uniformly (None: it draws from all rows alike).
+    Attributes:
+        n: K.
+        change: What components do to the rows that are drawn for them. It returns the new x and y.
+        labels: The labels that each component draws from, uniformly. [K, L] None where all draw from all rows.
     """
 
     n: int
@@ -59,12 +66,20 @@ class Components:
 
 
 def unchanged(batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """The rows as they are."""
+    """Leave the rows as they are."""
     return batch.x, batch.y
 
 
 def by_component(batch: Batch, change: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """A new x in which each component's rows are changed together."""
+    """Change each component's rows together.
+
+    Args:
+        batch: Rows.
+        change: (x of the rows of component k, k) → their new x.
+
+    Returns:
+        The new x of all rows. [n, *shape]
+    """
     x = batch.x.clone()
     for k in sorted(set(batch.component.tolist())):
         rows = batch.component == k
@@ -73,12 +88,27 @@ def by_component(batch: Batch, change: Callable[[Tensor, int], Tensor]) -> Tenso
 
 
 def mix(source: Source, scenario: ScenarioSettings, seed: int, components: Components) -> Scenario:
-    """Clients whose rows come from a mixture of components, made from the source's rows.
+    """Make clients whose rows come from a mixture of components, out of a data set's rows.
 
-    Training rows: every image at most once. Validation and held-out rows: at the client's own π_i, from images
-    disjoint from training and from one another; where there are too few for everybody, clients share them (never
-    one twice in the same client and component), and a client gets as many as there are. Pure rows: up to 1000 per
-    component from the held-out images, the same images for all components that draw from all rows.
+    Training rows: each row of the data set goes to one client at most.
+
+    Validation and held-out rows: they come at the client's own π_i, from rows disjoint from those for training and from
+    one another. Where there are too few for everybody, clients share them. No client gets a row twice for the same
+    component, so a client may get fewer than it asks for.
+
+    Pure rows: up to 1000 per component, from the held-out rows. Components that draw from all rows have the same ones.
+
+    Args:
+        source: The data set.
+        scenario: The section `scenario`.
+        seed: The run's.
+        components: What tells the components apart.
+
+    Returns:
+        The federation and the truth about it.
+
+    Raises:
+        DataError: Where the data set has too few rows.
     """
     n_labels = 0 if components.labels is None else source.schema.n_classes
     used = [0] if components.labels is None else sorted({label for labels in components.labels for label in labels})

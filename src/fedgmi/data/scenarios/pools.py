@@ -14,13 +14,24 @@ from fedgmi.randomness import numpy_generator
 from fedgmi.settings.run import ScenarioSettings
 
 KEPT_WITHOUT_TEST_SPLIT = 0.1
+"""The share of the train split that training may not use, where there is no test split."""
+
 KEPT_WITH_TEST_SPLIT = 0.02
-LABEL_MARGIN = 0.95  # how many rows a label needs varies with the draw
+"""The same where there is one."""
+
+LABEL_MARGIN = 0.95
+"""Advice on numbers of rows is so much lower where labels count: how many rows a label needs varies with the draw."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Rows of one split, stratum by stratum (all in one, or one stratum per label), each in a seeded order."""
+    """Rows of one split that serve one purpose.
+
+    Attributes:
+        split: The split.
+        strata: Their places in the split, in an order that follows from the seed: one stratum per label, or one in all.
+            [S]
+    """
 
     split: Split
     strata: tuple[Index, ...]
@@ -29,12 +40,24 @@ class Pool:
 def make_pools(
     source: Source, scenario: ScenarioSettings, wanted: Mapping[str, Index], n_labels: int, seed: int
 ) -> dict[str, Pool]:
-    """Pools for "training", "validation" and "held-out" rows, with no image in two of them.
+    """Divide a data set's rows into pools with no row in two of them.
 
-    wanted: rows per purpose and stratum, [S] each; S = n_labels, or 1 where n_labels is 0.
     With a test split, all of it is held out, and validation takes rows of the train split that training leaves.
-    Without one, a quarter of the train split, or what training leaves if that is less (a tenth at least), is kept:
-    a quarter of it for validation, the rest held out.
+    Without one, a quarter of the train split is kept, or what training leaves if that is less (a tenth at least). A
+    quarter of what is kept is for validation, and the rest is held out.
+
+    Args:
+        source: The data set.
+        scenario: The section `scenario`.
+        wanted: Rows by purpose. [S] each
+        n_labels: S, or 0 for one stratum of all rows.
+        seed: The run's.
+
+    Returns:
+        The pools by purpose: "training", "validation" and "held-out".
+
+    Raises:
+        DataError: Where there are too few rows to train on.
     """
     strata = _stratify(source.train, n_labels, seed, "train")
     _check_supply(source, scenario, strata, wanted["training"])
@@ -56,10 +79,18 @@ def make_pools(
 
 
 def deal(pool: Pool, requests: Sequence[Request]) -> list[Index]:
-    """Rows of the pool's split for each client, aligned with its request; -1 where the pool has no more to give.
+    """Deal a pool to clients, round and round.
 
-    The pool is dealt round and round: no image goes out twice before all have gone out once, and never twice to
-    the same client for the same component. A request for more than the whole pool is cut short.
+    No row goes out twice before all have gone out once, and none goes twice to the same client for the same component.
+    A request for more than the whole pool is cut short.
+
+    Args:
+        pool: The rows.
+        requests: What each client asks for. [C]
+
+    Returns:
+        For each client the places of its rows in the pool's split, one for each row that it asked for. A place is −1
+        where the pool has no more to give.
     """
     cursor = [0] * len(pool.strata)
     dealt = []
@@ -75,7 +106,17 @@ def deal(pool: Pool, requests: Sequence[Request]) -> list[Index]:
 
 
 def check_stocks(pools: Mapping[str, Pool], used: Sequence[int], source: Source, scenario: ScenarioSettings) -> None:
-    """Every stratum that some component uses has rows in every pool, and `held_out_rows`, where set, can be met."""
+    """Refuse pools that lack rows which some component needs, or that cannot give every client its `held_out_rows`.
+
+    Args:
+        pools: By purpose.
+        used: The strata that some component uses.
+        source: The data set.
+        scenario: The section `scenario`.
+
+    Raises:
+        DataError: It names the purpose and the label.
+    """
     for purpose, pool in pools.items():
         for s in used:
             if not len(pool.strata[s]):
@@ -87,7 +128,7 @@ def check_stocks(pools: Mapping[str, Pool], used: Sequence[int], source: Source,
     there = sum(len(pools["held-out"].strata[s]) for s in used)
     if scenario.held_out_rows is not None and scenario.held_out_rows > there:
         raise DataError(
-            f"{scenario.held_out_rows} held-out rows per client are asked for, and {there} are left for them",
+            f"{scenario.held_out_rows} held-out rows per client are asked for, but only {there} are left for them",
             where="scenario.held_out_rows",
             fix=f"set it to {there} or less",
         )
@@ -115,8 +156,8 @@ def _check_supply(source: Source, scenario: ScenarioSettings, strata: Sequence[I
         f"scenario.n_clients to {clients}" if clients else "",
     ]
     raise DataError(
-        f"the clients need {needed[worst]} training rows{_of_label(source, int(worst), strata)}; there are "
-        f"{len(strata[worst])}, of which {usable[worst]} may be used for training",
+        f"the clients need {needed[worst]} training rows{_of_label(source, int(worst), strata)}. There are "
+        f"{len(strata[worst])}, and {usable[worst]} of them may be used for training",
         where=f"data.path {source.name!r}",
         fix=f"set {' or '.join(filter(None, advice))}, or less" if any(advice) else "use more data",
     )

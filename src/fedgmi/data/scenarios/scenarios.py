@@ -16,18 +16,24 @@ from fedgmi.data.scenarios.transforms import at_most, label_permutations, label_
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.data.sources.by_column import split_by_column
 from fedgmi.data.sources.sources import Source, load_source
+from fedgmi.data.validate import check_scalable
 from fedgmi.errors import ConfigError, DataError, unknown
 from fedgmi.randomness import generator
 from fedgmi.settings.run import DataSettings, ScenarioSettings
 
 NOISE = 0.3
+"""The deviation of the noise in the domain of noisy pictures, where pixels are in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class ScenarioSpec:
-    """One scenario: a line about it, how it is built, and whether the components of rows are known.
+    """One scenario, as a line of the table `SCENARIOS`.
 
-    own_rows: it draws its rows itself, from densities known in the units that they have.
+    Attributes:
+        summary: A line about it.
+        build: (section `data`, section `scenario`, seed) → the federation and the truth.
+        has_truth: Whether the component of each row is known.
+        own_rows: Whether it draws its rows itself, from densities that are known in the rows' own units.
     """
 
     summary: str
@@ -37,11 +43,24 @@ class ScenarioSpec:
 
 
 def build_scenario(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scenario:
-    """The federation that the settings describe, checked, and the truth about it where there is one.
+    """Build the federation that the settings describe, and check it.
 
-    >>> built = build_scenario(DataSettings(), ScenarioSettings(name="rotation", n_clients=4), seed=0)
-    >>> built.federation.names, built.truth.drawn.shape
-    (('client-00', 'client-01', 'client-02', 'client-03'), torch.Size([4, 3]))
+    Args:
+        data: The section `data`.
+        scenario: The section `scenario`.
+        seed: The run's.
+
+    Returns:
+        The federation, and the truth about it where there is one.
+
+    Raises:
+        ConfigError: For a scenario that there is not, and for settings that it cannot meet.
+        DataError: For data that it cannot use.
+
+    Examples:
+        >>> built = build_scenario(DataSettings(), ScenarioSettings(name="rotation", n_clients=4), seed=0)
+        >>> built.federation.names, built.truth.drawn.shape
+        (('client-00', 'client-01', 'client-02', 'client-03'), torch.Size([4, 3]))
     """
     if scenario.name not in SCENARIOS:
         raise unknown("scenario", scenario.name, SCENARIOS, "scenario.name")
@@ -51,22 +70,41 @@ def build_scenario(data: DataSettings, scenario: ScenarioSettings, seed: int) ->
 
 
 def wants_scale(data: DataSettings, scenario: ScenarioSettings, schema: Schema) -> bool:
-    """Whether rows are to be standardised: as the settings say; "auto" does so for tables that a source gave.
+    """Whether rows are to be standardised.
+
+    Args:
+        data: The section `data`. Its `standardise` says so, or is "auto".
+        scenario: The section `scenario`.
+        schema: What rows look like.
+
+    Returns:
+        What the settings say. "auto" stands for True with tables from a data set and for False otherwise.
 
     Raises:
-        DataError: For pictures, which are in [0, 1] already.
+        DataError: Where pictures are to be standardised, which are in [0, 1] already.
     """
     if data.standardise == "auto":
         return schema.kind == "tabular" and not SCENARIOS[scenario.name].own_rows
-    if data.standardise and schema.kind == "image":
-        raise DataError(
-            "pictures are in [0, 1] already", where="data.standardise", fix='leave it "auto", or set it to false'
-        )
+    if data.standardise:
+        check_scalable(schema)
     return data.standardise
 
 
 def rotation(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scenario:
-    """P_i = Σ_k π_ik · p(R_k⁻¹x, y): component k turns pictures by 90°·k. At most four components."""
+    """P_i = Σ_k π_ik · p(R_k⁻¹x, y): component k turns pictures by 90°·k.
+
+    Args:
+        data: The section `data`.
+        scenario: The section `scenario`.
+        seed: The run's.
+
+    Returns:
+        The federation and the truth about it.
+
+    Raises:
+        ConfigError: For more than four components.
+        DataError: For rows that are not square pictures, and for too few of them.
+    """
     at_most(4, scenario, "a picture has four quarter turns")
     source = _square_images(load_source(data), scenario)
 
@@ -77,14 +115,40 @@ def rotation(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scena
 
 
 def labels(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scenario:
-    """P_i = Σ_k π_ik · (1/L)·Σ_{y ∈ Y_k} p(x | y): component k has L of the labels, uniformly; neighbours overlap."""
+    """P_i = Σ_k π_ik · (1/L)·Σ_{y ∈ Y_k} p(x | y): component k has L of the labels, uniformly. Neighbours overlap.
+
+    Args:
+        data: The section `data`.
+        scenario: The section `scenario`.
+        seed: The run's.
+
+    Returns:
+        The federation and the truth about it.
+
+    Raises:
+        ConfigError: For labels that cannot be divided so; see `label_sets`.
+        DataError: For data without labels, and for too few rows.
+    """
     source = _labelled(load_source(data), scenario)
     sets = label_sets(source.schema.n_classes, scenario)
     return mix(source, scenario, seed, Components(scenario.n_components, unchanged, sets))
 
 
 def label_swap(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scenario:
-    """P_i = p(x) · Σ_k π_ik · p(σ_k⁻¹(y) | x): the same x everywhere, component k renames the labels by σ_k."""
+    """P_i = p(x) · Σ_k π_ik · p(σ_k⁻¹(y) | x): x is the same everywhere, and component k renames the labels by σ_k.
+
+    Args:
+        data: The section `data`.
+        scenario: The section `scenario`.
+        seed: The run's.
+
+    Returns:
+        The federation and the truth about it.
+
+    Raises:
+        ConfigError: For more components than labels.
+        DataError: For data without labels, and for too few rows.
+    """
     source = _labelled(load_source(data), scenario)
     table = label_permutations(source.schema.n_classes, scenario, seed)
 
@@ -95,7 +159,20 @@ def label_swap(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Sce
 
 
 def domain(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scenario:
-    """P_i = Σ_k π_ik · p_k, with p_0 plain pictures, p_1 inverted (1 − x), p_2 noisy (x + 0.3·ε, cut to [0, 1])."""
+    """P_i = Σ_k π_ik · p_k, with p_0 plain pictures, p_1 inverted (1 − x), p_2 noisy (x + 0.3·ε, cut to [0, 1]).
+
+    Args:
+        data: The section `data`.
+        scenario: The section `scenario`.
+        seed: The run's.
+
+    Returns:
+        The federation and the truth about it.
+
+    Raises:
+        ConfigError: For more than three components.
+        DataError: For rows that are not pictures, and for too few of them.
+    """
     at_most(3, scenario, "the domains are plain, inverted and noisy")
     source = _images(load_source(data), scenario)
 
@@ -110,7 +187,19 @@ def domain(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scenari
 
 
 def pathological(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scenario:
-    """P_i = p(R_i⁻¹x, y): client i of N turns its pictures by 360°·i/N. No mixture of a few components fits."""
+    """P_i = p(R_i⁻¹x, y): client i of N turns its pictures by 360°·i/N. No mixture of a few components fits.
+
+    Args:
+        data: The section `data`.
+        scenario: The section `scenario`.
+        seed: The run's.
+
+    Returns:
+        The federation. There is no truth about components.
+
+    Raises:
+        DataError: For rows that are not square pictures, and for too few of them.
+    """
     source = _square_images(load_source(data), scenario)
     whole = mix(source, scenario.model_copy(update={"n_components": 1}), seed, Components(1, unchanged)).federation
 
@@ -125,12 +214,25 @@ def pathological(data: DataSettings, scenario: ScenarioSettings, seed: int) -> S
 
 
 def by_column(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scenario:
-    """P_i = the rows whose `client_column` has the i-th value. Whether they are a mixture is for the data to say."""
+    """P_i is the distribution of the rows whose `client_column` has the i-th value. It may be a mixture or not.
+
+    Args:
+        data: The section `data`.
+        scenario: The section `scenario`.
+        seed: The run's.
+
+    Returns:
+        The federation. There is no truth about components.
+
+    Raises:
+        ConfigError: Where `client_column` is not set.
+        DataError: Where too few values have 20 rows.
+    """
     if scenario.client_column is None:
         raise ConfigError(
-            "the by-column scenario needs to know whose row a row is",
+            "the by-column scenario needs a column that names each row's client",
             where="scenario.client_column",
-            fix="set it to the column that says so, such as writer_id",
+            fix="set it to such a column, for example writer_id",
         )
     parts = split_by_column(
         load_source(data, extra_column=scenario.client_column),
@@ -146,7 +248,7 @@ def by_column(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scen
 def _images(source: Source, scenario: ScenarioSettings) -> Source:
     if source.schema.kind != "image":
         raise DataError(
-            f"{scenario.name} needs pictures, and these are tables",
+            f"{scenario.name} needs pictures, but this is a table",
             where=f"data.path {source.name!r}",
             fix="use the labels, label-swap or by-column scenario, or data with pictures",
         )
@@ -157,7 +259,7 @@ def _square_images(source: Source, scenario: ScenarioSettings) -> Source:
     height, width = _images(source, scenario).schema.shape[-2:]
     if height != width:
         raise DataError(
-            f"{scenario.name} needs square pictures, and these are {height}×{width}",
+            f"{scenario.name} needs square pictures, but these are {height}×{width}",
             where=f"data.path {source.name!r}",
             fix=f"set data.size = {min(height, width)}",
         )
@@ -182,6 +284,7 @@ SCENARIOS: dict[str, ScenarioSpec] = {
     "gaussian": ScenarioSpec(
         "Gaussian rows with linear labels: every density in closed form; needs no data", gaussian, own_rows=True
     ),
-    "pathological": ScenarioSpec("each client its own rotation: no mixture at all", pathological, has_truth=False),
+    "pathological": ScenarioSpec("each client has its own rotation: no mixture at all", pathological, has_truth=False),
     "by-column": ScenarioSpec("clients as a column of the data gives them", by_column, has_truth=False),
 }
+"""Every scenario by its name in the settings."""

@@ -13,27 +13,49 @@ from fedgmi.settings.run import ScenarioSettings
 
 
 def at_most(limit: int, scenario: ScenarioSettings, why: str) -> None:
-    """Refuse more components than the scenario can tell apart."""
+    """Refuse more components than the scenario can tell apart.
+
+    Args:
+        limit: How many it can.
+        scenario: The section `scenario`.
+        why: The reason, as a sentence without capital and full stop.
+
+    Raises:
+        ConfigError: For more components.
+    """
     if scenario.n_components > limit:
         raise ConfigError(
-            f"{scenario.n_components} components, and {scenario.name} can have {limit}: {why}",
+            f"there are to be {scenario.n_components} components, but {scenario.name} can have {limit} at most: {why}",
             where="scenario.n_components",
             fix=f"set it to {limit} or less",
         )
 
 
 def label_sets(n_classes: int, scenario: ScenarioSettings) -> tuple[tuple[int, ...], ...]:
-    """Y_k = {(round(k·n/K) + j) mod n : j < L}, L = `labels_per_component` or half of the n classes.
+    """The labels of each component: Y_k = {(round(k·n/K) + j) mod n : j < L}.
 
-    >>> label_sets(10, ScenarioSettings(n_components=3))
-    ((0, 1, 2, 3, 4), (3, 4, 5, 6, 7), (7, 8, 9, 0, 1))
+    L is `labels_per_component`, or half of the n classes.
+
+    Args:
+        n_classes: n.
+        scenario: The section `scenario`.
+
+    Returns:
+        Y_k of each component. [K, L]
+
+    Raises:
+        ConfigError: For more components than labels, and for so many labels that all components would have the same.
+
+    Examples:
+        >>> label_sets(10, ScenarioSettings(n_components=3))
+        ((0, 1, 2, 3, 4), (3, 4, 5, 6, 7), (7, 8, 9, 0, 1))
     """
     n_components = scenario.n_components
     at_most(n_classes, scenario, f"there are {n_classes} labels to begin with")
     each = scenario.labels_per_component or math.ceil(n_classes / 2)
     if each > n_classes or (each == n_classes and n_components > 1):
         raise ConfigError(
-            f"{each} labels per component, and there are {n_classes} in all: the components would be the same",
+            f"{each} labels per component out of {n_classes} would make all components the same",
             where="scenario.labels_per_component",
             fix=f"set it to {max(1, n_classes - 1)} or less",
         )
@@ -42,11 +64,22 @@ def label_sets(n_classes: int, scenario: ScenarioSettings) -> tuple[tuple[int, .
 
 
 def label_permutations(n_classes: int, scenario: ScenarioSettings, seed: int) -> Tensor:
-    """[K, n_classes] σ_k = τ⁻¹ ∘ (shift by s_k) ∘ τ with a seeded τ and distinct shifts, s_0 = 0.
+    """Draw how each component renames the labels: σ_k = τ⁻¹ ∘ (shift by s_k) ∘ τ, with distinct shifts and s_0 = 0.
 
     So component 0 keeps the labels, and no label has the same name in two components.
+
+    Args:
+        n_classes: L.
+        scenario: The section `scenario`.
+        seed: The run's.
+
+    Returns:
+        σ_k(y) of each component k and label y. [K, L]
+
+    Raises:
+        ConfigError: For more components than labels.
     """
-    at_most(n_classes, scenario, f"{n_classes} labels cannot be renamed throughout more often")
+    at_most(n_classes, scenario, f"{n_classes} labels cannot be renamed throughout in more ways")
     order = torch.from_numpy(numpy_generator(seed, "label-swap", "order").permutation(n_classes))
     place = torch.argsort(order)
     others = 1 + torch.from_numpy(numpy_generator(seed, "label-swap", "shifts").permutation(max(n_classes - 1, 0)))
@@ -55,11 +88,19 @@ def label_permutations(n_classes: int, scenario: ScenarioSettings, seed: int) ->
 
 
 def rotate(x: Tensor, degrees: float) -> Tensor:
-    """Turn square pictures x [n, c, s, s] counter-clockwise, bilinearly, with zeros outside the frame.
+    """Turn square pictures counter-clockwise, bilinearly, with zeros outside the frame.
 
-    >>> x = torch.rand(1, 1, 8, 8)
-    >>> torch.allclose(rotate(x, 90), torch.rot90(x, 1, dims=(-2, -1)), atol=1e-5)
-    True
+    Args:
+        x: Pictures. [n, c, s, s]
+        degrees: By how much.
+
+    Returns:
+        The turned pictures. [n, c, s, s]
+
+    Examples:
+        >>> x = torch.rand(1, 1, 8, 8)
+        >>> torch.allclose(rotate(x, 90), torch.rot90(x, 1, dims=(-2, -1)), atol=1e-5)
+        True
     """
     angle = math.radians(degrees)
     cos, sin = math.cos(angle), math.sin(angle)

@@ -13,10 +13,13 @@ from fedgmi.data.rows import Client
 
 @dataclass(frozen=True)
 class Truth:
-    """Which component each row came from. Lives in the scenario; only `evaluation` and the oracle read it.
+    """Which component each row came from. Only the evaluation and the oracle read it.
 
-    drawn [C, K]: the proportions the scenario drew · components: per client, [n_i] of its training rows
-    · held_out_components: the same for held-out rows · pure: K sets of held-out rows, one per component.
+    Attributes:
+        drawn: The proportions that the scenario drew. [C, K]
+        components: For every client the component of each of its training rows. [n_i] each
+        held_out_components: The same for held-out rows.
+        pure: Held-out rows of each component alone. [K]
     """
 
     drawn: Tensor
@@ -26,10 +29,15 @@ class Truth:
 
     @property
     def n_components(self) -> int:
+        """K."""
         return int(self.drawn.shape[1])
 
     def proportions(self) -> Tensor:
-        """[C, K] the realised share of every component in each client's training rows."""
+        """The realised proportions: the share of every component in each client's training rows.
+
+        Returns:
+            They sum to 1, or to 0 for a client without rows. [C, K], float64
+        """
         k = self.n_components
         return torch.stack([torch.bincount(z, minlength=k).double() / max(len(z), 1) for z in self.components])
 

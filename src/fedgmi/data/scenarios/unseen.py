@@ -15,9 +15,18 @@ T = TypeVar("T")
 
 
 def set_aside(scenario: Scenario, fraction: float, seed: int) -> tuple[Scenario, Scenario | None]:
-    """The scenario without ⌈fraction·N⌉ clients, drawn by the seed, and those clients (None for a fraction of 0).
+    """Set aside ⌈fraction·N⌉ clients, drawn by the seed.
 
-    Raises ConfigError where nobody would be left to train.
+    Args:
+        scenario: All clients.
+        fraction: The share of clients to set aside.
+        seed: The run's.
+
+    Returns:
+        The scenario without these clients, and one with these clients alone, or None for a fraction of 0.
+
+    Raises:
+        ConfigError: Where no client would be left to train.
     """
     n_clients = len(scenario.federation.clients)
     if fraction == 0:
@@ -25,7 +34,7 @@ def set_aside(scenario: Scenario, fraction: float, seed: int) -> tuple[Scenario,
     n_unseen = math.ceil(fraction * n_clients - 1e-9)
     if n_unseen >= n_clients:
         raise ConfigError(
-            f"{n_unseen} of {n_clients} clients set aside leave none to train",
+            f"setting {n_unseen} of {n_clients} clients aside leaves none to train",
             where="evaluation.unseen_clients",
             fix="choose a smaller fraction",
         )
@@ -36,7 +45,15 @@ def set_aside(scenario: Scenario, fraction: float, seed: int) -> tuple[Scenario,
 
 
 def only(scenario: Scenario, ids: Sequence[int]) -> Scenario:
-    """The scenario with only the clients `ids`, in that order; the pure rows of components stay."""
+    """The scenario with some of its clients alone.
+
+    Args:
+        scenario: All clients.
+        ids: Which of them to keep, by index.
+
+    Returns:
+        These clients in the order of `ids`. The pure rows of components stay.
+    """
 
     def pick(items: tuple[T, ...]) -> tuple[T, ...]:
         return tuple(items[i] for i in ids) if items else items

@@ -10,6 +10,7 @@ from fedgmi.errors import DataError
 from fedgmi.randomness import numpy_generator
 
 MIN_ROWS = 20
+"""A value of the column is a client where it has so many rows or more."""
 
 
 def split_by_column(
@@ -21,18 +22,31 @@ def split_by_column(
     held_out_rows: int | None = None,
     seed: int = 0,
 ) -> Parts:
-    """Clients: a seeded choice of `n_clients` (all, by default) values with at least 20 rows in the train split.
+    """Make clients of the values of a column that have 20 rows or more in the train split.
 
-    They are in sorted order. Of each client's rows a fifth (or `held_out_rows`, at most half) is held out and a tenth
-    is for validation; training takes the rest, `rows_per_client` at most.
+    Of each client's rows a fifth is held out, a tenth is for validation, and training takes the rest.
+
+    Args:
+        source: A data set with this column among its split's.
+        column: It names each row's client.
+        n_clients: How many of the values to choose by the seed; all by default.
+        rows_per_client: At most so many training rows a client; all by default.
+        held_out_rows: So many rows of each client are held out in place of a fifth, but half of them at most.
+        seed: The choice of clients and the split of their rows follow from it.
+
+    Returns:
+        The schema and the clients, in the order of their names.
+
+    Raises:
+        DataError: Where too few values have 20 rows.
     """
-    owner = np.array([str(value) for value in source.train.columns[column]])
-    names, counts = np.unique(owner, return_counts=True)
+    row_names = np.array([str(value) for value in source.train.columns[column]])
+    names, counts = np.unique(row_names, return_counts=True)
     large = names[counts >= MIN_ROWS]
     n_clients = n_clients or max(1, len(large))
     if len(large) < n_clients:
         raise DataError(
-            f"{n_clients} client{'s are' if n_clients > 1 else ' is'} asked for, and {len(large)} of {len(names)} "
+            f"{n_clients} client{'s are' if n_clients > 1 else ' is'} asked for, but {len(large)} of {len(names)} "
             f"values have {MIN_ROWS} rows or more",
             where=f"scenario.client_column {column!r}",
             fix=f"set scenario.n_clients to {len(large)} or less" if len(large) else "choose another column",
@@ -40,7 +54,7 @@ def split_by_column(
     chosen = np.sort(numpy_generator(seed, "by-column", "clients").choice(large, n_clients, replace=False))
     made: tuple[list[Client], list[Client], list[Client]] = ([], [], [])
     for name in chosen.tolist():
-        rows = numpy_generator(seed, "by-column", "rows", name).permutation(np.flatnonzero(owner == name))
+        rows = numpy_generator(seed, "by-column", "rows", name).permutation(np.flatnonzero(row_names == name))
         n_held_out = min(held_out_rows or len(rows) // 5, len(rows) // 2)
         n_validation = len(rows) // 10
         held_out, validation, train = np.split(rows, [n_held_out, n_held_out + n_validation])

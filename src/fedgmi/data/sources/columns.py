@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,12 +9,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fedgmi.errors import ConfigError, DataError
+from fedgmi.errors import ConfigError, DataError, nearest
 from fedgmi.settings.run import DataSettings
 
 LABEL_NAMES = ("label", "labels", "target", "character", "y")
+"""A column of one of these names holds labels, unless the settings name another."""
+
 MAX_CATEGORIES = 256
+"""A column of texts has so many different ones at most."""
+
 MAX_CLASSES = 1000
+"""A data set has so many different labels at most."""
+
 Kind = Literal["image", "class", "number", "text", "other"]
 USABLE: tuple[Kind, ...] = ("number", "text", "class")
 Values = npt.NDArray[Any]
@@ -23,7 +28,14 @@ Values = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Roles:
-    """image: the picture column, or None for a table · features: the table's columns · label · extra."""
+    """Which columns of a data set are read, and what for.
+
+    Attributes:
+        image: The column of pictures, or None for a table.
+        features: The table's columns of features; empty for pictures.
+        label: The column of classes, or None.
+        extra: The column that names each row's client, or None.
+    """
 
     image: str | None
     features: tuple[str, ...]
@@ -32,11 +44,19 @@ class Roles:
 
     @property
     def all(self) -> tuple[str, ...]:
+        """The columns that are read."""
         return tuple(name for name in (self.image, *self.features, self.label, self.extra) if name is not None)
 
 
 def kind_of(feature: Any) -> Kind:
-    """What a column of a `datasets` table holds."""
+    """What a column of a `datasets` table holds.
+
+    Args:
+        feature: The column's entry in the table's `features`.
+
+    Returns:
+        "image", "class" (numbers with names), "number" (truth values too), "text", or "other".
+    """
     name, dtype = type(feature).__name__, str(getattr(feature, "dtype", ""))
     if name == "Image":
         return "image"
@@ -50,28 +70,55 @@ def kind_of(feature: Any) -> Kind:
 
 
 def require(column: str, columns: Sequence[str], *, where: str) -> str:
-    """The column, or an error that names those there are and the nearest."""
+    """Check that there is such a column.
+
+    Args:
+        column: Its name.
+        columns: The names of those that there are.
+        where: The setting or file that the name comes from.
+
+    Returns:
+        The name.
+
+    Raises:
+        DataError: Where there is none. It names those that there are, and the nearest.
+    """
     if column in columns:
         return column
-    nearest = difflib.get_close_matches(column, columns, n=1)
+    guess = nearest(column, columns)
     raise DataError(
         f"no column {column!r}; there are {', '.join(columns) or 'none'}",
         where=where,
-        fix=f"did you mean {nearest[0]!r}?" if nearest else "choose one of them",
+        fix=f"did you mean {guess!r}?" if guess else "choose one of them",
     )
 
 
 def find_roles(features: Mapping[str, Any], settings: DataSettings, extra: str | None) -> Roles:
-    """Settings where given, otherwise the first picture, the first class label, and all numbers and texts.
+    """Tell what each column is for.
 
-    `extra` (whose row it is) is never taken for a feature or a label.
+    Settings say so where they name columns. Otherwise it is the first picture, the first class label or the first
+    column with a label's name, and for a table all numbers and texts.
+
+    Args:
+        features: The columns' kinds by name, as `datasets` gives them.
+        settings: The section `data`.
+        extra: The column that names each row's client, or None. It is never taken for a feature or a label.
+
+    Returns:
+        The columns to read.
+
+    Raises:
+        DataError: For a column that is missing or of the wrong kind, and where no column can be used.
+        ConfigError: Where the settings name a picture and a table's columns.
     """
     names = list(features)
     if extra is not None:
         require(extra, names, where="scenario.client_column")
     if settings.image_column and settings.feature_columns:
         raise ConfigError(
-            "both a picture and table columns are named", where="data", fix="keep image_column or feature_columns"
+            "both a picture and table columns are named",
+            where="data",
+            fix="keep image_column or feature_columns, not both",
         )
     kinds = {name: kind_of(feature) for name, feature in features.items()}
     free = [name for name in names if name != extra]
@@ -126,7 +173,19 @@ def _find_image(names: list[str], kinds: Mapping[str, Kind], settings: DataSetti
 
 
 def whole_labels(values: Values, *, where: str, advice: str) -> Values:
-    """Labels that are numbers as int64; texts as they are. What is neither is an error."""
+    """Bring labels to whole numbers where they are numbers.
+
+    Args:
+        values: Labels. [n]
+        where: Where they come from, for the message.
+        advice: The likely fix.
+
+    Returns:
+        Numbers and truth values as int64, texts as they are. [n]
+
+    Raises:
+        DataError: For a number that is not whole.
+    """
     if values.dtype.kind == "f":
         bad = np.flatnonzero(~np.isfinite(values) | (values != np.round(values)))
         if len(bad):
@@ -145,10 +204,23 @@ def encode_labels(
     where: str,
     advice: str = "choose another column with data.label_column",
 ) -> tuple[list[Values], tuple[str, ...]]:
-    """Labels of all splits as 0..L-1, and the L classes (sorted, unless the data set names them).
+    """Number the labels of all splits together.
 
-    >>> encode_labels([np.array(["b", "a", "b"])], None, where="y")
-    ([array([1, 0, 1])], ('a', 'b'))
+    Args:
+        splits: Labels as the data set has them. [n] each
+        names: The classes, where the data set names them and labels are numbers already. [L]
+        where: Where the labels come from, for messages.
+        advice: The likely fix of labels that are no classes.
+
+    Returns:
+        Class numbers from 0 to L − 1 [n] per split, and the L classes, sorted unless the data set names them.
+
+    Raises:
+        DataError: For labels that are no whole numbers, out of range, or too many to be classes.
+
+    Examples:
+        >>> encode_labels([np.array(["b", "a", "b"])], None, where="y")
+        ([array([1, 0, 1])], ('a', 'b'))
     """
     whole = [whole_labels(values, where=where, advice=advice) for values in splits]
     if names is not None:
@@ -164,7 +236,7 @@ def encode_labels(
     classes = np.unique(np.concatenate(whole))
     if len(classes) > MAX_CLASSES:
         raise DataError(
-            f"{len(classes)} different labels: this looks like a measurement or a name, not a class",
+            f"there are {len(classes)} different labels, which looks like measurements or names and not like classes",
             where=where,
             fix=advice,
         )
@@ -179,11 +251,25 @@ def encode_feature(
     where: str,
     advice: str = "leave the column out with data.feature_columns",
 ) -> tuple[list[Values], list[str]]:
-    """One column as float32 [n, width] per split: numbers as they are, texts one-hot (features `name=text`).
+    """Bring one column to numbers: numbers stay as they are, texts become one column each.
 
-    >>> encode_feature([np.array(["b", "a"])], "text", "colour", where="")
-    ([array([[0., 1.],
-           [1., 0.]], dtype=float32)], ['colour=a', 'colour=b'])
+    Args:
+        splits: The column's values. [n] each
+        kind: What they are; all that are not numbers are encoded as texts.
+        name: The column's name.
+        where: Where it comes from, for messages.
+        advice: The likely fix of a column that cannot be used.
+
+    Returns:
+        The columns [n, width] per split, float32, and their names: `name`, or `name=text` for each text.
+
+    Raises:
+        DataError: For numbers that are NaN or infinite as float32, and for too many different texts.
+
+    Examples:
+        >>> encode_feature([np.array(["b", "a"])], "text", "colour", where="")
+        ([array([[0., 1.],
+               [1., 0.]], dtype=float32)], ['colour=a', 'colour=b'])
     """
     if kind == "number":
         with np.errstate(over="ignore"):
@@ -200,7 +286,7 @@ def encode_feature(
     texts = np.unique(np.concatenate(splits))
     if len(texts) > MAX_CATEGORIES:
         raise DataError(
-            f"{len(texts)} different texts, too many to encode one-hot",
+            f"{len(texts)} different texts are too many for one column each; {MAX_CATEGORIES} is the most",
             where=where,
             fix=advice,
         )

@@ -20,8 +20,17 @@ Pixels = npt.NDArray[np.uint8]
 def decode_images(batches: Iterable[list[dict[str, Any] | None]], *, crop: int, size: int | None, where: str) -> Tensor:
     """Decode, crop and resize batch by batch, so that only the finished size is ever held for all rows.
 
-    batches: lists of `{"bytes": …, "path": …}`, the way `datasets` stores a picture. Grey pictures among
-    coloured ones become coloured.
+    Args:
+        batches: Lists of `{"bytes": …, "path": …}`, which is how `datasets` stores a picture.
+        crop: How many pixels to take off each edge.
+        size: The side to bring pictures to, in pixels; None leaves them as they are.
+        where: Where the pictures come from, for messages.
+
+    Returns:
+        The pictures with values in [0, 1]. Grey ones among coloured ones become coloured. [n, channels, height, width]
+
+    Raises:
+        DataError: For a picture that is missing or cannot be read, and for pictures of different sizes.
     """
     parts: list[Tensor] = []
     sizes: set[tuple[int, int]] = set()
@@ -43,10 +52,22 @@ def decode_images(batches: Iterable[list[dict[str, Any] | None]], *, crop: int, 
 
 
 def crop_and_resize(x: Tensor, *, crop: int, size: int | None) -> Tensor:
-    """Take `crop` pixels off each edge of x [n, c, h, w], then bring it to size × size (bilinear, antialiased).
+    """Take pixels off each edge, then bring pictures to a square (bilinear, antialiased).
 
-    >>> crop_and_resize(torch.rand(2, 1, 28, 28), crop=4, size=10).shape
-    torch.Size([2, 1, 10, 10])
+    Args:
+        x: Pictures. [n, c, h, w]
+        crop: How many pixels to take off each edge.
+        size: The side of the square, in pixels; None leaves them as they are.
+
+    Returns:
+        The pictures. [n, c, size, size]
+
+    Raises:
+        DataError: Where nothing would be left.
+
+    Examples:
+        >>> crop_and_resize(torch.rand(2, 1, 28, 28), crop=4, size=10).shape
+        torch.Size([2, 1, 10, 10])
     """
     height, width = x.shape[-2:]
     if 2 * crop >= min(height, width):
@@ -68,6 +89,8 @@ def _decode(cell: dict[str, Any] | None, where: str) -> Pixels:
     try:
         with Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]) as image:
             return _pixels(image, where)
+    except DataError:  # a ValueError too
+        raise
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises on damaged files
         raise DataError(f"the picture cannot be read ({error})", where=where, fix="replace or drop the row") from error
 
@@ -76,7 +99,9 @@ def _pixels(image: Image.Image, where: str) -> Pixels:
     if image.mode == "L":
         return np.asarray(image)
     if image.mode == "F":
-        raise DataError("a picture of real numbers, whose range is unknown", where=where, fix="save it with 8 bits")
+        raise DataError(
+            "the picture holds real numbers, and their range is unknown", where=where, fix="save it with 8 bits"
+        )
     if image.mode.startswith("I"):  # 16 bits, which Pillow would clip rather than scale
         return (np.asarray(image, dtype=np.int64).clip(0, 65535) // 257).astype(np.uint8)
     if image.mode in ("1", "LA"):

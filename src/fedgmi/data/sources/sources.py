@@ -18,7 +18,13 @@ from fedgmi.settings.run import DataSettings
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of a data set: x [n, *shape] float32 · y [n] int64 or None · columns: the extra column, if asked for."""
+    """Rows of a data set.
+
+    Attributes:
+        x: The features. [n, *shape], float32
+        y: The labels as class numbers, or None. [n], int64
+        columns: The values of the column that names each row's client, by its name, where it was asked for.
+    """
 
     x: Tensor
     y: Tensor | None
@@ -30,7 +36,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set in memory, before anybody holds a part of it."""
+    """A data set in memory, before anybody holds a part of it.
+
+    Attributes:
+        name: Its path, as the settings have it.
+        schema: What its rows look like.
+        train: The rows of its train split.
+        test: Those of its test split, where it has one.
+    """
 
     name: str
     schema: Schema
@@ -39,15 +52,28 @@ class Source:
 
 
 def load_source(settings: DataSettings, *, extra_column: str | None = None) -> Source:
-    """Load `settings.path`: "digits" (scikit-learn's), a local folder or file, or a hub id.
+    """Load a data set.
 
-    Pictures become [channels, height, width] in [0, 1], after crop, resize and inversion in this order; tables
-    become [features], numbers as they are (`chosen_scale` comes later) and texts one-hot. Labels become 0..L-1.
-    `max_rows` keeps the first rows of each split.
+    Pictures become [channels, height, width] with values in [0, 1]. They are cropped, resized and inverted in this
+    order. Tables become [features]: numbers stay as they are, and texts become one column each. Labels become class
+    numbers from 0 to L − 1.
 
-    >>> source = load_source(DataSettings(path="digits"))
-    >>> source.train.x.shape, source.schema.n_classes, source.test
-    (torch.Size([1797, 1, 8, 8]), 10, None)
+    Args:
+        settings: The section `data`. Its `path` is "digits" (scikit-learn's), a local folder or file, or the name of a
+            data set on the Hugging Face hub. Of each split the first `max_rows` are kept.
+        extra_column: The column that names each row's client, where there is to be one.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DataError: For a data set, a split, a column or values that cannot be used.
+        ConfigError: For settings that contradict each other.
+
+    Examples:
+        >>> source = load_source(DataSettings(path="digits"))
+        >>> source.train.x.shape, source.schema.n_classes, source.test
+        (torch.Size([1797, 1, 8, 8]), 10, None)
     """
     if settings.path != "digits":
         return _from_tables(settings, open_splits(settings), extra_column)
@@ -63,19 +89,19 @@ def load_source(settings: DataSettings, *, extra_column: str | None = None) -> S
 def _digits(settings: DataSettings) -> Source:
     from sklearn.datasets import load_digits
 
+    from fedgmi.data.sources.images import crop_and_resize  # and Pillow with it: tables do without
+
     columns = {"image_column": settings.image_column, "label_column": settings.label_column}
     for key, column in (columns | {"feature_columns": settings.feature_columns}).items():
         if column is not None:
             raise DataError(
-                f"the digits have no columns, so {column!r} is none of them",
+                f"the digits have no columns, and so no column {column!r}",
                 where=f"data.{key}",
                 fix="leave it out, or set data.path",
             )
     bunch = load_digits()
     rows = slice(settings.max_rows)
     x = torch.from_numpy(bunch.images[rows]).float().unsqueeze(1) / 16
-    from fedgmi.data.sources.images import crop_and_resize
-
     x = crop_and_resize(x, crop=settings.crop, size=settings.size)
     x = 1 - x if settings.invert else x
     schema = Schema(tuple(x.shape[1:]), 10, "image", tuple(str(c) for c in range(10)))
@@ -104,8 +130,19 @@ def _from_tables(settings: DataSettings, tables: dict[str, Any], extra: str | No
 
 
 def read_images(settings: DataSettings, tables: dict[str, Any], column: str) -> list[Tensor]:
-    """The pictures of a column, cropped, resized and inverted as the settings say: [n, channels, height, width] per
-    split."""
+    """Read the pictures of a column, and crop, resize and invert them as the settings say.
+
+    Args:
+        settings: The section `data`.
+        tables: The splits, by name.
+        column: The column of pictures.
+
+    Returns:
+        The pictures of each split. [n, channels, height, width]
+
+    Raises:
+        DataError: For pictures that are missing, cannot be read, or differ in size.
+    """
     from fedgmi.data.sources.images import decode_images  # and Pillow with it: tables do without
 
     xs = [
@@ -130,7 +167,7 @@ def read_images(settings: DataSettings, tables: dict[str, Any], column: str) -> 
 
 
 def _table(settings: DataSettings, tables: dict[str, Any], roles: Roles) -> tuple[list[Tensor], tuple[str, ...]]:
-    """[n, features] per split, and the features' names."""
+    """x [n, features] of each split, and the features' names."""
     parts: list[list[Any]] = [[] for _ in tables]
     names: list[str] = []
     for column in roles.features:
@@ -146,7 +183,7 @@ def _table(settings: DataSettings, tables: dict[str, Any], roles: Roles) -> tupl
 def _labels(
     settings: DataSettings, tables: dict[str, Any], roles: Roles
 ) -> tuple[list[Tensor | None], tuple[str, ...]]:
-    """[n] per split, and the classes; none where the data set has no labels."""
+    """y [n] of each split, and the classes. Without labels it is None for each split, and no classes."""
     if roles.label is None:
         return [None for _ in tables], ()
     feature = next(iter(tables.values())).features[roles.label]
@@ -157,6 +194,15 @@ def _labels(
 
 
 def client_with(name: str, split: Split, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Client:
-    """A client that holds these rows of the split."""
+    """A client that holds some rows of a split.
+
+    Args:
+        name: The client's.
+        split: All rows.
+        rows: Which of them are the client's, by index. [n]
+
+    Returns:
+        The client, with its rows in the order of `rows`.
+    """
     index = torch.from_numpy(rows)
     return Client(name, split.x[index], None if split.y is None else split.y[index])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,18 +11,31 @@ from typing import Any
 import numpy as np
 
 from fedgmi.data.sources.columns import Values, kind_of
-from fedgmi.errors import DataError
+from fedgmi.errors import DataError, nearest
 from fedgmi.settings.run import DataSettings
 
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".json": "json", ".jsonl": "json"}
+"""The files that are read, by how their names end."""
+
 MOST_ROWS = 10**9
-OF_NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0, got 0")  # what CSV and Parquet say of it
+"""So many rows of a CSV file are read in one piece."""
+
+OF_NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0, got 0")
+"""What the readers of CSV and Parquet say of a file without rows."""
 
 
 def open_splits(settings: DataSettings, cache: str | None = None) -> dict[str, Any]:
-    """The train split and, where there is one, the test split: name → `datasets.Dataset`.
+    """Open the train split and, where there is one, the test split.
 
-    cache: the folder in which `datasets` keeps its copy of the rows; None: where it always does.
+    Args:
+        settings: The section `data`. Of each split the first `max_rows` are kept.
+        cache: The folder in which `datasets` keeps its copy of the rows; its usual one by default.
+
+    Returns:
+        Each split's `datasets.Dataset` by name. The train split comes first.
+
+    Raises:
+        DataError: For a data set that is not there, cannot be read, or lacks a split; and for a split without rows.
     """
     found = _load(settings, cache)
     optional = (None, "", "test", settings.train_split)  # "test" is the default, and many data sets have none
@@ -47,19 +59,54 @@ def open_splits(settings: DataSettings, cache: str | None = None) -> dict[str, A
 
 
 def column_values(table: Any, column: str, *, where: str) -> Values:
-    """A column as an array [n]; a missing value is an error."""
+    """A column of a data set.
+
+    Args:
+        table: A `datasets.Dataset`.
+        column: The column's name.
+        where: Where the table comes from, for the message.
+
+    Returns:
+        Its values. [n]
+
+    Raises:
+        DataError: For a missing value.
+    """
     values = table.select_columns([column]).with_format("arrow")[:].column(column)
     return array_of(values, where=f"{where}, column {column!r}")
 
 
 def named_values(table: Any, column: str, *, where: str) -> Values:
-    """`column_values`, with class numbers as the classes' names; -1, which stands for no class, as "(none)"."""
+    """A column of a data set, with classes by name.
+
+    Args:
+        table: A `datasets.Dataset`.
+        column: The column's name.
+        where: Where the table comes from, for the message.
+
+    Returns:
+        Its values. Class numbers become the classes' names, and −1, which stands for no class, becomes "(none)". [n]
+
+    Raises:
+        DataError: For a missing value.
+    """
     values, feature = column_values(table, column, where=where), table.features[column]
     return np.array(["(none)", *feature.names])[values + 1] if kind_of(feature) == "class" else values
 
 
 def array_of(values: Any, *, where: str) -> Values:
-    """An Arrow column as an array [n]; a missing value is an error."""
+    """An Arrow column as an array.
+
+    Args:
+        values: A pyarrow ChunkedArray. [n]
+        where: Where it comes from, for the message.
+
+    Returns:
+        Its values; texts and decimal numbers as objects. [n]
+
+    Raises:
+        DataError: For a missing value.
+    """
     if values.null_count:
         raise DataError(
             f"{values.null_count} values are missing, the first at row {values.to_pylist().index(None)}",
@@ -70,7 +117,16 @@ def array_of(values: Any, *, where: str) -> Values:
 
 
 def batches(table: Any, column: str, size: int = 1024) -> Iterator[list[Any]]:
-    """A column's cells as stored (pictures still encoded), batch by batch."""
+    """Read a column's cells as they are stored.
+
+    Args:
+        table: A `datasets.Dataset`.
+        column: The column's name.
+        size: So many rows at a time.
+
+    Yields:
+        The cells of some rows. Pictures are still encoded.
+    """
     for batch in table.select_columns([column]).with_format("arrow").iter(batch_size=size):
         yield batch.column(column).to_pylist()
 
@@ -88,22 +144,22 @@ def _load(settings: DataSettings, cache: str | None) -> Any:
             return datasets.load_dataset(str(path) if path.exists() else settings.path, cache_dir=cache)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         generating = isinstance(error, datasets.exceptions.DatasetGenerationError)  # it says no more than that
-        told = (generating and error.__cause__) or error
-        reason = next(iter(str(told).splitlines()), type(told).__name__).rstrip(".")
+        cause = (generating and error.__cause__) or error
+        reason = next(iter(str(cause).splitlines()), type(cause).__name__).rstrip(".")
         where = f"data.path {settings.path!r}"
         if any(words in reason for words in OF_NO_ROWS):
             raise DataError("no rows", where=where, fix="give a file with rows in it") from error
         if path.exists():
             fix = "check that it holds Parquet, CSV, JSON or picture files of one layout"
             raise DataError(f"cannot be read ({reason})", where=where, fix=fix) from error
-        close = difflib.get_close_matches(settings.path.lower(), ["digits"], n=1)
+        close = nearest(settings.path, ["digits"])
         fix = "did you mean 'digits'?" if close else "check the name and the network, or give a local folder"
         what = f"no such folder here, and loading it from the hub failed ({reason})"
         raise DataError(what, where=where, fix=fix) from error
 
 
 def _check_local(name: str, path: Path) -> None:
-    """A path that can only be local is judged here, before the hub is asked."""
+    """Refuse a path that can only be local and is not there, before the hub is asked."""
     if path.is_file() and path.suffix not in BUILDERS:
         raise DataError(
             f"files of type {path.suffix or '(none)'!r} are not read",
@@ -113,13 +169,13 @@ def _check_local(name: str, path: Path) -> None:
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or path.suffix in BUILDERS
     if looks_local and not path.exists():
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        nearest = difflib.get_close_matches(path.name, beside, n=1)
-        fix = f"did you mean {str(path.parent / nearest[0])!r}?" if nearest else "check the path"
+        guess = nearest(path.name, beside)
+        fix = f"did you mean {str(path.parent / guess)!r}?" if guess else "check the path"
         raise DataError("no such folder or file", where=f"data.path {name!r}", fix=fix)
 
 
 def _whole_columns(suffix: str) -> dict[str, Any]:
-    """Read a CSV file in one piece: by pieces, whole numbers in the first make a later decimal an error."""
+    """Read a CSV file in one piece. By pieces, whole numbers in the first would make a later decimal an error."""
     if BUILDERS[suffix] != "csv":
         return {}
     return {"chunksize": MOST_ROWS, **({"sep": "\t"} if suffix == ".tsv" else {})}
@@ -127,7 +183,11 @@ def _whole_columns(suffix: str) -> dict[str, Any]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """No progress bars, and no word to the hub's counter of downloads, which is told of local files as well."""
+    """Load without progress bars, without a word to the hub's counter of downloads, and without SciPy.
+
+    The hub would be told of local files as well. SciPy would be loaded for the .mat files that a hub may hold, and
+    takes a second.
+    """
     import datasets
 
     shown = datasets.utils.is_progress_bar_enabled()
@@ -135,7 +195,7 @@ def _quietly() -> Iterator[None]:
     if shown:
         datasets.disable_progress_bars()
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
-    blocked = "scipy" not in sys.modules  # `datasets` would load it to read .mat files from a hub
+    blocked = "scipy" not in sys.modules
     if blocked:
         sys.modules["scipy"] = None  # type: ignore[assignment]
     try:
