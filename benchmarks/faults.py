@@ -35,7 +35,8 @@ from fedgmi.flower_app import open_site
 from fedgmi.mixture.matching import match_components, reorder, total_variation
 from fedgmi.protocol.wire import Parcel
 from fedgmi.report.formats import markdown_table
-from fedgmi.storage import files, folder
+from fedgmi.runs import records
+from fedgmi.storage import files
 
 APP = Path(__file__).parent / "faulty_app"
 SAME = 1e-4  # total variation between runs that ought to be one
@@ -63,7 +64,7 @@ def measure(name: str, where: Path) -> dict[str, Any]:
         began = time.monotonic()
         try:
             found["resumed"] = fault.run(deployment)
-            summary = folder.read_summary(deployment.out)
+            summary = records.Summary.read(deployment.out).to_json()
             found |= {"ended": True, "proportions": summary["proportions"], "absent": summary["rounds_absent"]}
         except FedgmiError as error:
             found["why"] = " ".join(str(error).split())

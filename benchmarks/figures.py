@@ -14,6 +14,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from fedgmi.runs import records
 from fedgmi.runs.compare import CELLS
 from fedgmi.storage import folder
 
@@ -76,13 +77,13 @@ HEAD = (
 
 def table(comparison: Path) -> str:
     """The Markdown table of one comparison."""
-    seeds = sorted({cell["seed"] for cell in folder.read_comparison(comparison)["cells"]})
+    seeds = sorted({cell["seed"] for cell in records.Comparison.read(comparison).to_json()["cells"]})
 
     def read(method: str, seed: int) -> dict[str, Any] | None:
         if method == "oracle":
             return (read("fedgmi", seed) or {}).get("oracle")
         path = comparison / CELLS / f"{method}-{seed}"
-        return folder.read_summary(path) if (path / folder.SUMMARY).exists() else None
+        return records.Summary.read(path).to_json() if (path / folder.SUMMARY).exists() else None
 
     found = {method: [read(method, seed) for seed in seeds] for method in ROWS}
     lines = [line(method, results) for method, results in found.items() if any(results)]

@@ -16,6 +16,7 @@ from typing import Any
 
 from fedgmi.report.comparison import write_comparison
 from fedgmi.report.formats import markdown_table, number, percent
+from fedgmi.runs import records
 from fedgmi.runs.compare import compare
 from fedgmi.settings import run as config
 from fedgmi.storage import folder
@@ -95,7 +96,7 @@ def cost(summary: dict[str, Any]) -> str:
 def tables(out: Path, series: Sequence[Comparison]) -> str:
     """Accuracy, proportion error and bytes of all that have been run."""
     done = [comparison for comparison in series if (place(out, comparison) / folder.COMPARISON).exists()]
-    found = {comparison.name: folder.read_comparison(place(out, comparison)) for comparison in done}
+    found = {comparison.name: records.Comparison.read(place(out, comparison)).to_json() for comparison in done}
     parts = [
         f"{title}\n\n{table(found, show)}" for title, show in (("accuracy", accuracy), ("error", error), ("MB", cost))
     ]

@@ -17,7 +17,7 @@ from fedgmi.data.federation import Federation
 from fedgmi.data.rows import Client, Schema
 from fedgmi.data.scenarios import scenarios
 from fedgmi.data.scenarios.truth import Scenario
-from fedgmi.methods import WITHOUT_COMPONENTS
+from fedgmi.methods import METHODS
 from fedgmi.runs import config, experiment
 from fedgmi.storage import folder
 from tiny import ALL_BOUNDS, TINY, arguments, exit_code, hashes, run, settings
@@ -59,7 +59,7 @@ def test_settings(tmp_path, capsys, override, what, fix):
     assert not (tmp_path / "out").exists() or hashes(tmp_path / "out") == {}
 
 
-@pytest.mark.parametrize("name", sorted(WITHOUT_COMPONENTS))
+@pytest.mark.parametrize("name", sorted(name for name, entry in METHODS.items() if not entry.has_components))
 @pytest.mark.parametrize("asked", ["3", "auto"])
 def test_components_of_a_method_without_any(tmp_path, capsys, name, asked):
     out = tmp_path / "out"
@@ -72,9 +72,9 @@ def test_components_of_a_method_without_any(tmp_path, capsys, name, asked):
 
 
 def test_clusters_by_distance_and_by_number(tmp_path, capsys):
-    overrides = "method.name=flhc", "method.flhc.joint_rounds=1", "method.flhc.distance_threshold=1.0"
+    overrides = "method.name=flhc", "method.joint_rounds=1", "method.distance_threshold=1.0"
     assert exit_code(*arguments(tmp_path / "out", *overrides, "method.n_components=3")) == 2
-    assert_one_message(capsys.readouterr().err, "method.n_components: flhc merges", "method.flhc.distance_threshold")
+    assert_one_message(capsys.readouterr().err, "method.n_components: flhc merges", "method.distance_threshold")
 
 
 def test_two_runs_in_one_folder(tmp_path, capsys):

@@ -12,7 +12,7 @@ import pytest
 from fedgmi import cli
 from fedgmi.errors import FedgmiWarning
 from fedgmi.protocol.in_process import InProcess
-from fedgmi.runs import config, experiment
+from fedgmi.runs import components, config, experiment
 from fedgmi.runs import diagnose as diagnose_run
 from fedgmi.storage import folder
 from summaries import make_diagnosis
@@ -219,17 +219,42 @@ def test_help_of_the_command(capsys):
 
 
 def test_a_run_with_auto_is_the_run_with_that_number(tmp_path, diagnosed):
-    """K̂ is that of the diagnosis; all else is as if it had been asked for, but for the bytes of the estimate."""
+    """K̂ is that of the diagnosis; all else is as if it had been asked for: clients are asked nothing twice."""
     auto = run(tmp_path / "auto", *TOLD_APART, AUTO)
     asked = run(tmp_path / "asked", *TOLD_APART, "method.n_components=3")
     assert (auto["n_components"], auto["n_components_estimated"]) == (read(diagnosed)["n_components"], True)
     assert asked["n_components_estimated"] is False
-    cost = {"bytes_down", "bytes_up"}
-    assert {key: auto[key] - asked[key] for key in cost} == {key: read(diagnosed)[key] for key in cost}
-    changed = {*cost, "n_components_estimated"}
-    assert without_seconds({key: value for key, value in auto.items() if key not in changed}) == without_seconds(
-        {key: value for key, value in asked.items() if key not in changed}
+    assert without_seconds(auto | {"n_components_estimated": False}) == without_seconds(asked)
+    assert auto["bytes"]["sketch"][0] > 0
+    assert auto["bytes_up"] > read(diagnosed)["bytes_up"]
+
+
+@pytest.mark.parametrize("setting", ["method.name=ifca", "method.preset=plain"])
+def test_a_method_without_a_sketch_pays_for_the_estimate_besides(tmp_path, setting):
+    auto = run(tmp_path / "auto", *TOLD_APART[:-1], AUTO, setting)
+    asked = run(tmp_path / "asked", *TOLD_APART[:-1], f"method.n_components={auto['n_components']}", setting)
+    estimate = json.loads((tmp_path / "auto" / folder.ESTIMATE).read_text())
+    for place, key in enumerate(("bytes_down", "bytes_up")):
+        cost = sum(both[place] for both in estimate["bytes"].values())
+        assert auto[key] - asked[key] == cost > 0
+        assert auto[key] == sum(both[place] for both in auto["bytes"].values())
+    cost = {"bytes", "bytes_down", "bytes_up", "n_components_estimated"}
+    assert without_seconds({key: value for key, value in auto.items() if key not in cost}) == without_seconds(
+        {key: value for key, value in asked.items() if key not in cost}
     )
+
+
+def test_auto_on_rows_that_are_standardised_and_with_several_rates(tmp_path):
+    """The estimate's exchanges count in each rate's run, and its scale is that of the run."""
+    overrides = (*TOLD_APART, "data.standardise=true", "training.lr=[1e-3, 1e-2]")
+    auto, asked = (run(tmp_path / name, *overrides, f"method.n_components={name}") for name in ("auto", "3"))
+    assert without_seconds(auto | {"n_components_estimated": False}) == without_seconds(asked)
+
+
+def test_auto_with_noise_on_the_counts(tmp_path):
+    auto = run(tmp_path / "auto", *TOLD_APART, AUTO, "method.epsilon=4.0")
+    asked = run(tmp_path / "k", *TOLD_APART, f"method.n_components={auto['n_components']}", "method.epsilon=4.0")
+    assert without_seconds(auto | {"n_components_estimated": False}) == without_seconds(asked)
 
 
 def test_estimated_components_that_are_wrong_count_as_error(tmp_path):
@@ -258,7 +283,7 @@ def test_resumed_run_keeps_its_estimate(tmp_path, monkeypatch, killed):
     whole = run(tmp_path / "whole", *overrides)
     with pytest.raises(KeyboardInterrupt):
         experiment.run(settings(*overrides), tmp_path / "out", listener=Killer(*killed))
-    monkeypatch.setattr(experiment, "estimate_components", interrupt)
+    monkeypatch.setattr(components, "estimate_components", interrupt)
     resumed = run(tmp_path / "out", *overrides, resume=True)
     assert without_seconds(resumed) == without_seconds(whole)
     monkeypatch.setattr(InProcess, "exchange", interrupt)
@@ -268,7 +293,7 @@ def test_resumed_run_keeps_its_estimate(tmp_path, monkeypatch, killed):
 def test_ctrl_c_during_the_estimate_can_be_resumed(tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "estimate_components", interrupt)
+        patch.setattr(components, "estimate_components", interrupt)
         assert exit_code(*arguments(out, *TOLD_APART, AUTO)) == 130
     assert "continue with: fedgmi run" in capsys.readouterr().err
     assert exit_code(*arguments(out, *TOLD_APART, AUTO, resume=True)) == 0

@@ -66,7 +66,14 @@ def test_a_record_for_every_run_and_round(finished):
         down, up = ([r[key] for r in records if r["run"] == name] for key in ("bytes_down", "bytes_up"))
         assert 0 <= down[0] < down[1] < down[2] <= down[3]
         assert 0 <= up[0] < up[1] < up[2] <= up[3]
-    assert all(record["bytes_down"] == record["bytes_up"] == 0 for record in records if record["run"] == "local")
+    for record in records:
+        for place, key in enumerate(("bytes_down", "bytes_up")):
+            assert record[key] == sum(both[place] for both in record["bytes"].values())
+    kinds = {name: set(records[place]["bytes"]) for name, place in (("fedgmi", 3), ("fedavg", 11), ("local", 15))}
+    assert kinds["fedgmi"] == {"sketch", "density", "expert", "statistics"}
+    assert kinds["fedavg"] == {"expert", "statistics"}
+    assert kinds["local"] == {"statistics"}
+    assert records[15]["bytes_up"] < 4 * 6 * 300  # headers alone: four exchanges at most with six clients
 
 
 def test_summary_has_what_was_promised(summary):
@@ -225,9 +232,11 @@ def test_tables_are_standardised_by_those_who_train(tmp_path, write_table):
 def test_bytes_count_the_standardisation(tmp_path, write_table):
     rows = {"age": list(range(240)), "label": [0, 1] * 120, "ward": [f"ward-{i % 6}" for i in range(240)]}
     by_ward = ("scenario.name=by-column", "scenario.client_column=ward", "method.name=local", "rounds=1")
-    got = run(tmp_path / "out", f"data.path={write_table(rows)}", *by_ward)
-    assert got["bytes_down"] == 6 * 2 * 8  # to each of 6 clients mean and deviation of one column
-    assert got["bytes_up"] == 6 * 3 * 8  # two sums of one column, and how many rows
+    by_ward = (f"data.path={write_table(rows)}", *by_ward)
+    raw, got = (run(tmp_path / choice, *by_ward, f"data.standardise={choice}") for choice in ("false", "true"))
+    down, up = (got["bytes"]["statistics"][place] - raw["bytes"]["statistics"][place] for place in (0, 1))
+    assert 6 * 2 * 8 < down < 6 * (2 * 8 + 1000)  # to each of 6 clients mean and deviation of one column; headers
+    assert 6 * 3 * 8 < up < 6 * (3 * 8 + 500)  # two sums of one column, and how many rows; a header
 
 
 def test_clients_that_are_held_out_are_told_apart(tmp_path, capsys):

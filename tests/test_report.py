@@ -13,6 +13,7 @@ from rich.console import Console
 
 from fedgmi.errors import UserError
 from fedgmi.report import numbers, picture, progress, tables
+from fedgmi.runs.records import Summary
 from fedgmi.storage import files, folder
 from summaries import make_summary
 
@@ -122,12 +123,12 @@ def test_unreadable_results(tmp_path, files, told):
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=told):
-        folder.read_summary(tmp_path)
+        Summary.read(tmp_path).to_json()
 
 
 def test_summary_survives_json(tmp_path):
     (tmp_path / folder.SUMMARY).write_text(json.dumps(make_summary()))
-    assert printed(folder.read_summary(tmp_path)) == printed(make_summary())
+    assert printed(Summary.read(tmp_path).to_json()) == printed(make_summary())
 
 
 def play(console: Console, rounds: int, **numbers_of_round: float | None) -> None:

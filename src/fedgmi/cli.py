@@ -170,14 +170,16 @@ def report(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Results of a finished run, a diagnosis or a comparison.")],
 ) -> None:
     """Draw the picture of a finished run or of a diagnosis anew, and print its tables, or those of a comparison."""
+    from fedgmi.runs.records import Comparison, DiagnosisRecord, Summary
+
     if folder.holds_comparison(out):
         from fedgmi.report.comparison import print_comparison
 
-        print_comparison(folder.read_comparison(out), out, Console())
+        print_comparison(Comparison.read(out).to_json(), out, Console())
     elif folder.holds_diagnosis(out):
-        _show_diagnosis(folder.read_diagnosis(out), out)
+        _show_diagnosis(DiagnosisRecord.read(out).to_json(), out)
     else:
-        _show(folder.read_summary(out), out)
+        _show(Summary.read(out).to_json(), out)
 
 
 @app.command("list")

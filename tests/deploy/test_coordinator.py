@@ -30,6 +30,7 @@ from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.message import flatten
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.wire import Parcel, pack, unpack
+from fedgmi.runs.records import DiagnosisRecord, Summary
 from fedgmi.settings.robust import RobustSettings
 from fedgmi.storage import checkpoint, folder
 from tiny import exit_code
@@ -120,10 +121,10 @@ def test_every_site_has_its_own_predictor_proportions_and_diagnosis(clean):
 
 def test_the_coordinator_has_what_report_reads(clean):
     summary, _, where = clean
-    assert folder.read_summary(where / "out")["clients"] == [client.name for client in SCENARIO.federation.clients]
+    assert Summary.read(where / "out").to_json()["clients"] == [client.name for client in SCENARIO.federation.clients]
     assert sum(summary["component_mass"]) == pytest.approx(240)
     assert [record["round"] for record in folder.read_records(where / "out")] == [0, 1, 2, 3]
-    assert folder.read_diagnosis(where / "out" / "diagnosis")["n_components"] == 3
+    assert DiagnosisRecord.read(where / "out" / "diagnosis").n_components == 3
     for results in ("out", "out/diagnosis"):
         assert exit_code("report", str(where / results)) == 0
     assert (where / "out" / "diagnosis" / "diagnosis.html").exists()

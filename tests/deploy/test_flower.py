@@ -19,7 +19,7 @@ from fedgmi.deploy.flower import GridPost, from_record, make_client_app, to_reco
 from fedgmi.deploy.settings import FederationSettings, read
 from fedgmi.errors import UserError
 from fedgmi.protocol.wire import Parcel
-from fedgmi.storage import folder
+from fedgmi.runs.records import Summary
 
 
 def test_a_record_has_one_tensor_and_reads_back():
@@ -70,7 +70,7 @@ def test_a_federation_of_tables_over_a_grid(tmp_path, sites):
     (tmp_path / "app" / "federation.toml").write_text(table_federation())
     app = flower_app.server_app(tmp_path / "app")
     app(grid, Context(1, 0, {}, RecordDict(), {"out": str(tmp_path / "out")}))
-    summary = folder.read_summary(tmp_path / "out")
+    summary = Summary.read(tmp_path / "out").to_json()
     assert summary["clients"] == ["site-0", "site-1", "site-2"]
     assert np.allclose(np.sum(summary["proportions"], axis=1), 1)
     for i in range(3):

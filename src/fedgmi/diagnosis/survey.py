@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from fedgmi.methods.fedgmi.state import BYTES, Sketch
 from fedgmi.methods.standardising import standardised
 from fedgmi.privacy.geometric import Noise
 from fedgmi.protocol.in_process import InProcess
+from fedgmi.protocol.message import Message
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.step import Program
 from fedgmi.tree import Tree
@@ -28,16 +29,50 @@ class Survey:
     Attributes:
         histograms: Each client's rows per word, rare words merged. [C, W]
         noise: What clients added to them, with `method.epsilon`.
-        bytes_down: To all clients.
-        bytes_up: From all clients.
+        counts: The same as clients sent them, for a method that begins with a survey. [C, W]
+        server: The server's state after it.
+        steps: The names of its exchanges, in order; the last one brought the counts.
+        transport: Over which it was taken, with its ledger and what clients hold by now.
         seconds: Spent.
     """
 
     histograms: Tensor
     noise: Noise | None
-    bytes_down: int
-    bytes_up: int
+    counts: Tensor
+    server: Tree
+    steps: tuple[str, ...]
+    transport: InProcess
     seconds: float
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes to all clients."""
+        return self.transport.ledger.totals()[0]
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes from all clients."""
+        return self.transport.ledger.totals()[1]
+
+    def open(self, program: Program, transport: InProcess, server: Tree) -> tuple[Program, Tree]:
+        """Begin a run where the survey stands, so that nothing is asked twice.
+
+        Args:
+            program: A method's, for the same clients and seed.
+            transport: Over which it will be run. It goes on from the survey's.
+            server: The state that the program begins with.
+
+        Returns:
+            What is left of the program, and the server's state; both as they were, and the transport too, where the
+            program does not begin with the survey's exchanges.
+        """
+        if not begins_with(program, self.steps):
+            return program, server
+        transport.follow(self.transport)
+        n = len(self.steps)
+        answers = Message(replies={"histogram": self.counts})
+        server = program.prepare[n - 1].server(server | self.server, answers, 0)
+        return replace(program, prepare=program.prepare[n:]), server
 
 
 def take_survey(
@@ -58,12 +93,12 @@ def take_survey(
     Returns:
         The counts.
     """
-    method = _histograms(task)
-    method = standardised(method, task.schema) if standardise else method
+    method = survey_method(task, standardise=standardise)
+    transport = InProcess(clients, method.program, device=device)
     end = run_rounds(
         method.name,
         method.program,
-        InProcess(clients, method.program, device=device),
+        transport,
         Progress(method.program.init()),
         n_clients=len(clients),
         rounds=0,
@@ -72,7 +107,17 @@ def take_survey(
     counts = method.counts(end.server)
     assert counts is not None
     held, noise = merged_counts(counts.cpu(), task.settings.epsilon)
-    return Survey(held, noise, end.bytes_down, end.bytes_up, end.seconds)
+    return Survey(held, noise, counts, end.server, step_names(method.program), transport, end.seconds)
+
+
+def begins_with(program: Program, steps: Sequence[str]) -> bool:
+    """Whether a program's first exchanges have these names, hence are a survey's."""
+    return step_names(program)[: len(steps)] == tuple(steps)
+
+
+def step_names(program: Program) -> tuple[str, ...]:
+    """The names of the exchanges before the first round."""
+    return tuple(step.name for step in program.prepare)
 
 
 def merged_counts(counts: Tensor, epsilon: float | None) -> tuple[Tensor, Noise | None]:
@@ -90,7 +135,7 @@ def merged_counts(counts: Tensor, epsilon: float | None) -> tuple[Tensor, Noise 
     return (merged if noise is not None else merged[:, merged.any(0)]), noise
 
 
-def _histograms(task: Task[FedGMISettings]) -> Method:
+def survey_method(task: Task[FedGMISettings], *, standardise: bool = False) -> Method:
     """A method that is over once the server holds the histograms."""
 
     def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
@@ -103,4 +148,5 @@ def _histograms(task: Task[FedGMISettings]) -> Method:
         round=(),
         kinds=BYTES,
     )
-    return Method("survey", program, Predictor(predict), counts=lambda server: Sketch(server).histograms)
+    method = Method("survey", program, Predictor(predict), counts=lambda server: Sketch(server).histograms)
+    return standardised(method, task.schema) if standardise else method

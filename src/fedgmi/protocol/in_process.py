@@ -62,6 +62,13 @@ class InProcess:
         message = sum((self._ask(step, part, chunk) for chunk in groups), Message())
         return by_client(message, [i for chunk in groups for i in chunk])
 
+    def follow(self, other: InProcess) -> None:
+        """Go on where another transport to the same clients stands: its ledger, and all that its clients keep."""
+        self.states = self.states | other.states
+        self.ledger = Ledger.from_tree(len(self._clients), other.ledger.to_tree())
+        self.requests.restore(other.requests.to_json())
+        self._round, self._number = other._round, other._number
+
     def _ask(self, step: Step, part: Tree, chunk: tuple[int, ...]) -> Message:
         message = self._run(step, part, chunk)
         self._count(step, message, chunk)

@@ -76,5 +76,10 @@ class Ledger:
                 yield cell
 
 
+def bytes_by_kind(ledger: Ledger) -> dict[str, list[int]]:
+    """Bytes down and up of all clients by kind, for a record."""
+    return {kind: list(both) for kind, both in ledger.by_kind().items()}
+
+
 def _pair(counts: Tensor) -> tuple[int, int]:
     return int(counts[0]), int(counts[1])

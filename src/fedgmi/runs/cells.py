@@ -11,8 +11,8 @@ from typing import Any
 from fedgmi.errors import ConfigError, unknown
 from fedgmi.methods import METHODS
 from fedgmi.runs.config import Config, settings_of
+from fedgmi.runs.records import Summary
 from fedgmi.settings.base import MethodSettings
-from fedgmi.storage import folder
 
 ORACLE = "oracle"
 PRESETS = ("plain", "sketch")
@@ -157,7 +157,7 @@ def result(cell: Cell, runs: Path, reasons: Mapping[str, str]) -> dict[str, Any]
     head = {"method": cell.method, "seed": cell.seed}
     if cell.run in reasons:
         return head | {"failed": reasons[cell.run]}
-    summary = folder.read_summary(runs / cell.run)
+    summary = Summary.read(runs / cell.run).to_json()
     own = summary.get(ORACLE) if cell.method == ORACLE else summary
     if own is None:
         return head | {"failed": "this scenario has no known truth, hence no oracle"}

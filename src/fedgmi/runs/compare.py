@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 from fedgmi.errors import ConfigError, UserError
 from fedgmi.runs.cells import ORACLE, cell_config, grid, result
 from fedgmi.runs.config import Config, dump, load
+from fedgmi.runs.records import Comparison
 from fedgmi.runs.statistics import compared
 from fedgmi.storage import files, folder
 
@@ -63,9 +64,7 @@ def compare(
             files.write_text(out / CELLS / f"{cell.name}.toml", dump(settings))
         reasons = _run_all([cell.name for cell in runs], out / CELLS, max(1, jobs), watch or (lambda stages: None))
         found = [result(cell, out / CELLS, reasons) for cell in cells]
-        record: dict[str, Any] = files.finite(compared(config.scenario.name, list(methods), list(seeds), found))
-        files.write_json(out / folder.COMPARISON, record)
-        return record
+        return Comparison.write(out, compared(config.scenario.name, list(methods), list(seeds), found))
 
 
 def _claim(config: Config, out: Path) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from fedgmi.data.rows import Client
-from fedgmi.diagnosis.survey import take_survey
+from fedgmi.diagnosis.survey import Survey, begins_with, take_survey
 from fedgmi.errors import ConfigError, FedgmiWarning
 from fedgmi.mixture.spectrum import estimate_components
+from fedgmi.protocol.ledger import bytes_by_kind
+from fedgmi.protocol.step import Program
 from fedgmi.runs.config import Config
 from fedgmi.runs.setup import Setup
 
@@ -28,21 +30,47 @@ class ComponentCount:
     Attributes:
         n_components: K.
         estimated: Whether it was estimated.
-        bytes_down: Bytes to all clients for the estimate.
-        bytes_up: Bytes from all clients for it.
+        bytes: Of all clients for the estimate, down and up, by kind.
         seconds: For it.
+        steps: The exchanges of the survey that it was estimated by.
+        survey: The survey itself, where it was taken in this process.
     """
 
     n_components: int
     estimated: bool = False
-    bytes_down: int = 0
-    bytes_up: int = 0
+    bytes: dict[str, list[int]] = field(default_factory=dict)
     seconds: float = 0.0
+    steps: tuple[str, ...] = ()
+    survey: Survey | None = field(default=None, repr=False)
 
-    def charge(self, outcome: dict[str, Any]) -> None:
-        """Add the cost to that of the run that K was estimated for."""
-        for key in ("bytes_down", "bytes_up", "seconds"):
-            outcome[key] += getattr(self, key)
+    def to_json(self) -> dict[str, Any]:
+        """For `n_components.json`."""
+        return {
+            "n_components": self.n_components,
+            "estimated": self.estimated,
+            "bytes": self.bytes,
+            "seconds": self.seconds,
+            "steps": list(self.steps),
+        }
+
+    def bytes_beside(self, program: Program) -> dict[str, list[int]]:
+        """What the estimate cost beside a run of this program: nothing where the run goes on from its exchanges."""
+        return {} if begins_with(program, self.steps) else self.bytes
+
+    def charge(self, outcome: dict[str, Any], program: Program) -> None:
+        """Add the cost to that of the run that K was estimated for.
+
+        Args:
+            outcome: The run's, changed in place.
+            program: The run's.
+        """
+        outcome["seconds"] += self.seconds
+        kinds = outcome["bytes"]
+        for kind, (down, up) in self.bytes_beside(program).items():
+            before = kinds.get(kind, (0, 0))
+            kinds[kind] = [before[0] + down, before[1] + up]
+            outcome["bytes_down"] += down
+            outcome["bytes_up"] += up
 
 
 def count_components(config: Config, setup: Setup, clients: Sequence[Client], device: torch.device) -> ComponentCount:
@@ -76,7 +104,7 @@ def count_components(config: Config, setup: Setup, clients: Sequence[Client], de
     if found == 1:
         warnings.warn(ALIKE, FedgmiWarning, stacklevel=2)
     seconds = survey.seconds + time.perf_counter() - began
-    return ComponentCount(found, True, survey.bytes_down, survey.bytes_up, seconds)
+    return ComponentCount(found, True, bytes_by_kind(survey.transport.ledger), seconds, survey.steps, survey)
 
 
 def warn_of_unshown(n_components: int, shown: float | None) -> None:

@@ -14,6 +14,7 @@ from fedgmi.errors import ConfigError
 from fedgmi.runs.components import count_components
 from fedgmi.runs.config import Config, dump, refuse_compare
 from fedgmi.runs.evaluation import proportion_errors
+from fedgmi.runs.records import DiagnosisRecord
 from fedgmi.runs.setup import Setup, choose_device, open_process
 from fedgmi.storage import files, folder
 
@@ -56,10 +57,9 @@ def run(config: Config, out: Path) -> dict[str, Any]:
     found = diagnose(survey.histograms, n_components=asked, seed=config.seed, level=LEVEL)
     record = found.to_json() | {"n_components_estimated": asked is None, "interval_level": LEVEL}
     record |= context(config, scenario, survey) | {"seconds": survey.seconds + time.perf_counter() - began}
-    record = files.finite(record | truth(found, scenario))
-    files.write_json(out / folder.DIAGNOSIS, record)
+    written = DiagnosisRecord.write(out, record | truth(found, scenario))
     files.write_text(out / folder.CONFIG, dump(config))
-    return dict(record)
+    return written
 
 
 def context(config: Config, scenario: Scenario, survey: Survey) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from fedgmi.errors import ConfigError, DivergedError
 from fedgmi.protocol.listener import Listener
 from fedgmi.runs.components import ComponentCount, count_components, warn_of_unshown
 from fedgmi.runs.config import Config, check_method, dump, load, refuse_compare
+from fedgmi.runs.records import Estimate, Summary
 from fedgmi.runs.run import CHECKPOINTS, Runner
 from fedgmi.runs.setup import Setup, choose_device, open_process
 from fedgmi.storage import checkpoint, files, folder
@@ -36,7 +37,7 @@ def run(config: Config, out: Path, *, resume: bool = False, listener: Listener |
     """
     refuse_compare(config)
     check_method(config.method, config.rounds)
-    open_process()
+    open_process(config.threads)
     folder.claim(out, resume=resume)
     with folder.alone(out):
         return _run(config, out, listener)
@@ -52,19 +53,18 @@ def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]
     setup = Setup(config, schema, 1, wants_scale(config.data, config.scenario, schema))
     counted = _counted_before(out) or count_components(config, setup, clients, device)
     setup = replace(setup, n_components=counted.n_components)
-    setup.method()  # what cannot be is refused before anything is written
+    program = setup.method().program  # what cannot be is refused before anything is written
     files.write_text(out / folder.CONFIG, dump(config))
     if counted.estimated:
-        files.write_json(out / folder.ESTIMATE, asdict(counted))
-    runner = Runner(setup, out, scenario, device, listener, unseen)
+        Estimate.write(out, counted.to_json())
+    runner = Runner(setup, out, scenario, device, listener, unseen, counted.survey)
     results = {name: best_rate(runner, name) for name in chosen_methods(config, scenario)}
     main = results[config.method.name]
-    counted.charge(main)
+    counted.charge(main, program)
     warn_of_unshown(setup.n_components, main.get("components_shown"))
     scale = scenario.federation.standardisation() if setup.standardise else None
     summary = summarise(config, scenario, scale, results) | {"n_components_estimated": counted.estimated}
-    files.write_json(out / folder.SUMMARY, summary)
-    return summary
+    return Summary.write(out, summary)
 
 
 def _same_config(config: Config, out: Path) -> None:
@@ -81,12 +81,11 @@ def _same_config(config: Config, out: Path) -> None:
 
 def _counted_before(out: Path) -> ComponentCount | None:
     """What the run in that folder estimated when it began; a resumed one goes on with it."""
-    path = out / folder.ESTIMATE
-    if not path.exists():
+    if not (out / folder.ESTIMATE).exists():
         return None
-    keys = {field.name for field in fields(ComponentCount)}
-    found = files.read_json(path, "an estimate of fedgmi", keys, f"remove it and resume: {path} is then written anew")
-    return ComponentCount(**{key: found[key] for key in keys})
+    found = Estimate.read(out)
+    spent = {str(kind): list(both) for kind, both in found.bytes.items()}
+    return ComponentCount(found.n_components, found.estimated, spent, found.seconds, tuple(found.steps))
 
 
 def chosen_methods(config: Config, scenario: Scenario) -> list[str]:

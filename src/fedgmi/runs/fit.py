@@ -34,13 +34,16 @@ def fit(config: Config, federation: Federation, listener: Listener | None = None
     """
     refuse_compare(config)
     check_method(config.method, config.rounds)
-    open_process()
+    open_process(config.threads)
     device, clients = choose_device(config.device), federation.clients
     setup = Setup(config, federation.schema, 1, wants_scale(config.data, config.scenario, federation.schema))
     counted = count_components(config, setup, clients, device)
     setup = replace(setup, n_components=counted.n_components)
     method = setup.method()
-    transport = InProcess(clients, method.program, device=device)
+    transport, program = InProcess(clients, method.program, device=device), method.program
+    server = tree.to(program.init(), device)
+    if counted.survey is not None:
+        program, server = counted.survey.open(program, transport, server)
 
     def after(progress: Progress) -> None:
         require_finite(transport.states, method.name, progress.round)
@@ -52,9 +55,9 @@ def fit(config: Config, federation: Federation, listener: Listener | None = None
         listener.started(method.name, config.rounds)
     end = run_rounds(
         method.name,
-        method.program,
+        program,
         transport,
-        Progress(tree.to(method.program.init(), device)),
+        Progress(server),
         n_clients=len(clients),
         rounds=config.rounds,
         participation=config.method.participation,
@@ -65,6 +68,7 @@ def fit(config: Config, federation: Federation, listener: Listener | None = None
         listener.finished(method.name)
     metrics = method.metrics(end.server)
     warn_of_unshown(setup.n_components, metrics.get("components_shown"))
+    beside = counted.bytes_beside(method.program).values()
     assert method.predictor.proportions is not None
     return Fitted(
         setup,
@@ -72,6 +76,6 @@ def fit(config: Config, federation: Federation, listener: Listener | None = None
         select(end.server, method.predictor.reads),
         method.predictor.proportions(transport.states),
         metrics.get("bound"),
-        counted.bytes_down + end.bytes_down,
-        counted.bytes_up + end.bytes_up,
+        end.bytes_down + sum(down for down, _ in beside),
+        end.bytes_up + sum(up for _, up in beside),
     )

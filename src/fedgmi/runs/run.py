@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,16 @@ from torch import Tensor
 
 from fedgmi import tree
 from fedgmi.data.scenarios.truth import Scenario
+from fedgmi.diagnosis.survey import Survey
 from fedgmi.errors import DivergedError
 from fedgmi.methods import Method
 from fedgmi.protocol.in_process import InProcess
-from fedgmi.protocol.ledger import Ledger
+from fedgmi.protocol.ledger import Ledger, bytes_by_kind
 from fedgmi.protocol.listener import Listener
 from fedgmi.protocol.phases import require_finite
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.runs import evaluation
+from fedgmi.runs.records import Record
 from fedgmi.runs.setup import Setup
 from fedgmi.storage import checkpoint, files, folder
 from fedgmi.storage.checkpoint import Checkpoint
@@ -38,6 +40,7 @@ class Runner:
         device: Where models and rows are.
         listener: Who wants to know how it goes.
         unseen: Clients that come at the end only.
+        survey: Which was taken for the number of components; the settings' method goes on from it, if it begins so.
         validation: The mean accuracy on validation rows after each round of the run at hand.
     """
 
@@ -47,6 +50,7 @@ class Runner:
     device: torch.device
     listener: Listener | None = None
     unseen: Scenario | None = None
+    survey: Survey | None = None
     validation: list[float | None] = field(default_factory=list)
 
     def outcome(self, name: str, lr: float, *, components: Sequence[Tensor] | None) -> dict[str, Any]:
@@ -71,6 +75,9 @@ class Runner:
         transport = InProcess(clients, method.program, device=self.device, components=components)
         progress, threads = self._start(found, method, transport)
         torch.set_num_threads(threads)
+        if found is None and self.survey is not None and name == config.method.name:
+            program, server = self.survey.open(method.program, transport, progress.server)
+            method, progress = replace(method, program=program), replace(progress, server=server)
         folder.keep_records(self.out, lambda line: line["run"] != key or line["round"] <= progress.round)
         if self.listener:
             self.listener.started(key, config.rounds)
@@ -84,7 +91,7 @@ class Runner:
             if progress.round > config.rounds:
                 result.update(self._evaluate(method, lr, transport, progress))
                 meta["outcome"] = result
-            folder.append_record(self.out, record)
+            folder.append_record(self.out, Record.checked(record))
             kept = Checkpoint(progress.server, transport.states, meta, transport.ledger.to_tree())
             checkpoint.save(where, key, kept)
             if self.listener:
@@ -178,8 +185,3 @@ class Runner:
             "seconds": progress.seconds,
         }
         return dict(files.finite(result))
-
-
-def bytes_by_kind(ledger: Ledger) -> dict[str, list[int]]:
-    """Bytes down and up of all clients by kind, for a record."""
-    return {kind: list(both) for kind, both in ledger.by_kind().items()}

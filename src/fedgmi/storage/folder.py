@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgmi.errors import UserError
-from fedgmi.storage.files import read_json, write_text, writing
+from fedgmi.storage.files import write_text, writing
 
 CONFIG = "config.toml"
 RECORDS = "records.jsonl"
@@ -143,60 +143,3 @@ def alone(out: Path) -> Iterator[None]:
             with suppress(OSError):
                 (out / LOCK).unlink()  # while the lock is held: filelock never takes one on a file that was removed
         lock.release()
-
-
-def read_summary(out: Path) -> dict[str, Any]:
-    """Read the summary of a finished run.
-
-    Args:
-        out: The results folder.
-
-    Returns:
-        What `summary.json` holds.
-
-    Raises:
-        UserError: There is no run, it is not finished, or its summary is damaged.
-    """
-    path = out / SUMMARY
-    if not os.path.exists(path):
-        if holds_run(out):
-            fix = f"finish it with: fedgmi run --resume --out {out}"
-            raise UserError("the run there is not finished", where=str(out), fix=fix)
-        fix = "give the folder of `fedgmi run`, `diagnose` or `compare --out`"
-        raise UserError("no run lies there", where=str(out), fix=fix)
-    again = f"write it again with: fedgmi run --resume --out {out}"
-    return read_json(path, "the summary of a run", {"method", "clients", "rows_per_client"}, again)
-
-
-def read_diagnosis(out: Path) -> dict[str, Any]:
-    """Read a diagnosis.
-
-    Args:
-        out: The results folder, which holds one.
-
-    Returns:
-        What `diagnosis.json` holds.
-
-    Raises:
-        UserError: It is damaged, or no diagnosis of fedgmi.
-    """
-    keys = {"n_components", "singular_values", "mixture_supported", "clients", "proportion_intervals", "interval_level"}
-    again = "diagnose again, into another folder: fedgmi diagnose --out DIR"
-    return read_json(out / DIAGNOSIS, "a diagnosis of fedgmi", keys, again)
-
-
-def read_comparison(out: Path) -> dict[str, Any]:
-    """Read a comparison.
-
-    Args:
-        out: The results folder, which holds one.
-
-    Returns:
-        What `comparison.json` holds.
-
-    Raises:
-        UserError: It is damaged, or no comparison of fedgmi.
-    """
-    keys = {"scenario", "methods", "seeds", "cells", "summary", "paired", "best"}
-    again = "repeat the command that made it: it reads finished cells and does not run them again"
-    return read_json(out / COMPARISON, "a comparison of fedgmi", keys, again)

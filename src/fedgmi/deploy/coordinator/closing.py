@@ -13,11 +13,12 @@ from fedgmi.diagnosis.diagnose import Diagnosis, diagnose
 from fedgmi.diagnosis.survey import merged_counts
 from fedgmi.errors import UserError
 from fedgmi.methods.disclosing import disclosed
+from fedgmi.protocol.ledger import bytes_by_kind
 from fedgmi.protocol.rounds import Progress
 from fedgmi.protocol.step import select
 from fedgmi.protocol.wire import Parcel, WireError, cut, unpack
-from fedgmi.runs.run import bytes_by_kind
-from fedgmi.storage import files, folder
+from fedgmi.runs.records import DiagnosisRecord
+from fedgmi.storage import files
 
 OF_CLIENTS = {"client_misfit": "misfit", "client_p_value": "p_value", "proportion_intervals": "proportion_intervals"}
 OF_ALL = ("n_components", "mixture_supported", "misfit_per_dof", "p_value", "warnings")
@@ -39,7 +40,7 @@ def close(remote: Remote, end: Progress, out: Path) -> dict[str, Any]:
     found = diagnosis(remote, end)
     known = None if found is None else files.finite(found.to_json())
     if known is not None:
-        files.write_json(out / "diagnosis" / folder.DIAGNOSIS, known | about(remote, end, len(known["client_misfit"])))
+        DiagnosisRecord.write(out / "diagnosis", known | about(remote, end, len(known["client_misfit"])))
     predictor = select(end.server, remote.method.predictor.reads)
     alive, members = remote.roster.alive, remote.roster.members
     each = {i: {"diagnosis": of_client(known, i)} for i in alive}

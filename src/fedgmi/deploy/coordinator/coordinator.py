@@ -18,12 +18,12 @@ from fedgmi.deploy.coordinator.roster import Member, Post, Roster, Tell
 from fedgmi.deploy.settings import FederationSettings
 from fedgmi.errors import UserError
 from fedgmi.methods.disclosing import disclosing
-from fedgmi.protocol.ledger import Ledger
+from fedgmi.protocol.ledger import Ledger, bytes_by_kind
 from fedgmi.protocol.phases import phase_of
 from fedgmi.protocol.robust import require_robust
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.runs.config import dump
-from fedgmi.runs.run import bytes_by_kind
+from fedgmi.runs.records import Record, Summary
 from fedgmi.runs.setup import Setup, open_process
 from fedgmi.storage import checkpoint, files, folder
 from fedgmi.storage.checkpoint import Checkpoint
@@ -75,7 +75,7 @@ class Coordinator:
             self.tell(f"stopped: {' '.join(str(error).split()) or type(error).__name__}")
             self._status(remote, "failed")
             raise
-        files.write_json(self.out / folder.SUMMARY, summary)
+        summary = Summary.write(self.out, summary)
         self._status(remote, "finished")
         return summary
 
@@ -191,7 +191,7 @@ class Coordinator:
         kept = Checkpoint(progress.server, {}, meta, remote.ledger.to_tree())
         checkpoint.save(self.out / CHECKPOINTS, remote.method.name, kept)
         folder.keep_records(self.out, lambda line: line["round"] < progress.round)
-        folder.append_record(self.out, files.finite(record))
+        folder.append_record(self.out, Record.checked(record))
         rounds = self.settings.rounds
         named = {"prepare": "the preparation", "finish": "the end", "round": f"round {progress.round} of {rounds}"}
         done = named[phase_of(progress.round, rounds)]

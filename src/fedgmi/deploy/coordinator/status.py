@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,56 +11,10 @@ from rich.table import Table
 
 from fedgmi.errors import UserError
 from fedgmi.report.formats import bare_table, plural, size
-from fedgmi.settings.base import PositiveFloat, Section
-from fedgmi.storage import files
+from fedgmi.runs.records import SiteStatus, Status
 
-STATUS = "status.json"
-
-
-class SiteStatus(Section):
-    """Where one site stands.
-
-    Attributes:
-        alive: Whether it is connected.
-        last_round: The last round that it took part in; -1: none yet.
-        last_seen: When its last answer came, in unix seconds; 0: none yet.
-        rows: How many it trains on.
-        bytes_down: What it was sent so far.
-        bytes_up: What it has sent so far.
-        absent: The number of rounds in which it was missing.
-        note: What else there is to say, for people.
-    """
-
-    alive: bool
-    last_round: int
-    last_seen: float
-    rows: int
-    bytes_down: int
-    bytes_up: int
-    absent: int
-    note: str = ""
-
-
-class Status(Section):
-    """Where a whole deployment stands.
-
-    Attributes:
-        name: The federation's.
-        round: The present one; 0 is the preparation.
-        rounds: How many there will be.
-        state: What the coordinator does.
-        updated: When this was written, in unix seconds.
-        deadline_s: No exchange takes longer, in seconds.
-        sites: By name.
-    """
-
-    name: str
-    round: int
-    rounds: int
-    state: Literal["waiting", "running", "finished", "failed"]
-    updated: float
-    deadline_s: PositiveFloat = 600.0
-    sites: dict[str, SiteStatus]
+__all__ = ["STATUS", "SiteStatus", "Status", "print_status", "read", "write"]
+STATUS = Status.file
 
 
 def write(out: Path, status: Status) -> None:
@@ -74,7 +27,7 @@ def write(out: Path, status: Status) -> None:
     Raises:
         UserError: The disk is full, or the folder cannot be written.
     """
-    files.write_json(out / STATUS, files.finite(status.model_dump()))
+    Status.write(out, status.model_dump())
 
 
 def read(out: Path) -> Status:
@@ -87,18 +40,12 @@ def read(out: Path) -> Status:
         The status.
 
     Raises:
-        UserError: There is none, or it is damaged.
+        UserError: There is none, or it is damaged, or of another version.
     """
-    path = out / STATUS
-    if not path.exists():
+    if not (out / STATUS).exists():
         fix = "give the folder that `out` in the app's pyproject.toml names. It is made when a run begins"
         raise UserError("no deployment writes its status there", where=str(out), fix=fix)
-    again = "wait for the next exchange, after which it is written again, and read it with the fedgmi that runs there"
-    found = files.read_json(path, "the status of a deployment", {"name", "state", "updated", "sites"}, again)
-    try:
-        return Status.model_validate(found)
-    except ValueError as error:  # as pydantic's are
-        raise UserError("this is not the status of a deployment", where=str(path), fix=again) from error
+    return Status.read(out)
 
 
 def print_status(status: Status, console: Console, *, now: float | None = None) -> None:

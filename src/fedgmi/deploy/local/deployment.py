@@ -13,7 +13,8 @@ from fedgmi.deploy.coordinator import status
 from fedgmi.deploy.local.processes import Processes, exit_on_sigterm, free_port, listens
 from fedgmi.deploy.setup.init import CERTIFICATES, CONNECTION, FEDERATION, RESULTS, init
 from fedgmi.errors import UserError
-from fedgmi.storage import files, folder
+from fedgmi.runs.records import Summary
+from fedgmi.storage import files
 
 ENVIRONMENT = {  # Flower neither calls its makers nor installs anything
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -131,7 +132,7 @@ class Deployment(Processes):
         if self.state() == "failed":
             last = self.log().splitlines()[-1:]
             raise UserError(" ".join(last) or "it failed", where=str(self.out), fix=f"see {self.where / 'logs'}")
-        return folder.read_summary(self.out)
+        return Summary.read(self.out).to_json()
 
     def stop(self, last: str = LINK) -> None:
         """Stop the sites, then the SuperLink, then whatever helpers are left."""

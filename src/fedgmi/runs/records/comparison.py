@@ -1,0 +1,120 @@
+"""`comparison.json`: methods side by side, as `fedgmi compare` writes it."""
+
+from __future__ import annotations
+
+from fedgmi.runs.records.base import Part, Written
+from fedgmi.runs.records.run import Matrix, Spread, Unseen
+from fedgmi.storage import folder
+
+
+class Cell(Part):
+    """One method at one seed: what its summary says, or why there is none.
+
+    Attributes:
+        method: Its name.
+        seed: Of all draws.
+        failed: What the run said last, where it failed; then nothing else is there.
+        client_accuracy: Mean over clients.
+        client_accuracy_per_client: By client.
+        proportion_tv: Mean total variation between estimated and realised proportions.
+        expert_accuracy: [true component, expert]
+        unseen: Clients that took no part in training.
+        rounds: R.
+        learning_rate: As it was chosen.
+        bytes_down: To all clients.
+        bytes_up: From all clients.
+        seconds: Of the run.
+    """
+
+    method: str
+    seed: int
+    failed: str | None = None
+    client_accuracy: float | None = None
+    client_accuracy_per_client: list[float | None] | None = None
+    proportion_tv: float | None = None
+    expert_accuracy: Matrix | None = None
+    unseen: Unseen | None = None
+    rounds: int | None = None
+    learning_rate: float | None = None
+    bytes_down: int | None = None
+    bytes_up: int | None = None
+    seconds: float | None = None
+
+
+class OfMethod(Part):
+    """A method's numbers over seeds: mean and standard deviation.
+
+    Attributes:
+        seeds: Of the runs that came to their end.
+        client_accuracy: Mean over clients.
+        worst_decile: Mean of the tenth of clients that fare worst.
+        proportion_tv: Mean total variation between estimated and realised proportions.
+        bytes_down: To all clients.
+        bytes_up: From all clients.
+        seconds_per_round: Of the whole run, by rounds.
+        expert_accuracy: Mean over seeds. [true component, expert]
+    """
+
+    seeds: list[int]
+    client_accuracy: Spread | None
+    worst_decile: Spread | None
+    proportion_tv: Spread | None
+    bytes_down: Spread | None
+    bytes_up: Spread | None
+    seconds_per_round: Spread | None
+    expert_accuracy: Matrix | None
+
+
+class Gap(Part):
+    """How far a method is behind the one with the best mean.
+
+    Attributes:
+        difference: Of accuracy, mean over pairs.
+        pairs: Of seed and client.
+        p: Adjusted over the methods.
+    """
+
+    difference: float
+    pairs: int
+    p: float
+
+
+class Paired(Part):
+    """Differences by seed and client.
+
+    Attributes:
+        best: The method with the best mean accuracy.
+        against: The others.
+    """
+
+    best: str
+    against: dict[str, Gap]
+
+
+class Comparison(Written):
+    """Methods side by side over seeds.
+
+    Attributes:
+        scenario: Its name.
+        methods: As they were asked for.
+        seeds: As they were asked for.
+        cells: One for each method and seed.
+        summary: Each method over its seeds, where one came to its end.
+        paired: Differences to the best, where two methods have accuracies.
+        test: Which test `p` is of.
+        best: The method that is better than each other one, if there is one.
+    """
+
+    file = folder.COMPARISON
+    what = "a comparison of fedgmi"
+    known_by = frozenset(("scenario", "methods", "seeds", "cells", "summary"))
+    again = "write it anew with the command that made it: finished cells are read, not repeated"
+
+    scenario: str
+    methods: list[str]
+    seeds: list[int]
+    cells: list[Cell]
+    summary: dict[str, OfMethod]
+    paired: Paired | None
+    test: str
+    best: str | None

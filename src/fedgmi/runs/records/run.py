@@ -1,0 +1,221 @@
+"""A run's files: its summary, a line for each round, and K where it was estimated."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+from fedgmi.errors import UserError
+from fedgmi.runs.records.base import Part, Written
+from fedgmi.storage import folder
+
+Traffic = dict[Literal["sketch", "density", "expert", "statistics"], tuple[int, int]]
+"""Bytes down and up of all clients, by kind. Headers count as statistics, or as the kind of their step."""
+Shares = list[list[float]]
+Matrix = list[list[float | None]]
+Spread = tuple[float, float]
+
+
+class Scale(Part):
+    """How rows were brought to one scale.
+
+    Attributes:
+        mean: By column.
+        std: By column.
+        log_det: Nats by which densities of rows in their own units are lower.
+    """
+
+    mean: list[float]
+    std: list[float]
+    log_det: float
+
+
+class Unseen(Part):
+    """Clients that took no part in training. `_unlabelled`: as inferred from rows without their labels.
+
+    Attributes:
+        clients: Their names.
+        proportion_tv: Mean total variation between inferred and true proportions.
+        proportions: [client, component], in the order of the seen clients' components.
+        identified: Whether such rows can tell proportions at all.
+        proportion_tv_unlabelled: See proportion_tv.
+        proportions_unlabelled: See proportions.
+        identified_unlabelled: See identified.
+        client_accuracy: Of held-out rows, mean over clients.
+        client_accuracy_per_client: By client.
+    """
+
+    clients: list[str]
+    proportion_tv: float | None = None
+    proportions: Shares | None = None
+    identified: bool | None = None
+    proportion_tv_unlabelled: float | None = None
+    proportions_unlabelled: Shares | None = None
+    identified_unlabelled: bool | None = None
+    client_accuracy: float | None
+    client_accuracy_per_client: list[float | None] | None
+
+
+class Outcome(Part):
+    """One method's run. A number that means nothing to it is null, or left out.
+
+    Attributes:
+        n_components: K.
+        components_shown: How many components the clients' counts stand up for.
+        client_accuracy: Share of right labels on a client's own held-out rows, mean over clients.
+        client_accuracy_per_client: By client.
+        proportions: Estimated. [client, component], components in the order of the true ones
+        true_proportions: The realised shares of the true components. [client, component]
+        component_mass: Share of each component of all rows.
+        proportion_tv: Mean total variation between estimated and realised proportions, after the best matching.
+        proportion_tv_per_client: By client.
+        proportion_tv_drawn: The same to the proportions that the scenario drew.
+        best_possible_gate: Mean share of each client's largest component.
+        assignment_accuracy: Share of training rows whose likeliest component, labels seen, is the true one.
+        expert_accuracy: On pure held-out rows. [true component, expert]
+        density: Mean log density of pure held-out rows, nats. [true component, density]
+        unseen: Clients that took no part in training.
+        rounds: R.
+        learning_rate: As it was chosen.
+        validation_accuracy: Mean over clients, on validation rows.
+        gain_last_5_rounds: By how much it rose in the last five rounds.
+        bytes_down: To all clients.
+        bytes_up: From all clients.
+        bytes: The same by kind: down, up.
+        seconds: Of the run.
+    """
+
+    n_components: int
+    components_shown: int | None = None
+    client_accuracy: float | None
+    client_accuracy_per_client: list[float | None] | None
+    proportions: Shares | None = None
+    true_proportions: Shares | None = None
+    component_mass: list[float] | None = None
+    proportion_tv: float | None = None
+    proportion_tv_per_client: list[float] | None = None
+    proportion_tv_drawn: float | None = None
+    best_possible_gate: float | None = None
+    assignment_accuracy: float | None = None
+    expert_accuracy: Matrix | None = None
+    density: Matrix | None = None
+    unseen: Unseen | None = None
+    rounds: int
+    learning_rate: float | None = None
+    validation_accuracy: float | None = None
+    gain_last_5_rounds: float | None = None
+    bytes_down: int
+    bytes_up: int
+    bytes: Traffic
+    seconds: float
+
+
+class Summary(Outcome, Written):
+    """`summary.json` of a run: the method's own numbers, and under their names those of bounds and baselines beside it.
+
+    Attributes:
+        method: Its name.
+        preset: Of fedgmi.
+        epsilon: Of the noise in histograms.
+        scenario: Its name; a deployment's own name.
+        seed: Of all draws.
+        clients: Their names.
+        rows_per_client: Of training.
+        standardisation: How rows were brought to one scale.
+        n_components_estimated: Whether K was.
+        rounds_absent: In how many rounds each site was missing, of a deployment.
+        oracle: The bound that knows the true components.
+        fedavg: One model for all.
+        local: Each client alone.
+    """
+
+    file = folder.SUMMARY
+    what = "the summary of a run"
+    known_by = frozenset(("method", "clients", "rows_per_client"))
+    again = "write it anew with: fedgmi run --resume --out {out}"
+
+    method: str
+    preset: str | None
+    epsilon: float | None = None
+    scenario: str
+    seed: int
+    clients: list[str]
+    rows_per_client: list[int]
+    standardisation: Scale | None = None
+    n_components_estimated: bool = False
+    rounds_absent: list[int] | None = None
+    oracle: Outcome | None
+    fedavg: Outcome | None
+    local: Outcome | None
+
+    @classmethod
+    def read(cls, out: Path) -> Self:
+        """The summary of a finished run.
+
+        Raises:
+            UserError: Where there is none, or the run is not finished, or the file is of another version.
+        """
+        if not os.path.exists(out / cls.file):  # which says False where we may not look
+            if folder.holds_run(out):
+                fix = f"finish it with: fedgmi run --resume --out {out}"
+                raise UserError("the run there is not finished", where=str(out), fix=fix)
+            fix = "give the folder of `fedgmi run`, `diagnose` or `compare --out`"
+            raise UserError("no run lies there", where=str(out), fix=fix)
+        return super().read(out)
+
+
+class Record(Written):
+    """A line of `records.jsonl`: where a run stands after a round.
+
+    Attributes:
+        run: The method's name, with its learning rate where there are several.
+        round: 0 is the preparation, R + 1 the end.
+        bound: Nats per row.
+        proportion_tv: Mean total variation between estimated and realised proportions.
+        validation_accuracy: Mean over clients, on validation rows.
+        bytes_down: To all clients so far.
+        bytes_up: From all clients so far.
+        bytes: The same by kind: down, up.
+        seconds: Of the run so far.
+        absent: The sites that were missing, of a deployment.
+    """
+
+    file = folder.RECORDS
+    what = "a record of a run"
+    known_by = frozenset(("run", "round"))
+    again = "resume the run: fedgmi run --resume --out {out}"
+
+    run: str
+    round: int
+    bound: float | None
+    proportion_tv: float | None
+    validation_accuracy: float | None = None
+    bytes_down: int
+    bytes_up: int
+    bytes: Traffic
+    seconds: float
+    absent: list[str] | None = None
+
+
+class Estimate(Written):
+    """`n_components.json`: K as it was estimated before the run, and what that cost.
+
+    Attributes:
+        n_components: K.
+        estimated: True.
+        bytes: Of all clients, by kind: down, up.
+        seconds: Spent.
+        steps: The exchanges that it was estimated by. A run that begins with them goes on from there.
+    """
+
+    file = folder.ESTIMATE
+    what = "an estimate of fedgmi"
+    known_by = frozenset(("n_components", "estimated", "seconds"))
+    again = "remove it and resume: it is then written anew"
+
+    n_components: int
+    estimated: bool
+    bytes: Traffic
+    seconds: float
+    steps: list[str]
