@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fedgmi import __version__
+
 
 def make_summary(n_clients: int = 4, *, truth: bool = True, extra: bool = False) -> dict[str, Any]:
     """A run of two true components; `extra` adds a third estimated one."""
@@ -13,6 +15,8 @@ def make_summary(n_clients: int = 4, *, truth: bool = True, extra: bool = False)
         estimated = [[a, b - 0.04, 0.04] for a, b in estimated]
     accuracy = [0.9 - 0.001 * i for i in range(n_clients)]
     return {
+        "version": 2,
+        "fedgmi": __version__,
         "method": "fedgmi",
         "preset": "default",
         "scenario": "rotation",
@@ -21,6 +25,7 @@ def make_summary(n_clients: int = 4, *, truth: bool = True, extra: bool = False)
         "rounds": 10,
         "bytes_down": 2_500_000,
         "bytes_up": 1_200,
+        "bytes": {"expert": [2_500_000, 1_000], "statistics": [0, 200]},
         "seconds": 12.4,
         "clients": [f"client-{i}" for i in range(n_clients)],
         "rows_per_client": [70] * n_clients,
@@ -34,10 +39,16 @@ def make_summary(n_clients: int = 4, *, truth: bool = True, extra: bool = False)
         "density": [[-90.0, -130.0], [-140.0, -95.0]] if truth else None,
         "client_accuracy": 0.87,
         "client_accuracy_per_client": accuracy,
-        "fedavg": {"client_accuracy": 0.71, "client_accuracy_per_client": [0.7] * n_clients},
+        "fedavg": make_outcome(1, client_accuracy=0.71, client_accuracy_per_client=[0.7] * n_clients),
         "local": None,
-        "oracle": {"client_accuracy": 0.89, "proportion_tv": 0.02} if truth else None,
+        "oracle": make_outcome(2, client_accuracy=0.89, proportion_tv=0.02) if truth else None,
     }
+
+
+def make_outcome(n_components: int, **numbers: Any) -> dict[str, Any]:
+    """The run of a bound, or of a baseline beside the method."""
+    cost = {"rounds": 10, "bytes_down": 100, "bytes_up": 50, "bytes": {"expert": [100, 50]}, "seconds": 3.0}
+    return {"n_components": n_components, "client_accuracy": None, "client_accuracy_per_client": None} | cost | numbers
 
 
 def make_diagnosis(n_components: int = 3, n_clients: int = 6, **changes: Any) -> dict[str, Any]:
@@ -46,6 +57,8 @@ def make_diagnosis(n_components: int = 3, n_clients: int = 6, **changes: Any) ->
     shares = [[0.8 if k == i % n_components else rest for k in range(n_components)] for i in range(n_clients)]
     shares = [[1.0]] * n_clients if n_components == 1 else shares
     return {
+        "version": 2,
+        "fedgmi": __version__,
         "scenario": "rotation",
         "seed": 3,
         "clients": [f"client-{i}" for i in range(n_clients)],

@@ -102,6 +102,7 @@ class Comparison(Written):
         summary: Each method over its seeds, where one came to its end.
         paired: Differences to the best, where two methods have accuracies.
         test: Which test `p` is of.
+        significant: Below which `p` counts.
         best: The method that is better than each other one, if there is one.
     """
 
@@ -117,4 +118,5 @@ class Comparison(Written):
     summary: dict[str, OfMethod]
     paired: Paired | None
     test: str
+    significant: float
     best: str | None
