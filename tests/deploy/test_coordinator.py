@@ -32,8 +32,6 @@ from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.wire import Parcel, pack, unpack
 from fedgmi.runs.records import DiagnosisRecord, Summary
 from fedgmi.settings.robust import RobustSettings
-from fedgmi.runs.records import DiagnosisRecord, Summary
-from fedgmi.settings.robust import RobustSettings
 from fedgmi.storage import checkpoint, folder
 from tiny import exit_code
 
