@@ -30,9 +30,7 @@ def check_site(
     ] = None,
     root_certificates: Annotated[
         Path | None,
-        typer.Option(
-            metavar="CA.CRT", help="The certificate of the authority that signed its own. Default: no TLS."
-        ),
+        typer.Option(metavar="CA.CRT", help="The certificate of the authority that signed its own. Default: no TLS."),
     ] = None,
 ) -> None:
     """Check the site's rows against what the federation agreed on, and say what leaves the site and what never does.
