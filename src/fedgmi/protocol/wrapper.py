@@ -82,13 +82,15 @@ def check_wrappers(method: str, program: Program, wrappers: Sequence[Wrapper]) -
     """
     rules = [wrapper.name for wrapper in wrappers if wrapper.reduce is not None]
     if len(rules) > 1:
-        raise ConfigError(f"{' and '.join(rules)} both reduce messages", where="wrappers", fix="keep one of them")
+        raise ConfigError(
+            f"{' and '.join(rules)} both reduce messages", where="wrappers of the transport", fix="keep one of them"
+        )
     for wrapper in wrappers:
         for step in program.all_steps:
             why = wrapper.refuses(step)
             if why is not None:
                 raise ConfigError(
                     f"{wrapper.name} cannot wrap the step {step.name!r} of {method}: {why}",
-                    where="wrappers",
+                    where="wrappers of the transport",
                     fix=f"leave {wrapper.name} out, or choose another method",
                 )

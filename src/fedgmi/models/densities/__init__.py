@@ -11,7 +11,10 @@ from fedgmi.models.densities.vae import vae
 from fedgmi.models.density import Density
 from fedgmi.settings.run import DensitySettings
 
-DENSITIES: dict[str, Callable[[DensitySettings, Schema], Density]] = {"vae": vae, "gaussian": gaussian}
+DENSITIES: dict[str, Callable[[DensitySettings, Schema], Density]] = {
+    "vae": vae,
+    "gaussian": gaussian,
+}
 
 __all__ = ["DENSITIES", "Density", "make_density"]
 
