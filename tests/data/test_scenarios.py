@@ -404,7 +404,7 @@ def test_pictures_that_are_not_square(monkeypatch: pytest.MonkeyPatch) -> None:
         schema=replace(source.schema, shape=(1, 6, 8)),
         train=replace(source.train, x=source.train.x[..., 2:, :]),
     )
-    monkeypatch.setattr("fedgmi.data.scenarios.scenarios.load_source", lambda _data: wide)
+    monkeypatch.setattr("fedgmi.data.scenarios.mixtures.load_source", lambda _data: wide)
     with pytest.raises(DataError, match=r"needs square pictures, but these are 6×8.*data.size = 6"):
         build("rotation")
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fedgmi.data.rows import Client, Parts, Schema, client_names
 from fedgmi.data.sources.by_column import split_by_column
-from fedgmi.data.sources.columns import Values, encode_labels, whole_labels
 from fedgmi.data.sources.frames import column_names
 from fedgmi.data.sources.sources import load_source
+from fedgmi.data.sources.values import Values, encode_labels, whole_labels
 from fedgmi.errors import DataError, unknown
 from fedgmi.settings.run import DataSettings
 

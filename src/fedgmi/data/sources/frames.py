@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Parts, Schema
-from fedgmi.data.sources.columns import Kind, Values, encode_feature, encode_labels, require
+from fedgmi.data.sources.columns import Kind, require
 from fedgmi.data.sources.sources import Split, client_with
 from fedgmi.data.sources.tables import array_of
+from fedgmi.data.sources.values import Values, encode_feature, encode_labels
 from fedgmi.errors import DataError
 
 if TYPE_CHECKING:

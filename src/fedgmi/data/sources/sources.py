@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Client, Schema
-from fedgmi.data.sources.columns import Roles, encode_feature, encode_labels, find_roles, kind_of, require
+from fedgmi.data.sources.columns import Roles, find_roles, kind_of, require
 from fedgmi.data.sources.tables import batches, column_values, named_values, open_splits
+from fedgmi.data.sources.values import encode_feature, encode_labels
 from fedgmi.errors import DataError
 from fedgmi.settings.run import DataSettings
 

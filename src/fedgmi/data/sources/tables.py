@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fedgmi.data.sources.columns import Values, kind_of
+from fedgmi.data.sources.columns import kind_of
+from fedgmi.data.sources.values import Values
 from fedgmi.errors import DataError, nearest
 from fedgmi.settings.run import DataSettings
 

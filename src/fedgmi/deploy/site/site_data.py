@@ -15,10 +15,11 @@ from torch import Tensor
 
 from fedgmi.data.encode import features, labels
 from fedgmi.data.rows import Client, Schema
-from fedgmi.data.sources.columns import find_roles, whole_labels
+from fedgmi.data.sources.columns import find_roles
 from fedgmi.data.sources.frames import column_of
 from fedgmi.data.sources.sources import Split, client_with, read_images
 from fedgmi.data.sources.tables import batches, named_values, open_splits
+from fedgmi.data.sources.values import whole_labels
 from fedgmi.deploy.settings import FederationSettings, RowSettings, SiteSettings
 from fedgmi.errors import ConfigError, DataError, nearest
 from fedgmi.randomness import numpy_generator
