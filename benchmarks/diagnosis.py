@@ -23,8 +23,8 @@ from fedgmi.diagnosis.survey import take_survey
 from fedgmi.mixture.matching import match_components, reorder, total_variation
 from fedgmi.mixture.spectrum import estimate_components
 from fedgmi.report.formats import markdown_table
-from fedgmi.runs.experiment import new_task
-from fedgmi.settings import run as config
+from fedgmi.runs import config
+from fedgmi.runs.setup import Setup
 from fedgmi.storage import files
 
 MOST = {"rotation": 4, "labels": 6, "label-swap": 6, "gaussian": 6}  # components
@@ -76,7 +76,7 @@ class Cell:
         loaded = config.load(None, [f"{key}={value}" for key, value in (settings | self.changes).items()])
         scenario = build_scenario(loaded.data, loaded.scenario, self.seed)
         federation = scenario.federation
-        counts = take_survey(new_task(loaded, federation.schema, 1), federation.clients).histograms
+        counts = take_survey(Setup(loaded, federation.schema, 1).task("fedgmi"), federation.clients).histograms
         if not self.whole:
             return {"k_estimated": estimate_components(counts, self.seed).n_components}
         began = time.process_time()

@@ -26,7 +26,7 @@ from fedgmi.drift import Monitor, Report
 from fedgmi.estimator import FedGMI
 from fedgmi.mixture.matching import match_components, reorder
 from fedgmi.randomness import generator, numpy_generator
-from fedgmi.settings.run import load
+from fedgmi.runs.config import load
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]

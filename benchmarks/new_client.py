@@ -21,12 +21,11 @@ from fedgmi.data.rows import Client, pack
 from fedgmi.data.scenarios.scenarios import build_scenario
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.data.scenarios.unseen import set_aside
-from fedgmi.methods import BOUNDS, METHODS
 from fedgmi.mixture.matching import reorder, total_variation
-from fedgmi.runs import experiment
+from fedgmi.runs import config, experiment
 from fedgmi.runs.evaluation import proportion_errors
 from fedgmi.runs.run import CHECKPOINTS
-from fedgmi.settings import run as config
+from fedgmi.runs.setup import Setup
 from fedgmi.storage import checkpoint
 
 ROWS = (20, 50, 200)
@@ -52,20 +51,20 @@ def lines(settings: config.Config, out: Path) -> list[str]:
     assert unseen is not None
     name, table = settings.scenario.name, []
     for labels in (False, True):
-        for who, make in (("fedgmi", METHODS["fedgmi"]), ("oracle", BOUNDS["oracle"])):
+        for who in ("fedgmi", "oracle"):
             found = checkpoint.load(out / CHECKPOINTS, who, digest=settings.digest())
             assert found is not None
-            schema = whole.federation.schema
-            method = make(experiment.new_task(settings, schema, settings.scenario.n_components))
-            assert method.welcome is not None
-            assert method.proportions is not None
-            _, order = proportion_errors(method.proportions(found.clients), seen)
+            setup = Setup(settings, whole.federation.schema, settings.scenario.n_components)
+            predictor = setup.method(who).predictor
+            assert predictor.infer_client is not None
+            assert predictor.proportions is not None
+            _, order = proportion_errors(predictor.proportions(found.clients), seen)
             assert order is not None
             cells, identified = [], True
             for n_rows in ROWS:
                 clients, truth = shown(unseen, n_rows, labels)
-                states = method.welcome(found.server, pack(clients))
-                error = total_variation(reorder(method.proportions(states), order), truth)
+                states = predictor.infer_client(found.server, pack(clients))
+                error = total_variation(reorder(predictor.proportions(states), order), truth)
                 identified = bool(states["identified"].all())
                 cells.append(f"{float(error.mean()):.3f} ± {float(error.std()):.3f}")
             kind = "with labels" if labels else "without labels"

@@ -136,16 +136,18 @@ def test_faults_tells_what_chance_alone_does():
 
 
 def test_rivals_puts_comparisons_side_by_side(tmp_path):
-    from fedgmi.storage.files import write_json
+    from fedgmi.runs.records import Comparison
 
     def found(accuracy, error=None):
         summary = {"client_accuracy": [accuracy, 0.01], "worst_decile": [accuracy - 0.1, 0.0], "seeds": [0, 1]}
-        return summary | {"proportion_tv": error and [error, 0.002], "bytes_down": [2e6, 0.0], "bytes_up": [1e6, 0.0]}
+        summary |= {"proportion_tv": error and [error, 0.002], "bytes_down": [2e6, 0.0], "bytes_up": [1e6, 0.0]}
+        return summary | {"seconds_per_round": [0.1, 0.0], "expert_accuracy": None}
 
     frame = {"scenario": "x", "methods": [], "seeds": [0, 1], "cells": [], "paired": None, "best": None}
+    frame |= {"test": "a test", "significant": 0.05}
     both = {"fedgmi": found(0.92, 0.01), "fedavg": found(0.91)}
-    write_json(tmp_path / "rotation" / "comparison.json", frame | {"summary": both})
-    write_json(tmp_path / "rotation-a03" / "comparison.json", frame | {"summary": {"fedavg": found(0.88)}})
+    Comparison.write(tmp_path / "rotation", frame | {"summary": both})
+    Comparison.write(tmp_path / "rotation-a03", frame | {"summary": {"fedavg": found(0.88)}})
     command = [sys.executable, str(FOLDER / "rivals.py"), "--tables", "--out", str(tmp_path)]
     text = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
     assert "| method | rotation | rotation, α = 0.3 |" in text
@@ -193,6 +195,7 @@ def test_before_after_lets_bytes_and_seconds_differ(numbers):
 
 def made_up_side(out, summary, records=(), error=None):
     """What before_after.py keeps of the case `digits`."""
+
     from fedgmi.storage.files import write_json
 
     results = out / "digits" / "results"
