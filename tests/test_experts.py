@@ -26,6 +26,11 @@ CASES = {
         TABLE,
     ),
 }
+CASES |= {  # a new one needs no line here
+    name: lambda name=name: (make_expert(ExpertSettings(name=name, hidden=32), TABLE), TABLE)
+    for name in EXPERTS
+    if name not in CASES
+}
 
 
 def seeded(seed: int) -> torch.Generator:
