@@ -55,7 +55,7 @@ def test_the_method_runs_and_declares_what_it_does(examples):
 
 
 def test_the_wrapper_halves_models_of_any_size(examples):
-    wrapper, place = examples["halves"].half(), Place(0, (0,), 1, 0, 0)
+    wrapper, place = examples["short"].short(torch.float16), Place(0, (0,), 1, 0, 0)
     models = Models(
         torch.tensor([[80_000.0], [0.0]]), torch.tensor([20_000.0, 0.0]).double(), torch.tensor([[True, False]])
     )
@@ -70,7 +70,7 @@ def test_the_wrapper_halves_models_of_any_size(examples):
 def test_the_wrapper_leaves_models_to_within_rounding(examples, name):
     method = METHODS[name](make_task(SMALL.federation.schema, method=name))
     ends = []
-    for wrappers in ((), (examples["halves"].half(),)):
+    for wrappers in ((), (examples["short"].short(torch.float16),)):
         transport = InProcess(SMALL.federation.clients, method.program, wrappers=wrappers)
         start = Progress(method.program.init())
         ends.append(run_rounds(name, method.program, transport, start, n_clients=6, rounds=1, seed=0).server)
