@@ -189,6 +189,7 @@ def test_a_saved_model_holds_nothing_of_single_clients_but_their_proportions(mod
     ("change", "message"),
     [
         ({"format": 0, "fedgmi": "0.0.1"}, r"format 0 \(fedgmi 0\.0\.1\).*fit it anew"),
+        ({"format": 1}, "format 1 .*reads format 2.*fit it anew"),
         ({"names": None}, "lacks names"),
         ({"sha256": "0"}, "truncated or was changed"),
         ({"tensors": None}, "no model of fedgmi"),
@@ -240,6 +241,9 @@ def test_rows_and_clients_it_was_not_fitted_on(model, ask, message):
         (lambda m: new(n_components=9).fit(Federation.from_arrays(CLIENTS)), "9 components"),
         (lambda m: new(n_components="many").fit(Federation.from_arrays(CLIENTS)), "'auto'"),
         (lambda m: new(rounds=0).fit(Federation.from_arrays(CLIENTS)), "rounds is 0"),
+        (lambda m: new(settings={"method": {"name": "fedavg"}}).fit(Federation.from_arrays(CLIENTS)), "not fedavg"),
+        (lambda m: new(settings={"method.name": "ifca"}).fit(Federation.from_arrays(CLIENTS)), "setting of fedgmi"),
+        (lambda m: new(settings={"compare": {"ditto": {"mu": 1.0}}}).fit(Federation.from_arrays(CLIENTS)), "compare"),
         (lambda m: new(settings={"method.codeword": 8}).fit(Federation.from_arrays(CLIENTS)), "method.codewords"),
     ],
 )

@@ -14,25 +14,26 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
-from fedgmi.data import encode as incoming
+from fedgmi.data import encode
 from fedgmi.data.federation import Federation, check_federation
 from fedgmi.data.rows import Rows
-from fedgmi.errors import ConfigError, DataError, nearest
+from fedgmi.errors import ConfigError, DataError
 from fedgmi.protocol.listener import Listener
 from fedgmi.randomness import generator
 from fedgmi.runs import fitted, model_file
 from fedgmi.runs.config import Config, from_table
 from fedgmi.runs.fit import fit
-
-Array = npt.NDArray[Any]
+from fedgmi.runs.whose import Array, weights_of
 
 
 @dataclass(frozen=True)
 class InferredWeights:
-    """Proportions of rows that were never seen, by the E-step alone; `numpy.asarray` of it is `weights`.
+    """Proportions of a client that was not there, by the E-step alone. `numpy.asarray` of it is `weights`.
 
-    weights [K] · identified: False where such rows cannot tell the components apart, and weights are the pooled ones
-    · standard_errors [K], the components taken as known.
+    Attributes:
+        weights: The proportions. [K]
+        identified: Whether such rows can tell the components apart. Where not, the weights are the pooled ones.
+        standard_errors: Of the weights, the components taken as known. [K]
     """
 
     weights: Array
@@ -43,27 +44,43 @@ class InferredWeights:
         return np.array(self.weights, dtype=dtype)
 
 
+METHOD = "fedgmi"
 Whose = str | int | InferredWeights | npt.ArrayLike
 
 
 class FedGMI(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """A federation as a mixture: P_i(x, y) = Σ_k π_ik · p_k(x, y) (FedGMI, arXiv 2605.08760).
 
-    Parameters: n_components: K, or "auto" to estimate it · preset: "default", "sketch" or "plain" · rounds, epochs,
-    batch_size, learning_rate, participation: of training · seed · device: "auto", "cpu" or "cuda" · settings: any other
-    setting of a configuration, as {"section.key": value}.
+    Args:
+        n_components: K, or "auto" to estimate it.
+        preset: "default", "sketch" or "plain".
+        rounds: R.
+        epochs: Of local training, in a round.
+        batch_size: Of local training, in rows.
+        learning_rate: Of local training.
+        participation: The fraction of clients in a round.
+        seed: Of all draws.
+        device: "auto", "cpu" or "cuda".
+        settings: Any other setting of a configuration, as {"section.key": value}.
 
-    After `fit`: weights_ [clients, K], n_components_, client_names_, classes_ (labels, empty where there are none),
-    bytes_down_, bytes_up_, bound_ (nats per row of the last round).
+    Attributes:
+        weights_: Every client's proportions. [C, K]
+        n_components_: K.
+        client_names_: The clients' names, in the order of `weights_`.
+        classes_: The labels, empty where there are none. [L]
+        bytes_down_: Bytes to all clients.
+        bytes_up_: Bytes from all clients.
+        bound_: The bound of the last round, nats per row; None where there is none.
 
-    >>> import numpy as np
-    >>> from fedgmi import Federation
-    >>> rng = np.random.default_rng(0)
-    >>> shares = [0.1, 0.3, 0.5, 0.7, 0.9, 0.2]
-    >>> clients = [rng.normal(4.0 * (rng.random((60, 1)) < share), 1.0, (60, 2)) for share in shares]
-    >>> model = FedGMI(n_components=2, rounds=3, seed=0).fit(Federation.from_arrays(clients))
-    >>> model.weights_.shape
-    (6, 2)
+    Examples:
+        >>> import numpy as np
+        >>> from fedgmi import Federation
+        >>> rng = np.random.default_rng(0)
+        >>> shares = [0.1, 0.3, 0.5, 0.7, 0.9, 0.2]
+        >>> clients = [rng.normal(4.0 * (rng.random((60, 1)) < share), 1.0, (60, 2)) for share in shares]
+        >>> model = FedGMI(n_components=2, rounds=3, seed=0).fit(Federation.from_arrays(clients))
+        >>> model.weights_.shape
+        (6, 2)
     """
 
     def __init__(
@@ -92,10 +109,20 @@ class FedGMI(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self.settings = settings
 
     def fit(self, federation: Federation, y: None = None, *, listener: Listener | None = None) -> FedGMI:
-        """Estimate components, proportions and, where there are labels, experts. y is ignored (scikit-learn's place).
+        """Estimate components, proportions and, where there are labels, experts.
 
-        Raises ConfigError for a parameter out of its range, DataError for rows that cannot be used, DivergedError
-        where training runs away.
+        Args:
+            federation: The clients' rows.
+            y: Ignored; scikit-learn has a place for it.
+            listener: Who wants to know how it goes.
+
+        Returns:
+            The estimator itself.
+
+        Raises:
+            ConfigError: For a parameter out of its range.
+            DataError: For rows that cannot be used.
+            DivergedError: Where training runs away.
         """
         if not isinstance(federation, Federation):
             raise DataError(
@@ -108,54 +135,131 @@ class FedGMI(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         return self
 
     def predict(self, x: npt.ArrayLike, *, client: Whose) -> Array:
-        """The likeliest label of each row [n], by the client's own predictor.
+        """The likeliest label of each row, by the client's own predictor.
 
-        client: a name or place in `client_names_`, or proportions [K], such as `infer_weights` returns.
+        Args:
+            x: Rows, in their own units. [n, *shape]
+            client: A name in `client_names_`, a place there, or proportions [K] such as `infer_weights` returns.
+
+        Returns:
+            Labels. [n]
+
+        Raises:
+            DataError: For rows or a client that the model does not know, or without labels in the federation.
         """
         probabilities = self.predict_proba(x, client=client)
         labels: Array = self.classes_[probabilities.argmax(1)]
         return labels
 
     def predict_proba(self, x: npt.ArrayLike, *, client: Whose) -> Array:
-        """p(y | x) = Σ_k r_k(x)·p_k(y | x), r from x alone and the client's proportions. [n, classes]"""
+        """p(y | x) = Σ_k r_k(x)·p_k(y | x), r from x alone and the client's proportions.
+
+        Args:
+            x: Rows, in their own units. [n, *shape]
+            client: See `predict`.
+
+        Returns:
+            Probabilities, in the order of `classes_`. [n, L]
+
+        Raises:
+            DataError: See `predict`.
+        """
         model = self._model()
         if not model.schema.n_classes:
             fix = "fit a federation with labels; densities and proportions need none"
             raise DataError("there are no experts: the federation had no labels", where="FedGMI.predict", fix=fix)
-        state = model.state(torch.from_numpy(self._weights_of(client)))
+        state = model.state(torch.from_numpy(weights_of(self._model(), client)))
         logs = model.method.predictor.predict(model.server, state, self._rows(x))
         return _array(logs.exp())
 
     def predict_components(self, x: npt.ArrayLike, y: npt.ArrayLike | None = None, *, client: Whose) -> Array:
-        """Responsibilities r_k = P(component k | row) for the client's rows, with labels where given. [n, K]"""
-        weights = torch.from_numpy(self._weights_of(client))
+        """Responsibilities r_k = P(component k | row) for the client's rows.
+
+        Args:
+            x: Rows, in their own units. [n, *shape]
+            y: Their labels; None: they are not known. [n]
+            client: See `predict`.
+
+        Returns:
+            Probabilities. [n, K]
+
+        Raises:
+            DataError: For rows, labels or a client that the model does not know.
+        """
+        weights = torch.from_numpy(weights_of(self._model(), client))
         return _array(self._model().posterior(self._rows(x, y), weights))
 
     def log_ratios(self, x: npt.ArrayLike, y: npt.ArrayLike | None = None) -> Array:
-        """log p_k(row)/P(row) as calibrated across clients, P the pooled mixture. [n, K], nats"""
+        """log p_k(row)/P(row) as calibrated across clients, P the pooled mixture.
+
+        Args:
+            x: Rows, in their own units. [n, *shape]
+            y: Their labels; None: they are not known. [n]
+
+        Returns:
+            Log ratios, in nats. [n, K]
+
+        Raises:
+            DataError: For rows or labels that the model does not know.
+        """
         return _array(self._model().evidence(self._rows(x, y)))
 
     def component_log_prob(self, x: npt.ArrayLike, *, n_samples: int = 16) -> Array:
-        """log p_k(x) [n, K], nats in the rows' own units; see `score_samples`."""
+        """log p_k(x), as `score_samples` takes it.
+
+        Args:
+            x: Rows, in their own units. [n, *shape]
+            n_samples: Draws for a VAE's bound.
+
+        Returns:
+            Nats in the rows' own units. [n, K]
+
+        Raises:
+            ConfigError: For no draws.
+            DataError: For rows that the model does not know.
+        """
         model = self._model()
         if n_samples < 1:
             raise ConfigError(f"n_samples is {n_samples}", where="score_samples", fix="ask for at least one")
-        return _array(model.log_density(incoming.features(x, model.schema), n_samples))
+        return _array(model.log_density(encode.features(x, model.schema), n_samples))
 
     def score_samples(self, x: npt.ArrayLike, *, client: Whose | None = None, n_samples: int = 16) -> Array:
-        """log Σ_k π_k p_k(x) [n], nats in the rows' own units; π the client's, or the pooled proportions.
+        """log Σ_k π_k p_k(x), π the client's or the pooled proportions.
 
-        For a VAE p_k(x) is the importance-weighted bound (Burda et al. 2016) of n_samples draws; for grey pictures
-        under a Bernoulli likelihood it is a score rather than a density.
+        For a VAE p_k(x) is the importance-weighted bound (Burda et al. 2016). For grey pictures under a Bernoulli
+        likelihood it is a score rather than a density.
+
+        Args:
+            x: Rows, in their own units. [n, *shape]
+            client: See `predict`; None: the pooled proportions.
+            n_samples: Draws for a VAE's bound.
+
+        Returns:
+            Nats in the rows' own units. [n]
+
+        Raises:
+            ConfigError: For no draws.
+            DataError: For rows or a client that the model does not know.
         """
         pooled = self._model().pooled().cpu().numpy()
-        weights = pooled if client is None else self._weights_of(client)
+        weights = pooled if client is None else weights_of(self._model(), client)
         joint = self.component_log_prob(x, n_samples=n_samples) + np.log(np.maximum(weights, 1e-300))
         scores: Array = np.logaddexp.reduce(joint, axis=1)
         return scores
 
     def sample(self, n: int = 1, *, component: int) -> Array:
-        """n rows drawn from the density of a component [n, *shape], in the rows' own units."""
+        """Draw rows from the density of a component.
+
+        Args:
+            n: How many.
+            component: Which, from 0.
+
+        Returns:
+            Rows, in their own units. [n, *shape]
+
+        Raises:
+            ConfigError: For no rows, or a component that there is not.
+        """
         model = self._model()
         if n < 1:
             raise ConfigError(f"{n} rows", where="FedGMI.sample", fix="ask for at least one")
@@ -165,23 +269,53 @@ class FedGMI(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         return _array(model.sample(n, component, generator(model.config.seed, "sample", component)))
 
     def infer_weights(self, x: npt.ArrayLike, y: npt.ArrayLike | None = None) -> InferredWeights:
-        """The proportions of a client that was not there, from its rows; nothing is trained.
+        """The proportions of a client that was not there, from its rows. Nothing is trained.
 
-        Where the p_k(x) coincide, rows without labels say nothing: `identified` is False, and the weights are the
+        Where the p_k(x) coincide, rows without labels say nothing. `identified` is then False, and the weights are the
         pooled proportions.
+
+        Args:
+            x: Its rows, in their own units. [n, *shape]
+            y: Their labels; None: they are not known. [n]
+
+        Returns:
+            Proportions, and how well they are known.
+
+        Raises:
+            DataError: For rows or labels that the model does not know.
         """
         model = self._model()
         found = model.infer(self._rows(x, y))
         return InferredWeights(_array(found.proportions), found.identified, _array(found.standard_errors))
 
     def save(self, folder: str | Path) -> Path:
-        """Write the model into a folder: `model.json` and safetensors. Returns the folder."""
+        """Write the model: `model.json` and safetensors.
+
+        Args:
+            folder: Where to; it is made if it is not there.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: Where it cannot be written.
+        """
         model_file.save(Path(folder), self._model(), self._parameters())
         return Path(folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> FedGMI:
-        """The model that `save` wrote. Raises CheckpointError where it is damaged, foreign, or of another version."""
+        """Read the model that `save` wrote.
+
+        Args:
+            folder: Where it lies.
+
+        Returns:
+            The fitted estimator.
+
+        Raises:
+            CheckpointError: Where it is damaged, foreign, or of another version.
+        """
         model, parameters = model_file.load(Path(folder))
         estimator = cls(**parameters)
         estimator._take(model)
@@ -192,7 +326,7 @@ class FedGMI(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self.weights_ = _array(model.proportions)
         self.n_components_ = model.n_components
         self.client_names_ = model.names
-        self.classes_ = incoming.classes(model.schema)
+        self.classes_ = encode.classes(model.schema)
         self.bytes_down_, self.bytes_up_ = model.bytes_down, model.bytes_up
         self.bound_ = model.bound
 
@@ -205,30 +339,9 @@ class FedGMI(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     def _rows(self, x: npt.ArrayLike, y: npt.ArrayLike | None = None) -> Rows:
         model = self._model()
-        features = incoming.features(x, model.schema)
-        labels = None if y is None else incoming.labels(y, model.schema, len(features))
+        features = encode.features(x, model.schema)
+        labels = None if y is None else encode.labels(y, model.schema, len(features))
         return model.rows(features, labels)
-
-    def _weights_of(self, client: Whose) -> Array:
-        """The proportions [K] of a client by name or place, or the proportions that stand for one."""
-        self._model()
-        if isinstance(client, str):
-            if client not in self.client_names_:
-                guess = nearest(client, self.client_names_)
-                known = f"did you mean {guess!r}?" if guess else f"known: {', '.join(self.client_names_[:10])}"
-                fix = f"{known}. For a new client give infer_weights(x) in its place"
-                raise DataError(f"no client of that name was in the federation: {client!r}", where="client", fix=fix)
-            return np.asarray(self.weights_[self.client_names_.index(client)])
-        if isinstance(client, int | np.integer):
-            if not 0 <= client < len(self.client_names_):
-                fix = f"0..{len(self.client_names_) - 1}, or a name"
-                raise DataError(f"there is no client {client}", where="client", fix=fix)
-            return np.asarray(self.weights_[int(client)])
-        weights = np.asarray(client, dtype=float)
-        if weights.shape != (self.n_components_,) or not np.isclose(weights.sum(), 1.0, atol=1e-4) or weights.min() < 0:
-            fix = f"give {self.n_components_} shares of at least 0 that sum to 1, or the name of a client"
-            raise DataError(f"{np.round(weights, 4).tolist()} are no proportions", where="client", fix=fix)
-        return weights
 
     def _parameters(self) -> dict[str, Any]:
         return dict(self.get_params(deep=False))
@@ -246,7 +359,14 @@ class FedGMI(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             section, _, name = str(key).rpartition(".")
             place = table.setdefault(section, {}) if section else table
             place[name] = value
-        return from_table(_plain(table), "FedGMI")
+        config = from_table(_plain(table), "FedGMI")
+        if config.method.name != METHOD:
+            raise ConfigError(
+                f"FedGMI is the method {METHOD}, not {config.method.name}",
+                where="method.name",
+                fix="leave it out, or run the other method with: fedgmi run --set method.name=" + config.method.name,
+            )
+        return config
 
 
 def _plain(value: Any) -> Any:
