@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -243,6 +244,45 @@ def test_summary_that_is_not_ours(tmp_path, capsys):
     (tmp_path / folder.SUMMARY).write_text('{"name": "somebody else\'s"}')
     assert exit_code("report", str(tmp_path)) == 2
     assert_one_message(capsys.readouterr().err, "this is not the summary of a run")
+
+
+OLDER = """
+rounds = 2
+[method]
+name = "fedgmi"
+judge_rounds = 15
+[method.ditto]
+mu = 1.0
+"""
+
+
+def test_a_folder_of_an_older_fedgmi_cannot_be_resumed(tmp_path, capsys):
+    """Settings and checkpoints say so, each by itself, and nothing is touched."""
+    out = tmp_path / "out"
+    run(out)
+    (out / folder.CONFIG).write_text(OLDER)
+    before = hashes(out)
+    for words in (arguments(out, resume=True), ["run", "--resume", "--out", str(out)]):
+        assert exit_code(*words) == 2
+        told = "these settings are as an older fedgmi had them: method.judge_rounds, method.ditto"
+        fix = "write reference_rounds for judge_rounds; leave out method.ditto, or write [compare.ditto]"
+        needs = "A results folder that an older fedgmi wrote needs that fedgmi"
+        assert_one_message(capsys.readouterr().err, f"{out / folder.CONFIG}: {told}", fix, needs)
+    assert hashes(out) == before
+    (out / folder.CONFIG).write_text(config.dump(settings()))
+    path = out / "checkpoints" / "fedgmi.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
+    assert exit_code(*arguments(out, resume=True)) == 2
+    assert_one_message(capsys.readouterr().err, str(path), "resume with the fedgmi that wrote it")
+
+
+def test_results_of_an_older_fedgmi_are_not_reported(tmp_path, capsys):
+    run(tmp_path)
+    path = tmp_path / folder.SUMMARY
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in found.items() if key not in ("version", "fedgmi")}))
+    assert exit_code("report", str(tmp_path)) == 2
+    assert_one_message(capsys.readouterr().err, f"{path}: an older fedgmi wrote the summary of a run", "another folder")
 
 
 REAL = [

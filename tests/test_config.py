@@ -129,7 +129,10 @@ METHOD = [
     (("method.name=ditto", "method.mu=-1.0"), "method.mu is -1.0 (a number), expected greater than"),
     (("method=3",), "method is 3 (a whole number), expected a section with keys of its own"),
     (("method.name=dito",), 'method.name: there is no method "dito". Likely fix: did you mean "ditto"?'),
-    (("method.ditto.mu=1.0",), 'an older fedgmi had them: method.ditto. Likely fix: write name = "ditto" and mu'),
+    (
+        ("method.ditto.mu=1.0",),
+        "an older fedgmi had them: method.ditto. Likely fix: leave out method.ditto, or write [compare.ditto]",
+    ),
     (("method.judge_rounds=9",), "Likely fix: write reference_rounds for judge_rounds"),
     (("method.name=cfl", "method.n_components=2"), "method.n_components: cfl has no components"),
     (("method.preset=plain", "method.epsilon=1.0"), "method.epsilon: the preset plain sends no histogram"),

@@ -6,17 +6,28 @@ from typing import Any, Protocol
 
 
 class Listener(Protocol):
-    """What an experiment tells while it runs.
-
-    A record has keys run · round (0: the preparation, 1..R, R + 1: the end) · bound (nats per row, or None)
-    · proportion_tv (or None) · seconds (of the run so far).
-    """
+    """What is called while methods run."""
 
     def started(self, name: str, rounds: int) -> None:
-        """A method's run begins, or goes on."""
+        """A method's run begins, or goes on.
+
+        Args:
+            name: Of the run.
+            rounds: R.
+        """
 
     def round_done(self, record: dict[str, Any]) -> None:
-        """A line was written to `records.jsonl`."""
+        """A round is complete.
+
+        Args:
+            record: `run`, its name; `round`, where 0 is the preparation and R + 1 the end; `bound` in nats per row, or
+                None; `proportion_tv`, or None; `seconds` of the run so far. `fedgmi run` gives all that
+                `records.jsonl` has.
+        """
 
     def finished(self, name: str) -> None:
-        """The run has come to its end."""
+        """The run has come to its end.
+
+        Args:
+            name: Of the run.
+        """

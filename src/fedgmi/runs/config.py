@@ -179,12 +179,15 @@ def _refuse_older(table: Mapping[str, Any], source: str) -> None:
     renamed = {key: now for key, now in RENAMED.items() if key in keys}
     if not heads and not renamed:
         return
-    fixes = [f"write {now} for {key}" for key, now in renamed.items()]
-    if heads:
-        name = next((head for head in heads if head == method_named(keys)), next(iter(heads)))
-        own = "".join(f" and {key}" for key in heads[name])
-        fixes.append(f'write name = "{name}"{own} directly under [method]')
     found = ", ".join(f"method.{key}" for key in (*renamed, *heads))
+    fixes = [f"write {now} for {key}" for key, now in renamed.items()]
+    name = method_named(keys) if "name" in keys or len(heads) != 1 else next(iter(heads))
+    if name in heads:
+        own = "".join(f" and {key}" for key in heads.pop(name))
+        fixes.append(f'write name = "{name}"{own} directly under [method]')
+    if heads:
+        out = ", ".join(f"method.{key}" for key in heads)
+        fixes.append(f"leave out {out}, or write [compare.{next(iter(heads))}] for fedgmi compare")
     raise ConfigError(
         f"these settings are as an older fedgmi had them: {found}",
         where=source,

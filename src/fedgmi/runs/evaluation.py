@@ -21,13 +21,17 @@ DENSITY_SAMPLES = 16  # of the importance-weighted bound on held-out rows
 
 
 def evaluate(method: Method, task: Task, server: Tree, states: Tree, scenario: Scenario) -> dict[str, Any]:
-    """Everything `summary.json` says of one method, of its deployed predictor after the last round.
+    """Everything that `summary.json` says of one method after its last round, but for what the run cost.
 
-    client_accuracy: share of right labels on each client's own held-out mix, mean over clients (null without labels)
-    · proportion_tv: mean over clients of ½ Σ_k |π̂_ik − π_ik| to the realised share, after the best matching
-    · expert_accuracy [true component × expert] and density [true component × density] (nats) on pure held-out rows
-    · assignment_accuracy: share of training rows whose likeliest component, labels seen, is the true one
-    · components_shown: how many the sketch's counts stand up for, where there is a sketch.
+    Args:
+        method: Whose predictor is evaluated, as it would be deployed.
+        task: From which the method was built.
+        server: The server's state.
+        states: The clients' states. [C, …]
+        scenario: Rows, and the truth where it is known.
+
+    Returns:
+        Numbers by name; `records.Outcome` says what each means. Those that cannot be are left out, or None.
     """
     predictor = method.predictor
     accuracy = client_accuracy(predictor, server, states, scenario.federation.held_out)
@@ -51,7 +55,17 @@ def evaluate(method: Method, task: Task, server: Tree, states: Tree, scenario: S
 
 
 def client_accuracy(predictor: Predictor, server: Tree, states: Tree, held_out: Sequence[Client]) -> Tensor | None:
-    """Share of rows that each client's own predictor labels rightly [C]; NaN where a client has no such rows."""
+    """Share of rows that each client's own predictor labels rightly.
+
+    Args:
+        predictor: The method's.
+        server: The server's state.
+        states: The clients' states. [C, …]
+        held_out: Each client's rows, with labels. The predictor does not see these.
+
+    Returns:
+        Shares, NaN where a client has no such rows [C]; None where there are no labels.
+    """
     if not held_out or held_out[0].y is None:
         return None
     parts = []
@@ -66,12 +80,20 @@ def client_accuracy(predictor: Predictor, server: Tree, states: Tree, held_out: 
 def newcomers(
     predictor: Predictor, server: Tree, states: Tree, seen: Scenario, unseen: Scenario
 ) -> dict[str, Any] | None:
-    """How clients fare that took no part in training: inferred from their training rows, judged on held-out ones.
+    """How clients fare that took no part in training.
 
-    proportion_tv: from labelled rows, where there are labels, and `proportion_tv_unlabelled` from the same without,
-    both in the order that fits the *seen* clients · identified: whether such rows can tell proportions at all
-    · client_accuracy: of the predictor that the proportions from labelled rows make. None where the method has no way
-    to infer anybody.
+    Their states are inferred from their training rows, with labels and without. Their predictors, those of the states
+    from labelled rows, are evaluated on held-out rows. Components are in the order that fits the *seen* clients.
+
+    Args:
+        predictor: The method's.
+        server: The server's state.
+        states: The states of the clients that took part. [C, …]
+        seen: Those clients.
+        unseen: The others.
+
+    Returns:
+        Numbers by name; `records.Unseen` says what each means. None where the method cannot infer anybody's state.
     """
     if predictor.infer_client is None:
         return None
@@ -98,7 +120,7 @@ def newcomers(
 
 
 def proportion_error(predictor: Predictor, states: Tree, scenario: Scenario) -> float | None:
-    """The mean total variation to the realised proportions, or None where either is unknown."""
+    """The mean total variation between estimated and realised proportions; None where either is unknown."""
     if predictor.proportions is None or scenario.truth is None:
         return None
     numbers, _ = proportion_errors(predictor.proportions(states).cpu(), scenario)
@@ -107,7 +129,16 @@ def proportion_error(predictor: Predictor, states: Tree, scenario: Scenario) -> 
 
 
 def proportion_errors(estimated: Tensor, scenario: Scenario) -> tuple[dict[str, Any], Tensor | None]:
-    """Proportions in matched order, their errors, and the matching itself."""
+    """Proportions in matched order, and their errors.
+
+    Args:
+        estimated: In any order of components. [C, K]
+        scenario: Whose clients they are.
+
+    Returns:
+        Numbers by name, and the matching: the place of each true component among the estimated ones. The matching is
+        None where no truth is known.
+    """
     counts = torch.tensor([len(client) for client in scenario.federation.clients], dtype=torch.float64)
     order, truth = None, scenario.truth
     numbers: dict[str, Any] = {"proportion_tv": None, "proportion_tv_drawn": None, "true_proportions": None}
@@ -144,7 +175,19 @@ def assignment_accuracy(predictor: Predictor, server: Tree, states: Tree, scenar
 def component_matrices(
     predictor: Predictor, task: Task, server: Tree, pure: Sequence[Client], order: Tensor | None
 ) -> dict[str, Any]:
-    """Every expert and every density on pure held-out rows of every true component, in matched order."""
+    """Every expert and every density on pure held-out rows of every true component.
+
+    Args:
+        predictor: The method's.
+        task: From which the method was built.
+        server: The server's state.
+        pure: Held-out rows, one client for each true component.
+        order: The matching of `proportion_errors`.
+
+    Returns:
+        `expert_accuracy` [true component, expert] and `density` [true component, density] in nats, as far as the
+        predictor has them. Columns are in matched order.
+    """
     out: dict[str, Any] = {}
     device = next(iter(server.values())).device if server else torch.device("cpu")
     if predictor.expert is not None and pure and pure[0].y is not None:

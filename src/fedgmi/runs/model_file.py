@@ -24,7 +24,16 @@ AGAIN = "save the model again, or restore the folder"
 
 
 def save(where: Path, model: Fitted, parameters: dict[str, Any]) -> None:
-    """Write the model; `parameters` are those of the estimator, plain JSON values."""
+    """Write a model.
+
+    Args:
+        where: The folder.
+        model: What to write.
+        parameters: Those of the estimator, as plain JSON values.
+
+    Raises:
+        UserError: Where the folder cannot be written.
+    """
     tensors = {f"server/{key}": leaf for key, leaf in model.server.items()}
     tensors["proportions"] = model.proportions
     meta = {
@@ -45,7 +54,17 @@ def save(where: Path, model: Fitted, parameters: dict[str, Any]) -> None:
 
 
 def load(where: Path) -> tuple[Fitted, dict[str, Any]]:
-    """The model and the estimator's parameters. Raises CheckpointError where they are damaged or of another version."""
+    """Read a model.
+
+    Args:
+        where: The folder of `save`.
+
+    Returns:
+        The model, and the estimator's parameters.
+
+    Raises:
+        CheckpointError: Where it is damaged, or of another version.
+    """
     path = where / JSON
     if not path.exists():
         raise CheckpointError("no model lies there", where=str(where), fix="give the folder of FedGMI.save")
