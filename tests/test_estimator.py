@@ -146,8 +146,11 @@ def test_without_labels_there_are_densities_and_proportions():
 
 
 def test_how_many_components_can_be_left_to_the_data():
-    model = new(n_components="auto", rounds=1).fit(Federation.from_arrays(two_blobs(rows=200)[0]))
+    federation = Federation.from_arrays(two_blobs(rows=200)[0])
+    model, asked = (new(n_components=k, rounds=1).fit(federation) for k in ("auto", 2))
     assert model.n_components_ == 2
+    np.testing.assert_array_equal(model.weights_, asked.weights_)
+    assert (model.bytes_down_, model.bytes_up_) == (asked.bytes_down_, asked.bytes_up_)
 
 
 def test_the_seed_decides(model):
