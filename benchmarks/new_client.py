@@ -58,6 +58,7 @@ def lines(settings: config.Config, out: Path) -> list[str]:
             predictor = setup.method(who).predictor
             assert predictor.infer_client is not None
             assert predictor.proportions is not None
+            assert predictor.identified is not None
             _, order = proportion_errors(predictor.proportions(found.clients), seen)
             assert order is not None
             cells, identified = [], True
@@ -65,7 +66,7 @@ def lines(settings: config.Config, out: Path) -> list[str]:
                 clients, truth = shown(unseen, n_rows, labels)
                 states = predictor.infer_client(found.server, pack(clients))
                 error = total_variation(reorder(predictor.proportions(states), order), truth)
-                identified = bool(states["identified"].all())
+                identified = bool(predictor.identified(states).all())
                 cells.append(f"{float(error.mean()):.3f} ± {float(error.std()):.3f}")
             kind = "with labels" if labels else "without labels"
             table.append(f"| {name} | {kind} | {who} | {' | '.join(cells)} | {'yes' if identified else 'no'} |")

@@ -551,6 +551,10 @@ def test_a_new_clients_states_are_inferred_without_training(case):
         proportions = method.predictor.proportions(states)
         torch.testing.assert_close(proportions.sum(1), torch.ones(3, dtype=torch.float64))
         assert states["identified"].shape == (3,)
+        assert torch.equal(method.predictor.identified(states), states["identified"])
+        errors = method.predictor.standard_errors
+        assert (errors is not None) == ("standard_errors" in states)
+        assert errors is None or torch.equal(errors(states), states["standard_errors"])
         assert "standard_errors" not in states or states["standard_errors"].shape == proportions.shape
         x, y = rows.x[rows.client_index == 1], rows.y[rows.client_index == 1]
         alone = method.predictor.infer_client(server, pack([Client("new", x, y if seen.y is not None else None)]))

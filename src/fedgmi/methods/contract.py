@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
+import torch
 from torch import Tensor
 from typing_extensions import TypeVar
 
@@ -75,6 +76,8 @@ class Predictor:
             there are any. [R, K], nats
         infer_client: (server, rows) → states of clients never seen, from their rows alone, with labels where there are
             any. Nothing is trained.
+        identified: (states of such clients) → whether their rows can tell their proportions. [C], bool
+        standard_errors: (states of such clients) → those of their proportions. [C, K]
         pooled: (server) → the proportions of all rows together. [K]
         client_state: (proportions [C, K]) → states of clients that are known by their proportions alone.
         density: (server, x [R, *shape], noise [R, S, Z]) → log p_k(x). [R, K], nats
@@ -88,6 +91,8 @@ class Predictor:
     responsibilities: Callable[[Tree, Tree, Rows], Tensor] | None = None
     evidence: Callable[[Tree, Rows], Tensor] | None = None
     infer_client: Callable[[Tree, Rows], Tree] | None = None
+    identified: Callable[[Tree], Tensor] | None = None
+    standard_errors: Callable[[Tree], Tensor] | None = None
     pooled: Callable[[Tree], Tensor] | None = None
     client_state: Callable[[Tensor], Tree] | None = None
     density: Callable[[Tree, Tensor, Tensor], Tensor] | None = None
@@ -167,9 +172,7 @@ def table_of(*entries: Entry[Any]) -> dict[str, Entry[Any]]:
 
 def joins_as_newcomer(method: Method, round: int) -> bool:
     """Whether a client without a state begins as a newcomer does in this round: it missed the preparation."""
-    program = method.program
-    late = bool(program.prepare) if program.joins_late is None else program.joins_late
-    return round > 0 and late and method.predictor.infer_client is not None
+    return round > 0 and method.program.late_are_new and method.predictor.infer_client is not None
 
 
 def first_states(method: Method, server: Tree, rows: Rows, round: int) -> Tree:
@@ -188,6 +191,18 @@ def first_states(method: Method, server: Tree, rows: Rows, round: int) -> Tree:
     if infer is not None and joins_as_newcomer(method, round):
         return infer(server, rows)
     return method.program.client_init(rows.ids)
+
+
+def client_ids(rows: Rows) -> Tensor:
+    """The clients' places in the federation, never their places among those that take part.
+
+    Args:
+        rows: Of C clients.
+
+    Returns:
+        [C], on the device of the rows.
+    """
+    return torch.tensor(rows.ids, device=rows.x.device)
 
 
 def wrong_index(message: Message, client: int) -> str | None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
-from fedgmi.methods.contract import Method, wrong_index
+from fedgmi.methods.contract import Method, client_ids, wrong_index
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
@@ -36,8 +35,7 @@ def disclosing(method: Method) -> Method:
         return method
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        number = torch.tensor(rows.ids, device=rows.x.device)
-        return states, Message(replies={"client": number, "proportions": tell(states)})
+        return states, Message(replies={"client": client_ids(rows), "proportions": tell(states)})
 
     def take(server: Tree, message: Message, round: int) -> Tree:
         return server | {CLIENTS: message.replies["client"], PROPORTIONS: message.replies["proportions"]}

@@ -1,4 +1,4 @@
-"""What methods share: random starts, training what a client holds, FedAvg's round, losses and predictions by row."""
+"""What methods share: random starts, training what a client holds, losses and predictions by row."""
 
 from __future__ import annotations
 
@@ -75,48 +75,6 @@ def held_by_all(rows: Rows, total: Tensor, mass: Tensor) -> Models:
         The models, held by all C clients.
     """
     return Models(total, mass, torch.ones(rows.n_clients, len(total), dtype=torch.bool))
-
-
-def average_step(task: Task, mu: float = 0.0) -> Step:
-    """FedAvg's round on the one model in the server's leaf `expert` [1, P].
-
-    Args:
-        task: Whose expert it is.
-        mu: Of FedProx's proximal term; 0: none.
-
-    Returns:
-        The step.
-    """
-
-    def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        key = (task.seed, round, "expert")
-        trained = train_components(task, rows, all_rows(rows), server["expert"], expert_loss(task), key, mu=mu)
-        return states, Message({"expert": trained})
-
-    def average(server: Tree, message: Message, round: int) -> Tree:
-        return server | {"expert": message.models["expert"].mean(server["expert"])}
-
-    return Step(
-        "train",
-        client,
-        average,
-        reads=("expert",),
-        writes=("expert",),
-        models=experts_of,
-        tells="updates of the model, weighted by its rows",
-    )
-
-
-def experts_of(server: Tree) -> Tree:
-    """The one kind of models that most methods average, as they stand.
-
-    Args:
-        server: The server's state.
-
-    Returns:
-        Its leaf `expert`. [K, P]
-    """
-    return {"expert": server["expert"]}
 
 
 def train_own(
@@ -295,3 +253,15 @@ def identified(rows: Rows, yes: bool) -> Tree:
         The leaf `identified`. [C], bool
     """
     return {"identified": torch.full((rows.n_clients,), yes, device=rows.x.device)}
+
+
+def identified_of(states: Tree) -> Tensor:
+    """What `identified` said of new clients.
+
+    Args:
+        states: Theirs. [C, …]
+
+    Returns:
+        [C], bool
+    """
+    return states["identified"]

@@ -22,7 +22,7 @@ from fedgmi.data.validate import check_scalable
 from fedgmi.methods.contract import Method, Predictor
 from fedgmi.methods.local_training import FEATURE_SUMS
 from fedgmi.protocol.message import Message
-from fedgmi.protocol.step import Program, Step
+from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
 
 SCALE = "scale"
@@ -60,7 +60,7 @@ def standardised(method: Method, schema: Schema) -> Method:
             prepare=(standardise_step(schema), *wrap(program.prepare)),
             round=wrap(program.round),
             finish=wrap(program.finish),
-            joins_late=_joins_late(program),
+            joins_late=program.late_are_new,
         ),
         predictor=_predictor(method.predictor),
     )
@@ -84,7 +84,11 @@ def standardise_step(schema: Schema) -> Step:
 
 def scale_of(server: Tree) -> Standardisation | None:
     """How rows were brought to mean 0 and deviation 1; None where they are in their own units."""
-    return Standardisation(server[MEAN], server[STD]) if MEAN in server else None
+    return _scale(server) if MEAN in server else None
+
+
+def _scale(server: Tree) -> Standardisation:
+    return Standardisation(server[MEAN], server[STD])
 
 
 def _on_scale(step: Step) -> Step:
@@ -99,12 +103,7 @@ def _on_scale(step: Step) -> Step:
 
 def _rescaled(server: Tree, rows: Rows) -> Rows:
     """The rows on the server's scale; what they keep between exchanges stays theirs."""
-    scale = Standardisation(server[MEAN], server[STD])
-    return replace(rows, x=scale.apply(rows.x))
-
-
-def _joins_late(program: Program) -> bool:
-    return bool(program.prepare) if program.joins_late is None else program.joins_late
+    return replace(rows, x=_scale(server).apply(rows.x))
 
 
 def _predictor(old: Predictor) -> Predictor:
@@ -114,11 +113,11 @@ def _predictor(old: Predictor) -> Predictor:
 
     def on_x(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """A function whose second argument is x."""
-        return lambda server, x, *rest: function(server, Standardisation(server[MEAN], server[STD]).apply(x), *rest)
+        return lambda server, x, *rest: function(server, _scale(server).apply(x), *rest)
 
     def sample(server: Tree, component: int, n: int, draws: torch.Generator) -> Tensor:
         assert old.sample is not None
-        return Standardisation(server[MEAN], server[STD]).undo(old.sample(server, component, n, draws))
+        return _scale(server).undo(old.sample(server, component, n, draws))
 
     return replace(
         old,

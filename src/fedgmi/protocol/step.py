@@ -97,6 +97,11 @@ class Program:
         """Every step, in the order of the phases."""
         return (*self.prepare, *self.round, *self.finish)
 
+    @property
+    def late_are_new(self) -> bool:
+        """Whether a client that missed the preparation begins as a newcomer does."""
+        return bool(self.prepare) if self.joins_late is None else self.joins_late
+
     def kind_of(self, name: str, otherwise: Kind) -> Kind:
         """What a leaf of the server's state, or a model in a message, is."""
         return next((kind for entry, kind in self.kinds.items() if covers(entry, name)), otherwise)

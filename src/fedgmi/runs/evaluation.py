@@ -111,7 +111,8 @@ def newcomers(
             estimated = estimated if order is None else reorder(estimated, order)
             error = None if truth is None else float(total_variation(estimated, truth.proportions()).mean())
             result |= {f"proportion_tv{suffix}": error, f"proportions{suffix}": estimated.tolist()}
-            result[f"identified{suffix}"] = bool(inferred["identified"].all())
+            if predictor.identified is not None:
+                result[f"identified{suffix}"] = bool(predictor.identified(inferred).all())
     accuracy = client_accuracy(predictor, server, kinds[""], unseen.federation.held_out)
     return result | {
         "client_accuracy": None if accuracy is None else float(accuracy.nanmean()),

@@ -114,9 +114,17 @@ class Fitted:
 
     def infer(self, rows: Rows) -> Inferred:
         """The proportions of a new client, from its rows."""
-        assert self.method.predictor.infer_client is not None
-        client = self.method.predictor.infer_client(self.server, rows)
-        return Inferred(client["proportions"][0], bool(client["identified"][0]), client["standard_errors"][0])
+        predictor = self.method.predictor
+        assert predictor.infer_client is not None
+        assert predictor.proportions is not None
+        assert predictor.identified is not None
+        assert predictor.standard_errors is not None
+        client = predictor.infer_client(self.server, rows)
+        return Inferred(
+            predictor.proportions(client)[0],
+            bool(predictor.identified(client)[0]),
+            predictor.standard_errors(client)[0],
+        )
 
     def log_density(self, x: Tensor, n_samples: int) -> Tensor:
         """log p_k(x): exact, or the importance-weighted bound of n_samples. [R, K], nats of the rows' own units"""

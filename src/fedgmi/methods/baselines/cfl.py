@@ -34,11 +34,18 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
-from fedgmi.methods.baselines.clusters import UNKNOWN, clustered_method, enter, find, in_order, update_reply, wrong_with
+from fedgmi.methods.baselines.clusters import (
+    UNKNOWN,
+    clustered_method,
+    enter,
+    find,
+    in_order,
+    update_reply,
+    update_step,
+)
 from fedgmi.methods.contract import Entry, Method, Task
 from fedgmi.methods.local_training import need_labels
 from fedgmi.protocol.message import Message
-from fedgmi.protocol.step import Step
 from fedgmi.settings.base import MethodSettings, ProperFraction
 from fedgmi.tree import Tree
 
@@ -98,17 +105,7 @@ def cfl(task: Task[CflSettings]) -> Method:
         at_rest = bool(mean < settings.mean_below)
         return at_rest and bool(lengths.max() > settings.largest_above) and len(lengths) > 2
 
-    step = Step(
-        "train",
-        train,
-        split_and_average,
-        reads=("cluster", "expert"),
-        writes=("cluster", "expert", "scale"),
-        kind="expert",
-        single=True,
-        check=wrong_with,
-        tells="its number, its cluster, how many rows it has, and the update of its model",
-    )
+    step = update_step(train, split_and_average, reads=("cluster", "expert"), writes=("cluster", "expert", "scale"))
     return clustered_method(task, "cfl", step, {"scale": torch.tensor(1.0, dtype=torch.float64)})
 
 

@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from fedgmi import tree
 from fedgmi.data.rows import Rows
-from fedgmi.methods.contract import Method, Predictor, Task, wrong_index
+from fedgmi.methods.contract import Method, Predictor, Task, client_ids, wrong_index
 from fedgmi.methods.local_training import own_log_prob, random_starts, row_losses, train_own
 from fedgmi.protocol.message import Message
-from fedgmi.protocol.step import Program, Step
+from fedgmi.protocol.step import ClientStep, Program, ServerStep, Step
 from fedgmi.tree import Tree
 
 UNKNOWN = -1  # the cluster of a client that is in none
@@ -95,6 +95,31 @@ def wrong_with(message: Message, client: int, rows: int) -> str | None:
     return wrong_index(message, client)
 
 
+def update_step(client: ClientStep, server: ServerStep, reads: tuple[str, ...], writes: tuple[str, ...]) -> Step:
+    """The one step of a round, in which every client sends an `update_reply`.
+
+    Args:
+        client: Its client part.
+        server: Its server part.
+        reads: What the client part reads.
+        writes: What the server part writes.
+
+    Returns:
+        The step.
+    """
+    return Step(
+        "train",
+        client,
+        server,
+        reads=reads,
+        writes=writes,
+        kind="expert",
+        single=True,
+        check=wrong_with,
+        tells="its number, its cluster, how many rows it has, and the update of its model",
+    )
+
+
 def in_order(replies: Tree) -> Tree:
     """Sort replies by client id, so that clusters get the same numbers in whatever order clients answer.
 
@@ -135,18 +160,6 @@ def least_loss(task: Task, server: Tree, rows: Rows) -> Tensor:
         Numbers of models. [C]
     """
     return rows.sum_by_client(row_losses(task, server["expert"], rows)).argmin(1)
-
-
-def client_ids(rows: Rows) -> Tensor:
-    """The clients' places in the federation, never their places among those that take part.
-
-    Args:
-        rows: Of C clients.
-
-    Returns:
-        [C], on the device of the rows.
-    """
-    return torch.tensor(rows.ids, device=rows.x.device)
 
 
 def look_up(register: Tensor, ids: Tensor) -> Tensor:

@@ -9,14 +9,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor
-
-from fedgmi.data.rows import Rows
-from fedgmi.methods.contract import Entry, Method, Predictor, Task
-from fedgmi.methods.local_training import average_step, need_labels, random_starts
-from fedgmi.protocol.step import Program
+from fedgmi.methods.averaging import one_model
+from fedgmi.methods.contract import Entry, Method, Task
 from fedgmi.settings.base import MethodSettings
-from fedgmi.tree import Tree
 
 
 class FedAvgSettings(MethodSettings):
@@ -37,26 +32,7 @@ def fedavg(task: Task[FedAvgSettings]) -> Method:
     Raises:
         ConfigError: For rows without labels.
     """
-    need_labels(task, "fedavg")
-
-    def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
-        return task.expert.log_prob(server["expert"], rows.x)[:, 0]
-
-    return Method(
-        name="fedavg",
-        program=Program(
-            init=lambda: {"expert": random_starts(task, 1)},
-            client_init=lambda ids: {},
-            round=(average_step(task),),
-            kinds={"expert": "expert"},
-        ),
-        predictor=Predictor(
-            predict=predict,
-            reads=("expert",),
-            infer_client=lambda server, rows: {},
-            expert=lambda server, x: task.expert.log_prob(server["expert"], x),
-        ),
-    )
+    return one_model(task, "fedavg")
 
 
 FEDAVG = Entry(fedavg, FedAvgSettings, "one model for all", has_components=False)

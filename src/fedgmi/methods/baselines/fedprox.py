@@ -16,14 +16,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor
-
-from fedgmi.data.rows import Rows
-from fedgmi.methods.contract import Entry, Method, Predictor, Task
-from fedgmi.methods.local_training import average_step, need_labels, random_starts
-from fedgmi.protocol.step import Program
+from fedgmi.methods.averaging import one_model
+from fedgmi.methods.contract import Entry, Method, Task
 from fedgmi.settings.base import MethodSettings, PositiveFloat
-from fedgmi.tree import Tree
 
 
 class FedProxSettings(MethodSettings):
@@ -49,26 +44,7 @@ def fedprox(task: Task[FedProxSettings]) -> Method:
     Raises:
         ConfigError: For rows without labels.
     """
-    need_labels(task, "fedprox")
-
-    def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
-        return task.expert.log_prob(server["expert"], rows.x)[:, 0]
-
-    return Method(
-        name="fedprox",
-        program=Program(
-            init=lambda: {"expert": random_starts(task, 1)},
-            client_init=lambda ids: {},
-            round=(average_step(task, task.settings.mu),),
-            kinds={"expert": "expert"},
-        ),
-        predictor=Predictor(
-            predict=predict,
-            reads=("expert",),
-            infer_client=lambda server, rows: {},
-            expert=lambda server, x: task.expert.log_prob(server["expert"], x),
-        ),
-    )
+    return one_model(task, "fedprox", task.settings.mu)
 
 
 FEDPROX = Entry(fedprox, FedProxSettings, "FedAvg whose clients are held near the global model", has_components=False)

@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedgmi.data.rows import Rows
+from fedgmi.methods.averaging import experts_step
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import (
-    experts_of,
     held_by_all,
     need_labels,
     own_log_prob,
@@ -40,7 +40,7 @@ from fedgmi.methods.local_training import (
 )
 from fedgmi.mixture.posterior import uniform
 from fedgmi.protocol.message import Message
-from fedgmi.protocol.step import Program, Step
+from fedgmi.protocol.step import Program
 from fedgmi.settings.base import MethodSettings, PositiveFloat, PositiveInt
 from fedgmi.tree import Tree
 
@@ -104,9 +104,6 @@ def fedsoft(task: Task[FedSoftSettings]) -> Method:
         total = held_by_all(rows, mass.T.to(models.dtype) @ models, mass.sum(0))
         return states | {"expert": models}, Message({"expert": total})
 
-    def average(server: Tree, message: Message, round: int) -> Tree:
-        return {"expert": message.models["expert"].mean(server["expert"])}
-
     def client_init(ids: tuple[int, ...]) -> Tree:
         return {
             "expert": random_starts(task, 1, first=n_clusters).repeat(len(ids), 1),
@@ -119,9 +116,7 @@ def fedsoft(task: Task[FedSoftSettings]) -> Method:
         program=Program(
             init=lambda: {"expert": random_starts(task, n_clusters)},
             client_init=client_init,
-            round=(
-                Step("train", client, average, reads=("expert",), writes=("expert",), models=experts_of, tells=TELLS),
-            ),
+            round=(experts_step(client, TELLS),),
             kinds={"expert": "expert"},
         ),
         predictor=Predictor(

@@ -29,18 +29,16 @@ from fedgmi.data.rows import Rows
 from fedgmi.errors import ConfigError
 from fedgmi.methods.baselines.clusters import (
     UNKNOWN,
-    client_ids,
     clustered_method,
     enter,
     in_order,
     look_up,
     update_reply,
-    wrong_with,
+    update_step,
 )
-from fedgmi.methods.contract import Entry, Method, Task
+from fedgmi.methods.contract import Entry, Method, Task, client_ids
 from fedgmi.methods.local_training import need_labels, random_starts
 from fedgmi.protocol.message import Message
-from fedgmi.protocol.step import Step
 from fedgmi.settings.base import MethodSettings, PositiveFloat, PositiveInt
 from fedgmi.tree import Tree
 
@@ -111,17 +109,8 @@ def flhc(task: Task[FlhcSettings]) -> Method:
         joined = enter(server["cluster"], replies["client"], replies["cluster"].masked_scatter(new, nearest))
         return server | {"expert": server["expert"] + moved, "cluster": joined}
 
-    step = Step(
-        "train",
-        train,
-        average,
-        reads=("cluster", "expert", "joint"),
-        writes=("centres", "cluster", "expert", "joint"),
-        kind="expert",
-        single=True,
-        check=wrong_with,
-        tells="its number, its cluster, how many rows it has, and the update of its model",
-    )
+    writes = ("centres", "cluster", "expert", "joint")
+    step = update_step(train, average, reads=("cluster", "expert", "joint"), writes=writes)
     return clustered_method(task, "flhc", step, {"joint": random_starts(task, 1)})
 
 

@@ -21,12 +21,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedgmi.data.rows import Rows
+from fedgmi.methods.averaging import experts_step
 from fedgmi.methods.baselines.ifca_starts import STARTS, IfcaSettings, best_fit
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import (
     expert_loss,
-    experts_of,
     identified,
+    identified_of,
     need_labels,
     own_log_prob,
     random_starts,
@@ -61,9 +62,6 @@ def ifca(task: Task[IfcaSettings]) -> Method:
         trained = train_components(task, rows, chosen[rows.client_index], server["expert"], expert_loss(task), key)
         return {"proportions": chosen}, Message({"expert": trained})
 
-    def average(server: Tree, message: Message, round: int) -> Tree:
-        return server | {"expert": message.models["expert"].mean(server["expert"])}
-
     def settle(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         chosen = best_fit(task, server["expert"], rows)
         return {"proportions": chosen}, Message(sums={"rows": rows.counts.double() @ chosen})
@@ -89,9 +87,7 @@ def ifca(task: Task[IfcaSettings]) -> Method:
             },
             client_init=lambda ids: {"proportions": uniform(len(ids), n_clusters)},  # not chosen yet
             prepare=STARTS[task.settings.init](task),
-            round=(
-                Step("train", train, average, reads=("expert",), writes=("expert",), models=experts_of, tells=UPDATE),
-            ),
+            round=(experts_step(train, UPDATE),),
             finish=(
                 Step(
                     "choose",
@@ -110,6 +106,7 @@ def ifca(task: Task[IfcaSettings]) -> Method:
             proportions=lambda states: states["proportions"],
             responsibilities=lambda server, states, rows: states["proportions"][rows.client_index],
             infer_client=infer_client,
+            identified=identified_of,
             client_state=lambda proportions: {"proportions": proportions},
             expert=lambda server, x: task.expert.log_prob(server["expert"], x),
         ),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
-from fedgmi.methods.contract import Task, wrong_index
+from fedgmi.methods.contract import Task, client_ids, wrong_index
 from fedgmi.methods.local_training import all_rows, expert_loss, random_starts, row_losses, train_components
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
@@ -131,8 +131,7 @@ def _pick(task: Task[IfcaSettings], k: int) -> Step:
         else:
             draws = [torch.rand((), generator=generator(task.seed, "first client", i)) for i in rows.ids]
             loss = torch.stack(draws).double().to(rows.x.device)
-        number = torch.tensor(rows.ids, device=rows.x.device)
-        return states, Message(replies={"client": number, "loss": loss})
+        return states, Message(replies={"client": client_ids(rows), "loss": loss})
 
     def worst(server: Tree, message: Message, round: int) -> Tree:
         replies = message.replies
@@ -147,7 +146,7 @@ def _pick(task: Task[IfcaSettings], k: int) -> Step:
 
 def _adopt(task: Task[IfcaSettings], k: int) -> Step:
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        picked = torch.tensor(rows.ids, device=rows.x.device) == server["picked"]
+        picked = client_ids(rows) == server["picked"]
         weights = all_rows(rows) * picked[rows.client_index, None]
         start = random_starts(task, 1).to(rows.x.device)
         key = (task.seed, 0, f"start {k}")

@@ -38,6 +38,7 @@ from fedgmi.methods.fedgmi.state import (
     initial_clients,
     initial_server,
 )
+from fedgmi.methods.local_training import identified_of
 from fedgmi.mixture.information import MIN_CONTRAST
 from fedgmi.mixture.posterior import responsibilities
 from fedgmi.models.expert import mixture_log_prob
@@ -101,6 +102,8 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
         responsibilities=lambda server, states, rows: preset.posterior(server, states, rows).responsibilities,
         evidence=evidence,
         infer_client=lambda server, rows: infer_client(server, rows, evidence(server, rows)),
+        identified=identified_of,
+        standard_errors=lambda states: states["standard_errors"],
         pooled=lambda server: Calibration(server).share,
         client_state=lambda proportions: {"proportions": proportions},
         density=lambda server, x, noise: task.density.log_prob(Components(server).density, x, noise),
