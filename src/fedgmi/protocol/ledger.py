@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from fedgmi.protocol.step import KINDS, Kind
 from fedgmi.tree import Tree
+
+Cell = npt.NDArray[np.int64]  # [N, 2]: down, up. Entries are single numbers, which tensors take ten times as long for
 
 
 class Ledger:
@@ -27,32 +31,32 @@ class Ledger:
 
     def __init__(self, n_clients: int) -> None:
         self.n_clients = n_clients
-        self._cells: dict[tuple[int, Kind], Tensor] = {}  # [N, 2] int64: down, up
+        self._cells: dict[tuple[int, Kind], Cell] = {}
 
     def add(self, round: int, kind: Kind, client: int, *, down: int = 0, up: int = 0) -> None:
         """Enter bytes of one client."""
         cell = self._cells.get((round, kind))
         if cell is None:
-            cell = self._cells[round, kind] = torch.zeros(self.n_clients, 2, dtype=torch.long)
+            cell = self._cells[round, kind] = np.zeros((self.n_clients, 2), dtype=np.int64)
         cell[client, 0] += down
         cell[client, 1] += up
 
     def totals(self, round: int | None = None) -> tuple[int, int]:
         """Bytes down and up of all clients, of one round or of all."""
-        return _pair(sum((cell.sum(0) for cell in self._of(round, None)), torch.zeros(2, dtype=torch.long)))
+        return _pair(sum((cell.sum(0) for cell in self._of(round, None)), np.zeros(2, dtype=np.int64)))
 
     def by_kind(self, round: int | None = None) -> dict[Kind, tuple[int, int]]:
         """Bytes down and up of all clients by kind, kinds without any left out."""
-        found = {kind: list(self._of(round, kind)) for kind in KINDS}
-        return {kind: _pair(torch.stack(cells).sum((0, 1))) for kind, cells in found.items() if cells}
+        found = {kind: [cell.sum(0) for cell in self._of(round, kind)] for kind in KINDS}
+        return {kind: _pair(sum(both)) for kind, both in found.items() if both}
 
     def by_client(self, round: int | None = None) -> Tensor:
         """Bytes down and up of every client, of one round or of all. [N, 2]"""
-        return sum(self._of(round, None), torch.zeros(self.n_clients, 2, dtype=torch.long))
+        return torch.from_numpy(sum(self._of(round, None), np.zeros((self.n_clients, 2), dtype=np.int64)))
 
     def to_tree(self) -> Tree:
         """All entries, for a checkpoint: `ROUND/KIND` → [N, 2]."""
-        return {f"{round}/{kind}": cell.clone() for (round, kind), cell in self._cells.items()}
+        return {f"{round}/{kind}": torch.from_numpy(cell.copy()) for (round, kind), cell in self._cells.items()}
 
     @classmethod
     def from_tree(cls, n_clients: int, entries: Mapping[str, Tensor]) -> Ledger:
@@ -60,17 +64,17 @@ class Ledger:
         ledger = cls(n_clients)
         for name, cell in entries.items():
             round, _, kind = name.partition("/")
-            ledger._cells[int(round), next(known for known in KINDS if known == kind)] = cell.cpu().clone()
+            ledger._cells[int(round), next(known for known in KINDS if known == kind)] = cell.cpu().numpy().copy()
         return ledger
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Ledger) or self._cells.keys() != other._cells.keys():
             return False
-        return all(torch.equal(cell, other._cells[key]) for key, cell in self._cells.items())
+        return all(np.array_equal(cell, other._cells[key]) for key, cell in self._cells.items())
 
     __hash__ = None  # type: ignore[assignment]
 
-    def _of(self, round: int | None, kind: Kind | None) -> Iterator[Tensor]:
+    def _of(self, round: int | None, kind: Kind | None) -> Iterator[Cell]:
         for (at, what), cell in self._cells.items():
             if (round is None or at == round) and (kind is None or what == kind):
                 yield cell
@@ -81,5 +85,5 @@ def bytes_by_kind(ledger: Ledger) -> dict[str, list[int]]:
     return {kind: list(both) for kind, both in ledger.by_kind().items()}
 
 
-def _pair(counts: Tensor) -> tuple[int, int]:
+def _pair(counts: Cell) -> tuple[int, int]:
     return int(counts[0]), int(counts[1])

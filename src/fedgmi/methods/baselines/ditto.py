@@ -22,7 +22,7 @@ from typing import Literal
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
-from fedgmi.methods.averaging import average_step
+from fedgmi.methods.baselines.averaging import average_step
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import need_labels, own_log_prob, random_starts, train_own
 from fedgmi.protocol.message import Message

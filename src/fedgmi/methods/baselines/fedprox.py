@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fedgmi.methods.averaging import one_model
+from fedgmi.methods.baselines.averaging import one_model
 from fedgmi.methods.contract import Entry, Method, Task
 from fedgmi.settings.base import MethodSettings, PositiveFloat
 

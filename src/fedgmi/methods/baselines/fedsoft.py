@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedgmi.data.rows import Rows
-from fedgmi.methods.averaging import experts_step
+from fedgmi.methods.baselines.averaging import experts_step
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import (
     held_by_all,

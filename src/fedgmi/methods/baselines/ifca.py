@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedgmi.data.rows import Rows
-from fedgmi.methods.averaging import experts_step
+from fedgmi.methods.baselines.averaging import experts_step
 from fedgmi.methods.baselines.ifca_starts import STARTS, IfcaSettings, best_fit
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import (
