@@ -24,9 +24,8 @@ from fedgmi.data.scenarios.unseen import set_aside
 from fedgmi.mixture.matching import reorder, total_variation
 from fedgmi.runs import config, experiment
 from fedgmi.runs.evaluation import proportion_errors
-from fedgmi.runs.run import CHECKPOINTS
 from fedgmi.runs.setup import Setup
-from fedgmi.storage import checkpoint
+from fedgmi.storage import checkpoint, folder
 
 ROWS = (20, 50, 200)
 UNSEEN = 0.25
@@ -52,7 +51,7 @@ def lines(settings: config.Config, out: Path) -> list[str]:
     name, table = settings.scenario.name, []
     for labels in (False, True):
         for who in ("fedgmi", "oracle"):
-            found = checkpoint.load(out / CHECKPOINTS, who, digest=settings.digest())
+            found = checkpoint.load(out / folder.CHECKPOINTS, who, digest=settings.digest())
             assert found is not None
             setup = Setup(settings, whole.federation.schema, settings.scenario.n_components)
             predictor = setup.method(who).predictor

@@ -153,7 +153,9 @@ def test_methods_do_not_know_each_other_or_the_truth(file):
         return
     for other in own(file):
         assert not inside(other, "data.scenarios", "data.federation")
-        assert not inside(other, "protocol.in_process", "protocol.wire", "protocol.transport", "protocol.ledger")
+        assert not inside(
+            other, "protocol.in_process", "protocol.wire", "protocol.blocks", "protocol.transport", "protocol.ledger"
+        )
         if inside(other, "methods"):
             assert inside(other, *METHODS_SHARE, ".".join(name.split(".")[:2])), f"{name} imports {other}"
 

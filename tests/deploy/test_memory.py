@@ -7,7 +7,7 @@ import torch
 
 from fedgmi.deploy.site.memory import BLOCKS, Kept, Memory, memory_of
 from fedgmi.errors import UserError
-from fedgmi.protocol.wire import still_held
+from fedgmi.protocol.blocks import still_held
 
 NAME = "0123456789abcdef"
 

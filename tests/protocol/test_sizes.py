@@ -10,6 +10,7 @@ from fedgmi import tree
 from fedgmi.data.rows import pack as pack_rows
 from fedgmi.methods import METHODS
 from fedgmi.protocol import sizes, wire
+from fedgmi.protocol.blocks import cut, still_held
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.phases import phase_of
 from fedgmi.protocol.rounds import participants
@@ -31,12 +32,12 @@ class Serialising:
 
     def exchange(self, step, server, ids, at, index) -> None:
         part = select(server, step.reads)
-        blocks = wire.cut(part)
+        blocks = cut(part)
         for i in ids:
             header = sizes.request_header(round=at[0], number=at[1], step=index) | {"id": i, "base": self.base[i]}
             request = blocks.parcel(header, self.held[i])
             self.ledger.add(at[0], "statistics", i, down=request.n_bytes)
-            self.held[i], self.base[i] = wire.still_held(self.held[i], blocks.blocks, at[0]), at
+            self.held[i], self.base[i] = still_held(self.held[i], blocks.blocks, at[0]), at
             rows = pack_rows(SMALL.federation.clients, [i])
             own = torch.tensor([i])
             states, message = step.client(part, tree.take(self.states, own), rows, at[0])

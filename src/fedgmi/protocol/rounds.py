@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -35,6 +36,16 @@ class Progress:
     bytes_down: int = 0
     bytes_up: int = 0
     seconds: float = 0.0
+
+    @classmethod
+    def of(cls, server: Tree, record: Mapping[str, Any]) -> Progress:
+        """Where a run stood when its last record was written.
+
+        Args:
+            server: The server's state of that time.
+            record: With the attributes' names as keys, and others.
+        """
+        return cls(server, record["round"], record["bytes_down"], record["bytes_up"], record["seconds"])
 
 
 def participants(n_clients: int, fraction: float, seed: int, round: int) -> list[int]:

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from fedgmi import __version__
 from fedgmi.protocol import wire
+from fedgmi.protocol.blocks import Blocks, cut, still_held
 from fedgmi.protocol.message import Message, flatten
 from fedgmi.protocol.step import Kind, Program, Step
-from fedgmi.protocol.wire import Blocks, Header, Parcel, json_size
+from fedgmi.protocol.wire import Header, Parcel, json_size
 from fedgmi.tree import Tree
 
 Bytes = dict[Kind, int]
@@ -60,7 +61,7 @@ class Requests:
             held = self._held.get(i, NOTHING)  # clients that were asked alike share one object
             if id(held) not in seen:
                 cost = request_bytes(self._program, step, blocks, header, held)
-                seen[id(held)] = wire.still_held(held, blocks.blocks, at[0]), cost
+                seen[id(held)] = still_held(held, blocks.blocks, at[0]), cost
             self._held[i], cost = seen[id(held)]
             own = json_size({"id": i, "base": self._base.get(i)})
             found.append(cost | {step.kind: cost[step.kind] + own})  # two objects' braces are as long as one comma
@@ -86,7 +87,7 @@ class Requests:
         for name, leaf in sorted(part.items()):
             known = self._cut.get(name)
             if known is None or known[0] is not leaf:
-                known = self._cut[name] = leaf, wire.cut({name: leaf})
+                known = self._cut[name] = leaf, cut({name: leaf})
             leaves |= known[1].leaves
             blocks |= known[1].blocks
         return Blocks(leaves, blocks)

@@ -15,7 +15,7 @@ from fedgmi.protocol.listener import Listener
 from fedgmi.runs.components import ComponentCount, count_components, warn_of_unshown
 from fedgmi.runs.config import Config, check_method, dump, load, refuse_compare
 from fedgmi.runs.records import Estimate, Summary
-from fedgmi.runs.run import CHECKPOINTS, Runner
+from fedgmi.runs.run import Runner
 from fedgmi.runs.setup import Setup, choose_device, open_process
 from fedgmi.storage import checkpoint, files, folder
 
@@ -76,7 +76,7 @@ def _same_config(config: Config, out: Path) -> None:
             where=str(path),
             fix=f"resume with its own settings (fedgmi run --resume --out {path.parent}), or give another folder",
         )
-    checkpoint.check_all(out / CHECKPOINTS, digest=config.digest())
+    checkpoint.check_all(out / folder.CHECKPOINTS, digest=config.digest())
 
 
 def _counted_before(out: Path) -> ComponentCount | None:

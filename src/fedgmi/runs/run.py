@@ -26,8 +26,6 @@ from fedgmi.runs.setup import Setup
 from fedgmi.storage import checkpoint, files, folder
 from fedgmi.storage.checkpoint import Checkpoint
 
-CHECKPOINTS = "checkpoints"
-
 
 @dataclass
 class Runner:
@@ -65,7 +63,7 @@ class Runner:
             What `summary.json` says of the method.
         """
         config = self.setup.config
-        where = self.out / CHECKPOINTS
+        where = self.out / folder.CHECKPOINTS
         key = name if len(config.training.lr_candidates(name)) == 1 else f"{name}-lr{lr!r}"
         found = checkpoint.load(where, key, digest=config.digest())
         if found is not None and "outcome" in found.meta:
@@ -135,8 +133,7 @@ class Runner:
         transport.ledger = Ledger.from_tree(len(self.scenario.federation.clients), found.ledger)
         transport.requests.restore(found.meta["requests"])
         self.validation = list(found.meta["validation"])
-        numbers = {name: found.meta[name] for name in ("round", "bytes_down", "bytes_up", "seconds")}
-        return Progress(tree.to(found.server, self.device), **numbers), int(found.meta["threads"])
+        return Progress.of(tree.to(found.server, self.device), found.meta), int(found.meta["threads"])
 
     def _record(self, key: str, method: Method, transport: InProcess, progress: Progress) -> dict[str, Any]:
         """One line of `records.jsonl`."""

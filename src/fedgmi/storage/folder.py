@@ -14,6 +14,7 @@ from fedgmi.errors import UserError
 from fedgmi.storage.files import write_text, writing
 
 CONFIG = "config.toml"
+CHECKPOINTS = "checkpoints"
 RECORDS = "records.jsonl"
 SUMMARY = "summary.json"
 PICTURE = "proportions.html"

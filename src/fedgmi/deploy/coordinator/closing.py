@@ -13,10 +13,11 @@ from fedgmi.diagnosis.diagnose import Diagnosis, diagnose
 from fedgmi.diagnosis.survey import merged_counts
 from fedgmi.errors import UserError
 from fedgmi.methods.disclosing import disclosed
+from fedgmi.protocol.blocks import cut
 from fedgmi.protocol.ledger import bytes_by_kind
 from fedgmi.protocol.rounds import Progress
 from fedgmi.protocol.step import select
-from fedgmi.protocol.wire import Parcel, WireError, cut, unpack
+from fedgmi.protocol.wire import Parcel, WireError, unpack
 from fedgmi.runs.records import DiagnosisRecord
 from fedgmi.storage import files
 

@@ -28,7 +28,6 @@ from fedgmi.runs.setup import Setup, open_process
 from fedgmi.storage import checkpoint, files, folder
 from fedgmi.storage.checkpoint import Checkpoint
 
-CHECKPOINTS = "checkpoints"
 POLL_S = 1.0
 
 
@@ -67,7 +66,7 @@ class Coordinator:
         settings, name = self.settings, self.settings.method.name
         files.write_text(self.out / folder.CONFIG, dump(settings.config()))
         open_process()
-        found = checkpoint.load(self.out / CHECKPOINTS, name, digest=settings.digest())
+        found = checkpoint.load(self.out / folder.CHECKPOINTS, name, digest=settings.digest())
         remote = self._remote(setup, str(found.meta["run"]) if found else secrets.token_hex(8))
         try:
             summary = self._run(remote, found)
@@ -146,8 +145,7 @@ class Coordinator:
         self._wait(remote)
         if found is None:
             return Progress(remote.method.program.init())
-        numbers = {name: found.meta[name] for name in ("round", "bytes_down", "bytes_up", "seconds")}
-        return Progress(found.server, **numbers)
+        return Progress.of(found.server, found.meta)
 
     def _wait(self, remote: Remote) -> None:
         """Until as many sites are there as federation.toml says, or `wait_s` is over."""
@@ -189,7 +187,7 @@ class Coordinator:
             "members": [member.to_json() for member in remote.roster.members],
         }
         kept = Checkpoint(progress.server, {}, meta, remote.ledger.to_tree())
-        checkpoint.save(self.out / CHECKPOINTS, remote.method.name, kept)
+        checkpoint.save(self.out / folder.CHECKPOINTS, remote.method.name, kept)
         folder.keep_records(self.out, lambda line: line["round"] < progress.round)
         folder.append_record(self.out, Record.checked(record))
         rounds = self.settings.rounds

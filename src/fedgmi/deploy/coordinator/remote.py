@@ -14,13 +14,14 @@ from fedgmi.errors import DivergedError, UserError
 from fedgmi.methods import Method
 from fedgmi.methods.contract import joins_as_newcomer
 from fedgmi.protocol import wire
+from fedgmi.protocol.blocks import Blocks, cut, still_held
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.phases import phase_of
 from fedgmi.protocol.robust import robust_sum, wild
 from fedgmi.protocol.sizes import reply_bytes, request_bytes
 from fedgmi.protocol.step import Step, select
-from fedgmi.protocol.wire import Blocks, Header, Parcel, WireError, cut, unpack
+from fedgmi.protocol.wire import Header, Parcel, WireError, unpack
 from fedgmi.protocol.wrapper import Wrapper
 from fedgmi.tree import Tree
 
@@ -201,7 +202,7 @@ class Remote:
             again = {i for i, parcel in answers.items() if parcel.header.get("missing")}
             for i in answers.keys() - again:
                 member = self.roster.members[i]
-                member.held = wire.still_held(member.held, parts[i].blocks, int(header["round"]))
+                member.held = still_held(member.held, parts[i].blocks, int(header["round"]))
             if not again:
                 break
             requests = {i: parts[i].parcel(headers[i]) for i in again}

@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from fedgmi.errors import UserError
-from fedgmi.protocol.wire import still_held
+from fedgmi.protocol.blocks import still_held
 from fedgmi.storage import files
 from fedgmi.storage import tensors as store
 from fedgmi.tree import Tree
@@ -107,7 +107,7 @@ class Memory:
         return {path.name: path.read_bytes() for path in (self.where / "blocks").glob("*")}
 
     def keep_blocks(self, blocks: Mapping[str, bytes], round: int) -> None:
-        """Keep the blocks of a request, and earlier ones for as long as `wire.still_held` says.
+        """Keep the blocks of a request, and earlier ones for as long as `protocol.blocks.still_held` says.
 
         Args:
             blocks: All blocks of the request's tree, by hash.

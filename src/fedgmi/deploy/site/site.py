@@ -26,9 +26,10 @@ from fedgmi.errors import DataError, DivergedError, FedgmiError, UserError
 from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
 from fedgmi.methods.disclosing import disclosing
+from fedgmi.protocol.blocks import join, received
 from fedgmi.protocol.message import Message, flatten, unflatten
 from fedgmi.protocol.phases import phase_of, require_finite
-from fedgmi.protocol.wire import Header, Parcel, WireError, join, pack, received
+from fedgmi.protocol.wire import Header, Parcel, WireError, pack
 from fedgmi.runs.setup import choose_device, open_process
 from fedgmi.storage import files
 from fedgmi.tree import Tree
