@@ -11,8 +11,9 @@ from PIL import Image
 
 from fedgmi import cli
 from fedgmi.deploy.local.processes import free_port
+from fedgmi.deploy.settings import SiteSettings, read
 from fedgmi.deploy.site.site_check import check, leaves, warning
-from fedgmi.errors import FedgmiError
+from fedgmi.errors import ConfigError, FedgmiError
 
 SITE = """
 name = "ward-1"
@@ -214,3 +215,9 @@ def test_help_needs_no_heavy_import():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_required_key_that_is_missing_is_named(tmp_path):
+    (tmp_path / "site.toml").write_text('folder = "site"\n\n[data]\npath = "rows"\n')
+    with pytest.raises(ConfigError, match=r"site.toml: name is missing. Likely fix: add name = …\."):
+        read(SiteSettings, tmp_path / "site.toml")

@@ -56,6 +56,7 @@ def wrong_with(message: Message, client: int, rows: int) -> str | None:
         The reason in words; None where nothing is wrong.
 
     Examples:
+        >>> import torch
         >>> told = {"client": torch.tensor([2]), "proportions": torch.tensor([[0.5, 0.9]])}
         >>> wrong_with(Message(replies=told), 2, 10)
         'its proportions add up to 1.4, expected 1'

@@ -114,6 +114,8 @@ def _problem(
         fix = advice(key) or otherwise
         inside = f" (with {', '.join(f'{key}.{name}' for name in found[0]['input'])})" if is_table else ""
         return f"unknown {'section' if is_table else 'key'} {key}{inside}", fix
+    if found[0]["type"] == "missing":
+        return f"{key} is missing", f"add {key} = …"
     # Of a union's findings, those about the value, or deepest inside it, come from the branch that was meant.
     about_value = [f for f in found if not f["type"].endswith(("_type", "_from_float", "literal_error"))]
     depth = max(len(f["loc"]) for f in found)
