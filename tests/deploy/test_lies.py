@@ -18,6 +18,8 @@ LIES = {
     "one of its proportions is -1, expected 0 or more": ("proportions", lambda leaf: leaf.new_tensor([[2.0, -1, 0]])),
     "it gives its index as 0, and has index 3": ("client", torch.zeros_like),
     "it gives its index as 1000003, and has index 3": ("client", lambda leaf: leaf + 10**6),
+    "it says that it is in cluster 7, and ": ("cluster", lambda leaf: 0 * leaf + 7),
+    "it says that it is in cluster -9, and ": ("cluster", lambda leaf: 0 * leaf - 9),
     "its update counts for 40000 rows, and the site has 40": ("rows", lambda leaf: 1000 * leaf),
 }
 
@@ -61,4 +63,4 @@ def test_others_keep_their_proportions_where_one_names_itself_as_another(tmp_pat
 def test_proportions_as_they_should_be():
     """Rounding in float32 is no lie."""
     told = {"client": torch.tensor([1]), "proportions": torch.tensor([[0.3333, 0.3333, 0.3335]])}
-    assert wrong_with(Message(replies=told), 1, 10) is None
+    assert wrong_with({}, Message(replies=told), 1, 10) is None

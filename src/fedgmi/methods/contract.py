@@ -205,12 +205,14 @@ def client_ids(rows: Rows) -> Tensor:
     return torch.tensor(rows.ids, device=rows.x.device)
 
 
-def wrong_index(message: Message, client: int) -> str | None:
+def wrong_index(server: Tree, message: Message, client: int, rows: int) -> str | None:
     """What is wrong with the index by which a client names itself in a reply: it could speak for another one.
 
     Args:
+        server: The server's state.
         message: The client's, with the reply `client`. [1]
         client: Its index in the federation.
+        rows: How many rows it has.
 
     Returns:
         The reason in words; None where the index is its own.

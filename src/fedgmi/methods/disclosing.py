@@ -44,10 +44,11 @@ def disclosing(method: Method) -> Method:
     return replace(method, program=replace(method.program, finish=(*method.program.finish, step)))
 
 
-def wrong_with(message: Message, client: int, rows: int) -> str | None:
+def wrong_with(server: Tree, message: Message, client: int, rows: int) -> str | None:
     """What is wrong with the proportions that a client tells.
 
     Args:
+        server: The server's state.
         message: The client's answer to the last step.
         client: Its index in the federation.
         rows: How many rows it has.
@@ -58,7 +59,7 @@ def wrong_with(message: Message, client: int, rows: int) -> str | None:
     Examples:
         >>> import torch
         >>> told = {"client": torch.tensor([2]), "proportions": torch.tensor([[0.5, 0.9]])}
-        >>> wrong_with(Message(replies=told), 2, 10)
+        >>> wrong_with({}, Message(replies=told), 2, 10)
         'its proportions add up to 1.4, expected 1'
     """
     proportions = message.replies["proportions"].double()
@@ -67,7 +68,7 @@ def wrong_with(message: Message, client: int, rows: int) -> str | None:
         return f"one of its proportions is {least:.3g}, expected 0 or more"
     if abs(total - 1) > SLACK:
         return f"its proportions add up to {total:.6g}, expected 1"
-    return wrong_index(message, client)
+    return wrong_index(server, message, client, rows)
 
 
 def disclosed(server: Tree) -> dict[int, Tensor]:

@@ -18,7 +18,7 @@ KINDS: tuple[Kind, ...] = ("sketch", "density", "expert", "statistics")
 Phase = Literal["prepare", "round", "finish"]
 ClientStep = Callable[[Tree, Tree, Rows, int], tuple[Tree, Message]]
 ServerStep = Callable[[Tree, Message, int], Tree]
-Check = Callable[[Message, int, int], str | None]
+Check = Callable[[Tree, Message, int, int], str | None]
 
 
 class ProgramError(FedgmiError):
@@ -47,8 +47,8 @@ class Step:
             sums. Norm bounds and robust means need to know them.
         single: Whether the server needs single replies, which secure sums have to refuse.
         when: (server's state) → whether the exchange is still of use. It is left out where it is not.
-        check: (one client's message, its index, its number of rows) → what is wrong with it, or None. For what neither
-            layout nor mass shows. A deployment asks it before the message is used.
+        check: (server's state, one client's message, its index, its number of rows) → what is wrong with it, or None.
+            For what neither layout nor mass shows. A deployment asks it before the message is used.
         tells: In words, what a client's message tells of its rows; "": nothing. A site shows it before it takes part.
     """
 

@@ -6,7 +6,9 @@ answers are thrown away. So no method has to say anywhere what its messages look
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from fedgmi.data.rows import Rows, Schema
 from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
 from fedgmi.protocol.message import Message, flatten
-from fedgmi.protocol.step import Check, Step, select
+from fedgmi.protocol.step import Step, select
 from fedgmi.protocol.wire import Parcel, dtype_name
 from fedgmi.tree import Tree
 
@@ -29,11 +31,12 @@ class Expected:
 
     Attributes:
         leaves: By the leaf's name in the flat message, its dtype and shape.
-        check: The step's own; None where it has none.
+        check: (one client's message, its index, its number of rows) → what is wrong with it, by the step's own check;
+            None where it has none.
     """
 
     leaves: dict[str, tuple[str, list[int]]]
-    check: Check | None = None
+    check: Callable[[Message, int, int], str | None] | None = None
 
     def reason_against(self, message: Message, client: int, rows: int) -> str | None:
         """Why a site's message cannot be used; None where nothing is wrong.
@@ -76,7 +79,7 @@ class Probe:
         with torch.no_grad():
             self.states, message = step.client(part, self.states, rows, round)
         leaves = {name: (dtype_name(leaf), list(leaf.shape)) for name, leaf in flatten(message).items()}
-        return Expected(leaves, step.check)
+        return Expected(leaves, step.check and partial(step.check, server))
 
     def _row(self) -> Rows:
         y = torch.zeros(1, dtype=torch.long) if self.schema.n_classes else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -78,10 +80,12 @@ def update_reply(task: Task, rows: Rows, start: Tensor, cluster: Tensor, round: 
     return {"client": client_ids(rows), "cluster": cluster, "rows": rows.counts, "update": update}
 
 
-def wrong_with(message: Message, client: int, rows: int) -> str | None:
-    """What is wrong with a client's `update_reply`: whose it says it is, and by how many rows it counts.
+def wrong_with(lowest: int, server: Tree, message: Message, client: int, rows: int) -> str | None:
+    """What is wrong with a client's `update_reply`: whose it says it is, for how many rows, and of which cluster.
 
     Args:
+        lowest: The lowest number of a cluster that a client may send.
+        server: With the leaves `expert` [G, P] and `cluster` [N].
         message: The client's.
         client: Its index in the federation.
         rows: How many rows it has.
@@ -92,10 +96,17 @@ def wrong_with(message: Message, client: int, rows: int) -> str | None:
     said = int(message.replies["rows"])
     if said != rows:
         return f"its update counts for {said} rows, and the site has {rows}"
-    return wrong_index(message, client)
+    cluster, known = int(message.replies["cluster"]), int(look_up(server["cluster"], torch.tensor([client])))
+    if cluster != known and known != UNKNOWN:
+        return f"it says that it is in cluster {cluster}, and is in {known}"
+    if not lowest <= cluster < len(server["expert"]):
+        return f"it says that it is in cluster {cluster}, and there are {len(server['expert'])}"
+    return wrong_index(server, message, client, rows)
 
 
-def update_step(client: ClientStep, server: ServerStep, reads: tuple[str, ...], writes: tuple[str, ...]) -> Step:
+def update_step(
+    client: ClientStep, server: ServerStep, reads: tuple[str, ...], writes: tuple[str, ...], lowest: int = 0
+) -> Step:
     """The one step of a round, in which every client sends an `update_reply`.
 
     Args:
@@ -103,6 +114,7 @@ def update_step(client: ClientStep, server: ServerStep, reads: tuple[str, ...], 
         server: Its server part.
         reads: What the client part reads.
         writes: What the server part writes.
+        lowest: The lowest number of a cluster that a client may send; UNKNOWN where it may be in none.
 
     Returns:
         The step.
@@ -115,7 +127,7 @@ def update_step(client: ClientStep, server: ServerStep, reads: tuple[str, ...], 
         writes=writes,
         kind="expert",
         single=True,
-        check=wrong_with,
+        check=partial(wrong_with, lowest),
         tells="its number, its cluster, how many rows it has, and the update of its model",
     )
 

@@ -110,7 +110,7 @@ def flhc(task: Task[FlhcSettings]) -> Method:
         return server | {"expert": server["expert"] + moved, "cluster": joined}
 
     writes = ("centres", "cluster", "expert", "joint")
-    step = update_step(train, average, reads=("cluster", "expert", "joint"), writes=writes)
+    step = update_step(train, average, reads=("cluster", "expert", "joint"), writes=writes, lowest=UNKNOWN)
     return clustered_method(task, "flhc", step, {"joint": random_starts(task, 1)})
 
 

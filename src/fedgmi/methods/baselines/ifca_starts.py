@@ -137,11 +137,9 @@ def _pick(task: Task[IfcaSettings], k: int) -> Step:
         replies = message.replies
         return server | {"picked": replies["client"][replies["loss"].argmax()]}
 
-    def check(message: Message, client: int, rows: int) -> str | None:
-        return wrong_index(message, client)
-
     needs = ("expert",) if k else ()
-    return Step(f"pick {k}", client, worst, reads=needs, writes=("picked",), single=True, check=check, tells=LOSS)
+    written = ("picked",)
+    return Step(f"pick {k}", client, worst, reads=needs, writes=written, single=True, check=wrong_index, tells=LOSS)
 
 
 def _adopt(task: Task[IfcaSettings], k: int) -> Step:
