@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fedgmi.settings.base import PositiveFloat, PositiveInt, Section
 
+MetricName = Literal["accuracy", "balanced_accuracy", "macro_f1", "auc", "log_loss", "calibration_error"]
 LearningRate = PositiveFloat | Annotated[list[PositiveFloat], Field(min_length=1)]
 
 
