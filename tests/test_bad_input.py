@@ -88,7 +88,7 @@ def test_two_runs_in_one_folder(tmp_path, capsys):
 WRONG_TYPES = [
     ("rounds=many", 'settings: rounds is "many" (text), expected a whole number'),
     ("scenario.alpha=[1]", "settings: scenario.alpha is [1] (a list), expected a number"),
-    ("method.participation=1.5", "settings: method.participation is 1.5 (a number), expected less than or equal to 1"),
+    ("method.participation=1.5", "settings: method.participation is 1.5, expected less than or equal to 1"),
 ]
 
 

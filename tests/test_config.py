@@ -93,18 +93,19 @@ def test_unknown_key_like_no_other_lists_sections():
     [
         ("seed=true", "true (true or false)", "a whole number"),
         ("rounds=2.5", "2.5 (a number)", "a whole number"),
-        ("rounds=0", "0 (a whole number)", "greater than or equal to 1"),
-        ("scenario.alpha=nan", "NaN (a number)", "finite number"),
+        ("rounds=0", "0,", "greater than or equal to 1"),
+        ("scenario.alpha=nan", "NaN,", "finite number"),
+        ("scenario.alpha=-1", "-1,", "greater than 0"),
         ("scenario.alpha=much", '"much" (text)', "a number"),
         ("device=gpu", '"gpu" (text)', "'auto', 'cpu' or 'cuda'"),
         ("method.preset=sketchy", '"sketchy" (text)', "'default', 'plain' or 'sketch'"),
         ("method.n_components=many", '"many" (text)', "a whole number or 'auto'"),
-        ("method.n_components=0", "0 (a whole number)", "greater than or equal to 1"),
+        ("method.n_components=0", "0,", "greater than or equal to 1"),
         ("data.path=123", "123 (a whole number)", "text. Likely fix: quote it"),
         ("data.path=", "nothing", "text"),
         ("data=3", "3 (a whole number)", "a section with keys of its own"),
         ("training.lr=fast", '"fast" (text)', "a number or a list or a table"),
-        ("training.lr=[-1.0]", "-1.0 (a number)", "greater than 0"),
+        ("training.lr=[-1.0]", "-1.0,", "greater than 0"),
         ("training.lr={fedavg='x'}", '"x" (text)', "a number or a list"),
     ],
 )
@@ -126,7 +127,7 @@ METHOD = [
     (("method.mu=1.0",), "mu is a setting of fedprox and ditto, and method.name is fedgmi"),
     (("method.name=ifca", "method.codeword=50"), "did you mean method.codewords? codewords is a setting of fedgmi"),
     (("method.name=ditto", "method.muu=1.0"), "unknown key method.muu. Likely fix: did you mean method.mu?"),
-    (("method.name=ditto", "method.mu=-1.0"), "method.mu is -1.0 (a number), expected greater than"),
+    (("method.name=ditto", "method.mu=-1.0"), "method.mu is -1.0, expected greater than"),
     (("method=3",), "method is 3 (a whole number), expected a section with keys of its own"),
     (("method.name=dito",), 'method.name: there is no method "dito". Likely fix: did you mean "ditto"?'),
     (
@@ -259,6 +260,21 @@ def test_digest_is_of_the_settings_not_of_the_text(tmp_path):
 def test_unknown_name_without_a_near_one():
     told = str(unknown("scenario", "xyz", ["rotation", "labels"], "scenario.name"))
     assert told == 'scenario.name: there is no scenario "xyz". Likely fix: use one of these: labels, rotation.'
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("fedgimm", 'did you mean "fedgmi" or "fedgmm"?'),
+        ("fedgmn", 'did you mean "fedgmi"?'),
+        ("dito", 'did you mean "ditto"?'),
+        ("ifac", 'did you mean "ifca"?'),
+        ("FEDGMM", 'did you mean "fedgmi" or "fedgmm"?'),
+        ("lokal", 'did you mean "local"?'),
+    ],
+)
+def test_a_misspelt_method_is_told_the_one_with_the_fewest_slips_and_the_default_where_it_is_as_near(written, told):
+    assert told in message(f"method.name={written}")
 
 
 def test_message_without_place_or_fix():

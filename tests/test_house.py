@@ -21,7 +21,7 @@ DRAWING = Path(__file__).parent.parent / "docs" / "house.md"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "randomness", "tree"),
-    ("settings", "storage", "privacy"),
+    ("settings", "storage", "privacy", "plugins"),
     ("data",),
     ("models", "mixture"),
     ("protocol",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -76,9 +77,34 @@ def nearest(name: str, known: Iterable[str]) -> str:
         >>> nearest("rotaton", ["rotation", "labels"])
         'rotation'
     """
-    lower = {option.lower(): option for option in known}
-    found = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
-    return lower[found[0]] if found else ""
+    return next(iter(_alike(name, list(known))), "")
+
+
+def _alike(name: str, known: list[str]) -> dict[str, int]:
+    """Names that are at all like a given one, and by how many slips they differ; the most like first."""
+    lower = {option.lower(): option for option in reversed(known)}
+    close = difflib.get_close_matches(name.lower(), lower, n=10, cutoff=0.5)
+    found = {lower[option]: slips(name.lower(), option) for option in close}
+    return dict(sorted(found.items(), key=lambda pair: (pair[1], known.index(pair[0]))))
+
+
+def slips(written: str, meant: str) -> int:
+    """How many letters were left out, added, exchanged, or swapped with their neighbour (Damerau 1964).
+
+    Examples:
+        >>> slips("fedgimm", "fedgmi"), slips("fedgimm", "fedgmm"), slips("alhpa", "alpha")
+        (2, 1, 1)
+    """
+    rows = [list(range(len(meant) + 1))]
+    for i, letter in enumerate(written, 1):
+        row = [i]
+        for j, other in enumerate(meant, 1):
+            cost = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != other))
+            if i > 1 and j > 1 and (letter, written[i - 2]) == (meant[j - 2], other):
+                cost = min(cost, rows[-2][j - 2] + 1)
+            row.append(cost)
+        rows.append(row)
+    return rows[-1][-1]
 
 
 def unknown(kind: str, name: str, known: Iterable[str], where: str) -> ConfigError:
@@ -87,18 +113,22 @@ def unknown(kind: str, name: str, known: Iterable[str], where: str) -> ConfigErr
     Args:
         kind: What is named, such as "scenario".
         name: What was written.
-        known: The names that there are.
+        known: The names that there are, the default first where there is one.
         where: The setting that the name came from.
 
     Returns:
-        The error, to be raised. It names the nearest known name.
+        The error, to be raised. It names the nearest known name, and the default where that is nearly as near.
 
     Examples:
         >>> print(unknown("scenario", "rotaton", ["rotation", "labels"], "scenario.name"))
         scenario.name: there is no scenario "rotaton". Likely fix: did you mean "rotation"? Known: labels, rotation.
     """
-    options = sorted(known)
-    guess = nearest(name, options)
-    listed = f"{'Known' if guess else 'use one of these'}: {', '.join(options)}"
-    fix = f'did you mean "{guess}"? {listed}' if guess else listed
+    options = list(known)
+    alike = _alike(name, options)
+    best = next(iter(alike), "")
+    default = [option for option in options[:1] if best and alike.get(option, math.inf) <= alike[best] + 1]
+    guesses = list(dict.fromkeys(filter(None, (*default, best))))
+    listed = f"{'Known' if guesses else 'use one of these'}: {', '.join(sorted(options))}"
+    guess = " or ".join(f'"{option}"' for option in guesses)
+    fix = f"did you mean {guess}? {listed}" if guess else listed
     return ConfigError(f'there is no {kind} "{name}"', where=where, fix=fix)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fedgmi.methods.baselines.cfl import CFL
 from fedgmi.methods.baselines.ditto import DITTO
 from fedgmi.methods.baselines.fedavg import FEDAVG
@@ -12,10 +14,11 @@ from fedgmi.methods.baselines.fedsoft import FEDSOFT
 from fedgmi.methods.baselines.flhc import FLHC
 from fedgmi.methods.baselines.ifca import IFCA
 from fedgmi.methods.baselines.local import LOCAL
-from fedgmi.methods.contract import Entry, Method, Predictor, Task, table_of
+from fedgmi.methods.contract import Entry, Method, Predictor, Task, table_of, wrong_entry
 from fedgmi.methods.fedgmi import FEDGMI, ORACLE
+from fedgmi.plugins import Table
 
-METHODS = table_of(
+OWN = table_of(
     FEDGMI,
     FEDAVG,
     FEDPROX,
@@ -28,6 +31,8 @@ METHODS = table_of(
     FEDGMM,
     LOCAL,
 )
+METHODS: Table[Entry[Any]] = Table("method", "methods", OWN, wrong_entry)
+"""Every method by its name in the settings, those of outside packages too."""
 BOUNDS = {"oracle": ORACLE}
 """What results stand beside, and what nobody can deploy: it knows the truth. Its settings are fedgmi's."""
 

@@ -170,6 +170,13 @@ def table_of(*entries: Entry[Any]) -> dict[str, Entry[Any]]:
     return table
 
 
+def wrong_entry(name: str, entry: object) -> str:
+    """What is wrong with an outside package's entry of the table of methods, or ""."""
+    if not isinstance(entry, Entry):
+        return f"it is a {type(entry).__name__}, not an Entry"
+    return "" if entry.name == name else f"its settings call it {entry.name!r}"
+
+
 def joins_as_newcomer(method: Method, round: int) -> bool:
     """Whether a client without a state begins as a newcomer does in this round: it missed the preparation."""
     return round > 0 and method.program.late_are_new and method.predictor.infer_client is not None

@@ -15,6 +15,7 @@ from fedgmi.data.rows import Schema
 from fedgmi.errors import ConfigError, unknown
 from fedgmi.models.expert import Expert
 from fedgmi.models.flat import FlatModule, init_linear, linear
+from fedgmi.plugins import Table, function_of_two
 from fedgmi.settings.run import ExpertSettings
 
 
@@ -92,7 +93,8 @@ def cnn(settings: ExpertSettings, schema: Schema) -> Expert:
     )
 
 
-EXPERTS: dict[str, Callable[[ExpertSettings, Schema], Expert]] = {"mlp": mlp, "cnn": cnn}
+Maker = Callable[[ExpertSettings, Schema], Expert]
+EXPERTS: Table[Maker] = Table("expert", "experts", {"mlp": mlp, "cnn": cnn}, function_of_two)
 
 
 def make_expert(settings: ExpertSettings, schema: Schema) -> Expert:

@@ -6,9 +6,9 @@ import hashlib
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, ValidationError
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 
 from fedgmi import settings
 from fedgmi.errors import ConfigError, FedgmiWarning, nearest, unknown
@@ -36,13 +36,13 @@ def method_named(value: Any) -> str:
     return str(name)
 
 
-if TYPE_CHECKING:
-    AnyMethod: TypeAlias = MethodSettings
-else:
-    AnyMethod = Annotated[
-        Union[tuple(Annotated[entry.settings, Tag(name)] for name, entry in METHODS.items())],  # noqa: UP007
-        Discriminator(method_named),
-    ]
+def _own_class(value: Any) -> Any:
+    """A table as the settings of the method that it names. Only that method is loaded, wherever it comes from."""
+    return method_of({"method": value}).model_validate(value, strict=True) if isinstance(value, Mapping) else value
+
+
+AnyMethod = Annotated[SerializeAsAny[MethodSettings], BeforeValidator(_own_class)]
+"""The settings of any one method."""
 
 
 class Config(Section):
@@ -197,8 +197,8 @@ def _refuse_older(table: Mapping[str, Any], source: str) -> None:
 
 def _advice(key: str, name: str, prefix: str = "") -> str:
     """Where a key belongs that a method's settings do not know; "" where nobody knows."""
-    meant = nearest(key, dict.fromkeys(f for entry in METHODS.values() for f in entry.settings.model_fields))
-    owners = [other for other, entry in METHODS.items() if meant in entry.settings.model_fields]
+    meant = nearest(key, dict.fromkeys(f for entry in METHODS.usable().values() for f in entry.settings.model_fields))
+    owners = [other for other, entry in METHODS.usable().items() if meant in entry.settings.model_fields]
     if not owners or name in owners:
         return ""
     whose = (
@@ -268,7 +268,7 @@ def check_method(method: MethodSettings, rounds: int) -> None:
     """
     entry = METHODS[method.name]
     if method.n_components is not None and not entry.has_components:
-        having = ", ".join(name for name, other in METHODS.items() if other.has_components)
+        having = ", ".join(name for name, other in METHODS.usable().items() if other.has_components)
         raise ConfigError(
             f"{method.name} has no components, so it has no number of them",
             where="method.n_components",

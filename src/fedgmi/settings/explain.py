@@ -122,6 +122,8 @@ def _problem(
     telling = about_value or [f for f in found if len(f["loc"]) == depth]
     expected = dict.fromkeys(_expected(f) for f in telling)
     value = telling[0]["input"]
+    if about_value:  # it is of the right type, and -1 for a number like 0.5 needs no "a whole number"
+        return f"{key} is {show(value).rpartition(' (')[0]}, expected {' or '.join(expected)}", ""
     unquoted = "text" in expected and isinstance(value, bool | int | float)
     fix = f'quote it, {key} = "{value}", on the command line --set \'{key}="{value}"\'' if unquoted else ""
     return f"{key} is {show(value)}, expected {' or '.join(expected)}", fix
@@ -137,4 +139,4 @@ def _nearest_key(key: str, known: set[str]) -> str:
     """The nearest key; the same last part in another section counts as nearest of all."""
     last = key.rpartition(".")[2]
     twins = sorted(k for k in known if k.rpartition(".")[2] == last)
-    return nearest(key, twins) or (twins[0] if twins else nearest(key, known))
+    return nearest(key, twins) or (twins[0] if twins else nearest(key, sorted(known)))

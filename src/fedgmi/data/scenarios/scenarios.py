@@ -14,6 +14,7 @@ from fedgmi.data.sources.by_column import split_by_column
 from fedgmi.data.sources.sources import load_source
 from fedgmi.data.validate import check_scalable
 from fedgmi.errors import ConfigError, unknown
+from fedgmi.plugins import Table
 from fedgmi.settings.run import DataSettings, ScenarioSettings
 
 
@@ -114,7 +115,11 @@ def by_column(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scen
     return Scenario(Federation(*parts))
 
 
-SCENARIOS: dict[str, ScenarioSpec] = {
+def _wrong(name: str, entry: object) -> str:
+    return "" if isinstance(entry, ScenarioSpec) else f"it is a {type(entry).__name__}, not a ScenarioSpec"
+
+
+OWN = {
     "rotation": ScenarioSpec("pictures turned by 0, 90, 180 or 270 degrees", rotation),
     "labels": ScenarioSpec("each component has some of the labels; they overlap", labels),
     "label-swap": ScenarioSpec("the same rows, the labels renamed: only p(y | x) differs", label_swap),
@@ -125,4 +130,5 @@ SCENARIOS: dict[str, ScenarioSpec] = {
     "pathological": ScenarioSpec("each client has its own rotation: no mixture at all", pathological, has_truth=False),
     "by-column": ScenarioSpec("clients as a column of the data gives them", by_column, has_truth=False),
 }
+SCENARIOS: Table[ScenarioSpec] = Table("scenario", "scenarios", OWN, _wrong)
 """Every scenario by its name in the settings."""

@@ -9,12 +9,11 @@ from fedgmi.errors import unknown
 from fedgmi.models.densities.gaussian import gaussian
 from fedgmi.models.densities.vae import vae
 from fedgmi.models.density import Density
+from fedgmi.plugins import Table, function_of_two
 from fedgmi.settings.run import DensitySettings
 
-DENSITIES: dict[str, Callable[[DensitySettings, Schema], Density]] = {
-    "vae": vae,
-    "gaussian": gaussian,
-}
+Maker = Callable[[DensitySettings, Schema], Density]
+DENSITIES: Table[Maker] = Table("density", "densities", {"vae": vae, "gaussian": gaussian}, function_of_two)
 
 __all__ = ["DENSITIES", "Density", "make_density"]
 
