@@ -19,7 +19,7 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def denormals() -> Iterator[None]:
-    """Training flushes denormals for the whole process; Hypothesis refuses to draw floats where they are flushed."""
+    """A program of ours flushes denormals for good; Hypothesis refuses to draw floats where they are flushed."""
     yield
     torch.set_flush_denormal(False)
 

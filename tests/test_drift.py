@@ -251,7 +251,7 @@ def test_the_example_of_the_documentation_runs(capsys):
 
 
 def test_a_wrong_client_name_is_an_error_that_names_the_nearest():
-    with pytest.raises(ConfigError, match=r'no client "ana".*did you mean "anna"'):
+    with pytest.raises(DataError, match=r"no client of that name .*'ana'.*did you mean 'anna'"):
         Monitor(Gaussians(THREE), "ana")
 
 

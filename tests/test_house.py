@@ -20,7 +20,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 DRAWING = Path(__file__).parent.parent / "docs" / "house.md"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "randomness", "tree"),
+    ("errors", "modes", "randomness", "tree"),
     ("settings", "storage", "privacy", "plugins"),
     ("data",),
     ("models", "mixture"),

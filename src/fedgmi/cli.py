@@ -97,7 +97,9 @@ def run(
     try:
         from fedgmi.report.progress import listening
         from fedgmi.runs import experiment
+        from fedgmi.runs.setup import open_process
 
+        open_process()
         with listening(_errors()) as listener:
             summary = experiment.run(settings, out, resume=resume, listener=listener)
         _show(summary, out)
@@ -122,7 +124,9 @@ def diagnose(
     folder.claim(out, resume=False)
     try:
         from fedgmi.runs import diagnose as diagnose_run
+        from fedgmi.runs.setup import open_process
 
+        open_process()
         with _errors().status("Asking the clients, then drawing federations like theirs …"):
             diagnosis = diagnose_run.run(settings, out)
         _show_diagnosis(diagnosis, out)

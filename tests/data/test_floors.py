@@ -12,9 +12,9 @@ import fedgmi.data
 
 ROOT = Path(fedgmi.data.__file__).parent
 FLOORS = (
-    ("standardise", "rows", "validate"),
+    ("names", "standardise", "rows", "validate"),
     ("sources",),
-    ("build", "encode", "federation"),
+    ("build", "encode", "federation", "split"),
     ("scenarios",),
 )
 """From the ground up. The files of one floor may know each other, but not in a circle; see tests/test_house.py."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedgmi.data.names import client_name
 from fedgmi.data.rows import Client, Parts, Schema, client_names
 from fedgmi.data.sources.by_column import split_by_column
 from fedgmi.data.sources.frames import column_names
@@ -55,16 +56,16 @@ def from_arrays(
     Raises:
         DataError: For entries that cannot be read as rows.
     """
-    chosen = client_names(len(clients)) if names is None else [str(name) for name in names]
+    chosen = client_names(len(clients)) if names is None else [client_name(name) for name in names]
     groups = [_read(clients, chosen, "")]
     for rows, group in ((validation, " (validation)"), (held_out, " (held-out)")):
         groups.append([] if rows is None else _read(rows, chosen, group))
     labels, classes = _number([entry.y for group in groups for entry in group if entry.y is not None])
-    made = [
+    training, for_choice, later = (
         tuple(Client(entry.name, entry.x, None if entry.y is None else next(labels)) for entry in group)
         for group in groups
-    ]
-    return Parts(_schema(groups[0], classes), *made)
+    )
+    return Parts(_schema(groups[0], classes), training, for_choice, later)
 
 
 def from_dataset(

@@ -2,39 +2,143 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from fedgmi import tree
-from fedgmi.data import build
+from fedgmi.data import build, encode, split
+from fedgmi.data.names import place_of
 from fedgmi.data.rows import Client, Parts, Schema
 from fedgmi.data.sources import frames
 from fedgmi.data.standardise import Standardisation, feature_sums, standardisation
 from fedgmi.data.validate import check_parts, check_scalable
+from fedgmi.errors import ConfigError
 from fedgmi.tree import Tree
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Federation:
     """Clients and their rows. `from_arrays`, `from_frame` and `from_dataset` make one from your own rows.
+
+    It behaves as a collection of clients: `len`, iteration, `in`, and `federation["ward 3"]`.
 
     Attributes:
         schema: What all clients' rows look like.
         clients: With their training rows.
         validation: The same clients with their rows for validation; empty where there are no such rows.
         held_out: The same clients with rows that training never sees; empty where there are no such rows.
+        client_column: The column that names each row's client, where rows came as one table.
+        label_column: The column of labels, likewise.
+
+    Examples:
+        >>> rows = [[1.5, 0.0], [2.5, 1.0]]
+        >>> federation = Federation.from_arrays([(rows, ["cat", "dog"]), (rows, ["cat", "cat"])], names=["anna", "bo"])
+        >>> federation
+        Federation(2 clients, 4 rows of 2 features, 2 classes)
+        >>> [client.name for client in federation], "anna" in federation, federation["bo"]
+        (['anna', 'bo'], True, Client('bo', 2 rows with labels))
+        >>> federation.labels("bo").tolist(), len(federation.subset(["bo"]))
+        (['cat', 'cat'], 1)
     """
 
     schema: Schema
     clients: tuple[Client, ...]
     validation: tuple[Client, ...] = ()
     held_out: tuple[Client, ...] = ()
+    client_column: str | None = None
+    label_column: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.clients)
+
+    def __iter__(self) -> Iterator[Client]:
+        return iter(self.clients)
+
+    def __contains__(self, name: object) -> bool:
+        return (name.name if isinstance(name, Client) else str(name)) in self.names and not isinstance(name, bool)
+
+    def __getitem__(self, name: str | int) -> Client:
+        """A client with its training rows: by name, or by place where no name could be meant."""
+        return self.clients[place_of(name, self.names)]
+
+    def __repr__(self) -> str:
+        rows, classes = sum(map(len, self.clients)), self.schema.n_classes
+        kind = "×".join(map(str, self.schema.shape)) + " pixels" if self.schema.kind == "image" else ""
+        kind = kind or _count(self.schema.n_features, "feature")
+        beside = {"for validation": self.validation, "held out": self.held_out}
+        more = "".join(f", {sum(map(len, group))} {what}" for what, group in beside.items() if group)
+        labels = _count(classes, "class") if classes else "no labels"
+        return f"Federation({_count(len(self), 'client')}, {_count(rows, 'row')} of {kind}, {labels}{more})"
 
     @property
     def names(self) -> tuple[str, ...]:
         """The clients' names, in their order."""
         return tuple(client.name for client in self.clients)
+
+    def labels(self, name: str | int) -> npt.NDArray[Any]:
+        """A client's labels as they were given; `federation[name].y` has them as class numbers.
+
+        Args:
+            name: The client's.
+
+        Returns:
+            The labels. [n]
+
+        Raises:
+            DataError: For a client that is not there.
+        """
+        y = self[name].y
+        return np.array([]) if y is None else encode.classes(self.schema)[y.numpy()]
+
+    def subset(self, names: Iterable[str | int]) -> Federation:
+        """Some of the clients, with all their rows.
+
+        Args:
+            names: Of the clients, in the order in which they are wanted.
+
+        Returns:
+            A federation of them. Classes and columns mean what they meant.
+
+        Raises:
+            DataError: For a client that is not there, or is named twice, and for none.
+        """
+        chosen = [names] if isinstance(names, str) else list(names)
+        return Federation(*split.subset(self._parts(), [place_of(name, self.names) for name in chosen]))
+
+    def split(
+        self, share: float = 0.25, *, over: Literal["rows", "clients"] = "rows", seed: int = 0
+    ) -> tuple[Federation, Federation]:
+        """Two federations: one to train on, and one to evaluate on.
+
+        Args:
+            share: Of the rows or the clients, for the second one.
+            over: "rows" splits every client's training rows. Rows for validation and held-out rows stay with the first
+                federation, and a client with a single row is in the first one alone. "clients" puts clients with all
+                their rows here or there.
+            seed: Of the draw.
+
+        Returns:
+            The first and the second.
+
+        Raises:
+            ConfigError: For a share outside (0, 1), or something else to split.
+            DataError: Where there is nothing to split.
+
+        Examples:
+            >>> federation = Federation.from_arrays([[[0.0], [1.0], [2.0], [3.0]], [[4.0], [5.0]]])
+            >>> train, test = federation.split(0.5)
+            >>> test
+            Federation(2 clients, 3 rows of 1 feature, no labels)
+        """
+        how = {"rows": split.split_rows, "clients": split.split_clients}
+        if over not in how:
+            raise ConfigError(f"over is {over!r}", where="split", fix='say over="rows" or over="clients"')
+        here, there = how[over](self._parts(), share, seed)
+        return Federation(*here), Federation(*there)
 
     @classmethod
     def from_arrays(
@@ -166,6 +270,9 @@ class Federation:
             sums = tree.add(sums, feature_sums(client.x))
         return standardisation(sums, self.schema.features)
 
+    def _parts(self) -> Parts:
+        return Parts(self.schema, self.clients, self.validation, self.held_out, self.client_column, self.label_column)
+
 
 def check_federation(federation: Federation) -> None:
     """Refuse a federation with rows that no method can use.
@@ -184,7 +291,12 @@ def check_federation(federation: Federation) -> None:
         Traceback (most recent call last):
         fedgmi.errors.DataError: client 'anna', column 'weight': 1 of 1 rows are NaN or infinite. Likely fix: ...
     """
-    check_parts(Parts(federation.schema, federation.clients, federation.validation, federation.held_out))
+    check_parts(federation._parts())
+
+
+def _count(n: int, what: str) -> str:
+    many = f"{what}es" if what.endswith("s") else f"{what}s"
+    return f"{n} {what if n == 1 else many}"
 
 
 def _checked(federation: Federation) -> Federation:

@@ -34,9 +34,9 @@ class Schema:
         return int(torch.Size(self.shape).numel())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Client:
-    """One client and its rows.
+    """One client and its rows. Two are equal where name, x and y are.
 
     Attributes:
         name: It differs from client to client.
@@ -51,6 +51,22 @@ class Client:
     def __len__(self) -> int:
         return len(self.x)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Client):
+            return NotImplemented
+        return self.name == other.name and _same(self.x, other.x) and _same(self.y, other.y)
+
+    def __hash__(self) -> int:
+        return hash((self.name, tuple(self.x.shape)))
+
+    def __repr__(self) -> str:
+        labels = "without labels" if self.y is None else "with labels"
+        return f"Client({self.name!r}, {len(self)} row{'s' * (len(self) != 1)} {labels})"
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other or (one is not None and other is not None and torch.equal(one, other))
+
 
 class Parts(NamedTuple):
     """What a federation is made of, before it is checked.
@@ -60,12 +76,16 @@ class Parts(NamedTuple):
         clients: With their training rows.
         validation: The same clients with their rows for validation; empty where there are no such rows.
         held_out: The same clients with rows that training never sees; empty where there are no such rows.
+        client_column: The column that names each row's client, where rows came as one table.
+        label_column: The column of labels, likewise.
     """
 
     schema: Schema
     clients: tuple[Client, ...]
     validation: tuple[Client, ...] = ()
     held_out: tuple[Client, ...] = ()
+    client_column: str | None = None
+    label_column: str | None = None
 
 
 @dataclass(frozen=True)

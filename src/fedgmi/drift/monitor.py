@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedgmi.data.names import place_of
 from fedgmi.data.rows import Client, pack
 from fedgmi.drift import watch
 from fedgmi.drift.charts import Array, threshold_for
 from fedgmi.drift.model import Model, evidence, tells_components_apart
 from fedgmi.drift.report import Report, State
 from fedgmi.drift.watch import Watch
-from fedgmi.errors import CheckpointError, ConfigError, DataError, unknown
+from fedgmi.errors import CheckpointError, ConfigError, DataError
 from fedgmi.mixture.posterior import e_step
 from fedgmi.randomness import numpy_generator
 
@@ -44,7 +45,7 @@ class Monitor:
     def __init__(
         self,
         model: Model,
-        client: str,
+        client: str | int,
         *,
         average_run_length: float = 370.0,
         reference: tuple[Any, Any] | None = None,
@@ -54,7 +55,8 @@ class Monitor:
 
         Args:
             model: A fitted model.
-            client: The client's name.
+            client: The client's name. A whole number is a name, too; where no client's name is one, it is a place in
+                `client_names_`.
             average_run_length: Mean number of batches to a false alarm, at least 10.
             reference: (x, y) or (x, None), rows of this client that the model was *not trained on*. Models remember
                 their rows, so that other rows would look like drift. Without a reference, and until 50 rows are seen,
@@ -62,24 +64,23 @@ class Monitor:
             seed: Of ties and random subsets.
 
         Raises:
-            ConfigError: There is no such client, or the run length is below 10.
-            DataError: The reference cannot be used.
+            ConfigError: The run length is below 10.
+            DataError: There is no such client, or the reference cannot be used.
 
         Warns:
             FedgmiWarning: Such rows cannot tell components apart. Then only the fit is watched.
         """
         names = [str(name) for name in model.client_names_]
-        if client not in names:
-            raise unknown("client", str(client), names, "client")
+        place = place_of(client, names)
         if not MIN_RUN_LENGTH <= average_run_length < np.inf:
             raise ConfigError(
                 f"{average_run_length:g} batches",
                 where="average_run_length",
                 fix=f"ask for {MIN_RUN_LENGTH:g} or more; 370 is usual",
             )
-        self.client, self.average_run_length, self.seed = client, float(average_run_length), int(seed)
+        self.client, self.average_run_length, self.seed = names[place], float(average_run_length), int(seed)
         self._model = model
-        self._weights: Array = np.asarray(model.weights_[names.index(client)], dtype=float)
+        self._weights: Array = np.asarray(model.weights_[place], dtype=float)
         self._labelled: bool | None = None
         self._watch: Watch | None = None
         self._state: State = "learning"

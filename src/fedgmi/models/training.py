@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from fedgmi.data.rows import Rows
+from fedgmi.modes import flushed_denormals
 from fedgmi.randomness import generator
 from fedgmi.settings.run import TrainingSettings
 
@@ -131,6 +132,7 @@ def proximal(strength: float | Tensor, anchor: Tensor) -> Penalty:
     return lambda params, jobs: 0.5 * strengths[jobs] * (params - anchor[jobs]).square().sum(1)
 
 
+@flushed_denormals()
 def fit(
     loss: Loss,
     start: Tensor,
@@ -162,9 +164,6 @@ def fit(
     Returns:
         The trained parameters. [J, P]
     """
-    # Adam's moments underflow, and on many CPUs denormals are ten times slower. Worker threads inherit the flag only
-    # if it is set before the first parallel operation, so a program should set it at its start as well.
-    torch.set_flush_denormal(True)
     trained = torch.empty_like(start)
     per_job = 4 * (6 * start.shape[1] + 8 * settings.batch_size * (math.prod(rows.x.shape[1:]) + noise_size))
     chunk_bytes = CHUNK_BYTES["cuda" if rows.x.is_cuda else "cpu"] if chunk_bytes is None else chunk_bytes

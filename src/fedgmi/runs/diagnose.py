@@ -11,11 +11,12 @@ from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.diagnosis.diagnose import Diagnosis, diagnose
 from fedgmi.diagnosis.survey import Survey, take_survey
 from fedgmi.errors import ConfigError
+from fedgmi.modes import own_modes
 from fedgmi.runs.components import count_components
 from fedgmi.runs.config import Config, dump, refuse_compare
 from fedgmi.runs.evaluation import proportion_errors
 from fedgmi.runs.records import DiagnosisRecord
-from fedgmi.runs.setup import Setup, choose_device, open_process
+from fedgmi.runs.setup import Setup, choose_device
 from fedgmi.storage import files, folder
 
 LEVEL = 0.9  # of the intervals
@@ -43,8 +44,13 @@ def run(config: Config, out: Path) -> dict[str, Any]:
             where="method.epsilon",
             fix='unset it where exact counts may be sent; n_components = "auto" takes counts with noise',
         )
-    open_process(config.threads)
     folder.claim(out, resume=False)
+    with own_modes(config.threads):
+        return _run(config, out)
+
+
+def _run(config: Config, out: Path) -> dict[str, Any]:
+    """The diagnosis, in a folder that is empty."""
     device = choose_device(config.device)
     scenario = build_scenario(config.data, config.scenario, config.seed)
     federation = scenario.federation

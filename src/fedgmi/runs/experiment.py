@@ -11,12 +11,13 @@ from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.data.scenarios.unseen import set_aside
 from fedgmi.data.standardise import Standardisation
 from fedgmi.errors import ConfigError, DivergedError
+from fedgmi.modes import own_modes
 from fedgmi.protocol.listener import Listener
 from fedgmi.runs.components import ComponentCount, count_components, warn_of_unshown
 from fedgmi.runs.config import Config, check_method, dump, load, refuse_compare
 from fedgmi.runs.records import Estimate, Summary
 from fedgmi.runs.run import Runner
-from fedgmi.runs.setup import Setup, choose_device, open_process
+from fedgmi.runs.setup import Setup, choose_device
 from fedgmi.storage import checkpoint, files, folder
 
 
@@ -37,9 +38,8 @@ def run(config: Config, out: Path, *, resume: bool = False, listener: Listener |
     """
     refuse_compare(config)
     check_method(config.method, config.rounds)
-    open_process(config.threads)
     folder.claim(out, resume=resume)
-    with folder.alone(out):
+    with folder.alone(out), own_modes(config.threads):
         return _run(config, out, listener)
 
 

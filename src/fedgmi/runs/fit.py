@@ -15,7 +15,7 @@ from fedgmi.protocol.step import select
 from fedgmi.runs.components import count_components, warn_of_unshown
 from fedgmi.runs.config import Config, check_method, refuse_compare
 from fedgmi.runs.fitted import Fitted
-from fedgmi.runs.setup import Setup, choose_device, open_process
+from fedgmi.runs.setup import Setup, choose_device
 
 
 def fit(config: Config, federation: Federation, listener: Listener | None = None) -> Fitted:
@@ -34,7 +34,6 @@ def fit(config: Config, federation: Federation, listener: Listener | None = None
     """
     refuse_compare(config)
     check_method(config.method, config.rounds)
-    open_process(config.threads)
     device, clients = choose_device(config.device), federation.clients
     setup = Setup(config, federation.schema, 1, wants_scale(config.data, config.scenario, federation.schema))
     counted = count_components(config, setup, clients, device)

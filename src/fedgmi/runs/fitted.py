@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,6 +56,10 @@ class Fitted:
     bound: float | None = None
     bytes_down: int = 0
     bytes_up: int = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and for users' own pickles: the method is a handful of functions, and is made again when asked."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     def config(self) -> Config:

@@ -81,7 +81,9 @@ def settings_for(config: Config, name: str) -> Any:
 
 
 def open_process(threads: int | None = None) -> None:
-    """What has to be set before torch starts its threads: they inherit it, or do without.
+    """What a program of ours sets at its start, for good, before torch starts its threads: they take it over.
+
+    In a process that is the user's, `fedgmi.modes.own_modes` sets it for as long as a block runs.
 
     Args:
         threads: Of the CPU; None: as they are.

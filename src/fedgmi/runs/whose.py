@@ -1,16 +1,20 @@
-"""Whose proportions are meant: a client's by name or place, or proportions that stand for one."""
+"""Whose proportions are meant: a client's by name or place, or proportions that stand for one; one for all rows, or one
+a row."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fedgmi.errors import DataError, nearest
+from fedgmi.data.names import place_of
+from fedgmi.errors import DataError
 from fedgmi.runs.fitted import Fitted
 
 Array = npt.NDArray[Any]
+ADVICE = "For a new client give infer_weights(x) in its place"
 
 
 def weights_of(model: Fitted, client: Any) -> Array:
@@ -18,7 +22,7 @@ def weights_of(model: Fitted, client: Any) -> Array:
 
     Args:
         model: With the clients that it was fitted to.
-        client: A name, a place among the names, or proportions [K] themselves.
+        client: A name, a place among the names where no name could be meant, or proportions [K] themselves.
 
     Returns:
         Proportions. [K]
@@ -26,21 +30,61 @@ def weights_of(model: Fitted, client: Any) -> Array:
     Raises:
         DataError: For a client that was not in the federation, or numbers that are no proportions.
     """
-    weights = model.proportions.detach().cpu().numpy()
-    if isinstance(client, str):
-        if client not in model.names:
-            guess = nearest(client, model.names)
-            known = f"did you mean {guess!r}?" if guess else f"known: {', '.join(model.names[:10])}"
-            fix = f"{known}. For a new client give infer_weights(x) in its place"
-            raise DataError(f"no client of that name was in the federation: {client!r}", where="client", fix=fix)
-        return np.asarray(weights[model.names.index(client)])
-    if isinstance(client, int | np.integer):
-        if not 0 <= client < len(model.names):
-            fix = f"0..{len(model.names) - 1}, or a name"
-            raise DataError(f"there is no client {client}", where="client", fix=fix)
-        return np.asarray(weights[int(client)])
-    given = np.asarray(client, dtype=float)
+    if isinstance(client, str | int | bool | np.integer | np.bool_):
+        place = place_of(client, model.names, advice=ADVICE)
+        return np.asarray(model.proportions[place].detach().cpu().numpy())
+    try:
+        given = np.asarray(client, dtype=float)
+    except (TypeError, ValueError) as error:
+        what = f"a {type(client).__name__} is neither a client nor proportions"
+        raise DataError(what, where="client", fix="give a name, a name for each row, or proportions") from error
     if given.shape != (model.n_components,) or not np.isclose(given.sum(), 1.0, atol=1e-4) or given.min() < 0:
         fix = f"give {model.n_components} shares of at least 0 that sum to 1, or the name of a client"
         raise DataError(f"{np.round(given, 4).tolist()} are no proportions", where="client", fix=fix)
     return given
+
+
+def by_client(model: Fitted, client: Any, n_rows: int) -> Iterator[tuple[Array, Array]]:
+    """The rows of each client that is asked for, with its proportions.
+
+    Args:
+        model: With the clients that it was fitted to.
+        client: As `weights_of` takes it, or a name for each row. [n]
+        n_rows: n.
+
+    Yields:
+        Which rows, by index, ascending, and the proportions of their client. [K]
+
+    Raises:
+        DataError: For a client that was not in the federation, for names of another number of rows, and for whole
+            numbers that could be names or proportions.
+    """
+    names = _names_by_row(model, client, n_rows)
+    if names is None:
+        yield np.arange(n_rows), weights_of(model, client)
+        return
+    first = {name: row for row, name in reversed(list(enumerate(names)))}
+    places = {
+        name: place_of(name, model.names, where=f"client, row {row}", advice=ADVICE) for name, row in first.items()
+    }
+    of_row = np.array([places[name] for name in names])
+    for place in sorted(set(places.values())):
+        yield np.flatnonzero(of_row == place), weights_of(model, model.names[place])
+
+
+def _names_by_row(model: Fitted, client: Any, n_rows: int) -> list[Any] | None:
+    """A name for each row; None where one client, or proportions, are meant for all rows."""
+    if isinstance(client, str) or hasattr(client, "identified"):
+        return None
+    given = np.asarray(client)
+    if given.ndim != 1 or given.dtype.kind not in "OUSiub":
+        return None
+    if given.dtype.kind in "iu" and len(given) == model.n_components and given.sum() == 1 and given.min() >= 0:
+        if len(given) != n_rows:
+            return None
+        what = f"{given.tolist()} could be the names of {n_rows} clients, and proportions"
+        raise DataError(what, where="client", fix="give names as texts, or proportions as floats")
+    if len(given) != n_rows:
+        fix = "give one name for all rows, or a name for each"
+        raise DataError(f"there are {len(given)} names for {n_rows} rows", where="client", fix=fix)
+    return list(given.tolist())

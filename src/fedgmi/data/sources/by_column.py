@@ -57,7 +57,8 @@ def split_by_column(
         rows = numpy_generator(seed, "by-column", "rows", name).permutation(np.flatnonzero(row_names == name))
         n_held_out = min(held_out_rows or len(rows) // 5, len(rows) // 2)
         n_validation = len(rows) // 10
-        held_out, validation, train = np.split(rows, [n_held_out, n_held_out + n_validation])
-        for clients, part in zip(made, (train[:rows_per_client], validation, held_out), strict=True):
+        later, for_choice, train = np.split(rows, [n_held_out, n_held_out + n_validation])
+        for clients, part in zip(made, (train[:rows_per_client], for_choice, later), strict=True):
             clients.append(client_with(name, source.train, part))
-    return Parts(source.schema, *(tuple(clients) for clients in made))
+    training, validation, held_out = (tuple(group) for group in made)
+    return Parts(source.schema, training, validation, held_out)

@@ -57,7 +57,8 @@ def from_frame(frame: Any, client: str, label: str | None = None, features: Sequ
     names, number, counts = np.unique(_column(table, client)[1], return_inverse=True, return_counts=True)
     rows = np.split(np.argsort(number, kind="stable"), np.cumsum(counts)[:-1]) if len(names) else []
     made = tuple(client_with(str(name), split, part) for name, part in zip(names, rows, strict=True))
-    return Parts(Schema((len(columns),), len(classes), "tabular", classes, tuple(columns)), made)
+    schema = Schema((len(columns),), len(classes), "tabular", classes, tuple(columns))
+    return Parts(schema, made, client_column=client, label_column=label)
 
 
 def encode(frame: Any, schema: Schema) -> Tensor:

@@ -1,0 +1,80 @@
+"""Which client is meant: by its name first, by its place only where no name could be meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fedgmi.errors import DataError, nearest
+
+WHOLE = re.compile(r"[+-]?\d+")
+
+
+def client_name(value: Any, *, where: str = "names") -> str:
+    """A client's name as text: names are texts everywhere, and 3 means the client "3".
+
+    Args:
+        value: A text, a whole number, or anything with a text of its own.
+        where: Where it was given, for the message.
+
+    Returns:
+        The name.
+
+    Raises:
+        DataError: For truth values, fractions and nothing, which name nobody.
+
+    Examples:
+        >>> client_name(3), client_name("ward 3")
+        ('3', 'ward 3')
+    """
+    if value is None or isinstance(value, bool | np.bool_ | float | np.floating):
+        raise DataError(f"{value!r} is no name of a client", where=where, fix="give a text or a whole number")
+    return str(value)
+
+
+def place_of(client: Any, names: Sequence[str], *, where: str = "client", advice: str = "") -> int:
+    """The place of a client among the names.
+
+    A whole number is a name where there is such a name. It is a place, from 0, only where no client's name is a whole
+    number: among the sites 105, 3 and 20, nobody can tell what 2 means.
+
+    Args:
+        client: A name or a place.
+        names: Of all clients, in their order.
+        where: Where it was given, for the message.
+        advice: What else might be done about a client that is not there.
+
+    Returns:
+        The place, from 0.
+
+    Raises:
+        DataError: For a client that is not there, and for what could be meant in two ways.
+
+    Examples:
+        >>> place_of("b", ["a", "b"]), place_of(1, ["a", "b"]), place_of(1, ["1", "0"])
+        (1, 1, 0)
+    """
+    name = client_name(client, where=where)
+    if name in names:
+        return names.index(name)
+    if isinstance(client, int | np.integer):
+        if any(WHOLE.fullmatch(other) for other in names):
+            what = f"no client is called {name}, and the clients' names are numbers, so that it is no place either"
+            raise DataError(what, where=where, fix=_known(name, names, advice))
+        if 0 <= client < len(names):
+            return int(client)
+        fix = f"give a name, or a place from 0 to {len(names) - 1}"
+        raise DataError(f"there is no client {client}", where=where, fix=fix)
+    raise DataError(
+        f"no client of that name was in the federation: {name!r}", where=where, fix=_known(name, names, advice)
+    )
+
+
+def _known(name: str, names: Sequence[str], advice: str) -> str:
+    guess = nearest(name, names)
+    more = ", …" if len(names) > 10 else ""
+    known = f"did you mean {guess!r}?" if guess else f"known: {', '.join(names[:10])}{more}"
+    return f"{known}. {advice}" if advice else known

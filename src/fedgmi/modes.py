@@ -1,0 +1,58 @@
+"""Modes of the whole process that our computations need: set for as long as they run, and put back afterwards.
+
+A user's process is not ours. Who fits a model in a notebook finds 5e-324 above 0 as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+GRAIN = 32768
+"""PyTorch gives a thread so many numbers at least."""
+
+
+def flushes_denormals() -> bool:
+    """Whether this thread takes denormal numbers for 0. PyTorch does not tell, so a number is tried."""
+    return not float.fromhex("0x0.0000000000001p-1022") > 0.0
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Denormal numbers are 0 in here: on many CPUs they are ten times slower, and Adam's moments underflow.
+
+    Worker threads take the mode over from the thread that starts them, and keep it for good. So they are started
+    before it is set, and do without. A program of our own sets the mode for good at its start; see `runs.setup`.
+    """
+    if flushes_denormals():
+        yield
+        return
+    threads = torch.get_num_threads()
+    if threads > 1:
+        torch.ones(threads * GRAIN).mul_(2.0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@contextmanager
+def own_modes(threads: int | None = None) -> Iterator[None]:
+    """What our computations expect of the process: denormals flushed, float32 by default, and a number of threads.
+
+    Args:
+        threads: Of the CPU; None: as they are. Whatever number is set in here ends with the block.
+    """
+    before, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.set_default_dtype(torch.float32)
+    try:
+        with flushed_denormals():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_num_threads(before)
