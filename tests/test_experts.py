@@ -145,7 +145,7 @@ def test_packed_experts_learn_their_own_labels(case):
     [
         (lambda: make_expert(ExpertSettings(name="mpl"), IMAGE), r'expert\.name: there is no expert "mpl".*"mlp"'),
         (lambda: make_expert(ExpertSettings(name="cnn"), TABLE), r"expert\.name: .*table.*\"mlp\""),
-        (lambda: expert_from_module(lambda: nn.Linear(6, 3), TABLE), r"expert: .*\(2, 3\), not \(2, 4\).*4 classes"),
+        (lambda: expert_from_module(lambda: nn.Linear(6, 3), TABLE), r"expert: .*\(3, 3\), not \(3, 4\).*4 classes"),
     ],
 )
 def test_what_cannot_be_an_expert_is_explained(make, message):

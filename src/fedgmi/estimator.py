@@ -18,6 +18,7 @@ from fedgmi.data import encode
 from fedgmi.data.federation import Federation, check_federation
 from fedgmi.data.rows import Rows
 from fedgmi.errors import ConfigError, DataError
+from fedgmi.models.own import Own
 from fedgmi.protocol.listener import Listener
 from fedgmi.randomness import generator
 from fedgmi.runs import fitted, model_file
@@ -61,6 +62,9 @@ class FedGMI(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         participation: The fraction of clients in a round.
         seed: Of all draws.
         device: "auto", "cpu" or "cuda".
+        expert: The model of p(y | x): a name, an `nn.Module` (training starts from its parameters), or a function that
+            makes one: of nothing, of the schema, or of (settings, schema). None: as the settings have it.
+        density: The model of p(x), likewise. A module has `log_prob(x)` and `sample(noise)`.
         settings: Any other setting of a configuration, as {"section.key": value}.
 
     Attributes:
@@ -95,6 +99,8 @@ class FedGMI(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         participation: float = 1.0,
         seed: int = 0,
         device: str = "auto",
+        expert: str | Own = None,
+        density: str | Own = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.n_components = n_components
@@ -106,6 +112,8 @@ class FedGMI(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self.participation = participation
         self.seed = seed
         self.device = device
+        self.expert = expert
+        self.density = density
         self.settings = settings
 
     def fit(self, federation: Federation, y: None = None, *, listener: Listener | None = None) -> FedGMI:
@@ -131,7 +139,7 @@ class FedGMI(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 fix="make one with fedgmi.Federation.from_arrays, .from_frame or .from_dataset",
             )
         check_federation(federation)
-        self._take(fit(self._config(), federation, listener))
+        self._take(fit(self._config(), federation, listener, expert=_own(self.expert), density=_own(self.density)))
         return self
 
     def predict(self, x: npt.ArrayLike, *, client: Whose) -> Array:
@@ -304,20 +312,23 @@ class FedGMI(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         return Path(folder)
 
     @classmethod
-    def load(cls, folder: str | Path) -> FedGMI:
+    def load(cls, folder: str | Path, *, expert: Own = None, density: Own = None) -> FedGMI:
         """Read the model that `save` wrote.
 
         Args:
             folder: Where it lies.
+            expert: What was given as `expert` where that was a module or a function: its code is not saved.
+            density: Likewise.
 
         Returns:
             The fitted estimator.
 
         Raises:
-            CheckpointError: Where it is damaged, foreign, or of another version.
+            CheckpointError: Where it is damaged, foreign, or of another version, or needs a model that is not here.
         """
-        model, parameters = model_file.load(Path(folder))
-        estimator = cls(**parameters)
+        model, parameters = model_file.load(Path(folder), expert=expert, density=density)
+        own = {"expert": expert, "density": density}
+        estimator = cls(**parameters | {name: given for name, given in own.items() if given is not None})
         estimator._take(model)
         return estimator
 
@@ -344,7 +355,9 @@ class FedGMI(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         return model.rows(features, labels)
 
     def _parameters(self) -> dict[str, Any]:
-        return dict(self.get_params(deep=False))
+        given = self.get_params(deep=False)
+        own = {name: None for name in ("expert", "density") if _own(given[name]) is not None}
+        return dict(given) | own
 
     def _config(self) -> Config:
         """The configuration that the parameters stand for; `settings` come last and may say anything else."""
@@ -355,6 +368,12 @@ class FedGMI(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             "method": {"n_components": self.n_components, "preset": self.preset, "participation": self.participation},
             "training": {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.learning_rate},
         }
+        for section, name in (("expert", self.expert), ("density", self.density)):
+            if isinstance(name, str):
+                table[section] = {"name": name}
+        if self.n_components is None:
+            fix = 'give a number, or "auto" to estimate it'
+            raise ConfigError("there is no number of components", where="FedGMI: n_components", fix=fix)
         for key, value in (self.settings or {}).items():
             section, _, name = str(key).rpartition(".")
             place = table.setdefault(section, {}) if section else table
@@ -367,6 +386,11 @@ class FedGMI(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 fix="leave it out, or run the other method with: fedgmi run --set method.name=" + config.method.name,
             )
         return config
+
+
+def _own(given: Any) -> Any:
+    """The user's own model; None where settings name one."""
+    return None if isinstance(given, str) else given
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,8 @@ from torch import Tensor, nn
 from fedgmi.data.rows import Schema
 from fedgmi.errors import ConfigError, unknown
 from fedgmi.models.expert import Expert
-from fedgmi.models.flat import FlatModule, init_linear, linear
+from fedgmi.models.flat import init_linear, linear
+from fedgmi.models.own import Own, expert_from_module, own_expert
 from fedgmi.plugins import Table, function_of_two
 from fedgmi.settings.run import ExpertSettings
 
@@ -94,85 +94,30 @@ def cnn(settings: ExpertSettings, schema: Schema) -> Expert:
 
 
 Maker = Callable[[ExpertSettings, Schema], Expert]
+__all__ = ["EXPERTS", "Expert", "expert_from_module", "make_expert"]
+
 EXPERTS: Table[Maker] = Table("expert", "experts", {"mlp": mlp, "cnn": cnn}, function_of_two)
 
 
-def make_expert(settings: ExpertSettings, schema: Schema) -> Expert:
-    """The expert that the settings name, for rows and classes of this schema.
+def make_expert(settings: ExpertSettings, schema: Schema, own: Own = None) -> Expert:
+    """The expert that the settings name, for rows and classes of this schema, or one of the user's own.
 
     Args:
         settings: `expert.*`.
         schema: Of the rows.
+        own: A module, a function that makes one, or one that makes an `Expert`; None: the one that is named.
 
     Returns:
         The expert. With `expert.shared = "none"` it has no trunk.
 
     Raises:
         ConfigError: No expert has that name, or it cannot be used for such rows.
+        UserError: The module cannot be used.
     """
-    if settings.name not in EXPERTS:
+    if own is not None:
+        expert = own_expert(own, settings, schema)
+    elif settings.name not in EXPERTS:
         raise unknown("expert", settings.name, EXPERTS, "expert.name")
-    expert = EXPERTS[settings.name](settings, schema)
+    else:
+        expert = EXPERTS[settings.name](settings, schema)
     return expert if settings.shared == "trunk" else replace(expert, trunk=0)
-
-
-def expert_from_module(make: Callable[[], nn.Module], schema: Schema, name: str = "custom") -> Expert:
-    """Any classifier of the user's.
-
-    Of an `nn.Sequential` the last layer with parameters is the head, and all before it is the trunk that experts share.
-    Other modules have no trunk.
-
-    Args:
-        make: Builds an `nn.Module` from x [B, *shape] to logits [B, L].
-        schema: Of the rows.
-        name: For messages.
-
-    Returns:
-        The expert.
-
-    Raises:
-        ConfigError: The module's output is not one logit for each class.
-        UserError: The module cannot be averaged over clients, or draws at random.
-
-    >>> schema = Schema(shape=(4,), n_classes=3, kind="tabular")
-    >>> expert_from_module(lambda: nn.Linear(4, 3), schema).size
-    15
-    >>> expert_from_module(lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), schema).trunk
-    40
-    """
-    module = FlatModule(make)
-    with torch.no_grad():
-        logits = module(torch.zeros(1, module.size), torch.zeros(1, 2, *schema.shape))
-    if logits.shape != (1, 2, schema.n_classes):
-        raise ConfigError(
-            f"the module turns 2 rows into {tuple(logits.shape[1:])}, not (2, {schema.n_classes})",
-            where="expert",
-            fix=f"end it with one logit for each of the {schema.n_classes} classes",
-        )
-    trunk, heads = _trunk_and_heads(make, module)
-    floats = 32 * schema.n_features + 4096
-    return Expert(name, module.size, schema.n_classes, module.init, module, heads, trunk, floats)
-
-
-def _trunk_and_heads(
-    make: Callable[[], nn.Module], whole: FlatModule
-) -> tuple[int, Callable[[Tensor, Tensor], Tensor]]:
-    """T, and the function from K experts' parameters on one trunk to their logits."""
-    with torch.random.fork_rng(devices=[]):
-        layers = make()
-    body, head = None, whole
-    if isinstance(layers, nn.Sequential):
-        last = max(i for i, layer in enumerate(layers) if any(True for _ in layer.parameters()))
-        if any(True for _ in layers[:last].parameters()):
-            body = FlatModule(lambda: cast(nn.Sequential, make())[:last])
-            head = FlatModule(lambda: cast(nn.Sequential, make())[last:])
-    trunk = body.size if body else 0
-
-    def heads(params: Tensor, x: Tensor) -> Tensor:
-        inner = body(params[:, :trunk], x) if body else x
-        upper = params[:, trunk:].reshape(-1, head.size)  # [J·K, H]
-        n_heads = len(upper) // len(params)
-        repeated = inner[:, None].expand(-1, n_heads, *inner.shape[1:]).flatten(0, 1)
-        return head(upper, repeated).view(len(params), n_heads, len(x[0]), -1).transpose(1, 2)
-
-    return trunk, heads

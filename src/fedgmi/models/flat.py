@@ -5,6 +5,7 @@ Messages, the server's mean and the optimiser want a flat vector. A model wants 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 
@@ -121,14 +122,14 @@ class FlatModule:
         """Take a module apart.
 
         Args:
-            make: Builds the module.
+            make: Builds the module, or returns one that is there. It is copied, and stays as it is.
 
         Raises:
             UserError: The module has running statistics, other buffers, or dropout, or it has no parameters.
         """
-        self._make = make
+        self._make: Callable[[], nn.Module] = lambda: own_copy(make)
         with torch.random.fork_rng(devices=[]):
-            module = make()
+            module = self._make()
         _check(module)
         self._template = _Call(module).requires_grad_(False).to("meta")
         self.layout = Layout({name: tuple(p.shape) for name, p in self._template.named_parameters()})
@@ -179,6 +180,22 @@ class FlatModule:
         return output
 
 
+def own_copy(make: Callable[[], nn.Module]) -> nn.Module:
+    """A module's copy in float32, in which models are trained and travel.
+
+    Raises:
+        UserError: It is none, or cannot be copied.
+    """
+    made = make()
+    if not isinstance(made, nn.Module):
+        raise UserError(f"a {type(made).__name__} is no nn.Module", where="own model", fix="return the module itself")
+    try:
+        return copy.deepcopy(made).float()
+    except Exception as error:
+        what = f"{type(made).__name__} cannot be copied ({type(error).__name__}: {error})"
+        raise UserError(what, where="own model", fix="give a function that makes it anew") from error
+
+
 def _check(module: nn.Module) -> None:
     """Refuse what cannot be averaged over clients or packed over jobs."""
     for name, part in module.named_modules():
@@ -201,6 +218,13 @@ def _check(module: nn.Module) -> None:
             f"the buffer {buffers[0]!r} is state beside the parameters and would not be trained or sent",
             where=type(module).__name__,
             fix="make it a constant or a parameter; use nn.GroupNorm or nn.LayerNorm instead of batch norms",
+        )
+    lazy = [name for name, p in module.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
+    if lazy:
+        raise UserError(
+            f"the parameter {lazy[0]!r} has no size yet",
+            where=type(module).__name__,
+            fix="use nn.Linear, nn.Conv2d and the like in place of nn.LazyLinear and others",
         )
     if not any(True for _ in module.parameters()):
         raise UserError("the module has no parameters", where=type(module).__name__, fix="give it layers to train")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from fedgmi import tree
 from fedgmi.data.federation import Federation
 from fedgmi.data.scenarios.scenarios import wants_scale
+from fedgmi.models.own import Own
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.listener import Listener
 from fedgmi.protocol.phases import require_finite
@@ -18,13 +19,22 @@ from fedgmi.runs.fitted import Fitted
 from fedgmi.runs.setup import Setup, choose_device
 
 
-def fit(config: Config, federation: Federation, listener: Listener | None = None) -> Fitted:
+def fit(
+    config: Config,
+    federation: Federation,
+    listener: Listener | None = None,
+    *,
+    expert: Own = None,
+    density: Own = None,
+) -> Fitted:
     """Fit the method of the settings to a federation.
 
     Args:
         config: The settings. One learning rate counts, for nothing is selected here.
         federation: Its clients' training rows.
         listener: Who wants to know how it goes.
+        expert: The user's own, in place of the one that the settings name: a module, or a function that makes one.
+        density: Likewise.
 
     Returns:
         The fitted model.
@@ -35,7 +45,9 @@ def fit(config: Config, federation: Federation, listener: Listener | None = None
     refuse_compare(config)
     check_method(config.method, config.rounds)
     device, clients = choose_device(config.device), federation.clients
-    setup = Setup(config, federation.schema, 1, wants_scale(config.data, config.scenario, federation.schema))
+    setup = Setup(
+        config, federation.schema, 1, wants_scale(config.data, config.scenario, federation.schema), expert, density
+    )
     counted = count_components(config, setup, clients, device)
     setup = replace(setup, n_components=counted.n_components)
     method = setup.method()

@@ -8,12 +8,14 @@ from typing import Any
 
 from fedgmi import __version__
 from fedgmi.data.rows import Schema
-from fedgmi.errors import CheckpointError
+from fedgmi.errors import CheckpointError, ConfigError, UserError
+from fedgmi.models.own import Own
 from fedgmi.runs import config
 from fedgmi.runs.fitted import Fitted
 from fedgmi.runs.setup import Setup
 from fedgmi.storage import files
 from fedgmi.storage import tensors as store
+from fedgmi.tree import Tree
 
 FORMAT = 2
 JSON, TENSORS = "model.json", "model.safetensors"
@@ -45,6 +47,7 @@ def save(where: Path, model: Fitted, parameters: dict[str, Any]) -> None:
         "names": list(model.names),
         "n_components": model.n_components,
         "standardise": model.setup.standardise,
+        "own": {name: _described(getattr(model.setup, name)) for name in ("expert", "density")},
         "bound": model.bound,
         "bytes": [model.bytes_down, model.bytes_up],
     }
@@ -53,17 +56,19 @@ def save(where: Path, model: Fitted, parameters: dict[str, Any]) -> None:
     store.save(where / JSON, tensors, meta, file=TENSORS)
 
 
-def load(where: Path) -> tuple[Fitted, dict[str, Any]]:
+def load(where: Path, *, expert: Own = None, density: Own = None) -> tuple[Fitted, dict[str, Any]]:
     """Read a model.
 
     Args:
         where: The folder of `save`.
+        expert: The user's own, where the model was fitted with one.
+        density: Likewise.
 
     Returns:
         The model, and the estimator's parameters.
 
     Raises:
-        CheckpointError: Where it is damaged, or of another version.
+        CheckpointError: Where it is damaged, or of another version, or an expert or a density of its own is not here.
     """
     path = where / JSON
     if not path.exists():
@@ -84,16 +89,52 @@ def load(where: Path) -> tuple[Fitted, dict[str, Any]]:
     meta = store.read_meta(path, check, kind="model", fix=AGAIN)
     tensors = store.read_tensors(path, meta, fix=AGAIN)
     settings = config.loads(meta["settings"], str(path))
+    for name, given in (("expert", expert), ("density", density)):
+        _require(name, given, meta.get("own", {}).get(name), where)
+    schema, n_components = _schema(meta["schema"]), int(meta["n_components"])
+    setup = Setup(settings, schema, n_components, bool(meta["standardise"]), expert, density)
+    server = store.part(tensors, "server/")
+    _check_models(setup, server, path)
     model = Fitted(
-        setup=Setup(settings, _schema(meta["schema"]), int(meta["n_components"]), bool(meta["standardise"])),
+        setup=setup,
         names=tuple(meta["names"]),
-        server=store.part(tensors, "server/"),
+        server=server,
         proportions=tensors["proportions"],
         bound=meta["bound"],
         bytes_down=int(meta["bytes"][0]),
         bytes_up=int(meta["bytes"][1]),
     )
     return model, meta["parameters"]
+
+
+def _described(own: Own) -> str | None:
+    """A name for the user's own model, by which the reader of a message knows it."""
+    return None if own is None else str(getattr(own, "__name__", type(own).__name__))
+
+
+def _require(name: str, given: Own, saved: str | None, where: Path) -> None:
+    """The user's own models are code, which is not saved: they have to be given again, and only they."""
+    if (given is None) == (saved is None):
+        return
+    if saved is not None:
+        what = f"the model has {'an' if name == 'expert' else 'a'} {name} of its own ({saved}), whose code is not saved"
+        fix = f"give it again: FedGMI.load(folder, {name}={saved})"
+    else:
+        what, fix = f"the model's {name} is one that its settings name", f"leave out {name}="
+    raise CheckpointError(what, where=str(where), fix=fix)
+
+
+def _check_models(setup: Setup, server: Tree, path: Path) -> None:
+    """What has been saved needs models that are here, and of the same size."""
+    try:
+        task = setup.task()
+    except (ConfigError, UserError) as error:
+        fix = "register or install it before the model is loaded, or give it to FedGMI.load"
+        raise CheckpointError(f"the model needs what is not here: {error.what}", where=str(path), fix=fix) from error
+    for name, size in (("expert", task.expert.size), ("density", task.density.size)):
+        if name in server and server[name].shape[-1] != size:
+            what = f"the {name} that was saved has {server[name].shape[-1]} parameters, and this one has {size}"
+            raise CheckpointError(what, where=str(path), fix=f"give the {name} that the model was fitted with")
 
 
 def _schema(found: dict[str, Any]) -> Schema:

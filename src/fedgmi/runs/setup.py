@@ -16,6 +16,7 @@ from fedgmi.methods import BOUNDS, METHODS, Entry, Method, Task
 from fedgmi.methods.standardising import standardised
 from fedgmi.models.densities import make_density
 from fedgmi.models.experts import make_expert
+from fedgmi.models.own import Own
 from fedgmi.runs.config import Config
 
 
@@ -28,12 +29,16 @@ class Setup:
         schema: What rows look like.
         n_components: K.
         standardise: Whether rows are brought to one scale, as a step of every method.
+        expert: The user's own, in place of the one that the settings name: a module, or a function that makes one.
+        density: Likewise.
     """
 
     config: Config
     schema: Schema
     n_components: int
     standardise: bool = False
+    expert: Own = None
+    density: Own = None
 
     def task(self, name: str | None = None, *, lr: float | None = None, secret: str | None = None) -> Task[Any]:
         """The task of a method.
@@ -52,8 +57,8 @@ class Setup:
         return Task(
             schema=self.schema,
             n_components=self.n_components,
-            density=make_density(config.density, self.schema),
-            expert=make_expert(config.expert, self.schema),
+            density=make_density(config.density, self.schema, self.density),
+            expert=make_expert(config.expert, self.schema, self.expert),
             training=config.training,
             settings=settings_for(config, name),
             lr=lr or config.training.lr_candidates(name)[0],

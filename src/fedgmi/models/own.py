@@ -1,0 +1,251 @@
+"""Models of the user's own: any `nn.Module` as an expert or a density, tried once before anything is trained."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+
+from fedgmi.data.rows import Schema
+from fedgmi.errors import ConfigError, FedgmiWarning, UserError
+from fedgmi.models.density import Density, rows_per_chunk
+from fedgmi.models.expert import Expert
+from fedgmi.models.flat import FlatModule, own_copy
+from fedgmi.settings.run import DensitySettings, ExpertSettings
+
+Own: TypeAlias = nn.Module | Callable[..., Any] | None
+"""A module, or a function that makes one: of nothing, of the schema, or of (settings, schema)."""
+TRIED = 3  # rows of the trial
+
+
+def own_expert(own: Own, settings: ExpertSettings, schema: Schema) -> Expert:
+    """The user's own expert.
+
+    Args:
+        own: A module, whose parameters are where training starts. Or a function of nothing, of the schema, or of
+            (settings, schema), that makes a module or an `Expert`.
+        settings: `expert.*`.
+        schema: Of the rows.
+
+    Returns:
+        The expert.
+
+    Raises:
+        UserError: It cannot be used as one.
+    """
+    made = _made(own, settings, schema)
+    if isinstance(made, Expert):
+        return made
+    return expert_from_module(lambda: cast(nn.Module, _made(own, settings, schema)), schema)
+
+
+def own_density(own: Own, settings: DensitySettings, schema: Schema) -> Density:
+    """The user's own density; arguments as those of `own_expert`, and the module as `density_from_module` wants it."""
+    made = _made(own, settings, schema)
+    if isinstance(made, Density):
+        return made
+    return density_from_module(lambda: cast(nn.Module, _made(own, settings, schema)), schema)
+
+
+def _made(own: Own, settings: object, schema: Schema) -> object:
+    """What was given, or what the function makes."""
+    if isinstance(own, nn.Module) or not callable(own):
+        return own
+    try:
+        parameters = inspect.signature(own).parameters.values()
+    except ValueError:
+        return own()
+    kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    wanted = sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
+    return own(*((), (schema,), (settings, schema))[min(wanted, 2)])
+
+
+def expert_from_module(make: Callable[[], nn.Module], schema: Schema, name: str = "custom") -> Expert:
+    """Any classifier of the user's.
+
+    Of an `nn.Sequential` the last layer with parameters is the head, and all before it is the trunk that experts share.
+    Other modules have no trunk.
+
+    Args:
+        make: Builds an `nn.Module` from x [B, *shape] to logits [B, L].
+        schema: Of the rows.
+        name: For messages.
+
+    Returns:
+        The expert. A FedgmiWarning says so where its outputs are probabilities rather than logits.
+
+    Raises:
+        ConfigError: The module's output is not one logit for each class.
+        UserError: The module cannot be averaged over clients, or draws at random.
+
+    >>> schema = Schema(shape=(4,), n_classes=3, kind="tabular")
+    >>> expert_from_module(lambda: nn.Linear(4, 3), schema).size
+    15
+    >>> expert_from_module(lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), schema).trunk
+    40
+    """
+    make = _sized(make, schema)
+    module = FlatModule(make)
+    logits = _tried(module, "forward", schema, "expert")
+    if logits.shape != (TRIED, schema.n_classes):
+        raise ConfigError(
+            f"the module turns {TRIED} rows into {tuple(logits.shape)}, not ({TRIED}, {schema.n_classes})",
+            where="expert",
+            fix=f"end it with one logit for each of the {schema.n_classes} classes",
+        )
+    if bool(((logits >= 0) & (logits <= 1)).all()) and schema.n_classes > 1:
+        ends = "sum to one, as after a Softmax" if _sums_to_one(logits) else "lie between 0 and 1, as after a Sigmoid"
+        what = f"the outputs of the expert {ends}. They are taken as logits, so it would learn badly"
+        warnings.warn(FedgmiWarning(f"{what}. Likely fix: leave out that last layer"), stacklevel=2)
+    trunk, heads = _trunk_and_heads(make, module)
+    floats = 32 * schema.n_features + 4096
+    return Expert(name, module.size, schema.n_classes, module.init, module, heads, trunk, floats)
+
+
+def density_from_module(make: Callable[[], nn.Module], schema: Schema, name: str = "custom") -> Density:
+    """Any density of the user's, trained by gradients.
+
+    Args:
+        make: Builds an `nn.Module` with `log_prob(x [B, *shape])` → nats [B], and `sample(noise [n, Z])` → rows
+            [n, *shape] from standard normal noise. Z is its `noise_size`, or the number of features.
+        schema: Of the rows.
+        name: For messages.
+
+    Returns:
+        The density, taken as exact.
+
+    Raises:
+        ConfigError: One of the two functions is missing, or gives another shape.
+        UserError: The module cannot be averaged over clients, or draws at random.
+    """
+    with torch.random.fork_rng(devices=[]):
+        there = own_copy(make)
+    for method in ("log_prob", "sample"):
+        if not callable(getattr(there, method, None)):
+            what = f"{type(there).__name__} has no function {method}"
+            raise ConfigError(what, where="density", fix="give it log_prob(x) and sample(noise)")
+    width, module = int(getattr(there, "noise_size", schema.n_features)), FlatModule(make)
+    found = _tried(module, "log_prob", schema, "density").shape, _drawn(module, width).shape
+    for method, shape, wanted in zip(("log_prob", "sample"), found, ((), schema.shape), strict=True):
+        if tuple(shape) != (TRIED, *wanted):
+            what = f"{method} turns {TRIED} rows into {tuple(shape)}, not {(TRIED, *wanted)}"
+            raise ConfigError(
+                what, where="density", fix="log_prob gives a number a row, and sample a row for each noise"
+            )
+
+    def log_prob(params: Tensor, x: Tensor) -> Tensor:
+        return module.call("log_prob", module.layout.split(params), x)
+
+    @torch.no_grad()
+    def scores(params: Tensor, x: Tensor, noise: Tensor) -> Tensor:
+        parts = [x.new_zeros(0, len(params))]
+        for rows in torch.split(x, rows_per_chunk(len(params) * (16 * schema.n_features + 1024))):
+            parts.append(log_prob(params, rows.expand(len(params), *rows.shape)).mT)
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def sample(params: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(1, n, width, generator=generator).to(params)
+        return module.call("sample", module.layout.split(params[None]), noise)[0]
+
+    return Density(
+        name, True, module.size, 0, module.init, lambda params, x, noise: -log_prob(params, x), scores, sample
+    )
+
+
+def _sized(make: Callable[[], nn.Module], schema: Schema) -> Callable[[], nn.Module]:
+    """The same, but layers that learn their sizes from the first rows (`nn.LazyLinear`) have met some."""
+
+    def sized() -> nn.Module:
+        module = own_copy(make)
+        if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters()):
+            with torch.no_grad():
+                module(torch.zeros(TRIED, *schema.shape))
+        return module
+
+    return sized
+
+
+def _tried(module: FlatModule, method: str, schema: Schema, where: str) -> Tensor:
+    """What the module makes of three rows, once it was seen to treat each by itself, and alike when asked again."""
+    draws = torch.Generator().manual_seed(0)
+    parts = module.layout.split(module.init(draws)[None])
+    x = 3 * torch.randn(1, TRIED, *schema.shape, generator=draws)
+    with torch.no_grad():
+        first, again, alone = (_call(module, method, parts, rows, where) for rows in (x, x, x[:, :1]))
+    if not torch.equal(first.nan_to_num(), again.nan_to_num()):
+        raise _random(where)
+    if first.shape[1:2] != (TRIED,):
+        return first[0]
+    if alone.shape[2:] != first.shape[2:] or not torch.allclose(alone[0], first[0, :1], atol=1e-4, rtol=1e-3):
+        raise UserError(
+            "what the module makes of a row depends on the other rows of its batch",
+            where=where,
+            fix="treat each row by itself: nn.LayerNorm or nn.GroupNorm, no mean over the batch, no squeeze()",
+        )
+    return first[0]
+
+
+def _drawn(module: FlatModule, width: int) -> Tensor:
+    """Three rows that a density's module draws."""
+    draws = torch.Generator().manual_seed(0)
+    parts = module.layout.split(module.init(draws)[None])
+    with torch.no_grad():
+        return _call(module, "sample", parts, torch.randn(1, TRIED, width, generator=draws), "density")[0]
+
+
+def _call(module: FlatModule, method: str, parts: dict[str, Tensor], x: Tensor, where: str) -> Tensor:
+    """A module's function; what goes wrong inside is told in our words, and torch's."""
+    try:
+        output = module.call(method, parts, x)
+    except Exception as error:
+        if "randomness" in str(error):
+            raise _random(where) from error
+        what = f"the module fails on {x.shape[1]} rows of shape {tuple(x.shape[2:])} ({type(error).__name__}: {error})"
+        fix = "try it on such rows in float32; it runs under torch.vmap, which refuses .item() and changes in place"
+        raise UserError(what, where=where, fix=fix) from error
+    if not isinstance(output, Tensor):
+        raise UserError(
+            f"the module gives a {type(output).__name__}, not a tensor", where=where, fix="return one tensor"
+        )
+    return output
+
+
+def _random(where: str) -> UserError:
+    return UserError(
+        "the module draws at random (dropout, for example), so a run could not be repeated",
+        where=where,
+        fix="leave it out; regularise with fewer epochs or smaller layers",
+    )
+
+
+def _sums_to_one(logits: Tensor) -> bool:
+    return torch.allclose(logits.sum(-1), torch.ones(len(logits)), atol=1e-4)
+
+
+def _trunk_and_heads(
+    make: Callable[[], nn.Module], whole: FlatModule
+) -> tuple[int, Callable[[Tensor, Tensor], Tensor]]:
+    """T, and the function from K experts' parameters on one trunk to their logits."""
+    with torch.random.fork_rng(devices=[]):
+        layers = make()
+    body, head = None, whole
+    if isinstance(layers, nn.Sequential):
+        last = max(i for i, layer in enumerate(layers) if any(True for _ in layer.parameters()))
+        if any(True for _ in layers[:last].parameters()):
+            body = FlatModule(lambda: cast(nn.Sequential, make())[:last])
+            head = FlatModule(lambda: cast(nn.Sequential, make())[last:])
+    trunk = body.size if body else 0
+
+    def heads(params: Tensor, x: Tensor) -> Tensor:
+        inner = body(params[:, :trunk], x) if body else x
+        upper = params[:, trunk:].reshape(-1, head.size)  # [J·K, H]
+        n_heads = len(upper) // len(params)
+        repeated = inner[:, None].expand(-1, n_heads, *inner.shape[1:]).flatten(0, 1)
+        return head(upper, repeated).view(len(params), n_heads, len(x[0]), -1).transpose(1, 2)
+
+    return trunk, heads

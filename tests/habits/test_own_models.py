@@ -1,0 +1,209 @@
+"""An expert or a density of one's own: a name, a module, or a function. It is copied, and tried before it is used."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fedgmi import Federation, FedGMI
+from fedgmi.data.rows import Schema
+from fedgmi.errors import CheckpointError, ConfigError, FedgmiWarning, UserError
+from fedgmi.models.experts import EXPERTS
+from fedgmi.models.own import expert_from_module, own_density, own_expert
+from fedgmi.settings.run import DensitySettings, ExpertSettings
+
+TABLE = Schema(shape=(6,), n_classes=4, kind="tabular")
+
+
+class Net(nn.Module):
+    """A network of a forward function; what it does with the last logits is the case's."""
+
+    def __init__(self, end: Callable[[Any, torch.Tensor], Any] = lambda net, x: x) -> None:
+        super().__init__()
+        self.layer, self.end = nn.Linear(6, 4), end
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.end(self, self.layer(x))
+
+
+REFUSED = {
+    "functional dropout": (lambda: Net(lambda net, x: F.dropout(x, 0.5, net.training)), "draws at random"),
+    "noise": (lambda: Net(lambda net, x: x + torch.rand_like(x)), "draws at random"),
+    "NumPy's noise": (lambda: Net(lambda net, x: x + float(np.random.default_rng().random())), "draws at random"),
+    "batch norm by hand": (lambda: Net(lambda net, x: x - x.mean(0)), "depends on the other rows"),
+    "squeeze": (lambda: Net(lambda net, x: x.squeeze()), "depends on the other rows"),
+    "batch norm": (lambda: nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)), "nn.GroupNorm"),
+    "float64 inside": (lambda: Net(lambda net, x: net.layer(x.double())), "float32"),
+    "two outputs": (lambda: Net(lambda net, x: (x, x)), "gives a tuple"),
+    "item": (lambda: Net(lambda net, x: x * x.sum().item()), r"torch\.vmap"),
+    "rows of another width": (lambda: nn.Linear(5, 4), r"fails on 3 rows of shape \(6,\)"),
+    "too few logits": (lambda: nn.Linear(6, 3), r"\(3, 3\), not \(3, 4\)"),
+    "no module": (lambda: 3, "a int is no nn.Module"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_an_expert_is_said_in_our_own_words(name):
+    make, told = REFUSED[name]
+    with pytest.raises(UserError, match=told):
+        expert_from_module(make, TABLE)
+
+
+TAKEN: dict[str, Callable[[], Any]] = {
+    "a module": lambda: Net(),
+    "a shared module": lambda: (lambda module: lambda: module)(Net()),
+    "a class": lambda: Net,
+    "a function of nothing": lambda: lambda: nn.Linear(6, 4),
+    "a function of the schema": lambda: lambda schema: nn.Linear(schema.n_features, schema.n_classes),
+    "a function of settings and schema": lambda: lambda settings, schema: EXPERTS["mlp"](settings, schema),
+    "float64": lambda: nn.Linear(6, 4).double(),
+    "lazily built": lambda: lambda: nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(4)),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_what_can_be_an_expert(name):
+    expert = own_expert(TAKEN[name](), ExpertSettings(hidden=8), TABLE)
+    params = torch.stack([expert.init(torch.Generator().manual_seed(k)) for k in range(2)])
+    assert params.dtype == torch.float32
+    assert expert.log_prob(params, torch.zeros(5, 6)).shape == (5, 2, 4)
+
+
+def test_a_module_is_copied_and_stays_as_it_is():
+    module = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)).double()
+    before = copy.deepcopy(module.state_dict())
+    expert = own_expert(module, ExpertSettings(), TABLE)
+    first = expert.init(torch.Generator().manual_seed(0))
+    for name, value in module.state_dict().items():
+        assert (value.device.type, value.dtype) == ("cpu", torch.float64)
+        assert torch.equal(value, before[name])
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    assert torch.equal(first[:48].view(8, 6), before["0.weight"].float())  # training starts from its parameters
+
+
+ENDS = [
+    (nn.Softmax(-1), r"sum to one, as after a Softmax.*Likely fix: leave out that last layer"),
+    (nn.Sigmoid(), "between 0 and 1, as after a Sigmoid"),
+]
+
+
+@pytest.mark.parametrize(("end", "told"), ENDS, ids=lambda value: type(value).__name__)
+def test_probabilities_in_place_of_logits_are_said(end, told):
+    with pytest.warns(FedgmiWarning, match=told):
+        expert_from_module(lambda: nn.Sequential(nn.Linear(6, 4), end), TABLE)
+
+
+@pytest.mark.parametrize(
+    "end", [nn.LogSoftmax(-1), nn.ReLU(), nn.Tanh(), nn.Identity()], ids=lambda end: type(end).__name__
+)
+def test_logits_of_other_kinds_are_taken_without_a_word(end):
+    expert_from_module(lambda: nn.Sequential(nn.Linear(6, 4), end), TABLE)
+
+
+class Laplace(nn.Module):
+    """Independent Laplace features."""
+
+    def __init__(self, n_features: int = 2) -> None:
+        super().__init__()
+        self.centre, self.log_scale = nn.Parameter(torch.randn(n_features)), nn.Parameter(torch.zeros(n_features))
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        distance = (x - self.centre).abs() * (-self.log_scale).exp()
+        return -(distance + self.log_scale + float(np.log(2))).sum(-1)
+
+    def sample(self, noise: torch.Tensor) -> torch.Tensor:
+        half = (noise.abs() / 2**0.5).erfc().log()  # of the two tails, from a normal deviate
+        return self.centre - noise.sign() * self.log_scale.exp() * half
+
+
+@pytest.fixture(scope="module")
+def clients() -> list[Any]:
+    rng = np.random.default_rng(0)
+    made = []
+    for share in (0.1, 0.3, 0.5, 0.7, 0.9, 0.2):
+        kind, x = rng.random(60) < share, rng.normal(size=(60, 2))
+        made.append((x + 4 * kind[:, None], (x[:, 0] > 0).astype(int)))
+    return made
+
+
+def quick(**changes: Any) -> FedGMI:
+    few = {"method.codewords": 4, "method.kmeans_rounds": 2, "method.calibration_steps": 1, "method.warm_up_rounds": 1}
+    return FedGMI(2, rounds=2, epochs=1, settings=few, **changes)
+
+
+def linear() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+
+
+@pytest.fixture(scope="module")
+def own(clients) -> FedGMI:
+    return quick(expert=linear, density=Laplace).fit(Federation.from_arrays(clients))
+
+
+def test_the_estimator_takes_them_and_its_answers_come_of_them(own, clients):
+    x = clients[0][0]
+    assert own.predict(x, client=0).shape == (60,)
+    assert own.sample(5, component=1).shape == (5, 2)
+    task = own._fitted.setup.task()
+    assert (task.expert.name, task.density.name, task.expert.trunk) == ("custom", "custom", 12)
+    scale = own._fitted.server["density"]
+    assert scale.shape == (2, 4)
+    assert not torch.equal(scale[0], scale[1])
+
+
+def test_a_saved_model_says_at_load_what_it_needs(own, clients, tmp_path):
+    own.save(tmp_path)
+    with pytest.raises(
+        CheckpointError, match=r"has an expert of its own \(linear\).*FedGMI\.load\(folder, expert=linear\)"
+    ):
+        FedGMI.load(tmp_path, density=Laplace)
+    with pytest.raises(CheckpointError, match=r"has a density of its own \(Laplace\)"):
+        FedGMI.load(tmp_path, expert=linear)
+    with pytest.raises(CheckpointError, match="has 22 parameters, and this one has 6"):
+        FedGMI.load(tmp_path, expert=lambda: nn.Linear(2, 2), density=Laplace)
+    again = FedGMI.load(tmp_path, expert=linear, density=Laplace)
+    x = clients[1][0]
+    np.testing.assert_array_equal(again.predict_proba(x, client=1), own.predict_proba(x, client=1))
+
+
+def test_a_saved_model_whose_expert_is_not_registered_says_so_at_load(clients, tmp_path, monkeypatch):
+    monkeypatch.setitem(EXPERTS, "mine", EXPERTS["mlp"])
+    quick(expert="mine").fit(Federation.from_arrays(clients)).save(tmp_path)
+    FedGMI.load(tmp_path)
+    with pytest.raises(CheckpointError, match=r"leave out density="):
+        FedGMI.load(tmp_path, density=Laplace)
+    monkeypatch.delitem(EXPERTS, "mine")
+    with pytest.raises(CheckpointError, match=r'the model needs what is not here: there is no expert "mine"'):
+        FedGMI.load(tmp_path)
+
+
+def test_no_number_of_components_is_not_three(clients):
+    with pytest.raises(ConfigError, match=r'n_components.*or "auto"'):
+        FedGMI(None).fit(Federation.from_arrays(clients))
+
+
+class Half(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+    def sample(self, noise: torch.Tensor) -> torch.Tensor:
+        return noise
+
+
+@pytest.mark.parametrize(
+    ("own", "told"), [(Half, r"log_prob turns 3 rows into \(3, 6\)"), (Net, "no function log_prob")]
+)
+def test_what_cannot_be_a_density_is_said(own, told):
+    with pytest.raises(ConfigError, match=told):
+        own_density(own, DensitySettings(), TABLE)
