@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fedgmi import __version__
+from fedgmi.runs.records import VERSION
 
 
 def make_summary(n_clients: int = 4, *, truth: bool = True, extra: bool = False) -> dict[str, Any]:
@@ -15,7 +16,7 @@ def make_summary(n_clients: int = 4, *, truth: bool = True, extra: bool = False)
         estimated = [[a, b - 0.04, 0.04] for a, b in estimated]
     accuracy = [0.9 - 0.001 * i for i in range(n_clients)]
     return {
-        "version": 2,
+        "version": VERSION,
         "fedgmi": __version__,
         "method": "fedgmi",
         "preset": "default",
@@ -57,7 +58,7 @@ def make_diagnosis(n_components: int = 3, n_clients: int = 6, **changes: Any) ->
     shares = [[0.8 if k == i % n_components else rest for k in range(n_components)] for i in range(n_clients)]
     shares = [[1.0]] * n_clients if n_components == 1 else shares
     return {
-        "version": 2,
+        "version": VERSION,
         "fedgmi": __version__,
         "scenario": "rotation",
         "seed": 3,

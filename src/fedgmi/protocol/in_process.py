@@ -62,12 +62,21 @@ class InProcess:
         message = sum((self._ask(step, part, chunk) for chunk in groups), Message())
         return by_client(message, [i for chunk in groups for i in chunk])
 
+    @property
+    def at(self) -> tuple[int, int]:
+        """The latest exchange: its round, and its number within it. A resumed run goes on counting from it."""
+        return self._round, self._number
+
+    @at.setter
+    def at(self, exchange: tuple[int, int]) -> None:
+        self._round, self._number = exchange
+
     def follow(self, other: InProcess) -> None:
         """Go on where another transport to the same clients stands: its ledger, and all that its clients keep."""
         self.states = self.states | other.states
         self.ledger = Ledger.from_tree(len(self._clients), other.ledger.to_tree())
         self.requests.restore(other.requests.to_json())
-        self._round, self._number = other._round, other._number
+        self.at = other.at
 
     def _ask(self, step: Step, part: Tree, chunk: tuple[int, ...]) -> Message:
         message = self._run(step, part, chunk)

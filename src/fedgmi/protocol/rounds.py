@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -60,6 +60,32 @@ def participants(n_clients: int, fraction: float, seed: int, round: int) -> list
     return sorted(int(i) for i in chosen)
 
 
+class Choice(Protocol):
+    """Which round's predictor a run ends with, and when it stops."""
+
+    def after_round(self, progress: Progress) -> Progress:
+        """See where the run stands after a round, and add what it took to judge it.
+
+        Args:
+            progress: After a round; not after the preparation.
+
+        Returns:
+            The same state of the server, with the bytes and seconds that judging took.
+        """
+        ...
+
+    def end(self, progress: Progress) -> Progress | None:
+        """The end, where it has come: the chosen round's state after the program's last steps.
+
+        Args:
+            progress: Where the run stands.
+
+        Returns:
+            The end, at round R + 1; None where the next round is to follow.
+        """
+        ...
+
+
 def run_rounds(
     name: str,
     program: Program,
@@ -71,6 +97,7 @@ def run_rounds(
     participation: float = 1.0,
     seed: int,
     after: Callable[[Progress], None] = lambda progress: None,
+    choice: Choice | None = None,
 ) -> Progress:
     """Run a program from where `progress` stands to its end.
 
@@ -84,6 +111,7 @@ def run_rounds(
         participation: The fraction of clients in a round; preparation and end are with everyone.
         seed: By which they are drawn.
         after: It sees every completed round.
+        choice: Of the round that the run ends with; None: the last.
 
     Returns:
         Where the run stands in the end.
@@ -100,14 +128,32 @@ def run_rounds(
         number = progress.round + 1
         phase = phase_of(number, rounds)
         ids = participants(n_clients, participation, seed, number) if phase == "round" else everyone
-        progress = _advance(name, program.steps(phase), transport, progress, ids, number)
+        chosen = choice.end(progress) if choice else None
+        progress = chosen or advance(name, program.steps(phase), transport, progress, ids, number)
+        progress = choice.after_round(progress) if choice and not chosen and phase == "round" else progress
         after(progress)
     return progress
 
 
-def _advance(
+def advance(
     name: str, steps: Sequence[Step], transport: Transport, progress: Progress, ids: Sequence[int], number: int
 ) -> Progress:
+    """Run the steps of one phase.
+
+    Args:
+        name: The method's, for messages.
+        steps: In order; those whose condition does not hold are left out.
+        transport: Over which.
+        progress: Where the run stands.
+        ids: The clients that take part.
+        number: The round's.
+
+    Returns:
+        Where the run stands after them, at that round.
+
+    Raises:
+        DivergedError: At the first message or server state that is not finite.
+    """
     began = time.perf_counter()
     server = progress.server
     with torch.no_grad():

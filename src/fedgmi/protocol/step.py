@@ -77,6 +77,7 @@ class Program:
         finish: The steps after the last round.
         kinds: What the server's leaves and the models in messages are, by name, where they are not statistics. A name
             stands for all below it.
+        warm_up: The first rounds, in which the method is not yet what it is to be: none of them is chosen as the best.
         joins_late: Whether a client that missed the preparation begins as a newcomer does. None: where there is one.
     """
 
@@ -87,6 +88,7 @@ class Program:
     finish: tuple[Step, ...] = ()
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     joins_late: bool | None = None
+    warm_up: int = 0
 
     def steps(self, phase: Phase) -> tuple[Step, ...]:
         """The steps of a phase."""

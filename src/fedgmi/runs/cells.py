@@ -19,12 +19,16 @@ PRESETS = ("plain", "sketch")
 KEPT = (
     "client_accuracy",
     "client_accuracy_per_client",
+    "metrics",
+    "majority_accuracy",
     "proportion_tv",
     "bytes_down",
     "bytes_up",
     "seconds",
     "expert_accuracy",
     "rounds",
+    "best_round",
+    "stopped_round",
     "learning_rate",
     "unseen",
 )

@@ -64,7 +64,9 @@ def compare(
             files.write_text(out / CELLS / f"{cell.name}.toml", dump(settings))
         reasons = _run_all([cell.name for cell in runs], out / CELLS, max(1, jobs), watch or (lambda stages: None))
         found = [result(cell, out / CELLS, reasons) for cell in cells]
-        return Comparison.write(out, compared(config.scenario.name, list(methods), list(seeds), found))
+        return Comparison.write(
+            out, compared(config.scenario.name, list(methods), list(seeds), found, config.evaluation.metric)
+        )
 
 
 def _claim(config: Config, out: Path) -> None:

@@ -15,8 +15,10 @@ from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import Method, Predictor, Task
 from fedgmi.mixture.matching import match_components, reorder, total_variation
 from fedgmi.randomness import generator
+from fedgmi.runs.metrics import METRICS, majority, mean, measure, per_class
 from fedgmi.tree import Tree
 
+ACCURACY = ("client_accuracy", "client_accuracy_per_client")
 DENSITY_SAMPLES = 16  # of the importance-weighted bound on held-out rows
 
 
@@ -33,13 +35,10 @@ def evaluate(method: Method, task: Task, server: Tree, states: Tree, scenario: S
     Returns:
         Numbers by name; `records.Outcome` says what each means. Those that cannot be are left out, or None.
     """
-    predictor = method.predictor
-    accuracy = client_accuracy(predictor, server, states, scenario.federation.held_out)
-    result: dict[str, Any] = {
-        "n_components": task.n_components if predictor.proportions else 1,
-        "client_accuracy": None if accuracy is None else float(accuracy.nanmean()),
-        "client_accuracy_per_client": None if accuracy is None else accuracy.tolist(),
-    }
+    predictor, federation = method.predictor, scenario.federation
+    predicted = predictions(predictor, server, states, federation.held_out)
+    result: dict[str, Any] = {"n_components": task.n_components if predictor.proportions else 1}
+    result |= quality(predicted, federation.clients, federation.schema.classes)
     metrics = method.metrics(server)
     if "components_shown" in metrics:
         result["components_shown"] = int(metrics["components_shown"])
@@ -66,15 +65,71 @@ def client_accuracy(predictor: Predictor, server: Tree, states: Tree, held_out: 
     Returns:
         Shares, NaN where a client has no such rows [C]; None where there are no labels.
     """
-    if not held_out or held_out[0].y is None:
+    predicted = predictions(predictor, server, states, held_out)
+    if predicted is None:
         return None
-    parts = []
-    for rows, chunk_states in _chunked(held_out, states):
+    found = [measure(logs, y, ["accuracy"])["accuracy"] for logs, y in predicted]
+    return torch.tensor([torch.nan if value is None else value for value in found], dtype=torch.float64)
+
+
+def predictions(
+    predictor: Predictor, server: Tree, states: Tree, clients: Sequence[Client]
+) -> list[tuple[Tensor, Tensor]] | None:
+    """What each client's own predictor says of its rows, whose labels it does not see.
+
+    Args:
+        predictor: The method's.
+        server: The server's state.
+        states: The clients' states. [C, …]
+        clients: Rows with labels.
+
+    Returns:
+        For every client log p(y | x) [n, L] and the labels [n], on the CPU; None where there are no labels.
+    """
+    if not clients or clients[0].y is None:
+        return None
+    found: list[tuple[Tensor, Tensor]] = []
+    for rows, chunk_states in _chunked(clients, states):
         assert rows.y is not None
-        guess = predictor.predict(server, chunk_states, replace(rows, y=None, cache={})).argmax(1)
-        right = rows.sum_by_client((guess == rows.y).double())
-        parts.append(right / rows.counts)
-    return torch.cat(parts).cpu()
+        sizes = rows.counts.tolist()
+        logs = predictor.predict(server, chunk_states, replace(rows, y=None, cache={})).cpu()
+        found += zip(torch.split(logs, sizes), torch.split(rows.y.cpu(), sizes), strict=True)
+    return found
+
+
+def quality(
+    predicted: Sequence[tuple[Tensor, Tensor]] | None, clients: Sequence[Client], classes: Sequence[str]
+) -> dict[str, Any]:
+    """How good predictions are: by metric, by client and by class, beside each client's majority class.
+
+    Args:
+        predicted: Of every client, as `predictions` gives them.
+        clients: The same clients with their training rows.
+        classes: The classes' names.
+
+    Returns:
+        Numbers by name; `records.Outcome` says what each means.
+    """
+    if predicted is None:
+        return {"client_accuracy": None, "client_accuracy_per_client": None}
+    each = [measure(logs, y) for logs, y in predicted]
+    logs, y = (torch.cat(parts) for parts in zip(*predicted, strict=True))
+    together = measure(logs, y)
+    common = [majority(() if c.y is None else c.y, y) for c, (_, y) in zip(clients, predicted, strict=True)]
+    metrics = {name: of_clients(name, [one[name] for one in each]) | {"all_rows": together[name]} for name in METRICS}
+    return {
+        "client_accuracy": metrics["accuracy"]["mean"],
+        "client_accuracy_per_client": metrics["accuracy"]["per_client"],
+        "metrics": metrics,
+        "majority_accuracy": mean(common),
+        "majority_accuracy_per_client": common,
+        "per_class": per_class(logs, y, classes),
+    }
+
+
+def of_clients(name: str, values: Sequence[float | None]) -> dict[str, Any]:
+    """A metric's mean over clients, over the worst tenth of them, and by client."""
+    return {"mean": mean(values), "worst_tenth": METRICS[name].worst_tenth(values), "per_client": list(values)}
 
 
 def newcomers(
@@ -113,11 +168,9 @@ def newcomers(
             result |= {f"proportion_tv{suffix}": error, f"proportions{suffix}": estimated.tolist()}
             if predictor.identified is not None:
                 result[f"identified{suffix}"] = bool(predictor.identified(inferred).all())
-    accuracy = client_accuracy(predictor, server, kinds[""], unseen.federation.held_out)
-    return result | {
-        "client_accuracy": None if accuracy is None else float(accuracy.nanmean()),
-        "client_accuracy_per_client": None if accuracy is None else accuracy.tolist(),
-    }
+    predicted = predictions(predictor, server, kinds[""], unseen.federation.held_out)
+    found = quality(predicted, clients, unseen.federation.schema.classes)
+    return result | {key: found[key] for key in (*ACCURACY, "metrics") if key in found}
 
 
 def proportion_error(predictor: Predictor, states: Tree, scenario: Scenario) -> float | None:

@@ -13,6 +13,7 @@ from fedgmi.data.standardise import Standardisation
 from fedgmi.errors import ConfigError, DivergedError
 from fedgmi.modes import own_modes
 from fedgmi.protocol.listener import Listener
+from fedgmi.runs.choosing import best_of, check_choice
 from fedgmi.runs.components import ComponentCount, count_components, warn_of_unshown
 from fedgmi.runs.config import Config, check_method, dump, load, refuse_compare
 from fedgmi.runs.records import Estimate, Summary
@@ -54,6 +55,8 @@ def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]
     counted = _counted_before(out) or count_components(config, setup, clients, device)
     setup = replace(setup, n_components=counted.n_components)
     program = setup.method().program  # what cannot be is refused before anything is written
+    for name in chosen_methods(config, scenario):
+        check_choice(config, scenario.federation, setup.method(name).program, name)
     files.write_text(out / folder.CONFIG, dump(config))
     if counted.estimated:
         Estimate.write(out, counted.to_json())
@@ -112,7 +115,7 @@ def best_rate(runner: Runner, name: str) -> dict[str, Any]:
             diverged = error
     if diverged is not None and not outcomes:
         raise diverged
-    return max(outcomes, key=lambda outcome: outcome["validation_accuracy"] or 0.0)
+    return best_of(outcomes, runner.setup.config.evaluation.metric)
 
 
 def summarise(
@@ -121,6 +124,7 @@ def summarise(
     """`summary.json`: the method's own numbers on top, the bounds' under their names."""
     own = config.method.model_dump()
     main = {
+        "metric": config.evaluation.metric,
         "method": config.method.name,
         "preset": own.get("preset"),
         "epsilon": own.get("epsilon"),

@@ -21,6 +21,7 @@ from fedgmi.protocol.listener import Listener
 from fedgmi.protocol.phases import require_finite
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.runs import evaluation
+from fedgmi.runs.choosing import UNKNOWN, BestRound, Score, choice_of, score, split, to_device
 from fedgmi.runs.records import Record
 from fedgmi.runs.setup import Setup
 from fedgmi.storage import checkpoint, files, folder
@@ -40,6 +41,8 @@ class Runner:
         unseen: Clients that come at the end only.
         survey: Which was taken for the number of components; the settings' method goes on from it, if it begins so.
         validation: The mean accuracy on validation rows after each round of the run at hand.
+        score: The latest on validation rows.
+        choice: Of the round that the run at hand ends with; None: the last.
     """
 
     setup: Setup
@@ -50,6 +53,8 @@ class Runner:
     unseen: Scenario | None = None
     survey: Survey | None = None
     validation: list[float | None] = field(default_factory=list)
+    score: Score = UNKNOWN
+    choice: BestRound | None = None
 
     def outcome(self, name: str, lr: float, *, components: Sequence[Tensor] | None) -> dict[str, Any]:
         """The evaluation after the last round. A finished run is read from its checkpoint, not repeated.
@@ -85,13 +90,14 @@ class Runner:
             require_finite(transport.states, method.name, progress.round)
             record = self._record(key, method, transport, progress)
             meta = record | {"digest": config.digest(), "threads": threads, "validation": self.validation}
-            meta["requests"] = transport.requests.to_json()
+            meta |= {"requests": transport.requests.to_json(), "at": list(transport.at)}
             if progress.round > config.rounds:
                 result.update(self._evaluate(method, lr, transport, progress))
                 meta["outcome"] = result
             folder.append_record(self.out, Record.checked(record))
             kept = Checkpoint(progress.server, transport.states, meta, transport.ledger.to_tree())
-            checkpoint.save(where, key, kept)
+            going_on = self.choice is not None and progress.round <= config.rounds
+            checkpoint.save(where, key, self.choice.to_checkpoint(kept) if self.choice and going_on else kept)
             if self.listener:
                 self.listener.round_done(record)
 
@@ -116,6 +122,7 @@ class Runner:
                 participation=config.method.participation,
                 seed=config.seed,
                 after=after,
+                choice=self.choice,
             )
         except DivergedError as error:
             raw = self.setup.schema.kind == "tabular" and not self.setup.standardise
@@ -125,36 +132,53 @@ class Runner:
 
     def _start(self, found: Checkpoint | None, method: Method, transport: InProcess) -> tuple[Progress, int]:
         """Where to begin, and with how many threads: those of the start, so that sums are the same bits."""
-        self.validation = []
+        self.validation, rows = [], self.scenario.federation.validation
+        found, chosen = (None, None) if found is None else split(to_device(found, self.device))
+        self.choice = choice_of(self.setup.config, method, transport, rows, chosen)
         if found is None:
             start = Progress(tree.to(method.program.init(), self.device))
             return start, self.setup.config.threads or torch.get_num_threads()
-        transport.states = tree.to(found.clients, self.device)
+        transport.states = found.clients
         transport.ledger = Ledger.from_tree(len(self.scenario.federation.clients), found.ledger)
         transport.requests.restore(found.meta["requests"])
+        transport.at = tuple(found.meta["at"])
         self.validation = list(found.meta["validation"])
-        return Progress.of(tree.to(found.server, self.device), found.meta), int(found.meta["threads"])
+        return Progress.of(found.server, found.meta), int(found.meta["threads"])
 
     def _record(self, key: str, method: Method, transport: InProcess, progress: Progress) -> dict[str, Any]:
         """One line of `records.jsonl`."""
-        validation = None
-        if progress.round > 0 and (not method.program.finish or progress.round > self.setup.config.rounds):
-            rows = self.scenario.federation.validation
-            accuracy = evaluation.client_accuracy(method.predictor, progress.server, transport.states, rows)
-            validation = None if accuracy is None else files.finite(float(accuracy.nanmean()))
-        self.validation.append(validation)
+        self.score = self._score(method, transport, progress)
+        self.validation.append(self.score.accuracy)
         record = {
             "run": key,
             "round": progress.round,
             "bound": method.metrics(progress.server).get("bound"),
             "proportion_tv": self._error(method, transport, progress),
-            "validation_accuracy": validation,
+            "validation_accuracy": self.score.accuracy,
+            "validation_score": self.score.chosen_by,
+            **({} if self.choice is None else {"best_round": self.choice.round}),
             "bytes_down": progress.bytes_down,
             "bytes_up": progress.bytes_up,
             "bytes": bytes_by_kind(transport.ledger),
             "seconds": progress.seconds,
         }
         return dict(files.finite(record))
+
+    def _score(self, method: Method, transport: InProcess, progress: Progress) -> Score:
+        """On validation rows. A method with last steps has no predictor before, unless these are tried each round."""
+        config, over = self.setup.config, progress.round > self.setup.config.rounds
+        if self.choice is not None and not over:
+            return self.choice.latest
+        if progress.round == 0 or (method.program.finish and not over):
+            return UNKNOWN
+        rows = self.scenario.federation.validation
+        return score(method, progress.server, transport.states, rows, config.evaluation.metric)
+
+    def _chosen(self) -> dict[str, int | None]:
+        """Which round the run ended with, and which one was its last; nothing where it was not chosen."""
+        if self.choice is None:
+            return {}
+        return {"best_round": self.choice.round, "stopped_round": len(self.validation) - 2}
 
     def _error(self, method: Method, transport: InProcess, progress: Progress) -> float | None:
         """The oracle estimates its proportions at the end alone."""
@@ -174,7 +198,9 @@ class Runner:
         result |= {
             "rounds": self.setup.config.rounds,
             "learning_rate": lr,
+            **self._chosen(),
             "validation_accuracy": last,
+            "validation_score": self.score.chosen_by,
             "gain_last_5_rounds": None if before is None or last is None else last - before,
             "bytes_down": progress.bytes_down,
             "bytes_up": progress.bytes_up,

@@ -1,8 +1,9 @@
 """A comparison's numbers: means and spreads per method, and paired differences with a test.
 
-The test is Wilcoxon's signed-rank test (1945) on differences of client accuracy, paired by seed and client, two-sided,
-adjusted by Holm's rule (1979) over the methods that stand against the best. Clients of one seed share their models, so
-they are less independent than the test believes. The spread over seeds stands beside it.
+The test is Wilcoxon's signed-rank test (1945) on differences of `evaluation.metric` (by default the accuracy), paired
+by seed and client, two-sided, adjusted by Holm's rule (1979) over the methods that stand against the best. Clients of
+one seed share their models, so they are less independent than the test believes. The spread over seeds stands beside
+it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedgmi.mixture.multiple_tests import holm
+from fedgmi.runs.metrics import METRICS
 
 SIGNIFICANT = 0.05
 """The best method is called so where every adjusted p-value is below this."""
@@ -20,7 +22,9 @@ Cell = dict[str, Any]
 """What a comparison keeps of one run (`runs.compare.result`)."""
 
 
-def compared(scenario: str, methods: list[str], seeds: list[int], cells: list[Cell]) -> dict[str, Any]:
+def compared(
+    scenario: str, methods: list[str], seeds: list[int], cells: list[Cell], metric: str = "accuracy"
+) -> dict[str, Any]:
     """What `comparison.json` holds.
 
     Args:
@@ -28,21 +32,24 @@ def compared(scenario: str, methods: list[str], seeds: list[int], cells: list[Ce
         methods: Their names, in the order of the command line.
         seeds: In the order of the command line.
         cells: One of each method and seed.
+        metric: By which methods are compared.
 
     Returns:
         The cells, a summary per method, paired differences to the best, and the best where it is one.
     """
     finished = {method: [c for c in cells if c["method"] == method and "failed" not in c] for method in methods}
     summary = {method: summarise(found) for method, found in finished.items() if found}
-    paired = differences({method: finished[method] for method in summary})
+    paired = differences({method: finished[method] for method in summary}, metric)
+    words = "client accuracy" if metric == "accuracy" else f"the clients' {METRICS[metric].words}"
     return {
         "scenario": scenario,
+        "metric": metric,
         "methods": methods,
         "seeds": seeds,
         "cells": cells,
         "summary": summary,
         "paired": paired,
-        "test": "Wilcoxon signed-rank on client accuracy paired by seed and client, two-sided, Holm-adjusted",
+        "test": f"Wilcoxon signed-rank on {words} paired by seed and client, two-sided, Holm-adjusted",
         "significant": SIGNIFICANT,
         "best": paired["best"] if paired and all(d["p"] < SIGNIFICANT for d in paired["against"].values()) else None,
     }
@@ -63,6 +70,8 @@ def summarise(cells: Sequence[Cell]) -> dict[str, Any]:
         "seeds": [cell["seed"] for cell in cells],
         "client_accuracy": _spread([cell["client_accuracy"] for cell in cells]),
         "worst_decile": _spread([worst_decile(cell["client_accuracy_per_client"]) for cell in cells]),
+        "majority_accuracy": _spread([cell.get("majority_accuracy") for cell in cells]),
+        "metrics": {name: _over_seeds(cells, name) for name in METRICS} if any(map(_metrics, cells)) else None,
         "proportion_tv": _spread([cell["proportion_tv"] for cell in cells]),
         "bytes_down": _spread([cell["bytes_down"] for cell in cells]),
         "bytes_up": _spread([cell["bytes_up"] for cell in cells]),
@@ -83,31 +92,32 @@ def worst_decile(accuracies: Sequence[float | None] | None) -> float | None:
     >>> worst_decile([0.9, 0.5, 0.8, 0.7])
     0.5
     """
-    known = sorted(value for value in accuracies or () if value is not None)
-    return statistics.mean(known[: max(1, round(len(known) / 10))]) if known else None
+    return METRICS["accuracy"].worst_tenth(accuracies or ())
 
 
-def differences(finished: dict[str, list[Cell]]) -> dict[str, Any] | None:
-    """How far every method is behind the one with the best mean, in accuracy.
+def differences(finished: dict[str, list[Cell]], metric: str = "accuracy") -> dict[str, Any] | None:
+    """How far every method is behind the one with the best mean.
 
     Args:
         finished: The finished cells of each method.
+        metric: By which they are compared.
 
     Returns:
-        `best`, and `against`: by method `difference`, `pairs` and the adjusted `p`. None where fewer than two methods
-        have any accuracy.
+        `best`, and `against`: by method `difference`, which is positive where the best one is better, `pairs` and the
+        adjusted `p`. None where fewer than two methods have any such number.
     """
-    pairs = {method: _by_client(cells) for method, cells in finished.items()}
+    rank = METRICS[metric].rank
+    pairs = {method: _by_client(cells, metric) for method, cells in finished.items()}
     pairs = {method: values for method, values in pairs.items() if values}
     if len(pairs) < 2:
         return None
-    best = max(pairs, key=lambda method: statistics.mean(pairs[method].values()))
+    best = max(pairs, key=lambda method: rank(statistics.mean(pairs[method].values())))
     against, p_values = {}, []
     for method, values in pairs.items():
         common = sorted(values.keys() & pairs[best].keys())
         if method == best or not common:
             continue
-        gaps = [pairs[best][key] - values[key] for key in common]
+        gaps = [rank(pairs[best][key]) - rank(values[key]) for key in common]
         p_values.append(signed_rank(gaps))
         against[method] = {"difference": statistics.mean(gaps), "pairs": len(gaps)}
     adjusted = zip(against.items(), holm(p_values), strict=True)
@@ -128,13 +138,29 @@ def signed_rank(gaps: Sequence[float]) -> float:
     return 1.0 if not any(gaps) else float(wilcoxon(gaps, zero_method="zsplit").pvalue)
 
 
-def _by_client(cells: Sequence[Cell]) -> dict[tuple[int, int], float]:
+def _by_client(cells: Sequence[Cell], metric: str) -> dict[tuple[int, int], float]:
     return {
         (cell["seed"], i): value
         for cell in cells
-        for i, value in enumerate(cell["client_accuracy_per_client"] or ())
+        for i, value in enumerate(_per_client(cell, metric))
         if value is not None
     }
+
+
+def _per_client(cell: Cell, metric: str) -> Sequence[float | None]:
+    if metric == "accuracy":
+        return cell["client_accuracy_per_client"] or ()
+    found: Sequence[float | None] = _metrics(cell).get(metric, {}).get("per_client", ())
+    return found
+
+
+def _metrics(cell: Cell) -> dict[str, Any]:
+    return cell.get("metrics") or {}
+
+
+def _over_seeds(cells: Sequence[Cell], name: str) -> dict[str, Any]:
+    found = [_metrics(cell).get(name, {}) for cell in cells]
+    return {key: _spread([one.get(key) for one in found]) for key in ("mean", "worst_tenth")}
 
 
 def _spread(values: Sequence[float | None]) -> list[float] | None:

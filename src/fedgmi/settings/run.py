@@ -74,12 +74,16 @@ class TrainingSettings(Section):
 
     lr: one rate, or a list to choose from on validation rows, or a table of either by method's name with
     "default" for the others.
+
+    patience: a run stops after so many rounds without a better `evaluation.metric` on validation rows, and ends with
+    the best of its rounds. Unset: all rounds are run, and it ends with the last.
     """
 
     epochs: PositiveInt = 5
     batch_size: PositiveInt = 50
     lr: LearningRate | dict[str, LearningRate] = 1e-3
     max_steps: PositiveInt | None = None
+    patience: PositiveInt | None = None
 
     def lr_candidates(self, method: str) -> list[float]:
         """The learning rates to try for a method."""
@@ -88,9 +92,13 @@ class TrainingSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """Which bounds and baselines are run beside the method."""
+    """Which bounds and baselines are run beside the method, and by what is chosen.
+
+    metric: by which validation rows choose learning rates and rounds, and by which `fedgmi compare` ranks methods.
+    """
 
     fedavg: bool = True
     local: bool = True
     oracle: bool = True
     unseen_clients: Annotated[float, Field(ge=0, lt=1)] = 0.0  # the fraction that takes no part in training
+    metric: MetricName = "accuracy"

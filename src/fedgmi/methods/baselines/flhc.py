@@ -20,6 +20,7 @@ Deviations from the paper:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -111,7 +112,8 @@ def flhc(task: Task[FlhcSettings]) -> Method:
 
     writes = ("centres", "cluster", "expert", "joint")
     step = update_step(train, average, reads=("cluster", "expert", "joint"), writes=writes, lowest=UNKNOWN)
-    return clustered_method(task, "flhc", step, {"joint": random_starts(task, 1)})
+    method = clustered_method(task, "flhc", step, {"joint": random_starts(task, 1)})
+    return replace(method, program=replace(method.program, warm_up=settings.joint_rounds))
 
 
 def check_flhc(settings: FlhcSettings, rounds: int) -> None:

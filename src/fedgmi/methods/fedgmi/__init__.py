@@ -72,6 +72,7 @@ def _build(task: Task[FedGMISettings], name: str, preset: Preset) -> Method:
         round=phase("round"),
         finish=phase("finish"),
         kinds=BYTES,
+        warm_up=preset.shared_rounds,
     )
     return Method(name, program, _predictor(task, preset), metrics, _counts)
 

@@ -32,6 +32,9 @@ def gate_evidence(task: Task[FedGMISettings], server: Tree, rows: Rows, own: Ten
     return calibration.centre(torch.stack([cell, bound], 1))
 
 
+EVIDENCE = "gate evidence"  # as rows keep it from one exchange of the gate to the next
+
+
 def cells_step(task: Task[FedGMISettings], rule: Rule) -> Step:
     """Words summed over labels: how many rows of each component fell into each cell.
 
@@ -46,6 +49,7 @@ def cells_step(task: Task[FedGMISettings], rule: Rule) -> Step:
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         resp = rule(server, states, rows).responsibilities
+        rows.cache.pop(EVIDENCE, None)  # an earlier round's, where each round is tried as if it were the last
         flat = rows.client_index * n_cells + row_cells(task, server, rows)
         own = resp.new_zeros((rows.n_clients * n_cells, resp.shape[1])).index_add_(0, flat, resp)
         own = own.reshape(rows.n_clients, n_cells, -1)
@@ -73,9 +77,9 @@ def gate_steps(task: Task[FedGMISettings], proportions: Callable[[Tree], Tensor]
     """
 
     def evidence(server: Tree, states: Tree, rows: Rows) -> Tensor:
-        if "gate evidence" not in rows.cache:
-            rows.cache["gate evidence"] = gate_evidence(task, server, rows, states["own_cells"])
-        return rows.cache["gate evidence"]
+        if EVIDENCE not in rows.cache:
+            rows.cache[EVIDENCE] = gate_evidence(task, server, rows, states["own_cells"])
+        return rows.cache[EVIDENCE]
 
     side = Side(
         part=Gate,

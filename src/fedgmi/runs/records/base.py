@@ -13,7 +13,7 @@ from fedgmi import __version__
 from fedgmi.errors import UserError
 from fedgmi.storage import files
 
-VERSION: Final = 2
+VERSION: Final = 3
 
 
 class Part(BaseModel):
@@ -39,7 +39,7 @@ class Written(Part):
     known_by: ClassVar[frozenset[str]]
     again: ClassVar[str]
 
-    version: Literal[2] = VERSION
+    version: Literal[3] = VERSION
     fedgmi: str = Field(default_factory=lambda: __version__)
 
     @classmethod

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fedgmi.runs.records.base import Part, Written
-from fedgmi.runs.records.run import Matrix, Spread, Unseen
+from fedgmi.runs.records.run import Matrix, Metrics, Spread, Unseen
+from fedgmi.settings.run import MetricName
 from fedgmi.storage import folder
 
 
@@ -16,10 +17,14 @@ class Cell(Part):
         failed: What the run said last, where it failed; then nothing else is there.
         client_accuracy: Mean over clients.
         client_accuracy_per_client: By client.
+        metrics: Of held-out rows, by name.
+        majority_accuracy: What saying each client's most frequent training class reaches, mean over clients.
         proportion_tv: Mean total variation between estimated and realised proportions.
         expert_accuracy: [true component, expert]
         unseen: Clients that took no part in training.
         rounds: R.
+        best_round: After which the predictor is taken, where `training.patience` is set.
+        stopped_round: The last one that was trained, where `training.patience` is set.
         learning_rate: As it was chosen.
         bytes_down: To all clients.
         bytes_up: From all clients.
@@ -31,14 +36,30 @@ class Cell(Part):
     failed: str | None = None
     client_accuracy: float | None = None
     client_accuracy_per_client: list[float | None] | None = None
+    metrics: Metrics | None = None
+    majority_accuracy: float | None = None
     proportion_tv: float | None = None
     expert_accuracy: Matrix | None = None
     unseen: Unseen | None = None
     rounds: int | None = None
+    best_round: int | None = None
+    stopped_round: int | None = None
     learning_rate: float | None = None
     bytes_down: int | None = None
     bytes_up: int | None = None
     seconds: float | None = None
+
+
+class OverSeeds(Part):
+    """A metric over seeds: mean and standard deviation.
+
+    Attributes:
+        mean: Of the mean over clients.
+        worst_tenth: Of the mean over the tenth of clients that fare worst.
+    """
+
+    mean: Spread | None
+    worst_tenth: Spread | None
 
 
 class OfMethod(Part):
@@ -47,7 +68,9 @@ class OfMethod(Part):
     Attributes:
         seeds: Of the runs that came to their end.
         client_accuracy: Mean over clients.
-        worst_decile: Mean of the tenth of clients that fare worst.
+        worst_decile: Mean accuracy of the tenth of clients that fare worst.
+        majority_accuracy: What saying each client's most frequent training class reaches.
+        metrics: By name.
         proportion_tv: Mean total variation between estimated and realised proportions.
         bytes_down: To all clients.
         bytes_up: From all clients.
@@ -58,6 +81,8 @@ class OfMethod(Part):
     seeds: list[int]
     client_accuracy: Spread | None
     worst_decile: Spread | None
+    majority_accuracy: Spread | None = None
+    metrics: dict[MetricName, OverSeeds] | None = None
     proportion_tv: Spread | None
     bytes_down: Spread | None
     bytes_up: Spread | None
@@ -69,7 +94,7 @@ class Gap(Part):
     """How far a method is behind the one with the best mean.
 
     Attributes:
-        difference: Of accuracy, mean over pairs.
+        difference: Of the metric, mean over pairs; positive where the best one is better.
         pairs: Of seed and client.
         p: Adjusted over the methods.
     """
@@ -83,7 +108,7 @@ class Paired(Part):
     """Differences by seed and client.
 
     Attributes:
-        best: The method with the best mean accuracy.
+        best: The method with the best mean.
         against: The others.
     """
 
@@ -96,11 +121,12 @@ class Comparison(Written):
 
     Attributes:
         scenario: Its name.
+        metric: By which methods are compared.
         methods: As they were asked for.
         seeds: As they were asked for.
         cells: One for each method and seed.
         summary: Each method over its seeds, where one came to its end.
-        paired: Differences to the best, where two methods have accuracies.
+        paired: Differences to the best, where two methods have such numbers.
         test: Which test `p` is of.
         significant: Below which `p` counts.
         best: The method that is better than each other one, if there is one.
@@ -112,6 +138,7 @@ class Comparison(Written):
     again = "write it anew with the command that made it: finished cells are read, not repeated"
 
     scenario: str
+    metric: MetricName = "accuracy"
     methods: list[str]
     seeds: list[int]
     cells: list[Cell]

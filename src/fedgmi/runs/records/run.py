@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from fedgmi.errors import UserError
 from fedgmi.runs.records.base import Part, Written
+from fedgmi.settings.run import MetricName
 from fedgmi.storage import folder
 
 Traffic = dict[Literal["sketch", "density", "expert", "statistics"], tuple[int, int]]
@@ -31,6 +32,43 @@ class Scale(Part):
     log_det: float
 
 
+class Measured(Part):
+    """One metric on held-out rows. It is null where it means nothing: without rows, or the AUC of a single class.
+
+    Attributes:
+        mean: Over clients.
+        worst_tenth: Mean over the tenth of clients that fare worst, at least one client.
+        all_rows: Of all clients' rows together.
+        per_client: By client.
+    """
+
+    mean: float | None
+    worst_tenth: float | None
+    all_rows: float | None = None
+    per_client: list[float | None]
+
+
+class OfClass(Part):
+    """How well one class is told from the others, over all clients' held-out rows.
+
+    Attributes:
+        name: Of the class.
+        precision: Share of rows that have it among those that were given it.
+        recall: Share of rows that were given it among those that have it.
+        f1: Harmonic mean of both.
+        support: How many rows have it.
+    """
+
+    name: str
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    support: int
+
+
+Metrics = dict[MetricName, Measured]
+
+
 class Unseen(Part):
     """Clients that took no part in training. `_unlabelled`: as inferred from rows without their labels.
 
@@ -44,6 +82,7 @@ class Unseen(Part):
         identified_unlabelled: See identified.
         client_accuracy: Of held-out rows, mean over clients.
         client_accuracy_per_client: By client.
+        metrics: Of held-out rows, by name.
     """
 
     clients: list[str]
@@ -55,6 +94,7 @@ class Unseen(Part):
     identified_unlabelled: bool | None = None
     client_accuracy: float | None
     client_accuracy_per_client: list[float | None] | None
+    metrics: Metrics | None = None
 
 
 class Outcome(Part):
@@ -65,6 +105,11 @@ class Outcome(Part):
         components_shown: How many components the clients' counts stand up for.
         client_accuracy: Share of right labels on a client's own held-out rows, mean over clients.
         client_accuracy_per_client: By client.
+        metrics: Of held-out rows, by name: shares, and the log loss in nats.
+        majority_accuracy: What saying each client's most frequent training class reaches on held-out rows, mean over
+            clients.
+        majority_accuracy_per_client: By client.
+        per_class: Of every class, over all held-out rows.
         proportions: Estimated. [client, component], components in the order of the true ones
         true_proportions: The realised shares of the true components. [client, component]
         component_mass: Share of each component of all rows.
@@ -77,8 +122,11 @@ class Outcome(Part):
         density: Mean log density of pure held-out rows, nats. [true component, density]
         unseen: Clients that took no part in training.
         rounds: R.
+        best_round: After which the predictor is taken, as validation rows chose; where `training.patience` is set.
+        stopped_round: The last one that was trained; where `training.patience` is set.
         learning_rate: As it was chosen.
         validation_accuracy: Mean over clients, on validation rows.
+        validation_score: The same of the metric that chooses.
         gain_last_5_rounds: By how much it rose in the last five rounds.
         bytes_down: To all clients.
         bytes_up: From all clients.
@@ -90,6 +138,10 @@ class Outcome(Part):
     components_shown: int | None = None
     client_accuracy: float | None
     client_accuracy_per_client: list[float | None] | None
+    metrics: Metrics | None = None
+    majority_accuracy: float | None = None
+    majority_accuracy_per_client: list[float | None] | None = None
+    per_class: list[OfClass] | None = None
     proportions: Shares | None = None
     true_proportions: Shares | None = None
     component_mass: list[float] | None = None
@@ -102,8 +154,11 @@ class Outcome(Part):
     density: Matrix | None = None
     unseen: Unseen | None = None
     rounds: int
+    best_round: int | None = None
+    stopped_round: int | None = None
     learning_rate: float | None = None
     validation_accuracy: float | None = None
+    validation_score: float | None = None
     gain_last_5_rounds: float | None = None
     bytes_down: int
     bytes_up: int
@@ -115,6 +170,7 @@ class Summary(Outcome, Written):
     """`summary.json` of a run: the method's own numbers, and under their names those of bounds and baselines beside it.
 
     Attributes:
+        metric: The one that chooses on validation rows.
         method: Its name.
         preset: Of fedgmi.
         epsilon: Of the noise in histograms.
@@ -135,6 +191,7 @@ class Summary(Outcome, Written):
     known_by = frozenset(("method", "clients", "rows_per_client"))
     again = "write it anew with: fedgmi run --resume --out {out}"
 
+    metric: MetricName = "accuracy"
     method: str
     preset: str | None
     epsilon: float | None = None
@@ -174,6 +231,8 @@ class Record(Written):
         bound: Nats per row.
         proportion_tv: Mean total variation between estimated and realised proportions.
         validation_accuracy: Mean over clients, on validation rows.
+        validation_score: The same of the metric that chooses.
+        best_round: The best one so far by that; where `training.patience` is set.
         bytes_down: To all clients so far.
         bytes_up: From all clients so far.
         bytes: The same by kind: down, up.
@@ -191,6 +250,8 @@ class Record(Written):
     bound: float | None
     proportion_tv: float | None
     validation_accuracy: float | None = None
+    validation_score: float | None = None
+    best_round: int | None = None
     bytes_down: int
     bytes_up: int
     bytes: Traffic

@@ -1,0 +1,224 @@
+"""What validation rows choose: the learning rate, and with `training.patience` the round that a run ends with.
+
+A round is judged by the predictor that the run would have if it ended there: the last steps of the method's program
+are run, the predictor is asked about validation rows, and the clients then go on as if nothing had been. What that
+costs is counted. Held-out rows are not looked at.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from fedgmi import tree
+from fedgmi.data.federation import Federation
+from fedgmi.data.rows import Client
+from fedgmi.errors import ConfigError
+from fedgmi.methods import Method
+from fedgmi.protocol.in_process import InProcess
+from fedgmi.protocol.rounds import Progress, advance
+from fedgmi.protocol.step import Program
+from fedgmi.runs.config import Config
+from fedgmi.runs.evaluation import predictions
+from fedgmi.runs.metrics import METRICS, mean, measure
+from fedgmi.storage.checkpoint import Checkpoint
+from fedgmi.tree import Tree
+
+CHOSEN = "chosen/"
+"""Before the names of the chosen round's leaves in a checkpoint."""
+
+
+class Score(NamedTuple):
+    """How a predictor does on validation rows, mean over clients. None where nobody knows.
+
+    Attributes:
+        accuracy: The share of right labels.
+        chosen_by: The metric that chooses.
+    """
+
+    accuracy: float | None = None
+    chosen_by: float | None = None
+
+
+UNKNOWN = Score()
+
+
+def score(method: Method, server: Tree, states: Tree, rows: Sequence[Client], metric: str) -> Score:
+    """Ask a predictor about validation rows.
+
+    Args:
+        method: Whose predictor.
+        server: The server's state.
+        states: The clients' states. [C, …]
+        rows: The clients' validation rows.
+        metric: Which one chooses.
+
+    Returns:
+        The score.
+    """
+    predicted = predictions(method.predictor, server, states, rows)
+    if predicted is None:
+        return UNKNOWN
+    each = [measure(logs, y, {"accuracy", metric}) for logs, y in predicted]
+    return Score(mean(one["accuracy"] for one in each), mean(one[metric] for one in each))
+
+
+@dataclass
+class BestRound:
+    """The best round so far of one run, and when to stop; see `protocol.rounds.Choice`.
+
+    Attributes:
+        method: Whose run it is.
+        transport: To the clients.
+        rows: The clients' validation rows.
+        metric: Which one chooses.
+        rounds: R.
+        patience: So many rounds without a better one end the run.
+        latest: The score of the latest round.
+        round: The best one; None while there is none.
+        best: Its score.
+        server: The server's state that the run would have ended with after it.
+        states: The clients' states likewise. [C, …]
+    """
+
+    method: Method
+    transport: InProcess
+    rows: Sequence[Client]
+    metric: str
+    rounds: int
+    patience: int
+    latest: Score = UNKNOWN
+    round: int | None = None
+    best: float | None = None
+    server: Tree | None = None
+    states: Tree | None = None
+
+    def after_round(self, progress: Progress) -> Progress:
+        """Judge the round, unless it is one of the method's warm-up. Of equal rounds the first one is the best."""
+        program, self.latest = self.method.program, UNKNOWN
+        if progress.round <= program.warm_up:
+            return progress
+        began, before = time.perf_counter(), dict(self.transport.states)
+        everyone, last = (
+            range(len(self.rows)),
+            progress.round + 1,
+        )  # the number that the end has in a run of so many rounds
+        tried = advance(self.method.name, program.finish, self.transport, progress, everyone, last)
+        self.latest = score(self.method, tried.server, self.transport.states, self.rows, self.metric)
+        rank = METRICS[self.metric].rank
+        if self.round is None or rank(self.latest.chosen_by) > rank(self.best):
+            self.round, self.best = progress.round, self.latest.chosen_by
+            self.server, self.states = tried.server, self.transport.states
+        self.transport.states = before
+        return replace(
+            progress,
+            bytes_down=tried.bytes_down,
+            bytes_up=tried.bytes_up,
+            seconds=progress.seconds + time.perf_counter() - began,
+        )
+
+    def end(self, progress: Progress) -> Progress | None:
+        """After the last round, or once patience is at its end."""
+        if self.round is None or (progress.round < self.rounds and progress.round - self.round < self.patience):
+            return None
+        assert self.server is not None
+        assert self.states is not None
+        self.transport.states = self.states
+        return replace(progress, server=self.server, round=self.rounds + 1)
+
+    def to_checkpoint(self, kept: Checkpoint) -> Checkpoint:
+        """The checkpoint with what is needed to go on choosing."""
+        if self.round is None or self.server is None or self.states is None:
+            return kept
+        server = kept.server | {CHOSEN + name: leaf for name, leaf in self.server.items()}
+        clients = kept.clients | {CHOSEN + name: leaf for name, leaf in self.states.items()}
+        meta = kept.meta | {"chosen": {"round": self.round, "best": self.best}}
+        return replace(kept, server=server, clients=clients, meta=meta)
+
+    def restore(self, chosen: Checkpoint) -> None:
+        """Go on from the second part of `split`."""
+        if "chosen" in chosen.meta:
+            self.round, self.best = chosen.meta["chosen"]["round"], chosen.meta["chosen"]["best"]
+            self.server, self.states = chosen.server, chosen.clients
+
+
+def split(found: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
+    """A checkpoint as it is without a choice, and what belongs to the chosen round."""
+
+    def parts(both: Tree) -> tuple[Tree, Tree]:
+        chosen = {name: leaf for name, leaf in both.items() if name.startswith(CHOSEN)}
+        others = {name: leaf for name, leaf in both.items() if name not in chosen}
+        return others, {name.removeprefix(CHOSEN): leaf for name, leaf in chosen.items()}
+
+    (server, best_server), (clients, best_clients) = parts(found.server), parts(found.clients)
+    return replace(found, server=server, clients=clients), replace(found, server=best_server, clients=best_clients)
+
+
+def to_device(found: Checkpoint, device: torch.device) -> Checkpoint:
+    """A checkpoint whose states lie on a device."""
+    return replace(found, server=tree.to(found.server, device), clients=tree.to(found.clients, device))
+
+
+def choice_of(
+    config: Config, method: Method, transport: InProcess, rows: Sequence[Client], found: Checkpoint | None = None
+) -> BestRound | None:
+    """The choice that the settings ask for, as it stood in a checkpoint; None: a run ends with its last round."""
+    if config.training.patience is None:
+        return None
+    metric = config.evaluation.metric
+    choice = BestRound(method, transport, rows, metric, config.rounds, config.training.patience)
+    if found is not None:
+        choice.restore(found)
+    return choice
+
+
+def best_of(outcomes: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
+    """The outcome that does best on validation rows; the first of several."""
+    return outcomes[METRICS[metric].best([outcome["validation_score"] for outcome in outcomes])]
+
+
+def check_choice(config: Config, federation: Federation, program: Program, name: str) -> None:
+    """Refuse settings that leave something to validation rows which these cannot decide, before anything is run.
+
+    Args:
+        config: The settings.
+        federation: Whose validation rows there are.
+        program: The method's.
+        name: The method's.
+
+    Raises:
+        ConfigError: Where validation rows are missing, or lack the labels that the metric needs; and where all rounds
+            belong to the method's warm-up.
+    """
+    patience, metric = config.training.patience, config.evaluation.metric
+    several = len(config.training.lr_candidates(name)) > 1
+    if patience is None and not several:
+        return
+    where, fix = ("training.patience", "unset it") if patience else ("training.lr", "give one rate")
+    choices = "the best round" if patience else "a learning rate"
+    why = _undecided(federation, metric)
+    if why:
+        raise ConfigError(f"validation rows choose {choices}, and {why}", where=where, fix=fix)
+    if patience and config.rounds <= program.warm_up:
+        raise ConfigError(
+            f"no round of {name}'s warm-up can be the best one, and all {config.rounds} rounds belong to it",
+            where=where,
+            fix=f"set rounds to {program.warm_up + 1} or more, or unset patience",
+        )
+
+
+def _undecided(federation: Federation, metric: str) -> str:
+    """Why validation rows cannot choose by a metric; "" where they can."""
+    if not any(len(client) for client in federation.validation):
+        return "there are none"
+    if any(client.y is None for client in federation.validation):
+        return "these have no labels"
+    no_idea = ((np.zeros((len(c), federation.schema.n_classes)), c.y) for c in federation.validation)
+    if mean(measure(logs, y, [metric])[metric] for logs, y in no_idea) is None:
+        return f"the {METRICS[metric].words} means nothing on them: no client has validation rows of two classes"
+    return ""
