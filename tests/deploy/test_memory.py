@@ -8,6 +8,13 @@ import torch
 from fedgmi.deploy.site.memory import BLOCKS, Kept, Memory, memory_of
 from fedgmi.errors import UserError
 from fedgmi.protocol.blocks import still_held
+from fedgmi.protocol.wire import hash_of
+
+
+def block(*texts: str) -> dict[str, bytes]:
+    """Blocks by their hash."""
+    return {hash_of(text.encode()): text.encode() for text in texts}
+
 
 NAME = "0123456789abcdef"
 
@@ -16,23 +23,34 @@ def test_blocks_follow_the_wire_s_rule(tmp_path):
     """Request by request the disk has what the coordinator believes that it has."""
     memory, held = Memory(tmp_path), dict[str, int]()
     for round, wanted in [(0, "ab"), (0, "c"), (1, "a"), (2, "d"), (2, "de"), (3, "f"), (5, "a")]:
-        blocks = {name: name.encode() * 3 for name in wanted}
+        blocks = block(*wanted)
         memory.keep_blocks(blocks, round)
         held = still_held(held, blocks, round)
-        assert memory.blocks() == {name: name.encode() * 3 for name in held}
-    assert set(held) == {"a"}
+        assert memory.blocks().keys() == held.keys()
+    assert memory.blocks() == block("a")
+
+
+def test_a_damaged_block_is_thrown_away_and_can_be_kept_anew(tmp_path):
+    memory, blocks = Memory(tmp_path), block("a", "b", "c")
+    memory.keep_blocks(blocks, 1)
+    wrong, cut, _ = ((tmp_path / "blocks" / name) for name in blocks)
+    wrong.write_bytes(b"A")
+    cut.write_bytes(b"")
+    assert memory.blocks() == block("c")
+    memory.keep_blocks(blocks, 1)
+    assert memory.blocks() == blocks
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[1]"])
 def test_a_lost_index_of_rounds_costs_blocks_alone(tmp_path, text):
     memory = Memory(tmp_path)
-    memory.keep_blocks({"a": b"a"}, 1)
+    memory.keep_blocks(block("a"), 1)
     if text is None:
         (tmp_path / BLOCKS).unlink()
     else:
         (tmp_path / BLOCKS).write_text(text)
-    memory.keep_blocks({"b": b"b"}, 1)
-    assert memory.blocks() == {"b": b"b"}
+    memory.keep_blocks(block("b"), 1)
+    assert memory.blocks() == block("b")
 
 
 def kept(value: float) -> Kept:

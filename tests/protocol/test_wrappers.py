@@ -71,6 +71,47 @@ def test_wrappers_go_around_one_another():
     assert transport.ledger.totals()[1] > 0
 
 
+MEDIAN = RobustSettings(aggregation="median")
+
+
+@pytest.mark.parametrize(
+    ("wrappers", "said"),
+    [
+        ((lossless(), masked_sum()), "masked-sum works on numbers, and what lossless sends"),
+        ((lossless(), gaussian_noise(0.5)), "noise works on numbers, and what lossless sends"),
+        ((masked_sum(), gaussian_noise(0.5)), "noise works on numbers, and what masked-sum sends"),
+        ((masked_sum(), masked_sum()), "masked-sum works on numbers, and what masked-sum sends"),
+        ((masked_sum(), robust(MEDIAN)), "robust needs every client's message, and masked-sum shows their sum alone"),
+        ((robust(MEDIAN), masked_sum()), "robust needs every client's message, and masked-sum shows their sum alone"),
+        ((robust(MEDIAN), robust(MEDIAN)), "both reduce messages"),
+    ],
+)
+def test_wrappers_that_cannot_go_together_are_refused_at_the_start(wrappers, said):
+    method = METHODS["fedavg"](make_task(ROOMY.federation.schema, method="fedavg"))
+    with pytest.raises(ConfigError, match=said):
+        run(method, *wrappers)
+
+
+def test_robust_means_around_compressed_messages_are_those_of_plain_ones():
+    method = METHODS["fedavg"](make_task(ROOMY.federation.schema, method="fedavg"))
+    expected, _ = run(method, robust(MEDIAN))
+    for wrappers in ((lossless(), robust(MEDIAN)), (robust(MEDIAN), lossless())):
+        assert torch.equal(run(method, *wrappers)[0]["expert"], expected["expert"])
+
+
+@pytest.mark.parametrize("name", ["cfl", "fedgmi"])
+def test_noise_refuses_single_replies(name):
+    """An index that noise has moved is another client's."""
+    method = METHODS[name](make_task(ROOMY.federation.schema, method=name))
+    with pytest.raises(ConfigError, match=r"noise cannot wrap the step .* its single replies hold whole numbers"):
+        run(method, gaussian_noise(0.01))
+
+
+def test_noise_leaves_counts_as_they_are():
+    counts = Message(sums={"n": torch.tensor([5, 0])})
+    assert gaussian_noise(3.0).send(counts, PLACE).sums["n"].tolist() == [5, 0]
+
+
 def test_the_ledger_holds_what_travels_not_what_was_meant():
     """Zeros compress well: the experts of a model that was never trained."""
 

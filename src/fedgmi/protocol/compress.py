@@ -33,4 +33,11 @@ def lossless(level: int = 6) -> Wrapper:
         packed = message.sums[LEAF].cpu().numpy().tobytes()
         return unflatten(safetensors.torch.load(zlib.decompress(packed)))
 
-    return Wrapper("lossless", "messages travel compressed, and arrive as they were", send, receive)
+    return Wrapper(
+        "lossless",
+        "messages travel compressed, and arrive as they were",
+        send,
+        receive,
+        takes="anything",
+        sends="bytes",
+    )

@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from fedgmi.protocol.message import Message
+from fedgmi.protocol.step import Step
 from fedgmi.protocol.wrapper import Place, Wrapper
 from fedgmi.randomness import generator
 
 
 def gaussian_noise(scale: float = 0.0) -> Wrapper:
-    """Normal noise on every number that a client sends, models' totals and sums alike.
+    """Normal noise on every decimal number that a client sends, models' totals and sums alike.
+
+    Whole numbers stay as they are: they are counts and indices. A step with single replies is refused, for these hold
+    indices and histograms (`method.epsilon` adds noise of whole numbers to histograms).
 
     It is keyed by (seed, round, exchange, client), so that a run can be repeated. Whoever knows the seed can take it
     off again: it shows what noise costs, and protects nobody.
@@ -30,12 +34,18 @@ def gaussian_noise(scale: float = 0.0) -> Wrapper:
         draws = generator(place.seed, place.round, place.number, place.client, "message noise")
 
         def noisy(leaf: Tensor) -> Tensor:
+            if not leaf.is_floating_point():
+                return leaf
             noise = torch.randn(leaf.shape, generator=draws, dtype=torch.float64).to(leaf.device)
             return (leaf + scale * noise).to(leaf.dtype)
 
         return on_leaves(message, noisy)
 
-    return Wrapper("zero-noise" if scale == 0 else "noise", "normal noise on every number that is sent", send)
+    def refuses(step: Step) -> str | None:
+        return "its single replies hold whole numbers, which noise would make others" if scale and step.single else None
+
+    name = "noise" if scale else "zero-noise"
+    return Wrapper(name, "normal noise on every number that is sent", send, refuses=refuses)
 
 
 def on_leaves(message: Message, change: Callable[[Tensor], Tensor]) -> Message:

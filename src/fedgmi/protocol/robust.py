@@ -1,7 +1,7 @@
 """Adding up what clients answer, against one that lies: a bound on how far one may move a model, and robust means.
 
 A step's `models` gives the models as they stand, by the names under which messages hold their sums. Sums that are no
-models (counts, calibration) are bounded by the client's rows alone; a liar can bend these.
+models (of features, of evidence) are not bounded: a liar can bend these. Histograms are held to the client's rows.
 
 Trimmed mean and median by coordinate: Yin et al. 2018, arXiv 1803.01498.
 """
@@ -32,6 +32,7 @@ def robust(settings: RobustSettings) -> Wrapper:
         "robust",
         "bounded updates, robust means",
         reduce=lambda messages, step, server: robust_sum(step, server, messages, settings)[0],
+        takes="anything",  # it works on what has arrived
     )
 
 

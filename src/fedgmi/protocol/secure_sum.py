@@ -24,7 +24,7 @@ LARGEST = 2.0**37  # of one client's numbers, so that the sum of some hundred of
 
 def masked_sum() -> Wrapper:
     """The wrapper; it refuses steps that need single replies."""
-    return Wrapper("masked-sum", "the server sees sums alone", _send, finish=_decode, refuses=_refuses)
+    return Wrapper("masked-sum", "the server sees sums alone", _send, finish=_decode, refuses=_refuses, sends="masked")
 
 
 def _send(message: Message, place: Place) -> Message:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -132,7 +133,7 @@ def unpack(parcel: Parcel) -> Message:
                 flat = full
             leaves[str(entry["name"])] = flat
         message = unflatten(leaves)
-    except (KeyError, IndexError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+    except (KeyError, IndexError, ValueError, TypeError, RuntimeError, AttributeError, ArithmeticError) as error:
         raise WireError(f"the message is not of its layout ({error})") from error
     if at != len(data):
         raise WireError(f"{len(data)} bytes came, and the layout speaks of {at}")
@@ -145,7 +146,7 @@ def leaf_sizes(parcel: Parcel) -> dict[str, int]:
     try:
         for entry in parcel.header.get("layout", ()):
             sizes[str(entry["name"])] = travelling(entry)[1]
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
         return {}
     return sizes
 
@@ -154,7 +155,9 @@ def travelling(entry: Header) -> tuple[tuple[int, ...], int]:
     """The shape of what travels of a leaf, by its entry in a layout, and its bytes."""
     shape, rows = tuple(int(n) for n in entry["shape"]), entry.get("rows")
     there = shape if rows is None else (len(rows), *shape[1:])
-    return there, int(np.prod(there, dtype=np.int64)) * DTYPES[entry["dtype"]].itemsize
+    if min(there, default=0) < 0:
+        raise ValueError(f"an axis of {min(there)}")
+    return there, math.prod(there) * DTYPES[entry["dtype"]].itemsize
 
 
 def layout_entry(name: str, leaf: Tensor) -> Header:

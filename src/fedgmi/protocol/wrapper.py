@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from fedgmi.errors import ConfigError
 from fedgmi.protocol.message import Message
@@ -52,6 +53,8 @@ class Wrapper:
         reduce: At the server: (messages in the order of clients, step, server's state) → one message; None: their sum.
         finish: At the server: (the sum, a message of the form that the step's messages have) → the sum, decoded.
         refuses: (step) → why it cannot be wrapped, or None.
+        takes: What it can be given: "numbers", or "anything".
+        sends: What leaves it: "numbers", "bytes" that are none, "masked" numbers that mean something in the sum alone.
     """
 
     name: str
@@ -61,17 +64,40 @@ class Wrapper:
     reduce: Callable[[Sequence[Message], Step, Tree], Message] | None = None
     finish: Callable[[Message, Message], Message] = lambda total, form: total
     refuses: Callable[[Step], str | None] = refuses_nothing
+    takes: Literal["numbers", "anything"] = "numbers"
+    sends: Literal["numbers", "bytes", "masked"] = "numbers"
 
 
 def identity() -> Wrapper:
     """Messages travel as they are."""
-    return Wrapper("identity", "messages travel as they are")
+    return Wrapper("identity", "messages travel as they are", takes="anything")
 
 
 def reduce(wrappers: Sequence[Wrapper], messages: Sequence[Message], step: Step, server: Tree) -> Message:
     """All clients' messages as one, by the wrapper that has a rule of its own, or as their sum in their order."""
     rules = [wrapper.reduce for wrapper in wrappers if wrapper.reduce is not None]
     return rules[0](messages, step, server) if rules else sum(messages, Message())
+
+
+def _check_order(wrappers: Sequence[Wrapper]) -> None:
+    """Refuse wrappers that cannot work on what those before them send."""
+    before: Wrapper | None = None
+    for wrapper in wrappers:
+        if before is not None and wrapper.takes == "numbers":
+            raise ConfigError(
+                f"{wrapper.name} works on numbers, and what {before.name} sends are none that it could change",
+                where="wrappers of the transport",
+                fix=f"name {wrapper.name} first, or leave one of them out",
+            )
+        before = wrapper if wrapper.sends != "numbers" else before
+    masking = next((wrapper.name for wrapper in wrappers if wrapper.sends == "masked"), None)
+    reducing = next((wrapper.name for wrapper in wrappers if wrapper.reduce is not None), None)
+    if masking and reducing:
+        raise ConfigError(
+            f"{reducing} needs every client's message, and {masking} shows their sum alone",
+            where="wrappers of the transport",
+            fix="leave one of them out",
+        )
 
 
 def check_wrappers(method: str, program: Program, wrappers: Sequence[Wrapper]) -> None:
@@ -84,6 +110,13 @@ def check_wrappers(method: str, program: Program, wrappers: Sequence[Wrapper]) -
     if len(rules) > 1:
         raise ConfigError(
             f"{' and '.join(rules)} both reduce messages", where="wrappers of the transport", fix="keep one of them"
+        )
+    _check_order(wrappers)
+    if rules and all(step.models is None for step in program.all_steps):
+        raise ConfigError(
+            f"{method} averages no models, so {rules[0]} would do nothing",
+            where="wrappers of the transport",
+            fix=f"leave {rules[0]} out, or choose another method",
         )
     for wrapper in wrappers:
         for step in program.all_steps:

@@ -19,7 +19,7 @@ from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
 from fedgmi.protocol.message import Message, flatten
 from fedgmi.protocol.step import Step, select
-from fedgmi.protocol.wire import Parcel, dtype_name
+from fedgmi.protocol.wire import Parcel, WireError, dtype_name, unpack
 from fedgmi.tree import Tree
 
 SLACK = 1e-3  # of sums in float32
@@ -87,6 +87,31 @@ class Probe:
         return Rows(x, y, torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.long), (0,))
 
 
+def read(parcel: Parcel, expected: Expected, client: int, rows: int) -> tuple[Message | None, str]:
+    """A site's message, or why it cannot be used.
+
+    Args:
+        parcel: The reply.
+        expected: What it should look like.
+        client: The site's index.
+        rows: How many rows the site said it has.
+
+    Returns:
+        The message and "", or None and the reason.
+    """
+    try:
+        why = reason_against(parcel, expected, rows)
+        if why is not None:
+            return None, why
+        message = unpack(parcel)
+        why = expected.reason_against(message, client, rows)
+        return (message, "") if why is None else (None, why)
+    except WireError as error:
+        return None, str(error)
+    except Exception as error:  # whatever one site sends, the run of the others goes on
+        return None, f"its answer cannot be read ({type(error).__name__})"
+
+
 def reason_against(parcel: Parcel, expected: Expected, rows: int) -> str | None:
     """Why a reply cannot be used, by its header alone: before any memory is taken for it.
 
@@ -113,6 +138,8 @@ def reason_against(parcel: Parcel, expected: Expected, rows: int) -> str | None:
         )
         name = wrong[0]
         return f"{name[:40]!r} is {_shown(found.get(name))}, expected {_shown(expected.leaves.get(name))}"
+    if len(layout) > len(found):
+        return "it names a leaf twice"
     if any(not _rows_of(entry.get("rows"), entry["shape"]) for entry in layout):
         return "it names rows that a leaf does not have"
     return None
@@ -122,6 +149,8 @@ def _rows_of(rows: Any, shape: list[int]) -> bool:
     """Whether these are places on the leaf's first axis, each once."""
     if rows is None:
         return True
+    if not shape:
+        return False
     known = isinstance(rows, list) and all(isinstance(row, int) and 0 <= row < shape[0] for row in rows)
     return known and len(set(rows)) == len(rows)
 

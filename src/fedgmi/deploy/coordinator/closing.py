@@ -58,12 +58,20 @@ def close(remote: Remote, end: Progress, out: Path) -> dict[str, Any]:
 
 def accuracy_told(reply: Parcel) -> float | None:
     """What a site says of its predictor; None where it says nothing that can be true."""
+    layout = reply.header.get("layout")
+    if not isinstance(layout, list) or [shape_told(entry) for entry in layout] != [[1]]:
+        return None  # before memory is taken for whatever else it speaks of
     try:
         told = unpack(reply).replies.get("accuracy")
     except WireError:
         return None
     value = float(told[0]) if told is not None and told.shape == (1,) else -1.0
     return value if 0.0 <= value <= 1.0 else None
+
+
+def shape_told(entry: Any) -> Any:
+    """The shape that a layout's entry speaks of; None where rows of it are left out, or it is no entry."""
+    return entry.get("shape") if isinstance(entry, dict) and entry.get("rows") is None else None
 
 
 def about(remote: Remote, end: Progress, n_clients: int) -> dict[str, Any]:

@@ -97,8 +97,8 @@ class Coordinator:
         return close(remote, end, self.out)
 
     def tell(self, line: str) -> None:
-        """One line to whoever watches, and to log.txt."""
-        stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}"
+        """One line to whoever watches, and to log.txt; what a site put in is no line of its own."""
+        stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(line.split())}"
         self.echo(stamped)
         with files.writing(self.out / "log.txt"), (self.out / "log.txt").open("a", encoding="utf-8") as file:
             file.write(stamped + "\n")

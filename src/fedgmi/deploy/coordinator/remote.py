@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedgmi import __version__
-from fedgmi.deploy.coordinator.checks import Expected, Probe, reason_against
+from fedgmi.deploy.coordinator.checks import Expected, Probe, read
 from fedgmi.deploy.coordinator.roster import Post, Roster
 from fedgmi.deploy.settings import FederationSettings
 from fedgmi.errors import DivergedError, UserError
@@ -21,7 +21,7 @@ from fedgmi.protocol.phases import phase_of
 from fedgmi.protocol.robust import robust_sum, wild
 from fedgmi.protocol.sizes import reply_bytes, request_bytes
 from fedgmi.protocol.step import Step, select
-from fedgmi.protocol.wire import Header, Parcel, WireError, unpack
+from fedgmi.protocol.wire import Header, Parcel
 from fedgmi.protocol.wrapper import Wrapper
 from fedgmi.tree import Tree
 
@@ -113,7 +113,7 @@ class Remote:
         """One try; None where nobody answered."""
         asked = [i for i in ids if i in self.roster.alive and i not in self._lost]
         answers = self._ask_step(step, server, asked)
-        messages = {i: message for i, parcel in answers.items() if (message := self._read(i, parcel, expected))}
+        messages = {i: message for i, parcel in answers.items() if (message := self._take(step, i, parcel, expected))}
         for i in ids:
             if i not in answers and i not in self._lost and i < len(self.roster.members):
                 self.lose(i, "no answer" if i in asked else "its SuperNode is not connected")
@@ -130,7 +130,7 @@ class Remote:
         return None
 
     def _ask_step(self, step: Step, server: Tree, asked: Sequence[int]) -> dict[int, Parcel]:
-        """The answers to a step, with the bytes of both ways in the ledger."""
+        """The answers to a step; the bytes of the requests are in the ledger."""
         program, usual = self.method.program, cut(select(server, step.reads))
         parts = dict.fromkeys(asked, usual)
         if joins_as_newcomer(self.method, self.round):
@@ -143,22 +143,19 @@ class Remote:
             own = header | self._own(i)
             for kind, n_bytes in request_bytes(program, step, blocks, own, held[i]).items():
                 self.ledger.add(self.round, kind, i, down=n_bytes)
-            if i in answers:
-                for kind, n_bytes in reply_bytes(program, step, answers[i]).items():
-                    self.ledger.add(self.round, kind, i, up=n_bytes)
         return answers
 
-    def _read(self, i: int, parcel: Parcel, expected: Expected) -> Message | None:
-        """A site's message; None where it cannot be used, and the site is lost for this round."""
-        member, message = self.roster.members[i], None
-        why = reason_against(parcel, expected, member.rows)
-        if why is None:
-            try:
-                message = unpack(parcel)
-                why = expected.reason_against(message, i, member.rows)
-            except WireError as error:
-                why = str(error)
-        if why is not None:
+    def _take(self, step: Step, i: int, parcel: Parcel, expected: Expected) -> Message | None:
+        """A site's message, its bytes in the ledger; None where it cannot be used, and the site is lost for this round.
+
+        What cannot be used counts as a whole, for nothing is to be believed of it.
+        """
+        member = self.roster.members[i]
+        message, why = read(parcel, expected, i, member.rows)
+        cost = {step.kind: parcel.n_bytes} if message is None else reply_bytes(self.method.program, step, parcel)
+        for kind, n_bytes in cost.items():
+            self.ledger.add(self.round, kind, i, up=n_bytes)
+        if message is None:
             self.lose(i, why, lost=parcel.header.get("lost") is True)
             return None
         member.base, member.last_round = (self.round, self._number), self.round

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from fedgmi.protocol.wire import Parcel
 
+MOST_ROWS = 2**53  # counts are added up in float64
+LONGEST_NAME = 200
 Tell = Callable[[str], None]  # one line of the log
 
 
@@ -114,10 +116,12 @@ class Roster:
         """Give a node its place, or say why it has none."""
         header = reply.header
         if "error" in header:
-            return self._refuse(node, str(header["error"]))
+            return self._refuse(node, str(header["error"])[:500])
         name, rows = header.get("site"), header.get("rows")
-        if not isinstance(name, str) or not name or not isinstance(rows, int) or rows < 1:
+        if not isinstance(name, str) or not name or type(rows) is not int or not 1 <= rows <= MOST_ROWS:
             return self._refuse(node, "it does not say who it is and how many rows it has")
+        if len(name) > LONGEST_NAME or not name.isprintable():
+            return self._refuse(node, f"its name is no line of at most {LONGEST_NAME} letters")
         member = next((member for member in self.members if member.name == name), None)
         if member is None and len(self.members) >= self.size:
             return self._refuse(node, f"{name} is one site more than the {self.size} of federation.toml")

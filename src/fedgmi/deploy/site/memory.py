@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from fedgmi.errors import UserError
 from fedgmi.protocol.blocks import still_held
+from fedgmi.protocol.wire import hash_of
 from fedgmi.storage import files
 from fedgmi.storage import tensors as store
 from fedgmi.tree import Tree
@@ -103,8 +104,18 @@ class Memory:
         return sorted((int(name[1]), int(name[2])) for name in names if name)
 
     def blocks(self) -> Mapping[str, bytes]:
-        """The blocks of the coordinator's state that are kept, by their hash."""
-        return {path.name: path.read_bytes() for path in (self.where / "blocks").glob("*")}
+        """The blocks of the coordinator's state that are kept, by their hash.
+
+        Damaged ones are thrown away, so that they are asked for again.
+        """
+        found = {}
+        for path in (self.where / "blocks").glob("*"):
+            data = path.read_bytes()
+            if hash_of(data) == path.name:
+                found[path.name] = data
+            else:
+                path.unlink(missing_ok=True)
+        return found
 
     def keep_blocks(self, blocks: Mapping[str, bytes], round: int) -> None:
         """Keep the blocks of a request, and earlier ones for as long as `protocol.blocks.still_held` says.

@@ -152,7 +152,7 @@ def _adopt(task: Task[IfcaSettings], k: int) -> Step:
 
     def adopt(server: Tree, message: Message, round: int) -> Tree:
         models, start = server["expert"].clone(), message.models["start"]
-        models[k] = start.total[0] / start.mass[0]
+        models[k] = start.mean(models[k : k + 1])[0]  # where who was picked fell silent, the random start stays
         return server | {"expert": models}
 
     return Step(

@@ -87,7 +87,31 @@ def histogram_step(task: Task[FedGMISettings], take: ServerStep, writes: tuple[s
             states = states | {"released": counts}
         return states, Message(replies={"histogram": counts.int()})
 
-    return Step("histograms", send, take, writes=writes, kind="sketch", single=True)
+    check = wrong_with if epsilon is None else None  # noise may make any number of any count
+    return Step("histograms", send, take, writes=writes, kind="sketch", single=True, check=check)
+
+
+def wrong_with(server: Tree, message: Message, client: int, rows: int) -> str | None:
+    """What is wrong with a client's histogram.
+
+    Args:
+        server: The server's state.
+        message: The client's.
+        client: Its index in the federation.
+        rows: How many rows it has.
+
+    Returns:
+        The reason in words; None where nothing is wrong.
+
+    Examples:
+        >>> wrong_with({}, Message(replies={"histogram": torch.tensor([[3, 2]])}), 0, 4)
+        'its histogram counts 5 rows, and the site has 4'
+    """
+    histogram = message.replies["histogram"].long()
+    if int(histogram.min()) < 0:
+        return f"its histogram counts {int(histogram.min())} rows in a word, expected 0 or more"
+    total = int(histogram.sum())
+    return None if total == rows else f"its histogram counts {total} rows, and the site has {rows}"
 
 
 def survey_steps(task: Task[FedGMISettings]) -> tuple[Step, ...]:
