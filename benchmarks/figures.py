@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from fedgmi.runs import records
-from fedgmi.runs.compare import CELLS
 from fedgmi.storage import folder
+from fedgmi.storage.folder import CELLS
 
 ROWS = ("fedgmi", "fedgmi-plain", "fedgmi-sketch", "oracle", "fedavg", "local")
 

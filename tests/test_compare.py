@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import psutil
 import pytest
@@ -74,7 +75,9 @@ def test_tables_for_people_and_programs(finished, record):
     assert "| p0 |" in text
 
 
-def test_the_same_command_again_reads_what_is_there(finished, capsys):
+def test_the_same_command_again_reads_what_is_there(finished, capsys, monkeypatch):
+    """No cell is run again; no process is even started for one."""
+    monkeypatch.setattr(comparing.subprocess, "Popen", None)
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("checkpoints/*.safetensors")}
     assert exit_code(*words(finished, "fedgmi,fedavg,oracle,fedgmi-sketch", "0,1")) == 0
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("checkpoints/*.safetensors")} == before
@@ -88,6 +91,40 @@ def test_report_prints_it_again(finished, capsys):
     assert "rotation, seeds 0, 1" in shown
     assert "fedgmi-sketch" in shown
     assert hashes(finished) == before
+
+
+@pytest.fixture
+def unfinished(finished, tmp_path):
+    """One cell has not come to its end."""
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    for path in (out / "comparison.json", out / "cells" / "fedavg-1" / "summary.json"):
+        path.unlink()
+    return out
+
+
+def test_an_unfinished_comparison_is_told_how_to_go_on(unfinished, capsys):
+    assert exit_code("report", str(unfinished)) == 2
+    assert "the comparison there is not finished. Likely fix: go on with it by the same fedgmi compare" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+@pytest.mark.parametrize("command", [("run",), ("run", "--resume"), ("diagnose",)])
+@pytest.mark.parametrize("which", ["finished", "unfinished"])
+def test_nothing_else_is_written_into_a_comparison(request, which, command, capsys):
+    out = request.getfixturevalue(which)
+    before = hashes(out)
+    assert exit_code(*command, "--out", str(out)) == 2
+    assert "already holds a comparison" in " ".join(capsys.readouterr().err.split())
+    assert hashes(out) == before
+
+
+def test_a_cell_that_was_cut_off_alone_is_run_again(unfinished, finished):
+    methods = "fedgmi,fedavg,oracle,fedgmi-sketch"
+    assert exit_code(*words(unfinished, methods, "0,1")) == 0
+    again, first = (json.loads((out / "comparison.json").read_text()) for out in (unfinished, finished))
+    assert again["summary"] == first["summary"]
 
 
 def test_a_comparison_that_is_none(tmp_path, capsys):

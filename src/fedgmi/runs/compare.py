@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Lock
@@ -17,11 +17,10 @@ from typing import Any, TypeAlias
 from fedgmi.errors import ConfigError, UserError
 from fedgmi.runs.cells import ORACLE, cell_config, grid, result
 from fedgmi.runs.config import Config, dump, load
-from fedgmi.runs.records import Comparison
+from fedgmi.runs.records import Comparison, Summary
 from fedgmi.runs.statistics import compared
 from fedgmi.storage import files, folder
 
-CELLS = "cells"
 POLL_S = 0.2
 Watcher: TypeAlias = Callable[[dict[str, str]], None]
 """Told by a cell's name what it is at: "waiting", "preparing", "round 3", "done", "failed"."""
@@ -61,9 +60,11 @@ def compare(
         runs = [cell for cell in cells if cell.method != ORACLE]
         for cell in runs:
             settings = cell_config(config, cell, ORACLE in methods, jobs)
-            files.write_text(out / CELLS / f"{cell.name}.toml", dump(settings))
-        reasons = _run_all([cell.name for cell in runs], out / CELLS, max(1, jobs), watch or (lambda stages: None))
-        found = [result(cell, out / CELLS, reasons) for cell in cells]
+            files.write_text(out / folder.CELLS / f"{cell.name}.toml", dump(settings))
+        done = {cell.name for cell in runs if _finished(cell.name, out / folder.CELLS)}
+        names = [cell.name for cell in runs]
+        reasons = _run_all(names, done, out / folder.CELLS, max(1, jobs), watch or (lambda stages: None))
+        found = [result(cell, out / folder.CELLS, reasons) for cell in cells]
         return Comparison.write(
             out, compared(config.scenario.name, list(methods), list(seeds), found, config.evaluation.metric)
         )
@@ -80,7 +81,7 @@ def _claim(config: Config, out: Path) -> None:
             where=str(path),
             fix="compare with the settings it was begun with, or give another folder with --out",
         )
-    folder.claim(out, resume=True)
+    folder.claim(out, resume=True, comparison=True)
 
 
 def _common(config: Config) -> Config:
@@ -117,17 +118,33 @@ class _Children:
                 process.terminate()
 
 
-def _run_all(names: Sequence[str], where: Path, jobs: int, watch: Watcher) -> dict[str, str]:
-    """Run cells, at most `jobs` at a time, and stop them all where this process is stopped.
+def _finished(name: str, where: Path) -> bool:
+    """Whether a cell's run has come to its end, so that no process is needed to say so."""
+    try:
+        Summary.read(where / name)
+        return _common(load(where / name / folder.CONFIG)) == _common(load(where / f"{name}.toml"))
+    except UserError:
+        return False
+
+
+def _run_all(names: Sequence[str], done: Set[str], where: Path, jobs: int, watch: Watcher) -> dict[str, str]:
+    """Run cells that are not done, at most `jobs` at a time, and stop them all where this process is stopped.
 
     Returns:
         Why cells failed, by their names.
     """
-    stages, reasons, children = dict.fromkeys(names, "waiting"), dict[str, str](), _Children()
+    stages = {name: "done" if name in done else "waiting" for name in names}
+    reasons, children = dict[str, str](), _Children()
+    if done:
+        watch(dict(stages))
     with ThreadPoolExecutor(jobs) as pool:
         cells: dict[Future[int], str] = {}
         try:
-            cells |= {pool.submit(children.run, _command(name, where), _log(name, where)): name for name in names}
+            cells |= {
+                pool.submit(children.run, _command(name, where), _log(name, where)): name
+                for name in names
+                if name not in done
+            }
             left = set(cells)
             while left:
                 over, left = wait(left, POLL_S, FIRST_COMPLETED)

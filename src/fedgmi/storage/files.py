@@ -127,7 +127,7 @@ def read_json(path: Path, kind: str, keys: set[str], fix: str) -> dict[str, Any]
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot be read ({error})", where=str(path), fix=fix) from error
     if not isinstance(value, dict) or not keys <= value.keys():
         raise UserError(f"this is not {kind}", where=str(path), fix=fix)

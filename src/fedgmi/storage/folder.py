@@ -20,6 +20,7 @@ SUMMARY = "summary.json"
 PICTURE = "proportions.html"
 ESTIMATE = "n_components.json"
 COMPARISON = "comparison.json"
+CELLS = "cells"
 DIAGNOSIS = "diagnosis.json"
 DIAGNOSIS_PICTURE = "diagnosis.html"
 LOCK = ".lock"
@@ -74,7 +75,8 @@ def keep_records(out: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
 def holds_run(out: Path) -> bool:
     """Whether the folder holds a run, finished or not."""
     # exists() of os, which says False where we may not look
-    return not holds_diagnosis(out) and any(os.path.exists(out / name) for name in (CONFIG, RECORDS, SUMMARY))
+    other = holds_diagnosis(out) or holds_comparison(out)
+    return not other and any(os.path.exists(out / name) for name in (CONFIG, RECORDS, SUMMARY))
 
 
 def holds_diagnosis(out: Path) -> bool:
@@ -83,21 +85,25 @@ def holds_diagnosis(out: Path) -> bool:
 
 
 def holds_comparison(out: Path) -> bool:
-    """Whether the folder holds a comparison that has come to its end."""
-    return os.path.exists(out / COMPARISON)
+    """Whether the folder holds a comparison, finished or not."""
+    return any(os.path.exists(out / name) for name in (COMPARISON, CELLS))
 
 
-def claim(out: Path, *, resume: bool) -> None:
+def claim(out: Path, *, resume: bool, comparison: bool = False) -> None:
     """Make a results folder, and refuse one that cannot be used.
 
     Args:
         out: The folder. It may exist already.
         resume: Whether it may hold a run, to go on with.
+        comparison: Whether it is for a comparison, which may go on with one.
 
     Raises:
-        UserError: The folder is not writable, holds a diagnosis, or holds a run although `resume` is False. Nothing in
-            it is changed.
+        UserError: The folder is not writable, holds a diagnosis or a comparison, or holds a run although `resume` is
+            False. Nothing in it is changed.
     """
+    if holds_comparison(out) and not comparison:
+        fix = "give another folder with --out, or go on with the comparison by the same fedgmi compare"
+        raise UserError("the folder already holds a comparison, which stays untouched", where=str(out), fix=fix)
     if holds_diagnosis(out):
         fix = "give another folder with --out, or remove this one"
         raise UserError("the folder already holds a diagnosis, which stays untouched", where=str(out), fix=fix)

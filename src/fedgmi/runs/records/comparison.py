@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import Self
+
+from fedgmi.errors import UserError
 from fedgmi.runs.records.base import Part, Written
 from fedgmi.runs.records.run import Matrix, Metrics, Spread, Unseen
 from fedgmi.settings.run import MetricName
@@ -147,3 +152,15 @@ class Comparison(Written):
     test: str
     significant: float
     best: str | None
+
+    @classmethod
+    def read(cls, out: Path) -> Self:
+        """The comparison in a results folder.
+
+        Raises:
+            UserError: Where it is not finished, or the file is of another version.
+        """
+        if folder.holds_comparison(out) and not os.path.exists(out / cls.file):
+            fix = f"go on with it by the same fedgmi compare, with --out {out}"
+            raise UserError("the comparison there is not finished", where=str(out), fix=fix)
+        return super().read(out)
