@@ -58,9 +58,11 @@ DAMAGE = {
     "pickled JSON": ("json", lambda path: path.write_bytes(pickle.dumps({})), "not JSON, or it is truncated"),
     "other JSON": ("json", lambda path: path.write_text('{"a": 1}'), "this is no checkpoint of fedgmi"),
     "JSON list": ("json", lambda path: path.write_text("[1]"), "this is no checkpoint of fedgmi"),
-    "other format": ("json", lambda path: change_json(path, format=99), "(format 99, and this one reads format 2)"),
+    "other format": ("json", lambda path: change_json(path, format=99), "(format 99, and this one reads format 3)"),
     "other settings": ("json", lambda path: change_json(path, digest="0"), "belongs to another configuration"),
-    "other path": ("json", lambda path: change_json(path, tensors="../../etc"), "names tensors that are not its own"),
+    "other path": ("json", lambda path: change_json(path, tensors="../../etc"), "its check differs"),
+    "other threads": ("json", lambda path: change_json(path, threads="many"), "its check differs"),
+    "deep JSON": ("json", lambda path: path.write_text("[" * 10**5), "not JSON, or it is truncated"),
 }
 
 
@@ -78,6 +80,14 @@ def test_damaged_checkpoint(killed, capsys, name):
     assert "Likely fix: " in shown
     assert len(shown.splitlines()) == 1
     assert hashes(killed) == before
+
+
+def test_the_checkpoint_of_another_run_is_refused(tmp_path):
+    for name in ("fedavg", "fedgmi"):
+        checkpoint.save(tmp_path, name, made(1))
+    (tmp_path / "fedavg.json").replace(tmp_path / "fedgmi.json")
+    with pytest.raises(CheckpointError, match="it is of the run 'fedavg', not of 'fedgmi'"):
+        checkpoint.load(tmp_path, "fedgmi", digest="d")
 
 
 def test_the_fix_that_the_message_names_works(killed):
@@ -125,11 +135,11 @@ def test_an_older_format_says_who_wrote_it_and_what_to_do(tmp_path):
     checkpoint.save(tmp_path, "x", made(1))
     path = tmp_path / "x.json"
     change_json(path, format=1, version="0.0.7")
-    with pytest.raises(CheckpointError, match=r"\(format 1, and this one reads format 2\)\. It was version 0\.0\.7\."):
+    with pytest.raises(CheckpointError, match=r"\(format 1, and this one reads format 3\)\. It was version 0\.0\.7\."):
         checkpoint.load(tmp_path, "x", digest="d")
     older = {key: value for key, value in json.loads(path.read_text()).items() if key != "version"}
     path.write_text(json.dumps(older))
-    with pytest.raises(CheckpointError, match=r"format 2\)\. Likely fix: resume with the fedgmi that wrote it"):
+    with pytest.raises(CheckpointError, match=r"format 3\)\. Likely fix: resume with the fedgmi that wrote it"):
         checkpoint.check_all(tmp_path, digest="another")
 
 

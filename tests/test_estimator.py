@@ -194,7 +194,7 @@ def test_a_saved_model_holds_nothing_of_single_clients_but_their_proportions(mod
         ({"format": 0, "fedgmi": "0.0.1"}, r"format 0 \(fedgmi 0\.0\.1\).*fit it anew"),
         ({"format": 1}, "format 1 .*reads format 2.*fit it anew"),
         ({"names": None}, "lacks names"),
-        ({"sha256": "0"}, "truncated or was changed"),
+        ({"sha256": "0"}, "damaged or was changed"),
         ({"tensors": None}, "no model of fedgmi"),
     ],
 )

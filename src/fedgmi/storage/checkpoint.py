@@ -12,10 +12,12 @@ from fedgmi.errors import CheckpointError
 from fedgmi.storage import tensors as store
 from fedgmi.tree import Tree
 
-FORMAT = 2
-"""Grows when an older fedgmi cannot read what this one writes. In 1 leaves had other names, and there was no ledger."""
+FORMAT = 3
+"""Grows when an older fedgmi cannot read what this one writes. In 1 leaves had other names, and there was no ledger. In
+2 there was no name and no check."""
 KEYS = frozenset(
-    ("format", "digest", "tensors", "sha256", "round", "threads", "validation", "bytes_down", "bytes_up", "seconds")
+    ("format", "name", "digest", "tensors", "sha256", "round", "threads", "validation")
+    + ("bytes_down", "bytes_up", "seconds")
 )
 
 
@@ -51,7 +53,7 @@ def save(folder: Path, name: str, checkpoint: Checkpoint) -> None:
     tensors |= {f"clients/{key}": leaf for key, leaf in checkpoint.clients.items()}
     tensors |= {f"ledger/{key}": leaf for key, leaf in checkpoint.ledger.items()}
     file = folder / f"{name}.{checkpoint.meta['round']}.safetensors"
-    meta = checkpoint.meta | {"format": FORMAT, "version": __version__}
+    meta = checkpoint.meta | {"format": FORMAT, "version": __version__, "name": name}
     store.save(folder / f"{name}.json", tensors, meta, file=file.name)
     ours = re.compile(re.escape(name) + r"\.\d+\.safetensors")  # not a glob: lr1.* would match lr1.5.3.safetensors
     for stale in folder.iterdir():
@@ -78,6 +80,8 @@ def load(folder: Path, name: str, *, digest: str) -> Checkpoint | None:
         return None
     meta = _read_meta(path, digest)
     again = _again(path)
+    if meta["name"] != name:
+        raise CheckpointError(f"it is of the run {meta['name']!r}, not of {name!r}", where=str(path), fix=again)
     if meta["tensors"] != f"{name}.{meta['round']}.safetensors":
         raise CheckpointError("it names tensors that are not its own", where=str(path), fix=again)
     tensors = store.read_tensors(path, meta, fix=again)

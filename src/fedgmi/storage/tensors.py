@@ -29,7 +29,8 @@ def save(path: Path, tensors: Tree, meta: Meta, *, file: str) -> None:
     Args:
         path: The JSON.
         tensors: By name, of any shape, dtype and device.
-        meta: JSON values to keep beside them. The keys `tensors` and `sha256` are added.
+        meta: JSON values to keep beside them. The keys `tensors`, `sha256` (of their bytes) and `check` (of all the
+            other values) are added.
         file: The name of the tensors' file, in the folder of `path`.
 
     Raises:
@@ -37,7 +38,8 @@ def save(path: Path, tensors: Tree, meta: Meta, *, file: str) -> None:
     """
     payload = safetensors.torch.save({key: _own(leaf) for key, leaf in tensors.items()})
     write_bytes(path.parent / file, payload)
-    write_json(path, meta | {"tensors": file, "sha256": hashlib.sha256(payload).hexdigest()})
+    whole = meta | {"tensors": file, "sha256": hashlib.sha256(payload).hexdigest()}
+    write_json(path, whole | {"check": _check(whole)})
 
 
 def read_meta(path: Path, check: Callable[[Meta], None], *, kind: str, fix: str) -> Meta:
@@ -53,15 +55,17 @@ def read_meta(path: Path, check: Callable[[Meta], None], *, kind: str, fix: str)
         The JSON's values.
 
     Raises:
-        CheckpointError: It cannot be read, is no JSON object, or lacks the keys that `save` adds.
+        CheckpointError: It cannot be read, is no JSON object, lacks the keys that `save` adds, or was changed since.
     """
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError("this is not JSON, or it is truncated", where=str(path), fix=fix) from error
     if not isinstance(meta, dict) or not {"tensors", "sha256"} <= meta.keys():
         raise CheckpointError(f"this is no {kind} of fedgmi", where=str(path), fix=fix)
     check(meta)
+    if meta.pop("check", None) != _check(meta):
+        raise CheckpointError("the file is damaged or was changed: its check differs", where=str(path), fix=fix)
     return meta
 
 
@@ -100,6 +104,11 @@ def part(tensors: Tree, prefix: str) -> Tree:
         {'w': tensor([1.])}
     """
     return {key.removeprefix(prefix): leaf for key, leaf in tensors.items() if key.startswith(prefix)}
+
+
+def _check(meta: Meta) -> str:
+    """A hash of JSON values, as they are read again."""
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def _own(leaf: Tensor) -> Tensor:
