@@ -9,8 +9,9 @@ import pytest
 
 from fedgmi import __version__
 from fedgmi.errors import UserError
-from fedgmi.runs.records import ALL, VERSION, Status
+from fedgmi.runs.records import ALL, VERSION, Status, Summary
 from fedgmi.runs.records.schema import schema, write_all
+from summaries import make_summary
 
 SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
 STATUS = {"name": "wards", "round": 1, "rounds": 3, "state": "running", "updated": 1.0, "sites": {}}
@@ -68,3 +69,20 @@ def test_a_key_that_the_model_lacks_is_a_bug_that_writes_nothing(tmp_path):
 
 if __name__ == "__main__":
     write_all(SCHEMAS)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"clients": []}, "clients is empty"),
+        ({"rows_per_client": [70]}, "rows_per_client has 1 entries for 4 clients"),
+        ({"proportions": [[1.0, 0.0]]}, "proportions has 1 entries for 4 clients"),
+        ({"proportions": [[1.0, 0.0]] * 3 + [[1.0]]}, "proportions has rows of 1 and 2 entries"),
+        ({"true_proportions": [[]] * 4}, "true_proportions has rows of 0 entries"),
+        ({"client_accuracy_per_client": [0.5] * 5}, "client_accuracy_per_client has 5 entries for 4 clients"),
+    ],
+)
+def test_a_summary_with_lists_of_unequal_length_is_damaged(tmp_path, change, said):
+    (tmp_path / "summary.json").write_text(json.dumps(make_summary() | change))
+    with pytest.raises(UserError, match=f"this is not the summary of a run.*{said}"):
+        Summary.read(tmp_path)

@@ -15,10 +15,7 @@ from fedgmi.tree import Tree
 FORMAT = 3
 """Grows when an older fedgmi cannot read what this one writes. In 1 leaves had other names, and there was no ledger. In
 2 there was no name and no check."""
-KEYS = frozenset(
-    ("format", "name", "digest", "tensors", "sha256", "round", "threads", "validation")
-    + ("bytes_down", "bytes_up", "seconds")
-)
+KEYS = frozenset(("format", "name", "digest", "round", "threads", "validation", "bytes_down", "bytes_up", "seconds"))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Literal, Self
 
+from pydantic import model_validator
+
 from fedgmi.errors import UserError
 from fedgmi.runs.records.base import Part, Written
 from fedgmi.settings.run import MetricName
@@ -16,6 +18,14 @@ Traffic = dict[Literal["sketch", "density", "expert", "statistics"], tuple[int, 
 Shares = list[list[float]]
 Matrix = list[list[float | None]]
 Spread = tuple[float, float]
+PER_CLIENT = (
+    "rows_per_client",
+    "client_accuracy_per_client",
+    "proportions",
+    "true_proportions",
+    "proportion_tv_per_client",
+    "rounds_absent",
+)
 
 
 class Scale(Part):
@@ -165,6 +175,14 @@ class Outcome(Part):
     bytes: Traffic
     seconds: float
 
+    @model_validator(mode="after")
+    def _one_share_a_component(self) -> Self:
+        for key in ("proportions", "true_proportions", "expert_accuracy", "density"):
+            widths = {len(row) for row in getattr(self, key) or ()}
+            if len(widths) > 1 or 0 in widths:
+                raise ValueError(f"{key} has rows of {' and '.join(map(str, sorted(widths)))} entries")
+        return self
+
 
 class Summary(Outcome, Written):
     """`summary.json` of a run: the method's own numbers, and under their names those of bounds and baselines beside it.
@@ -205,6 +223,17 @@ class Summary(Outcome, Written):
     oracle: Outcome | None
     fedavg: Outcome | None
     local: Outcome | None
+
+    @model_validator(mode="after")
+    def _one_entry_a_client(self) -> Self:
+        n_clients = len(self.clients)
+        if not n_clients:
+            raise ValueError("clients is empty")
+        for key in PER_CLIENT:
+            found = getattr(self, key)
+            if found is not None and len(found) != n_clients:
+                raise ValueError(f"{key} has {len(found)} entries for {n_clients} clients")
+        return self
 
     @classmethod
     def read(cls, out: Path) -> Self:
