@@ -245,3 +245,14 @@ def test_threads_are_shared_between_runs_at_a_time(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     made = cells.cell_config(config.load(None), cells.Cell("fedgmi-plain", 3), oracle=True, jobs=4)
     assert (made.seed, made.threads, made.method.preset, made.evaluation.oracle) == (3, 2, "plain", False)
+
+
+@pytest.mark.parametrize(
+    "overrides", [["method.preset=plain"], ["method.name=fedavg", "compare.fedgmi.preset=plain"]], ids=["own", "other"]
+)
+def test_the_preset_of_the_settings_counts_unless_the_cell_names_another(overrides):
+    settings = config.load(None, overrides)
+    presets = [
+        cells.cell_config(settings, cells.Cell(m, 0), False, 1).method.preset for m in ("fedgmi", "fedgmi-sketch")
+    ]
+    assert presets == ["plain", "sketch"]

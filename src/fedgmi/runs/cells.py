@@ -126,7 +126,7 @@ def cell_settings(config: Config, name: str, preset: str) -> MethodSettings:
         config: The comparison's. Its `method` serves the method that it is of, its `compare` the others. Participation
             and the number of components serve all.
         name: The method's.
-        preset: Of fedgmi; "": the default.
+        preset: Of fedgmi; "": as the settings have it.
 
     Returns:
         The settings. What means nothing to the method is left out.
@@ -137,7 +137,7 @@ def cell_settings(config: Config, name: str, preset: str) -> MethodSettings:
     common = {"participation": base.participation, "n_components": base.n_components if entry.has_components else None}
     settings = settings.model_copy(update={key: value for key, value in common.items() if key not in own})
     if name == "fedgmi":
-        settings = settings.model_copy(update={"preset": preset or "default"})
+        settings = settings.model_copy(update={"preset": preset}) if preset else settings
         if not entry.has_histogram(settings):
             settings = settings.model_copy(update={"epsilon": None})
     return settings
