@@ -20,7 +20,7 @@ def test_there_is_something_to_run():
 @pytest.mark.parametrize("block", BLOCKS)
 def test_python_blocks_run(block, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fedgmi.models.experts.EXPERTS", EXPERTS.copy())
+    monkeypatch.setattr("fedgmi.models.experts.EXPERTS", {**EXPERTS})
     exec(compile(block, str(README), "exec"), {"__name__": "readme"})
     assert capsys.readouterr().out.strip()
 
