@@ -11,6 +11,7 @@ import hashlib
 import random
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 
@@ -53,6 +54,57 @@ def numpy_generator(*key: int | str) -> np.random.Generator:
         The generator.
     """
     return np.random.default_rng(derive_seed(*key))
+
+
+def row_noise(x: torch.Tensor, n_samples: int, size: int, *key: int | str) -> torch.Tensor:
+    """Standard normal noise for each row that comes from the row itself, neither from its place nor its neighbours.
+
+    Equal rows get equal noise. The bits of a row's numbers, mixed with the key, count up a SplitMix64 (Steele et al.
+    2014), and Box-Muller makes normal numbers of it.
+
+    Args:
+        x: Rows. [n, …], float32
+        n_samples: S.
+        size: Z.
+        key: What the draws are for.
+
+    Returns:
+        On the CPU. [n, S, Z], float32
+
+    Examples:
+        >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+        >>> bool((row_noise(x, 1, 3, 0)[1] == row_noise(x.flip(0), 1, 3, 0)[0]).all())
+        True
+    """
+    bits = np.ascontiguousarray((x.detach().cpu().float().flatten(1) + 0.0).numpy()).view(np.uint32)  # −0 is 0
+    state = np.full(len(bits), derive_seed(*key, "row"), dtype=np.uint64)
+    for column in bits.T:
+        state = _mixed(state ^ column.astype(np.uint64))
+    n_numbers = n_samples * size
+    counters = np.arange(1, 2 * n_numbers + 1, dtype=np.uint64) * GOLDEN
+    normal = np.empty((len(bits), n_numbers), dtype=np.float32)
+    step = max(1, NUMBERS_AT_ONCE // max(1, n_numbers))
+    for begin in range(0, len(bits), step):
+        some = state[begin : begin + step, None] + counters
+        uniform = (_mixed(some) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        radius = np.sqrt(-2.0 * np.log1p(-uniform[:, :n_numbers]))
+        normal[begin : begin + step] = radius * np.cos(2.0 * np.pi * uniform[:, n_numbers:])
+    return torch.from_numpy(normal).view(len(bits), n_samples, size)
+
+
+NUMBERS_AT_ONCE = 1 << 20
+
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""2⁶⁴ over the golden ratio: SplitMix64's step."""
+
+
+def _mixed(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """SplitMix64's output function, after one step."""
+    state = state + GOLDEN
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
 
 
 class KeyedBits(random.Random):

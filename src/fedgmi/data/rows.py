@@ -100,6 +100,8 @@ class Rows:
         ids: The clients' indices in the federation. [C]
         component: The component that each row came from. Only the oracle and the evaluation are given it. [R], int64
         cache: What a client may keep between two exchanges. Results never depend on it.
+        by_content: Whether noise for a row comes from its numbers, and not from its place. So it is for rows that a
+            fitted model is asked about: what is said of a row then does not depend on its neighbours.
     """
 
     x: Tensor
@@ -109,6 +111,7 @@ class Rows:
     ids: tuple[int, ...]
     component: Tensor | None = None
     cache: dict[str, Tensor] = field(default_factory=dict, compare=False)
+    by_content: bool = False
 
     @property
     def n_clients(self) -> int:
@@ -136,6 +139,8 @@ def pack(
     ids: Sequence[int] | None = None,
     components: Sequence[Tensor] | None = None,
     device: torch.device | str = "cpu",
+    *,
+    by_content: bool = False,
 ) -> Rows:
     """Lay clients' rows end to end.
 
@@ -144,6 +149,7 @@ def pack(
         ids: Which of them to take, by index; all by default.
         components: For every client the component of each of its rows, where the truth may be seen. [n_i] each
         device: Where the rows go.
+        by_content: See `Rows`.
 
     Returns:
         The rows of the chosen clients, in the order of `ids`.
@@ -165,6 +171,7 @@ def pack(
         counts=counts.to(device),
         ids=chosen,
         component=None if truth is None else truth.to(device),
+        by_content=by_content,
     )
 
 

@@ -14,7 +14,7 @@ from fedgmi.data.standardise import Standardisation
 from fedgmi.methods import Method
 from fedgmi.methods.standardising import scale_of
 from fedgmi.mixture.posterior import responsibilities
-from fedgmi.randomness import generator
+from fedgmi.randomness import row_noise
 from fedgmi.runs.config import Config
 from fedgmi.runs.setup import Setup
 from fedgmi.tree import Tree
@@ -92,8 +92,8 @@ class Fitted:
         return next(iter(self.server.values())).device
 
     def rows(self, x: Tensor, y: Tensor | None = None) -> Rows:
-        """Rows of one client, in their own units."""
-        return pack([Client("rows", x, y)], device=self.device)
+        """Rows that are asked about, in their own units."""
+        return pack([Client("rows", x, y)], device=self.device, by_content=True)
 
     def state(self, proportions: Tensor) -> Tree:
         """The state of a client of these proportions [K]."""
@@ -135,7 +135,7 @@ class Fitted:
         """log p_k(x): exact, or the importance-weighted bound of n_samples. [R, K], nats of the rows' own units"""
         rows, task = self.rows(x), self.setup.task()
         assert self.method.predictor.density is not None
-        noise = torch.randn(len(x), n_samples, task.density.noise_size, generator=generator(task.seed, "score"))
+        noise = row_noise(x, n_samples, task.density.noise_size, task.seed, "score")
         logs = self.method.predictor.density(self.server, rows.x, noise.to(self.device)).double()
         return logs - (0.0 if self.scale is None else self.scale.log_det)
 

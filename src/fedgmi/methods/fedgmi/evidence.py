@@ -17,7 +17,7 @@ from fedgmi.mixture.calibration import centre
 from fedgmi.mixture.codebook import cells, projector
 from fedgmi.mixture.posterior import Posterior
 from fedgmi.mixture.topics import word_log_probs
-from fedgmi.randomness import generator
+from fedgmi.randomness import generator, row_noise
 from fedgmi.tree import Tree
 
 Evidence = Callable[[Tree, Tree, Rows], Tensor]  # (server, states, rows) → log evidence [R, K], nats
@@ -64,10 +64,12 @@ def word_evidence(counts: Tensor, own: Tensor | None, words: Tensor, rows: Rows)
 
 
 def elbo(task: Task[FedGMISettings], densities: Tensor, rows: Rows) -> Tensor:
-    """e_k(x) = log p_k(x) or its bound, with the noise that belongs to each client's rows. [R, K], nats"""
+    """e_k(x) = log p_k(x) or its bound, with noise by the client's rows, or by the row itself. [R, K], nats"""
     samples, size = task.settings.elbo_samples, task.density.noise_size
     noise = torch.zeros(len(rows), samples, size)
-    if size:
+    if size and rows.by_content:
+        noise = row_noise(rows.x, samples, size, task.seed, "elbo")
+    elif size:
         draws = [
             torch.randn(int(n), samples, size, generator=generator(task.seed, "elbo", i))
             for i, n in zip(rows.ids, rows.counts.tolist(), strict=True)
