@@ -14,7 +14,7 @@ ROOT = Path(fedgmi.data.__file__).parent
 FLOORS = (
     ("names", "standardise", "rows", "validate"),
     ("sources",),
-    ("build", "encode", "federation", "split"),
+    ("build", "decode", "encode", "federation", "split"),
     ("scenarios",),
 )
 """From the ground up. The files of one floor may know each other, but not in a circle; see tests/test_house.py."""

@@ -30,6 +30,19 @@ def print_diagnosis(diagnosis: Diagnosis, out: Path, console: Console) -> None:
         out: The results folder.
         console: Where to print.
     """
+    print_words(diagnosis, console)
+    console.print(
+        f"Results: {out} (picture: {folder.DIAGNOSIS_PICTURE})", highlight=False, markup=False, soft_wrap=True
+    )
+
+
+def print_words(diagnosis: Diagnosis, console: Console) -> None:
+    """Print everything that a diagnosis says.
+
+    Args:
+        diagnosis: What `diagnosis.json` holds.
+        console: Where to print.
+    """
     for question, sentences in answers(diagnosis).items():
         console.print(Text(question, style="bold"))
         console.print(Text(indent(fill(" ".join(sentences), console.width - 2), "  ")), soft_wrap=True)
@@ -39,9 +52,6 @@ def print_diagnosis(diagnosis: Diagnosis, out: Path, console: Console) -> None:
     for warning in diagnosis["warnings"]:
         console.print(Text(f"Beware: {warning}", style="yellow"))
     console.print(_identity(diagnosis), highlight=False)
-    console.print(
-        f"Results: {out} (picture: {folder.DIAGNOSIS_PICTURE})", highlight=False, markup=False, soft_wrap=True
-    )
 
 
 def clients_table(diagnosis: Diagnosis) -> Table:

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
 
 from fedgmi import tree
 from fedgmi.data.federation import Federation
+from fedgmi.data.rows import Client
 from fedgmi.data.scenarios.scenarios import wants_scale
+from fedgmi.errors import ConfigError, DivergedError
+from fedgmi.methods import Method
 from fedgmi.models.own import Own
+from fedgmi.modes import own_modes
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.listener import Listener
 from fedgmi.protocol.phases import require_finite
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.step import select
-from fedgmi.runs.components import count_components, warn_of_unshown
+from fedgmi.runs.choosing import UNKNOWN, BestRound, Score, check_choice, choice_of, score
+from fedgmi.runs.components import ComponentCount, count_components, warn_of_unshown
 from fedgmi.runs.config import Config, check_method, refuse_compare
 from fedgmi.runs.fitted import Fitted
+from fedgmi.runs.metrics import METRICS
 from fedgmi.runs.setup import Setup, choose_device
+from fedgmi.storage import files
+
+SAMPLES = 16
+"""Draws for a VAE's bound, where learning rates are told apart by it."""
 
 
 def fit(
@@ -30,8 +44,10 @@ def fit(
     """Fit the method of the settings to a federation.
 
     Args:
-        config: The settings. One learning rate counts, for nothing is selected here.
-        federation: Its clients' training rows.
+        config: The settings. Where they have several learning rates, the one that does best on rows for validation is
+            chosen: by `evaluation.metric`, and without labels by the density of these rows. With `training.patience`
+            these rows choose the round, too.
+        federation: Its clients' training rows, and rows for validation.
         listener: Who wants to know how it goes.
         expert: The user's own, in place of the one that the settings name: a module, or a function that makes one.
         density: Likewise.
@@ -40,53 +56,166 @@ def fit(
         The fitted model.
 
     Raises:
-        DivergedError: Where training runs away.
+        ConfigError: For a choice, and no rows for validation that could make it.
+        DivergedError: Where training runs away, at every rate.
     """
     refuse_compare(config)
     check_method(config.method, config.rounds)
-    device, clients = choose_device(config.device), federation.clients
-    setup = Setup(
-        config, federation.schema, 1, wants_scale(config.data, config.scenario, federation.schema), expert, density
-    )
-    counted = count_components(config, setup, clients, device)
+    with own_modes(config.threads):
+        device, standardise = choose_device(config.device), wants_scale(config.data, config.scenario, federation.schema)
+        setup = Setup(config, federation.schema, 1, standardise, expert, density)
+        return _best(setup, federation, device, listener)
+
+
+def _best(setup: Setup, federation: Federation, device: torch.device, listener: Listener | None) -> Fitted:
+    """The fit at the rate that does best; one that diverges is out of the running."""
+    config, name = setup.config, setup.config.method.name
+    rates = config.training.lr_candidates(name)
+    counted = count_components(config, setup, federation.clients, device)
     setup = replace(setup, n_components=counted.n_components)
-    method = setup.method()
-    transport, program = InProcess(clients, method.program, device=device), method.program
-    server = tree.to(program.init(), device)
-    if counted.survey is not None:
-        program, server = counted.survey.open(program, transport, server)
+    if federation.schema.n_classes or config.training.patience is not None:
+        check_choice(config, federation, setup.method().program, name)
+    elif len(rates) > 1 and not federation.validation:
+        what = f"validation rows choose a learning rate of {len(rates)}, and there are none"
+        raise ConfigError(what, where="training.lr", fix="give one rate, or Federation.from_arrays(validation=…)")
+    fits: list[Fitted] = []
+    ranks: list[float] = []
+    diverged = None
+    for rate in rates:
+        run = _Run(setup, federation, device, rate, f"{name}-lr{rate!r}" if len(rates) > 1 else name)
+        if fits and config.method.n_components == "auto":  # every rate goes on from a survey of its own
+            counted = count_components(config, setup, federation.clients, device)
+        try:
+            fits.append(run.fit(counted, listener))
+        except DivergedError as error:
+            diverged = error
+            continue
+        ranks.append(run.rank(fits[-1]) if len(rates) > 1 else 0.0)
+    if not fits:
+        assert diverged is not None
+        raise diverged
+    return fits[ranks.index(max(ranks))]
 
-    def after(progress: Progress) -> None:
-        require_finite(transport.states, method.name, progress.round)
+
+@dataclass
+class _Run:
+    """One fit at one learning rate."""
+
+    setup: Setup
+    federation: Federation
+    device: torch.device
+    rate: float
+    name: str
+    history: list[dict[str, Any]] = field(default_factory=list)
+    latest: Score = UNKNOWN
+
+    def fit(self, counted: ComponentCount, listener: Listener | None) -> Fitted:
+        """All rounds, and what is left of them."""
+        config, clients = self.setup.config, self.federation.clients
+        method = self.setup.method(lr=self.rate)
+        transport, program = InProcess(clients, method.program, device=self.device), method.program
+        choice = choice_of(config, method, transport, self.federation.validation)
+        server = tree.to(program.init(), self.device)
+        if counted.survey is not None:
+            program, server = counted.survey.open(program, transport, server)
+
+        def after(progress: Progress) -> None:
+            require_finite(transport.states, method.name, progress.round)
+            record = self._record(method, transport, progress, choice)
+            if listener is not None:
+                listener.round_done(record)
+
         if listener is not None:
-            record = {"run": method.name, "round": progress.round, "seconds": progress.seconds, "proportion_tv": None}
-            listener.round_done(record | {"bound": method.metrics(progress.server).get("bound")})
+            listener.started(self.name, config.rounds)
+        end = run_rounds(
+            method.name,
+            program,
+            transport,
+            Progress(server),
+            n_clients=len(clients),
+            rounds=config.rounds,
+            participation=config.method.participation,
+            seed=config.seed,
+            after=after,
+            choice=choice,
+        )
+        if listener is not None:
+            listener.finished(self.name)
+        warn_of_unshown(self.setup.n_components, method.metrics(end.server).get("components_shown"))
+        return self._left(method, transport, end, counted, choice)
 
-    if listener is not None:
-        listener.started(method.name, config.rounds)
-    end = run_rounds(
-        method.name,
-        program,
-        transport,
-        Progress(server),
-        n_clients=len(clients),
-        rounds=config.rounds,
-        participation=config.method.participation,
-        seed=config.seed,
-        after=after,
-    )
-    if listener is not None:
-        listener.finished(method.name)
-    metrics = method.metrics(end.server)
-    warn_of_unshown(setup.n_components, metrics.get("components_shown"))
-    beside = counted.bytes_beside(method.program).values()
-    assert method.predictor.proportions is not None
-    return Fitted(
-        setup,
-        federation.names,
-        select(end.server, method.predictor.reads),
-        method.predictor.proportions(transport.states),
-        metrics.get("bound"),
-        end.bytes_down + sum(down for down, _ in beside),
-        end.bytes_up + sum(up for _, up in beside),
-    )
+    def _left(
+        self,
+        method: Method,
+        transport: InProcess,
+        end: Progress,
+        counted: ComponentCount,
+        choice: BestRound | None,
+    ) -> Fitted:
+        """The fitted model."""
+        beside = counted.bytes_beside(method.program).values()
+        assert method.predictor.proportions is not None
+        counts = method.counts(end.server)
+        last = max(record["round"] for record in self.history if record["round"] <= self.setup.config.rounds)
+        return Fitted(
+            self.setup,
+            self.federation.names,
+            select(end.server, method.predictor.reads),
+            method.predictor.proportions(transport.states),
+            method.metrics(end.server).get("bound"),
+            end.bytes_down + sum(down for down, _ in beside),
+            end.bytes_up + sum(up for _, up in beside),
+            history=tuple(self.history),
+            best_round=last if choice is None or choice.round is None else choice.round,
+            learning_rate=self.rate,
+            client_column=self.federation.client_column,
+            label_column=self.federation.label_column,
+            counts=None if counts is None else counts.cpu(),
+        )
+
+    def _record(
+        self, method: Method, transport: InProcess, progress: Progress, choice: BestRound | None
+    ) -> dict[str, Any]:
+        """What is known after a round. A predictor that is finished at the end is not asked before, unless it may be
+        chosen."""
+        config, rows = self.setup.config, self.federation.validation
+        over = progress.round > config.rounds
+        self.latest = UNKNOWN
+        if choice is not None and not over:
+            self.latest = choice.latest
+        elif progress.round > 0 and (over or not method.program.finish) and rows:
+            self.latest = score(method, progress.server, transport.states, rows, config.evaluation.metric)
+        record = {
+            "run": self.name,
+            "round": progress.round,
+            "bound": method.metrics(progress.server).get("bound"),
+            "validation_accuracy": self.latest.accuracy,
+            "validation_score": self.latest.chosen_by,
+            "seconds": progress.seconds,
+        }
+        self.history.append(dict(files.finite(record)))
+        return record | {"proportion_tv": None}
+
+    def rank(self, model: Fitted) -> float:
+        """A number that is larger where the model does better on rows for validation."""
+        if self.federation.schema.n_classes:
+            return METRICS[self.setup.config.evaluation.metric].rank(self.latest.chosen_by)
+        return log_density(model, self.federation.validation)
+
+
+def log_density(model: Fitted, clients: Sequence[Client]) -> float:
+    """The mean over clients of their rows' log density, each under its own mixture.
+
+    Args:
+        model: Fitted to the same clients.
+        clients: Their rows for validation.
+
+    Returns:
+        Nats per row. More is better.
+    """
+    scores = []
+    for client, proportions in zip(clients, model.proportions, strict=True):
+        if len(client):
+            joint = model.log_density(client.x, SAMPLES) + proportions.to(model.device).clamp(min=1e-300).log()
+            scores.append(float(joint.logsumexp(1).mean()))
+    return sum(scores) / len(scores)

@@ -47,6 +47,12 @@ class Fitted:
         bound: Nats per row, of the last round; None where the method has none.
         bytes_down: Bytes to all clients.
         bytes_up: Bytes from all clients.
+        history: What was known after each round, as a listener is told of it.
+        best_round: The round that it ended with: the last one, or the one that rows for validation chose.
+        learning_rate: Which was chosen, where there were several.
+        client_column: The column that names each row's client, where the federation was one table.
+        label_column: The column of labels, likewise.
+        counts: The clients' counts of words, where they sent such. They are kept in memory, and never saved. [C, W]
     """
 
     setup: Setup
@@ -56,6 +62,12 @@ class Fitted:
     bound: float | None = None
     bytes_down: int = 0
     bytes_up: int = 0
+    history: tuple[dict[str, Any], ...] = ()
+    best_round: int = 0
+    learning_rate: float | None = None
+    client_column: str | None = None
+    label_column: str | None = None
+    counts: Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and for users' own pickles: the method is a handful of functions, and is made again when asked."""
@@ -79,7 +91,7 @@ class Fitted:
     @cached_property
     def method(self) -> Method:
         """The method, as the configuration has it."""
-        return self.setup.method()
+        return self.setup.method(lr=self.learning_rate)
 
     @property
     def scale(self) -> Standardisation | None:

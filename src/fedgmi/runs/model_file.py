@@ -17,10 +17,25 @@ from fedgmi.storage import files
 from fedgmi.storage import tensors as store
 from fedgmi.tree import Tree
 
-FORMAT = 2
+FORMAT = 3
 JSON, TENSORS = "model.json", "model.safetensors"
 KEYS = frozenset(
-    ("format", "fedgmi", "settings", "parameters", "schema", "names", "n_components", "standardise", "bound", "bytes")
+    (
+        "format",
+        "fedgmi",
+        "settings",
+        "parameters",
+        "schema",
+        "names",
+        "n_components",
+        "standardise",
+        "bound",
+        "bytes",
+        "history",
+        "best_round",
+        "learning_rate",
+        "columns",
+    )
 )
 AGAIN = "save the model again, or restore the folder"
 
@@ -50,6 +65,10 @@ def save(where: Path, model: Fitted, parameters: dict[str, Any]) -> None:
         "own": {name: _described(getattr(model.setup, name)) for name in ("expert", "density")},
         "bound": model.bound,
         "bytes": [model.bytes_down, model.bytes_up],
+        "history": list(model.history),
+        "best_round": model.best_round,
+        "learning_rate": model.learning_rate,
+        "columns": [model.client_column, model.label_column],
     }
     with files.writing(where):
         where.mkdir(parents=True, exist_ok=True)
@@ -103,6 +122,11 @@ def load(where: Path, *, expert: Own = None, density: Own = None) -> tuple[Fitte
         bound=meta["bound"],
         bytes_down=int(meta["bytes"][0]),
         bytes_up=int(meta["bytes"][1]),
+        history=tuple(meta["history"]),
+        best_round=int(meta["best_round"]),
+        learning_rate=meta["learning_rate"],
+        client_column=meta["columns"][0],
+        label_column=meta["columns"][1],
     )
     return model, meta["parameters"]
 

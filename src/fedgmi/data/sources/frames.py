@@ -6,7 +6,7 @@ imported. It takes a twentieth of a second to import, and so is imported when th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,6 +99,47 @@ def encode(frame: Any, schema: Schema) -> Tensor:
             what = f"it holds texts, but numbers in the federation; the first text is {values[row]!r} at row {row}"
             raise DataError(what, where=where, fix="give numbers")
     return torch.from_numpy(np.concatenate(blocks, axis=1))
+
+
+def values_of(frame: Any, column: str) -> Values:
+    """A column's values, as `from_frame` reads them: those of clients' names, or labels.
+
+    Args:
+        frame: A DataFrame of pandas or Polars, or a pyarrow Table.
+        column: Its name.
+
+    Returns:
+        The values. [n]
+
+    Raises:
+        DataError: Where there is no such column, or it cannot be used.
+    """
+    table = _arrow(frame)
+    return _column(table, require(column, table.column_names, where="column"))[1]
+
+
+def with_columns(frame: Any, columns: Mapping[str, Values]) -> Any:
+    """A table with more columns, row by row as they come; the index of pandas plays no part.
+
+    Args:
+        frame: A DataFrame of pandas or Polars, or a pyarrow Table.
+        columns: Values by name. [n] each
+
+    Returns:
+        A pyarrow Table.
+
+    Raises:
+        DataError: For another number of rows.
+    """
+    import pyarrow
+
+    table = _arrow(frame)
+    for name, values in columns.items():
+        if len(values) != len(table):
+            what = f"there are {len(values)} entries for {len(table)} rows"
+            raise DataError(what, where=name, fix="give one entry for each row")
+        table = table.append_column(name, pyarrow.array(values.tolist() if values.dtype.kind == "O" else values))
+    return table
 
 
 def column_names(x: Any) -> tuple[str, ...]:

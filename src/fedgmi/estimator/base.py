@@ -1,0 +1,110 @@
+"""What all parts of the estimator know: the fitted model behind it, and how rows and clients are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import sklearn.exceptions
+from torch import Tensor
+
+from fedgmi.data import encode
+from fedgmi.data.rows import Rows
+from fedgmi.data.sources.frames import column_names, values_of
+from fedgmi.errors import DataError, FedgmiWarning
+from fedgmi.modes import own_modes
+from fedgmi.runs import fitted
+from fedgmi.runs.whose import Array, by_client
+
+
+class ConvergenceWarning(FedgmiWarning, sklearn.exceptions.ConvergenceWarning):  # type: ignore[misc]
+    """The bound still rose when the rounds were over. scikit-learn's warning of that name, and one of ours."""
+
+
+@dataclass(frozen=True)
+class InferredWeights:
+    """Proportions of a client that was not there, by the E-step alone. `numpy.asarray` of it is `weights`.
+
+    Attributes:
+        weights: The proportions. [K]
+        identified: Whether such rows can tell the components apart. Where not, the weights are the pooled ones.
+        standard_errors: Of the weights, the components taken as known. [K]
+    """
+
+    weights: Array
+    identified: bool
+    standard_errors: Array
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.array(self.weights, dtype=dtype)
+
+
+Whose = str | int | InferredWeights | npt.ArrayLike
+
+
+class Base:
+    """A fitted model, and what it is asked about."""
+
+    _fitted: fitted.Fitted
+    classes_: Array
+    n_components_: int
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_fitted")
+
+    def _model(self) -> fitted.Fitted:
+        if not self.__sklearn_is_fitted__():
+            raise sklearn.exceptions.NotFittedError(
+                f"this {type(self).__name__} is not fitted yet. "
+                "Likely fix: call fit(federation), or FedGMI.load(folder)."
+            )
+        return self._fitted
+
+    @contextmanager
+    def _asked(self) -> Iterator[fitted.Fitted]:
+        """The model, for as long as it is asked: modes of the process are as it needs them."""
+        model = self._model()
+        with own_modes():
+            yield model
+
+    def _scale(self) -> tuple[Array, Array] | None:
+        """Mean and deviation of the features, where rows are standardised. [D] each"""
+        scale = self._model().scale
+        return None if scale is None else (array(scale.mean), array(scale.std))
+
+    def _rows(self, x: Any, y: Any = None) -> Rows:
+        model = self._model()
+        features = encode.features(x, model.schema, where="X")
+        labels = None if y is None else encode.labels(y, model.schema, len(features))
+        return model.rows(features, labels)
+
+    def _clients(self, X: Any, client: Any, n_rows: int) -> Iterator[tuple[Array, Array]]:
+        """Rows by client, with the client's proportions. Without a client, a table's own column says whose they are."""
+        named = self._whose(X, client)
+        if named is None:
+            fix = 'say client="name", a name for each row, or proportions: infer_weights(X), or pooled_weights_'
+            raise DataError("nobody says whose rows these are", where="client", fix=fix)
+        return by_client(self._model(), named, n_rows)
+
+    def _whose(self, X: Any, client: Any) -> Any:
+        """Who is meant: as given, else by the table's column of clients; None where nobody says."""
+        column = self._model().client_column
+        if client is not None or column is None or column not in column_names(X):
+            return client
+        return [str(name) for name in values_of(X, column).tolist()]
+
+    def _known_labels(self, X: Any, y: Any) -> Any:
+        """The labels as given, else those of the table's own column."""
+        column = self._model().label_column
+        if y is not None or column is None or column not in column_names(X):
+            return y
+        return values_of(X, column)
+
+
+def array(tensor: Tensor) -> Array:
+    """A tensor as an array of NumPy's."""
+    return np.asarray(tensor.detach().cpu().numpy())

@@ -1,0 +1,112 @@
+"""What `fit` takes: a federation, clients one by one, or all rows with a name for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fedgmi.data.federation import Federation
+from fedgmi.data.names import client_name
+from fedgmi.data.sources.frames import column_names, with_columns
+from fedgmi.errors import DataError
+
+WHERE = "FedGMI.fit"
+HOW = "give a Federation, a list of (x, y), a dict of them by client, or all rows with groups="
+
+
+def federation_of(X: Any, y: Any = None, groups: Any = None) -> Federation:
+    """The federation that is meant.
+
+    Args:
+        X: A federation; a list of (x, y) or x, one a client; a dict of such by client; or all rows [n, …] as a table or
+            an array, with `groups`.
+        y: With `groups`: the labels [n], the name of the table's column of labels, or None.
+        groups: Each row's client [n], or the name of the table's column of clients.
+
+    Returns:
+        The federation.
+
+    Raises:
+        DataError: For what is none of these, or cannot be used.
+    """
+    if groups is not None:
+        return _grouped(X, y, groups)
+    if y is not None:
+        raise DataError("there are labels for all rows, and nobody says whose rows they are", where=WHERE, fix=HOW)
+    if isinstance(X, Federation):
+        return X
+    if isinstance(X, Mapping):
+        names = [client_name(name, where=WHERE) for name in X]
+        return Federation.from_arrays(list(X.values()), names=names)
+    if isinstance(X, Sequence) and not isinstance(X, str) and len(X) and all(map(_is_client, X)):
+        return Federation.from_arrays(X)
+    kind = "table" if column_names(X) else f"{type(X).__name__}"
+    raise DataError(f"nobody says which client the rows of a {kind} belong to", where=WHERE, fix=HOW)
+
+
+def _is_client(entry: Any) -> bool:
+    """(x, y), or rows: what a client may be in a list. A list of numbers is one row, and no client."""
+    return isinstance(entry, tuple) or bool(column_names(entry)) or np.ndim(entry) >= 2
+
+
+def _grouped(X: Any, y: Any, groups: Any) -> Federation:
+    if isinstance(X, Federation | Mapping):
+        raise DataError("its clients have names already", where=f"{WHERE}, groups", fix="leave groups out")
+    columns = column_names(X)
+    if not columns:
+        for what, value in (("groups", groups), ("y", y)):
+            if isinstance(value, str):
+                fix = "give a table with that column, or an entry for each row"
+                raise DataError(
+                    f"rows without named columns have no column {value!r}", where=f"{WHERE}, {what}", fix=fix
+                )
+        return _from_arrays(X, y, _names(groups))
+    beside = {} if isinstance(groups, str) else {CLIENT: _names(groups)}
+    beside |= {} if y is None or isinstance(y, str) else {LABEL: y}
+    client, label = CLIENT if CLIENT in beside else groups, LABEL if LABEL in beside else y
+    found = Federation.from_frame(
+        with_columns(X, {name: _flat(values, name) for name, values in beside.items()}) if beside else X, client, label
+    )
+    return replace(
+        found,
+        client_column=None if CLIENT in beside else found.client_column,
+        label_column=None if LABEL in beside else found.label_column,
+    )
+
+
+CLIENT, LABEL = "client (groups)", "label (y)"
+"""Columns of our own beside a table's."""
+
+
+def _from_arrays(X: Any, y: Any, names: Sequence[str]) -> Federation:
+    """Rows by client, clients in the order of their names as texts, each with its rows in their order."""
+    rows = X if hasattr(X, "shape") else np.asarray(X)
+    labels = None if y is None else _flat(y, "y")
+    for what, values in (("groups", names), ("y", labels)):
+        if values is not None and len(values) != len(rows):
+            fix = f"give one entry of {what} for each row"
+            raise DataError(f"{len(values)} of {what} for {len(rows)} rows", where=WHERE, fix=fix)
+    known, number = np.unique(np.asarray(names), return_inverse=True)
+    clients = []
+    for place in range(len(known)):
+        mine = np.flatnonzero(number == place)
+        clients.append(rows[mine] if labels is None else (rows[mine], labels[mine]))
+    return Federation.from_arrays(clients, names=known.tolist())
+
+
+def _names(groups: Any) -> list[str]:
+    return [client_name(name, where=f"{WHERE}, groups") for name in _flat(groups, "groups").tolist()]
+
+
+def _flat(values: Any, what: str) -> Any:
+    """One entry a row, as an array."""
+    found = np.asarray(values)
+    if found.ndim == 2 and found.shape[1] == 1:
+        found = found[:, 0]
+    if found.ndim != 1:
+        fix = "give one entry for each row"
+        raise DataError(f"{what} has the shape {found.shape}", where=WHERE, fix=fix)
+    return found

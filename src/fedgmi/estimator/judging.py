@@ -1,0 +1,169 @@
+"""How good a fitted estimator is, and what is known about its proportions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fedgmi.data import encode
+from fedgmi.data.federation import Federation, check_federation
+from fedgmi.data.scenarios.scenarios import wants_scale
+from fedgmi.diagnosis.intervals import proportion_intervals
+from fedgmi.diagnosis.survey import merged_counts
+from fedgmi.errors import ConfigError, DataError
+from fedgmi.estimator.asking import Asking
+from fedgmi.estimator.base import Whose
+from fedgmi.estimator.diagnosed import Diagnosed, diagnosed
+from fedgmi.estimator.foreign import rows_in
+from fedgmi.mixture.matching import match_components
+from fedgmi.mixture.topics import fit_topics
+from fedgmi.modes import own_modes
+from fedgmi.runs import metrics
+from fedgmi.runs.config import Config
+from fedgmi.runs.setup import Setup
+from fedgmi.runs.whose import Array
+
+
+class Judging(Asking):
+    """Scores, evaluations and diagnoses."""
+
+    weights_: Array
+    _interval: Array | None
+    client_names_: tuple[str, ...]
+
+    def _config(self) -> Config:
+        raise NotImplementedError
+
+    def score(
+        self,
+        X: Any,
+        y: npt.ArrayLike | None = None,
+        *,
+        client: Whose | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> float:
+        """How good the model is on rows: the accuracy, or without labels the mean log density.
+
+        Args:
+            X: Rows, in their own units [n, *shape], or a federation: then it is the mean over its clients.
+            y: Their labels; None: those in the table's column of labels. [n]
+            client: See `predict`.
+            sample_weight: How much each row counts; None: all the same. [n]
+
+        Returns:
+            A share of 1, or nats per row. More is better.
+
+        Raises:
+            DataError: For rows, labels or a client that the model does not know, or labels that are missing.
+        """
+        if isinstance(X, Federation):
+            return float(self.evaluate(X)["mean"]["accuracy" if len(self.classes_) else "log_density"])
+        weights = None if sample_weight is None else np.asarray(sample_weight, dtype=float)
+        if not len(self.classes_):
+            return float(np.average(self.score_samples(X, client=client), weights=weights))
+        y = self._known_labels(X, y)
+        if y is None:
+            raise DataError("there are no labels to score against", where="score", fix="give y")
+        found = self.predict_log_proba(X, client=client).argmax(1)
+        numbers = encode.labels(y, self._model().schema, len(found)).numpy()
+        return float(np.average(found == numbers, weights=weights))
+
+    def evaluate(self, federation: Federation) -> dict[str, Any]:
+        """How good each client's predictor is, on rows that training did not see.
+
+        Args:
+            federation: Its held-out rows count. Where it has none, all its clients' rows count: give the second part of
+                `Federation.split`, and not what the model was fitted to. A client that the model does not know is a
+                newcomer, whose proportions come from its rows without labels.
+
+        Returns:
+            `clients`: for each its `name`, `rows`, whether it is a `newcomer`, its `log_density` (nats per row), and
+            where there are labels the metrics of `fedgmi.runs.metrics`: accuracy, balanced_accuracy, macro_f1, auc,
+            log_loss, calibration_error. `mean` and `worst_tenth` of these over clients. `per_class`, over all rows.
+            What means nothing is None.
+
+        Raises:
+            DataError: For a federation with other columns or labels.
+
+        Examples:
+            >>> import numpy as np
+            >>> from fedgmi import FedGMI
+            >>> rng = np.random.default_rng(0)
+            >>> clients = [(x := rng.normal(size=(60, 2)), (x[:, 0] > 0).astype(int)) for _ in range(4)]
+            >>> train, test = Federation.from_arrays(clients).split(0.25)
+            >>> found = FedGMI(1, rounds=2, verbose=0).fit(train).evaluate(test)
+            >>> [client["rows"] for client in found["clients"]], sorted(found["mean"])[:3]
+            ([15, 15, 15, 15], ['accuracy', 'auc', 'balanced_accuracy'])
+        """
+        schema, clients, logs, labels = self._model().schema, [], [], []
+        for name, x, y in rows_in(federation, schema, self._scale()):
+            known = name in self.client_names_
+            whose: Any = name if known else self.infer_weights(x)
+            line: dict[str, Any] = {"name": name, "rows": len(x), "newcomer": not known}
+            line["log_density"] = float(self.score_samples(x, client=whose).mean())
+            if y is not None and schema.n_classes:
+                logs.append(self.predict_log_proba(x, client=whose))
+                labels.append(y)
+                line |= metrics.measure(logs[-1], y)
+            clients.append(line)
+        names = [name for name in clients[0] if name not in ("name", "rows", "newcomer")]
+        values = {name: [line[name] for line in clients] for name in names}
+        found = {"clients": clients, "mean": {name: metrics.mean(values[name]) for name in names}}
+        found["worst_tenth"] = {
+            name: metrics.METRICS[name].worst_tenth(values[name]) for name in names if name in metrics.METRICS
+        }
+        classes = [str(label) for label in self.classes_.tolist()]
+        found["per_class"] = metrics.per_class(np.concatenate(logs), np.concatenate(labels), classes) if logs else []
+        return found
+
+    def diagnose(self, federation: Federation) -> Diagnosed:
+        """What `fedgmi diagnose` says of a federation: nothing is trained, and clients are asked for counts alone.
+
+        Args:
+            federation: Its clients' training rows count.
+
+        Returns:
+            The diagnosis for the model's number of components, by the names that `diagnosis.json` has; printed, it is
+            in words. Where the clients are those of the model, components are numbered as the model's. A model that is
+            not fitted yet asks for its `n_components`, and "auto" for as many as the counts show.
+
+        Raises:
+            ConfigError: For more components than clients, and for counts with noise (`method.epsilon`).
+            DataError: For rows that cannot be used.
+        """
+        check_federation(federation)
+        config = self._fitted.config if self.__sklearn_is_fitted__() else self._config()
+        if getattr(config.method, "epsilon", None) is not None:
+            raise ConfigError(
+                "the test and intervals are made for exact counts", where="method.epsilon", fix="unset it"
+            )
+        asked = config.method.n_components
+        k = self.n_components_ if self.__sklearn_is_fitted__() else asked if isinstance(asked, int) else None
+        like = self.weights_ if self.__sklearn_is_fitted__() and federation.names == self.client_names_ else None
+        standardise = wants_scale(config.data, config.scenario, federation.schema)
+        with own_modes(config.threads):
+            return diagnosed(Setup(config, federation.schema, 1, standardise), federation, k, like)
+
+    @property
+    def weights_interval_(self) -> Array:
+        """Intervals that hold 90% of the true proportions, as an average over clients, from the clients' counts alone.
+
+        They are made when first asked for, in a second or so, by simulation; see `fedgmi.diagnosis.intervals`. The
+        counts are not saved, so a model that was loaded has none: `diagnose(federation)` has them at any time.
+        """
+        model = self._model()
+        if model.counts is None or getattr(model.config.method, "epsilon", None) is not None:
+            fix = "ask diagnose(federation), which has them as intervals"
+            raise AttributeError(
+                f"weights_interval_: this model has no exact counts of its clients. Likely fix: {fix}."
+            )
+        if self._interval is None:
+            counts, _ = merged_counts(model.counts, None)
+            fitted = fit_topics(counts.double(), model.n_components, model.config.seed)
+            order = match_components(fitted.proportions, torch.from_numpy(self.weights_))
+            intervals = proportion_intervals(counts.double(), fitted, model.config.seed)
+            self._interval = intervals[:, torch.as_tensor(order)].numpy()
+        return self._interval

@@ -1,0 +1,87 @@
+"""An estimator's parameters as a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fedgmi.errors import ConfigError
+from fedgmi.runs.config import Config, from_table
+
+METHOD = "fedgmi"
+
+
+def seed_of(seed: Any, random_state: Any) -> int:
+    """The seed: `random_state` is scikit-learn's name for it.
+
+    Args:
+        seed: 0 where nobody has said anything.
+        random_state: A seed; a generator of NumPy's, from which one is drawn; or None: `seed` counts.
+
+    Returns:
+        The seed.
+
+    Raises:
+        ConfigError: For two that differ, and for what is no seed.
+
+    Examples:
+        >>> seed_of(3, None), seed_of(0, 3)
+        (3, 3)
+    """
+    if random_state is None:
+        return _whole(seed, "seed")
+    if isinstance(random_state, np.random.RandomState):
+        found = int(random_state.randint(2**31 - 1))
+    elif isinstance(random_state, np.random.Generator):
+        found = int(random_state.integers(2**31 - 1))
+    else:
+        found = _whole(random_state, "random_state")
+    if seed not in (0, found):
+        raise ConfigError(f"seed is {seed} and random_state is {found}", where="FedGMI", fix="give one of the two")
+    return found
+
+
+def _whole(value: Any, name: str) -> int:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) or value < 0:
+        raise ConfigError(f"{name} is {value!r}", where="FedGMI", fix="give a whole number of at least 0")
+    return int(value)
+
+
+def config_of(table: dict[str, Any], settings: Mapping[str, Any] | None) -> Config:
+    """The configuration that parameters stand for.
+
+    Args:
+        table: Sections by name.
+        settings: Any other setting, as {"section.key": value}; it comes last and may say anything else.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigError: For a setting that is not there, out of its range, or of another method.
+    """
+    for key, value in (settings or {}).items():
+        section, _, name = str(key).rpartition(".")
+        place = table.setdefault(section, {}) if section else table
+        place[name] = value
+    config = from_table(_plain(table), "FedGMI")
+    if config.method.name != METHOD:
+        raise ConfigError(
+            f"FedGMI is the method {METHOD}, not {config.method.name}",
+            where="method.name",
+            fix="leave it out, or run the other method with: fedgmi run --set method.name=" + config.method.name,
+        )
+    return config
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's: settings are strict about types."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value.item() if isinstance(value, np.generic) else value
