@@ -62,13 +62,14 @@ class Judging(Asking):
         if isinstance(X, Federation):
             return float(self.evaluate(X)["mean"]["accuracy" if len(self.classes_) else "log_density"])
         weights = None if sample_weight is None else np.asarray(sample_weight, dtype=float)
-        if not len(self.classes_):
+        schema = self._model().schema
+        if not schema.n_classes:
             return float(np.average(self.score_samples(X, client=client), weights=weights))
         y = self._known_labels(X, y)
         if y is None:
             raise DataError("there are no labels to score against", where="score", fix="give y")
         found = self.predict_log_proba(X, client=client).argmax(1)
-        numbers = encode.labels(y, self._model().schema, len(found)).numpy()
+        numbers = encode.labels(y, schema, len(found)).numpy()
         return float(np.average(found == numbers, weights=weights))
 
     def evaluate(self, federation: Federation) -> dict[str, Any]:
