@@ -13,9 +13,13 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Client, Rows, Schema, pack
+from fedgmi.methods.contract import Task
+from fedgmi.methods.fedgmi.em import density_objective
+from fedgmi.methods.local_training import expert_objective
 from fedgmi.models import training
 from fedgmi.models.densities import make_density
 from fedgmi.models.experts import make_expert
+from fedgmi.settings.base import MethodSettings
 from fedgmi.settings.run import DensitySettings, ExpertSettings, TrainingSettings
 
 SETTINGS = TrainingSettings(epochs=5, batch_size=50)
@@ -74,36 +78,32 @@ def main() -> None:
     jobs = training.plan_jobs(shares, rows.client_index, epochs=SETTINGS.epochs, batch_size=SETTINGS.batch_size)
     density = make_density(DensitySettings(hidden=256, latent=16), schema)
     expert = make_expert(ExpertSettings(hidden=200), schema)
-    elbo = density.loss
-    assert elbo is not None
-    losses: dict[str, tuple[training.Loss, Callable[[torch.Generator], Tensor], int]] = {
-        "vae": (lambda params, batch: elbo(params, batch.x, batch.noise), density.init, density.noise_size),
-        "expert": (lambda params, batch: expert.loss(params, batch.x, _labels(batch)), expert.init, 0),
+    task: Task[MethodSettings] = Task(
+        schema, options.components, density, expert, SETTINGS, MethodSettings(name="fedgmi"), lr=1e-3, seed=0
+    )
+    objectives = {
+        "vae": (density_objective(density), density.init, density.noise_size),
+        "expert": (expert_objective(task), expert.init, 0),
     }
     print(
         f"{len(jobs)} jobs, {int(jobs.steps.sum())} job-steps of {SETTINGS.batch_size} rows, {options.threads} threads"
     )
-    for name, (loss, init, noise_size) in losses.items():
+    for name, (written, init, noise_size) in objectives.items():
         start = init(torch.Generator().manual_seed(0)).expand(len(jobs), -1)
         packed, fast = seconds(
-            lambda loss=loss, start=start, z=noise_size: training.fit(  # type: ignore[misc]
-                loss, start, jobs, rows, settings=SETTINGS, lr=1e-3, key=KEY, noise_size=z
+            lambda written=written, start=start, z=noise_size: training.fit(  # type: ignore[misc]
+                written, start, jobs, rows, settings=SETTINGS, lr=1e-3, key=KEY, noise_size=z
             ),
             options.repeats,
         )
         looped, slow = seconds(
-            lambda loss=loss, start=start, z=noise_size: loop(loss, start, jobs, rows, z),  # type: ignore[misc]
+            lambda loss=written.loss, start=start, z=noise_size: loop(loss, start, jobs, rows, z),  # type: ignore[misc]
             options.repeats,
         )
         difference = float((fast - slow).abs().max())
         print(
             f"{name}: packed {packed:.2f} s, loop {looped:.2f} s, ratio {looped / packed:.2f}; {difference:.0e} apart"
         )
-
-
-def _labels(batch: training.Batch) -> Tensor:
-    assert batch.y is not None
-    return batch.y
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from federations import gaussian_scenario, transport_for
 from fedgmi.data.rows import Client, pack
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import Method, Task
-from fedgmi.methods.local_training import expert_loss, plan
+from fedgmi.methods.local_training import expert_objective, plan
 from fedgmi.models import training
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.randomness import generator
@@ -69,16 +69,20 @@ def train_alone(
     rows = pack(clients, [i])
     weights = torch.zeros(len(rows), component + 1, dtype=torch.float64)
     weights[:, component] = share
-    penalty = None if pull is None else lambda params, jobs: torch.stack([pull(model) for model in params])
+    loss = expert_objective(task).loss
+
+    def pulled(params: Tensor, batch: training.Batch) -> Tensor:
+        extra = 0.0 if pull is None else torch.stack([pull(model) for model in params])[:, None]
+        return loss(params, batch) + extra
+
     trained = training.fit(
-        expert_loss(task),
+        training.Objective(pulled),
         start[None],
         plan(task, rows, weights),
         rows,
         settings=task.training,
         lr=task.lr,
         key=key,
-        penalty=penalty,
     )
     return trained[0]
 

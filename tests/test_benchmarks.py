@@ -31,6 +31,28 @@ def test_packed_training_compares_with_the_loop():
     assert all(match and float(match[2]) < 1e-3 for match in compared)
 
 
+def test_peers_stand_beside_ours():
+    """Own loops and ours in one table; ours is the line that ratios are of."""
+    text = output("peers.py", size=("--clients", "2", "--rows", "60", "--repeats", "1", "--model", "cnn"))
+    first, second, third = text.strip().split("\n\n")
+    ratios = re.findall(r"^\| ([^|]+) \| [\d.]+ \| ([\d.]+) \| [\d.]+ to [\d.]+ \|$", first, re.MULTILINE)
+    assert [name for name, _ in ratios][:2] == ["fedgmi's FedAvg", "bare, fused Adam"]
+    assert len(ratios) == 7
+    assert ratios[0][1] == "1.00"
+    assert all("FedEM's form" in part for part in (second, third))
+
+
+def test_scale_has_a_line_for_each_size():
+    text = output("scale.py", size=("--sizes", "6"))
+    assert re.search(r"^\| 6 \|( [\d.]+ \|){5}$", text, re.MULTILINE)
+
+
+def test_device_does_without_a_gpu_or_compares_with_it():
+    text = output("device.py", size=("--clients", "2", "--rows", "60", "--repeats", "1"))
+    assert "| packed, one core |" in text
+    assert "no GPU is here" in text or "of their length apart" in text
+
+
 def test_round_cost_tells_the_steps_apart():
     text = output("round_cost.py", "--epochs", "1", "--no-target")
     table = re.findall(r"^ *([\w-]+) +[\d.]+ +[\d.]+ +[\d.]+$", text, re.MULTILINE)

@@ -12,7 +12,7 @@ from fedgmi.errors import ConfigError
 from fedgmi.models.densities import DENSITIES, Density, make_density
 from fedgmi.models.densities.gaussian import MIN_VARIANCE, mean_and_covariance
 from fedgmi.models.densities.vae import MIN_SCALE
-from fedgmi.models.training import fit, plan_jobs
+from fedgmi.models.training import Objective, fit, plan_jobs
 from fedgmi.settings.run import DensitySettings, TrainingSettings
 
 TABLE = Schema(shape=(3,), n_classes=2, kind="tabular")
@@ -58,7 +58,7 @@ def train(density: Density, x: torch.Tensor, epochs: int = 60) -> torch.Tensor:
     assert loss is not None
     jobs = plan_jobs(torch.ones(len(x), 1), rows.client_index, epochs=epochs, batch_size=50)
     return fit(
-        lambda params, batch: loss(params, batch.x, batch.noise),
+        Objective(lambda params, batch: loss(params, batch.x, batch.noise)),
         start, jobs, rows, settings=TrainingSettings(), lr=3e-3, key=(0,), noise_size=density.noise_size,
     )  # fmt: skip
 
@@ -104,6 +104,20 @@ def test_loss_is_the_negative_score_and_its_gradient_is_finite(case):
     (gradient,) = torch.autograd.grad(value.sum(), params)
     assert bool(gradient.isfinite().all())
     assert float((gradient != 0).float().mean()) > 0.3
+
+
+def test_a_gradient_that_is_written_out_is_autograds(case):
+    density, schema = case
+    if density.gradient is None:
+        pytest.skip("autograd finds it, or none is needed")
+    params = (torch.stack([density.init(seeded(i)) for i in range(3)]) + 0.05).requires_grad_()
+    x = torch.stack([random_rows(schema, 4, seed=i) for i in range(3)])
+    noise = torch.randn(3, 4, density.noise_size, generator=seeded(9))
+    (expected,) = torch.autograd.grad(density.loss(params, x, noise).mean(1).sum(), params)
+    found = torch.full_like(params, torch.nan).detach()
+    with torch.no_grad():
+        density.gradient(params, x, noise, found)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_scores_do_not_depend_on_chunks(case, monkeypatch):

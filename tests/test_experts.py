@@ -8,7 +8,7 @@ from fedgmi.data.rows import Client, Schema, pack
 from fedgmi.errors import ConfigError, UserError
 from fedgmi.models.expert import Expert, mixture_log_prob
 from fedgmi.models.experts import EXPERTS, expert_from_module, make_expert
-from fedgmi.models.training import fit, plan_jobs
+from fedgmi.models.training import Objective, fit, plan_jobs
 from fedgmi.settings.run import ExpertSettings, TrainingSettings
 
 IMAGE = Schema(shape=(1, 8, 8), n_classes=4, kind="image")
@@ -122,6 +122,23 @@ def test_loss_is_the_cross_entropy_of_the_label_and_its_gradient_is_finite(case,
     assert bool(gradient.abs().sum(1).gt(0).all())
 
 
+def test_a_gradient_that_is_written_out_is_autograds(case):
+    expert, schema = case
+    if expert.gradient is None:
+        pytest.skip("autograd finds it")
+    n_jobs, n_heads, upper = 3, 2, expert.size - expert.trunk
+    params = torch.randn(n_jobs, expert.trunk + n_heads * upper, generator=seeded(0)).mul_(0.1).requires_grad_()
+    x, y = torch.rand(n_jobs, 5, *schema.shape, generator=seeded(1)), torch.randint(4, (n_jobs, 5), generator=seeded(2))
+    weight = torch.rand(n_jobs, 5, n_heads, generator=seeded(3))
+    logs = expert.heads(params, x).log_softmax(-1)
+    loss = -(weight * logs.gather(3, y[:, :, None, None].expand(-1, -1, n_heads, 1)).squeeze(3)).sum(2)
+    (expected,) = torch.autograd.grad(loss.mean(1).sum(), params)
+    found = torch.full_like(params, torch.nan).detach()
+    with torch.no_grad():
+        expert.gradient(params, x, y, weight, found)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
 def test_packed_experts_learn_their_own_labels(case):
     expert, schema = case
     draw = seeded(1)
@@ -132,7 +149,7 @@ def test_packed_experts_learn_their_own_labels(case):
     jobs = plan_jobs(torch.ones(200, 1), rows.client_index, epochs=40, batch_size=20)
     start = expert.init(seeded(0)).expand(2, -1)
     params = fit(
-        lambda p, batch: expert.loss(p, batch.x, batch.y),
+        Objective(lambda p, batch: expert.loss(p, batch.x, batch.y)),
         start, jobs, rows, settings=TrainingSettings(batch_size=20), lr=3e-3, key=(0,),
     )  # fmt: skip
     guess = expert.log_prob(params, x).argmax(-1)

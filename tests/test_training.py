@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedgmi.data.rows import Client, Rows, pack
 from fedgmi.models.flat import Layout, linear
-from fedgmi.models.training import Batch, Jobs, draw_batches, fit, plan_jobs, proximal, resample
+from fedgmi.models.training import Batch, Jobs, Objective, Pull, draw_batches, fit, plan_jobs, resample
 from fedgmi.settings.run import TrainingSettings
 
 LAYOUT = Layout({"w1": (5, 6), "b1": (6,), "w2": (6, 3), "b2": (3,)})
@@ -40,7 +40,7 @@ def plan(rows: Rows, weights: torch.Tensor, epochs: int = 3) -> Jobs:
 
 
 def train(rows: Rows, jobs: Jobs, start: torch.Tensor, **options) -> torch.Tensor:
-    return fit(loss, start, jobs, rows, settings=SETTINGS, lr=0.01, key=KEY, noise_size=5, **options)
+    return fit(Objective(loss), start, jobs, rows, settings=SETTINGS, lr=0.01, key=KEY, noise_size=5, **options)
 
 
 def starts(jobs: Jobs) -> torch.Tensor:
@@ -77,7 +77,7 @@ def test_equals_a_loop_of_adam_over_jobs_of_very_different_size(strength):
     jobs = plan(rows, soft_weights(rows))
     assert int(jobs.steps.max()) >= 50 * int(jobs.steps.min())
     start = starts(jobs)
-    packed = train(rows, jobs, start, penalty=proximal(strength, start) if strength else None)
+    packed = train(rows, jobs, start, pull=Pull(strength, start, torch.arange(len(jobs))) if strength else None)
     torch.testing.assert_close(packed, loop(rows, jobs, start, strength), atol=2e-5, rtol=1e-4)
     assert float((packed - start).abs().max()) > 0.05
 
@@ -115,7 +115,7 @@ def test_same_key_same_bits_and_another_key_others():
     jobs = plan(rows, soft_weights(rows))
     first = train(rows, jobs, starts(jobs))
     assert torch.equal(first, train(rows, jobs, starts(jobs)))
-    other = fit(loss, starts(jobs), jobs, rows, settings=SETTINGS, lr=0.01, key=(0, 2, "test"), noise_size=5)
+    other = fit(Objective(loss), starts(jobs), jobs, rows, settings=SETTINGS, lr=0.01, key=(0, 2, "test"), noise_size=5)
     assert not torch.equal(first, other)
 
 

@@ -21,7 +21,7 @@ def train_components(
     rows: Rows,
     weights: Tensor,
     start: Tensor,
-    loss: training.Loss,
+    objective: training.Objective,
     key: tuple[int | str, ...],
     noise_size: int = 0,
     mu: float = 0.0,
@@ -33,7 +33,7 @@ def train_components(
         rows: Of C clients.
         weights: Of each row for each component. [R, K]
         start: Where the components begin. [K, P]
-        loss: What is minimised, in nats.
+        objective: What is lowered, in nats.
         key: Of the draws: (seed, round, purpose).
         noise_size: Z, of the noise that the loss takes.
         mu: Of a proximal term μ/2·‖θ_ik − start_k‖².
@@ -44,19 +44,21 @@ def train_components(
     jobs = plan(task, rows, weights)
     component = jobs.component.to(start.device)
     mass_of = jobs.mass.to(start.device)
-    begin = start[component]
-    local = training.fit(
-        loss,
-        begin,
+    chunks = training.fit_chunks(
+        objective,
+        start,
         jobs,
         rows,
         settings=task.training,
         lr=task.lr,
         key=key,
+        at=component,
         noise_size=noise_size,
-        penalty=training.proximal(mu, begin) if mu else None,
+        pull=training.Pull(mu, start, component) if mu else None,
     )
-    total = torch.zeros_like(start).index_add_(0, component, local * mass_of[:, None].to(local.dtype))
+    total = torch.zeros_like(start)
+    for place, local in chunks:
+        total.index_add_(0, component[place], local.mul_(mass_of[place, None].to(local.dtype)))
     mass = torch.zeros(len(start), dtype=torch.float64, device=start.device).index_add_(0, component, mass_of)
     holders = torch.zeros(rows.n_clients, len(start), dtype=torch.bool)
     holders[jobs.client, jobs.component] = True
@@ -82,8 +84,7 @@ def train_own(
     rows: Rows,
     models: Tensor,
     key: tuple[int | str, ...],
-    anchor: Tensor | None = None,
-    strength: Tensor | None = None,
+    pull: training.Pull | None = None,
 ) -> Tensor:
     """Train each client's own model on all of its rows.
 
@@ -92,19 +93,23 @@ def train_own(
         rows: Of C clients.
         models: Where the clients' models begin. [C, P]
         key: Of the draws: (seed, round, purpose).
-        anchor: Of a proximal term strength_i/2·‖w_i − anchor_i‖². [C, P]
-        strength: Of the same term. [C]
+        pull: Of a proximal term; its jobs are the clients.
 
     Returns:
         The trained models. [C, P]
     """
     jobs = plan(task, rows, all_rows(rows))
-    place = jobs.client.to(models.device)
-    penalty = None if anchor is None or strength is None else training.proximal(strength[place], anchor[place])
-    trained = training.fit(
-        expert_loss(task), models[place], jobs, rows, settings=task.training, lr=task.lr, key=key, penalty=penalty
+    assert jobs.client.tolist() == list(range(rows.n_clients))  # every client has rows, so every client has a job
+    return training.fit(
+        expert_objective(task),
+        models,
+        jobs,
+        rows,
+        settings=task.training,
+        lr=task.lr,
+        key=key,
+        pull=pull,
     )
-    return models.index_copy(0, place, trained)
 
 
 FEATURE_SUMS = "sums of its features, Σx and Σx², of which the federation's mean and deviation are made"
@@ -167,21 +172,28 @@ def need_labels(task: Task, method: str) -> None:
         )
 
 
-def expert_loss(task: Task) -> training.Loss:
-    """The loss of an expert.
+def expert_objective(task: Task) -> training.Objective:
+    """What one expert a job lowers.
 
     Args:
         task: Whose expert it is.
 
     Returns:
-        (params [J, P], batch) → cross-entropy, in nats.
+        The cross-entropy of its rows, in nats.
     """
+
+    expert = task.expert
 
     def loss(params: Tensor, batch: training.Batch) -> Tensor:
         assert batch.y is not None
-        return task.expert.loss(params, batch.x, batch.y)
+        return expert.loss(params, batch.x, batch.y)
 
-    return loss
+    def gradient(params: Tensor, batch: training.Batch, out: Tensor) -> None:
+        assert batch.y is not None
+        assert expert.gradient is not None
+        expert.gradient(params, batch.x, batch.y, batch.x.new_ones(()).expand(*batch.y.shape, 1), out)
+
+    return training.Objective(loss, gradient if expert.gradient else None, expert.by_job)
 
 
 def all_rows(rows: Rows) -> Tensor:

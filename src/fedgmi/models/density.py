@@ -29,6 +29,8 @@ class Density:
             None where `fit` is the way to train.
         log_prob: params [K, P], x [R, *shape], noise [R, S, Z] → [R, K], without gradient.
         sample: params [P], n, generator → rows [n, *shape].
+        gradient: params [J, P], x [J, B, *shape], noise [J, B, Z], out: writes the gradient of mean_B loss to
+            out [J, P]. None: autograd finds it.
         fit: x [R, *shape], weights [R, K], client_index [R], n_clients → each client's own maximum-likelihood
             parameters in closed form [C, K, P], zeros where a client holds no mass. None where training is by `loss`.
     """
@@ -41,6 +43,7 @@ class Density:
     loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None
     log_prob: Callable[[Tensor, Tensor, Tensor], Tensor]
     sample: Callable[[Tensor, int, torch.Generator], Tensor]
+    gradient: Callable[[Tensor, Tensor, Tensor, Tensor], None] | None = None
     fit: Callable[[Tensor, Tensor, Tensor, int], Tensor] | None = None
 
 

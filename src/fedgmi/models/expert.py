@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from fedgmi.models.density import rows_per_chunk
 
+Gradient = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
+
 
 @dataclass(frozen=True)
 class Expert:
@@ -23,6 +25,9 @@ class Expert:
         init: generator → fresh parameters [P].
         logits: params [J, P], x [J, B, *shape] → [J, B, L]. Differentiable.
         heads: params [J, T + K·(P − T)], x [J, B, *shape] → [J, B, K, L]: K experts on the one trunk of each job.
+        gradient: params [J, T + K·(P − T)], x [J, B, *shape], y [J, B], weight [J, B, K], out: writes the gradient of
+            mean_B Σ_k weight_k · CE(heads_k, y) to out [J, T + K·(P − T)]. None: autograd finds it.
+        by_job: Whether `gradient` takes one job after another, which is of use on a CPU alone.
         trunk: T. The first T of the P parameters are the lower layers, which the experts of all components have in
             common. 0 means that each expert has its own.
         floats_per_row: Working memory that one row needs, in numbers of 4 bytes.
@@ -34,6 +39,8 @@ class Expert:
     init: Callable[[torch.Generator], Tensor]
     logits: Callable[[Tensor, Tensor], Tensor]
     heads: Callable[[Tensor, Tensor], Tensor]
+    gradient: Gradient | None = field(default=None, repr=False)
+    by_job: bool = False
     trunk: int = 0
     floats_per_row: int = field(default=4096, repr=False)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fedgmi.data.rows import Schema
 from fedgmi.errors import ConfigError, unknown
+from fedgmi.models.backward import cross_entropy_backward, linear_backward
 from fedgmi.models.expert import Expert
 from fedgmi.models.flat import init_linear, linear
 from fedgmi.models.own import Own, expert_from_module, own_expert
@@ -41,6 +42,23 @@ def mlp(settings: ExpertSettings, schema: Schema) -> Expert:
         weight = weight.view(n_jobs, n_heads, hidden, n_classes).transpose(1, 2).flatten(2)  # all heads in one product
         return linear(inner, weight, bias.flatten(1)).view(n_jobs, -1, n_heads, n_classes)
 
+    def gradient(params: Tensor, x: Tensor, y: Tensor, weight: Tensor, out: Tensor) -> None:
+        n_jobs, n_heads = len(params), (params.shape[1] - trunk) // head
+        parts, slopes = (torch.split(flat, [*sizes[:2], n_heads * head], 1) for flat in (params, out))
+        x = x.flatten(2)
+        inner = linear(x, parts[0].view(n_jobs, n_features, hidden), parts[1]).relu_()
+        upper, bias = torch.split(parts[2].view(n_jobs, n_heads, head), list(sizes[2:]), 2)
+        upper = upper.view(n_jobs, n_heads, hidden, n_classes).mT.flatten(1, 2)  # [J, K·L, hidden]
+        logits = torch.baddbmm(bias.flatten(1).unsqueeze(2), upper, inner.mT).view(n_jobs, n_heads, n_classes, -1)
+        shares = weight.mT.unsqueeze(2) / x.shape[1]  # [J, K, 1, B]
+        slope = cross_entropy_backward(logits, y[:, None, None].expand(-1, n_heads, -1, -1), shares).flatten(1, 2)
+        of_upper, of_bias = torch.split(slopes[2].view(n_jobs, n_heads, head), list(sizes[2:]), 2)
+        products = torch.bmm(slope, inner).view(n_jobs, n_heads, n_classes, hidden)
+        of_upper.view(n_jobs, n_heads, hidden, n_classes).copy_(products.mT)
+        of_bias.copy_(slope.sum(2).view(n_jobs, n_heads, n_classes))
+        below = torch.ops.aten.threshold_backward(torch.bmm(slope.mT, upper), inner, 0)  # of ReLU
+        linear_backward(x, below, slopes[0].view(n_jobs, n_features, hidden), slopes[1])
+
     def init(generator: torch.Generator) -> Tensor:
         weight = init_linear(n_features, hidden, generator, math.sqrt(2.0)).flatten()
         output = init_linear(hidden, n_classes, generator, 0.5).flatten()
@@ -53,6 +71,7 @@ def mlp(settings: ExpertSettings, schema: Schema) -> Expert:
         init=init,
         logits=lambda params, x: heads(params, x).squeeze(2),
         heads=heads,
+        gradient=gradient,
         trunk=trunk,
         floats_per_row=2 * hidden + 3 * n_classes + n_features,
     )

@@ -161,6 +161,19 @@ class FlatModule:
         """
         return self.call("forward", self.layout.split(params), *inputs)
 
+    def one(self, parts: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """The module's `forward` for one job, without packing.
+
+        Args:
+            parts: Its parameters, split.
+            x: [B, …]
+
+        Returns:
+            [B, …]
+        """
+        output: Tensor = torch.func.functional_call(self._template, dict(parts), ("forward", x))
+        return output
+
     def call(self, method: str, parts: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
         """Any method of the module.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from fedgmi.data.rows import Schema
 from fedgmi.errors import ConfigError, FedgmiWarning, UserError
+from fedgmi.models.by_job import wants_loop, write_gradient
 from fedgmi.models.density import Density, rows_per_chunk
 from fedgmi.models.expert import Expert
 from fedgmi.models.flat import FlatModule, own_copy
@@ -101,9 +103,19 @@ def expert_from_module(make: Callable[[], nn.Module], schema: Schema, name: str 
         ends = "sum to one, as after a Softmax" if _sums_to_one(logits) else "lie between 0 and 1, as after a Sigmoid"
         what = f"the outputs of the expert {ends}. They are taken as logits, so it would learn badly"
         warnings.warn(FedgmiWarning(f"{what}. Likely fix: leave out that last layer"), stacklevel=2)
-    trunk, heads = _trunk_and_heads(make, module)
+    body, head, loop = _split(make, module)
+    trunk = body.size if body else 0
     floats = 32 * schema.n_features + 4096
-    return Expert(name, module.size, schema.n_classes, module.init, module, heads, trunk, floats)
+
+    def heads(params: Tensor, x: Tensor) -> Tensor:
+        inner = body(params[:, :trunk], x) if body else x
+        upper = params[:, trunk:].reshape(-1, head.size)  # [J·K, H]
+        n_heads = len(upper) // len(params)
+        repeated = inner[:, None].expand(-1, n_heads, *inner.shape[1:]).flatten(0, 1)
+        return head(upper, repeated).view(len(params), n_heads, len(x[0]), -1).transpose(1, 2)
+
+    gradient = partial(write_gradient, body, head) if loop else None
+    return Expert(name, module.size, schema.n_classes, module.init, module, heads, gradient, loop, trunk, floats)
 
 
 def density_from_module(make: Callable[[], nn.Module], schema: Schema, name: str = "custom") -> Density:
@@ -227,10 +239,8 @@ def _sums_to_one(logits: Tensor) -> bool:
     return torch.allclose(logits.sum(-1), torch.ones(len(logits)), atol=1e-4)
 
 
-def _trunk_and_heads(
-    make: Callable[[], nn.Module], whole: FlatModule
-) -> tuple[int, Callable[[Tensor, Tensor], Tensor]]:
-    """T, and the function from K experts' parameters on one trunk to their logits."""
+def _split(make: Callable[[], nn.Module], whole: FlatModule) -> tuple[FlatModule | None, FlatModule, bool]:
+    """The trunk, the head on it, and whether a CPU does better with one job after another."""
     with torch.random.fork_rng(devices=[]):
         layers = make()
     body, head = None, whole
@@ -239,13 +249,4 @@ def _trunk_and_heads(
         if any(True for _ in layers[:last].parameters()):
             body = FlatModule(lambda: cast(nn.Sequential, make())[:last])
             head = FlatModule(lambda: cast(nn.Sequential, make())[last:])
-    trunk = body.size if body else 0
-
-    def heads(params: Tensor, x: Tensor) -> Tensor:
-        inner = body(params[:, :trunk], x) if body else x
-        upper = params[:, trunk:].reshape(-1, head.size)  # [J·K, H]
-        n_heads = len(upper) // len(params)
-        repeated = inner[:, None].expand(-1, n_heads, *inner.shape[1:]).flatten(0, 1)
-        return head(upper, repeated).view(len(params), n_heads, len(x[0]), -1).transpose(1, 2)
-
-    return trunk, heads
+    return body, head, wants_loop(layers)

@@ -24,9 +24,6 @@ from fedgmi.settings.run import TrainingSettings
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 2 * 2**30}
 """Working memory of the jobs trained together. On a CPU it is about the size of the cache, for larger is slower."""
 
-Penalty = Callable[[Tensor, Tensor], Tensor]
-"""(params [J, P], jobs [J]) → [J], added to the mean loss of each job. `jobs` are their places in the plan."""
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -47,6 +44,67 @@ class Batch:
 
 Loss = Callable[[Tensor, Batch], Tensor]
 """(params [J, P], batch) → [J, B], in nats."""
+
+Gradient = Callable[[Tensor, Batch, Tensor], None]
+"""(params [J, P], batch, out [J, P]): writes the gradient of each job's mean loss to `out`."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a job lowers: the mean loss of its rows.
+
+    Attributes:
+        loss: Of each row.
+        gradient: The same loss's gradient, written out: it saves the loss itself, the graph and some copies. None:
+            autograd finds it.
+        by_job: Whether `gradient` takes one job after another, which is of use on a CPU alone.
+    """
+
+    loss: Loss
+    gradient: Gradient | None = None
+    by_job: bool = False
+
+    def write_gradient(self, params: Tensor, batch: Batch, out: Tensor) -> None:
+        """Write the gradient of each job's mean loss to `out`. Jobs share no parameters, so that of the sum is each
+        job's own."""
+        if self.gradient is not None and not (self.by_job and params.is_cuda):
+            self.gradient(params, batch, out)
+            return
+        params = params.detach().requires_grad_()
+        with torch.enable_grad():
+            out.copy_(torch.autograd.grad(self.loss(params, batch).mean(1).sum(), params)[0])
+
+
+@dataclass(frozen=True)
+class Pull:
+    """strength_j/2 · ‖w_j − anchor_{at_j}‖², added to the mean loss of each job j.
+
+    The proximal term of FedProx (Li et al. 2020, arXiv 1812.06127): the *squared* norm, halved.
+
+    Attributes:
+        strength: One for all jobs, or one for each. [J]
+        anchor: What jobs' parameters are held to. [A, P]
+        at: Which of the anchors is each job's. [J]
+    """
+
+    strength: float | Tensor
+    anchor: Tensor
+    at: Tensor
+
+    def of(self, jobs: Tensor) -> Pull:
+        """The pull on some jobs [J'], with an anchor for each."""
+        strength = self.strength[jobs, None] if isinstance(self.strength, Tensor) else self.strength
+        return Pull(strength, self.anchor[self.at[jobs]], torch.arange(len(jobs)))
+
+    def add_gradient(self, params: Tensor, out: Tensor, buffer: Tensor) -> None:
+        """Add strength·(w − anchor) for the first jobs, whose parameters are `params`. The difference comes first: of
+        two large terms that cancel, Adam would blow up the residue."""
+        active = len(params)
+        torch.sub(params, self.anchor[:active], out=buffer)
+        if isinstance(self.strength, Tensor):
+            out.addcmul_(buffer, self.strength[:active])
+        else:
+            out.add_(buffer, alpha=self.strength)
 
 
 @dataclass(frozen=True)
@@ -116,25 +174,8 @@ def plan_jobs(
     return Jobs(pairs // n_components, pairs % n_components, steps, mass, row, weight, start)
 
 
-def proximal(strength: float | Tensor, anchor: Tensor) -> Penalty:
-    """strength_j/2 · ‖w_j − anchor_j‖², in the order of the jobs.
-
-    The proximal term of FedProx (Li et al. 2020, arXiv 1812.06127): the *squared* norm, halved.
-
-    Args:
-        strength: One for all jobs, or one for each. [J]
-        anchor: What each job's parameters are held to. [J, P]
-
-    Returns:
-        A penalty for `fit`.
-    """
-    strengths = torch.as_tensor(strength, dtype=anchor.dtype, device=anchor.device).expand(len(anchor))
-    return lambda params, jobs: 0.5 * strengths[jobs] * (params - anchor[jobs]).square().sum(1)
-
-
-@flushed_denormals()
 def fit(
-    loss: Loss,
+    objective: Objective,
     start: Tensor,
     jobs: Jobs,
     rows: Rows,
@@ -142,54 +183,90 @@ def fit(
     settings: TrainingSettings,
     lr: float,
     key: tuple[int | str, ...],
+    at: Tensor | None = None,
     noise_size: int = 0,
-    penalty: Penalty | None = None,
+    pull: Pull | None = None,
     chunk_bytes: int | None = None,
 ) -> Tensor:
-    """Train every job with Adam (Kingma & Ba 2015) from a fresh state. Each step lowers mean_B loss + penalty.
+    """Train every job with Adam (Kingma & Ba 2015) from a fresh state. Arguments as those of `fit_chunks`.
+
+    Returns:
+        The trained parameters. [J, P]
+    """
+    trained = start.new_empty((len(jobs), start.shape[1]))
+    chunks = fit_chunks(
+        objective,
+        start,
+        jobs,
+        rows,
+        settings=settings,
+        lr=lr,
+        key=key,
+        at=at,
+        noise_size=noise_size,
+        pull=pull,
+        chunk_bytes=chunk_bytes,
+    )
+    for place, params in chunks:
+        trained[place] = params
+    return trained
+
+
+def fit_chunks(
+    objective: Objective,
+    start: Tensor,
+    jobs: Jobs,
+    rows: Rows,
+    *,
+    settings: TrainingSettings,
+    lr: float,
+    key: tuple[int | str, ...],
+    at: Tensor | None = None,
+    noise_size: int = 0,
+    pull: Pull | None = None,
+    chunk_bytes: int | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Train every job, and give out each chunk of jobs when it is done, so that sums need no memory for all of them.
 
     Args:
-        loss: Of each row.
-        start: Parameters to start from. They stay as they are. [J, P]
+        objective: Of each job.
+        start: Parameters to start from. They stay as they are. [S, P]
         jobs: What is trained, on which rows.
         rows: All rows.
         settings: `training.*`, of which the batch size matters.
         lr: Learning rate.
         key: (seed, round, purpose). A job's rows and noise are drawn from the generator of (*key, client id,
             component).
+        at: Which of the starts is each job's; None: there is one for each, in order. [J]
         noise_size: Z.
-        penalty: Added to each job's loss.
+        pull: Towards anchors.
         chunk_bytes: Working memory of the jobs trained together. None for what suits the device.
 
-    Returns:
-        The trained parameters. [J, P]
+    Yields:
+        Places among the jobs [J'], and these jobs' trained parameters [J', P], which are the caller's until the next.
     """
-    trained = torch.empty_like(start)
-    per_job = 4 * (6 * start.shape[1] + 8 * settings.batch_size * (math.prod(rows.x.shape[1:]) + noise_size))
+    at = torch.arange(len(jobs), device=start.device) if at is None else at.to(start.device)
+    size = start.shape[1]
+    per_job = 4 * (6 * size + 8 * settings.batch_size * (math.prod(rows.x.shape[1:]) + noise_size))
     chunk_bytes = CHUNK_BYTES["cuda" if rows.x.is_cuda else "cpu"] if chunk_bytes is None else chunk_bytes
-    width = max(1, chunk_bytes // per_job)
+    width = max(1, min(chunk_bytes // per_job, len(jobs)))
     order = torch.argsort(jobs.steps, descending=True, stable=True)
+    memory = [start.new_empty((width, size)) for _ in range(5 if pull else 4)]
     for chunk in torch.split(order, width) if len(jobs) else ():
         place = chunk.to(start.device)
-        params = start[place].detach()
-        moments = torch.zeros_like(params), torch.zeros_like(params)
-        count = torch.zeros((), device=params.device)
-        for batch in _batches(jobs, chunk, rows, settings.batch_size, noise_size, key):
-            active = len(batch.x)
-            gradient = _gradient(loss, params[:active], batch, penalty, place[:active])
-            _adam(params[:active], gradient, moments[0][:active], moments[1][:active], count, lr)
-        trained[place] = params
-    return trained
-
-
-def _gradient(loss: Loss, params: Tensor, batch: Batch, penalty: Penalty | None, places: Tensor) -> Tensor:
-    """[J, P]. Jobs share no parameters, so the gradient of the sum over jobs is each job's own."""
-    params = params.detach().requires_grad_()
-    with torch.enable_grad():
-        value = loss(params, batch).mean(1).sum()
-        if penalty is not None:
-            value = value + penalty(params, places).sum()
-        return torch.autograd.grad(value, params)[0]
+        params, first, second, gradient, *buffers = (piece[: len(chunk)] for piece in memory)
+        torch.index_select(start, 0, at[place], out=params)
+        for moment in (first, second):
+            moment.zero_()
+        near, count = pull and pull.of(place), torch.zeros((), device=params.device)
+        with flushed_denormals(), torch.no_grad():  # Adam's moments underflow
+            for batch in _batches(jobs, chunk, rows, settings.batch_size, noise_size, key):
+                n = len(batch.x)
+                objective.write_gradient(params[:n], batch, gradient[:n])
+                if near is not None:
+                    near.add_gradient(params[:n], gradient[:n], buffers[0][:n])
+                _adam(params[:n], gradient[:n], first[:n], second[:n], count, lr)
+        yield place, params
 
 
 def _adam(params: Tensor, gradient: Tensor, first: Tensor, second: Tensor, count: Tensor, lr: float) -> None:
@@ -212,7 +289,10 @@ def _batches(
     for step in range(int(steps[0])):
         at = first[: int((steps > step).sum())] + step
         index = all_rows[at]
-        yield Batch(index, rows.x[index], None if rows.y is None else rows.y[index], all_noise[at])
+        x = rows.x.index_select(0, index.view(-1)).view(
+            *index.shape, *rows.x.shape[1:]
+        )  # a fifth of the time of x[index]
+        yield Batch(index, x, None if rows.y is None else rows.y[index], all_noise[at])
 
 
 def draw_batches(

@@ -78,7 +78,9 @@ def gaussian(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scena
 
     def draw(name: str, component: Tensor, purpose: str, i: int) -> Client:
         noise = numpy_generator(seed, "gaussian", purpose, i).standard_normal((len(component), scenario.n_features))
-        offset = torch.einsum("nij,nj->ni", factors[component], torch.from_numpy(noise))
+        offset = torch.from_numpy(noise)
+        for k in torch.unique(component).tolist():  # a factor [D, D] a row would be more memory than the rows
+            offset[component == k] = offset[component == k] @ factors[k].T
         y = (offset * rules[component]).sum(1) > 0
         return Client(name, (means[component] + offset).float(), y.long())
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Method, Predictor, Task
-from fedgmi.methods.local_training import all_rows, expert_loss, need_labels, random_starts, train_components
+from fedgmi.methods.local_training import all_rows, expert_objective, need_labels, random_starts, train_components
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import ClientStep, Program, Step
 from fedgmi.tree import Tree
@@ -64,7 +64,7 @@ def average_step(task: Task, mu: float = 0.0) -> Step:
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         key = (task.seed, round, "expert")
-        trained = train_components(task, rows, all_rows(rows), server["expert"], expert_loss(task), key, mu=mu)
+        trained = train_components(task, rows, all_rows(rows), server["expert"], expert_objective(task), key, mu=mu)
         return states, Message({"expert": trained})
 
     return experts_step(client, "updates of the model, weighted by its rows")

@@ -19,12 +19,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods.baselines.averaging import average_step
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import need_labels, own_log_prob, random_starts, train_own
+from fedgmi.models.training import Pull
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program, Step
 from fedgmi.settings.base import MethodSettings, PositiveFloat
@@ -58,10 +60,9 @@ def ditto(task: Task[DittoSettings]) -> Method:
 
     def personalise(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         """Before the global model moves."""
-        anchor = copies(server["expert"], rows.n_clients)
-        strength = anchor.new_full((rows.n_clients,), task.settings.mu)
+        near = Pull(task.settings.mu, server["expert"], torch.zeros_like(rows.counts))
         key = (task.seed, round, "personal")
-        return {"personal": train_own(task, rows, states["personal"], key, anchor, strength)}, Message()
+        return {"personal": train_own(task, rows, states["personal"], key, near)}, Message()
 
     def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
         return own_log_prob(task, states["personal"], rows)

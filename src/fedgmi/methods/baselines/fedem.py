@@ -27,7 +27,7 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import (
-    expert_loss,
+    expert_objective,
     held_by_all,
     identified,
     identified_of,
@@ -154,10 +154,22 @@ def m_step(task: Task, rows: Rows, resp: Tensor, start: Tensor, key: tuple[int |
     """
     jobs = plan(task, rows, resp)
     component = jobs.component.to(start.device)
-    local = training.fit(expert_loss(task), start[component], jobs, rows, settings=task.training, lr=task.lr, key=key)
     weight = rows.counts[jobs.client.to(start.device)].double()
-    moved = (local - start[component]).double() * weight[:, None]
-    return torch.zeros_like(start, dtype=torch.float64).index_add_(0, component, moved)
+    total = torch.zeros_like(start, dtype=torch.float64)
+    chunks = training.fit_chunks(
+        expert_objective(task),
+        start,
+        jobs,
+        rows,
+        settings=task.training,
+        lr=task.lr,
+        key=key,
+        at=component,
+    )
+    for place, local in chunks:
+        moved = local.sub_(start[component[place]])
+        total.index_add_(0, component[place], moved.double() * weight[place, None])
+    return total
 
 
 FEDEM = Entry(fedem, FedEMSettings, "K models for all, each client's own mixture of them")

@@ -34,7 +34,7 @@ from torch import Tensor
 from fedgmi.data.rows import Rows, Schema
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import (
-    expert_loss,
+    expert_objective,
     feature_scale_step,
     identified,
     identified_of,
@@ -104,7 +104,7 @@ def fedgmm(task: Task[FedGMMSettings]) -> Method:
         mass = rows.sum_by_client(shares)  # n_i π_ijk [C, K, K]
         local = fit(codes(server, rows), shares.sum(2), rows.client_index, rows.n_clients)
         key = (task.seed, round, "expert")
-        trained = train_components(task, rows, shares.sum(1), server["expert"], expert_loss(task), key)
+        trained = train_components(task, rows, shares.sum(1), server["expert"], expert_objective(task), key)
         total = (mass.sum(2)[:, :, None] * local.double()).sum(0).to(local.dtype)
         of_pairs = mass.sum(0)  # [K, K]
         gaussians = Models(total, of_pairs.sum(1), (mass.sum(2) != 0).cpu())

@@ -39,6 +39,7 @@ from fedgmi.methods.local_training import (
     train_own,
 )
 from fedgmi.mixture.posterior import uniform
+from fedgmi.models.training import Pull
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program
 from fedgmi.settings.base import MethodSettings, PositiveFloat, PositiveInt
@@ -99,7 +100,8 @@ def fedsoft(task: Task[FedSoftSettings]) -> Method:
         importance = states["importance"].to(centres.dtype)  # u [C, K]
         pull = importance.sum(1)
         anchor = importance @ centres / pull[:, None]
-        models = train_own(task, rows, states["expert"], (task.seed, round, "expert"), anchor, settings.strength * pull)
+        near = Pull(settings.strength * pull, anchor, torch.arange(rows.n_clients, device=anchor.device))
+        models = train_own(task, rows, states["expert"], (task.seed, round, "expert"), near)
         mass = states["importance"] * rows.counts[:, None]  # u_is n_i [C, K]
         total = held_by_all(rows, mass.T.to(models.dtype) @ models, mass.sum(0))
         return states | {"expert": models}, Message({"expert": total})

@@ -25,7 +25,7 @@ from fedgmi.methods.baselines.averaging import experts_step
 from fedgmi.methods.baselines.ifca_starts import STARTS, IfcaSettings, best_fit
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import (
-    expert_loss,
+    expert_objective,
     identified,
     identified_of,
     need_labels,
@@ -59,7 +59,7 @@ def ifca(task: Task[IfcaSettings]) -> Method:
     def train(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         chosen = best_fit(task, server["expert"], rows)
         key = (task.seed, round, "expert")
-        trained = train_components(task, rows, chosen[rows.client_index], server["expert"], expert_loss(task), key)
+        trained = train_components(task, rows, chosen[rows.client_index], server["expert"], expert_objective(task), key)
         return {"proportions": chosen}, Message({"expert": trained})
 
     def settle(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:

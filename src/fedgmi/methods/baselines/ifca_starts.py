@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task, client_ids, wrong_index
-from fedgmi.methods.local_training import all_rows, expert_loss, random_starts, row_losses, train_components
+from fedgmi.methods.local_training import all_rows, expert_objective, random_starts, row_losses, train_components
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.randomness import generator
@@ -148,7 +148,7 @@ def _adopt(task: Task[IfcaSettings], k: int) -> Step:
         weights = all_rows(rows) * picked[rows.client_index, None]
         start = random_starts(task, 1).to(rows.x.device)
         key = (task.seed, 0, f"start {k}")
-        return states, Message({"start": train_components(task, rows, weights, start, expert_loss(task), key)})
+        return states, Message({"start": train_components(task, rows, weights, start, expert_objective(task), key)})
 
     def adopt(server: Tree, message: Message, round: int) -> Tree:
         models, start = server["expert"].clone(), message.models["start"]

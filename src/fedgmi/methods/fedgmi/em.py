@@ -13,6 +13,8 @@ from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Components, Reference, reference_of
 from fedgmi.methods.local_training import all_rows, train_components
 from fedgmi.mixture.posterior import PROPORTION_FLOOR, Posterior
+from fedgmi.models.density import Density
+from fedgmi.models.training import Objective
 from fedgmi.protocol.message import Message, Models
 from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
@@ -90,14 +92,25 @@ def train_density(task: Task[FedGMISettings], start: Tensor, rows: Rows, resp: T
         local = density.fit(rows.x, resp, rows.client_index, rows.n_clients)
         total = (mass[:, :, None] * local.double()).sum(0)
         return Models(total.to(local.dtype), mass.sum(0), (mass != 0).cpu())
-    assert density.loss is not None
-    loss = density.loss
     key = (task.seed, round, "density")
-    return train_components(task, rows, resp, start, lambda p, b: loss(p, b.x, b.noise), key, density.noise_size)
+    return train_components(task, rows, resp, start, density_objective(density), key, density.noise_size)
+
+
+def density_objective(density: Density) -> Objective:
+    """What one density a job lowers: −log p(x), or the negative ELBO."""
+    loss, gradient = density.loss, density.gradient
+    assert loss is not None
+    if gradient is None:
+        return Objective(lambda params, batch: loss(params, batch.x, batch.noise))
+    return Objective(
+        lambda params, batch: loss(params, batch.x, batch.noise),
+        lambda params, batch, out: gradient(params, batch.x, batch.noise, out),
+    )
 
 
 def bound_sums(task: Task[FedGMISettings], server: Tree, posterior: Posterior, rows: Rows) -> Tree:
     """Additive: Σ_x log Σ_k π_ik exp e_k(x) in nats, the bound on log P_i, and the rows."""
     logs = posterior.proportions.clamp(min=PROPORTION_FLOOR).log()
-    joint = elbo(task, Components(server).density, rows).double() + logs[rows.client_index]
+    now, version = Components(server), server.get(Components.names("version")[0])  # it is sent where rows have labels
+    joint = elbo(task, now.density, rows, version).double() + logs[rows.client_index]
     return {"bound": joint.logsumexp(1).sum(), "count": rows.counts.sum().double()}

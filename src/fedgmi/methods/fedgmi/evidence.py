@@ -63,8 +63,23 @@ def word_evidence(counts: Tensor, own: Tensor | None, words: Tensor, rows: Rows)
     return word_log_probs(counts, own)[rows.client_index, words]
 
 
-def elbo(task: Task[FedGMISettings], densities: Tensor, rows: Rows) -> Tensor:
-    """e_k(x) = log p_k(x) or its bound, with noise by the client's rows, or by the row itself. [R, K], nats"""
+def kept(rows: Rows, what: str, version: int, make: Callable[[], Tensor]) -> Tensor:
+    """What `make` makes, as long as the models are of one version; what was of another is dropped."""
+    name = f"{what} {version}"
+    if name not in rows.cache:
+        for stale in [old for old in rows.cache if old.startswith(f"{what} ")]:
+            del rows.cache[stale]
+        rows.cache[name] = make()
+    return rows.cache[name]
+
+
+def elbo(task: Task[FedGMISettings], densities: Tensor, rows: Rows, version: Tensor | None = None) -> Tensor:
+    """e_k(x) = log p_k(x) or its bound, with noise by the client's rows, or by the row itself. [R, K], nats
+
+    With the densities' version it is kept: the E-step and the bound of one round use it alike.
+    """
+    if version is not None:
+        return kept(rows, "elbo", int(version), lambda: elbo(task, densities, rows))
     samples, size = task.settings.elbo_samples, task.density.noise_size
     noise = torch.zeros(len(rows), samples, size)
     if size and rows.by_content:
@@ -91,15 +106,14 @@ def stack_evidence(task: Task[FedGMISettings], server: Tree, states: Tree, rows:
     It is kept while the reference models do not change: the exchanges of one calibration use it again.
     """
     reference = Reference(server)
-    version = f"evidence {int(reference.version)}"
-    if version not in rows.cache:
-        for stale in [name for name in rows.cache if name.startswith("evidence")]:
-            del rows.cache[stale]
+
+    def stack() -> Tensor:
         words = word_evidence(Sketch(server).topics, states.get("own_words"), row_words(task, server, rows), rows)
-        bound = elbo(task, reference.density, rows)
+        bound = elbo(task, reference.density, rows, reference.version)
         kinds = [words.double(), bound.double(), expert_evidence(task, server, rows).double()]
-        rows.cache[version] = centre(torch.stack(kinds, 1))
-    return rows.cache[version] / Calibration(server).scale[:, None]
+        return centre(torch.stack(kinds, 1))
+
+    return kept(rows, "evidence", int(reference.version), stack) / Calibration(server).scale[:, None]
 
 
 def labelled_evidence(task: Task[FedGMISettings], server: Tree, states: Tree, rows: Rows) -> Tensor:

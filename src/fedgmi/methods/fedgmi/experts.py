@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi.settings import FedGMISettings
-from fedgmi.methods.local_training import all_rows, expert_loss, held_by_all, plan, train_components
+from fedgmi.methods.local_training import all_rows, expert_objective, held_by_all, plan, train_components
 from fedgmi.models import training
 from fedgmi.protocol.message import Message, Models
 from fedgmi.tree import Tree
@@ -37,7 +37,7 @@ def train_experts(
     """
     if shared_trunk and task.expert.trunk and resp.shape[1] > 1:
         return train_heads(task, experts, rows, resp, round)
-    return {"expert": train_components(task, rows, resp, experts, expert_loss(task), (task.seed, round, "expert"))}
+    return {"expert": train_components(task, rows, resp, experts, expert_objective(task), (task.seed, round, "expert"))}
 
 
 def train_heads(task: Task[FedGMISettings], experts: Tensor, rows: Rows, resp: Tensor, round: int) -> Experts:
@@ -48,25 +48,36 @@ def train_heads(task: Task[FedGMISettings], experts: Tensor, rows: Rows, resp: T
     [K, P] have one trunk.
     """
     trunk, n_experts = task.expert.trunk, len(experts)
-    start = torch.cat([experts[0, :trunk], experts[:, trunk:].flatten()]).expand(rows.n_clients, -1)  # [C, T + K·H]
+    start = torch.cat([experts[0, :trunk], experts[:, trunk:].flatten()])[None]  # [1, T + K·H]
     jobs = plan(task, rows, all_rows(rows))
     place = jobs.client.to(experts.device)
-    weights = resp.to(experts.dtype)
+    weights, expert = resp.to(experts.dtype), task.expert
 
     def loss(params: Tensor, batch: training.Batch) -> Tensor:
         assert batch.y is not None
-        logits = task.expert.heads(params, batch.x)  # [J, B, K, L]
+        logits = expert.heads(params, batch.x)  # [J, B, K, L]
         labels = batch.y[:, :, None].expand(logits.shape[:3])
         losses = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), reduction="none").view(labels.shape)
         return (weights[batch.row] * losses).sum(2)
 
-    key, begin = (task.seed, round, "expert"), start[place]
-    penalty = training.proximal(MU, begin)
-    local = training.fit(loss, begin, jobs, rows, settings=task.training, lr=task.lr, key=key, penalty=penalty)
-    mass = rows.sum_by_client(resp)[place]  # [J, K], and every client has a job
-    heads = local[:, trunk:].reshape(len(local), n_experts, -1)  # [J, K, H]
-    trunk_total = (local[:, :trunk] * rows.counts[place, None]).sum(0, keepdim=True)
-    head_total = (heads * mass[:, :, None].to(local.dtype)).sum(0)
+    def gradient(params: Tensor, batch: training.Batch, out: Tensor) -> None:
+        assert batch.y is not None
+        assert expert.gradient is not None
+        expert.gradient(params, batch.x, batch.y, weights[batch.row], out)
+
+    objective = training.Objective(loss, gradient if expert.gradient else None, expert.by_job)
+    key, at = (task.seed, round, "expert"), torch.zeros_like(place)
+    pull = training.Pull(MU, start, at)
+    chunks = training.fit_chunks(
+        objective, start, jobs, rows, settings=task.training, lr=task.lr, key=key, at=at, pull=pull
+    )
+    mass = rows.sum_by_client(resp)  # [C, K], and every client has a job
+    trunk_total, head_total = torch.zeros_like(experts[:1, :trunk]), torch.zeros_like(experts[:, trunk:])
+    for done, local in chunks:
+        heads = local[:, trunk:].reshape(len(local), n_experts, -1)  # [J', K, H]
+        own = mass[place[done]].to(local.dtype)
+        trunk_total += rows.counts[place[done]].to(local.dtype) @ local[:, :trunk]
+        head_total += torch.einsum("jk,jkh->kh", own, heads)
     return {
         "trunk": held_by_all(rows, trunk_total, rows.counts.sum().double()[None]),
         "head": Models(head_total, mass.sum(0), (mass != 0).cpu()),

@@ -11,10 +11,51 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedgmi.data.rows import Schema
+from fedgmi.models.backward import linear_backward
 from fedgmi.models.flat import FlatModule, Layout, init_linear, linear
 from fedgmi.settings.run import DensitySettings
 
 Parts = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TwoLayers:
+    """I → hidden → O with SiLU between, which learns faster here than ReLU. It is batched by hand, which is faster than
+    `vmap`.
+
+    Attributes:
+        prefix: Of its parameters' names.
+    """
+
+    prefix: str
+
+    def forward(self, parts: Parts, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden layer before SiLU, hidden layer, output, of x [J, B, I]."""
+        first, second = f"{self.prefix}_1", f"{self.prefix}_2"
+        inner = linear(x, parts[f"{first}.weight"], parts[f"{first}.bias"])
+        hidden = F.silu(inner)
+        return inner, hidden, linear(hidden, parts[f"{second}.weight"], parts[f"{second}.bias"])
+
+    def backward(self, parts: Parts, slopes: Parts, x: Tensor, inner: Tensor, hidden: Tensor, output: Tensor) -> Tensor:
+        """Write the gradients of the parameters into the views `slopes`.
+
+        Args:
+            parts: The parameters.
+            slopes: Where their gradients go.
+            x: The input. [J, B, I]
+            inner: As `forward` gave it. [J, B, hidden]
+            hidden: As `forward` gave it. [J, B, hidden]
+            output: The gradient of the output. [J, B, O]
+
+        Returns:
+            The gradient of the first layer's output, before SiLU. [J, B, hidden]
+        """
+        first, second = f"{self.prefix}_1", f"{self.prefix}_2"
+        linear_backward(hidden, output, slopes[f"{second}.weight"], slopes[f"{second}.bias"])
+        below = torch.bmm(output, parts[f"{second}.weight"].mT)
+        slope: Tensor = torch.ops.aten.silu_backward(below, inner)
+        linear_backward(x, slope, slopes[f"{first}.weight"], slopes[f"{first}.bias"])
+        return slope
 
 
 @dataclass(frozen=True)
@@ -27,6 +68,7 @@ class Network:
         encode: parts, x [J, B, *shape] → mean and log variance side by side [J, B, 2Z].
         decode: parts, z [J, B, Z] → one number per feature [J, B, D].
         floats_per_row: Working memory that one row needs, in numbers of 4 bytes.
+        layers: Encoder and decoder where their gradients are written out; None: autograd finds them.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -34,12 +76,11 @@ class Network:
     encode: Callable[[Parts, Tensor], Tensor]
     decode: Callable[[Parts, Tensor], Tensor]
     floats_per_row: int
+    layers: tuple[TwoLayers, TwoLayers] | None = None
 
 
 def mlp(settings: DensitySettings, schema: Schema) -> Network:
-    """D → hidden → 2Z, and Z → hidden → D. SiLU learns faster here than ReLU.
-
-    It is batched by hand, which is faster than `vmap`.
+    """D → hidden → 2Z, and Z → hidden → D.
 
     Args:
         settings: `hidden` and `latent` matter.
@@ -59,10 +100,7 @@ def mlp(settings: DensitySettings, schema: Schema) -> Network:
     for name, (n_in, n_out) in layers.items():
         shapes |= {f"{name}.weight": (n_in, n_out), f"{name}.bias": (n_out,)}
 
-    def two_layers(prefix: str, parts: Parts, x: Tensor) -> Tensor:
-        first, second = f"{prefix}_1", f"{prefix}_2"
-        inner = F.silu(linear(x, parts[f"{first}.weight"], parts[f"{first}.bias"]))
-        return linear(inner, parts[f"{second}.weight"], parts[f"{second}.bias"])
+    encoder, decoder = TwoLayers("encode"), TwoLayers("decode")
 
     def init(generator: torch.Generator) -> Tensor:
         tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}
@@ -74,9 +112,10 @@ def mlp(settings: DensitySettings, schema: Schema) -> Network:
     return Network(
         shapes=shapes,
         init=init,
-        encode=lambda parts, x: two_layers("encode", parts, x.flatten(2)),
-        decode=lambda parts, z: two_layers("decode", parts, z),
+        encode=lambda parts, x: encoder.forward(parts, x.flatten(2))[-1],
+        decode=lambda parts, z: decoder.forward(parts, z)[-1],
         floats_per_row=2 * hidden,
+        layers=(encoder, decoder),
     )
 
 

@@ -44,6 +44,7 @@ def vae(settings: DensitySettings, schema: Schema) -> Density:
     by_kind = "bernoulli" if schema.kind == "image" else "gaussian"
     chosen = by_kind if settings.likelihood == "auto" else settings.likelihood
     likelihood = _bernoulli if chosen == "bernoulli" else _gaussian
+    likelihood_slope = _bernoulli_slope if chosen == "bernoulli" else _gaussian_slope
     scale_shape: dict[str, tuple[int, ...]] = {} if likelihood is _bernoulli else {"scale": (schema.n_features,)}
     layout = Layout(network.shapes | scale_shape)
 
@@ -57,6 +58,22 @@ def vae(settings: DensitySettings, schema: Schema) -> Density:
         z = mean + noise * (0.5 * log_variance).exp()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
         return divergence - likelihood(parts, network.decode(parts, z), x.flatten(2))
+
+    def gradient(params: Tensor, x: Tensor, noise: Tensor, out: Tensor) -> None:
+        """Of mean_B (KL − log p(x|z)): back through the decoder to z, then through the encoder."""
+        assert network.layers is not None
+        (encoder, decoder), parts, slopes = network.layers, layout.split(params), layout.split(out)
+        x, share = x.flatten(2), 1.0 / x.shape[1]
+        inner, hidden, code = encoder.forward(parts, x)
+        mean, log_variance = code.chunk(2, -1)
+        spread = noise * (0.5 * log_variance).exp()
+        z = mean + spread
+        inner_z, hidden_z, output = decoder.forward(parts, z)
+        slope = likelihood_slope(parts, slopes, output, x, share)
+        below = decoder.backward(parts, slopes, z, inner_z, hidden_z, slope)
+        of_z = torch.bmm(below, parts["decode_1.weight"].mT)
+        of_log_variance = 0.5 * (of_z * spread + share * (log_variance.exp() - 1))
+        encoder.backward(parts, slopes, x, inner, hidden, torch.cat([of_z + share * mean, of_log_variance], -1))
 
     def weighted_bound(params: Tensor, x: Tensor, noise: Tensor) -> Tensor:
         """log mean_s p(x|z_s) p(z_s) / q(z_s|x): params [K, P], x [K, R, *shape], noise [R, S, Z] → [K, R]"""
@@ -91,7 +108,8 @@ def vae(settings: DensitySettings, schema: Schema) -> Density:
         noise = torch.randn(n, schema.n_features, generator=generator).to(params)
         return (output + _scale(parts) * noise).view(n, *schema.shape)
 
-    return Density(settings.name, False, layout.size, settings.latent, init, loss, log_prob, sample)
+    written_out = gradient if network.layers else None
+    return Density(settings.name, False, layout.size, settings.latent, init, loss, log_prob, sample, written_out)
 
 
 def _bernoulli(parts: Parts, output: Tensor, x: Tensor) -> Tensor:
@@ -99,10 +117,24 @@ def _bernoulli(parts: Parts, output: Tensor, x: Tensor) -> Tensor:
     return -F.binary_cross_entropy_with_logits(output, x, reduction="none").sum(-1)
 
 
+def _bernoulli_slope(parts: Parts, slopes: Parts, output: Tensor, x: Tensor, share: float) -> Tensor:
+    """The gradient of −share · log p(x|z) by the logits, whose memory it takes. [J, B, D]"""
+    return output.sigmoid_().sub_(x).mul_(share)
+
+
 def _gaussian(parts: Parts, output: Tensor, x: Tensor) -> Tensor:
     """log p(x|z) from means [J, B, D] and x [J, B, D] → [J, B]"""
     scale = _scale(parts).unsqueeze(1)  # [J, 1, D]
     return -(0.5 * ((x - output) / scale).square() + scale.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+def _gaussian_slope(parts: Parts, slopes: Parts, output: Tensor, x: Tensor, share: float) -> Tensor:
+    """The gradient of −share · log p(x|z) by the means [J, B, D]; that of the scale goes into `slopes`."""
+    scale = _scale(parts).unsqueeze(1)  # [J, 1, D]
+    distance = (output - x) / scale
+    of_scale = share * ((1 - distance.square()) / scale).sum(1)  # [J, D]
+    slopes["scale"].copy_(of_scale * (scale.squeeze(1) - MIN_SCALE) * SCALE_SPEED)
+    return distance.div_(scale).mul_(share)
 
 
 def _scale(parts: Parts) -> Tensor:
