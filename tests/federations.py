@@ -28,6 +28,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "flhc": {"joint_rounds": 1},
 }
 """Settings by method, for few exchanges."""
+FEW: dict[str, Any] = {"hidden": 8, "latent": 2, "likelihood": "gaussian"}
+"""Of a small VAE."""
 
 
 def rows_of(counts: Sequence[int], x: Tensor | None = None) -> Rows:
@@ -82,7 +84,7 @@ def make_task(
     return Task(
         schema=schema,
         n_components=n_components,
-        density=make_density(DensitySettings(name=density, hidden=8, latent=2, likelihood="gaussian"), schema),
+        density=make_density(DensitySettings(name=density, **(FEW if density == "vae" else {})), schema),
         expert=make_expert(ExpertSettings(hidden=8, shared=shared), schema),
         training=Training(epochs=1, batch_size=10),
         settings=kind.model_validate(own | settings),

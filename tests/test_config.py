@@ -224,6 +224,7 @@ def test_file_problems(tmp_path):
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+method = st.sampled_from([*METHODS, "default"])
 rate = st.floats(min_value=1e-300, max_value=1e300)
 
 
@@ -232,7 +233,8 @@ rate = st.floats(min_value=1e-300, max_value=1e300)
         DataSettings, path=text, test_split=st.none() | text, feature_columns=st.none() | st.lists(text, max_size=3)
     ),
     training=st.builds(
-        TrainingSettings, lr=rate | st.lists(rate, min_size=1, max_size=3) | st.dictionaries(text, rate)
+        TrainingSettings,
+        lr=rate | st.lists(rate, min_size=1, max_size=3) | st.dictionaries(method, rate),
     ),
     seed=st.integers(0, 2**62),
 )

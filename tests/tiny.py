@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fedgmi import cli
+from fedgmi.methods.fedgmi.settings import UNUSED
 from fedgmi.runs import config, experiment
 
 TINY = (
@@ -55,10 +56,11 @@ class Killer:
 
 
 def tiny(*overrides: str) -> list[str]:
-    """TINY and more; without fedgmi's settings where the overrides name another method."""
-    names = [word.removeprefix("method.name=") for word in overrides if word.startswith("method.name=")]
-    ours = not names or names[-1] == "fedgmi"
-    return [*(word for word in TINY if ours or not word.startswith("method.")), *overrides]
+    """TINY and more; without fedgmi's settings where the overrides name another method, or a preset without them."""
+    chosen = dict(word.split("=", 1) for word in overrides if "=" in word)
+    ours, unused = chosen.get("method.name", "fedgmi") == "fedgmi", UNUSED[chosen.get("method.preset", "default")]
+    left_out = ["method."] if not ours else [f"method.{name}=" for name in unused]
+    return [*(word for word in TINY if not word.startswith(tuple(left_out))), *overrides]
 
 
 def small(*overrides: str) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from fedgmi.data import encode
 from fedgmi.data.rows import Schema
 from fedgmi.data.scenarios.scenarios import build_scenario
 from fedgmi.data.sources import frames
-from fedgmi.errors import ConfigError, DataError
+from fedgmi.errors import ConfigError, DataError, FedgmiWarning
 from fedgmi.settings.run import DataSettings, ScenarioSettings
 
 X = np.arange(8.0).reshape(4, 2)
@@ -387,6 +387,7 @@ def wards(write_table: Callable[..., str]) -> str:
     return write_table({"number": list(range(95)), "ward": ward, "label": [0, 1] * 47 + [1]})
 
 
+@pytest.mark.filterwarnings("ignore:.* rows are used")
 def test_a_data_set_is_split_as_the_by_column_scenario_does(wards: str) -> None:
     settings = ScenarioSettings(name="by-column", client_column="ward", n_clients=2, rows_per_client=12)
     scenario = build_scenario(DataSettings(path=wards, label_column="label"), settings, 3)
@@ -402,7 +403,8 @@ def test_a_data_set_is_split_as_the_by_column_scenario_does(wards: str) -> None:
 
 
 def test_a_data_set_gives_all_clients_with_enough_rows(wards: str) -> None:
-    federation = Federation.from_dataset(wards, client="ward", features=["number"])
+    with pytest.warns(FedgmiWarning, match="90 of 95 rows are used, of 3 clients"):
+        federation = Federation.from_dataset(wards, client="ward", features=["number"])
     assert federation.names == ("ward-0", "ward-1", "ward-2")
     groups = [federation.clients, federation.validation, federation.held_out]
     assert [len(group[0]) for group in groups] == [21, 3, 6]

@@ -19,6 +19,7 @@ from fedgmi.settings.base import PositiveFloat, PositiveInt, Section
 from fedgmi.settings.explain import explain
 from fedgmi.settings.robust import RobustSettings
 from fedgmi.settings.run import (
+    ROUNDS,
     DataSettings,
     DensitySettings,
     EvaluationSettings,
@@ -105,7 +106,7 @@ class FederationSettings(Section):
     wait_s: PositiveFloat = 600.0
     deadline_s: PositiveFloat = 600.0
     seed: Annotated[int, Field(ge=0)] = 0
-    rounds: PositiveInt = 10
+    rounds: PositiveInt = ROUNDS
     rows: RowSettings
     method: AnyMethod = METHODS[DEFAULT_METHOD].settings(name=DEFAULT_METHOD)
     density: DensitySettings = DensitySettings()

@@ -23,6 +23,7 @@ from fedgmi.protocol.listener import Listener
 from fedgmi.runs import fitted, model_file
 from fedgmi.runs.config import Config
 from fedgmi.runs.fit import fit
+from fedgmi.settings.run import LR, ROUNDS
 
 
 class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -79,10 +80,10 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
         n_components: int | Literal["auto"] = 3,
         *,
         preset: str = "default",
-        rounds: int = 30,
+        rounds: int = ROUNDS,
         epochs: int = 5,
         batch_size: int = 50,
-        learning_rate: float | list[float] = 3e-3,
+        learning_rate: float | list[float] = LR,
         participation: float = 1.0,
         seed: int = 0,
         random_state: Any = None,

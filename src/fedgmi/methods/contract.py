@@ -135,7 +135,8 @@ class Entry(Generic[S]):
         summary: One line about it.
         has_components: Whether a number of components means anything to it.
         has_histogram: (settings) → whether clients send a histogram of words, to which noise can be added.
-        check: (settings, rounds) → raises ConfigError for what contradicts itself.
+        check: (settings, rounds) → raises ConfigError for what contradicts itself, or has no effect.
+        settle: (settings, rounds) → the settings of a run of so many rounds, what is left to them filled in.
     """
 
     build: Callable[[Task[Any]], Method]
@@ -144,6 +145,7 @@ class Entry(Generic[S]):
     has_components: bool = True
     has_histogram: Callable[[Any], bool] = lambda settings: False
     check: Callable[[Any, int], None] = lambda settings, rounds: None
+    settle: Callable[[Any, int], Any] = lambda settings, rounds: settings
 
     @property
     def name(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fedgmi.errors import ConfigError, unknown
 from fedgmi.methods import METHODS
+from fedgmi.methods.fedgmi.settings import UNUSED
 from fedgmi.runs.config import Config, settings_of
 from fedgmi.runs.records import Summary
 from fedgmi.settings.base import MethodSettings
@@ -138,8 +139,9 @@ def cell_settings(config: Config, name: str, preset: str) -> MethodSettings:
     settings = settings.model_copy(update={key: value for key, value in common.items() if key not in own})
     if name == "fedgmi":
         settings = settings.model_copy(update={"preset": preset}) if preset else settings
-        if not entry.has_histogram(settings):
-            settings = settings.model_copy(update={"epsilon": None})
+        unused = [*UNUSED[preset], *([] if entry.has_histogram(settings) else ["epsilon"])] if preset else []
+        fields = type(settings).model_fields
+        settings = settings.model_copy(update={key: fields[key].default for key in unused})
     return settings
 
 

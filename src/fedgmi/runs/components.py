@@ -13,6 +13,7 @@ import torch
 from fedgmi.data.rows import Client
 from fedgmi.diagnosis.survey import Survey, begins_with, take_survey
 from fedgmi.errors import ConfigError, FedgmiWarning
+from fedgmi.methods import Method
 from fedgmi.mixture.spectrum import estimate_components
 from fedgmi.protocol.ledger import bytes_by_kind
 from fedgmi.protocol.step import Program
@@ -105,6 +106,14 @@ def count_components(config: Config, setup: Setup, clients: Sequence[Client], de
         warnings.warn(ALIKE, FedgmiWarning, stacklevel=2)
     seconds = survey.seconds + time.perf_counter() - began
     return ComponentCount(found, True, bytes_by_kind(survey.transport.ledger), seconds, survey.steps, survey)
+
+
+def warn_of_warm_up(method: Method, rounds: int) -> None:
+    """Warn of a run so short that the method never leaves its warm-up, in which all have one model."""
+    if 0 < rounds <= method.program.warm_up:
+        every = f"all {rounds} round{'s belong' if rounds > 1 else ' belongs'} to the warm-up of {method.name}"
+        what = f"{every}, in which one model is trained for everybody. Run {method.program.warm_up + 1} rounds or more"
+        warnings.warn(FedgmiWarning(what), stacklevel=2)
 
 
 def warn_of_unshown(n_components: int, shown: float | None) -> None:

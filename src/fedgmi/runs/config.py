@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 
 from fedgmi import settings
+from fedgmi.data.scenarios.scenarios import SCENARIOS
 from fedgmi.errors import ConfigError, FedgmiWarning, nearest, unknown
-from fedgmi.methods import METHODS
+from fedgmi.methods import BOUNDS, METHODS
 from fedgmi.settings import toml
 from fedgmi.settings.base import MethodSettings, PositiveInt, Section
+from fedgmi.settings.effects import refuse_without_effect
 from fedgmi.settings.explain import explain
 from fedgmi.settings.run import (
+    ROUNDS,
     DataSettings,
     DensitySettings,
     EvaluationSettings,
@@ -66,7 +70,7 @@ class Config(Section):
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
-    rounds: PositiveInt = 10
+    rounds: PositiveInt = ROUNDS
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: PositiveInt | None = None
     data: DataSettings = DataSettings()
@@ -87,7 +91,7 @@ def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
     """The configuration from a TOML file with overrides, checked.
 
     Args:
-        path: The file; None: the bundled default.
+        path: The file; None: the bundled one for the digits, which counts for nothing where `data.path` is another.
         overrides: As `section.key=value`. Values are TOML, or plain text where they are none. Later ones win. An empty
             text unsets an optional key. Where they name another method than the file, the file's settings of its own
             method do not count: with a FedgmiWarning if any is not at its default.
@@ -98,13 +102,20 @@ def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
     Raises:
         ConfigError: For an unknown key, a value of another type, or settings that contradict each other.
     """
-    source = path if path is not None else DEFAULT
-    table, overrides = toml.read_toml(source), list(overrides)
+    source, overrides = path if path is not None else DEFAULT, list(overrides)
+    table = {} if path is None and _own_data(overrides) else toml.read_toml(source)
     _change_method(table, overrides)
     toml.override(table, overrides)
     config = from_table(toml.unset_empty(table), str(path) if path else "settings")
     check(config)
     return config
+
+
+def _own_data(overrides: list[str]) -> bool:
+    """Whether overrides name data other than the digits, for which the bundled settings are not meant."""
+    words = [word.partition("=") for word in overrides]
+    paths = [text.strip() for key, _, text in words if key.strip() == "data.path"]
+    return bool(paths) and toml.parse_value(paths[-1]) != DataSettings().path
 
 
 def _change_method(table: toml.Table, overrides: list[str]) -> None:
@@ -223,7 +234,9 @@ def check(config: Config) -> None:
     Raises:
         ConfigError: It names the setting and the likely fix.
     """
-    n_clients = config.scenario.n_clients
+    spec = SCENARIOS.get(config.scenario.name)
+    by_data = config.scenario.n_clients is None and spec is not None and "client_column" in spec.uses
+    n_clients = math.inf if by_data else config.scenario.clients
     for where, n_components in (
         ("scenario.n_components", config.scenario.n_components),
         ("method.n_components", config.method.n_components),
@@ -235,6 +248,14 @@ def check(config: Config) -> None:
                 fix=f"set it to {n_clients} or less, or scenario.n_clients to {n_components} or more",
             )
     check_method(config.method, config.rounds)
+    if spec is not None:
+        spec.check(config.data, config.scenario)
+        if not spec.has_truth and config.method.n_components is not None:
+            why = f"method.n_components is {config.method.n_components}"
+            refuse_without_effect(config.scenario, "scenario", ["n_components"], why)
+    for name in config.training.lr if isinstance(config.training.lr, dict) else ():
+        if name not in METHODS and name not in (*BOUNDS, "default"):
+            raise unknown("method", name, [*METHODS, *BOUNDS, "default"], "training.lr")
     for name, own in config.compare.items():
         found = settings_of(name, own, "compare")
         if name == config.method.name:

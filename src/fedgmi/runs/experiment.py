@@ -14,7 +14,7 @@ from fedgmi.errors import ConfigError, DivergedError
 from fedgmi.modes import own_modes
 from fedgmi.protocol.listener import Listener
 from fedgmi.runs.choosing import best_of, check_choice
-from fedgmi.runs.components import ComponentCount, count_components, warn_of_unshown
+from fedgmi.runs.components import ComponentCount, count_components, warn_of_unshown, warn_of_warm_up
 from fedgmi.runs.config import Config, check_method, dump, load, refuse_compare
 from fedgmi.runs.records import Estimate, Summary
 from fedgmi.runs.run import Runner
@@ -54,7 +54,9 @@ def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]
     setup = Setup(config, schema, 1, wants_scale(config.data, config.scenario, schema))
     counted = _counted_before(out) or count_components(config, setup, clients, device)
     setup = replace(setup, n_components=counted.n_components)
-    program = setup.method().program  # what cannot be is refused before anything is written
+    method = setup.method()
+    warn_of_warm_up(method, config.rounds)
+    program = method.program  # what cannot be is refused before anything is written
     for name in chosen_methods(config, scenario):
         check_choice(config, scenario.federation, setup.method(name).program, name)
     files.write_text(out / folder.CONFIG, dump(config))

@@ -22,7 +22,7 @@ from fedgmi.protocol.phases import require_finite
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.step import select
 from fedgmi.runs.choosing import UNKNOWN, BestRound, Score, check_choice, choice_of, score
-from fedgmi.runs.components import ComponentCount, count_components, warn_of_unshown
+from fedgmi.runs.components import ComponentCount, count_components, warn_of_unshown, warn_of_warm_up
 from fedgmi.runs.config import Config, check_method, refuse_compare
 from fedgmi.runs.fitted import Fitted
 from fedgmi.runs.metrics import METRICS
@@ -73,6 +73,7 @@ def _best(setup: Setup, federation: Federation, device: torch.device, listener: 
     rates = config.training.lr_candidates(name)
     counted = count_components(config, setup, federation.clients, device)
     setup = replace(setup, n_components=counted.n_components)
+    warn_of_warm_up(setup.method(), config.rounds)
     if federation.schema.n_classes or config.training.patience is not None:
         check_choice(config, federation, setup.method().program, name)
     elif len(rates) > 1 and not federation.validation:

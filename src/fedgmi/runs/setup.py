@@ -80,9 +80,10 @@ def entry_of(name: str) -> Entry[Any]:
 def settings_for(config: Config, name: str) -> Any:
     """A method's own settings: those of the configuration where it is of this method, else their defaults."""
     kind = entry_of(name).settings
-    if isinstance(config.method, kind):
-        return config.method
-    return kind(name=kind.model_fields["name"].default, participation=config.method.participation)
+    settings = config.method
+    if not isinstance(settings, kind):
+        settings = kind(name=kind.model_fields["name"].default, participation=settings.participation)
+    return entry_of(name).settle(settings, config.rounds)
 
 
 def open_process(threads: int | None = None) -> None:

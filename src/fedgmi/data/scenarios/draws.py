@@ -49,9 +49,9 @@ def client_sizes(scenario: ScenarioSettings, seed: int) -> list[int]:
         >>> sorted(client_sizes(ScenarioSettings(n_clients=3, rows_per_client=100, size_ratio=100), seed=0))
         [10, 100, 1000]
     """
-    n = scenario.n_clients
+    n = scenario.clients
     u = np.linspace(0, 1, n) if n > 1 else np.array([0.5])
-    sizes = scenario.rows_per_client * scenario.size_ratio ** (numpy_generator(seed, "sizes").permutation(u) - 0.5)
+    sizes = scenario.rows * scenario.size_ratio ** (numpy_generator(seed, "sizes").permutation(u) - 0.5)
     return [max(1, round(float(size))) for size in sizes]
 
 
@@ -85,7 +85,7 @@ def draw_proportions(scenario: ScenarioSettings, n_components: int, seed: int) -
         The proportions. Those of a client do not depend on how many others follow. [C, K]
     """
     alpha = np.full(n_components, scenario.alpha)
-    return np.stack([numpy_generator(seed, "proportions", i).dirichlet(alpha) for i in range(scenario.n_clients)])
+    return np.stack([numpy_generator(seed, "proportions", i).dirichlet(alpha) for i in range(scenario.clients)])
 
 
 def draw_requests(

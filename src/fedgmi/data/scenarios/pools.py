@@ -150,7 +150,7 @@ def _check_supply(source: Source, scenario: ScenarioSettings, strata: Sequence[I
         return
     worst = short[np.argmin(usable[short] / needed[short])]
     share = usable[worst] / needed[worst] * (1 if len(strata) == 1 else LABEL_MARGIN)
-    rows, clients = int(scenario.rows_per_client * share), int(scenario.n_clients * share)
+    rows, clients = int(scenario.rows * share), int(scenario.clients * share)
     advice = [
         f"scenario.rows_per_client to {rows}" if rows else "",
         f"scenario.n_clients to {clients}" if clients else "",

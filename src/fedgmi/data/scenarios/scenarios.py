@@ -15,6 +15,7 @@ from fedgmi.data.sources.sources import load_source
 from fedgmi.data.validate import check_scalable
 from fedgmi.errors import ConfigError, unknown
 from fedgmi.plugins import Table
+from fedgmi.settings.effects import all_but, changed, refuse_without_effect
 from fedgmi.settings.run import DataSettings, ScenarioSettings
 
 
@@ -27,12 +28,28 @@ class ScenarioSpec:
         build: (section `data`, section `scenario`, seed) → the federation and the truth.
         has_truth: Whether the component of each row is known.
         own_rows: Whether it draws its rows itself, from densities that are known in the rows' own units.
+        uses: The settings of the section `scenario` that have an effect; those of an outside package may all have one.
     """
 
     summary: str
     build: Callable[[DataSettings, ScenarioSettings, int], Scenario]
     has_truth: bool = True
     own_rows: bool = False
+    uses: tuple[str, ...] = tuple(ScenarioSettings.model_fields)
+
+    def check(self, data: DataSettings, scenario: ScenarioSettings) -> None:
+        """Refuse settings that would be ignored in silence.
+
+        Raises:
+            ConfigError: It names the setting.
+        """
+        users = [name for name, spec in OWN.items() if spec.uses != self.uses]
+        for field in changed(scenario, all_but(scenario, self.uses)):
+            fix = f"set scenario.name to {' or '.join(name for name in users if field in OWN[name].uses)}"
+            refuse_without_effect(scenario, "scenario", [field], f"the scenario is {scenario.name}", fix=fix)
+        if self.own_rows:
+            why = f"the scenario {scenario.name} draws its rows itself"
+            refuse_without_effect(data, "data", all_but(data, ("standardise",)), why, fix="choose another scenario")
 
 
 def build_scenario(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scenario:
@@ -57,6 +74,7 @@ def build_scenario(data: DataSettings, scenario: ScenarioSettings, seed: int) ->
     """
     if scenario.name not in SCENARIOS:
         raise unknown("scenario", scenario.name, SCENARIOS, "scenario.name")
+    SCENARIOS[scenario.name].check(data, scenario)
     built = SCENARIOS[scenario.name].build(data, scenario, seed)
     check_federation(built.federation)
     return built
@@ -97,6 +115,8 @@ def by_column(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scen
     Raises:
         ConfigError: Where `client_column` is not set.
         DataError: Where too few values have 20 rows.
+
+    A FedgmiWarning says which rows and clients are left out.
     """
     if scenario.client_column is None:
         raise ConfigError(
@@ -119,16 +139,28 @@ def _wrong(name: str, entry: object) -> str:
     return "" if isinstance(entry, ScenarioSpec) else f"it is a {type(entry).__name__}, not a ScenarioSpec"
 
 
+ANY = ("n_clients", "rows_per_client", "held_out_rows", "n_components")  # the last is K, where nobody says another
+DRAWN = (*ANY, "size_ratio")
+MIXED = (*DRAWN, "alpha")
 OWN = {
-    "rotation": ScenarioSpec("pictures turned by 0, 90, 180 or 270 degrees", rotation),
-    "labels": ScenarioSpec("each component has some of the labels; they overlap", labels),
-    "label-swap": ScenarioSpec("the same rows, the labels renamed: only p(y | x) differs", label_swap),
-    "domain": ScenarioSpec("plain, inverted and noisy pictures", domain),
-    "gaussian": ScenarioSpec(
-        "Gaussian rows with linear labels: every density in closed form; needs no data", gaussian, own_rows=True
+    "rotation": ScenarioSpec("pictures turned by 0, 90, 180 or 270 degrees", rotation, uses=MIXED),
+    "labels": ScenarioSpec(
+        "each component has some of the labels; they overlap", labels, uses=(*MIXED, "labels_per_component")
     ),
-    "pathological": ScenarioSpec("each client has its own rotation: no mixture at all", pathological, has_truth=False),
-    "by-column": ScenarioSpec("clients as a column of the data gives them", by_column, has_truth=False),
+    "label-swap": ScenarioSpec("the same rows, the labels renamed: only p(y | x) differs", label_swap, uses=MIXED),
+    "domain": ScenarioSpec("plain, inverted and noisy pictures", domain, uses=MIXED),
+    "gaussian": ScenarioSpec(
+        "Gaussian rows with linear labels: every density in closed form; needs no data",
+        gaussian,
+        own_rows=True,
+        uses=(*MIXED, "n_features", "separation"),
+    ),
+    "pathological": ScenarioSpec(
+        "each client has its own rotation: no mixture at all", pathological, has_truth=False, uses=DRAWN
+    ),
+    "by-column": ScenarioSpec(
+        "clients as a column of the data gives them", by_column, has_truth=False, uses=(*ANY, "client_column")
+    ),
 }
 SCENARIOS: Table[ScenarioSpec] = Table("scenario", "scenarios", OWN, _wrong)
 """Every scenario by its name in the settings."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
+import numpy.typing as npt
 
 from fedgmi.data.rows import Client, Parts
-from fedgmi.data.sources.sources import Source, client_with
-from fedgmi.errors import DataError
+from fedgmi.data.sources.sources import Source, Split, client_with
+from fedgmi.errors import DataError, FedgmiWarning
 from fedgmi.randomness import numpy_generator
 
 MIN_ROWS = 20
@@ -24,41 +27,88 @@ def split_by_column(
 ) -> Parts:
     """Make clients of the values of a column that have 20 rows or more in the train split.
 
-    Of each client's rows a fifth is held out, a tenth is for validation, and training takes the rest.
+    Of each client's rows a tenth is for validation. Held out are its rows of the test split. Where the data have no
+    test split, or the client no rows in it, a fifth of its rows of the train split is held out. Training has the
+    rest.
 
     Args:
         source: A data set with this column among its split's.
         column: It names each row's client.
         n_clients: How many of the values to choose by the seed; all by default.
         rows_per_client: At most so many training rows a client; all by default.
-        held_out_rows: So many rows of each client are held out in place of a fifth, but half of them at most.
+        held_out_rows: At most so many rows of the test split are held out, drawn by the seed. Of the train split, so
+            many in place of a fifth, but half of a client's rows at most.
         seed: The choice of clients and the split of their rows follow from it.
 
     Returns:
-        The schema and the clients, in the order of their names.
+        The schema and the clients, in the order of their names. A FedgmiWarning says what is left out of the data.
 
     Raises:
         DataError: Where too few values have 20 rows.
     """
-    row_names = np.array([str(value) for value in source.train.columns[column]])
+    row_names = _names(source.train, column)
+    test_names = _names(source.test, column) if source.test is not None else row_names[:0]
     names, counts = np.unique(row_names, return_counts=True)
     large = names[counts >= MIN_ROWS]
-    n_clients = n_clients or max(1, len(large))
-    if len(large) < n_clients:
+    wanted = n_clients or max(1, len(large))
+    if len(large) < wanted:
         raise DataError(
-            f"{n_clients} client{'s are' if n_clients > 1 else ' is'} asked for, but {len(large)} of {len(names)} "
+            f"{wanted} client{'s are' if wanted > 1 else ' is'} asked for, but {len(large)} of {len(names)} "
             f"values have {MIN_ROWS} rows or more",
             where=f"scenario.client_column {column!r}",
             fix=f"set scenario.n_clients to {len(large)} or less" if len(large) else "choose another column",
         )
-    chosen = np.sort(numpy_generator(seed, "by-column", "clients").choice(large, n_clients, replace=False))
+    chosen = np.sort(numpy_generator(seed, "by-column", "clients").choice(large, wanted, replace=False))
     made: tuple[list[Client], list[Client], list[Client]] = ([], [], [])
+    untested: list[str] = []
     for name in chosen.tolist():
         rows = numpy_generator(seed, "by-column", "rows", name).permutation(np.flatnonzero(row_names == name))
-        n_held_out = min(held_out_rows or len(rows) // 5, len(rows) // 2)
+        tested = numpy_generator(seed, "by-column", "test rows", name).permutation(np.flatnonzero(test_names == name))
+        n_held_out = 0 if len(tested) else min(held_out_rows or len(rows) // 5, len(rows) // 2)
         n_validation = len(rows) // 10
         later, for_choice, train = np.split(rows, [n_held_out, n_held_out + n_validation])
-        for clients, part in zip(made, (train[:rows_per_client], for_choice, later), strict=True):
+        untested += [name] if source.test is not None and not len(tested) else []
+        for clients, part in zip(made[:2], (train[:rows_per_client], for_choice), strict=True):
             clients.append(client_with(name, source.train, part))
+        held = client_with(name, source.train, later)
+        if source.test is not None and len(tested):
+            held = client_with(name, source.test, np.sort(tested[:held_out_rows]))
+        made[2].append(held)
+    kept = sum(len(client) for group in made for client in group)
+    _tell(source, row_names, test_names, chosen, kept, untested)
     training, validation, held_out = (tuple(group) for group in made)
     return Parts(source.schema, training, validation, held_out)
+
+
+def _names(split: Split, column: str) -> npt.NDArray[np.str_]:
+    """Each row's client, as text."""
+    return np.array([str(value) for value in split.columns[column]])
+
+
+def _tell(
+    source: Source,
+    row_names: npt.NDArray[np.str_],
+    test_names: npt.NDArray[np.str_],
+    chosen: npt.NDArray[np.str_],
+    kept: int,
+    untested: list[str],
+) -> None:
+    """Say what is left out of the data, and whose held-out rows are no test rows."""
+    there, told = len(source.train) + (0 if source.test is None else len(source.test)), []
+    names, counts = np.unique(row_names, return_counts=True)
+    large = names[counts >= MIN_ROWS]
+    if kept < there:
+        mine = sum(int(np.isin(group, chosen).sum()) for group in (row_names, test_names))
+        causes = [
+            (len(names) - len(large), f"clients with fewer than {MIN_ROWS} rows"),
+            (len(large) - len(chosen), "clients beyond scenario.n_clients"),
+            (len(np.setdiff1d(test_names, names)), "clients in the test split alone"),
+            (mine - kept, "rows beyond rows_per_client or held_out_rows"),
+        ]
+        why = ", ".join(f"{what}: {n}" for n, what in causes if n)
+        told.append(f"{kept} of {there} rows are used, of {len(chosen)} clients. Left out are {why}")
+    if untested:
+        few = ", ".join(untested[:5]) + (", …" if len(untested) > 5 else "")
+        told.append(f"no test rows for {len(untested)} clients ({few}): some of their train split are held out")
+    for what in told:
+        warnings.warn(FedgmiWarning(f"{source.name}: {what}"), stacklevel=4)

@@ -14,6 +14,7 @@ from fedgmi.data.sources.columns import Roles, find_roles, kind_of, require
 from fedgmi.data.sources.tables import batches, column_values, named_values, open_splits
 from fedgmi.data.sources.values import encode_feature, encode_labels
 from fedgmi.errors import DataError
+from fedgmi.settings.effects import refuse_without_effect
 from fedgmi.settings.run import DataSettings
 
 
@@ -100,6 +101,8 @@ def _digits(settings: DataSettings) -> Source:
                 where=f"data.{key}",
                 fix="leave it out, or set data.path",
             )
+    why = "the digits have no splits"
+    refuse_without_effect(settings, "data", ["train_split", *(["test_split"] if settings.test_split else [])], why)
     bunch = load_digits()
     rows = slice(settings.max_rows)
     x = torch.from_numpy(bunch.images[rows]).float().unsqueeze(1) / 16
@@ -120,6 +123,7 @@ def _from_tables(settings: DataSettings, tables: dict[str, Any], extra: str | No
     if roles.image is not None:
         xs = read_images(settings, tables, roles.image)
     else:
+        refuse_without_effect(settings, "data", ["invert", "crop", "size"], "these rows are a table, not pictures")
         xs, features = _table(settings, tables, roles)
     ys, classes = _labels(settings, tables, roles)
     splits = [

@@ -27,7 +27,7 @@ from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.fedgmi.newcomers import infer_client
 from fedgmi.methods.fedgmi.presets import PRESETS, Preset, steps_of
 from fedgmi.methods.fedgmi.schedule import lay_out, without_experts
-from fedgmi.methods.fedgmi.settings import FedGMISettings, check_fedgmi, has_histogram, require_histogram
+from fedgmi.methods.fedgmi.settings import FedGMISettings, check_fedgmi, has_histogram, require_histogram, settle
 from fedgmi.methods.fedgmi.state import (
     BYTES,
     CONTRAST,
@@ -132,5 +132,6 @@ FEDGMI = Entry(
     "K shared densities and experts, and every client's own proportions",
     has_histogram=has_histogram,
     check=check_fedgmi,
+    settle=settle,
 )
-ORACLE = Entry(oracle, FedGMISettings, "fedgmi trained on the true components: a bound")
+ORACLE = Entry(oracle, FedGMISettings, "fedgmi trained on the true components: a bound", settle=settle)

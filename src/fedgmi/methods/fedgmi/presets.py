@@ -73,7 +73,7 @@ def default(task: Task[FedGMISettings]) -> Preset:
         unlabelled=lambda server, states, rows: unlabelled_evidence(task, server, states, rows),
         posterior=posterior,
         training=posterior,
-        shared_rounds=task.settings.warm_up_rounds,
+        shared_rounds=task.settings.warm_up,
         shared_trunk=True,
         reference_rounds=task.settings.reference_rounds,
     )

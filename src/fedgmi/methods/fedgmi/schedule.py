@@ -205,7 +205,7 @@ def largest_weights(own: FedGMISettings, server: Tree) -> Tensor:
     """
     scale = Calibration(server).scale
     value = scale * torch.tensor(LARGEST, dtype=scale.dtype, device=scale.device)
-    if not warming_up(own.warm_up_rounds, server):
+    if not warming_up(own.warm_up, server):
         return value
     return value * torch.tensor([1.0, 0.0, 0.0], dtype=value.dtype, device=value.device)
 

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from fedgmi.errors import ConfigError
 from fedgmi.settings.base import MethodSettings, PositiveInt
+from fedgmi.settings.effects import refuse_without_effect
+
+WARM_UP = 5
 
 
 class FedGMISettings(MethodSettings):
@@ -19,7 +22,8 @@ class FedGMISettings(MethodSettings):
         projection: The dimension in which cells are.
         kmeans_rounds: Exchanges in which the codebook is learnt.
         calibration_steps: Fisher steps of a calibration.
-        warm_up_rounds: Rounds in which the experts are one model, and words alone are evidence.
+        warm_up_rounds: Rounds in which the experts are one model, and words alone are evidence. Unset: five, or half of
+            the rounds where there are fewer than ten.
         reference_rounds: Rounds after which the reference models, by which rows are judged, stay as they are.
         elbo_samples: Draws for a VAE's bound on log p(x).
         epsilon: Each client's histogram of words goes out with noise, under which any one row is ε-differentially
@@ -32,10 +36,35 @@ class FedGMISettings(MethodSettings):
     projection: PositiveInt = 32
     kmeans_rounds: PositiveInt = 10
     calibration_steps: PositiveInt = 8
-    warm_up_rounds: PositiveInt = 5
+    warm_up_rounds: PositiveInt | None = None
     reference_rounds: PositiveInt = 15
     elbo_samples: PositiveInt = 1
     epsilon: Annotated[float, Field(ge=1e-6, allow_inf_nan=False)] | None = None
+
+    @property
+    def warm_up(self) -> int:
+        """Rounds of warm-up, where nobody knows how many rounds there are."""
+        return WARM_UP if self.warm_up_rounds is None else self.warm_up_rounds
+
+
+UNUSED = {
+    "plain": ("codewords", "projection", "kmeans_rounds", "calibration_steps", "warm_up_rounds", "reference_rounds"),
+    "sketch": ("calibration_steps", "reference_rounds"),
+    "default": (),
+}
+"""By preset: settings without effect."""
+
+
+def settle(settings: FedGMISettings, rounds: int) -> FedGMISettings:
+    """The settings of a run of so many rounds: a short one has a short warm-up, or all its experts would be one model.
+
+    Examples:
+        >>> [settle(FedGMISettings(), rounds).warm_up for rounds in (1, 2, 5, 9, 10, 30)]
+        [0, 1, 2, 4, 5, 5]
+    """
+    if settings.warm_up_rounds is not None:
+        return settings
+    return settings.model_copy(update={"warm_up_rounds": min(WARM_UP, rounds // 2)})
 
 
 def has_histogram(settings: FedGMISettings) -> bool:
@@ -47,9 +76,10 @@ def check_fedgmi(settings: FedGMISettings, rounds: int) -> None:
     """Refuse settings that contradict each other.
 
     Raises:
-        ConfigError: For noise on a histogram that nobody sends.
+        ConfigError: For noise on a histogram that nobody sends, and for settings that the preset has no use for.
     """
     require_histogram(settings)
+    refuse_without_effect(settings, "method", UNUSED[settings.preset], f"the preset is {settings.preset}")
 
 
 def require_histogram(settings: FedGMISettings) -> None:
