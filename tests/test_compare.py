@@ -256,3 +256,30 @@ def test_the_preset_of_the_settings_counts_unless_the_cell_names_another(overrid
         cells.cell_config(settings, cells.Cell(m, 0), False, 1).method.preset for m in ("fedgmi", "fedgmi-sketch")
     ]
     assert presets == ["plain", "sketch"]
+
+
+def measured(per_client):
+    mean = sum(per_client) / len(per_client)
+    return {"mean": mean, "worst_tenth": max(per_client), "all_rows": mean, "per_client": per_client}
+
+
+def test_another_metric_ranks_in_its_own_direction():
+    """A lower log loss is better, whatever the accuracy; the others stay in the record."""
+    sharp, dull = [0.30 + 0.01 * i for i in range(12)], [0.60 + 0.02 * i for i in range(12)]
+    made = [
+        cell("dull", 0, [0.9] * 12, metrics={"log_loss": measured(dull)}, majority_accuracy=0.5),
+        cell("sharp", 0, [0.8] * 12, metrics={"log_loss": measured(sharp)}, majority_accuracy=0.5),
+    ]
+    told = compared("x", ["dull", "sharp"], [0], made, "log_loss")
+    assert told["metric"] == "log_loss"
+    assert told["paired"]["best"] == told["best"] == "sharp"
+    assert told["paired"]["against"]["dull"]["difference"] == pytest.approx(0.355)
+    assert "the clients' log loss" in told["test"]
+    head, first, second = comparison.rows(told)
+    assert head[1] == "log loss, nats"
+    assert (first[0], first[1]) == ("**sharp**", "0.355 ± 0.000")
+    assert (second[0], second[4]) == ("dull", "0.355")
+    assert told["summary"]["dull"]["metrics"]["log_loss"]["worst_tenth"][0] == pytest.approx(0.82)
+    by_accuracy = compared("x", ["dull", "sharp"], [0], made)
+    assert by_accuracy["paired"]["best"] == "dull"
+    assert "log_loss" in comparison.to_csv(by_accuracy).splitlines()[0]

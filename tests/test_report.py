@@ -165,3 +165,24 @@ def test_progress_on_a_terminal_is_a_bar():
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "done" in shown
     assert "nats" not in shown
+
+
+def test_metrics_stand_beside_the_commonest_class_and_classes_below():
+    one = {"mean": 0.8, "worst_tenth": 0.4321, "all_rows": 0.8, "per_client": [0.8] * 4}
+    names = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "log_loss", "calibration_error")
+    classes = [
+        {"name": "well", "precision": 0.9, "recall": 0.8, "f1": 0.85, "support": 40},
+        {"name": "sick", "precision": None, "recall": 0.0, "f1": 0.0, "support": 2},
+    ]
+    summary = make_summary() | {
+        "metrics": dict.fromkeys(names, one),
+        "majority_accuracy": 0.611,
+        "majority_accuracy_per_client": [0.611] * 4,
+        "per_class": classes,
+        "best_round": 4,
+        "stopped_round": 7,
+    }
+    shown = printed(summary)
+    for text in ("43.2", "61.1", "macro-F1, %", "log loss, nats", "7 of 10 rounds (the best by accuracy: 4)"):
+        assert text in " ".join(shown.split()) or text in shown
+    assert shown.index("sick") < shown.index("well")  # the worst class first

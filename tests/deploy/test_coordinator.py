@@ -107,6 +107,10 @@ def test_every_site_has_its_own_predictor_proportions_and_diagnosis(clean):
         assert told["site"] == client.name
         assert told["proportions"] == pytest.approx(summary["proportions"][i])
         assert told["accuracy"] == pytest.approx(summary["client_accuracy_per_client"][i])
+        own = json.loads((results / "metrics.json").read_text())
+        assert own["metrics"] == {name: found["per_client"][i] for name, found in summary["metrics"].items()}
+        assert own["majority_accuracy"] == summary["majority_accuracy_per_client"][i]
+        assert [one["name"] for one in own["per_class"]] == ["sick", "well"]
         diagnosis = json.loads((results / "diagnosis.json").read_text())
         assert len(diagnosis["proportion_intervals"]) == 3
         assert not any(
@@ -117,6 +121,21 @@ def test_every_site_has_its_own_predictor_proportions_and_diagnosis(clean):
         names = [("sick", "well")[label] for label in rows.y]
         right = (model.predict(rows.x.numpy(), client=client.name) == names).mean()
         assert i > 0 or right == told["accuracy"]  # the noise of a bound on p(x) goes by the client's index
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patience": 2}, r"training\.patience: a deployment cannot end with its best round"),
+        ({"lr": [0.1, 0.2]}, r"training\.lr: a deployment trains once"),
+    ],
+)
+def test_what_validation_rows_would_choose_is_refused_before_anything_starts(tmp_path, change, message):
+    settings = federation_settings()
+    settings = settings.model_copy(update={"training": settings.training.model_copy(update=change)})
+    with pytest.raises(ConfigError, match=message):
+        deployed(settings, tmp_path)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_coordinator_has_what_report_reads(clean):

@@ -134,6 +134,17 @@ class FederationSettings(Section):
         """
         config, entry = self.config(), METHODS[self.method.name]
         check_method(self.method, self.rounds)
+        if self.training.patience is not None:
+            raise ConfigError(
+                "a deployment cannot end with its best round: sites would have to tell after every round how well they "
+                "predict, and they tell it once, at the end",
+                where="training.patience",
+                fix="leave it out, and set rounds",
+            )
+        if len(self.training.lr_candidates(self.method.name)) > 1:
+            raise ConfigError(
+                "a deployment trains once, at one learning rate", where="training.lr", fix="give one rate"
+            )
         if entry.has_components and not isinstance(self.method.n_components, int):
             raise ConfigError(
                 "a deployment is told how many components there are",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,16 @@ from fedgmi.storage import files, folder
 
 Comparison = dict[str, Any]
 """What `comparison.json` holds."""
+
+METRICS: dict[str, tuple[str, Callable[[Any], str], str, bool]] = {
+    "accuracy": ("client accuracy %", percent, "points", True),
+    "balanced_accuracy": ("balanced accuracy %", percent, "points", True),
+    "macro_f1": ("macro-F1 %", percent, "points", True),
+    "auc": ("AUC %", percent, "points", True),
+    "log_loss": ("log loss, nats", partial(number, digits=3), "nats", False),
+    "calibration_error": ("calibration error, points", percent, "points", False),
+}
+"""By name: a column's head, how values are written, the unit of differences, and whether more is better."""
 
 USUAL = 0.05
 """Where an older record does not say below which p-value a difference is one."""
@@ -62,11 +74,15 @@ def to_csv(comparison: Comparison) -> str:
     Returns:
         CSV with a head.
     """
-    columns = ("method", "seed", "client_accuracy", "proportion_tv", "bytes_down", "bytes_up", "seconds", "failed")
+    metrics = [name for name in METRICS if name != "accuracy"]
+    columns = ("method", "seed", "client_accuracy", "majority_accuracy", *metrics)
+    columns += ("proportion_tv", "bytes_down", "bytes_up", "seconds", "failed")
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(comparison["cells"])
+    for cell in comparison["cells"]:
+        found = cell.get("metrics") or {}
+        writer.writerow(cell | {name: found[name]["mean"] for name in metrics if name in found})
     return out.getvalue()
 
 
@@ -101,18 +117,24 @@ def rows(comparison: Comparison) -> list[list[str]]:
     Returns:
         Rows of cells. The first row is the head, and the name of the best method stands in asterisks.
     """
-    head = ["method", "client accuracy %", "worst tenth %", "behind the best, points", "p", "proportion error"]
-    table = [[*head, "down", "up", "s a round"]]
+    metric = comparison.get("metric", "accuracy")
+    name, show, unit, _ = METRICS[metric]
+    head = ["method", "client accuracy %", "worst tenth %"] if metric == "accuracy" else ["method", name]
+    head += [] if metric == "accuracy" else ["worst tenth", "client accuracy %"]
+    table = [[*head, f"behind the best, {unit}", "p", "proportion error", "down", "up", "s a round"]]
     paired = comparison["paired"] or {"best": None, "against": {}}
-    for method, found in comparison["summary"].items():
+    for method, found in ranked(comparison):
+        chosen = (found.get("metrics") or {}).get(metric, {"mean": None, "worst_tenth": None})
+        accuracy = _cell(found["client_accuracy"], percent)
+        own = [_cell(chosen["mean"], show), _cell(chosen["worst_tenth"], show), accuracy]
+        quality = own if metric != "accuracy" else [accuracy, _cell(found["worst_decile"], percent)]
         gap = paired["against"].get(method)
         name = f"**{method}**" if method == comparison["best"] else method
         table.append(
             [
                 name,
-                _cell(found["client_accuracy"], percent),
-                _cell(found["worst_decile"], percent),
-                percent(gap["difference"]) if gap else "–",
+                *quality,
+                show(gap["difference"]) if gap else "–",
                 _p(gap["p"]) if gap else "–",
                 _cell(found["proportion_tv"], lambda value: number(value, 3)),
                 size(found["bytes_down"][0]),
@@ -121,6 +143,27 @@ def rows(comparison: Comparison) -> list[list[str]]:
             ]
         )
     return table
+
+
+def ranked(comparison: Comparison) -> list[tuple[str, dict[str, Any]]]:
+    """The methods with their numbers over seeds, the best mean first; of equal ones as they were asked for.
+
+    Args:
+        comparison: What `comparison.json` holds.
+
+    Returns:
+        Names and numbers.
+    """
+    metric = comparison.get("metric", "accuracy")
+    higher = METRICS[metric][3]
+
+    def badness(entry: tuple[str, dict[str, Any]]) -> float:
+        found = entry[1]
+        spread = (found.get("metrics") or {}).get(metric, {}).get("mean")
+        spread = found["client_accuracy"] if metric == "accuracy" else spread
+        return math.inf if spread is None else -spread[0] if higher else spread[0]
+
+    return sorted(comparison["summary"].items(), key=badness)
 
 
 def verdict(comparison: Comparison) -> str:

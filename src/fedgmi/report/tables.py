@@ -14,6 +14,8 @@ from fedgmi.report.numbers import Summary, errors, own_and_others, per_client
 
 MOST_CLIENTS = 30
 """Clients that are shown."""
+MOST_CLASSES = 20
+"""Classes that are shown."""
 BESIDE = ("fedavg", "local", "oracle")
 """What may have run beside the method."""
 
@@ -27,7 +29,8 @@ def print_report(summary: Summary, out: Path, console: Console) -> None:
         console: Where to print.
     """
     components = [components_table(summary)] if summary.get("component_mass") else []
-    for table in (clients_table(summary), *components, headline_table(summary)):
+    classes = [classes_table(summary)] if summary.get("per_class") else []
+    for table in (clients_table(summary), *components, *classes, headline_table(summary)):
         console.print(table)
         console.print()
     console.print(_identity(summary), highlight=False)
@@ -50,6 +53,8 @@ def clients_table(summary: Summary) -> Table:
     baselines = [name for name in ("fedavg", "local") if name != summary.get("method")]
     accuracies = {run: per_client(summary, run) for run in (None, *baselines)}
     present = {run or "accuracy": values for run, values in accuracies.items() if values is not None}
+    common = summary.get("majority_accuracy_per_client")
+    present |= {"one class": common} if common else {}
     estimated, true = summary.get("proportions"), summary.get("true_proportions")
     shares = ["estimated"] if estimated else []  # fedavg and local estimate none
     table = bare_table("Clients", ["client", "rows", *shares, *(["true", "TV"] if true else []), *present])
@@ -97,6 +102,24 @@ def components_table(summary: Summary) -> Table:
     return table
 
 
+def classes_table(summary: Summary) -> Table:
+    """One row per class: how well it is told from the others, over all clients' held-out rows.
+
+    Args:
+        summary: What `summary.json` holds.
+
+    Returns:
+        A table for the terminal.
+    """
+    table = bare_table("Classes", ["class", "precision", "recall", "F1", "held-out rows"])
+    classes = sorted(summary["per_class"], key=lambda one: -1.0 if one["f1"] is None else one["f1"])
+    for one in classes[:MOST_CLASSES]:
+        table.add_row(one["name"], *(percent(one[key]) for key in ("precision", "recall", "f1")), str(one["support"]))
+    left_out = len(classes) - MOST_CLASSES
+    table.caption = f"in %, the worst first; {left_out} more classes in summary.json" if left_out > 0 else "in %"
+    return table
+
+
 def headline_table(summary: Summary) -> Table:
     """The numbers that are quoted, beside those of the baselines and the oracle where they ran.
 
@@ -113,6 +136,14 @@ def headline_table(summary: Summary) -> Table:
         ("… to the drawn proportions", "proportion_tv_drawn", 3),
         ("rows assigned rightly, %", "assignment_accuracy", None),
         ("client accuracy, %", "client_accuracy", None),
+        ("… of the worst tenth, %", "metrics.accuracy.worst_tenth", None),
+        ("… by each client's commonest class, %", "majority_accuracy", None),
+        ("balanced accuracy, %", "metrics.balanced_accuracy.mean", None),
+        ("macro-F1, %", "metrics.macro_f1.mean", None),
+        ("AUC, %", "metrics.auc.mean", None),
+        ("log loss, nats", "metrics.log_loss.mean", 3),
+        ("calibration error, points", "metrics.calibration_error.mean", None),
+        ("best round", "best_round", 0),
         ("unseen clients: proportion error", "unseen.proportion_tv", 3),
         ("… from rows without labels", "unseen.proportion_tv_unlabelled", 3),
         ("unseen clients: accuracy, %", "unseen.client_accuracy", None),
@@ -127,8 +158,10 @@ def headline_table(summary: Summary) -> Table:
 
 def _at(part: Summary, key: str) -> Any:
     """The value at a dotted key, None where a part of the way is missing."""
-    outer, _, inner = key.rpartition(".")
-    return (part.get(outer) or {}).get(inner) if outer else part.get(inner)
+    found: Any = part
+    for word in key.split("."):
+        found = (found or {}).get(word)
+    return found
 
 
 def _identity(summary: Summary) -> str:
@@ -138,12 +171,19 @@ def _identity(summary: Summary) -> str:
     cost = [
         f"seed {summary.get('seed', '?')}",
         *([_components(summary)] if summary.get("proportions") else []),
-        f"{summary.get('rounds', '?')} rounds",
+        _rounds(summary),
         *([f"histograms with ε = {summary['epsilon']:g}"] if summary.get("epsilon") else []),
         f"{size(summary.get('bytes_down'))} down, {size(summary.get('bytes_up'))} up",
         f"{number(summary.get('seconds'), 0)} s",
     ]
     return f"{what}: {', '.join(cost)}."
+
+
+def _rounds(summary: Summary) -> str:
+    rounds, stopped, best = (summary.get(key) for key in ("rounds", "stopped_round", "best_round"))
+    if stopped is None:
+        return f"{'?' if rounds is None else rounds} rounds"
+    return f"{stopped} of {rounds} rounds (the best by {summary.get('metric', 'accuracy')}: {best})"
 
 
 def _components(summary: Summary) -> str:

@@ -200,9 +200,11 @@ def check_choice(config: Config, federation: Federation, program: Program, name:
     if patience is None and not several:
         return
     where, fix = ("training.patience", "unset it") if patience else ("training.lr", "give one rate")
+    fix += ", or give the federation validation rows with labels"
     choices = "the best round" if patience else "a learning rate"
     why = _undecided(federation, metric)
     if why:
+        fix = fix if metric == "accuracy" else f"{fix}, or set evaluation.metric to accuracy"
         raise ConfigError(f"validation rows choose {choices}, and {why}", where=where, fix=fix)
     if patience and config.rounds <= program.warm_up:
         raise ConfigError(

@@ -15,7 +15,7 @@ from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import Method, Predictor, Task
 from fedgmi.mixture.matching import match_components, reorder, total_variation
 from fedgmi.randomness import generator
-from fedgmi.runs.metrics import METRICS, majority, mean, measure, per_class
+from fedgmi.runs.metrics import METRICS, majority, mean, measure, of_clients, per_class
 from fedgmi.tree import Tree
 
 ACCURACY = ("client_accuracy", "client_accuracy_per_client")
@@ -125,11 +125,6 @@ def quality(
         "majority_accuracy_per_client": common,
         "per_class": per_class(logs, y, classes),
     }
-
-
-def of_clients(name: str, values: Sequence[float | None]) -> dict[str, Any]:
-    """A metric's mean over clients, over the worst tenth of them, and by client."""
-    return {"mean": mean(values), "worst_tenth": METRICS[name].worst_tenth(values), "per_client": list(values)}
 
 
 def newcomers(

@@ -146,6 +146,23 @@ def majority(train: Any, y: Any) -> float | None:
     return float((labels == np.bincount(seen).argmax()).mean()) if len(seen) and len(labels) else None
 
 
+def of_clients(name: str, values: Sequence[float | None]) -> dict[str, Any]:
+    """A metric over clients, as records have it.
+
+    Args:
+        name: The metric's.
+        values: Of every client; None where nobody knows.
+
+    Returns:
+        Its `mean`, the mean over the `worst_tenth` of clients, and the values `per_client`.
+
+    Examples:
+        >>> of_clients("accuracy", [0.5, None, 1.0])
+        {'mean': 0.75, 'worst_tenth': 0.5, 'per_client': [0.5, None, 1.0]}
+    """
+    return {"mean": mean(values), "worst_tenth": METRICS[name].worst_tenth(values), "per_client": list(values)}
+
+
 def mean(values: Iterable[float | None]) -> float | None:
     """The mean of the values that are known; None where none is."""
     known = torch.tensor([math.nan if value is None else value for value in values], dtype=torch.float64)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fedgmi.deploy.coordinator.remote import Remote
+from fedgmi.deploy.coordinator.roster import Member
 from fedgmi.diagnosis.diagnose import Diagnosis, diagnose
 from fedgmi.diagnosis.survey import merged_counts
 from fedgmi.errors import UserError
@@ -18,11 +19,13 @@ from fedgmi.protocol.ledger import bytes_by_kind
 from fedgmi.protocol.rounds import Progress
 from fedgmi.protocol.step import select
 from fedgmi.protocol.wire import Parcel, WireError, unpack
+from fedgmi.runs.metrics import LARGEST_LOSS, METRICS, mean, of_clients
 from fedgmi.runs.records import DiagnosisRecord
 from fedgmi.storage import files
 
 OF_CLIENTS = {"client_misfit": "misfit", "client_p_value": "p_value", "proportion_intervals": "proportion_intervals"}
 OF_ALL = ("n_components", "mixture_supported", "misfit_per_dof", "p_value", "warnings")
+MAJORITY = "majority_accuracy"
 LEVEL = 0.9  # of the intervals
 
 
@@ -52,21 +55,36 @@ def close(remote: Remote, end: Progress, out: Path) -> dict[str, Any]:
             why = reply.header["error"] if reply else "no answer"
             remote.roster.tell(f"{members[i].name} has not kept its results: {why}")
         else:
-            members[i].accuracy = accuracy_told(reply)
+            members[i].quality = quality_told(reply)
     return summary(remote, end)
 
 
-def accuracy_told(reply: Parcel) -> float | None:
-    """What a site says of its predictor; None where it says nothing that can be true."""
+def quality_told(reply: Parcel) -> dict[str, float]:
+    """What a site says of its predictor, as far as it can be true."""
+    most = {MAJORITY: 1.0} | {name: 1.0 if metric.share else LARGEST_LOSS for name, metric in METRICS.items()}
     layout = reply.header.get("layout")
-    if not isinstance(layout, list) or [shape_told(entry) for entry in layout] != [[1]]:
-        return None  # before memory is taken for whatever else it speaks of
+    if not isinstance(layout, list) or len(layout) > len(most) or any(shape_told(entry) != [1] for entry in layout):
+        return {}  # before memory is taken for whatever else it speaks of
     try:
-        told = unpack(reply).replies.get("accuracy")
+        told = unpack(reply).replies
     except WireError:
-        return None
-    value = float(told[0]) if told is not None and told.shape == (1,) else -1.0
-    return value if 0.0 <= value <= 1.0 else None
+        return {}
+    found = {name: float(told[name][0]) for name in most if name in told and told[name].shape == (1,)}
+    return {name: value for name, value in found.items() if 0.0 <= value <= most[name]}
+
+
+def of_members(members: Sequence[Member]) -> dict[str, Any]:
+    """What the sites told, as a run's summary has it."""
+    told = {name: [member.quality.get(name) for member in members] for name in (MAJORITY, *METRICS)}
+    metrics = {name: of_clients(name, told[name]) for name in METRICS}
+    known = any(member.quality for member in members)
+    return {
+        "client_accuracy": metrics["accuracy"]["mean"],
+        "client_accuracy_per_client": told["accuracy"] if known else None,
+        "metrics": metrics if known else None,
+        MAJORITY: mean(told[MAJORITY]),
+        f"{MAJORITY}_per_client": told[MAJORITY] if known else None,
+    }
 
 
 def shape_told(entry: Any) -> Any:
@@ -115,8 +133,6 @@ def of_client(known: dict[str, Any] | None, i: int) -> dict[str, Any] | None:
 def summary(remote: Remote, end: Progress) -> dict[str, Any]:
     """As `fedgmi run` writes it, of what a coordinator knows: no truth, no bounds."""
     settings, members = remote.settings, remote.roster.members
-    accuracies = [member.accuracy for member in members]
-    known = [value for value in accuracies if value is not None]
     told = disclosed(end.server)
     whole = [told[i].tolist() for i in range(len(members)) if i in told]
     complete = bool(whole) and len(whole) == len(members)
@@ -131,8 +147,7 @@ def summary(remote: Remote, end: Progress) -> dict[str, Any]:
         "n_components": remote.n_components,
         "clients": [member.name for member in members],
         "rows_per_client": [member.rows for member in members],
-        "client_accuracy": statistics.mean(known) if known else None,
-        "client_accuracy_per_client": accuracies if known else None,
+        **of_members(members),
         "proportions": whole if complete else None,
         "bytes_down": end.bytes_down,
         "bytes_up": end.bytes_up,

@@ -37,7 +37,7 @@ class Member:
         node: That speaks for it; None: it is not connected.
         base: The exchange after which its state is what requests build on; None: it has none yet.
         held: In which round each block that it keeps was needed last, by hash.
-        accuracy: Of its predictor on held-out rows, told at the end.
+        quality: What it told at the end of its predictor on held-out rows: metrics by name, and `majority_accuracy`.
         last_round: In which it answered; -1: none.
         last_seen: When, in unix seconds; 0: never.
         absent: Rounds in which it was missing.
@@ -52,7 +52,7 @@ class Member:
     node: int | None = None
     base: tuple[int, int] | None = None
     held: dict[str, int] = field(default_factory=dict)
-    accuracy: float | None = None
+    quality: dict[str, float] = field(default_factory=dict)
     last_round: int = -1
     last_seen: float = 0.0
     absent: int = 0

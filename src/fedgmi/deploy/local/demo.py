@@ -16,7 +16,7 @@ from fedgmi.data.rows import Client, pack
 from fedgmi.data.scenarios.scenarios import build_scenario
 from fedgmi.deploy.local.deployment import running
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
-from fedgmi.deploy.site.results import accuracy
+from fedgmi.deploy.site.results import quality
 from fedgmi.deploy.site.site_data import load_site
 from fedgmi.mixture.matching import match_components, reorder
 from fedgmi.protocol.in_process import InProcess
@@ -152,7 +152,8 @@ def in_process(sites: Sequence[Path]) -> Beside:
     for i, rows in enumerate(loaded):
         state = tree.take(transport.states, torch.tensor([i]))
         held_out = None if rows.held_out is None else replace(pack([rows.held_out]), ids=(i,))
-        accuracies.append(accuracy(method.predictor, end.server, state, held_out))
+        found = quality(method.predictor, end.server, state, pack([rows.train]), held_out, federation.rows.classes)
+        accuracies.append(found["metrics"]["accuracy"] if found else None)
     return Beside(method.predictor.proportions(transport.states), accuracies)
 
 

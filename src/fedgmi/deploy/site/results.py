@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,27 +13,46 @@ from torch import Tensor
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods import Predictor
+from fedgmi.runs.metrics import majority, measure, per_class
 from fedgmi.runs.setup import Setup
 from fedgmi.storage import files, folder
 from fedgmi.storage import tensors as store
 from fedgmi.tree import Tree
 
 ESTIMATOR = "fedgmi"  # the method whose models `FedGMI.load` reads
-RESULTS, PROPORTIONS, MODEL = "results", "proportions.json", "model"
+RESULTS, PROPORTIONS, METRICS, MODEL = "results", "proportions.json", "metrics.json", "model"
 
 
-def accuracy(predictor: Predictor, server: Tree, state: Tree, held_out: Rows | None) -> float | None:
-    """Share of held-out rows that the site's own predictor labels rightly; None without such rows, or labels."""
-    if held_out is None or held_out.y is None:
-        return None
-    guess = predictor.predict(server, state, replace(held_out, y=None, cache={})).argmax(1)
-    return float((guess == held_out.y).double().mean())
+def quality(
+    predictor: Predictor, server: Tree, state: Tree, train: Rows, held_out: Rows | None, classes: Sequence[str]
+) -> dict[str, Any]:
+    """How good the site's own predictor is on its held-out rows.
+
+    Args:
+        predictor: The method's.
+        server: What it reads of the server's state.
+        state: The site's own.
+        train: The site's training rows.
+        held_out: The rows in question.
+        classes: The classes' names.
+
+    Returns:
+        `metrics` by name, `majority_accuracy`, and numbers `per_class`; nothing without such rows, or labels.
+    """
+    if held_out is None or held_out.y is None or train.y is None:
+        return {}
+    logs = predictor.predict(server, state, replace(held_out, y=None, cache={}))
+    return {
+        "metrics": measure(logs, held_out.y),
+        "majority_accuracy": majority(train.y.cpu(), held_out.y.cpu()),
+        "per_class": per_class(logs, held_out.y, classes),
+    }
 
 
 def write(
     where: Path, setup: Setup, federation: str, site: str, server: Tree, state: Tree, known: dict[str, Any]
 ) -> None:
-    """Write `results/`: proportions.json, diagnosis.json where there is one, and model/, which `FedGMI.load` reads.
+    """Write `results/`: proportions.json, metrics.json, diagnosis.json, and model/, which `FedGMI.load` reads.
 
     Of methods other than fedgmi the model is the server's and the site's state, as tensors by name.
 
@@ -43,13 +63,16 @@ def write(
         site: The site's name.
         server: What the predictor reads of the server's state.
         state: The site's own.
-        known: `accuracy` on held-out rows, the site's part of the `diagnosis`, and the `run`'s name.
+        known: What `quality` found, the site's part of the `diagnosis`, and the `run`'s name.
     """
     out, method = where / RESULTS, setup.method()
     tell = method.predictor.proportions
     found = None if tell is None else tell(state)[0].tolist()
     about = {"site": site, "federation": federation, "method": method.name, "run": known["run"]}
-    files.write_json(out / PROPORTIONS, files.finite(about | {"proportions": found, "accuracy": known["accuracy"]}))
+    accuracy = known["quality"].get("metrics", {}).get("accuracy")
+    files.write_json(out / PROPORTIONS, files.finite(about | {"proportions": found, "accuracy": accuracy}))
+    if known["quality"]:
+        files.write_json(out / METRICS, files.finite(about | known["quality"]))
     if known["diagnosis"] is not None:
         files.write_json(out / folder.DIAGNOSIS, files.finite(about | known["diagnosis"]))
     if method.predictor.pooled is None or tell is None or method.name != ESTIMATOR:

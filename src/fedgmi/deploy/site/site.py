@@ -162,12 +162,14 @@ class Site:
         method, rows = self.method(), self._rows(self.train, header)
         server, state = self._states(header, method, server, rows, memory)
         held_out = None if self.held_out is None else self._rows(self.held_out, header)
-        accuracy = results.accuracy(method.predictor, server, state, held_out)
-        known = {"accuracy": accuracy, "diagnosis": header.get("diagnosis"), "run": header["run"]}
+        classes = self.federation.rows.classes
+        found = results.quality(method.predictor, server, state, rows, held_out, classes)
+        known = {"quality": found, "diagnosis": header.get("diagnosis"), "run": header["run"]}
         results.write(
             self.where, self.federation.setup(), self.federation.name, self.settings.name, server, state, known
         )
-        told = {} if accuracy is None else {"accuracy": torch.tensor([accuracy], dtype=torch.float64)}
+        numbers = found.get("metrics", {}) | {"majority_accuracy": found.get("majority_accuracy")}
+        told = {name: torch.tensor([v], dtype=torch.float64) for name, v in numbers.items() if v is not None}
         return pack(Message(replies=told), {"rows": len(self.train)})
 
     def method(self) -> Method:

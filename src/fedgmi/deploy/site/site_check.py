@@ -107,7 +107,10 @@ def leaves(check: Check) -> Iterator[str]:
                 yield f"{when}, {_sentence(check, step)}"
     rows = check.rows
     if rows.held_out is not None and rows.held_out.y is not None:
-        yield f"at the end, its predictor's accuracy on the {plural(len(rows.held_out), 'row')} held out"
+        yield (
+            f"at the end, its predictor's accuracy on the {plural(len(rows.held_out), 'row')} held out, the other "
+            "metrics (macro-F1, AUC, log loss, …), and the accuracy of saying its most frequent class"
+        )
 
 
 def _sentence(check: Check, step: Step) -> str:
