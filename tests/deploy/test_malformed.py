@@ -11,7 +11,7 @@ import torch
 from local_post import settings_of
 from test_coordinator import deployed, log_of
 
-from fedgmi.deploy.coordinator.closing import accuracy_told
+from fedgmi.deploy.coordinator.closing import quality_told
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.wire import Parcel, pack, unpack
 
@@ -100,8 +100,8 @@ def test_who_does_not_say_who_it_is_is_not_let_in(tmp_path, said, why):
 )
 def test_an_accuracy_takes_no_more_memory_than_a_number(entry):
     layout = [{"name": "replies/accuracy", "dtype": "float32"} | entry]
-    assert accuracy_told(Parcel({"layout": layout, "hash": ""})) is None
+    assert quality_told(Parcel({"layout": layout, "hash": ""})) == {}
 
 
 def test_an_accuracy_is_told():
-    assert accuracy_told(pack(Message(replies={"accuracy": torch.tensor([0.5])}), {})) == 0.5
+    assert quality_told(pack(Message(replies={"accuracy": torch.tensor([0.5])}), {})) == {"accuracy": 0.5}
