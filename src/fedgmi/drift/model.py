@@ -33,15 +33,15 @@ class Model(Protocol):
     client_names_: Any
     weights_: Any
 
-    def log_ratios(self, x: Any, y: Any = None) -> Any:
+    def log_ratios(self, x: Any, /, y: Any = None) -> Any:
         """log p_k(x[, y]), up to a constant per row. [n, K], nats"""
         ...
 
-    def component_log_prob(self, x: Any) -> Any:
+    def component_log_prob(self, x: Any, /) -> Any:
         """log p_k(x). [n, K], nats"""
         ...
 
-    def infer_weights(self, x: Any, y: Any = None) -> Weights:
+    def infer_weights(self, x: Any, /, y: Any = None) -> Weights:
         """The proportions of a client that holds such rows."""
         ...
 
