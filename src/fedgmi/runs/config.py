@@ -72,7 +72,7 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     rounds: PositiveInt = ROUNDS
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: PositiveInt | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None  # more crash torch
     data: DataSettings = DataSettings()
     scenario: ScenarioSettings = ScenarioSettings()
     method: AnyMethod = METHODS[DEFAULT_METHOD].settings(name=DEFAULT_METHOD)

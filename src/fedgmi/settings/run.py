@@ -55,7 +55,7 @@ class ScenarioSettings(Section):
     alpha: PositiveFloat = 0.5
     n_components: PositiveInt = 3
     labels_per_component: PositiveInt | None = None
-    size_ratio: Annotated[float, Field(ge=1)] = 1.0
+    size_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
     held_out_rows: PositiveInt | None = None
     client_column: str | None = None
     n_features: PositiveInt = 8
