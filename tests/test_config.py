@@ -95,7 +95,7 @@ def test_unknown_key_like_no_other_lists_sections():
         ("rounds=2.5", "2.5 (a number)", "a whole number"),
         ("rounds=0", "0,", "greater than or equal to 1"),
         ("threads=100000", "100000,", "less than or equal to 1024"),
-        ("scenario.size_ratio=inf", "inf", "a finite number"),
+        ("scenario.size_ratio=inf", "Infinity", "a finite number"),
         ("scenario.alpha=nan", "NaN,", "finite number"),
         ("scenario.alpha=-1", "-1,", "greater than 0"),
         ("scenario.alpha=much", '"much" (text)', "a number"),
