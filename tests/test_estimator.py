@@ -217,7 +217,7 @@ def test_where_no_model_lies(tmp_path):
         (lambda m: m.predict(np.zeros((3, 5)), client=0), "3×5.*n×2"),
         (lambda m: m.predict(np.zeros(2), client=0), "n×2"),
         (lambda m: m.predict(np.zeros((0, 2)), client=0), "no rows"),
-        (lambda m: m.predict(np.array([[np.nan, 0.0]]), client=0), "NaN or infinite"),
+        (lambda m: m.predict(np.array([[np.nan, 0.0]]), client=0), "1 of 1 values are missing"),
         (lambda m: m.predict(np.array([["a", "b"]]), client=0), "not numbers"),
         (lambda m: m.predict(np.zeros((1, 2)), client="client-O1"), "did you mean 'client-01'"),
         (lambda m: m.predict(np.zeros((1, 2)), client=8), "no client 8"),

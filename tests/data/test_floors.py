@@ -12,7 +12,7 @@ import fedgmi.data
 
 ROOT = Path(fedgmi.data.__file__).parent
 FLOORS = (
-    ("names", "standardise", "rows", "validate"),
+    ("names", "standardise", "rows", "validate", "missing", "problems"),
     ("sources",),
     ("build", "decode", "encode", "federation", "split"),
     ("scenarios",),

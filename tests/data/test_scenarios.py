@@ -34,7 +34,7 @@ def wards(write_table: Callable[..., str]) -> DataSettings:
     sizes = {"north": 30, "south": 40, "east": 50, "west": 60, "upper": 70, "lower": 80, "tiny": 3}
     ward = rng.permutation([name for name, n in sizes.items() for _ in range(n)]).tolist()
     path = write_table(
-        {"number": list(range(len(ward))), "ward": ward, "label": rng.integers(0, 2, len(ward)).tolist()}
+        {"number": list(range(0, 2 * len(ward), 2)), "ward": ward, "label": rng.integers(0, 2, len(ward)).tolist()}
     )
     return DataSettings(path=path)
 
@@ -323,7 +323,7 @@ def test_by_column_clients_are_the_columns_values(wards: DataSettings) -> None:
     for name, *parts in zip(federation.names, *groups, strict=True):
         rows = [int(number) for part in parts for number in part.x[:, 0]]
         assert len(set(rows)) == len(rows)
-        assert {source.train.columns["ward"][row] for row in rows} == {name}
+        assert {source.train.columns["ward"][row // 2] for row in rows} == {name}
 
 
 # --- errors --------------------------------------------------------------------------------------------------------

@@ -198,8 +198,8 @@ def test_csv_file(tmp_path: Path, write_table: Write) -> None:
     ("columns", "settings", "message"),
     [
         ({"a": [1.0], "y": [0.5]}, {}, r"column 'y': label 0.5 at row 0 is not a whole number.*data.label_column"),
-        ({"a": [1.0, float("nan")]}, {}, r"column 'a': 1 values are NaN or infinite, the first at row 1.*fill or drop"),
-        ({"a": [1e300]}, {}, r"column 'a': 1 values are NaN or infinite"),
+        ({"a": [1.0, float("nan")]}, {}, r"column 'a': 1 values are missing, the first at row 1.*fill or drop"),
+        ({"a": [1e300]}, {}, r"column 'a': 1 values are infinite, or too large"),
         ({"a": [1.0, None]}, {}, r"column 'a': 1 values are missing, the first at row 1"),
         ({"a": [1.0], "y": [float("inf")]}, {}, r"label inf at row 0"),
         (
@@ -207,7 +207,7 @@ def test_csv_file(tmp_path: Path, write_table: Write) -> None:
             {},
             r"neither a picture nor a numeric column among a.*data.image_column or data.feature_columns",
         ),
-        ({"a": [[1.0]]}, {"feature_columns": ["a"]}, r"column 'a' holds neither numbers nor texts"),
+        ({"a": [[1.0]]}, {"feature_columns": ["a"]}, r"column 'a' holds lists or records, neither numbers nor texts"),
         ({"a": [1.0], "b": [[1]]}, {"label_column": "b"}, r"data.label_column: column 'b' holds neither"),
         ({"age": [1.0]}, {"label_column": "agee"}, r"no column 'agee'; there are age.*did you mean 'age'\?"),
         ({"age": [1.0]}, {"feature_columns": ["zz"]}, r"no column 'zz'; there are age.*choose one of them"),

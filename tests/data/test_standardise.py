@@ -163,7 +163,7 @@ def test_the_scale_is_that_of_the_training_rows():
 
 @pytest.mark.parametrize(("setting", "expected"), [("auto", True), (True, True), (False, False)])
 def test_tables_from_a_data_set(write_table, setting, expected):
-    rows = {"age": list(range(200)), "label": [0, 1] * 100, "ward": ["a", "b"] * 100}
+    rows = {"age": list(range(20, 220)), "label": [0, 1] * 100, "ward": ["a", "b"] * 100}
     data = DataSettings(path=write_table(rows), standardise=setting)
     chosen = ScenarioSettings(name="by-column", n_clients=2, client_column="ward")
     assert wants_scale(data, chosen, build_scenario(data, chosen, 0).federation.schema) == expected

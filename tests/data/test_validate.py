@@ -30,7 +30,10 @@ def spoilt(value: float) -> Tensor:
 @pytest.mark.parametrize(
     ("federation", "message"),
     [
-        (table(spoilt(float("nan"))), r"client 'bert', column 'weight': 2 of 4 rows are NaN or infinite.*fill or drop"),
+        (
+            table(spoilt(float("nan"))),
+            r"client 'bert', column 'weight': 2 of 4 values are missing .NaN., the first at row 2.*fill or drop",
+        ),
         (table(spoilt(float("inf"))), r"client 'bert', column 'weight'"),
         (table(y=torch.tensor([0.0, 1.0, 2.0, 0.5])), r"client 'bert', labels: labels are torch.float32, not int64"),
         (table(y=torch.tensor([0, 1, 2, 3])), r"client 'bert', labels: label 3 is out of range 0..2"),
@@ -53,7 +56,7 @@ def spoilt(value: float) -> Tensor:
         (Federation(PICTURES, (Client("c", torch.full((1, 1, 2, 2), 255.0)),)), r"outside 0..1.*divide by 255"),
         (
             Federation(PICTURES, (Client("c", torch.tensor([[[[0, 1], [float("nan"), 0]]]])),)),
-            r"client 'c', column \(0, 1, 0\): 1 of 1 rows",
+            r"client 'c', column \(0, 1, 0\): 1 of 1 values",
         ),
     ],
 )

@@ -2,53 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import Tensor
 
+from fedgmi.data.missing import mark, no_rule_for_pictures
 from fedgmi.data.names import client_name
-from fedgmi.data.rows import Client, Parts, Schema, client_names
+from fedgmi.data.rows import Client, Missing, Parts, Schema, client_names
 from fedgmi.data.sources.by_column import split_by_column
-from fedgmi.data.sources.frames import column_names
+from fedgmi.data.sources.entries import Entry, by_name, read
+from fedgmi.data.sources.labels import NO_LABELS, Labels, encode_labels
 from fedgmi.data.sources.sources import load_source
-from fedgmi.data.sources.values import Values, encode_labels, whole_labels
-from fedgmi.errors import DataError, unknown
+from fedgmi.data.validate import warn_of_range
+from fedgmi.errors import unknown
 from fedgmi.settings.run import DataSettings
 
 
-class Entry(NamedTuple):
-    """One client's rows as they were given.
-
-    Attributes:
-        name: The client's.
-        x: The features. [n, *shape], float32
-        y: Labels as users know them, whole numbers or texts, or None. [n]
-        columns: The names of the columns, where x came with some. [D], or empty
-    """
-
-    name: str
-    x: Tensor
-    y: Values | None
-    columns: tuple[str, ...]
-
-
 def from_arrays(
-    clients: Sequence[Any],
+    clients: Sequence[Any] | Mapping[Any, Any],
     *,
     names: Sequence[str] | None = None,
-    validation: Sequence[Any] | None = None,
-    held_out: Sequence[Any] | None = None,
+    validation: Sequence[Any] | Mapping[Any, Any] | None = None,
+    held_out: Sequence[Any] | Mapping[Any, Any] | None = None,
+    missing: Missing = "refuse",
 ) -> Parts:
     """What `Federation.from_arrays` makes, before it is checked.
 
     Args:
-        clients: An entry (x, y) or x for each client.
+        clients: An entry (x, y) or x for each client, in a list or in a dict by the clients' names.
         names: The clients' names; "client-00", "client-01", … by default.
         validation: Rows for validation, as `clients` and in the same order.
         held_out: Rows that training never sees, as `clients` and in the same order.
+        missing: The rule for missing values.
 
     Returns:
         The schema and the clients. Classes are numbered over all of them.
@@ -56,16 +43,23 @@ def from_arrays(
     Raises:
         DataError: For entries that cannot be read as rows.
     """
-    chosen = client_names(len(clients)) if names is None else [client_name(name) for name in names]
-    groups = [_read(clients, chosen, "")]
+    given, own = by_name(clients, None if names is None else [client_name(name) for name in names], "")
+    chosen = client_names(len(given)) if own is None else own
+    groups = [read(given, chosen, "")]
+    first = groups[0][0] if groups[0] else None
     for rows, group in ((validation, " (validation)"), (held_out, " (held-out)")):
-        groups.append([] if rows is None else _read(rows, chosen, group))
-    labels, classes = _number([entry.y for group in groups for entry in group if entry.y is not None])
+        groups.append([] if rows is None else read(by_name(rows, chosen, group)[0], chosen, group, first))
+    ys = [entry.y for group in groups for entry in group if entry.y is not None]
+    labels = encode_labels(ys, None, where="labels", advice="give classes") if ys else NO_LABELS
+    schema, groups = _marked(_schema(first, labels, missing), groups)
+    numbered = map(torch.from_numpy, labels.numbers)
     training, for_choice, later = (
-        tuple(Client(entry.name, entry.x, None if entry.y is None else next(labels)) for entry in group)
+        tuple(Client(entry.name, entry.x, None if entry.y is None else next(numbered)) for entry in group)
         for group in groups
     )
-    return Parts(_schema(groups[0], classes), training, for_choice, later)
+    if schema.kind == "image" and groups[0]:
+        warn_of_range([entry.x for entry in groups[0]], "pictures of all clients")
+    return Parts(schema, training, for_choice, later)
 
 
 def from_dataset(
@@ -114,75 +108,24 @@ def from_dataset(
     )
 
 
-def _read(entries: Sequence[Any], names: Sequence[str], group: str) -> list[Entry]:
-    """Each client's (x, y) or x."""
-    if len(entries) != len(names):
-        raise DataError(
-            f"{len(names)} names for {len(entries)} clients",
-            where=f"federation{group}",
-            fix="give one entry (x, y) or x per client, in the same order everywhere",
-        )
-    read = []
-    for name, entry in zip(names, entries, strict=True):
-        where = f"client {name!r}{group}"
-        if isinstance(entry, tuple) and len(entry) != 2:
-            raise DataError(f"the entry is a tuple of {len(entry)}", where=where, fix="give (x, y), or x alone")
-        x, y = entry if isinstance(entry, tuple) else (entry, None)
-        read.append(Entry(name, _rows(x, where), None if y is None else _labels(y, where), column_names(x)))
-    return read
-
-
-def _schema(entries: Sequence[Entry], classes: tuple[str, ...]) -> Schema:
+def _schema(first: Entry | None, labels: Labels, missing: Missing) -> Schema:
     """What the first client's rows look like; the others are held to it."""
-    shape = tuple(entries[0].x.shape[1:]) if entries else (0,)
-    if len(shape) > 1:
-        return Schema(shape, len(classes), "image", classes)
-    named = entries[0].columns if entries else ()
-    return Schema(shape, len(classes), "tabular", classes, named or tuple(f"x{j}" for j in range(shape[0])))
+    shape = (0,) if first is None else tuple(first.x.shape[1:])
+    kind: Literal["image", "tabular"] = "image" if len(shape) > 1 else "tabular"
+    features: tuple[str, ...] = ()
+    if kind == "tabular":
+        features = (first.columns if first else ()) or tuple(f"x{j}" for j in range(shape[0]))
+    elif missing != "refuse":
+        raise no_rule_for_pictures("missing")
+    return Schema(shape, len(labels.classes), kind, labels.classes, features, labels.type, missing)
 
 
-def _rows(x: Any, where: str) -> Tensor:
-    """A table [n, features], or pictures [n, channels, height, width]; grey pictures may lack the channel."""
-    array = _array(x, where)
-    if array.dtype.kind not in "biuf":
-        raise DataError(
-            f"x holds {array.dtype}, not numbers", where=where, fix="use Federation.from_frame, which encodes texts"
-        )
-    array = array[:, None] if array.ndim == 3 else array
-    if array.ndim not in (2, 4) or 0 in array.shape[1:]:
-        raise DataError(
-            f"x of shape {array.shape} is neither a table nor pictures",
-            where=where,
-            fix="bring it to [n, features], [n, height, width] or [n, channels, height, width]",
-        )
-    with np.errstate(over="ignore"):
-        return torch.from_numpy(array.astype(np.float32))
-
-
-def _labels(y: Any, where: str) -> Values:
-    values, where = _array(y, where), f"{where}, labels"
-    if values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat):
-        values = values.astype(str)
-    if values.dtype.kind not in "biufU":
-        raise DataError(f"y holds {values.dtype}", where=where, fix="give whole numbers or texts, one per row")
-    return whole_labels(values, where=where, advice="give whole numbers or texts")
-
-
-def _array(values: Any, where: str) -> Values:
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        return np.asarray((values.float() if values.is_floating_point() else values).numpy())
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        raise DataError("the rows differ in length", where=where, fix="give rectangular arrays") from error
-
-
-def _number(labels: Sequence[Values]) -> tuple[Iterator[Tensor], tuple[str, ...]]:
-    """All clients' labels as 0..L-1, one after the other, and the L classes; none where nobody has labels."""
-    if len({values.dtype.kind for values in labels}) > 1:
-        raise DataError(
-            "some clients' labels are numbers and others' are texts", where="labels", fix="use one kind for all"
-        )
-    numbers, classes = encode_labels(labels, None, where="labels", advice="give classes") if labels else ([], ())
-    return map(torch.from_numpy, numbers), classes
+def _marked(schema: Schema, groups: list[list[Entry]]) -> tuple[Schema, list[list[Entry]]]:
+    """The schema and the rows with columns that mark missing values, where the rule asks for them."""
+    same = all(entry.x.shape[1:] == schema.shape for group in groups for entry in group)
+    if schema.kind == "image" or not same:  # what differs in shape is told later, with everything else
+        return schema, groups
+    numbers = schema.features
+    xs, features = mark([[entry.x for entry in group] for group in groups], schema.features, numbers, schema.missing)
+    made = [[e._replace(x=x) for e, x in zip(group, part, strict=True)] for group, part in zip(groups, xs, strict=True)]
+    return replace(schema, shape=(len(features),), features=features), made

@@ -9,8 +9,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fedgmi.data.missing import marked_numbers, with_markers
 from fedgmi.data.rows import Schema
+from fedgmi.data.sources.arrays import channels_last, numbers, plain_array
 from fedgmi.data.sources.frames import column_names, encode
+from fedgmi.data.sources.labels import label_names, label_values
 from fedgmi.data.validate import check_features
 from fedgmi.errors import DataError
 
@@ -22,12 +25,13 @@ def features(x: Any, schema: Schema, *, where: str = "x") -> Tensor:
     channel may come without that axis. A single row still needs its leading axis.
 
     Args:
-        x: A table, an array, a tensor, or nested lists. [n, *shape]
+        x: A table, an array, masked or not, a tensor, or nested lists. Where missing numbers are marked, an array may
+            come with the columns that mark them or without. [n, *shape]
         schema: What the federation's rows look like.
         where: What x is called in messages.
 
     Returns:
-        The rows. [n, *shape], float32
+        The rows. Where missing values are not refused, they are NaN. [n, *shape], float32
 
     Raises:
         DataError: For another shape, no rows, or values that no model can take.
@@ -36,17 +40,22 @@ def features(x: Any, schema: Schema, *, where: str = "x") -> Tensor:
         >>> features([[1, 2]], Schema((2,), 0, "tabular"))
         tensor([[1., 2.]])
     """
-    x = encode(x, schema) if schema.features and column_names(x) else x
-    array = x if isinstance(x, Tensor) else torch.as_tensor(_numbers(x, where))
-    rows = array.float()
+    if schema.features and column_names(x):
+        rows = encode(x, schema)
+    else:
+        rows = torch.from_numpy(numbers(plain_array(x, where), where))
+    shape = tuple(rows.shape)
     if rows.ndim == len(schema.shape) and schema.kind == "image" and schema.shape[0] == 1:
         rows = rows.unsqueeze(1)
+    if rows.ndim == 2 and rows.shape[1] == schema.n_features - len(marked_numbers(schema.features)):
+        rows = with_markers(rows, schema.features)
     if tuple(rows.shape[1:]) != schema.shape or rows.ndim != len(schema.shape) + 1:
         expected = "×".join(["n", *map(str, schema.shape)])
-        found = "×".join(map(str, array.shape)) or "that of a single number"
-        raise DataError(
-            f"the shape is {found}", where=where, fix=f"give rows of shape {expected}, as the federation's were"
-        )
+        found = "×".join(map(str, shape)) or "that of a single number"
+        fix = f"give rows of shape {expected}, as the federation's were"
+        if schema.kind == "image" and shape[1:] == (*schema.shape[1:], schema.shape[0]):
+            fix = channels_last(shape)
+        raise DataError(f"the shape is {found}", where=where, fix=fix)
     check_features(rows, schema, where)
     return rows
 
@@ -55,7 +64,7 @@ def labels(y: Any, schema: Schema, n_rows: int, *, where: str = "y") -> Tensor:
     """Later labels as class numbers.
 
     Args:
-        y: Labels as the federation's were given: whole numbers or texts. [n]
+        y: Labels as the federation's were given. The same whole number may come in another type. [n]
         schema: What the federation's rows look like.
         n_rows: n, how many rows of x there are.
         where: What y is called in messages.
@@ -64,7 +73,8 @@ def labels(y: Any, schema: Schema, n_rows: int, *, where: str = "y") -> Tensor:
         The class numbers. [n], int64
 
     Raises:
-        DataError: For another shape, a label that the federation does not have, or a federation without labels.
+        DataError: For another shape, a label that is missing or that the federation does not have, or a federation
+            without labels.
 
     Examples:
         >>> labels(["dog", "cat"], Schema((2,), 2, "tabular", classes=("cat", "dog")), 2)
@@ -72,17 +82,21 @@ def labels(y: Any, schema: Schema, n_rows: int, *, where: str = "y") -> Tensor:
     """
     if not schema.n_classes:
         raise DataError("the federation had no labels", where=where, fix="leave y out")
-    values = np.asarray(y)
+    values = plain_array(y, where)
     if values.shape != (n_rows,):
         raise DataError(f"the shape is {values.shape} for {n_rows} rows", where=where, fix="give one label per row")
-    known = classes(schema)
-    lookup = {str(value): number for number, value in enumerate(known.tolist())}
-    whole = values.astype(np.int64) if values.dtype.kind == "f" and bool((values == np.round(values)).all()) else values
-    names = [str(value) for value in whole.tolist()]
-    strange = next((row for row, name in enumerate(names) if name not in lookup), None)
-    if strange is not None:
+    values = label_values(values, where=where, advice="give labels as the federation's were")
+    if (values.dtype.kind == "b") != (label_type(schema) == "bool"):  # 0 and 1 beside False and True
+        other = values.astype(np.int64) if values.dtype.kind == "b" else values
+        truth = other.dtype.kind in "iuf" and bool(((other == 0) | (other == 1)).all())
+        values = other.astype(bool) if label_type(schema) == "bool" and truth else other
+    lookup = {name: number for number, name in enumerate(_names(schema))}
+    names = label_names(values)
+    strange = [row for row, name in enumerate(names) if name not in lookup]
+    if strange:
+        row = strange[0]
         raise DataError(
-            f"label {names[strange]!r} at row {strange} is not among the federation's: {', '.join(lookup)}",
+            f"label {names[row]!r} at row {row} is not among the federation's: {', '.join(lookup)}",
             where=where,
             fix="leave these rows out, or make the federation anew with them",
         )
@@ -96,20 +110,29 @@ def classes(schema: Schema) -> npt.NDArray[Any]:
         schema: What the federation's rows look like.
 
     Returns:
-        Whole numbers where all labels are whole numbers, texts otherwise. [L]
+        `numpy.unique` of the labels as they were given, in values and type. Where a data set names its classes, these
+        names in its order. [L]
 
     Examples:
-        >>> classes(Schema((2,), 2, "tabular", classes=("3", "5"))).tolist()
-        [3, 5]
+        >>> classes(Schema((2,), 2, "tabular", classes=("3", "5"), label_type="int64"))
+        array([3, 5])
+        >>> classes(Schema((2,), 2, "tabular", classes=("03", "3")))
+        array(['03', '3'], dtype='<U2')
     """
-    names = schema.classes or tuple(str(number) for number in range(schema.n_classes))
-    whole = all(name.lstrip("-").isdigit() for name in names)
-    return np.array([int(name) for name in names] if whole else names)
+    if not schema.n_classes:
+        return np.empty(0, dtype=np.int64)
+    kind, names = label_type(schema), _names(schema)
+    if kind in ("str", "object"):
+        return np.array(names, dtype=kind)
+    if kind == "bool":
+        return np.array([name == "True" for name in names])
+    return np.array([int(name) for name in names], dtype=kind)
 
 
-def _numbers(x: Any, where: str) -> npt.NDArray[Any]:
-    array = np.asarray(x)
-    if array.dtype.kind not in "fiub":
-        fix = "encode it as the federation's rows were; Federation.from_frame does that for a table"
-        raise DataError(f"it holds {array.dtype}, not numbers", where=where, fix=fix)
-    return array
+def label_type(schema: Schema) -> str:
+    """What labels come back as; see `Schema.label_type`."""
+    return schema.label_type or ("str" if schema.classes else "int64")
+
+
+def _names(schema: Schema) -> tuple[str, ...]:
+    return schema.classes or tuple(str(number) for number in range(schema.n_classes))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from fedgmi import tree
 from fedgmi.data import build, encode, split
+from fedgmi.data.missing import check_rule
 from fedgmi.data.names import place_of
-from fedgmi.data.rows import Client, Parts, Schema
+from fedgmi.data.rows import Client, Missing, Parts, Schema
 from fedgmi.data.sources import frames
 from fedgmi.data.standardise import Standardisation, feature_sums, standardisation
 from fedgmi.data.validate import check_parts, check_scalable
@@ -143,28 +144,34 @@ class Federation:
     @classmethod
     def from_arrays(
         cls,
-        clients: Sequence[Any],
+        clients: Sequence[Any] | Mapping[Any, Any],
         *,
         names: Sequence[str] | None = None,
-        validation: Sequence[Any] | None = None,
-        held_out: Sequence[Any] | None = None,
+        validation: Sequence[Any] | Mapping[Any, Any] | None = None,
+        held_out: Sequence[Any] | Mapping[Any, Any] | None = None,
+        missing: Missing = "refuse",
     ) -> Federation:
         """A federation of arrays or tensors.
 
         Args:
-            clients: An entry (x, y) or x for each client. x is a table [n, features], or pictures [n, height, width] or
-                [n, channels, height, width] with values in [0, 1]. y holds classes as whole numbers or texts [n].
-                They are numbered over all clients, and `schema.classes` names them.
+            clients: An entry (x, y) or x for each client, in a list or in a dict by the clients' names. x is a table
+                [n, features], or pictures [n, height, width] or [n, channels, height, width] with values in [0, 1].
+                Where the tables have names for their columns, as those of pandas, Polars and Arrow do, columns are
+                brought to the order of the first client's by name. y holds classes as whole numbers or texts [n]. They
+                are numbered over all clients, and come back from predictions as they were given.
             names: The clients' names; "client-00", "client-01", … by default.
             validation: Rows for validation, as `clients` and in the same order.
             held_out: Rows that training never sees, as `clients` and in the same order.
+            missing: What becomes of missing values (NaN, None, masked ones): "refuse", "mean" or "indicator"; see
+                docs/tables.md. Missing labels are refused always.
 
         Returns:
             The federation.
 
         Raises:
-            DataError: For rows that cannot be used: no client, shapes that differ, NaN, labels for some clients
-                alone, …. It names the client and the column.
+            DataError: For rows that cannot be used: no client, shapes or columns that differ, missing values, labels
+                for some clients alone, …. It names all clients and columns where something is wrong.
+            ConfigError: For a rule that there is not.
 
         Examples:
             >>> rows = [[1.5, 0.0], [2.5, 1.0]]
@@ -172,11 +179,20 @@ class Federation:
             >>> federation.names, federation.schema.classes, federation.clients[0].y
             (('client-00', 'client-01'), ('cat', 'dog'), tensor([0, 1]))
         """
-        return _checked(cls(*build.from_arrays(clients, names=names, validation=validation, held_out=held_out)))
+        check_rule(missing)
+        return _checked(
+            cls(*build.from_arrays(clients, names=names, validation=validation, held_out=held_out, missing=missing))
+        )
 
     @classmethod
     def from_frame(
-        cls, frame: Any, client: str, label: str | None = None, features: Sequence[str] | None = None
+        cls,
+        frame: Any,
+        client: str,
+        label: str | None = None,
+        features: Sequence[str] | None = None,
+        *,
+        missing: Missing = "refuse",
     ) -> Federation:
         """A federation from one table with a column that names each row's client.
 
@@ -186,13 +202,17 @@ class Federation:
             frame: A DataFrame of pandas or Polars, or a pyarrow Table.
             client: The column of the clients' names.
             label: The column of classes, or None.
-            features: The columns to use; all others by default.
+            features: The columns to use; by default all others, but for those in which a tool numbered the rows.
+            missing: What becomes of missing values: "refuse", "mean" or "indicator"; see docs/tables.md. Missing labels
+                and clients are refused always.
 
         Returns:
             The federation. Its clients are in the order of their names.
 
         Raises:
-            DataError: For unknown columns, missing values, and columns that hold neither numbers nor texts.
+            DataError: For unknown columns, missing values, and columns that hold neither numbers nor texts. It names
+                all of them.
+            ConfigError: For a rule that there is not.
 
         Examples:
             >>> import pyarrow
@@ -201,7 +221,8 @@ class Federation:
             >>> federation.schema.features, federation.clients[0].x.tolist()
             (('age', 'sex=f', 'sex=m'), [[30.0, 1.0, 0.0], [50.0, 0.0, 1.0]])
         """
-        return _checked(cls(*frames.from_frame(frame, client, label, features)))
+        check_rule(missing)
+        return _checked(cls(*frames.from_frame(frame, client, label, features, missing)))
 
     @classmethod
     def from_dataset(
@@ -231,7 +252,7 @@ class Federation:
             rows_per_client: At most so many training rows a client; all by default.
             held_out_rows: So many rows of each client are held out in place of a fifth, but half of them at most.
             seed: The choice of clients and the split of their rows follow from it.
-            data: Further settings of the section `data`, such as `train_split`, `image_column` or `max_rows`.
+            data: Further settings of the section `data`, such as `missing`, `train_split` or `max_rows`.
 
         Returns:
             The federation. Its clients are in the order of their names.
@@ -267,7 +288,7 @@ class Federation:
         check_scalable(self.schema)
         sums: Tree = {}
         for client in self.clients:
-            sums = tree.add(sums, feature_sums(client.x))
+            sums = tree.add(sums, feature_sums(client.x, gaps=self.schema.missing != "refuse"))
         return standardisation(sums, self.schema.features)
 
     def _parts(self) -> Parts:

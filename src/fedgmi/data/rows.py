@@ -9,6 +9,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+Missing = Literal["refuse", "mean", "indicator"]
+"""What becomes of a missing value. "mean": the column's mean over all clients. "indicator": the mean, and a column of 0
+and 1 that says where it stands; missing texts have such a column in the mean's place."""
+
 
 @dataclass(frozen=True)
 class Schema:
@@ -19,7 +23,13 @@ class Schema:
         n_classes: L, the number of labels. It is 0 where there are none.
         kind: "image" or "tabular".
         classes: The labels as users know them. [L], or empty
-        features: The names of a table's columns. A text column is there once per value, as `column=value`.
+        features: The names of a table's columns. A text column is there once per value, as `column=value`. Where
+            missing values are marked, a column of 0 and 1, `column=(missing)`, says where: for a text beside its
+            values, for numbers after all other columns.
+        label_type: What labels are given as, and predictions come as, by NumPy's name: "int64", "bool", "str",
+            "object" (texts as Python's objects), …. "" stands for "str" where `classes` names the labels, and for
+            "int64" where they are the numbers from 0 to L − 1.
+        missing: What becomes of missing values. Unless they are refused, they are NaN in x.
     """
 
     shape: tuple[int, ...]
@@ -27,6 +37,8 @@ class Schema:
     kind: Literal["image", "tabular"]
     classes: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
+    label_type: str = ""
+    missing: Missing = "refuse"
 
     @property
     def n_features(self) -> int:
@@ -40,7 +52,8 @@ class Client:
 
     Attributes:
         name: It differs from client to client.
-        x: The features; those of pictures are in [0, 1]. [n, *shape], float32
+        x: The features; those of pictures are in [0, 1]. NaN stands for a missing value where the schema allows it.
+            [n, *shape], float32
         y: The labels as class numbers from 0, or None where there are none. [n], int64
     """
 

@@ -79,17 +79,57 @@ class Standardisation(NamedTuple):
         return {"mean": self.mean.tolist(), "std": self.std.tolist(), "log_det": self.log_det}
 
 
-def feature_sums(x: Tensor) -> Tree:
+def feature_sums(x: Tensor, *, gaps: bool = False) -> Tree:
     """The client's part: sums over its rows. They add up over clients.
 
     Args:
         x: Rows. [n, *shape]
+        gaps: Whether values may be missing, as NaN. Sums are then over those that are there.
 
     Returns:
-        `sum` Σ x [D], `squares` Σ x² [D] and `count` n [], all float64.
+        `sum` Σ x [D], `squares` Σ x² [D] and `count` n [], or [D] with gaps, all float64.
+
+    Examples:
+        >>> sums = feature_sums(torch.tensor([[1.0, float("nan")], [3.0, 5.0]]), gaps=True)
+        >>> sums["sum"].tolist(), sums["count"].tolist()
+        ([4.0, 5.0], [2.0, 1.0])
     """
     x = x.flatten(1).double()
+    if gaps:
+        there = ~x.isnan()
+        x = x.where(there, 0.0)
+        return {"sum": x.sum(0), "squares": (x * x).sum(0), "count": there.sum(0).double()}
     return {"sum": x.sum(0), "squares": (x * x).sum(0), "count": x.new_tensor(float(len(x)))}
+
+
+def means(sums: Tree) -> Tensor:
+    """The mean of each column over all clients' rows; 0 where no client has a value.
+
+    Args:
+        sums: `feature_sums` of all clients, added up.
+
+    Returns:
+        In the rows' own units. [D], float64
+    """
+    mean: Tensor = sums["sum"] / sums["count"].clamp(min=1.0)
+    return mean
+
+
+def filled(x: Tensor, values: Tensor) -> Tensor:
+    """Rows with a value in the place of each that is missing.
+
+    Args:
+        x: Rows in which NaN stands for a missing value. [n, D]
+        values: One a column. [D]
+
+    Returns:
+        The rows. [n, D]
+
+    Examples:
+        >>> filled(torch.tensor([[float("nan"), 2.0]]), torch.tensor([7.0, 8.0]))
+        tensor([[7., 2.]])
+    """
+    return torch.where(x.isnan(), values.to(x), x)
 
 
 def standardisation(sums: Tree, features: Sequence[str] = (), *, common_scale: bool = False) -> Standardisation:
@@ -112,8 +152,8 @@ def standardisation(sums: Tree, features: Sequence[str] = (), *, common_scale: b
         >>> standardisation(feature_sums(torch.tensor([[1.0, 0.0], [5.0, 1.0]])), ["age", "sex=f"])
         Standardisation(mean=tensor([3., 0.], dtype=torch.float64), std=tensor([2., 1.], dtype=torch.float64))
     """
-    mean = sums["sum"] / sums["count"]
-    variance = (sums["squares"] / sums["count"] - mean * mean).clamp(min=0.0)
+    mean = means(sums)
+    variance = (sums["squares"] / sums["count"].clamp(min=1.0) - mean * mean).clamp(min=0.0)
     std = variance.mean().sqrt().expand_as(variance) if common_scale else variance.sqrt()
     resolved = RESOLUTION * mean.abs() + torch.finfo(torch.float32).tiny
     std = torch.where(std > resolved, std, resolved.clamp(min=1.0))

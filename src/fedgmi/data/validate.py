@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from fedgmi.data.problems import Problems
 from fedgmi.data.rows import Client, Parts, Schema
-from fedgmi.errors import DataError
+from fedgmi.errors import DataError, FedgmiWarning
 
 
 def check_parts(parts: Parts) -> None:
@@ -19,7 +21,7 @@ def check_parts(parts: Parts) -> None:
 
     Raises:
         DataError: For no clients, two of one name, other clients in validation or held-out rows, labels for some
-            clients alone, and rows or labels that no method can take. It names the client and the column.
+            clients alone, and rows or labels that no method can take. It names every client and column.
     """
     if not parts.clients:
         raise DataError("there is no client", where="federation", fix="give it at least one")
@@ -29,17 +31,25 @@ def check_parts(parts: Parts) -> None:
         raise DataError("two clients have this name", where=f"client {repeated!r}", fix="give each client its own")
     labelled = parts.clients[0].y is not None
     groups = {"": parts.clients, " (validation)": parts.validation, " (held-out)": parts.held_out}
+    problems, empty = Problems(), {client.name for client in parts.clients if not len(client)}
     for group, clients in groups.items():
         _check_names(group, clients, names)
         for client in clients:
-            where = f"client {client.name!r}{group}"
-            check_features(client.x, parts.schema, where)
-            if (client.y is not None) != labelled:
-                raise DataError(
-                    "some clients have labels and others have none", where=where, fix="give labels for all, or for none"
-                )
-            if client.y is not None:
-                check_labels(client.y, len(client), parts.schema, where)
+            if group and client.name in empty:
+                continue  # it is told once
+            with problems.noted():
+                _check_client(client, parts.schema, labelled, f"client {client.name!r}{group}")
+    problems.tell()
+
+
+def _check_client(client: Client, schema: Schema, labelled: bool, where: str) -> None:
+    check_features(client.x, schema, where)
+    if (client.y is not None) != labelled:
+        raise DataError(
+            "some clients have labels and others have none", where=where, fix="give labels for all, or for none"
+        )
+    if client.y is not None:
+        check_labels(client.y, len(client), schema, where)
 
 
 def check_features(x: Tensor, schema: Schema, where: str) -> None:
@@ -51,7 +61,8 @@ def check_features(x: Tensor, schema: Schema, where: str) -> None:
         where: Whose they are, for the message.
 
     Raises:
-        DataError: For no rows, another shape or type, and values that are NaN, infinite or outside [0, 1].
+        DataError: For no rows, another shape or type, and values that are infinite, outside [0, 1], or missing
+            where the schema refuses that. It names all columns that have such values.
     """
     if not len(x):
         raise DataError("it has no rows", where=where, fix="leave the client out")
@@ -63,17 +74,14 @@ def check_features(x: Tensor, schema: Schema, where: str) -> None:
         )
     if x.dtype != torch.float32:
         raise DataError(f"x is {x.dtype}", where=where, fix="convert it with x.float()")
-    wrong = ~torch.isfinite(x).flatten(1)
-    if wrong.any():
-        column = int(wrong.any(0).nonzero()[0])
-        raise DataError(
-            f"{int(wrong[:, column].sum())} of {len(x)} rows are NaN or infinite",
-            where=f"{where}, column {_column_name(schema, column)}",
-            fix="fill or drop these rows, or leave the column out",
-        )
+    problems = Problems()
+    for column in (~torch.isfinite(x)).flatten(1).any(0).nonzero().flatten().tolist():
+        with problems.noted():
+            _check_column(x.flatten(1)[:, column], schema, f"{where}, column {_column_name(schema, column)}")
+    problems.tell()
     if schema.kind == "image" and (x.min() < 0 or x.max() > 1):
         raise DataError(
-            f"pictures have values from {x.min():g} to {x.max():g}, outside 0..1", where=where, fix="divide by 255"
+            f"pictures have values from {x.min():g} to {x.max():g}, outside 0..1", where=where, fix=_range_fix(x)
         )
 
 
@@ -129,6 +137,58 @@ def _check_names(group: str, clients: Sequence[Client], names: tuple[str, ...]) 
             where=f"federation{group}",
             fix="give every client its rows under the same name",
         )
+
+
+def _check_column(values: Tensor, schema: Schema, where: str) -> None:
+    """Refuse a column's values, some of which are not finite. [n]"""
+    missing, infinite = values.isnan(), values.isinf()
+    n = len(values)
+    if missing.any() and (schema.missing == "refuse" or schema.kind == "image"):
+        rule = "" if schema.kind == "image" else ', or set missing = "mean" or "indicator" (data.missing in settings)'
+        raise DataError(
+            f"{int(missing.sum())} of {n} values are missing (NaN), the first at row {int(missing.nonzero()[0])}",
+            where=where,
+            fix=f"fill or drop these rows{rule}",
+        )
+    if infinite.any():
+        raise DataError(
+            f"{int(infinite.sum())} of {n} values are infinite, or too large for 32 bits, the first at row "
+            f"{int(infinite.nonzero()[0])}",
+            where=where,
+            fix="correct or drop these rows, or leave the column out",
+        )
+
+
+def _range_fix(x: Tensor) -> str:
+    """How pictures, or what was taken for them, come into [0, 1]."""
+    least, greatest = float(x.min()), float(x.max())
+    whole = bool((x == x.round()).all())
+    if least < 0 and least >= -1 and greatest <= 1:
+        return "add 1 and divide by 2, as pictures in [-1, 1] need"
+    if least >= 0 and greatest <= 255 and whole:
+        return "divide by 255"
+    if least >= 0 and greatest <= 65535 and whole:
+        return "divide by the greatest value that a pixel can have: 4095 with 12 bits, 65535 with 16"
+    series = "if these are no pictures but series or tables, give each row as one vector: x.reshape(len(x), -1)"
+    return f"bring pictures to 0..1; {series}"
+
+
+DARK = 1 / 16
+"""No pixel of any picture is brighter than this: they were scaled twice, or 12 bits were stored as 16."""
+
+
+def warn_of_range(pictures: Sequence[Tensor], where: str) -> None:
+    """Warn of pictures that are all but black.
+
+    Args:
+        pictures: With values in [0, 1]. [n, channels, height, width] each
+        where: Where they come from.
+    """
+    there = [x for x in pictures if x.numel()]
+    greatest = max((float(x.max()) for x in there), default=1.0)
+    if greatest <= DARK:
+        why = "Were they divided twice, or stored with fewer bits?"
+        warnings.warn(FedgmiWarning(f"{where}: no pixel is brighter than {greatest:.3g} of 1. {why}"), stacklevel=3)
 
 
 def _column_name(schema: Schema, column: int) -> str:

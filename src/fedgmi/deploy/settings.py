@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
+from fedgmi.data.missing import MARK
 from fedgmi.data.rows import Schema
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
@@ -37,15 +38,18 @@ class RowSettings(Section):
         kind: "tabular" or "image".
         features: A table's columns; `column=value` for a value of a text column.
         shape: [channels, height, width] of a picture.
-        classes: The labels in order; empty without labels.
+        classes: The labels in order: texts, whole numbers, or false and true; empty without labels.
         ranges: [least, greatest] of some features.
+        missing: What becomes of missing values: "refuse", "mean" or "indicator". By the last, `age=(missing)` and
+            `sex=(missing)` stand among the features, for those columns that may lack values.
     """
 
     kind: Literal["image", "tabular"]
     features: tuple[str, ...] = ()
     shape: tuple[PositiveInt, ...] = ()
-    classes: tuple[str, ...] = ()
+    classes: tuple[str | bool | int, ...] = ()
     ranges: dict[str, Limits] = Field(default_factory=dict)
+    missing: Literal["refuse", "mean", "indicator"] = "refuse"
 
     def as_schema(self) -> Schema:
         """The schema that methods know.
@@ -59,7 +63,10 @@ class RowSettings(Section):
         for key, what, fix in self._contradictions():
             raise ConfigError(what, where=f"rows.{key}", fix=fix)
         shape = self.shape if self.kind == "image" else (len(self.features),)
-        return Schema(shape, len(self.classes), self.kind, self.classes, self.features)
+        given = next(iter({type(name).__name__ for name in self.classes}), "")
+        label_type = {"int": "int64"}.get(given, given)
+        classes = tuple(map(str, self.classes))
+        return Schema(shape, len(classes), self.kind, classes, self.features, label_type, self.missing)
 
     def _contradictions(self) -> Iterator[tuple[str, str, str]]:
         """What is wrong between the keys: which key, what, and the likely fix."""
@@ -74,6 +81,15 @@ class RowSettings(Section):
             twice = next((name for name in names if names.count(name) > 1), None)
             if twice is not None:
                 yield key, f"{twice!r} is named twice", "name each once"
+        if len({type(name) for name in self.classes}) > 1:
+            yield "classes", "the labels are of several types", "give texts, or whole numbers, or [false, true]"
+        if self.classes and isinstance(self.classes[0], bool) and self.classes != (False, True):
+            yield "classes", "truth values are in another order", "write [false, true]"
+        marked = [name for name in self.features if name.endswith(f"={MARK}")]
+        if marked and self.missing != "indicator":
+            yield "features", f"{marked[0]!r} marks missing values", 'set rows.missing = "indicator", or leave it out'
+        if self.kind == "image" and self.missing != "refuse":
+            yield "missing", "pictures have no missing values", "leave it out"
         for name, (least, greatest) in self.ranges.items():
             if name not in self.features:
                 yield "ranges", f"{name!r} is no feature", "name one of rows.features"

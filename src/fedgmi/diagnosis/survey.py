@@ -13,7 +13,7 @@ from fedgmi.methods import Method, Predictor, Task
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.sketch import map_words, merge_words, survey_steps
 from fedgmi.methods.fedgmi.state import BYTES, Sketch
-from fedgmi.methods.standardising import standardised
+from fedgmi.methods.standardising import prepared
 from fedgmi.privacy.geometric import Noise
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.message import Message
@@ -149,4 +149,4 @@ def survey_method(task: Task[FedGMISettings], *, standardise: bool = False) -> M
         kinds=BYTES,
     )
     method = Method("survey", program, Predictor(predict), counts=lambda server: Sketch(server).histograms)
-    return standardised(method, task.schema) if standardise else method
+    return prepared(method, task.schema, standardise=standardise)

@@ -1,7 +1,10 @@
-"""A table's numbers on one scale: one more step before a method's own, whatever the method.
+"""A table's numbers on one scale, and its missing values filled: one more step before a method's own.
 
     client   Σ x, Σ x², n of its rows            → server   mean and deviation, the leaves `scale/mean`, `scale/std`
     from then on every step, and the predictor, sees (x − mean) / std
+
+Where values may be missing, the sums are over those that are there, with a count for each column. The columns' means go
+back as the leaf `scale/fill`, and take the place of missing values before anything else is done.
 
 The server learns sums over each client's rows, as in any other step; see `fedgmi.data.standardise`.
 """
@@ -17,7 +20,7 @@ from torch import Tensor
 
 from fedgmi import tree
 from fedgmi.data.rows import Rows, Schema
-from fedgmi.data.standardise import Standardisation, feature_sums, standardisation
+from fedgmi.data.standardise import Standardisation, feature_sums, filled, means, standardisation
 from fedgmi.data.validate import check_scalable
 from fedgmi.methods.contract import Method, Predictor
 from fedgmi.methods.local_training import FEATURE_SUMS
@@ -26,15 +29,36 @@ from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
 
 SCALE = "scale"
-MEAN, STD = f"{SCALE}/mean", f"{SCALE}/std"
+MEAN, STD, FILL = f"{SCALE}/mean", f"{SCALE}/std", f"{SCALE}/fill"
+FILLED = f"{FEATURE_SUMS}, and of how many rows each feature is known"
 
 
-def standardised(method: Method, schema: Schema) -> Method:
+def prepared(method: Method, schema: Schema, *, standardise: bool) -> Method:
+    """The method on rows as they come: on one scale if they are to be, with missing values filled by the rule.
+
+    Args:
+        method: Any.
+        schema: What rows look like. Its rule says what becomes of missing values.
+        standardise: Whether rows are brought to one scale.
+
+    Returns:
+        The method, with one step before its preparation where there is anything to do.
+
+    Raises:
+        DataError: For pictures on one scale.
+    """
+    if not standardise and schema.missing == "refuse":
+        return method
+    return standardised(method, schema, scale=standardise)
+
+
+def standardised(method: Method, schema: Schema, *, scale: bool = True) -> Method:
     """The method on standardised rows: it is given rows in their own units, and brings them to one scale itself.
 
     Args:
         method: Any.
         schema: What rows look like.
+        scale: False: missing values are filled, and rows stay in their own units.
 
     Returns:
         The same method with one step before its preparation. Densities are those of standardised rows; see `scale_of`
@@ -57,7 +81,7 @@ def standardised(method: Method, schema: Schema) -> Method:
         method,
         program=replace(
             program,
-            prepare=(standardise_step(schema), *wrap(program.prepare)),
+            prepare=(standardise_step(schema, scale=scale), *wrap(program.prepare)),
             round=wrap(program.round),
             finish=wrap(program.finish),
             joins_late=program.late_are_new,
@@ -66,20 +90,23 @@ def standardised(method: Method, schema: Schema) -> Method:
     )
 
 
-def standardise_step(schema: Schema) -> Step:
-    """Federated sums of the features, and from them mean and deviation."""
+def standardise_step(schema: Schema, *, scale: bool = True) -> Step:
+    """Federated sums of the features, and from them mean and deviation, and what missing values are filled with."""
+    gaps = schema.missing != "refuse"
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         sums: Tree = {}
         for x in torch.split(rows.x, rows.counts.tolist()):  # client by client, as a deployment adds them up
-            sums = tree.add(sums, feature_sums(x))
+            sums = tree.add(sums, feature_sums(x, gaps=gaps))
         return states, Message(sums=sums)
 
     def take(server: Tree, message: Message, round: int) -> Tree:
-        scale = standardisation(message.sums, schema.features)
-        return server | {MEAN: scale.mean, STD: scale.std}
+        mean, (centre, std) = means(message.sums), standardisation(message.sums, schema.features)
+        if not scale:
+            centre, std = torch.zeros_like(mean), torch.ones_like(mean)
+        return server | {MEAN: centre, STD: std} | ({FILL: mean} if gaps else {})
 
-    return Step("standardise", client, take, writes=(SCALE,), tells=FEATURE_SUMS)
+    return Step("standardise", client, take, writes=(SCALE,), tells=FILLED if gaps else FEATURE_SUMS)
 
 
 def scale_of(server: Tree) -> Standardisation | None:
@@ -96,14 +123,21 @@ def _on_scale(step: Step) -> Step:
         return step.client(server, states, _rescaled(server, rows), round)
 
     def take(server: Tree, message: Message, round: int) -> Tree:
-        return {MEAN: server[MEAN], STD: server[STD]} | step.server(server, message, round)
+        return {leaf: server[leaf] for leaf in (MEAN, STD, FILL) if leaf in server} | step.server(
+            server, message, round
+        )
 
     return replace(step, client=client, server=take, reads=(*step.reads, SCALE))
 
 
 def _rescaled(server: Tree, rows: Rows) -> Rows:
     """The rows on the server's scale; what they keep between exchanges stays theirs."""
-    return replace(rows, x=_scale(server).apply(rows.x))
+    return replace(rows, x=_complete(server, rows.x))
+
+
+def _complete(server: Tree, x: Tensor) -> Tensor:
+    """x on the server's scale, without gaps."""
+    return _scale(server).apply(filled(x, server[FILL]) if FILL in server else x)
 
 
 def _predictor(old: Predictor) -> Predictor:
@@ -113,7 +147,7 @@ def _predictor(old: Predictor) -> Predictor:
 
     def on_x(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """A function whose second argument is x."""
-        return lambda server, x, *rest: function(server, _scale(server).apply(x), *rest)
+        return lambda server, x, *rest: function(server, _complete(server, x), *rest)
 
     def sample(server: Tree, component: int, n: int, draws: torch.Generator) -> Tensor:
         assert old.sample is not None

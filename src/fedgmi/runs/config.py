@@ -335,7 +335,7 @@ def seeds(words: Iterable[str], where: str) -> list[int]:
     """
     numbers = []
     for word in words:
-        if not word.isdigit():
+        if not (word.isascii() and word.isdigit()):  # "²" is a digit too, and no number
             raise ConfigError(f'"{word}" is no seed', where=where, fix="give whole numbers of at least 0: 0,1,2")
         numbers.append(int(word))
     return numbers

@@ -13,7 +13,7 @@ import torch
 from fedgmi.data.rows import Schema
 from fedgmi.errors import ConfigError
 from fedgmi.methods import BOUNDS, METHODS, Entry, Method, Task
-from fedgmi.methods.standardising import standardised
+from fedgmi.methods.standardising import prepared
 from fedgmi.models.densities import make_density
 from fedgmi.models.experts import make_expert
 from fedgmi.models.own import Own
@@ -67,9 +67,9 @@ class Setup:
         )
 
     def method(self, name: str | None = None, *, lr: float | None = None, secret: str | None = None) -> Method:
-        """The method, on standardised rows where they are to be; arguments as those of `task`."""
+        """The method, on standardised and complete rows where they are to be; arguments as those of `task`."""
         built = entry_of(name or self.config.method.name)(self.task(name, lr=lr, secret=secret))
-        return standardised(built, self.schema) if self.standardise else built
+        return prepared(built, self.schema, standardise=self.standardise)
 
 
 def entry_of(name: str) -> Entry[Any]:

@@ -23,6 +23,10 @@ class DataSettings(Section):
 
     standardise: numbers to mean 0 and deviation 1 by federated sums; "auto" does so for tables that come from a data
     set, not for pictures, and not for rows that a scenario draws itself.
+    missing: what becomes of missing values: an error ("refuse"), the column's mean over all clients ("mean"), or the
+    mean and a column of 0 and 1 that says where ("indicator").
+    missing_values: the texts of a CSV file that stand for a missing value, in place of the usual ones (empty cells, NA,
+    None, null, NaN, …); [""] keeps all but empty cells.
     """
 
     path: str = "digits"
@@ -36,6 +40,8 @@ class DataSettings(Section):
     size: PositiveInt | None = None
     max_rows: PositiveInt | None = None
     standardise: bool | Literal["auto"] = "auto"
+    missing: Literal["refuse", "mean", "indicator"] = "refuse"
+    missing_values: list[str] | None = None
 
 
 CLIENTS, ROWS = 20, 70

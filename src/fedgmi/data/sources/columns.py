@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fedgmi.data.problems import Problems
+from fedgmi.data.sources.row_numbers import without_row_numbers
 from fedgmi.errors import ConfigError, DataError, nearest
 from fedgmi.settings.run import DataSettings
 
 LABEL_NAMES = ("label", "labels", "target", "character", "y")
 """A column of one of these names holds labels, unless the settings name another."""
 
-Kind = Literal["image", "class", "number", "text", "other"]
-USABLE: tuple[Kind, ...] = ("number", "text", "class")
+Kind = Literal["image", "class", "number", "text", "empty", "other"]
+USABLE: tuple[Kind, ...] = ("number", "text", "class", "empty")
 
 
 @dataclass(frozen=True)
@@ -45,18 +48,19 @@ def kind_of(feature: Any) -> Kind:
         feature: The column's entry in the table's `features`.
 
     Returns:
-        "image", "class" (numbers with names), "number" (truth values too), "text", or "other".
+        "image", "class" (numbers with names), "number" (truth values too), "text", "empty" (no value at all), or
+        "other".
     """
     name, dtype = type(feature).__name__, str(getattr(feature, "dtype", ""))
     if name == "Image":
         return "image"
     if name == "ClassLabel":
         return "class"
-    if name == "Value" and dtype in ("string", "large_string"):
+    if name == "Value" and dtype in ("string", "large_string", "string_view"):
         return "text"
     if name == "Value" and dtype.startswith(("int", "uint", "float", "bool", "decimal")):
         return "number"
-    return "other"
+    return "empty" if name == "Value" and dtype == "null" else "other"
 
 
 def require(column: str, columns: Sequence[str], *, where: str) -> str:
@@ -114,22 +118,59 @@ def find_roles(features: Mapping[str, Any], settings: DataSettings, extra: str |
     free = [name for name in names if name != extra]
     label = _find_label(free, kinds, settings)
     if settings.feature_columns is not None:
-        chosen = [require(name, names, where="data.feature_columns") for name in settings.feature_columns]
-        for name in chosen:
-            if kinds[name] not in USABLE:
-                raise DataError(
-                    f"column {name!r} holds neither numbers nor texts", where="data.feature_columns", fix="leave it out"
-                )
-        return Roles(None, tuple(chosen), label, extra)
+        return Roles(None, _named_features(names, kinds, features, settings), label, extra)
     image = _find_image(names, kinds, settings)
-    rest = [name for name in free if name != label and kinds[name] in USABLE]
-    if image is None and not rest:
+    rest = [name for name in free if name != label]
+    if image is None:
+        rest = without_row_numbers(rest, where=settings.path, keep="name it in data.feature_columns")
+    if image is None and not any(kinds[name] in USABLE for name in rest):
         raise DataError(
             f"neither a picture nor a numeric column among {', '.join(names)}",
             where=settings.path,
             fix="name the columns with data.image_column or data.feature_columns",
         )
+    if image is None:
+        _refuse_others(rest, kinds, features, settings.path)
     return Roles(image, () if image else tuple(rest), label, extra)
+
+
+def _named_features(
+    names: list[str], kinds: Mapping[str, Kind], features: Mapping[str, Any], settings: DataSettings
+) -> tuple[str, ...]:
+    """The columns that the settings name."""
+    problems, chosen = Problems(), list(settings.feature_columns or [])
+    for name in chosen:
+        with problems.noted():
+            require(name, names, where="data.feature_columns")
+            if chosen.count(name) > 1:
+                raise DataError(f"column {name!r} is named twice", where="data.feature_columns", fix="name it once")
+            if kinds[name] not in USABLE:
+                what = f"column {name!r} holds {_held(features[name])}, neither numbers nor texts"
+                raise DataError(what, where="data.feature_columns", fix="leave it out")
+    problems.tell()
+    return tuple(chosen)
+
+
+def _refuse_others(rest: list[str], kinds: Mapping[str, Kind], features: Mapping[str, Any], path: str) -> None:
+    """Refuse columns that no model can take, rather than leave them out without a word."""
+    problems = Problems()
+    usable = [name for name in rest if kinds[name] in USABLE]
+    for name in rest:
+        with problems.noted():
+            if name not in usable:
+                fix = "turn it into numbers or texts"
+                if usable:
+                    fix += f", or name the other columns: data.feature_columns = {json.dumps(usable[:8])}"
+                raise DataError(f"it holds {_held(features[name])}", where=f"{path}, column {name!r}", fix=fix)
+    problems.tell()
+
+
+def _held(feature: Any) -> str:
+    """What a column holds, in words."""
+    dtype = str(getattr(feature, "dtype", ""))
+    if dtype.startswith(("timestamp", "date", "time", "duration")):
+        return f"dates or times ({dtype})"
+    return "lists or records" if type(feature).__name__ in ("List", "Sequence", "dict", "list") else dtype or "objects"
 
 
 def _find_label(free: list[str], kinds: Mapping[str, Kind], settings: DataSettings) -> str | None:
@@ -145,7 +186,15 @@ def _find_label(free: list[str], kinds: Mapping[str, Kind], settings: DataSettin
     taken = settings.feature_columns or []
     classes = [name for name in free if kinds[name] == "class" and name not in taken]
     named = [name for wanted in LABEL_NAMES for name in free if name.lower() == wanted and name not in taken]
-    return next((name for name in named if name in classes), next(iter(classes + named), None))
+    found = next((name for name in named if name in classes), next(iter(classes + named), None))
+    beside = {name.lower() for name in free}
+    if found is not None and found.lower() == "y" and kinds[found] == "number" and "x" in beside:
+        raise DataError(
+            f"column {found!r} may hold labels or, beside 'x', a coordinate",
+            where=settings.path,
+            fix=f'set data.label_column = "{found}" if it holds labels, and data.feature_columns if it does not',
+        )
+    return found
 
 
 def _find_image(names: list[str], kinds: Mapping[str, Kind], settings: DataSettings) -> str | None:

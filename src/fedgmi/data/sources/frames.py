@@ -14,18 +14,29 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fedgmi.data.rows import Parts, Schema
+from fedgmi.data.missing import MARK, mark, marked_numbers, with_markers
+from fedgmi.data.problems import Problems
+from fedgmi.data.rows import Missing, Parts, Schema
+from fedgmi.data.sources.arrays import is_number
 from fedgmi.data.sources.columns import Kind, require
+from fedgmi.data.sources.labels import NO_LABELS, encode_labels
+from fedgmi.data.sources.row_numbers import warn_of_counter, without_row_numbers
 from fedgmi.data.sources.sources import Split, client_with
 from fedgmi.data.sources.tables import array_of
-from fedgmi.data.sources.values import Values, encode_feature, encode_labels
+from fedgmi.data.sources.values import Values, encode_feature, missing_texts, one_hot
 from fedgmi.errors import DataError
 
 if TYPE_CHECKING:
     from narwhals.stable.v2 import DataFrame
 
 
-def from_frame(frame: Any, client: str, label: str | None = None, features: Sequence[str] | None = None) -> Parts:
+def from_frame(
+    frame: Any,
+    client: str,
+    label: str | None = None,
+    features: Sequence[str] | None = None,
+    missing: Missing = "refuse",
+) -> Parts:
     """What `Federation.from_frame` makes, before it is checked.
 
     Args:
@@ -33,31 +44,33 @@ def from_frame(frame: Any, client: str, label: str | None = None, features: Sequ
         client: The column of the clients' names.
         label: The column of classes, or None.
         features: The columns to use; all others by default.
+        missing: The rule for missing values.
 
     Returns:
         The schema and the clients, in the order of their names. Each has its rows in the table's order.
 
     Raises:
-        DataError: For what is no table, unknown columns, and columns whose values cannot be used.
+        DataError: For what is no table, unknown columns, and all columns whose values cannot be used.
     """
-    table = _arrow(frame)
-    blocks: list[npt.NDArray[np.float32]] = []
-    columns: list[str] = []
-    for name in _chosen(table.column_names, client, label, features):
-        kind, values = _column(table, name)
-        [block], new = encode_feature([values], kind, name, where=f"column {name!r}", advice="leave it out of features")
-        blocks.append(block)
-        columns += new
-    y: Values | None = None
-    classes: tuple[str, ...] = ()
-    if label is not None:
-        advice = "choose another label"
-        [y], classes = encode_labels([_column(table, label)[1]], None, where=f"column {label!r}", advice=advice)
-    split = Split(torch.from_numpy(np.concatenate(blocks, axis=1)), None if y is None else torch.from_numpy(y))
-    names, number, counts = np.unique(_column(table, client)[1], return_inverse=True, return_counts=True)
+    table, problems = _arrow(frame), Problems()
+    client, label = _as_name(client), None if label is None else _as_name(label)
+    x, columns = torch.empty(0, 0), tuple[str, ...]()
+    with problems.noted():
+        chosen = _chosen(table.column_names, client, label, features)
+        x, columns = _features(table, chosen, missing, warn=features is None)
+    labels = NO_LABELS
+    if label is not None and label in table.column_names:
+        with problems.noted():
+            where = f"column {label!r}"
+            labels = encode_labels([_label_column(table, label)], None, where=where, advice="choose another label")
+    if client in table.column_names:
+        with problems.noted():
+            names, number, counts = np.unique(_clients(table, client), return_inverse=True, return_counts=True)
+    problems.tell()
+    split = Split(x, torch.from_numpy(labels.numbers[0]) if labels.numbers else None)
     rows = np.split(np.argsort(number, kind="stable"), np.cumsum(counts)[:-1]) if len(names) else []
     made = tuple(client_with(str(name), split, part) for name, part in zip(names, rows, strict=True))
-    schema = Schema((len(columns),), len(classes), "tabular", classes, tuple(columns))
+    schema = Schema((len(columns),), len(labels.classes), "tabular", labels.classes, columns, labels.type, missing)
     return Parts(schema, made, client_column=client, label_column=label)
 
 
@@ -70,10 +83,11 @@ def encode(frame: Any, schema: Schema) -> Tensor:
         schema: What the federation's rows look like, with the names of its columns.
 
     Returns:
-        The rows. [n, features], float32
+        The rows, NaN where a value is missing and the schema's rule allows it. [n, features], float32
 
     Raises:
-        DataError: For a column that is missing, missing values, and a text that is in none of the federation's rows.
+        DataError: For all columns that are missing or cannot be used, missing values that are refused, and a text that
+            is in none of the federation's rows.
 
     Examples:
         >>> import pyarrow
@@ -81,24 +95,50 @@ def encode(frame: Any, schema: Schema) -> Tensor:
         >>> encode(pyarrow.table({"sex": ["m"], "age": [30]}), schema)
         tensor([[30.,  0.,  1.]])
     """
-    table = _arrow(frame)
-    columns = table.column_names
+    table, problems = _arrow(frame), Problems()
+    marked = marked_numbers(schema.features)
     made_of: dict[str, list[str]] = {}
-    for feature in schema.features:
-        name = column_of(feature, columns) or require(feature.partition("=")[0], columns, where="features")
-        made_of.setdefault(name, []).append(feature)
-    blocks = []
+    for feature in (feature for feature in schema.features if feature not in marked):
+        with problems.noted():
+            name = column_of(feature, table.column_names)
+            name = name or require(feature.partition("=")[0], table.column_names, where="features")
+            made_of.setdefault(name, []).append(feature)
+    columns: dict[str, npt.NDArray[np.float32]] = {}
     for name, own in made_of.items():
-        (kind, values), where = _column(table, name), f"column {name!r}"
-        if own != [name]:
-            blocks.append(_one_hot(values.astype(str), [feature.removeprefix(f"{name}=") for feature in own], where))
-        elif kind == "number":
-            blocks += encode_feature([values], kind, name, where=where, advice="leave them out")[0]
-        else:
-            row = next((i for i, text in enumerate(values) if not _is_number(text)), 0)
-            what = f"it holds texts, but numbers in the federation; the first text is {values[row]!r} at row {row}"
-            raise DataError(what, where=where, fix="give numbers")
-    return torch.from_numpy(np.concatenate(blocks, axis=1))
+        with problems.noted():
+            columns |= zip(own, _later(table, name, own, schema.missing).T, strict=True)
+    if len(problems.found) > 1:  # two features of one column lack the same one
+        problems.found = list({str(error): error for error in problems.found}.values())
+    problems.tell()
+    rows = np.stack([columns[feature] for feature in schema.features if feature not in marked], axis=1)
+    return with_markers(torch.from_numpy(rows), schema.features)
+
+
+def number_columns(frame: Any, columns: Sequence[str], where: str) -> npt.NDArray[np.float32]:
+    """Columns of numbers, as the table has them.
+
+    Args:
+        frame: A DataFrame of pandas or Polars, or a pyarrow Table.
+        columns: Which columns.
+        where: Whose they are, for messages.
+
+    Returns:
+        The numbers, NaN where a value is missing. [n, D], float32
+
+    Raises:
+        DataError: For all columns that hold no numbers.
+    """
+    table, problems, blocks = _arrow(frame), Problems(), []
+    for name in columns:
+        with problems.noted():
+            place = f"{where}, column {name!r}"
+            kind, values = _column(table, name, place)
+            if kind != "number":
+                fix = "give Federation.from_frame one table with all clients, which encodes texts, or leave it out"
+                raise DataError("it holds texts, not numbers", where=place, fix=fix)
+            blocks.append(encode_feature([values], "number", name, where=place, missing="mean", advice="leave it out"))
+    problems.tell()
+    return np.concatenate([block for [block], _ in blocks], axis=1)
 
 
 def values_of(frame: Any, column: str) -> Values:
@@ -182,34 +222,87 @@ def _chosen(columns: Sequence[str], client: str, label: str | None, features: Se
             require(column, columns, where=where)
     taken = {client: "the clients' names", label: "the label"}
     if features is None:
-        features = [name for name in columns if name not in taken]
+        rest = [name for name in columns if name not in taken]
+        features = without_row_numbers(rest, where="frame", keep="name it in features")
+    problems, features = Problems(), [_as_name(name) for name in features]
     for name in features:
-        require(name, columns, where="features")
-        if name in taken:
-            raise DataError(f"column {name!r} is {taken[name]}", where="features", fix="leave it out")
+        with problems.noted():
+            require(name, columns, where="features")
+            if name in taken:
+                raise DataError(f"column {name!r} is {taken[name]}", where="features", fix="leave it out")
+            if features.count(name) > 1:
+                raise DataError(f"column {name!r} is named twice", where="features", fix="name it once")
+    problems.tell()
     if not features:
         raise DataError("no column is left", where="features", fix="name at least one")
     return features
 
 
-def _one_hot(values: Values, known: Sequence[str], where: str) -> npt.NDArray[np.float32]:
-    """[n, len(known)], with a 1 for each row's text."""
-    block = np.stack([values == text for text in known], axis=1)
-    strange = np.flatnonzero(~block.any(1))
-    if len(strange):
-        raise DataError(
-            f"{str(values[strange[0]])!r} at row {strange[0]} is not among the federation's values: {', '.join(known)}",
-            where=where,
-            fix="leave these rows out, or make the federation anew with them",
-        )
-    return block.astype(np.float32)
+def _as_name(column: Any) -> str:
+    """A column's name as text: tables of pandas without a header number their columns."""
+    return column if isinstance(column, str) else str(column)
 
 
-def _is_number(text: str) -> bool:
-    try:
-        return bool(np.isfinite(float(text)))
-    except ValueError:
-        return False
+def _features(table: Any, chosen: Sequence[str], missing: Missing, *, warn: bool) -> tuple[Tensor, tuple[str, ...]]:
+    """x [n, features] of the chosen columns, and the features' names."""
+    problems, numbers = Problems(), []
+    blocks: list[npt.NDArray[np.float32]] = []
+    columns: list[str] = []
+    for name in chosen:
+        with problems.noted():
+            where = f"column {name!r}"
+            kind, values = _column(table, name, where)
+            [block], new = encode_feature(
+                [values], kind, name, where=where, missing=missing, advice="leave it out of features"
+            )
+            if kind == "number":
+                numbers.append(name)
+                if warn:
+                    warn_of_counter(values, where=where)
+            blocks.append(block)
+            columns += new
+    problems.tell()
+    [[x]], names = mark([[torch.from_numpy(np.concatenate(blocks, axis=1))]], columns, numbers, missing)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"two features would be called {twice!r}", where="features", fix="rename one of the columns")
+    return x, names
+
+
+def _later(table: Any, name: str, own: Sequence[str], missing: Missing) -> npt.NDArray[np.float32]:
+    """The features of one column of a later table."""
+    where = f"column {name!r}"
+    kind, values = _column(table, name, where)
+    if list(own) == [name]:
+        if kind != "number":
+            values = _numbers_in_texts(values, where)
+        [block], _ = encode_feature([values], "number", name, where=where, missing=_later_rule(missing, values))
+        return block
+    known = [feature.removeprefix(f"{name}=") for feature in own]
+    return one_hot(_as_texts(values), known, where, missing)
+
+
+def _later_rule(missing: Missing, values: Values) -> Missing:
+    """A later column may be empty altogether: it is filled as its federation was."""
+    return missing if missing == "refuse" or not len(values) else "mean"
+
+
+def _as_texts(values: Values) -> Values:
+    """Texts, those of whole decimals without the point: categories of numbers may come as numbers of either kind."""
+    if values.dtype.kind == "f":
+        plain = [MARK if v != v else str(int(v)) if v == round(v) else str(v) for v in values.tolist()]
+        return np.array(plain, dtype=str)
+    return np.where(missing_texts(values), MARK, values).astype(str)
+
+
+def _numbers_in_texts(values: Values, where: str) -> Values:
+    """Refuse texts where the federation has numbers; a column without any value may be of any type."""
+    gaps = missing_texts(values)
+    if gaps.all() and len(values):
+        return np.full(len(values), np.nan)
+    row = next((i for i, text in enumerate(values) if not gaps[i] and not is_number(text)), int(np.argmin(gaps)))
+    what = f"it holds texts, but numbers in the federation; the first text is {values[row]!r} at row {row}"
+    raise DataError(what, where=where, fix="give numbers")
 
 
 def _opened(x: Any) -> DataFrame[Any] | None:
@@ -246,20 +339,63 @@ def _twice(names: Sequence[str]) -> DataError:
     return DataError(f"two columns are called {twice!r}", where="frame", fix="rename one of them")
 
 
-def _column(table: Any, name: str) -> tuple[Kind, Values]:
+def _column(table: Any, name: str, where: str) -> tuple[Kind, Values]:
     """What a column holds, and its values. Categories count as texts, whatever they are made of."""
     import pyarrow
 
     values, types = table.column(name), pyarrow.types
     kind: Kind = "text"
     if types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type).cast(pyarrow.string())
+        values = values.cast(values.type.value_type)
+        kind = "text"
     elif any(test(values.type) for test in (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)):
         kind = "number"
-    elif not (types.is_string(values.type) or types.is_large_string(values.type) or types.is_string_view(values.type)):
-        raise DataError(
-            f"it holds {values.type}, neither numbers nor texts",
-            where=f"column {name!r}",
-            fix="convert it, or leave it out",
-        )
-    return kind, array_of(values, where=f"column {name!r}")
+    elif types.is_null(values.type):
+        return "text", np.full(len(values), None, dtype=object)
+    if kind == "text":
+        if types.is_temporal(values.type):
+            fix = "turn them into numbers, such as days since one of them, or leave the column out"
+            raise DataError(f"it holds dates or times ({values.type})", where=where, fix=fix)
+        if not any(test(values.type) for test in (types.is_string, types.is_large_string, types.is_string_view)):
+            if not types.is_dictionary(table.column(name).type):
+                what = f"it holds {values.type}, neither numbers nor texts"
+                raise DataError(what, where=where, fix="convert it, or leave it out")
+            values = _whole(values).cast(pyarrow.string())
+    return kind, array_of(values)
+
+
+def _whole(values: Any) -> Any:
+    """Categories of decimals as whole numbers where all of them are."""
+    import pyarrow
+
+    if not pyarrow.types.is_floating(values.type):
+        return values
+    try:
+        return values.cast(pyarrow.int64())
+    except pyarrow.ArrowInvalid:
+        return values
+
+
+def _label_column(table: Any, name: str) -> Values:
+    """Labels as they are; categories are what they are made of."""
+    import pyarrow
+
+    values, types = table.column(name), pyarrow.types
+    if types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if types.is_temporal(values.type) or types.is_nested(values.type):
+        what = f"it holds {values.type}, neither numbers nor texts"
+        raise DataError(what, where=f"column {name!r}", fix="choose another label")
+    found = array_of(values)
+    return found.astype(bool) if types.is_boolean(values.type) and not values.null_count else found
+
+
+def _clients(table: Any, name: str) -> Values:
+    """Each row's client."""
+    where = f"column {name!r}"
+    kind, values = _column(table, name, where)
+    gaps = np.isnan(values) if values.dtype.kind == "f" else missing_texts(values)
+    if gaps.any():
+        what = f"{int(gaps.sum())} values are missing, the first at row {int(gaps.argmax())}"
+        raise DataError(what, where=where, fix="drop the rows that belong to no client")
+    return values if kind == "number" and values.dtype.kind != "O" else values.astype(str)

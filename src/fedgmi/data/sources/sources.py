@@ -9,10 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedgmi.data.missing import mark, no_rule_for_pictures
+from fedgmi.data.problems import Problems
 from fedgmi.data.rows import Client, Schema
-from fedgmi.data.sources.columns import Roles, find_roles, kind_of, require
-from fedgmi.data.sources.tables import batches, column_values, named_values, open_splits
-from fedgmi.data.sources.values import encode_feature, encode_labels
+from fedgmi.data.sources.columns import Kind, Roles, find_roles, kind_of, require
+from fedgmi.data.sources.labels import NO_LABELS, Labels, encode_labels
+from fedgmi.data.sources.row_numbers import warn_of_counter
+from fedgmi.data.sources.tables import all_values, batches, column_values, named_values, open_splits
+from fedgmi.data.sources.values import encode_feature
+from fedgmi.data.validate import warn_of_range
 from fedgmi.errors import DataError
 from fedgmi.settings.effects import refuse_without_effect
 from fedgmi.settings.run import DataSettings
@@ -78,7 +83,7 @@ def load_source(settings: DataSettings, *, extra_column: str | None = None) -> S
         (torch.Size([1797, 1, 8, 8]), 10, None)
     """
     if settings.path != "digits":
-        return _from_tables(settings, open_splits(settings), extra_column)
+        return _from_tables(settings, open_splits(settings, texts=(extra_column,)), extra_column)
     if extra_column is not None:
         raise DataError(
             f"the digits have no column {extra_column!r}",
@@ -103,34 +108,52 @@ def _digits(settings: DataSettings) -> Source:
             )
     why = "the digits have no splits"
     refuse_without_effect(settings, "data", ["train_split", *(["test_split"] if settings.test_split else [])], why)
+    if settings.missing != "refuse" or settings.missing_values is not None:
+        raise no_rule_for_pictures("data.missing" if settings.missing != "refuse" else "data.missing_values")
     bunch = load_digits()
     rows = slice(settings.max_rows)
     x = torch.from_numpy(bunch.images[rows]).float().unsqueeze(1) / 16
     x = crop_and_resize(x, crop=settings.crop, size=settings.size)
     x = 1 - x if settings.invert else x
-    schema = Schema(tuple(x.shape[1:]), 10, "image", tuple(str(c) for c in range(10)))
+    schema = Schema(tuple(x.shape[1:]), 10, "image", tuple(str(c) for c in range(10)), label_type="int64")
     return Source("digits", schema, Split(x, torch.from_numpy(bunch.target[rows]).long()))
 
 
 def _from_tables(settings: DataSettings, tables: dict[str, Any], extra: str | None) -> Source:
-    first = next(iter(tables.values()))
+    first, problems = next(iter(tables.values())), Problems()
     roles = find_roles(first.features, settings, extra)
     for name, table in tables.items():
         for column in roles.all:
-            require(column, list(table.features), where=f"{settings.path}, split {name!r}")
+            with problems.noted():
+                require(column, list(table.features), where=f"{settings.path}, split {name!r}")
+    problems.tell()
     kind: Literal["image", "tabular"] = "image" if roles.image is not None else "tabular"
     features: tuple[str, ...] = ()
-    if roles.image is not None:
-        xs = read_images(settings, tables, roles.image)
-    else:
-        refuse_without_effect(settings, "data", ["invert", "crop", "size"], "these rows are a table, not pictures")
-        xs, features = _table(settings, tables, roles)
-    ys, classes = _labels(settings, tables, roles)
-    splits = [
-        Split(x, y, {extra: column_values(table, extra, where=settings.path).tolist()} if extra else {})
-        for x, y, table in zip(xs, ys, tables.values(), strict=True)
-    ]
-    schema = Schema(tuple(xs[0].shape[1:]), len(classes), kind, classes, features)
+    xs: list[Tensor] = []
+    labels = NO_LABELS
+    clients: list[dict[str, list[Any]]] = [{} for _ in tables]
+    with problems.noted():
+        if roles.image is None:
+            why = "these rows are a table, not pictures"
+            refuse_without_effect(settings, "data", ["invert", "crop", "size"], why)
+            xs, features = _table(settings, tables, roles)
+        elif settings.missing != "refuse":
+            raise no_rule_for_pictures("data.missing")
+        else:
+            xs = read_images(settings, tables, roles.image)
+    with problems.noted():
+        labels = _labels(settings, tables, roles)
+    with problems.noted():
+        if extra is not None:
+            fix = "drop the rows that belong to no client"
+            values = [all_values(table, extra, where=settings.path, fix=fix) for table in tables.values()]
+            clients = [{extra: found.tolist()} for found in values]
+    problems.tell()
+    ys = map(torch.from_numpy, labels.numbers) if roles.label is not None else (None for _ in tables)
+    splits = [Split(x, y, columns) for x, y, columns in zip(xs, ys, clients, strict=True)]
+    schema = Schema(
+        tuple(xs[0].shape[1:]), len(labels.classes), kind, labels.classes, features, labels.type, settings.missing
+    )
     return Source(settings.path, schema, splits[0], splits[1] if len(splits) > 1 else None)
 
 
@@ -166,6 +189,8 @@ def read_images(settings: DataSettings, tables: dict[str, Any], column: str) -> 
             where=f"{settings.path}, column {column!r}",
             fix="set data.size to bring them to one size",
         )
+    for x, name in zip(xs, tables, strict=True):
+        warn_of_range([x], f"{settings.path}, split {name!r}, column {column!r}")
     channels = max(x.shape[1] for x in xs)
     xs = [x.expand(-1, channels, -1, -1) for x in xs]
     return [1 - x for x in xs] if settings.invert else xs
@@ -175,27 +200,40 @@ def _table(settings: DataSettings, tables: dict[str, Any], roles: Roles) -> tupl
     """x [n, features] of each split, and the features' names."""
     parts: list[list[Any]] = [[] for _ in tables]
     names: list[str] = []
+    numbers: list[str] = []
+    problems = Problems()
     for column in roles.features:
-        feature = next(iter(tables.values())).features[column]
-        values = [named_values(table, column, where=settings.path) for table in tables.values()]
-        encoded, new = encode_feature(values, kind_of(feature), column, where=f"{settings.path}, column {column!r}")
-        names += new
-        for part, block in zip(parts, encoded, strict=True):
-            part.append(block)
-    return [torch.from_numpy(np.concatenate(part, axis=1)) for part in parts], tuple(names)
+        with problems.noted():
+            where = f"{settings.path}, column {column!r}"
+            kinds = {kind_of(table.features[column]) for table in tables.values()}
+            if len(kinds - {"empty"}) > 1:
+                fix = "give it one type in all splits"
+                raise DataError(f"it holds {' and '.join(sorted(kinds))} in different splits", where=where, fix=fix)
+            kind: Kind = next(iter(kinds - {"empty"}), "empty")
+            values = [named_values(table, column) for table in tables.values()]
+            if kind == "number":
+                numbers.append(column)
+                if settings.feature_columns is None:
+                    warn_of_counter(values[0], where=where)
+            encoded, new = encode_feature(values, kind, column, where=where, missing=settings.missing)
+            names += new
+            for part, block in zip(parts, encoded, strict=True):
+                part.append(block)
+    problems.tell()
+    [xs], features = mark(
+        [[torch.from_numpy(np.concatenate(part, axis=1)) for part in parts]], names, numbers, settings.missing
+    )
+    return xs, features
 
 
-def _labels(
-    settings: DataSettings, tables: dict[str, Any], roles: Roles
-) -> tuple[list[Tensor | None], tuple[str, ...]]:
-    """y [n] of each split, and the classes. Without labels it is None for each split, and no classes."""
+def _labels(settings: DataSettings, tables: dict[str, Any], roles: Roles) -> Labels:
+    """The labels of each split, and the classes; none of both without labels."""
     if roles.label is None:
-        return [None for _ in tables], ()
+        return NO_LABELS
     feature = next(iter(tables.values())).features[roles.label]
-    values = [column_values(table, roles.label, where=settings.path) for table in tables.values()]
+    values = [column_values(table, roles.label) for table in tables.values()]
     names = feature.names if kind_of(feature) == "class" else None
-    ys, classes = encode_labels(values, names, where=f"{settings.path}, column {roles.label!r}")
-    return [torch.from_numpy(y) for y in ys], classes
+    return encode_labels(values, names, where=f"{settings.path}, column {roles.label!r}")
 
 
 def client_with(name: str, split: Split, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Client:

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fedgmi.data.sources.arrays import Array as Values
+from fedgmi.data.sources.arrays import is_missing
 from fedgmi.data.sources.columns import kind_of
-from fedgmi.data.sources.values import Values
+from fedgmi.data.sources.csv_files import csv_options
 from fedgmi.errors import DataError, nearest
 from fedgmi.settings.run import DataSettings
 
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".json": "json", ".jsonl": "json"}
 """The files that are read, by how their names end."""
 
-MOST_ROWS = 10**9
-"""So many rows of a CSV file are read in one piece."""
-
 OF_NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0, got 0")
 """What the readers of CSV and Parquet say of a file without rows."""
 
 
-def open_splits(settings: DataSettings, cache: str | None = None) -> dict[str, Any]:
+def open_splits(settings: DataSettings, cache: str | None = None, texts: Sequence[str | None] = ()) -> dict[str, Any]:
     """Open the train split and, where there is one, the test split.
 
     Args:
         settings: The section `data`. Of each split the first `max_rows` are kept.
         cache: The folder in which `datasets` keeps its copy of the rows; its usual one by default.
+        texts: Columns of a CSV file to be read as texts, whatever they look like; None counts for nothing.
 
     Returns:
         Each split's `datasets.Dataset` by name. The train split comes first.
@@ -38,7 +38,7 @@ def open_splits(settings: DataSettings, cache: str | None = None) -> dict[str, A
     Raises:
         DataError: For a data set that is not there, cannot be read, or lacks a split; and for a split without rows.
     """
-    found = _load(settings, cache)
+    found = _load(settings, cache, [name for name in texts if name is not None])
     optional = (None, "", "test", settings.train_split)  # "test" is the default, and many data sets have none
     for option, name in (("train_split", settings.train_split), ("test_split", settings.test_split)):
         if name not in found and (option == "train_split" or name not in optional):
@@ -59,61 +59,72 @@ def open_splits(settings: DataSettings, cache: str | None = None) -> dict[str, A
     return splits
 
 
-def column_values(table: Any, column: str, *, where: str) -> Values:
+def column_values(table: Any, column: str) -> Values:
     """A column of a data set.
 
     Args:
         table: A `datasets.Dataset`.
         column: The column's name.
-        where: Where the table comes from, for the message.
 
     Returns:
-        Its values. [n]
-
-    Raises:
-        DataError: For a missing value.
+        Its values, None or NaN where one is missing. [n]
     """
-    values = table.select_columns([column]).with_format("arrow")[:].column(column)
-    return array_of(values, where=f"{where}, column {column!r}")
+    return array_of(table.select_columns([column]).with_format("arrow")[:].column(column))
 
 
-def named_values(table: Any, column: str, *, where: str) -> Values:
+def named_values(table: Any, column: str) -> Values:
     """A column of a data set, with classes by name.
 
     Args:
         table: A `datasets.Dataset`.
         column: The column's name.
-        where: Where the table comes from, for the message.
 
     Returns:
         Its values. Class numbers become the classes' names, and −1, which stands for no class, becomes "(none)". [n]
+    """
+    values, feature = column_values(table, column), table.features[column]
+    if kind_of(feature) != "class":
+        return values
+    gaps = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), dtype=bool)
+    names = np.array(["(none)", *feature.names])[np.where(gaps, 0, values).astype(np.int64) + 1]
+    if gaps.any():
+        names = names.astype(object)
+        names[gaps] = None
+    return names
+
+
+def all_values(table: Any, column: str, *, where: str, fix: str) -> Values:
+    """A column of a data set in which every row has to have a value.
+
+    Args:
+        table: A `datasets.Dataset`.
+        column: The column's name.
+        where: Where the table comes from, for the message.
+        fix: What to do about a missing value.
+
+    Returns:
+        Its values, with classes by name. [n]
 
     Raises:
         DataError: For a missing value.
     """
-    values, feature = column_values(table, column, where=where), table.features[column]
-    return np.array(["(none)", *feature.names])[values + 1] if kind_of(feature) == "class" else values
+    values = named_values(table, column)
+    gaps = np.array([is_missing(value) for value in values.tolist()], dtype=bool)
+    if gaps.any():
+        what = f"{int(gaps.sum())} values are missing, the first at row {int(gaps.argmax())}"
+        raise DataError(what, where=f"{where}, column {column!r}", fix=fix)
+    return values
 
 
-def array_of(values: Any, *, where: str) -> Values:
+def array_of(values: Any) -> Values:
     """An Arrow column as an array.
 
     Args:
         values: A pyarrow ChunkedArray. [n]
-        where: Where it comes from, for the message.
 
     Returns:
-        Its values; texts and decimal numbers as objects. [n]
-
-    Raises:
-        DataError: For a missing value.
+        Its values; texts and decimal numbers as objects. Where one is missing, it is None or NaN. [n]
     """
-    if values.null_count:
-        raise DataError(
-            f"{values.null_count} values are missing, the first at row {values.to_pylist().index(None)}",
-            where=where,
-            fix="fill or drop these rows, or choose other columns",
-        )
     return np.asarray(values.to_numpy())
 
 
@@ -132,17 +143,17 @@ def batches(table: Any, column: str, size: int = 1024) -> Iterator[list[Any]]:
         yield batch.column(column).to_pylist()
 
 
-def _load(settings: DataSettings, cache: str | None) -> Any:
+def _load(settings: DataSettings, cache: str | None, texts: Sequence[str]) -> Any:
     import datasets  # takes more than a second: the digits do without it
 
     path = Path(settings.path).expanduser()
     _check_local(settings.path, path)
+    options = csv_options(path, settings, texts)
     try:
         with _quietly():
             if path.is_file():
-                options = _whole_columns(path.suffix)
                 return datasets.load_dataset(BUILDERS[path.suffix], data_files=str(path), cache_dir=cache, **options)
-            return datasets.load_dataset(str(path) if path.exists() else settings.path, cache_dir=cache)
+            return datasets.load_dataset(str(path) if path.exists() else settings.path, cache_dir=cache, **options)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         generating = isinstance(error, datasets.exceptions.DatasetGenerationError)  # it says no more than that
         cause = (generating and error.__cause__) or error
@@ -173,13 +184,6 @@ def _check_local(name: str, path: Path) -> None:
         guess = nearest(path.name, beside)
         fix = f"did you mean {str(path.parent / guess)!r}?" if guess else "check the path"
         raise DataError("no such folder or file", where=f"data.path {name!r}", fix=fix)
-
-
-def _whole_columns(suffix: str) -> dict[str, Any]:
-    """Read a CSV file in one piece. By pieces, whole numbers in the first would make a later decimal an error."""
-    if BUILDERS[suffix] != "csv":
-        return {}
-    return {"chunksize": MOST_ROWS, **({"sep": "\t"} if suffix == ".tsv" else {})}
 
 
 @contextmanager

@@ -1,94 +1,30 @@
-"""A column's values as numbers: labels as class numbers, features as float32."""
+"""A column's values as numbers, float32: numbers stay as they are, texts become one column each."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fedgmi.data.missing import MARK
+from fedgmi.data.rows import Missing
+from fedgmi.data.sources.arrays import is_missing, numbers
 from fedgmi.data.sources.columns import Kind
 from fedgmi.errors import DataError
 
 MAX_CATEGORIES = 256
 """A column of texts has so many different ones at most."""
 
-MAX_CLASSES = 1000
-"""A data set has so many different labels at most."""
-
 Values = npt.NDArray[Any]
 
+DATE = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})([T ]\d{1,2}:\d{2}.*)?")
+"""A date as tables write it, with or without a time of day."""
 
-def whole_labels(values: Values, *, where: str, advice: str) -> Values:
-    """Bring labels to whole numbers where they are numbers.
-
-    Args:
-        values: Labels. [n]
-        where: Where they come from, for the message.
-        advice: The likely fix.
-
-    Returns:
-        Numbers and truth values as int64, texts as they are. [n]
-
-    Raises:
-        DataError: For a number that is not whole.
-    """
-    if values.dtype.kind == "f":
-        bad = np.flatnonzero(~np.isfinite(values) | (values != np.round(values)))
-        if len(bad):
-            raise DataError(
-                f"label {values[bad[0]]:g} at row {bad[0]} is not a whole number",
-                where=where,
-                fix=f"{advice}, or cut the values into classes",
-            )
-    return values.astype(np.int64) if values.dtype.kind in "biuf" else values
-
-
-def encode_labels(
-    splits: Sequence[Values],
-    names: Sequence[str] | None,
-    *,
-    where: str,
-    advice: str = "choose another column with data.label_column",
-) -> tuple[list[Values], tuple[str, ...]]:
-    """Number the labels of all splits together.
-
-    Args:
-        splits: Labels as the data set has them. [n] each
-        names: The classes, where the data set names them and labels are numbers already. [L]
-        where: Where the labels come from, for messages.
-        advice: The likely fix of labels that are no classes.
-
-    Returns:
-        Class numbers from 0 to L − 1 [n] per split, and the L classes, sorted unless the data set names them.
-
-    Raises:
-        DataError: For labels that are no whole numbers, out of range, or too many to be classes.
-
-    Examples:
-        >>> encode_labels([np.array(["b", "a", "b"])], None, where="y")
-        ([array([1, 0, 1])], ('a', 'b'))
-    """
-    whole = [whole_labels(values, where=where, advice=advice) for values in splits]
-    if names is not None:
-        for values in whole:
-            outside = values[(values < 0) | (values >= len(names))]
-            if len(outside):
-                raise DataError(
-                    f"label {outside[0]} is out of range 0..{len(names) - 1}",
-                    where=where,
-                    fix='rows without labels cannot be used; data.test_split = "" leaves the test split out',
-                )
-        return [v.astype(np.int64) for v in whole], tuple(names)
-    classes = np.unique(np.concatenate(whole))
-    if len(classes) > MAX_CLASSES:
-        raise DataError(
-            f"there are {len(classes)} different labels, which looks like measurements or names and not like classes",
-            where=where,
-            fix=advice,
-        )
-    return [np.searchsorted(classes, v).astype(np.int64) for v in whole], tuple(str(c) for c in classes)
+RULES = 'fill or drop these rows, or set missing = "mean" or "indicator" (data.missing in settings)'
+"""What helps against missing values."""
 
 
 def encode_feature(
@@ -97,22 +33,26 @@ def encode_feature(
     name: str,
     *,
     where: str,
+    missing: Missing = "refuse",
     advice: str = "leave the column out with data.feature_columns",
 ) -> tuple[list[Values], list[str]]:
     """Bring one column to numbers: numbers stay as they are, texts become one column each.
 
     Args:
-        splits: The column's values. [n] each
+        splits: The column's values, None or NaN where one is missing. [n] each
         kind: What they are; all that are not numbers are encoded as texts.
         name: The column's name.
         where: Where it comes from, for messages.
+        missing: The rule for missing values. A number's is NaN. A text's is NaN in all of the column's features, or, by
+            the rule "indicator", the text "(missing)".
         advice: The likely fix of a column that cannot be used.
 
     Returns:
         The columns [n, width] per split, float32, and their names: `name`, or `name=text` for each text.
 
     Raises:
-        DataError: For numbers that are NaN or infinite as float32, and for too many different texts.
+        DataError: For numbers that are infinite as float32, too many different texts, dates, missing values where they
+            are refused, and a column without any value.
 
     Examples:
         >>> encode_feature([np.array(["b", "a"])], "text", "colour", where="")
@@ -120,23 +60,103 @@ def encode_feature(
                [1., 0.]], dtype=float32)], ['colour=a', 'colour=b'])
     """
     if kind == "number":
-        with np.errstate(over="ignore"):
-            numbers = [v.astype(np.float32) for v in splits]
-        for values in numbers:
-            bad = np.flatnonzero(~np.isfinite(values))
-            if len(bad):
-                raise DataError(
-                    f"{len(bad)} values are NaN or infinite, the first at row {bad[0]}",
-                    where=where,
-                    fix=f"fill or drop these rows, or {advice}",
-                )
-        return [v[:, None] for v in numbers], [name]
-    texts = np.unique(np.concatenate(splits))
-    if len(texts) > MAX_CATEGORIES:
+        blocks = [numbers(values, where)[:, None] for values in splits]
+        _check_infinite(blocks, where, advice)
+        _check_missing([np.isnan(block[:, 0]) for block in blocks], missing, where, advice)
+        return [*blocks], [name]
+    gaps = [missing_texts(values) for values in splits]
+    _check_missing(gaps, missing, where, advice)
+    filled = [np.where(gap, MARK, values).astype(str) for gap, values in zip(gaps, splits, strict=True)]
+    there = filled if missing == "indicator" else [v[~gap] for gap, v in zip(gaps, filled, strict=True)]
+    texts = np.unique(np.concatenate(there))
+    _check_texts(texts, where, advice)
+    known = texts.tolist()
+    return [one_hot(values, known, where, missing) for values in filled], [f"{name}={text}" for text in known]
+
+
+def one_hot(values: Values, known: Sequence[str], where: str, missing: Missing) -> npt.NDArray[np.float32]:
+    """A column of texts as one column for each that is known.
+
+    Args:
+        values: The texts. `MARK` stands for a missing one. [n]
+        known: The texts that have a column. [L]
+        where: Where they come from, for the message.
+        missing: What becomes of missing texts and of those that are not known. "mean": NaN in all columns.
+            "indicator": a 1 in the column of `MARK`; NaN in all columns where there is none.
+
+    Returns:
+        A 1 for each row's text. [n, L], float32
+
+    Raises:
+        DataError: For a text that is not known, where missing values are refused.
+
+    Examples:
+        >>> one_hot(np.array(["f", "x"]), ["f", "m"], "", "mean")
+        array([[ 1.,  0.],
+               [nan, nan]], dtype=float32)
+    """
+    order = np.argsort(known)
+    place = order[np.minimum(np.searchsorted(np.array(known)[order], values), len(known) - 1)]
+    strange = np.array(known)[place] != values
+    if strange.any() and missing == "refuse":
+        row = int(np.flatnonzero(strange)[0])
+        if values[row] == MARK:
+            raise _missing_error(strange & (values == MARK), where, "leave these rows out")
         raise DataError(
-            f"{len(texts)} different texts are too many for one column each; {MAX_CATEGORIES} is the most",
+            f"{str(values[row])!r} at row {row} is not among the federation's values: {', '.join(known)}",
+            where=where,
+            fix='leave these rows out, or make the federation anew with them, or with missing = "indicator" or "mean"',
+        )
+    if MARK in known and missing == "indicator":
+        place, strange = np.where(strange, list(known).index(MARK), place), np.zeros_like(strange)
+    block = np.zeros((len(values), len(known)), dtype=np.float32)
+    block[np.arange(len(values)), place] = 1.0
+    block[strange] = np.nan
+    return block
+
+
+def missing_texts(values: Values) -> npt.NDArray[np.bool_]:
+    """Which texts are missing. [n]"""
+    if values.dtype.kind != "O":
+        return np.zeros(len(values), dtype=bool)
+    return np.fromiter((is_missing(value) for value in values), dtype=bool, count=len(values))
+
+
+def _check_infinite(blocks: Sequence[Values], where: str, advice: str) -> None:
+    for block in blocks:
+        bad = np.flatnonzero(np.isinf(block))
+        if len(bad):
+            raise DataError(
+                f"{len(bad)} values are infinite, or too large for 32 bits, the first at row {bad[0]}",
+                where=where,
+                fix=f"correct or drop these rows, or {advice}",
+            )
+
+
+def _check_missing(gaps: Sequence[npt.NDArray[np.bool_]], missing: Missing, where: str, advice: str) -> None:
+    for gap in gaps:
+        if missing == "refuse" and gap.any():
+            raise _missing_error(gap, where, advice)
+    if any(len(gap) for gap in gaps) and all(gap.all() for gap in gaps):
+        raise DataError("it holds no value at all", where=where, fix=advice)
+
+
+def _missing_error(gap: npt.NDArray[np.bool_], where: str, advice: str) -> DataError:
+    what = f"{int(gap.sum())} values are missing, the first at row {int(gap.argmax())}"
+    return DataError(what, where=where, fix=f"{RULES}, or {advice}")
+
+
+def _check_texts(texts: Values, where: str, advice: str) -> None:
+    written = [text for text in texts.tolist() if text != MARK]
+    if written and all(DATE.fullmatch(text) for text in written):
+        raise DataError(
+            f"it holds dates, such as {written[0]!r}",
+            where=where,
+            fix=f"turn them into numbers, such as days since one of them, or {advice}",
+        )
+    if len(written) > MAX_CATEGORIES:
+        raise DataError(
+            f"{len(written)} different texts are too many for one column each; {MAX_CATEGORIES} is the most",
             where=where,
             fix=advice,
         )
-    one_hot = np.eye(len(texts), dtype=np.float32)
-    return [one_hot[np.searchsorted(texts, v)] for v in splits], [f"{name}={text}" for text in texts]

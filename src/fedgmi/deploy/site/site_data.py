@@ -13,19 +13,22 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fedgmi.data.encode import features, labels
+from fedgmi.data.encode import features, label_type, labels
 from fedgmi.data.rows import Client, Schema
 from fedgmi.data.sources.columns import find_roles
 from fedgmi.data.sources.frames import column_of
 from fedgmi.data.sources.sources import Split, client_with, read_images
-from fedgmi.data.sources.tables import batches, named_values, open_splits
-from fedgmi.data.sources.values import whole_labels
+from fedgmi.data.sources.tables import all_values, batches, named_values, open_splits
 from fedgmi.deploy.settings import FederationSettings, RowSettings, SiteSettings
 from fedgmi.errors import ConfigError, DataError, nearest
 from fedgmi.randomness import numpy_generator
 from fedgmi.settings.run import DataSettings
 
-DECIDED = {"feature_columns": "rows.features say which", "standardise": "rows are brought to one scale by all sites"}
+DECIDED = {
+    "feature_columns": "rows.features say which",
+    "standardise": "rows are brought to one scale by all sites",
+    "missing": "rows.missing says what becomes of missing values",
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def load_site(settings: SiteSettings, federation: FederationSettings, where: Pat
     """
     data, schema = _own_data(settings, where), federation.rows.as_schema()
     with tempfile.TemporaryDirectory(prefix="fedgmi-") as cache:
-        splits = open_splits(data, cache)
+        splits = open_splits(data, cache, texts=_texts(data, schema))
         table = splits[data.train_split]
         read = _pictures if schema.kind == "image" else _numbers
         x, columns = read(table, data, schema)
@@ -84,6 +87,13 @@ def load_site(settings: SiteSettings, federation: FederationSettings, where: Pat
     parts = [client_with(settings.name, Split(x, y), rows) for rows in (train, held_out) if len(rows)]
     judged_by = parts[1] if n_held_out else None
     return SiteRows(parts[0], judged_by, _digest(parts), columns, label, ignored)
+
+
+def _texts(data: DataSettings, schema: Schema) -> list[str | None]:
+    """The columns of a CSV file that are texts, whatever they look like here: the federation says so."""
+    columns = [feature.partition("=")[0] for feature in schema.features if "=" in feature]
+    numbers = set(schema.features)
+    return [data.label_column if label_type(schema) == "str" else None, *(set(columns) - numbers)]
 
 
 def _own_data(settings: SiteSettings, where: Path) -> DataSettings:
@@ -138,7 +148,7 @@ def _numbers(table: Any, data: DataSettings, schema: Schema) -> tuple[Tensor, tu
             fix=f"rename {guess!r} to {name!r}" if guess else "add it; all sites have the federation's rows.features",
         )
     columns = tuple(dict.fromkeys(column for column in found.values() if column is not None))
-    frame = pyarrow.table({column: named_values(table, column, where=data.path) for column in columns})
+    frame = pyarrow.table({column: named_values(table, column) for column in columns})
     with _inside(data.path):
         return features(frame, schema), columns
 
@@ -160,8 +170,7 @@ def _labels(table: Any, data: DataSettings, schema: Schema, columns: Sequence[st
         fix = f"name the column with data.label_column in site.toml{by_folder}"
         raise DataError(what, where=data.path, fix=fix)
     where = f"{data.path}, column {label!r}"
-    values = named_values(table, label, where=data.path)
-    values = whole_labels(values, where=where, advice="choose another column with data.label_column in site.toml")
+    values = all_values(table, label, where=data.path, fix="leave rows without a label out")
     return labels(values, schema, len(table), where=where), label
 
 
@@ -186,7 +195,8 @@ def _inside(path: str) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise DataError(error.what, where=f"{path}, {error.where}", fix=error.fix) from error
+        where = f"{path}, {error.where}" if error.where else path
+        raise DataError(error.what, where=where, fix=error.fix) from error
 
 
 def _digest(parts: Sequence[Client]) -> str:
