@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fedgmi.data.missing import MARK, marked_numbers
 from fedgmi.data.rows import Schema
 
 Values = npt.NDArray[Any]
@@ -29,9 +30,10 @@ def value_columns(schema: Schema, scale: tuple[Values, Values] | None = None) ->
         {'sex': [1, 2]}
     """
     found: dict[str, list[int]] = {}
+    marked = marked_numbers(schema.features)
     for place, feature in enumerate(schema.features):
         column, named, _ = feature.partition("=")
-        if named and (scale is None or (scale[0][place] == 0 and scale[1][place] == 1)):
+        if named and feature not in marked and (scale is None or (scale[0][place] == 0 and scale[1][place] == 1)):
             found.setdefault(column, []).append(place)
     return found
 
@@ -50,10 +52,13 @@ def input_columns(schema: Schema, scale: tuple[Values, Values] | None = None) ->
         >>> input_columns(Schema((3,), 0, "tabular", features=("age", "sex=f", "sex=m")))
         ('age', 'sex')
     """
-    if schema.features == tuple(f"x{place}" for place in range(schema.n_features)):
+    unmarked = [name for name in schema.features if name not in marked_numbers(schema.features)]
+    if unmarked == [f"x{place}" for place in range(len(unmarked))]:
         return ()
     owner = {place: column for column, places in value_columns(schema, scale).items() for place in places}
-    return tuple(dict.fromkeys(owner.get(place, feature) for place, feature in enumerate(schema.features)))
+    marked = marked_numbers(schema.features)
+    names = (owner.get(place, name) for place, name in enumerate(schema.features) if name not in marked)
+    return tuple(dict.fromkeys(names))
 
 
 def one_value(rows: Values, values: Mapping[str, list[int]]) -> Values:
@@ -89,12 +94,16 @@ def table_of(rows: Values, schema: Schema, values: Mapping[str, list[int]]) -> A
     """
     columns: dict[str, Any] = {}
     owner = {place: column for column, places in values.items() for place in places}
+    marked = marked_numbers(schema.features)
     for place, feature in enumerate(schema.features):
+        if feature in marked:
+            continue
         if place not in owner:
             columns[feature] = rows[:, place]
         elif owner[place] not in columns:
             column, places = owner[place], values[owner[place]]
             texts = np.array([schema.features[own].removeprefix(f"{column}=") for own in places], dtype=object)
+            texts[texts == MARK] = None
             columns[column] = texts[rows[:, places].argmax(1)]
     try:
         import pandas

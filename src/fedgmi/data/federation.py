@@ -310,7 +310,7 @@ def check_federation(federation: Federation) -> None:
         >>> bad = Client("anna", torch.tensor([[1.0, float("nan")]]), torch.tensor([0]))
         >>> check_federation(Federation(schema, (bad,)))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        fedgmi.errors.DataError: client 'anna', column 'weight': 1 of 1 rows are NaN or infinite. Likely fix: ...
+        fedgmi.errors.DataError: client 'anna', column 'weight': 1 of 1 values are missing (NaN), the first at ...
     """
     check_parts(federation._parts())
 

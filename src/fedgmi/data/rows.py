@@ -78,7 +78,12 @@ class Client:
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
-    return one is other or (one is not None and other is not None and torch.equal(one, other))
+    return one is other or (one is not None and other is not None and _equal(one, other))
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same, missing values (NaN) included."""
+    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 class Parts(NamedTuple):

@@ -155,7 +155,7 @@ def values_of(frame: Any, column: str) -> Values:
         DataError: Where there is no such column, or it cannot be used.
     """
     table = _arrow(frame)
-    return _column(table, require(column, table.column_names, where="column"))[1]
+    return _label_column(table, require(column, table.column_names, where="column"))
 
 
 def with_columns(frame: Any, columns: Mapping[str, Values]) -> Any:
