@@ -159,7 +159,7 @@ def test_nothing_held_out_and_no_labels(site):
 def test_pictures(site, capsys):
     for name in ("zero", "one"):
         (site / "digits" / name).mkdir(parents=True)
-        Image.new("L", (8, 8)).save(site / "digits" / name / "1.png")
+        Image.new("L", (8, 8), 90).save(site / "digits" / name / "1.png")
     (site / "site.toml").write_text('name = "ward-1"\n[data]\npath = "digits"\n')
     rows = '[rows]\nkind = "image"\nshape = [1, 8, 8]\nclasses = ["zero", "one"]\n'
     (site / "federation.toml").write_text(f'name = "digits"\nsites = 2\n{rows}')

@@ -18,6 +18,9 @@ from fedgmi.settings.run import DataSettings
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 """By how a file's name ends."""
 
+BESIDE = ("", ".md", ".txt", ".toml", ".yaml", ".yml", ".cff")
+"""Files that may lie beside the data: a licence, a description."""
+
 MOST_ROWS = 10**9
 """So many rows of a file are read in one piece. By pieces, whole numbers in the first would make a later decimal an
 error."""
@@ -49,8 +52,7 @@ def csv_options(path: Path, settings: DataSettings, texts: Sequence[str]) -> dic
         ConfigError: For `data.missing_values` where there is no CSV file.
         DataError: For a header that cannot be one, or that names a column twice.
     """
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    files = [file for file in files if file.suffix in SEPARATORS]
+    files = _files(path)
     if not files:
         if settings.missing_values is not None:
             fix = 'remove it: other files mark missing values themselves, and data.missing = "mean" fills them'
@@ -67,6 +69,15 @@ def csv_options(path: Path, settings: DataSettings, texts: Sequence[str]) -> dic
         options |= {"na_values": sorted(missing), "keep_default_na": False}
     converters = dict.fromkeys(sorted((codes | set(texts)) & there), as_texts)
     return options | ({"converters": converters} if converters else {})
+
+
+def _files(path: Path) -> list[Path]:
+    """The CSV files at a path; none where it holds other data too, such as pictures beside their labels."""
+    if path.is_file():
+        return [path] if path.suffix in SEPARATORS else []
+    shown = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+    data = [file for file in shown if file.suffix not in BESIDE]
+    return data if all(file.suffix in SEPARATORS for file in data) else []
 
 
 def _text(cell: str, missing: frozenset[str]) -> str | None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedgmi.data.missing import mark, no_rule_for_pictures
+from fedgmi.data.missing import mark
 from fedgmi.data.problems import Problems
 from fedgmi.data.rows import Client, Schema
 from fedgmi.data.sources.columns import Kind, Roles, find_roles, kind_of, require
@@ -21,6 +21,8 @@ from fedgmi.data.validate import warn_of_range
 from fedgmi.errors import DataError
 from fedgmi.settings.effects import refuse_without_effect
 from fedgmi.settings.run import DataSettings
+
+OF_PICTURES = "these rows are pictures, which have no missing values"
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,7 @@ def _digits(settings: DataSettings) -> Source:
             )
     why = "the digits have no splits"
     refuse_without_effect(settings, "data", ["train_split", *(["test_split"] if settings.test_split else [])], why)
-    if settings.missing != "refuse" or settings.missing_values is not None:
-        raise no_rule_for_pictures("data.missing" if settings.missing != "refuse" else "data.missing_values")
+    refuse_without_effect(settings, "data", ["missing", "missing_values"], OF_PICTURES)
     bunch = load_digits()
     rows = slice(settings.max_rows)
     x = torch.from_numpy(bunch.images[rows]).float().unsqueeze(1) / 16
@@ -137,9 +138,8 @@ def _from_tables(settings: DataSettings, tables: dict[str, Any], extra: str | No
             why = "these rows are a table, not pictures"
             refuse_without_effect(settings, "data", ["invert", "crop", "size"], why)
             xs, features = _table(settings, tables, roles)
-        elif settings.missing != "refuse":
-            raise no_rule_for_pictures("data.missing")
         else:
+            refuse_without_effect(settings, "data", ["missing", "missing_values"], OF_PICTURES)
             xs = read_images(settings, tables, roles.image)
     with problems.noted():
         labels = _labels(settings, tables, roles)
