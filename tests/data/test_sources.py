@@ -130,7 +130,7 @@ def test_pictures_of_real_numbers(write_table: Write) -> None:
     buffer = io.BytesIO()
     Image.new("F", (3, 3), 0.5).save(buffer, "TIFF")
     path = write_table({"image": [{"bytes": buffer.getvalue(), "path": None}]}, features=picture_features())
-    with pytest.raises(DataError, match=r"row 0: the picture holds real numbers, and their range is unknown.*8 bits"):
+    with pytest.raises(DataError, match=r"row 0: the picture.s numbers are real numbers.*not known.*8 or 16 bits"):
         load_source(DataSettings(path=path))
 
 

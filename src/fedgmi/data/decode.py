@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,12 +61,13 @@ def input_columns(schema: Schema, scale: tuple[Values, Values] | None = None) ->
     return tuple(dict.fromkeys(names))
 
 
-def one_value(rows: Values, values: Mapping[str, list[int]]) -> Values:
+def one_value(rows: Values, values: Mapping[str, list[int]], marks: Sequence[int] = ()) -> Values:
     """Rows in which each text or category has the one value that it is nearest to.
 
     Args:
         rows: [n, D]
         values: As `value_columns` gives them.
+        marks: The columns that say where a number is missing: they become 0 or 1.
 
     Returns:
         [n, D]
@@ -78,6 +79,7 @@ def one_value(rows: Values, values: Mapping[str, list[int]]) -> Values:
     found = rows.copy()
     for places in values.values():
         found[:, places] = np.eye(len(places), dtype=rows.dtype)[rows[:, places].argmax(1)]
+    found[:, list(marks)] = np.round(found[:, list(marks)]).clip(0, 1)
     return found
 
 

@@ -11,6 +11,23 @@ MOST = 10
 """So many problems are told one by one."""
 
 
+class Several(DataError):
+    """More than one problem.
+
+    Attributes:
+        found: Each of them, in their order.
+    """
+
+    def __init__(self, found: Sequence[DataError]) -> None:
+        self.found = tuple(found)
+        lines = [f"  {error}" for error in found[:MOST]]
+        more = [f"  and {len(found) - MOST} more"] if len(found) > MOST else []
+        super().__init__(f"{len(found)} problems.\n" + "\n".join([*lines, *more]))
+
+    def __reduce__(self) -> tuple[type[Several], tuple[tuple[DataError, ...]]]:
+        return Several, (self.found,)
+
+
 class Problems:
     """What was found while data were read.
 
@@ -37,6 +54,8 @@ class Problems:
         """Go on after a DataError; `tell` raises it."""
         try:
             yield
+        except Several as error:
+            self.found += error.found
         except DataError as error:
             self.found.append(error)
 
@@ -46,22 +65,5 @@ class Problems:
         Raises:
             DataError: Where anything was: the one problem as it is, or a list of all of them.
         """
-        error = together(self.found)
-        if error is not None:
-            raise error
-
-
-def together(found: Sequence[DataError]) -> DataError | None:
-    """Several problems as one error.
-
-    Args:
-        found: In their order.
-
-    Returns:
-        None for no problem, the problem where there is one, and otherwise an error that lists them, one a line.
-    """
-    if len(found) < 2:
-        return next(iter(found), None)
-    lines = [f"  {error}" for error in found[:MOST]]
-    more = [f"  and {len(found) - MOST} more"] if len(found) > MOST else []
-    return DataError(f"{len(found)} problems.\n" + "\n".join([*lines, *more]))
+        if self.found:
+            raise self.found[0] if len(self.found) == 1 else Several(self.found)

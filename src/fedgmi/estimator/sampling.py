@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fedgmi.data import decode
+from fedgmi.data.missing import marked_numbers
 from fedgmi.errors import ConfigError
 from fedgmi.estimator.asking import Asking
 from fedgmi.estimator.base import array
@@ -48,7 +49,8 @@ class Sampling(Asking):
             draws = generator(*self._key(model.config.seed, component, seed))
             rows = array(model.sample(n, component, draws))
         values = decode.value_columns(model.schema, self._scale())
-        rows = decode.one_value(rows, values)
+        marks = [model.schema.features.index(name) for name in marked_numbers(model.schema.features)]
+        rows = decode.one_value(rows, values, marks)
         return decode.table_of(rows, model.schema, values) if as_frame else rows
 
     def _key(self, own: int, component: int, seed: int | None) -> tuple[int | str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -56,8 +57,23 @@ def parse_toml(text: str, source: str) -> Table:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        fix = "put text values in quotes, start a section with [name], and give each key once"
+        fix = _advice(text, source)
         raise ConfigError(f"this is not valid TOML: {error}", where=source, fix=fix) from error
+
+
+def _advice(text: str, source: str) -> str:
+    """How to mend text that is no TOML; other formats have their own advice."""
+    form = {".yaml": "YAML", ".yml": "YAML", ".json": "JSON"}.get(Path(source).suffix.lower())
+    if form is None and text.lstrip().startswith("{"):
+        form = "JSON"
+    if form is None and re.search(r"^[\w-]+:(\s|$)", text, re.MULTILINE) and "=" not in text:
+        form = "YAML"
+    if form is None:
+        return "put text values in quotes, start a section with [name], and give each key once"
+    section = "scenario: {alpha: 1.0}" if form == "YAML" else '{"scenario": {"alpha": 1.0}}'
+    return (
+        f"this looks like {form}; settings are TOML: in place of {section} write [scenario] and, below it, alpha = 1.0"
+    )
 
 
 def parse_value(text: str) -> Any:

@@ -23,7 +23,7 @@ from fedgmi.data.sources.labels import NO_LABELS, encode_labels
 from fedgmi.data.sources.row_numbers import warn_of_counter, without_row_numbers
 from fedgmi.data.sources.sources import Split, client_with
 from fedgmi.data.sources.tables import array_of
-from fedgmi.data.sources.values import Values, encode_feature, missing_texts, one_hot
+from fedgmi.data.sources.values import Values, encode_feature, missing_texts, number_block, one_hot
 from fedgmi.errors import DataError
 
 if TYPE_CHECKING:
@@ -136,9 +136,9 @@ def number_columns(frame: Any, columns: Sequence[str], where: str) -> npt.NDArra
             if kind != "number":
                 fix = "give Federation.from_frame one table with all clients, which encodes texts, or leave it out"
                 raise DataError("it holds texts, not numbers", where=place, fix=fix)
-            blocks.append(encode_feature([values], "number", name, where=place, missing="mean", advice="leave it out"))
+            blocks.append(number_block(values, where=place, missing="mean"))
     problems.tell()
-    return np.concatenate([block for [block], _ in blocks], axis=1)
+    return np.concatenate(blocks, axis=1)
 
 
 def values_of(frame: Any, column: str) -> Values:
@@ -276,15 +276,9 @@ def _later(table: Any, name: str, own: Sequence[str], missing: Missing) -> npt.N
     if list(own) == [name]:
         if kind != "number":
             values = _numbers_in_texts(values, where)
-        [block], _ = encode_feature([values], "number", name, where=where, missing=_later_rule(missing, values))
-        return block
+        return number_block(values, where=where, missing=missing)
     known = [feature.removeprefix(f"{name}=") for feature in own]
     return one_hot(_as_texts(values), known, where, missing)
-
-
-def _later_rule(missing: Missing, values: Values) -> Missing:
-    """A later column may be empty altogether: it is filled as its federation was."""
-    return missing if missing == "refuse" or not len(values) else "mean"
 
 
 def _as_texts(values: Values) -> Values:

@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from fedgmi.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]
+
+UNKNOWN_RANGE = {"F": "real numbers", "I": "whole numbers of 32 bits"}
+"""Modes of Pillow."""
+STACKS = ("GIF", "TIFF", "PNG", "WEBP")
+"""Formats whose files may hold several pictures to be seen one after the other."""
 
 
 def decode_images(batches: Iterable[list[dict[str, Any] | None]], *, crop: int, size: int | None, where: str) -> Tensor:
@@ -27,10 +32,12 @@ def decode_images(batches: Iterable[list[dict[str, Any] | None]], *, crop: int, 
         where: Where the pictures come from, for messages.
 
     Returns:
-        The pictures with values in [0, 1]. Grey ones among coloured ones become coloured. [n, channels, height, width]
+        The pictures with values in [0, 1], turned as their cameras say (EXIF), transparent ones over white. Grey ones
+            among coloured ones become coloured. [n, channels, height, width]
 
     Raises:
-        DataError: For a picture that is missing or cannot be read, and for pictures of different sizes.
+        DataError: For a picture that is missing or cannot be read, whose range of values is not known, or that is a
+            stack of several; and for pictures of different sizes.
     """
     parts: list[Tensor] = []
     sizes: set[tuple[int, int]] = set()
@@ -96,17 +103,34 @@ def _decode(cell: dict[str, Any] | None, where: str) -> Pixels:
 
 
 def _pixels(image: Image.Image, where: str) -> Pixels:
-    if image.mode == "L":
-        return np.asarray(image)
-    if image.mode == "F":
-        raise DataError(
-            "the picture holds real numbers, and their range is unknown", where=where, fix="save it with 8 bits"
-        )
-    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip rather than scale
-        return (np.asarray(image, dtype=np.int64).clip(0, 65535) // 257).astype(np.uint8)
-    if image.mode in ("1", "LA"):
-        return np.asarray(image.convert("L"))
-    return np.asarray((image.convert("RGBA") if "transparency" in image.info else image).convert("RGB"))
+    """One picture as a viewer shows it: turned as its camera says, and laid over white where it is transparent."""
+    if image.format in STACKS and getattr(image, "n_frames", 1) > 1:
+        what = f"it is a stack of {getattr(image, 'n_frames', 1)} pictures, of which only the first would be read"
+        raise DataError(what, where=where, fix="save each as a picture of its own")
+    if image.mode in UNKNOWN_RANGE:
+        what = f"the picture's numbers are {UNKNOWN_RANGE[image.mode]}, and what is white is not known"
+        raise DataError(what, where=where, fix="save it with 8 or 16 bits, from black 0 to white 255 or 65535")
+    turned = ImageOps.exif_transpose(image)
+    if turned.mode.startswith("I;16"):  # which Pillow would clip rather than scale
+        return (np.asarray(turned, dtype=np.int64).clip(0, 65535) // 257).astype(np.uint8)
+    if turned.has_transparency_data or turned.mode in ("LA", "La"):
+        return _over_white(turned, where)
+    if turned.mode == "L":
+        return np.asarray(turned)
+    return np.asarray(turned.convert("L" if turned.mode == "1" else "RGB"))
+
+
+def _over_white(image: Image.Image, where: str) -> Pixels:
+    """A transparent picture on white paper."""
+    grey = image.mode in ("1", "L", "LA", "La")
+    full = image.convert("RGBA")
+    paper = Image.new("RGBA", full.size, "white")
+    laid = Image.alpha_composite(paper, full).convert("L" if grey else "RGB")
+    pixels, alpha = np.asarray(laid), np.asarray(full.getchannel("A"))
+    if pixels.min() == pixels.max() and alpha.min() != alpha.max():
+        what = "the picture is white, or one colour, once it is laid over white: what it shows is in its transparency"
+        raise DataError(what, where=where, fix="save it without transparency, over the background that you want")
+    return pixels
 
 
 def _finish(pixels: list[Pixels], crop: int, size: int | None) -> Tensor:

@@ -110,13 +110,9 @@ def label_values(labels: Any, *, where: str, advice: str) -> Array:
         raise DataError(f"the labels are {what}", where=where, fix=fix)
     if values.dtype.kind == "f":
         _refuse_fractions(values, where, advice)
-    if values.dtype.kind in "uf":
-        limit = 2.0**63 if values.dtype.kind == "u" else 2.0 ** (np.finfo(values.dtype).nmant + 1)
-        large = np.flatnonzero(np.abs(values) >= limit)
-        if len(large):
-            what = f"label {values[large[0]]} at row {large[0]} is too large for {values.dtype} to tell it from others"
-            what = what if values.dtype.kind == "f" else f"label {values[large[0]]} at row {large[0]} is 2⁶³ or more"
-            raise DataError(what, where=where, fix=f"{advice}, or give the labels as texts")
+        _refuse_large(np.abs(values) >= 2.0 ** (np.finfo(values.dtype).nmant + 1), values, where, advice)
+    if values.dtype.kind == "u":
+        _refuse_large(values > np.iinfo(np.int64).max, values, where, advice)
     return values
 
 
@@ -177,6 +173,15 @@ def _refuse_fractions(values: Array, where: str, advice: str) -> None:
         raise _without(np.flatnonzero(np.isnan(values)), len(values), where)
     fix = f"{advice}, or cut the values into classes"
     raise DataError(f"label {values[row]:g} at row {row} is not a whole number", where=where, fix=fix)
+
+
+def _refuse_large(large: Array, values: Array, where: str, advice: str) -> None:
+    """Refuse numbers that 64 bits, or their own, cannot tell from their neighbours."""
+    if large.any():
+        row = int(large.argmax())
+        why = "2⁶³ or more" if values.dtype.kind == "u" else f"too large for {values.dtype} to tell it from others"
+        fix = f"{advice}, or give the labels as texts"
+        raise DataError(f"label {values[row]} at row {row} is {why}", where=where, fix=fix)
 
 
 def _without(rows: Any, n: int, where: str) -> DataError:

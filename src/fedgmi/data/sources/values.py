@@ -60,18 +60,49 @@ def encode_feature(
                [1., 0.]], dtype=float32)], ['colour=a', 'colour=b'])
     """
     if kind == "number":
-        blocks = [numbers(values, where)[:, None] for values in splits]
-        _check_infinite(blocks, where, advice)
-        _check_missing([np.isnan(block[:, 0]) for block in blocks], missing, where, advice)
-        return [*blocks], [name]
+        blocks = [number_block(values, where=where, missing=missing, advice=advice) for values in splits]
+        _refuse_empty([np.isnan(block[:, 0]) for block in blocks], where, advice)
+        return blocks, [name]
     gaps = [missing_texts(values) for values in splits]
-    _check_missing(gaps, missing, where, advice)
+    for gap in gaps:
+        if missing == "refuse" and gap.any():
+            raise _missing_error(gap, where, advice)
+    _refuse_empty(gaps, where, advice)
     filled = [np.where(gap, MARK, values).astype(str) for gap, values in zip(gaps, splits, strict=True)]
     there = filled if missing == "indicator" else [v[~gap] for gap, v in zip(gaps, filled, strict=True)]
     texts = np.unique(np.concatenate(there))
     _check_texts(texts, where, advice)
     known = texts.tolist()
     return [one_hot(values, known, where, missing) for values in filled], [f"{name}={text}" for text in known]
+
+
+def number_block(values: Values, *, where: str, missing: Missing = "refuse", advice: str = "leave it out") -> Values:
+    """A column of numbers; all of them may be missing, where the rule allows it.
+
+    Args:
+        values: The numbers, None or NaN where one is missing. [n]
+        where: Where they come from, for messages.
+        missing: The rule for missing values.
+        advice: The likely fix of a column that cannot be used.
+
+    Returns:
+        The numbers, NaN where one is missing. [n, 1], float32
+
+    Raises:
+        DataError: For what are no numbers, infinite ones, and missing ones where they are refused.
+    """
+    block = numbers(values, where)[:, None]
+    bad = np.flatnonzero(np.isinf(block))
+    if len(bad):
+        raise DataError(
+            f"{len(bad)} values are infinite, or too large for 32 bits, the first at row {bad[0]}",
+            where=where,
+            fix=f"correct or drop these rows, or {advice}",
+        )
+    gap = np.isnan(block[:, 0])
+    if missing == "refuse" and gap.any():
+        raise _missing_error(gap, where, advice)
+    return block
 
 
 def one_hot(values: Values, known: Sequence[str], where: str, missing: Missing) -> npt.NDArray[np.float32]:
@@ -122,21 +153,7 @@ def missing_texts(values: Values) -> npt.NDArray[np.bool_]:
     return np.fromiter((is_missing(value) for value in values), dtype=bool, count=len(values))
 
 
-def _check_infinite(blocks: Sequence[Values], where: str, advice: str) -> None:
-    for block in blocks:
-        bad = np.flatnonzero(np.isinf(block))
-        if len(bad):
-            raise DataError(
-                f"{len(bad)} values are infinite, or too large for 32 bits, the first at row {bad[0]}",
-                where=where,
-                fix=f"correct or drop these rows, or {advice}",
-            )
-
-
-def _check_missing(gaps: Sequence[npt.NDArray[np.bool_]], missing: Missing, where: str, advice: str) -> None:
-    for gap in gaps:
-        if missing == "refuse" and gap.any():
-            raise _missing_error(gap, where, advice)
+def _refuse_empty(gaps: Sequence[npt.NDArray[np.bool_]], where: str, advice: str) -> None:
     if any(len(gap) for gap in gaps) and all(gap.all() for gap in gaps):
         raise DataError("it holds no value at all", where=where, fix=advice)
 

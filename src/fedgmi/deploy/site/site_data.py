@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from fedgmi.data.encode import features, label_type, labels
+from fedgmi.data.problems import Several
 from fedgmi.data.rows import Client, Schema
 from fedgmi.data.sources.columns import find_roles
 from fedgmi.data.sources.frames import column_of
@@ -194,9 +195,14 @@ def _inside(path: str) -> Iterator[None]:
     """Errors about a column name the file too."""
     try:
         yield
+    except Several as error:
+        raise Several([_within(path, each) for each in error.found]) from error
     except DataError as error:
-        where = f"{path}, {error.where}" if error.where else path
-        raise DataError(error.what, where=where, fix=error.fix) from error
+        raise _within(path, error) from error
+
+
+def _within(path: str, error: DataError) -> DataError:
+    return DataError(error.what, where=f"{path}, {error.where}", fix=error.fix)
 
 
 def _digest(parts: Sequence[Client]) -> str:
