@@ -41,7 +41,7 @@ class Problems:
         ...         raise DataError("it is missing", where=column, fix="add it")
         >>> problems.tell()
         Traceback (most recent call last):
-        fedgmi.errors.DataError: 2 problems.
+        fedgmi.data.problems.Several: 2 problems.
           age: it is missing. Likely fix: add it.
           sex: it is missing. Likely fix: add it.
     """
