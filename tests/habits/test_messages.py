@@ -10,8 +10,8 @@ from fedgmi.errors import ConfigError
 from fedgmi.settings.toml import read_toml
 
 ADVICE = [
-    ("run.yaml", "scenario:\n  alpha: 1.0\n", r"looks like YAML, and settings are TOML.*\[scenario\] and below it"),
-    ("run.json", '{"scenario": {"alpha": 1.0}}', r"looks like JSON, and settings are TOML.*\[scenario\]"),
+    ("run.yaml", "scenario:\n  alpha: 1.0\n", r"looks like YAML; settings are TOML.*\[scenario\] and, below it"),
+    ("run.json", '{"scenario": {"alpha": 1.0}}', r"looks like JSON; settings are TOML.*\[scenario\]"),
     ("run.toml", '{"scenario": {"alpha": 1.0}}', "looks like JSON"),
     ("run.toml", "scenario:\n  alpha: 1.0\n", "looks like YAML"),
     ("run.toml", "[data]\npath = digits\n", r"put text values in quotes"),
