@@ -66,7 +66,7 @@ class Cell:
     def _measure(self, options: argparse.Namespace) -> dict[str, Any]:
         settings = {
             "seed": self.seed,
-            "data.path": options.data,
+            **({} if self.scenario == "gaussian" else {"data.path": options.data}),
             "scenario.name": self.scenario,
             "scenario.n_components": self.k,
             "scenario.n_clients": options.clients,

@@ -230,7 +230,11 @@ def test_tables_are_standardised_by_those_who_train(tmp_path, write_table):
 
 
 def test_bytes_count_the_standardisation(tmp_path, write_table):
-    rows = {"age": list(range(20, 260)), "label": [0, 1] * 120, "ward": [f"ward-{i % 6}" for i in range(240)]}
+    rows = {
+        "age": [20 + i % 60 for i in range(240)],
+        "label": [0, 1] * 120,
+        "ward": [f"ward-{i % 6}" for i in range(240)],
+    }
     by_ward = ("scenario.name=by-column", "scenario.client_column=ward", "method.name=local", "rounds=1")
     by_ward = (f"data.path={write_table(rows)}", *by_ward)
     raw, got = (run(tmp_path / choice, *by_ward, f"data.standardise={choice}") for choice in ("false", "true"))

@@ -15,6 +15,7 @@ from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.deploy.settings import FederationSettings, SiteSettings
 from fedgmi.deploy.site.site import Site
 from fedgmi.methods import METHODS
+from fedgmi.methods.fedgmi.settings import UNUSED
 from fedgmi.protocol.wire import Parcel
 
 
@@ -50,7 +51,8 @@ def federation_settings(scenario: Scenario = SCENARIO, **changes: object) -> Fed
 def settings_of(name: str = "fedgmi", **own: object) -> FederationSettings:
     """The same with another method, or other settings of its own."""
     k = {"n_components": 3} if METHODS[name].has_components else {}
-    return federation_settings(method=SMALL.get(name, {}) | k | {"name": name} | own)
+    small = {key: value for key, value in SMALL.get(name, {}).items() if key not in UNUSED.get(own.get("preset"), ())}
+    return federation_settings(method=small | k | {"name": name} | own)
 
 
 def as_pictures(client: Client) -> Client:

@@ -20,6 +20,7 @@ from fedgmi.deploy.local.deployment import Deployment, running
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
 from fedgmi.deploy.site.site_data import load_site
 from fedgmi.methods.disclosing import disclosing
+from fedgmi.methods.fedgmi.settings import UNUSED
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.rounds import Progress, run_rounds
@@ -28,7 +29,8 @@ from fedgmi.storage import checkpoint, folder
 MISSING = [tool for tool in ("openssl", "ssh-keygen") if shutil.which(tool) is None]
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=f"there is no {' and no '.join(MISSING)}")]
 
-FEDERATION = table_federation(rounds=2, wait_s=300, deadline_s=150).replace("[method]", '[method]\npreset = "plain"')
+TABLE = table_federation(rounds=2, wait_s=300, deadline_s=150).replace("[method]", '[method]\npreset = "plain"')
+FEDERATION = "\n".join(line for line in TABLE.splitlines() if line.partition(" = ")[0] not in UNUSED["plain"])
 
 
 @pytest.fixture(scope="module")

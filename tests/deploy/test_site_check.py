@@ -129,7 +129,7 @@ def test_noise_is_named_with_what_it_protects(site):
 
 
 def test_methods_say_what_they_send(site):
-    plain = checked(sets(site, preset='"plain"'))
+    plain = checked(sets(site, preset='"plain"', codewords=None))
     assert plain.histogram_bytes == 0
     assert not any("codeword" in sentence for sentence in (*leaves(plain), warning(plain)))
     assert "every site's proportions" in warning(plain)

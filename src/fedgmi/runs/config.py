@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 
 from fedgmi import settings
-from fedgmi.data.scenarios.scenarios import SCENARIOS
 from fedgmi.errors import ConfigError, FedgmiWarning, nearest, unknown
 from fedgmi.methods import BOUNDS, METHODS
 from fedgmi.settings import toml
@@ -234,6 +233,8 @@ def check(config: Config) -> None:
     Raises:
         ConfigError: It names the setting and the likely fix.
     """
+    from fedgmi.data.scenarios.scenarios import SCENARIOS  # a deployed site has no scenario, and does without
+
     spec = SCENARIOS.get(config.scenario.name)
     by_data = config.scenario.n_clients is None and spec is not None and "client_column" in spec.uses
     n_clients = math.inf if by_data else config.scenario.clients
