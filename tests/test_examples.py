@@ -28,4 +28,6 @@ def test_hospitals_learn_their_share_of_malignant_tumours(capsys):
 @pytest.mark.parametrize("block", BLOCKS)
 def test_the_page_on_tables_runs(block, capsys):
     exec(compile(block, "tables.md", "exec"), {"__name__": "tables"})
-    assert "('age', 'platelets', 'pulse=irregular', 'pulse=regular')" in capsys.readouterr().out
+    promised = re.findall(r"^print\(.*#\s(\('.*'\))$", block, re.MULTILINE)
+    assert len(promised) == 1
+    assert promised[0] in capsys.readouterr().out
