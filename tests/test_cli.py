@@ -76,7 +76,9 @@ def test_existing_results_stay_untouched(calls, capsys, tmp_path, name, state):
     assert "--out" in told
     assert kept.read_text() == "precious"
     assert not calls
-    assert code("run", "--out", "out", "--resume") == 0
+    assert code("run", "--out", "out", "--resume") == 2  # with whose settings?
+    assert "no run has begun there, and no settings are given" in " ".join(capsys.readouterr().err.split())
+    assert code("run", "--out", "out", "--resume", "--set", "seed=0") == 0
     assert calls[0][2] is True
 
 

@@ -60,6 +60,7 @@ def tiny(*overrides: str) -> list[str]:
     chosen = dict(word.split("=", 1) for word in overrides if "=" in word)
     ours, unused = chosen.get("method.name", "fedgmi") == "fedgmi", UNUSED[chosen.get("method.preset", "default")]
     left_out = ["method."] if not ours else [f"method.{name}=" for name in unused]
+    left_out += ["density."] if chosen.get("density.name") == "gaussian" else []
     return [*(word for word in TINY if not word.startswith(tuple(left_out))), *overrides]
 
 

@@ -21,7 +21,7 @@ from rich.markup import escape
 
 from fedgmi import __version__
 from fedgmi.deploy.commands import deploy_app, site_app
-from fedgmi.errors import FedgmiError, FedgmiWarning
+from fedgmi.errors import ConfigError, FedgmiError, FedgmiWarning
 from fedgmi.storage import folder
 
 if TYPE_CHECKING:
@@ -86,12 +86,12 @@ def run(
         typer.Option(
             "--resume",
             help="Go on with the run in the results folder: a killed one ends with the numbers of an uninterrupted "
-            "one, a finished one is only reported, and where there is none a new one starts.",
+            "one, a finished one is only reported. Where there is none, a new one starts if its settings are given.",
         ),
     ] = False,
 ) -> None:
     """Find out what a federation is made of, and train its components, experts and predictors."""
-    settings = _settings(file, overrides or [], out if resume else None)
+    settings = _settings(file, overrides or [], (out or _default_folder(None, None)) if resume else None)
     out = out or _default_folder(file, settings)
     folder.claim(out, resume=resume)
     try:
@@ -218,16 +218,23 @@ def _words(text: str) -> list[str]:
 
 
 def _settings(file: Path | None, overrides: list[str], resumed: Path | None) -> Config:
-    """A resumed run that is given no settings keeps those that it began with."""
-    if file is None and not overrides and resumed is not None and (resumed / folder.CONFIG).exists():
+    """A resumed run that is given no settings keeps those that it began with.
+
+    Raises:
+        ConfigError: Where no run has begun there: the settings of the digits would be somebody else's.
+    """
+    if file is None and not overrides and resumed is not None:
         file = resumed / folder.CONFIG
+        if not file.exists():
+            fix = "give the folder of a run, or the settings of a new one: fedgmi run CONFIG.toml --resume --out …"
+            raise ConfigError("no run has begun there, and no settings are given", where=str(resumed), fix=fix)
     from fedgmi.runs.config import load
 
     return load(file, overrides)
 
 
-def _default_folder(file: Path | None, settings: Config, ending: str = "") -> Path:
-    return Path("runs") / f"{file.stem if file else 'digits'}-{settings.seed}{ending}"
+def _default_folder(file: Path | None, settings: Config | None, ending: str = "") -> Path:
+    return Path("runs") / f"{file.stem if file else 'digits'}-{settings.seed if settings else 0}{ending}"
 
 
 def _resume_command(file: Path | None, overrides: list[str], out: Path) -> str:

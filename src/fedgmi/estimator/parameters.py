@@ -9,8 +9,15 @@ import numpy as np
 
 from fedgmi.errors import ConfigError
 from fedgmi.runs.config import Config, from_table
+from fedgmi.settings.effects import refuse_without_effect
 
 METHOD = "fedgmi"
+ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "data": ("standardise", "missing"),
+    "scenario": (),
+    "evaluation": ("metric",),
+}
+"""Sections that say what `fedgmi run` reads and compares, and which of their settings count for FedGMI too."""
 
 
 def seed_of(seed: Any, random_state: Any) -> int:
@@ -73,6 +80,11 @@ def config_of(table: dict[str, Any], settings: Mapping[str, Any] | None) -> Conf
             where="method.name",
             fix="leave it out, or run the other method with: fedgmi run --set method.name=" + config.method.name,
         )
+    why = "FedGMI is given a federation, and fits one method to it"
+    for section, used in ELSEWHERE.items():
+        part = getattr(config, section)
+        unused = [name for name in type(part).model_fields if name not in used]
+        refuse_without_effect(part, section, unused, why, fix="use fedgmi run")
     return config
 
 

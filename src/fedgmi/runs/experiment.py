@@ -10,7 +10,7 @@ from fedgmi.data.scenarios.scenarios import build_scenario, wants_scale
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.data.scenarios.unseen import set_aside
 from fedgmi.data.standardise import Standardisation
-from fedgmi.errors import ConfigError, DivergedError
+from fedgmi.errors import ConfigError, DivergedError, UserError
 from fedgmi.modes import own_modes
 from fedgmi.protocol.listener import Listener
 from fedgmi.runs.choosing import best_of, check_choice
@@ -41,12 +41,19 @@ def run(config: Config, out: Path, *, resume: bool = False, listener: Listener |
     check_method(config.method, config.rounds)
     folder.claim(out, resume=resume)
     with folder.alone(out), own_modes(config.threads):
-        return _run(config, out, listener)
+        _same_config(config, out)
+        new = not (out / folder.CONFIG).exists()
+        files.write_text(out / folder.CONFIG, dump(config))  # first of all: what is resumed has these settings
+        try:
+            return _run(config, out, listener)
+        except UserError:
+            if new and not folder.read_records(out):  # it never began: the same command, mended, may use the folder
+                (out / folder.CONFIG).unlink()
+            raise
 
 
 def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]:
     """The run, in a folder that is nobody else's meanwhile."""
-    _same_config(config, out)
     device = choose_device(config.device)
     scenario = build_scenario(config.data, config.scenario, config.seed)
     scenario, unseen = set_aside(scenario, config.evaluation.unseen_clients, config.seed)
@@ -59,7 +66,6 @@ def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]
     program = method.program  # what cannot be is refused before anything is written
     for name in chosen_methods(config, scenario):
         check_choice(config, scenario.federation, setup.method(name).program, name)
-    files.write_text(out / folder.CONFIG, dump(config))
     if counted.estimated:
         Estimate.write(out, counted.to_json())
     runner = Runner(setup, out, scenario, device, listener, unseen, counted.survey)

@@ -18,6 +18,7 @@ from fedgmi.models.densities import make_density
 from fedgmi.models.experts import make_expert
 from fedgmi.models.own import Own
 from fedgmi.runs.config import Config
+from fedgmi.settings.effects import refuse_without_effect
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Setup:
         Returns:
             The task.
         """
+        self.check()
         config = self.config
         name = name or config.method.name
         return Task(
@@ -65,6 +67,22 @@ class Setup:
             seed=config.seed,
             secret=secret,
         )
+
+    def check(self) -> None:
+        """Refuse settings of models that these rows, or models of the user's own, have no use for.
+
+        Raises:
+            ConfigError: It names the setting.
+        """
+        expert, density, labels = self.config.expert, self.config.density, self.schema.n_classes > 0
+        if not labels and self.expert is not None:
+            raise ConfigError("rows without labels have no expert", where="expert", fix="leave it out, or give labels")
+        if not labels:
+            refuse_without_effect(expert, "expert", type(expert).model_fields, "rows without labels have no expert")
+        if self.expert is not None:
+            refuse_without_effect(expert, "expert", ("name", "hidden"), "the expert is one of your own")
+        if self.density is not None:
+            refuse_without_effect(density, "density", type(density).model_fields, "the density is one of your own")
 
     def method(self, name: str | None = None, *, lr: float | None = None, secret: str | None = None) -> Method:
         """The method, on standardised and complete rows where they are to be; arguments as those of `task`."""

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods.baselines.averaging import experts_step
-from fedgmi.methods.baselines.ifca_starts import STARTS, IfcaSettings, best_fit
+from fedgmi.methods.baselines.ifca_starts import STARTS, IfcaSettings, best_fit, check_starts
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import (
     expert_objective,
@@ -113,4 +113,4 @@ def ifca(task: Task[IfcaSettings]) -> Method:
     )
 
 
-IFCA = Entry(ifca, IfcaSettings, "every client joins the one cluster whose model fits it best")
+IFCA = Entry(ifca, IfcaSettings, "every client joins the one cluster whose model fits it best", check=check_starts)

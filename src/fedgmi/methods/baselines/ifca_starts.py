@@ -15,6 +15,7 @@ from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.randomness import generator
 from fedgmi.settings.base import MethodSettings, PositiveInt
+from fedgmi.settings.effects import refuse_without_effect
 from fedgmi.tree import Tree
 
 
@@ -29,6 +30,17 @@ class IfcaSettings(MethodSettings):
     name: Literal["ifca"] = "ifca"
     init: Literal["random", "balanced", "farthest"] = "random"
     draws: PositiveInt = 10
+
+
+def check_starts(settings: IfcaSettings, rounds: int) -> None:
+    """Refuse a number of draws where nothing is drawn several times.
+
+    Raises:
+        ConfigError: It names the setting.
+    """
+    if settings.init != "balanced":
+        why = f"method.init is {settings.init}"
+        refuse_without_effect(settings, "method", ["draws"], why, fix='set method.init = "balanced"')
 
 
 def mean_losses(task: Task, models: Tensor, rows: Rows) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedgmi.data.rows import Schema
 from fedgmi.models.density import Density, rows_per_chunk
+from fedgmi.settings.effects import all_but, refuse_without_effect
 from fedgmi.settings.run import DensitySettings
 
 MIN_VARIANCE = 1e-4
@@ -26,12 +27,16 @@ def gaussian(settings: DensitySettings, schema: Schema) -> Density:
     standardised: a mean of 1000 would drown a variance of 1.
 
     Args:
-        settings: Nothing in them matters to a Gaussian.
+        settings: Nothing in them matters to a Gaussian, so that none may be set.
         schema: Of the rows.
 
     Returns:
         An exact density that is fitted in closed form.
+
+    Raises:
+        ConfigError: For a setting that would be ignored.
     """
+    refuse_without_effect(settings, "density", all_but(settings, ()), "a Gaussian has nothing to set")
     n_features = schema.n_features
     centre, variance = (0.5, 0.25) if schema.kind == "image" else (0.0, 1.0)
 
