@@ -184,8 +184,8 @@ def test_settings_for_a_comparison_are_as_strict(override, told):
 
 
 def test_settings_for_a_comparison_read_back():
-    loaded = config.load(None, ["compare.ditto.mu=0.5", "compare.ifca={draws=3}"])
-    assert loaded.compare == {"ditto": {"mu": 0.5}, "ifca": {"draws": 3}}
+    loaded = config.load(None, ["compare.ditto.mu=0.5", "compare.ifca={draws=3,init='balanced'}"])
+    assert loaded.compare == {"ditto": {"mu": 0.5}, "ifca": {"draws": 3, "init": "balanced"}}
     assert config.loads(config.dump(loaded), "here") == loaded
     with pytest.raises(ConfigError, match="settings of ditto, ifca are for `fedgmi compare` alone"):
         config.refuse_compare(loaded)
@@ -248,7 +248,7 @@ def test_dump_reads_back(tmp_path_factory, data, training, seed):
 
 
 def test_a_comparisons_unset_key_reads_back():
-    loaded = config.load(None, ["compare.fedem.n_components=", "compare.ifca.draws=3"])
+    loaded = config.load(None, ["compare.fedem.n_components=", "compare.ifca.draws=3", "compare.ifca.init=balanced"])
     assert loaded.compare["fedem"] == {"n_components": None}
     assert config.loads(config.dump(loaded), "here") == loaded
 

@@ -1,12 +1,15 @@
 """Every density keeps the contract of `Density`; the Gaussian is exact, the VAE a bound."""
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from density_contract import findings
 from fedgmi.data.rows import Client, Rows, Schema, pack
 from fedgmi.errors import ConfigError
 from fedgmi.models.densities import DENSITIES, Density, make_density
@@ -156,14 +159,73 @@ def test_more_samples_tighten_the_bound(case):
         assert bool((many > one - 1e-3).all())
 
 
-def test_exact_densities_integrate_to_one_and_bounds_to_no_more():
-    for name in DENSITIES:
-        config = DensitySettings(name=name, likelihood="gaussian", latent=1)
-        density = make_density(config, Schema(shape=(1,), n_classes=0, kind="tabular"))
-        grid = torch.linspace(-12, 12, 1201)[:, None]
-        noise = noise_for(density, len(grid), samples=100)
-        total = float(density.log_prob(density.init(seeded(0))[None], grid, noise).exp().sum() * 0.02)
-        assert 0.998 < total < 1.002 if density.exact else 0.5 < total < 1.05
+def low(name: str, n_features: int) -> tuple[Density, torch.Tensor]:
+    """A density of the table on a few features, fitted to rows of two clumps. Its parameters. [P]"""
+    few = {"hidden": 8, "latent": n_features} if name == "vae" else {}
+    density = make_density(DensitySettings(name=name, **few), Schema((n_features,), 0, "tabular"))
+    draw = seeded(0)
+    x = torch.randn(300, n_features, generator=draw) + 2 * (torch.rand(300, 1, generator=draw) < 0.3) - 0.5
+    return density, train(density, x, epochs=10)[0]
+
+
+@pytest.mark.parametrize("n_features", [1, 2])
+@pytest.mark.parametrize("name", DENSITIES)
+def test_samples_and_scores_are_of_one_distribution_of_mass_one(name, n_features):
+    density, params = low(name, n_features)
+    assert findings(density, params, n_features) == []
+
+
+def scaled(density: Density, factor: float) -> Density:
+    return replace(density, sample=lambda *given: factor * density.sample(*given))
+
+
+WRONG: dict[str, tuple[Callable[[Density], Density], str]] = {
+    "constant": (lambda d: replace(d, log_prob=lambda *x: d.log_prob(*x) + 0.05), "mass of 1.05"),
+    "forgotten half log 2π": (lambda d: replace(d, log_prob=lambda *x: d.log_prob(*x) + 0.92), "mass of 2.5"),
+    "temperature": (lambda d: replace(d, log_prob=lambda *x: 1.1 * d.log_prob(*x)), "mass"),
+    "wide sampler": (lambda d: scaled(d, 1.1), "another distribution"),
+    "narrow sampler": (lambda d: scaled(d, 0.9), "another distribution"),
+    "mirrored sampler": (lambda d: scaled(d, -1.0), "another distribution"),
+    "shifted sampler": (lambda d: replace(d, sample=lambda *x: d.sample(*x) + 0.1), "other moments"),
+    "one row again and again": (
+        lambda d: replace(d, sample=lambda p, n, g: d.sample(p, 1, g).repeat(n, 1)),
+        "another distribution",
+    ),
+}
+"""Mistakes that a density of the table might have, and what the contract says of them."""
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("name", DENSITIES)
+def test_a_wrong_density_breaks_the_contract(name, wrong):
+    make, told = WRONG[wrong]
+    density, params = low(name, 1)
+    assert told in " ".join(findings(make(density), params, 1))
+
+
+def test_the_elbo_is_exact_where_rows_say_nothing_of_the_code():
+    """All weights are 0: q(z|x) is the prior, and p(x) is N(0, 1), or a fair coin for each pixel."""
+    table = make_density(DensitySettings(hidden=4, latent=2), Schema((2,), 0, "tabular"))
+    x = random_rows(Schema((2,), 0, "tabular"), 50)
+    expected = torch.distributions.Normal(0.0, 1.0).log_prob(x).sum(1)
+    for samples in (1, 7):
+        found = table.log_prob(torch.zeros(1, table.size), x, noise_for(table, 50, samples))[:, 0]
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    image = make_density(DensitySettings(hidden=4, latent=2), Schema((1, 2, 2), 0, "image"))
+    pixels = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 4).view(16, 1, 2, 2)
+    found = image.log_prob(torch.zeros(1, image.size), pixels, noise_for(image, 16))[:, 0]
+    torch.testing.assert_close(found, torch.full((16,), -4 * math.log(2)))
+
+
+def test_a_bernoulli_vae_sums_to_one_over_all_pictures_and_draws_their_means():
+    density = make_density(DensitySettings(hidden=8, latent=1), Schema((1, 2, 2), 0, "image"))
+    params = 3 * torch.randn(density.size, generator=seeded(0)) / 2
+    pixels = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 4).view(16, 1, 2, 2)
+    probability = density.log_prob(params[None], pixels, noise_for(density, 16, samples=20_000))[:, 0].exp()
+    assert float(probability.sum()) == pytest.approx(1.0, abs=0.03)
+    mean = (probability[:, None] * pixels.flatten(1)).sum(0) / probability.sum()
+    drawn = density.sample(params, 20_000, seeded(1)).flatten(1).mean(0)
+    torch.testing.assert_close(drawn, mean, atol=0.03, rtol=0)
 
 
 def test_the_gaussian_is_torchs_gaussian():

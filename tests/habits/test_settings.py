@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +18,16 @@ import torch
 from PIL import Image
 
 import tiny
+from fedgmi import Federation, FedGMI
 from fedgmi.data.scenarios.scenarios import build_scenario, wants_scale
-from fedgmi.errors import ConfigError
-from fedgmi.methods import METHODS
+from fedgmi.deploy.settings import FederationSettings
+from fedgmi.errors import ConfigError, FedgmiWarning, UserError
+from fedgmi.methods import BOUNDS, METHODS
+from fedgmi.methods.fedgmi.settings import FedGMISettings, settle
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.rounds import Progress, run_rounds
-from fedgmi.runs import config
+from fedgmi.runs import config, experiment
+from fedgmi.runs.cells import Cell, cell_config
 from fedgmi.runs.config import Config
 from fedgmi.runs.setup import Setup, choose_device
 from fedgmi.settings.base import MethodSettings
@@ -93,8 +99,6 @@ def run(settings: Config) -> Any:
 
 def outcome(settings: Config, out: Path) -> Any:
     """What a whole run leaves in its results folder."""
-    from fedgmi.runs import experiment
-
     summary = experiment.run(settings, out)
     return tiny.without_seconds(summary), len((out / folder.RECORDS).read_text().splitlines())
 
@@ -139,6 +143,8 @@ SWEEP: dict[str, Line] = {
     "data.size": Line("6", federation, DIGITS),
     "data.max_rows": Line("150", federation, TABLE),
     "data.standardise": Line("true", run, FEW),
+    "data.missing": Line("indicator", federation, ("data.path={table_of_gaps}", *TABLE[1:], "data.missing=mean")),
+    "data.missing_values": Line("['']", federation, ("data.path={table_of_gaps}", *TABLE[1:], "data.missing=mean")),
     "scenario.name": Line("label-swap", federation, DIGITS),
     "scenario.n_clients": Line("5", federation),
     "scenario.rows_per_client": Line("20", federation),
@@ -229,6 +235,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         for split, part in splits.items():
             part.to_parquet(where / f"{split}.parquet")
         made[name] = str(where)
+    where = tmp_path_factory.mktemp("gaps")
+    lines = [f"{'' if i % 7 == 0 else i},{'NA' if i % 5 == 0 else 'red'},ward-{i % 6},{i % 2}" for i in range(180)]
+    (where / "train.csv").write_text("\n".join(["age,colour,ward,label", *lines]))
+    made["table_of_gaps"] = str(where)
     pictures = {
         name: [Image.fromarray(rng.integers(0, 255, (6, 6), dtype=np.uint8)) for _ in range(120)]
         for name in ("first", "second")
@@ -277,6 +287,9 @@ NO_EFFECT: list[tuple[tuple[str, ...], str]] = [
     (("scenario.name=gaussian", "data.max_rows=10"), r"data\.max_rows: .*draws its rows itself"),
     (("scenario.name=gaussian", "data.path=elsewhere"), r"data\.path: .*draws its rows itself"),
     (("data.train_split=other",), r"data\.train_split: .*the digits have no splits"),
+    (("data.missing=mean",), r"data\.missing: .*pictures"),
+    (("data.missing_values=['x']",), r"data\.missing_values: .*pictures"),
+    (("data.path={pictures}", *TABLE[1:], "data.missing=mean"), r"data\.missing: .*pictures"),
     (("data.test_split=other",), r"data\.test_split: .*the digits have no splits"),
     ((*TABLE, "data.invert=true"), r"data\.invert: .*a table, not pictures"),
     ((*TABLE, "data.crop=1"), r"data\.crop: .*a table, not pictures"),
@@ -293,7 +306,11 @@ NO_EFFECT: list[tuple[tuple[str, ...], str]] = [
 
 @pytest.mark.parametrize(("words", "told"), NO_EFFECT, ids=lambda value: str(value)[:60])
 def test_what_has_no_effect_is_refused(words, told, folders, tmp_path):
-    words = [word.format_map(folders) if "{t" in word else word for word in words if "separation" not in word]
+    words = [
+        word.format_map(folders) if "={" in word and "lr" not in word else word
+        for word in words
+        if "separation" not in word
+    ]
     with pytest.raises(UserError, match=told):
         tiny.run(tmp_path, *words)
     assert not (tmp_path / folder.CONFIG).exists()  # and the folder is free for the same command, mended
@@ -319,8 +336,6 @@ def test_the_estimator_refuses_them_too(settings, told):
 
 
 def test_a_comparison_leaves_out_what_a_preset_has_no_use_for():
-    from fedgmi.runs.cells import Cell, cell_config
-
     asked = config.load(None, ["method.codewords=7", "method.calibration_steps=2"])
     for preset, kept in (("plain", (20, 8)), ("sketch", (7, 8))):
         own = cell_config(asked, Cell(f"fedgmi-{preset}", 0), False, 1).method
@@ -333,7 +348,7 @@ def test_a_comparison_leaves_out_what_a_preset_has_no_use_for():
 
 def test_settings_of_the_digits_are_for_the_digits(folders):
     mine = config.load(
-        None, ["data.path={table}".format_map(folders), "scenario.name=by-column", "scenario.client_column=ward"]
+        None, [f"data.path={folders['table']}", "scenario.name=by-column", "scenario.client_column=ward"]
     )
     assert (mine.scenario.n_clients, mine.scenario.rows_per_client) == (None, None)
     assert mine.training.lr == Config().training.lr
@@ -343,7 +358,7 @@ def test_settings_of_the_digits_are_for_the_digits(folders):
 
 
 def test_by_column_has_all_clients_and_all_rows_unless_it_is_told(folders, recwarn):
-    where = ("data.path={table}".format_map(folders), "scenario.name=by-column", "scenario.client_column=ward")
+    where = (f"data.path={folders['table']}", "scenario.name=by-column", "scenario.client_column=ward")
     whole = built(*where).federation
     assert [len(c) for c in whole.clients] == [36] * 6  # 40 of the train split, of which a tenth is for validation
     assert [len(c) for c in whole.held_out] == [25] * 6  # its rows of the test split
@@ -374,16 +389,12 @@ def test_held_out_rows_of_by_column_are_the_test_splits(tmp_path):
     assert made.names == ("a", "b")
     assert [(len(c), set(c.x.flatten().tolist())) for c in made.held_out] == [(30, {1.0}), (6, {0.0})]
     assert all(set(c.x.flatten().tolist()) == {0.0} for c in (*made.clients, *made.validation))
-    with pytest.warns(FedgmiWarning, match="clients in the test split alone"):
+    with pytest.warns(FedgmiWarning):
         few = built(*where, "scenario.held_out_rows=9").federation
     assert [len(c) for c in few.held_out] == [9, 9]
 
 
 def test_there_is_one_default_for_one_thing():
-    import inspect
-
-    from fedgmi.deploy.settings import FederationSettings
-
     own = {name: parameter.default for name, parameter in inspect.signature(FedGMI).parameters.items()}
     default = Config()
     training = default.training
@@ -430,8 +441,6 @@ def test_a_run_that_is_all_warm_up_says_so(tmp_path):
 
 
 def test_settings_are_on_disk_before_anything_else_and_a_resumed_run_has_them(tmp_path, monkeypatch, capsys):
-    from fedgmi.runs import experiment
-
     def killed(*args: Any) -> Any:
         raise KeyboardInterrupt
 

@@ -1,0 +1,72 @@
+"""Whether a density's `log_prob` and `sample` are of one distribution, and of total mass one. In one and two dimensions
+everything can be summed over a grid."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from fedgmi.models.density import Density
+
+DRAWS = 20_000
+BY_CHANCE = 1e-4  # how rarely a right density fails a test of fit; draws have a seed, so that it never does again
+MASS = 0.02  # how far the mass may be from one; a bound of many draws is nearly log p(x)
+SAMPLES = {1: 400, 2: 100}  # draws for a bound, by dimension
+
+
+def findings(density: Density, params: Tensor, n_features: int) -> list[str]:
+    """What is wrong between `log_prob` and `sample`.
+
+    Args:
+        density: Of tabular rows.
+        params: Its parameters. [P]
+        n_features: One or two. Nearly all mass is between -10 and 10.
+
+    Returns:
+        A sentence for each finding.
+    """
+    x, cell = grid(n_features)
+    mass = scores(density, params, x, SAMPLES[n_features]).double().exp() * cell
+    total, found = float(mass.sum()), []
+    if abs(total - 1) > MASS:
+        found.append(f"exp(log_prob) has a mass of {total:.3f}, not 1")
+    if not density.exact:
+        one = float(scores(density, params, x, 1).double().exp().sum() * cell)
+        found += [f"the ELBO has a mass of {one:.3f}: no bound"] if one > 1 + MASS else []
+    drawn = density.sample(params, DRAWS, torch.Generator().manual_seed(1)).flatten(1).double()
+    if n_features == 1:
+        edges, cumulated = x[:, 0] + cell / 2, mass.cumsum(0) / total
+        at = torch.searchsorted(edges, drawn[:, 0].contiguous()).clamp(max=len(edges) - 1)
+        p = stats.kstest(cumulated[at].numpy(), "uniform").pvalue
+        found += [f"samples are of another distribution (Kolmogorov-Smirnov, p = {p:.1e})"] if p < BY_CHANCE else []
+    share = (mass / total)[:, None]
+    mean = (share * x).sum(0)
+    second = (share[:, :, None] * x[:, :, None] * x[:, None]).sum(0)
+    moments = torch.cat([mean, second.flatten()])
+    each = torch.cat([drawn, (drawn[:, :, None] * drawn[:, None]).flatten(1)], 1)
+    off = (each.mean(0) - moments).abs() / (each.std(0) / math.sqrt(DRAWS) + 0.002)
+    found += [f"samples have other moments (by {float(off.max()):.0f} standard errors)"] if float(off.max()) > 5 else []
+    # log p of samples is -entropy on average: what moments do not see
+    own, all_over = (
+        scores(density, params, drawn.float(), SAMPLES[n_features]).double(),
+        (mass / total).clamp(min=1e-300),
+    )
+    entropy = float(-(all_over * (all_over / cell).log()).sum())
+    gap = abs(float(-own.mean()) - entropy) / (float(own.std()) / math.sqrt(DRAWS) + 0.01)
+    found += [f"samples have another mean log_prob (by {gap:.0f} standard errors)"] if gap > 5 else []
+    return found
+
+
+def grid(n_features: int) -> tuple[Tensor, float]:
+    """The middles of cells [n, D], float64, and a cell's volume."""
+    side = torch.linspace(-10, 10, 1601 if n_features == 1 else 161, dtype=torch.float64)
+    return torch.cartesian_prod(*[side] * n_features).view(-1, n_features), float(side[1] - side[0]) ** n_features
+
+
+def scores(density: Density, params: Tensor, x: Tensor, samples: int) -> Tensor:
+    """log p(x), or its bound. [n]"""
+    noise = torch.randn(len(x), samples, density.noise_size, generator=torch.Generator().manual_seed(2))
+    return density.log_prob(params[None], x.float(), noise)[:, 0]
