@@ -203,8 +203,12 @@ def list_() -> None:
     }
     for kind, table in tables.items():
         console.print(f"[bold]{kind}.name[/]")
-        for name, entry in table.items():
-            console.print(f"  {name:<14}{one_line(kind, entry)}", markup=False, highlight=False, soft_wrap=True)
+        for name in table:
+            try:
+                told = one_line(kind, table[name])
+            except ConfigError as error:  # of an outside package, which is named
+                told = f"cannot be used: {error.what}"
+            console.print(f"  {name:<14}{told}", markup=False, highlight=False, soft_wrap=True)
 
 
 def one_line(kind: str, entry: Any) -> str:
