@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.installed-run
-	$(BIN)/fedgmi run --resume --out runs/digits
+	$(BIN)/fedgmi run configs/digits.toml --resume --out runs/digits
 
 # A SuperLink and three sites as processes, with TLS and keys; a minute or more, for each exchange starts three processes.
 deploy-demo: $(VENV)/.installed-flower
