@@ -322,7 +322,6 @@ def unlabelled() -> Federation:
 
 
 FITTED: list[tuple[dict[str, Any], str]] = [
-    ({"expert.hidden": 7}, r"expert\.hidden: .*rows without labels have no expert"),
     ({"scenario.alpha": 1.0}, r"scenario\.alpha: .*FedGMI is given a federation"),
     ({"data.max_rows": 10}, r"data\.max_rows: .*FedGMI is given a federation"),
     ({"evaluation.oracle": False}, r"evaluation\.oracle: .*FedGMI is given a federation"),

@@ -69,7 +69,7 @@ class Setup:
         )
 
     def check(self) -> None:
-        """Refuse settings of models that these rows, or models of the user's own, have no use for.
+        """Refuse settings of models where models of the user's own stand in their place.
 
         Raises:
             ConfigError: It names the setting.
@@ -77,8 +77,6 @@ class Setup:
         expert, density, labels = self.config.expert, self.config.density, self.schema.n_classes > 0
         if not labels and self.expert is not None:
             raise ConfigError("rows without labels have no expert", where="expert", fix="leave it out, or give labels")
-        if not labels:
-            refuse_without_effect(expert, "expert", type(expert).model_fields, "rows without labels have no expert")
         if self.expert is not None:
             refuse_without_effect(expert, "expert", ("name", "hidden"), "the expert is one of your own")
         if self.density is not None:
