@@ -77,6 +77,7 @@ def make_diagnosis(n_components: int = 3, n_clients: int = 6, **changes: Any) ->
         "mixture_supported": True,
         "misfit_per_dof": 1.01,
         "p_value": 0.43,
+        "test_size": 0.01,
         "client_misfit": [1.0 + 0.01 * i for i in range(n_clients)],
         "client_p_value": [0.5] * n_clients,
         "unfit_clients": [],

@@ -67,6 +67,22 @@ def test_p_value_in_words(p_value, words):
     )
 
 
+def test_the_test_says_when_it_says_no():
+    """2 of 100 speak against nothing where it takes fewer than 1 of 100."""
+    told = said(make_diagnosis(p_value=0.024))
+    assert "Nothing speaks against it. 2 of 100 true mixtures" in told
+    assert "The test says no where fewer than 1 of 100 would." in told
+    assert "fewer than 5 of 100 would" in said(make_diagnosis(test_size=0.05))
+
+
+def test_clients_of_which_nothing_is_known_are_named():
+    wide, narrow = [[0.0, 0.9]] * 3, [[0.3, 0.4]] * 3
+    found = make_diagnosis(n_clients=4)
+    told = said(found | {"proportion_intervals": [wide, narrow, *found["proportion_intervals"][2:]]})
+    assert "The mix of client-0 is undecided" in told
+    assert "undecided" not in said(found)
+
+
 def test_mixture_that_holds_is_not_proven():
     assert "Nothing speaks against it. 43 of 100" in said(make_diagnosis())
     assert "The misfit per degree of freedom is 1.01, where 1 is expected." in said(make_diagnosis())

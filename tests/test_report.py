@@ -186,3 +186,22 @@ def test_metrics_stand_beside_the_commonest_class_and_classes_below():
     for text in ("43.2", "61.1", "macro-F1, %", "log loss, nats", "7 of 10 rounds (the best by accuracy: 4)"):
         assert text in " ".join(shown.split()) or text in shown
     assert shown.index("sick") < shown.index("well")  # the worst class first
+
+
+def test_many_runs_say_how_long_they_will_take():
+    now = [0.0]
+    left = progress._Left(lambda: now[0])
+    before = {"a-0": "done", "b-0": "waiting", "c-0": "waiting"}  # a-0 was there already, and says nothing of the pace
+    assert left(before) == []
+    now[0] = 2.0
+    assert left(before | {"b-0": "round 1/10"}) == []
+    now[0] = 10.0
+    assert left(before | {"b-0": "round 5/10"}) == ["about 30 s left"]
+    assert left(before | {"b-0": "failed"}) == ["about 10 s left"]
+    assert left(dict.fromkeys(before, "done")) == []
+
+
+def test_a_page_fits_a_telephone(tmp_path, summary):
+    picture.write_picture(summary, tmp_path / "page.html")
+    head = (tmp_path / "page.html").read_text(encoding="utf-8").partition("<body>")[0]
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in head

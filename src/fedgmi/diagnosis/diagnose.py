@@ -6,7 +6,7 @@ well the proportions are known.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -56,6 +56,22 @@ class Diagnosis:
         """Whether nothing speaks against a mixture, at the test's size."""
         return self.misfit.p_value >= self.size
 
+    def in_order(self, order: Tensor) -> Diagnosis:
+        """The same with its components in another order.
+
+        Args:
+            order: The place of each component, as `match_components` has it; −1 where there is none.
+
+        Returns:
+            The diagnosis, with as many components as before.
+        """
+        order = order[order >= 0].to(self.purest.device)
+        topics = replace(
+            self.topics, proportions=self.topics.proportions[:, order], counts=self.topics.counts[:, order]
+        )
+        intervals, purest = self.intervals[:, order], self.purest[order]
+        return replace(self, topics=topics, intervals=intervals, purest=purest, anchor_mass=self.anchor_mass[order])
+
     def to_json(self) -> dict[str, Any]:
         """Plain numbers and lists, for `diagnosis.json`."""
         return {
@@ -66,6 +82,7 @@ class Diagnosis:
             "mixture_supported": self.mixture_supported,
             "misfit_per_dof": self.misfit.per_dof,
             "p_value": self.misfit.p_value,
+            "test_size": self.size,
             "client_misfit": self.misfit.client_per_dof.tolist(),
             "client_p_value": self.misfit.client_p_value.tolist(),
             "unfit_clients": list(self.misfit.unfit),

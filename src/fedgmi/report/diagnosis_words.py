@@ -11,6 +11,8 @@ Diagnosis = dict[str, Any]
 
 CLEAR, VISIBLE = 1.3, 1.1
 """A gap is clear, or visible, where the last singular value that counts is as many times the threshold."""
+WIDE = 0.5
+"""A client's intervals that are as wide on average tell next to nothing."""
 FEW_PER_COMPONENT = 3
 """With fewer clients per component, any federation looks like a mixture."""
 PURE, OWN_WORDS = 0.8, 0.05
@@ -91,6 +93,7 @@ def is_a_mixture(diagnosis: Diagnosis) -> list[str]:
     n_clients, n_components, unfit = len(diagnosis["clients"]), diagnosis["n_components"], unfit_names(diagnosis)
     chance = f"{frequency(diagnosis['p_value'])} true mixtures would fit as badly, or worse."
     chance = chance[0].upper() + chance[1:]
+    chance += f" The test says no where fewer than {frequency(diagnosis['test_size'])} would."
     misfit = f"The misfit per degree of freedom is {number(diagnosis['misfit_per_dof'], 2)}, where 1 is expected."
     if not diagnosis["mixture_supported"]:
         more = n_components + 1 if found(diagnosis) <= n_components else found(diagnosis)
@@ -143,12 +146,36 @@ def how_well(diagnosis: Diagnosis) -> list[str]:
         f"The purest client of each component has {spread(purest)} of its rows from it.",
         f"Words that hardly any other component has make up {spread(own)} of a component's rows.",
     ]
+    unsure = undecided(diagnosis)
+    if unsure:
+        verb = "is" if len(unsure) == 1 else "are"
+        sentences.append(
+            f"The mix of {listed(unsure)} {verb} undecided: the intervals are wide, and hold equal shares."
+        )
     unseen = [str(k) for k in range(len(purest)) if purest[k] < PURE and own[k] < OWN_WORDS]
     if unseen:
         which = f"component{'s' * (len(unseen) > 1)} {listed(unseen)}"
         which = "any component" if len(unseen) == len(purest) else which
         sentences.append(f"Nothing shows {which} alone. Take the proportions there with care.")
     return sentences
+
+
+def undecided(diagnosis: Diagnosis) -> list[str]:
+    """Clients of which hardly anything is known: wide intervals, all of which hold equal shares.
+
+    Args:
+        diagnosis: What `diagnosis.json` holds.
+
+    Returns:
+        Their names.
+    """
+    equal = 1 / diagnosis["n_components"]
+    names = zip(diagnosis["clients"], diagnosis["proportion_intervals"], strict=True)
+    return [
+        str(name)
+        for name, ends in names
+        if all(low <= equal <= high for low, high in ends) and sum(high - low for low, high in ends) >= WIDE * len(ends)
+    ]
 
 
 def spread(shares: list[float]) -> str:

@@ -12,6 +12,10 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F
 """Okabe and Ito's colours: colour-blind readers can tell them apart, and so can readers of a print."""
 
 
+VIEWPORT = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+"""Without it telephones draw a page of 980 pixels, and shrink it."""
+
+
 def write_picture(summary: Summary, path: Path) -> None:
     """Draw `proportions.html`.
 
@@ -31,7 +35,7 @@ def write_page(drawn: Any, path: Path, title: str) -> None:
         title: Of the page.
     """
     html = drawn.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False})
-    files.write_text(path, html.replace("<head>", f"<head><title>{title}</title>", 1))
+    files.write_text(path, html.replace("<head>", f"<head><title>{title}</title>{VIEWPORT}", 1))
 
 
 def figure(summary: Summary) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from fedgmi.protocol.listener import Listener
 
 LINES_PER_RUN = 10
 """About so many lines are printed where the console is no terminal."""
+ENOUGH = 0.2
+"""Of one run has to be done before it is said how long all will take."""
 OVER = ("done", "failed")
 """Stages of runs that are over."""
 
@@ -54,12 +57,44 @@ def watching(console: Console) -> Iterator[Callable[[dict[str, str]], None]]:
     with Progress(*columns, TextColumn("{task.description}"), console=console) as progress:
         bar = progress.add_task("", total=None)
 
+        left = _Left()
+
         def watch(stages: dict[str, str]) -> None:
             over = sum(stage in OVER for stage in stages.values())
             busy = [f"{name} {stage}" for name, stage in stages.items() if stage not in (*OVER, "waiting")]
-            progress.update(bar, total=len(stages), completed=over, description=", ".join(busy))
+            progress.update(bar, total=len(stages), completed=over, description=", ".join([*busy, *left(stages)]))
 
         yield watch
+
+
+class _Left:
+    """How long many runs will take together, by what they have done since this was first asked."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began: tuple[float, float] | None = None
+
+    def __call__(self, stages: dict[str, str]) -> list[str]:
+        """The words, or none while too little is done to tell, and when all is done."""
+        done, now = sum(map(_share, stages.values())), self._clock()
+        if self._began is None:
+            self._began = now, done
+        began, before = self._began
+        if done - before < ENOUGH or done >= len(stages):
+            return []
+        return [f"about {_duration((now - began) * (len(stages) - done) / (done - before))} left"]
+
+
+def _share(stage: str) -> float:
+    """How much of a run is done.
+
+    >>> _share("round 3/6"), _share("failed"), _share("preparing")
+    (0.5, 1.0, 0.0)
+    """
+    if stage in OVER:
+        return 1.0
+    number, _, rounds = stage.removeprefix("round ").partition("/")
+    return min(1.0, int(number) / int(rounds)) if rounds else 0.0
 
 
 class _Finished:
@@ -68,12 +103,14 @@ class _Finished:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._reported: set[str] = set()
+        self._left = _Left()
 
     def __call__(self, stages: dict[str, str]) -> None:
+        left = self._left(stages)
         for name, stage in stages.items():
             if stage in OVER and name not in self._reported:
                 self._reported.add(name)
-                line = f"{name}: {stage} ({len(self._reported)} of {len(stages)})"
+                line = f"{name}: {', '.join([stage, *left])} ({len(self._reported)} of {len(stages)})"
                 self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 

@@ -23,7 +23,7 @@ from fedgmi.storage import files, folder
 
 POLL_S = 0.2
 Watcher: TypeAlias = Callable[[dict[str, str]], None]
-"""Told by a cell's name what it is at: "waiting", "preparing", "round 3", "done", "failed"."""
+"""Told by a cell's name what it is at: "waiting", "preparing", "round 3/30", "done", "failed"."""
 
 
 def compare(
@@ -63,7 +63,8 @@ def compare(
             files.write_text(out / folder.CELLS / f"{cell.name}.toml", dump(settings))
         done = {cell.name for cell in runs if _finished(cell.name, out / folder.CELLS)}
         names = [cell.name for cell in runs]
-        reasons = _run_all(names, done, out / folder.CELLS, max(1, jobs), watch or (lambda stages: None))
+        watch = watch or (lambda stages: None)
+        reasons = _run_all(names, done, out / folder.CELLS, max(1, jobs), watch, config.rounds)
         found = [result(cell, out / folder.CELLS, reasons) for cell in cells]
         return Comparison.write(
             out, compared(config.scenario.name, list(methods), list(seeds), found, config.evaluation.metric)
@@ -127,7 +128,9 @@ def _finished(name: str, where: Path) -> bool:
         return False
 
 
-def _run_all(names: Sequence[str], done: Set[str], where: Path, jobs: int, watch: Watcher) -> dict[str, str]:
+def _run_all(
+    names: Sequence[str], done: Set[str], where: Path, jobs: int, watch: Watcher, rounds: int
+) -> dict[str, str]:
     """Run cells that are not done, at most `jobs` at a time, and stop them all where this process is stopped.
 
     Returns:
@@ -148,7 +151,7 @@ def _run_all(names: Sequence[str], done: Set[str], where: Path, jobs: int, watch
             left = set(cells)
             while left:
                 over, left = wait(left, POLL_S, FIRST_COMPLETED)
-                stages |= {cells[future]: _stage(where / cells[future]) for future in left if future.running()}
+                stages |= {cells[future]: _stage(where / cells[future], rounds) for future in left if future.running()}
                 for future in over:
                     name, code = cells[future], future.result()
                     stages[name] = "failed" if code else "done"
@@ -171,9 +174,9 @@ def _log(name: str, where: Path) -> Path:
     return where / f"{name}.log"
 
 
-def _stage(run: Path) -> str:
+def _stage(run: Path, rounds: int) -> str:
     records = folder.read_records(run)
-    return f"round {records[-1]['round']}" if records else "preparing"
+    return f"round {min(records[-1]['round'], rounds)}/{rounds}" if records else "preparing"
 
 
 def _last_line(log: Path, code: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedgmi.data.scenarios.scenarios import build_scenario, wants_scale
 from fedgmi.data.scenarios.truth import Scenario
-from fedgmi.diagnosis.diagnose import Diagnosis, diagnose
+from fedgmi.diagnosis.diagnose import diagnose
 from fedgmi.diagnosis.survey import Survey, take_survey
 from fedgmi.errors import ConfigError
 from fedgmi.modes import own_modes
@@ -61,9 +61,11 @@ def _run(config: Config, out: Path) -> dict[str, Any]:
     survey = take_survey(setup.task("fedgmi"), federation.clients, standardise=setup.standardise, device=device)
     began = time.perf_counter()
     found = diagnose(survey.histograms, n_components=asked, seed=config.seed, level=LEVEL)
+    errors, order = proportion_errors(found.topics.proportions, scenario)
+    found = found if order is None else found.in_order(order)  # as `fedgmi run` numbers them
     record = found.to_json() | {"n_components_estimated": asked is None, "interval_level": LEVEL}
     record |= context(config, scenario, survey) | {"seconds": survey.seconds + time.perf_counter() - began}
-    written = DiagnosisRecord.write(out, record | truth(found, scenario))
+    written = DiagnosisRecord.write(out, record | truth(scenario, errors["proportion_tv"]))
     files.write_text(out / folder.CONFIG, dump(config))
     return written
 
@@ -80,10 +82,7 @@ def context(config: Config, scenario: Scenario, survey: Survey) -> dict[str, Any
     }
 
 
-def truth(found: Diagnosis, scenario: Scenario) -> dict[str, Any]:
+def truth(scenario: Scenario, error: float | None) -> dict[str, Any]:
     """How many components there are in truth, and how far the proportions are off; None where nobody knows."""
-    errors, _ = proportion_errors(found.topics.proportions, scenario)
-    return {
-        "true_n_components": None if scenario.truth is None else scenario.truth.n_components,
-        "proportion_tv": errors["proportion_tv"],
-    }
+    n_components = None if scenario.truth is None else scenario.truth.n_components
+    return {"true_n_components": n_components, "proportion_tv": error}

@@ -27,10 +27,12 @@ class DiagnosisRecord(Written):
         mixture_supported: Whether nothing speaks against a mixture of K components.
         misfit_per_dof: Of all clients; 1 is expected of a mixture.
         p_value: Of that misfit.
+        test_size: Below which p-value something speaks against a mixture.
         client_misfit: Per degree of freedom, by client.
         client_p_value: By client.
         unfit_clients: Places of those that do not fit.
-        proportions: Estimated. [client, component]
+        proportions: Estimated. [client, component]; components in the order of the true ones where those are known, and in
+            that of the sketch otherwise, as a run of fedgmi with the same seed has them.
         proportion_intervals: [client, component, (low, high)]
         interval_level: Of the intervals.
         interval_width: Their mean width.
@@ -61,6 +63,7 @@ class DiagnosisRecord(Written):
     mixture_supported: bool
     misfit_per_dof: float | None
     p_value: float
+    test_size: float
     client_misfit: list[float | None]
     client_p_value: list[float]
     unfit_clients: list[int]
