@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fedgmi import cli
 from fedgmi.errors import FedgmiWarning
@@ -324,3 +326,23 @@ def test_other_warnings_keep_their_place(monkeypatch, capsys):
     cli.show_warning(lambda *args, **more: shown.append("wrong"), FedgmiWarning("[ours]"), FedgmiWarning, "x.py", 1)
     assert shown == ["theirs"]
     assert capsys.readouterr().err == "warning: [ours]\n"
+
+
+@pytest.mark.parametrize("truth", [True, False])
+def test_components_have_the_numbers_that_a_run_gives_them(tmp_path, monkeypatch, truth):
+    """The truth's order where it is known, and else the sketch's: it is the same in both."""
+    build = experiment.build_scenario
+
+    def built(*args):
+        return build(*args) if truth else replace(build(*args), truth=None)
+
+    for module in (experiment, diagnose_run):
+        monkeypatch.setattr(module, "build_scenario", built)
+    words = (*TOLD_APART, "method.n_components=3")
+    found, ran = diagnose(tmp_path / "diagnosis", *words), run(tmp_path / "run", *words)
+    mine, theirs = torch.tensor(found["proportions"]), torch.tensor(ran["proportions"])
+    cost = (mine[:, :, None] - theirs[:, None, :]).abs().mean(0)
+    assert cost.argmin(1).tolist() == [0, 1, 2]
+    assert found["purest"] == pytest.approx(mine.max(0).values.tolist(), abs=1e-6)
+    lows, highs = torch.tensor(found["proportion_intervals"]).unbind(-1)
+    assert bool(((lows <= mine + 1e-6) & (mine <= highs + 1e-6)).all())

@@ -19,6 +19,7 @@ KEYS = {
     "mixture_supported",
     "misfit_per_dof",
     "p_value",
+    "test_size",
     "client_misfit",
     "client_p_value",
     "unfit_clients",

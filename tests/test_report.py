@@ -201,7 +201,7 @@ def test_many_runs_say_how_long_they_will_take():
     assert left(dict.fromkeys(before, "done")) == []
 
 
-def test_a_page_fits_a_telephone(tmp_path, summary):
-    picture.write_picture(summary, tmp_path / "page.html")
+def test_a_page_fits_a_telephone(tmp_path):
+    picture.write_picture(make_summary(), tmp_path / "page.html")
     head = (tmp_path / "page.html").read_text(encoding="utf-8").partition("<body>")[0]
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in head

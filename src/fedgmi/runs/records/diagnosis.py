@@ -31,8 +31,8 @@ class DiagnosisRecord(Written):
         client_misfit: Per degree of freedom, by client.
         client_p_value: By client.
         unfit_clients: Places of those that do not fit.
-        proportions: Estimated. [client, component]; components in the order of the true ones where those are known, and in
-            that of the sketch otherwise, as a run of fedgmi with the same seed has them.
+        proportions: Estimated. [client, component]; components in the order of the true ones where those are known, and
+            in that of the sketch otherwise, as a run of fedgmi with the same seed has them.
         proportion_intervals: [client, component, (low, high)]
         interval_level: Of the intervals.
         interval_width: Their mean width.
