@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import re
@@ -205,3 +206,17 @@ def test_a_page_fits_a_telephone(tmp_path):
     picture.write_picture(make_summary(), tmp_path / "page.html")
     head = (tmp_path / "page.html").read_text(encoding="utf-8").partition("<body>")[0]
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in head
+
+
+def test_a_page_has_words_and_keeps_its_labels_apart(tmp_path):
+    """Narrow screens move the figure sideways; the heading is text that wraps, and names are no markup."""
+    summary = make_summary() | {"scenario": "<b>wards</b>", "majority_accuracy": 0.5}
+    picture.write_picture(summary, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    words = re.sub("<script.*?</script>", "", page, flags=re.DOTALL)
+    assert "<h1>What 4 clients are made of: &lt;b&gt;wards&lt;/b&gt;, 2 components, proportion error 0.034" in words
+    assert "label 87.0 % of held-out rows rightly; saying each client's most frequent class would, of 50.0 %." in (
+        html.unescape(words)
+    )
+    assert f"min-width: {picture.LEAST_WIDTH}px" in words
+    assert "overflow-x: auto" in words

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedgmi.report.diagnosis_words import Diagnosis
+from fedgmi.report.diagnosis_words import Diagnosis, answers
 from fedgmi.report.formats import number, plural, short_share
 from fedgmi.report.picture import COLOURS, client_order, write_page
 
@@ -36,7 +36,7 @@ def write_diagnosis_picture(diagnosis: Diagnosis, path: Path) -> None:
         diagnosis: What `diagnosis.json` holds.
         path: Where to write it.
     """
-    write_page(figure(diagnosis), path, "fedgmi: diagnosis")
+    write_page(figure(diagnosis), path, "fedgmi: diagnosis", answers(diagnosis))
 
 
 def figure(diagnosis: Diagnosis) -> Any:
@@ -259,5 +259,5 @@ def _lay_out(drawn: Any, diagnosis: Diagnosis) -> None:
         legend={"x": 0.0, "y": -0.12, "yanchor": "top"},
         legend2={"x": 1.0, "y": 1.09, "xanchor": "right", "orientation": "h", "itemsizing": "constant"},
         height=760 if n_clients > MOST_NAMES else max(760, 270 + 13 * n_clients),
-        margin={"t": 120, "r": 30, "b": 150},
+        margin={"t": 90, "r": 80, "b": 150},
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
+from fedgmi.report.formats import percent
 from fedgmi.report.numbers import Summary
 from fedgmi.storage import files
 
@@ -12,8 +15,31 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F
 """Okabe and Ito's colours: colour-blind readers can tell them apart, and so can readers of a print."""
 
 
-VIEWPORT = '<meta name="viewport" content="width=device-width, initial-scale=1">'
-"""Without it telephones draw a page of 980 pixels, and shrink it."""
+LEAST_WIDTH = 900
+"""Pixels below which labels would overlap. A narrower screen moves the figure sideways; words fit any."""
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; color: #2a3f5f; }}
+body {{ margin: 0 auto; max-width: 1500px; padding: 0 1rem 2rem; }}
+h1 {{ font-size: 1.3rem; font-weight: 500; }}
+h2 {{ font-size: 1.05rem; margin-bottom: 0; }}
+p {{ max-width: 45rem; margin-top: 0; }}
+.figure {{ overflow-x: auto; }}
+.figure > div {{ min-width: {width}px; }}
+</style>
+</head>
+<body>
+<h1>{heading}</h1>
+<div class="figure">{figure}</div>
+{words}
+</body>
+</html>
+"""
 
 
 def write_picture(summary: Summary, path: Path) -> None:
@@ -23,19 +49,50 @@ def write_picture(summary: Summary, path: Path) -> None:
         summary: What `summary.json` holds.
         path: Where to write it.
     """
-    write_page(figure(summary), path, "fedgmi: proportions")
+    write_page(figure(summary), path, "fedgmi: proportions", words(summary))
 
 
-def write_page(drawn: Any, path: Path, title: str) -> None:
+def words(summary: Summary) -> dict[str, list[str]]:
+    """What stands below the picture.
+
+    Args:
+        summary: What `summary.json` holds.
+
+    Returns:
+        Sentences by their heading.
+    """
+    how = ["A bar is a client. Its colours are the shares of the components, with numbers under the pointer."]
+    if summary.get("true_proportions") is not None:
+        how.append("A point is a client and a component. If all estimates were right, all would lie on the line.")
+    found = {"How to read it": how}
+    if summary.get("client_accuracy") is not None:
+        label = f"Clients' own predictors label {percent(summary['client_accuracy'])} % of held-out rows rightly"
+        common = summary.get("majority_accuracy")
+        beside = "" if common is None else f"; saying each client's most frequent class would, of {percent(common)} %"
+        found["How good are predictions?"] = [f"{label}{beside}."]
+    return found
+
+
+def write_page(drawn: Any, path: Path, title: str, words: Mapping[str, Sequence[str]]) -> None:
     """A plotly figure as one self-contained page. Readers never see half a file.
 
     Args:
-        drawn: The figure.
+        drawn: The figure. Its title becomes the page's heading, which has room for all of it on any screen.
         path: Where to write it.
         title: Of the page.
+        words: Sentences below the figure, by their heading.
     """
-    html = drawn.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False})
-    files.write_text(path, html.replace("<head>", f"<head><title>{title}</title>{VIEWPORT}", 1))
+    heading = drawn.layout.title.text
+    untitled = type(drawn)(drawn).update_layout(title=None)
+    parts = (f"<h2>{escape(head)}</h2>\n<p>{escape(' '.join(said))}</p>" for head, said in words.items())
+    page = PAGE.format(
+        title=escape(title),
+        heading=escape(heading),
+        figure=untitled.to_html(include_plotlyjs=True, full_html=False, config={"displaylogo": False}),
+        words="\n".join(parts),
+        width=LEAST_WIDTH,
+    )
+    files.write_text(path, page)
 
 
 def figure(summary: Summary) -> Any:
@@ -158,5 +215,5 @@ def _lay_out(drawn: Any, summary: Summary) -> None:
         font={"family": "system-ui, sans-serif", "size": 14},
         legend={"orientation": "h", "y": 1.09, "x": 0.02, "traceorder": "normal"},
         height=800,
-        margin={"t": 120, "r": 30, "b": 110},
+        margin={"t": 90, "r": 30, "b": 110},
     )
