@@ -271,6 +271,17 @@ def test_a_setting_changes_something_or_is_refused(key, folders, tmp_path):
     assert line.where(before, *folders_of_runs[0]) != line.where(after, *folders_of_runs[1])
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_what_all_methods_share_has_an_effect_on_each(name):
+    """`density` and `expert` are of use to those that have such models: one file serves many methods."""
+    needed = {"fedgmi": FEW, "flhc": ("method.joint_rounds=1",)}.get(name, ())
+    words = [*BASE, f"method.name={name}", *needed]
+    before = run(config.load(None, words))
+    changes = ["seed=1", "method.participation=0.5", "training.max_steps=1", "expert.hidden=4"]
+    changes += ["method.n_components=2"] if METHODS[name].has_components else []
+    assert [change for change in changes if run(config.load(None, [*words, change])) == before] == []
+
+
 # --- what has no effect where it stands -----------------------------------------------------------------------------
 
 NO_EFFECT: list[tuple[tuple[str, ...], str]] = [
@@ -322,6 +333,9 @@ def unlabelled() -> Federation:
 
 
 FITTED: list[tuple[dict[str, Any], str]] = [
+    ({"density.name": "gaussian", "training.epochs": 3}, r"training\.epochs: .*in closed form, without labels"),
+    ({"density.name": "gaussian", "method.elbo_samples": 3}, r"method\.elbo_samples: .*gaussian is no bound"),
+    ({"training.lr": {"fedgim": 1e-2}}, r"there is no method \"fedgim\""),
     ({"scenario.alpha": 1.0}, r"scenario\.alpha: .*FedGMI is given a federation"),
     ({"data.max_rows": 10}, r"data\.max_rows: .*FedGMI is given a federation"),
     ({"evaluation.oracle": False}, r"evaluation\.oracle: .*FedGMI is given a federation"),

@@ -254,9 +254,7 @@ def check(config: Config) -> None:
         if not spec.has_truth and config.method.n_components is not None:
             why = f"method.n_components is {config.method.n_components}"
             refuse_without_effect(config.scenario, "scenario", ["n_components"], why)
-    for name in config.training.lr if isinstance(config.training.lr, dict) else ():
-        if name not in METHODS and name not in (*BOUNDS, "default"):
-            raise unknown("method", name, [*METHODS, *BOUNDS, "default"], "training.lr")
+    check_rates(config)
     for name, own in config.compare.items():
         found = settings_of(name, own, "compare")
         if name == config.method.name:
@@ -266,6 +264,17 @@ def check(config: Config) -> None:
                 fix=f"leave the section out, or set method.name to another method than {name}",
             )
         METHODS[name].check(found, config.rounds)
+
+
+def check_rates(config: Config) -> None:
+    """Refuse learning rates of methods that there are not.
+
+    Raises:
+        ConfigError: It names the nearest.
+    """
+    for name in config.training.lr if isinstance(config.training.lr, dict) else ():
+        if name not in METHODS and name not in (*BOUNDS, "default"):
+            raise unknown("method", name, [*METHODS, *BOUNDS, "default"], "training.lr")
 
 
 def refuse_compare(config: Config) -> None:

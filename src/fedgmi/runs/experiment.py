@@ -15,7 +15,7 @@ from fedgmi.modes import own_modes
 from fedgmi.protocol.listener import Listener
 from fedgmi.runs.choosing import best_of, check_choice
 from fedgmi.runs.components import ComponentCount, count_components, warn_of_unshown, warn_of_warm_up
-from fedgmi.runs.config import Config, check_method, dump, load, refuse_compare
+from fedgmi.runs.config import Config, check_method, check_rates, dump, load, refuse_compare
 from fedgmi.runs.records import Estimate, Summary
 from fedgmi.runs.run import Runner
 from fedgmi.runs.setup import Setup, choose_device
@@ -39,6 +39,7 @@ def run(config: Config, out: Path, *, resume: bool = False, listener: Listener |
     """
     refuse_compare(config)
     check_method(config.method, config.rounds)
+    check_rates(config)
     folder.claim(out, resume=resume)
     with folder.alone(out), own_modes(config.threads):
         _same_config(config, out)

@@ -23,7 +23,7 @@ from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.step import select
 from fedgmi.runs.choosing import UNKNOWN, BestRound, Score, check_choice, choice_of, score
 from fedgmi.runs.components import ComponentCount, count_components, warn_of_unshown, warn_of_warm_up
-from fedgmi.runs.config import Config, check_method, refuse_compare
+from fedgmi.runs.config import Config, check_method, check_rates, refuse_compare
 from fedgmi.runs.fitted import Fitted
 from fedgmi.runs.metrics import METRICS
 from fedgmi.runs.setup import Setup, choose_device
@@ -61,6 +61,7 @@ def fit(
     """
     refuse_compare(config)
     check_method(config.method, config.rounds)
+    check_rates(config)
     with own_modes(config.threads):
         device, standardise = choose_device(config.device), wants_scale(config.data, config.scenario, federation.schema)
         setup = Setup(config, federation.schema, 1, standardise, expert, density)
