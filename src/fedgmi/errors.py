@@ -34,9 +34,8 @@ class UserError(FedgmiError):
         """
         self.what, self.where, self.fix = what, where, fix
         text = f"{where}: {what}" if where else what
-        text = text if text.endswith((".", "?", "!")) else f"{text}."
-        fix = fix if fix.endswith((".", "?", "!")) else f"{fix}."
-        super().__init__(f"{text} Likely fix: {fix}" if self.fix else text)
+        text = sentence(text)
+        super().__init__(f"{text} Likely fix: {sentence(fix)}" if fix else text)
 
 
 class DataError(UserError, ValueError):
@@ -61,6 +60,16 @@ class DivergedError(UserError):
 
 class FedgmiWarning(UserWarning):
     """Something to know before the results are relied on. Nothing stops for it."""
+
+
+def sentence(text: str) -> str:
+    """The text with a full stop, unless it ends with a mark already.
+
+    Examples:
+        >>> sentence("did you mean 3?"), sentence("known: 3, 4")
+        ('did you mean 3?', 'known: 3, 4.')
+    """
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -51,6 +51,9 @@ def features(x: Any, schema: Schema, *, where: str = "x") -> Tensor:
         rows = with_markers(rows, schema.features)
     if tuple(rows.shape[1:]) != schema.shape or rows.ndim != len(schema.shape) + 1:
         expected = "×".join(["n", *map(str, schema.shape)])
+        if marked_numbers(schema.features):
+            own = len(marked_numbers(schema.features))
+            expected = f"n×{schema.n_features - own}, or {expected} with the {own} that mark missing values"
         found = "×".join(map(str, shape)) or "that of a single number"
         fix = f"give rows of shape {expected}, as the federation's were"
         if schema.kind == "image" and shape[1:] == (*schema.shape[1:], schema.shape[0]):

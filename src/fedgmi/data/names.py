@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from fedgmi.errors import DataError, nearest
+from fedgmi.errors import DataError, nearest, sentence
 
 WHOLE = re.compile(r"[+-]?\d+")
 
@@ -16,8 +17,10 @@ WHOLE = re.compile(r"[+-]?\d+")
 def client_name(value: Any, *, where: str = "names") -> str:
     """A client's name as text: names are texts everywhere, and 3 means the client "3".
 
+    Whole numbers are often decimals in tables (3.0), where a column once had gaps. They mean the same client.
+
     Args:
-        value: A text, a whole number, or anything with a text of its own.
+        value: A text, a whole number, or anything else with a text of its own.
         where: Where it was given, for the message.
 
     Returns:
@@ -27,12 +30,36 @@ def client_name(value: Any, *, where: str = "names") -> str:
         DataError: For truth values, fractions and nothing, which name nobody.
 
     Examples:
-        >>> client_name(3), client_name("ward 3")
-        ('3', 'ward 3')
+        >>> client_name(3), client_name(3.0), client_name("ward 3")
+        ('3', '3', 'ward 3')
     """
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
     if value is None or isinstance(value, bool | np.bool_ | float | np.floating):
         raise DataError(f"{value!r} is no name of a client", where=where, fix="give a text or a whole number")
     return str(value)
+
+
+def names_in(values: npt.NDArray[Any], *, where: str = "names") -> npt.NDArray[np.str_]:
+    """The names in a column, as `client_name` has them.
+
+    Args:
+        values: A name for each row. [n]
+        where: Where they were given, for the message.
+
+    Returns:
+        The names. [n]
+
+    Raises:
+        DataError: For what names nobody. It says at which row.
+
+    Examples:
+        >>> names_in(np.array([101.0, 7.0])).tolist()
+        ['101', '7']
+    """
+    if values.dtype.kind in "iuUS":
+        return values.astype(str)
+    return np.array([client_name(name, where=f"{where}, row {row}") for row, name in enumerate(values.tolist())], str)
 
 
 def place_of(client: Any, names: Sequence[str], *, where: str = "client", advice: str = "") -> int:
@@ -77,4 +104,4 @@ def _known(name: str, names: Sequence[str], advice: str) -> str:
     guess = nearest(name, names)
     more = ", …" if len(names) > 10 else ""
     known = f"did you mean {guess!r}?" if guess else f"known: {', '.join(names[:10])}{more}"
-    return f"{known}. {advice}" if advice else known
+    return f"{sentence(known)} {advice}" if advice else known

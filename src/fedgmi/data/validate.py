@@ -65,7 +65,7 @@ def check_features(x: Tensor, schema: Schema, where: str) -> None:
             where the schema refuses that. It names all columns that have such values.
     """
     if not len(x):
-        raise DataError("it has no rows", where=where, fix="leave the client out")
+        raise DataError("it has no rows", where=where, fix="give at least one, or leave the client out")
     if tuple(x.shape[1:]) != schema.shape:
         raise DataError(
             f"rows have shape {tuple(x.shape[1:])}, but the schema says {schema.shape}",

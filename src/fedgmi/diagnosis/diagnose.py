@@ -122,7 +122,8 @@ def diagnose(
     histograms = _counts(histograms)
     if n_components is not None and n_components > len(histograms):
         raise ConfigError(
-            f"{n_components} components cannot be told apart from {len(histograms)} clients",
+            f"{n_components} components cannot be told apart from {len(histograms)} "
+            f"client{'s' * (len(histograms) != 1)}",
             where="n_components",
             fix="ask for fewer components, or for None",
         )

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedgmi.data import encode
-from fedgmi.errors import ConfigError, DataError
+from fedgmi.errors import DataError
 from fedgmi.estimator.base import Base, InferredWeights, Whose, array
+from fedgmi.estimator.parameters import whole
 from fedgmi.runs.whose import Array
 
 
@@ -67,7 +67,7 @@ class Asking(Base):
             if not model.schema.n_classes:
                 fix = "fit a federation with labels; densities and proportions need none"
                 raise DataError("there are no experts: the federation had no labels", where="FedGMI.predict", fix=fix)
-            features = encode.features(X, model.schema, where="X")
+            features = self._features(X)
             logs = np.empty((len(features), model.schema.n_classes), dtype=np.float32)
             for rows, weights in self._clients(X, client, len(features)):
                 state = model.state(torch.from_numpy(weights))
@@ -128,12 +128,16 @@ class Asking(Base):
 
         Raises:
             ConfigError: For no draws.
-            DataError: For rows that the model does not know.
+            DataError: For rows that the model does not know, or that are too far away for float32.
         """
         with self._asked() as model:
-            if n_samples < 1:
-                raise ConfigError(f"n_samples is {n_samples}", where="score_samples", fix="ask for at least one")
-            return array(model.log_density(encode.features(X, model.schema, where="X"), n_samples))
+            whole(n_samples, "n_samples", 1, "score_samples")
+            logs = array(model.log_density(self._features(X), n_samples))
+        far = np.flatnonzero(np.isnan(logs).any(1))
+        if len(far):
+            what = f"row {far[0]} is so far from all components that its density cannot be computed"
+            raise DataError(what, where="X", fix="check its units")
+        return logs
 
     def score_samples(self, X: npt.ArrayLike, *, client: Whose | None = None, n_samples: int = 16) -> Array:
         """log Σ_k π_k p_k(x), π the client's or the pooled proportions.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ import sklearn.exceptions
 from torch import Tensor
 
 from fedgmi.data import encode
+from fedgmi.data.names import names_in
 from fedgmi.data.rows import Rows
-from fedgmi.data.sources.frames import column_names, values_of
+from fedgmi.data.sources.frames import column_names, left_out, values_of
 from fedgmi.errors import DataError, FedgmiWarning
 from fedgmi.modes import own_modes
 from fedgmi.runs import fitted
@@ -77,10 +79,19 @@ class Base:
         return None if scale is None else (array(scale.mean), array(scale.std))
 
     def _rows(self, x: Any, y: Any = None) -> Rows:
-        model = self._model()
-        features = encode.features(x, model.schema, where="X")
+        model, features = self._model(), self._features(x)
         labels = None if y is None else encode.labels(y, model.schema, len(features))
         return model.rows(features, labels)
+
+    def _features(self, x: Any) -> Tensor:
+        """Rows as the model takes them. [n, *shape]"""
+        model = self._model()
+        strange = left_out(x, model.schema, (model.client_column, model.label_column))
+        if strange:
+            told = f"X has {'columns' if len(strange) > 1 else 'a column'} {', '.join(map(repr, strange[:5]))}"
+            told += ", …" if len(strange) > 5 else ""
+            warnings.warn(FedgmiWarning(f"{told}, which the federation did not have: left out"), stacklevel=4)
+        return encode.features(x, model.schema, where="X")
 
     def _clients(self, X: Any, client: Any, n_rows: int) -> Iterator[tuple[Array, Array]]:
         """Rows by client, with the client's proportions. Without a client, a table's own column says whose they are."""
@@ -95,7 +106,7 @@ class Base:
         column = self._model().client_column
         if client is not None or column is None or column not in column_names(X):
             return client
-        return [str(name) for name in values_of(X, column).tolist()]
+        return names_in(values_of(X, column), where=f"column {column!r}")
 
     def _known_labels(self, X: Any, y: Any) -> Any:
         """The labels as given, else those of the table's own column."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,14 +11,16 @@ import numpy as np
 
 from fedgmi.data.federation import Federation
 from fedgmi.data.names import client_name
-from fedgmi.data.sources.frames import column_names, with_columns
-from fedgmi.errors import DataError
+from fedgmi.data.rows import Missing
+from fedgmi.data.sources.frames import column_names, same_column, with_columns
+from fedgmi.errors import ConfigError, DataError, FedgmiWarning
+from fedgmi.runs.config import Config
 
 WHERE = "FedGMI.fit"
 HOW = "give a Federation, a list of (x, y), a dict of them by client, or all rows with groups="
 
 
-def federation_of(X: Any, y: Any = None, groups: Any = None) -> Federation:
+def federation_of(X: Any, y: Any = None, groups: Any = None, missing: Missing = "refuse") -> Federation:
     """The federation that is meant.
 
     Args:
@@ -25,26 +28,43 @@ def federation_of(X: Any, y: Any = None, groups: Any = None) -> Federation:
             an array, with `groups`.
         y: With `groups`: the labels [n], the name of the table's column of labels, or None.
         groups: Each row's client [n], or the name of the table's column of clients.
+        missing: The rule for missing values of all but a federation, which has its own.
 
     Returns:
         The federation.
 
     Raises:
         DataError: For what is none of these, or cannot be used.
+
+    Warns:
+        FedgmiWarning: Where a column of X holds what y or groups hold: it is the label or the client, and no feature.
     """
     if groups is not None:
-        return _grouped(X, y, groups)
+        return _grouped(X, y, groups, missing)
     if y is not None:
         raise DataError("there are labels for all rows, and nobody says whose rows they are", where=WHERE, fix=HOW)
     if isinstance(X, Federation):
         return X
     if isinstance(X, Mapping):
-        names = [client_name(name, where=WHERE) for name in X]
-        return Federation.from_arrays(list(X.values()), names=names)
+        return Federation.from_arrays(X, missing=missing)
     if isinstance(X, Sequence) and not isinstance(X, str) and len(X) and all(map(_is_client, X)):
-        return Federation.from_arrays(X)
+        return Federation.from_arrays(X, missing=missing)
     kind = "table" if column_names(X) else f"{type(X).__name__}"
     raise DataError(f"nobody says which client the rows of a {kind} belong to", where=WHERE, fix=HOW)
+
+
+def check_missing(config: Config, federation: Federation) -> None:
+    """Refuse a rule for missing values beside that of the federation.
+
+    Raises:
+        ConfigError: The settings say one, and the federation was made by another.
+    """
+    own = federation.schema.missing
+    if "missing" in config.data.model_fields_set and config.data.missing != own:
+        fix = f'say it where the federation is made: Federation.from_frame(..., missing="{config.data.missing}")'
+        raise ConfigError(
+            f'it is "{config.data.missing}", and the federation was made with "{own}"', where="data.missing", fix=fix
+        )
 
 
 def _is_client(entry: Any) -> bool:
@@ -52,7 +72,7 @@ def _is_client(entry: Any) -> bool:
     return isinstance(entry, tuple) or bool(column_names(entry)) or np.ndim(entry) >= 2
 
 
-def _grouped(X: Any, y: Any, groups: Any) -> Federation:
+def _grouped(X: Any, y: Any, groups: Any, missing: Missing) -> Federation:
     if isinstance(X, Federation | Mapping):
         raise DataError("its clients have names already", where=f"{WHERE}, groups", fix="leave groups out")
     columns = column_names(X)
@@ -63,17 +83,20 @@ def _grouped(X: Any, y: Any, groups: Any) -> Federation:
                 raise DataError(
                     f"rows without named columns have no column {value!r}", where=f"{WHERE}, {what}", fix=fix
                 )
-        return _from_arrays(X, y, _names(groups))
-    beside = {} if isinstance(groups, str) else {CLIENT: _names(groups)}
-    beside |= {} if y is None or isinstance(y, str) else {LABEL: y}
-    client, label = CLIENT if CLIENT in beside else groups, LABEL if LABEL in beside else y
-    found = Federation.from_frame(
-        with_columns(X, {name: _flat(values, name) for name, values in beside.items()}) if beside else X, client, label
-    )
+        return _from_arrays(X, y, _names(groups), missing)
+    beside: dict[str, Any] = {}
+    client, label = groups, y
+    if not isinstance(groups, str):
+        client = _taken_from(X, groups, "groups") or CLIENT
+        beside |= {CLIENT: np.array(_names(groups))} if client == CLIENT else {}
+    if y is not None and not isinstance(y, str):
+        label = _taken_from(X, y, "y") or LABEL
+        beside |= {LABEL: _flat(y, LABEL)} if label == LABEL else {}
+    found = Federation.from_frame(with_columns(X, beside) if beside else X, client, label, missing=missing)
     return replace(
         found,
-        client_column=None if CLIENT in beside else found.client_column,
-        label_column=None if LABEL in beside else found.label_column,
+        client_column=None if client == CLIENT else found.client_column,
+        label_column=None if label == LABEL else found.label_column,
     )
 
 
@@ -81,7 +104,7 @@ CLIENT, LABEL = "client (groups)", "label (y)"
 """Columns of our own beside a table's."""
 
 
-def _from_arrays(X: Any, y: Any, names: Sequence[str]) -> Federation:
+def _from_arrays(X: Any, y: Any, names: Sequence[str], missing: Missing) -> Federation:
     """Rows by client, clients in the order of their names as texts, each with its rows in their order."""
     rows = X if hasattr(X, "shape") else np.asarray(X)
     labels = None if y is None else _flat(y, "y")
@@ -94,7 +117,18 @@ def _from_arrays(X: Any, y: Any, names: Sequence[str]) -> Federation:
     for place in range(len(known)):
         mine = np.flatnonzero(number == place)
         clients.append(rows[mine] if labels is None else (rows[mine], labels[mine]))
-    return Federation.from_arrays(clients, names=known.tolist())
+    return Federation.from_arrays(clients, names=known.tolist(), missing=missing)
+
+
+def _taken_from(X: Any, values: Any, what: str) -> str | None:
+    """The table's column that y or groups were taken from: as a feature it would tell the answer."""
+    name = getattr(values, "name", None)
+    column = same_column(X, _flat(values, what), name)
+    if column is not None and column != name:
+        role = "label" if what == "y" else "client"
+        told = f"column {column!r} holds what {what} holds. It is the {role}, and no feature"
+        warnings.warn(FedgmiWarning(f"{told}. Likely fix: give {what}={column!r}"), stacklevel=5)
+    return column
 
 
 def _names(groups: Any) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 from fedgmi.data import encode
 from fedgmi.data.federation import Federation, check_federation
 from fedgmi.data.scenarios.scenarios import wants_scale
+from fedgmi.data.sources.frames import column_names
 from fedgmi.diagnosis.intervals import proportion_intervals
 from fedgmi.diagnosis.survey import merged_counts
 from fedgmi.errors import ConfigError, DataError
@@ -18,6 +19,7 @@ from fedgmi.estimator.asking import Asking
 from fedgmi.estimator.base import Whose
 from fedgmi.estimator.diagnosed import Diagnosed, diagnosed
 from fedgmi.estimator.foreign import rows_in
+from fedgmi.estimator.inputs import federation_of
 from fedgmi.mixture.matching import match_components
 from fedgmi.mixture.topics import fit_topics
 from fedgmi.modes import own_modes
@@ -72,13 +74,16 @@ class Judging(Asking):
         numbers = encode.labels(y, schema, len(found)).numpy()
         return float(np.average(found == numbers, weights=weights))
 
-    def evaluate(self, federation: Federation) -> dict[str, Any]:
+    def evaluate(self, X: Any, y: Any = None, *, groups: Any = None) -> dict[str, Any]:
         """How good each client's predictor is, on rows that training did not see.
 
         Args:
-            federation: Its held-out rows count. Where it has none, all its clients' rows count: give the second part of
-                `Federation.split`, and not what the model was fitted to. A client that the model does not know is a
-                newcomer, whose proportions come from its rows without labels.
+            X: A federation, or what else `fit` takes; a table may come alone where it has the columns of clients and
+                labels that the model was fitted to. Held-out rows count. Where there are none, all rows count: give the
+                second part of `Federation.split`, and not what the model was fitted to. A client that the model does
+                not know is a newcomer, whose proportions come from its rows without labels.
+            y: See `fit`.
+            groups: See `fit`.
 
         Returns:
             `clients`: for each its `name`, `rows`, whether it is a `newcomer`, its `log_density` (nats per row), and
@@ -100,6 +105,7 @@ class Judging(Asking):
             ([15, 15, 15, 15], ['accuracy', 'auc', 'balanced_accuracy'])
         """
         schema, clients, logs, labels = self._model().schema, [], [], []
+        federation = self._federation(X, y, groups)
         for name, x, y in rows_in(federation, schema, self._scale()):
             known = name in self.client_names_
             whose: Any = name if known else self.infer_weights(x)
@@ -120,11 +126,13 @@ class Judging(Asking):
         found["per_class"] = metrics.per_class(np.concatenate(logs), np.concatenate(labels), classes) if logs else []
         return found
 
-    def diagnose(self, federation: Federation) -> Diagnosed:
+    def diagnose(self, X: Any, y: Any = None, *, groups: Any = None) -> Diagnosed:
         """What `fedgmi diagnose` says of a federation: nothing is trained, and clients are asked for counts alone.
 
         Args:
-            federation: Its clients' training rows count.
+            X: A federation, or what else `fit` takes; see `evaluate`. Its clients' training rows count.
+            y: See `fit`.
+            groups: See `fit`.
 
         Returns:
             The diagnosis for the model's number of components, by the names that `diagnosis.json` has; printed, it is
@@ -135,6 +143,7 @@ class Judging(Asking):
             ConfigError: For more components than clients, and for counts with noise (`method.epsilon`).
             DataError: For rows that cannot be used.
         """
+        federation = self._federation(X, y, groups)
         check_federation(federation)
         config = self._fitted.config if self.__sklearn_is_fitted__() else self._config()
         if getattr(config.method, "epsilon", None) is not None:
@@ -147,6 +156,19 @@ class Judging(Asking):
         standardise = wants_scale(config.data, config.scenario, federation.schema)
         with own_modes(config.threads):
             return diagnosed(Setup(config, federation.schema, 1, standardise), federation, k, like)
+
+    def _federation(self, X: Any, y: Any, groups: Any) -> Federation:
+        """What is meant; a table's own columns of clients and labels are those that the model was fitted to."""
+        if isinstance(X, Federation):
+            return federation_of(X, y, groups)
+        known = self.__sklearn_is_fitted__()
+        missing = self._fitted.schema.missing if known else self._config().data.missing
+        if known and groups is None:
+            columns = column_names(X)
+            column, label = self._fitted.client_column, self._fitted.label_column
+            groups = column if column in columns else None
+            y = label if y is None and groups is not None and label in columns else y
+        return federation_of(X, y, groups, missing)
 
     @property
     def weights_interval_(self) -> Array:

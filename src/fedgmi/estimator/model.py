@@ -14,7 +14,7 @@ from fedgmi.data.federation import check_federation
 from fedgmi.errors import ConfigError
 from fedgmi.estimator import progress
 from fedgmi.estimator.base import array
-from fedgmi.estimator.inputs import federation_of
+from fedgmi.estimator.inputs import check_missing, federation_of
 from fedgmi.estimator.judging import Judging
 from fedgmi.estimator.parameters import config_of, seed_of
 from fedgmi.estimator.sampling import Sampling
@@ -130,9 +130,10 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
         Warns:
             ConvergenceWarning: Where the bound still rose when the rounds were over.
         """
-        federation = federation_of(X, y, groups)
-        check_federation(federation)
         config = self._config()
+        federation = federation_of(X, y, groups, config.data.missing)
+        check_federation(federation)
+        check_missing(config, federation)
         own = {"expert": _own(self.expert), "density": _own(self.density)}
         with progress.shown(self.verbose, listener) as told:
             model = fit(config, federation, told, **own)

@@ -38,21 +38,32 @@ def seed_of(seed: Any, random_state: Any) -> int:
         (3, 3)
     """
     if random_state is None:
-        return _whole(seed, "seed")
+        return whole(seed, "seed")
     if isinstance(random_state, np.random.RandomState):
         found = int(random_state.randint(2**31 - 1))
     elif isinstance(random_state, np.random.Generator):
         found = int(random_state.integers(2**31 - 1))
     else:
-        found = _whole(random_state, "random_state")
+        found = whole(random_state, "random_state")
     if seed not in (0, found):
         raise ConfigError(f"seed is {seed} and random_state is {found}", where="FedGMI", fix="give one of the two")
     return found
 
 
-def _whole(value: Any, name: str) -> int:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) or value < 0:
-        raise ConfigError(f"{name} is {value!r}", where="FedGMI", fix="give a whole number of at least 0")
+def whole(value: Any, name: str, least: int = 0, where: str = "FedGMI") -> int:
+    """A whole number.
+
+    Args:
+        value: Any.
+        name: What it is called.
+        least: The smallest that will do.
+        where: Where it was given.
+
+    Raises:
+        ConfigError: For anything else.
+    """
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) or value < least:
+        raise ConfigError(f"{name} is {value!r}", where=where, fix=f"give a whole number of at least {least}")
     return int(value)
 
 
@@ -69,17 +80,18 @@ def config_of(table: dict[str, Any], settings: Mapping[str, Any] | None) -> Conf
     Raises:
         ConfigError: For a setting that is not there, out of its range, or of another method.
     """
+    if settings is not None and not isinstance(settings, Mapping):
+        what = f"settings is a {type(settings).__name__}"
+        raise ConfigError(what, where="FedGMI", fix='give a dict such as {"training.patience": 5}')
     for key, value in (settings or {}).items():
         section, _, name = str(key).rpartition(".")
         place = table.setdefault(section, {}) if section else table
         place[name] = value
+        if key == "method.name" and value != METHOD:
+            what = f"FedGMI is the method {METHOD}, not {value}"
+            fix = f"leave it out, or run the other method with: fedgmi run --set method.name={value}"
+            raise ConfigError(what, where="method.name", fix=fix)
     config = from_table(_plain(table), "FedGMI")
-    if config.method.name != METHOD:
-        raise ConfigError(
-            f"FedGMI is the method {METHOD}, not {config.method.name}",
-            where="method.name",
-            fix="leave it out, or run the other method with: fedgmi run --set method.name=" + config.method.name,
-        )
     why = "FedGMI is given a federation, and fits one method to it"
     for section, used in ELSEWHERE.items():
         part = getattr(config, section)

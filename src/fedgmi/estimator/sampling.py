@@ -9,6 +9,7 @@ from fedgmi.data.missing import marked_numbers
 from fedgmi.errors import ConfigError
 from fedgmi.estimator.asking import Asking
 from fedgmi.estimator.base import array
+from fedgmi.estimator.parameters import whole
 from fedgmi.randomness import generator
 
 
@@ -39,8 +40,7 @@ class Sampling(Asking):
         """
         with self._asked() as model:
             where = "FedGMI.sample"
-            if n < 1:
-                raise ConfigError(f"{n} rows", where=where, fix="ask for at least one")
+            whole(n, "n", 1, where)
             if not 0 <= component < self.n_components_:
                 fix = f"choose one of 0..{self.n_components_ - 1}"
                 raise ConfigError(f"there is no component {component}", where=where, fix=fix)

@@ -28,5 +28,5 @@ def require_finite(tree: Tree, name: str, round: int) -> None:
         raise DivergedError(
             f"{leaf!r} is NaN or infinite: training has diverged",
             where=f"{name}, round {round}",
-            fix="lower training.lr",
+            fix="lower the learning rate (training.lr), or bring the rows to one scale (data.standardise)",
         )

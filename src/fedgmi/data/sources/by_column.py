@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 
+from fedgmi.data.names import names_in
 from fedgmi.data.rows import Client, Parts
 from fedgmi.data.sources.sources import Source, Split, client_with
 from fedgmi.errors import DataError, FedgmiWarning
@@ -77,12 +78,12 @@ def split_by_column(
     kept = sum(len(client) for group in made for client in group)
     _tell(source, row_names, test_names, chosen, kept, untested)
     training, validation, held_out = (tuple(group) for group in made)
-    return Parts(source.schema, training, validation, held_out)
+    return Parts(source.schema, training, validation, held_out, column, source.label_column)
 
 
 def _names(split: Split, column: str) -> npt.NDArray[np.str_]:
     """Each row's client, as text."""
-    return np.array([str(value) for value in split.columns[column]])
+    return names_in(np.array(split.columns[column]), where=f"column {column!r}")
 
 
 def _tell(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedgmi.data.names import client_name
 from fedgmi.data.problems import Problems
 from fedgmi.data.sources.arrays import Array, channels_last, numbers, plain_array
 from fedgmi.data.sources.frames import column_names, number_columns
@@ -85,7 +86,7 @@ def by_name(given: Any, names: Sequence[str] | None, group: str) -> tuple[list[A
     """
     where = f"federation{group}"
     if isinstance(given, Mapping):
-        own = [str(name) for name in given]
+        own = [client_name(name, where=where) for name in given]
         if names is None:
             return list(given.values()), own
         if sorted(own) != sorted(names):

@@ -15,16 +15,17 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.missing import MARK, mark, marked_numbers, with_markers
+from fedgmi.data.names import names_in
 from fedgmi.data.problems import Problems
 from fedgmi.data.rows import Missing, Parts, Schema
 from fedgmi.data.sources.arrays import is_number
 from fedgmi.data.sources.columns import Kind, require
 from fedgmi.data.sources.labels import NO_LABELS, encode_labels
-from fedgmi.data.sources.row_numbers import warn_of_counter, without_row_numbers
+from fedgmi.data.sources.row_numbers import is_row_number, warn_of_counter, without_row_numbers
 from fedgmi.data.sources.sources import Split, client_with
 from fedgmi.data.sources.tables import array_of
 from fedgmi.data.sources.values import Values, encode_feature, missing_texts, number_block, one_hot
-from fedgmi.errors import DataError
+from fedgmi.errors import DataError, nearest
 
 if TYPE_CHECKING:
     from narwhals.stable.v2 import DataFrame
@@ -101,7 +102,7 @@ def encode(frame: Any, schema: Schema) -> Tensor:
     for feature in (feature for feature in schema.features if feature not in marked):
         with problems.noted():
             name = column_of(feature, table.column_names)
-            name = name or require(feature.partition("=")[0], table.column_names, where="features")
+            name = name or _required(feature.partition("=")[0], table.column_names)
             made_of.setdefault(name, []).append(feature)
     columns: dict[str, npt.NDArray[np.float32]] = {}
     for name, own in made_of.items():
@@ -112,6 +113,28 @@ def encode(frame: Any, schema: Schema) -> Tensor:
     problems.tell()
     rows = np.stack([columns[feature] for feature in schema.features if feature not in marked], axis=1)
     return with_markers(torch.from_numpy(rows), schema.features)
+
+
+def left_out(frame: Any, schema: Schema, known: Sequence[str | None] = ()) -> list[str]:
+    """The columns of a later table that are no features, and that nobody expects.
+
+    Args:
+        frame: Anything; what is no table has no such columns.
+        schema: What the federation's rows look like, with the names of its columns.
+        known: Other columns of the federation's table, such as that of its clients.
+
+    Returns:
+        Their names, but for those in which a tool numbered the rows.
+
+    Examples:
+        >>> import pyarrow
+        >>> schema = Schema((1,), 0, "tabular", features=("age",))
+        >>> left_out(pyarrow.table({"age": [30], "ward": ["a"], "name": ["b"]}), schema, ["ward"])
+        ['name']
+    """
+    columns = column_names(frame) if schema.features else ()
+    used = {column_of(feature, columns) for feature in schema.features}
+    return [name for name in columns if name not in used and name not in known and not is_row_number(name)]
 
 
 def number_columns(frame: Any, columns: Sequence[str], where: str) -> npt.NDArray[np.float32]:
@@ -156,6 +179,38 @@ def values_of(frame: Any, column: str) -> Values:
     """
     table = _arrow(frame)
     return _label_column(table, require(column, table.column_names, where="column"))
+
+
+def same_column(frame: Any, values: Values, name: Any = None) -> str | None:
+    """The column that holds given values, row by row: it is what they were taken from.
+
+    Args:
+        frame: A DataFrame of pandas or Polars, or a pyarrow Table.
+        values: Two or more different ones. [n]
+        name: What the values are called. Where several columns hold them, it is the one of this name.
+
+    Returns:
+        The column's name, or None.
+
+    Examples:
+        >>> import pyarrow
+        >>> same_column(pyarrow.table({"age": [30, 40], "ward": ["a", "b"]}), np.array(["a", "b"]))
+        'ward'
+    """
+    table, given = _arrow(frame), values.tolist()
+    if len(given) != len(table) or len(set(given)) < 2:
+        return None
+    first = given[:FEW]
+    found = [
+        column
+        for column in table.column_names
+        if table.column(column).slice(0, FEW).to_pylist() == first and table.column(column).to_pylist() == given
+    ]
+    return next((column for column in found if column == name), next(iter(found), None))
+
+
+FEW = 16
+"""So many rows show that most columns differ."""
 
 
 def with_columns(frame: Any, columns: Mapping[str, Values]) -> Any:
@@ -289,6 +344,16 @@ def _as_texts(values: Values) -> Values:
     return np.where(missing_texts(values), MARK, values).astype(str)
 
 
+def _required(column: str, columns: Sequence[str]) -> str:
+    """Refuse a later table that lacks a column."""
+    guess = nearest(column, columns)
+    raise DataError(
+        f"no column {column!r}; there are {', '.join(columns) or 'none'}",
+        where="X",
+        fix=f"rename {guess!r} to {column!r}" if guess else "give all the columns that the federation had",
+    )
+
+
 def _numbers_in_texts(values: Values, where: str) -> Values:
     """Refuse texts where the federation has numbers; a column without any value may be of any type."""
     gaps = missing_texts(values)
@@ -387,9 +452,9 @@ def _label_column(table: Any, name: str) -> Values:
 def _clients(table: Any, name: str) -> Values:
     """Each row's client."""
     where = f"column {name!r}"
-    kind, values = _column(table, name, where)
+    _, values = _column(table, name, where)
     gaps = np.isnan(values) if values.dtype.kind == "f" else missing_texts(values)
     if gaps.any():
         what = f"{int(gaps.sum())} values are missing, the first at row {int(gaps.argmax())}"
         raise DataError(what, where=where, fix="drop the rows that belong to no client")
-    return values if kind == "number" and values.dtype.kind != "O" else values.astype(str)
+    return names_in(values, where=where)

@@ -18,6 +18,16 @@ ENOUGH = 50
 """In a table of fewer rows a column may count by chance."""
 
 
+def is_row_number(name: str) -> bool:
+    """Whether a tool wrote a column of that name to number the rows.
+
+    Examples:
+        >>> is_row_number("Unnamed: 0"), is_row_number("age")
+        (True, False)
+    """
+    return WRITTEN.fullmatch(name) is not None
+
+
 def without_row_numbers(names: Sequence[str], *, where: str, keep: str) -> list[str]:
     """The columns without those that a tool wrote to number the rows.
 
@@ -33,7 +43,7 @@ def without_row_numbers(names: Sequence[str], *, where: str, keep: str) -> list[
         >>> without_row_numbers(["age", "sex"], where="", keep="")
         ['age', 'sex']
     """
-    numbered = [name for name in names if WRITTEN.fullmatch(name)]
+    numbered = [name for name in names if is_row_number(name)]
     if numbered:
         what = f"{where}: left out {', '.join(map(repr, numbered))}, which numbers the rows. To use it, {keep}"
         warnings.warn(FedgmiWarning(f"{what}."), stacklevel=2)

@@ -52,12 +52,14 @@ class Source:
         schema: What its rows look like.
         train: The rows of its train split.
         test: Those of its test split, where it has one.
+        label_column: The column that labels come from, where they come from one.
     """
 
     name: str
     schema: Schema
     train: Split
     test: Split | None = None
+    label_column: str | None = None
 
 
 def load_source(settings: DataSettings, *, extra_column: str | None = None) -> Source:
@@ -154,7 +156,7 @@ def _from_tables(settings: DataSettings, tables: dict[str, Any], extra: str | No
     schema = Schema(
         tuple(xs[0].shape[1:]), len(labels.classes), kind, labels.classes, features, labels.type, settings.missing
     )
-    return Source(settings.path, schema, splits[0], splits[1] if len(splits) > 1 else None)
+    return Source(settings.path, schema, splits[0], splits[1] if len(splits) > 1 else None, roles.label)
 
 
 def read_images(settings: DataSettings, tables: dict[str, Any], column: str) -> list[Tensor]:
