@@ -294,7 +294,7 @@ REAL = [
 
 @pytest.mark.parametrize(("words", "told"), REAL, ids=lambda value: str(value)[:20])
 def test_real_process(tmp_path, words, told):
-    command = [sys.executable, "-m", "fedgmi.cli", "run", *words, "--out", "out"]
+    command = [sys.executable, "-m", "fedgmi", "run", *words, "--out", "out"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert done.returncode == 2
     assert done.stdout == ""

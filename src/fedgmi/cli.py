@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import os
 import shlex
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -79,7 +78,10 @@ def run(
     overrides: Overrides = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Results folder.", show_default="runs/NAME-SEED, by the name of the config and the seed"),
+        typer.Option(
+            help="Results folder.",
+            show_default="runs/NAME-SEED, by the name of the config, or else of the data",
+        ),
     ] = None,
     resume: Annotated[
         bool,
@@ -93,14 +95,13 @@ def run(
     """Find out what a federation is made of, and train its components, experts and predictors."""
     settings = _settings(file, overrides or [], (out or _default_folder(None, None)) if resume else None)
     out = out or _default_folder(file, settings)
-    folder.claim(out, resume=resume)
     try:
         from fedgmi.report.progress import listening
         from fedgmi.runs import experiment
         from fedgmi.runs.setup import open_process
 
         open_process()
-        with listening(_errors()) as listener:
+        with folder.claimed(out, resume=resume), listening(_errors()) as listener:
             summary = experiment.run(settings, out, resume=resume, listener=listener)
         _show(summary, out)
     except KeyboardInterrupt:
@@ -121,13 +122,15 @@ def diagnose(
     """
     settings = _settings(file, overrides or [], None)
     out = out or _default_folder(file, settings, "-diagnosis")
-    folder.claim(out, resume=False)
     try:
         from fedgmi.runs import diagnose as diagnose_run
         from fedgmi.runs.setup import open_process
 
         open_process()
-        with _errors().status("Asking the clients, then drawing federations like theirs …"):
+        with (
+            folder.claimed(out, resume=False),
+            _errors().status("Asking the clients, then drawing federations like theirs …"),
+        ):
             diagnosis = diagnose_run.run(settings, out)
         _show_diagnosis(diagnosis, out)
     except KeyboardInterrupt:
@@ -151,7 +154,7 @@ def compare(
     from fedgmi.runs import config
 
     settings = config.load(file, overrides or [])
-    out = out or Path("runs") / f"{file.stem if file else 'digits'}-comparison"
+    out = out or Path("runs") / f"{_name(file, settings)}-comparison"
     names, numbers = _words(methods), config.seeds(_words(seeds), "--seeds")
     try:
         from fedgmi.report.comparison import print_comparison, write_comparison
@@ -238,7 +241,12 @@ def _settings(file: Path | None, overrides: list[str], resumed: Path | None) -> 
 
 
 def _default_folder(file: Path | None, settings: Config | None, ending: str = "") -> Path:
-    return Path("runs") / f"{file.stem if file else 'digits'}-{settings.seed if settings else 0}{ending}"
+    return Path("runs") / f"{_name(file, settings)}-{settings.seed if settings else 0}{ending}"
+
+
+def _name(file: Path | None, settings: Config | None) -> str:
+    """What results are called after: the config, else the data."""
+    return file.stem if file else Path(settings.data.path).stem if settings else "digits"
 
 
 def _resume_command(file: Path | None, overrides: list[str], out: Path) -> str:
@@ -266,7 +274,3 @@ def _show_diagnosis(diagnosis: dict[str, Any], out: Path) -> None:
 
 def _errors() -> Console:
     return Console(stderr=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -123,11 +123,12 @@ def rows(comparison: Comparison) -> list[list[str]]:
     head += [] if metric == "accuracy" else ["worst tenth", "client accuracy %"]
     table = [[*head, f"behind the best, {unit}", "p", "proportion error", "down", "up", "s a round"]]
     paired = comparison["paired"] or {"best": None, "against": {}}
+    cell = partial(_cell, n_seeds=len(comparison["seeds"]))
     for method, found in ranked(comparison):
         chosen = (found.get("metrics") or {}).get(metric, {"mean": None, "worst_tenth": None})
-        accuracy = _cell(found["client_accuracy"], percent)
-        own = [_cell(chosen["mean"], show), _cell(chosen["worst_tenth"], show), accuracy]
-        quality = own if metric != "accuracy" else [accuracy, _cell(found["worst_decile"], percent)]
+        accuracy = cell(found["client_accuracy"], percent)
+        own = [cell(chosen["mean"], show), cell(chosen["worst_tenth"], show), accuracy]
+        quality = own if metric != "accuracy" else [accuracy, cell(found["worst_decile"], percent)]
         gap = paired["against"].get(method)
         name = f"**{method}**" if method == comparison["best"] else method
         table.append(
@@ -136,7 +137,7 @@ def rows(comparison: Comparison) -> list[list[str]]:
                 *quality,
                 show(gap["difference"]) if gap else "–",
                 _p(gap["p"]) if gap else "–",
-                _cell(found["proportion_tv"], lambda value: number(value, 3)),
+                cell(found["proportion_tv"], lambda value: number(value, 3)),
                 size(found["bytes_down"][0]),
                 size(found["bytes_up"][0]),
                 number(found["seconds_per_round"][0], 2),
@@ -190,8 +191,11 @@ def _matrix(method: str, found: dict[str, Any]) -> str:
     return markdown_table([method, *(f"c{k}" for k in range(len(matrix[0]))), "client"], lines)
 
 
-def _cell(spread: Sequence[float] | None, show: Callable[[float], str]) -> str:
-    return "–" if spread is None else f"{show(spread[0])} ± {show(spread[1])}"
+def _cell(spread: Sequence[float] | None, show: Callable[[float], str], n_seeds: int) -> str:
+    """Mean and deviation over seeds; of one seed there is no deviation."""
+    if spread is None:
+        return "–"
+    return f"{show(spread[0])} ± {show(spread[1])}" if n_seeds > 1 else show(spread[0])
 
 
 def _p(value: float) -> str:

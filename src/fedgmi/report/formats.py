@@ -24,7 +24,8 @@ def bare_table(title: str, columns: Sequence[str]) -> Table:
     look: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
     table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left", **look)
     for column, name in enumerate(columns):
-        table.add_column(name, justify="left" if column == 0 else "right", overflow="fold")
+        word = max(map(len, name.split()), default=0)  # which a narrow terminal would break
+        table.add_column(name, justify="left" if column == 0 else "right", overflow="fold", min_width=word)
     return table
 
 

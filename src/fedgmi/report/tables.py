@@ -30,7 +30,8 @@ def print_report(summary: Summary, out: Path, console: Console) -> None:
     """
     components = [components_table(summary)] if summary.get("component_mass") else []
     classes = [classes_table(summary)] if summary.get("per_class") else []
-    for table in (clients_table(summary), *components, *classes, headline_table(summary)):
+    tables = (clients_table(summary), *components, *classes, headline_table(summary))
+    for table in (table for table in tables if table.row_count):
         console.print(table)
         console.print()
     console.print(_identity(summary), highlight=False)

@@ -92,6 +92,19 @@ def grid(methods: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
     return [Cell(method, seed) for seed in seeds for method in methods]
 
 
+def check_oracle(config: Config, methods: Sequence[str]) -> None:
+    """Refuse the oracle where nobody knows the truth that it is given.
+
+    Raises:
+        ConfigError: The scenario has no true proportions.
+    """
+    from fedgmi.data.scenarios.scenarios import SCENARIOS
+
+    if ORACLE in methods and not SCENARIOS[config.scenario.name].has_truth:
+        what = f"the oracle is given the true components, and {config.scenario.name} has none"
+        raise ConfigError(what, where="--methods", fix="leave it out")
+
+
 def cell_config(config: Config, cell: Cell, oracle: bool, jobs: int) -> Config:
     """Make the settings of one cell's run.
 

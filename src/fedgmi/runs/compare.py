@@ -15,7 +15,7 @@ from threading import Lock
 from typing import Any, TypeAlias
 
 from fedgmi.errors import ConfigError, UserError
-from fedgmi.runs.cells import ORACLE, cell_config, grid, result
+from fedgmi.runs.cells import ORACLE, cell_config, check_oracle, grid, result
 from fedgmi.runs.config import Config, dump, load
 from fedgmi.runs.records import Comparison, Summary
 from fedgmi.runs.statistics import compared
@@ -54,6 +54,7 @@ def compare(
         UserError: The folder holds other results, cannot be written, or another process works there.
     """
     cells = grid(methods, seeds)
+    check_oracle(config, methods)
     _claim(config, out)
     with folder.alone(out):
         files.write_text(out / folder.CONFIG, dump(config))
@@ -167,7 +168,7 @@ def _run_all(
 
 def _command(name: str, where: Path) -> list[str]:
     settings, out = str(where / f"{name}.toml"), str(where / name)
-    return [sys.executable, "-m", "fedgmi.cli", "run", settings, "--out", out, "--resume"]
+    return [sys.executable, "-m", "fedgmi", "run", settings, "--out", out, "--resume"]
 
 
 def _log(name: str, where: Path) -> Path:

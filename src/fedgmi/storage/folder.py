@@ -122,6 +122,27 @@ def claim(out: Path, *, resume: bool, comparison: bool = False) -> None:
 
 
 @contextmanager
+def claimed(out: Path, *, resume: bool) -> Iterator[None]:
+    """Claim a folder for as long as the block runs. Where it fails before anything was written, the folder goes again.
+
+    Args:
+        out: The folder.
+        resume: See `claim`.
+
+    Raises:
+        UserError: See `claim`.
+    """
+    there = out.exists()
+    claim(out, resume=resume)
+    try:
+        yield
+    except UserError:
+        if not there and not any(out.iterdir()):
+            out.rmdir()
+        raise
+
+
+@contextmanager
 def alone(out: Path) -> Iterator[None]:
     """Keep every other fedgmi out of a folder while the block runs.
 
