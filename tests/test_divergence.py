@@ -73,7 +73,9 @@ def test_first_number_that_is_not_finite_stops_the_run(value, where):
     spoilt = value if where == "server" else 0.0
     step = Step("train", lambda *_: ({}, Message()), lambda *_: {"w": torch.tensor([spoilt])})
     method = bare_method("mine", round=(step,))
-    with pytest.raises(DivergedError, match=r"^mine, round 1: '(sums/total|w)' is NaN or infinite.*lower training.lr"):
+    with pytest.raises(
+        DivergedError, match=r"^mine, round 1: '(sums/total|w)' is NaN or infinite.*lower the learning rate"
+    ):
         run_rounds(
             method.name,
             method.program,

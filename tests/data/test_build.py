@@ -255,7 +255,7 @@ def test_an_equals_sign_in_a_name_leads_nobody_astray() -> None:
             {"age": [1], "sex": ["x"], "smokes": [True]},
             r"column 'sex': 'x' at row 0 is not among the federation's values: f, m",
         ),
-        ({"age": [1], "sexe": ["f"], "smokes": [True]}, r"features: no column 'sex'.*did you mean 'sexe'\?"),
+        ({"age": [1], "sexe": ["f"], "smokes": [True]}, r"X: no column 'sex'.*rename 'sexe' to 'sex'"),
         (
             {"age": ["1"], "sex": ["f"], "smokes": [True]},
             r"column 'age': it holds texts, but numbers in the federation",

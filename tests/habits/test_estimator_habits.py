@@ -174,7 +174,7 @@ NAMES = {  # names of the clients, what is asked for, its place or what is said
     "a place that is not there": (["b", "a", "d", "c"], 4, "no client 4"),
     "counted from the end": (["b", "a", "d", "c"], -1, "no client -1"),
     "yes": (["b", "a", "d", "c"], True, "True is no name"),
-    "a fraction": (["b", "a", "d", "c"], 1.0, "no proportions|no name"),
+    "a fraction": (["b", "a", "d", "c"], 1.0, "no proportions|no client of that name"),
     "leading zeros": (["007", "01", "2", "3"], 7, "no client is called 7"),
     "misspelt": (["anna", "bert", "c", "d"], "ana", "did you mean 'anna'"),
 }

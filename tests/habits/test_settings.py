@@ -333,7 +333,6 @@ def unlabelled() -> Federation:
 
 
 FITTED: list[tuple[dict[str, Any], str]] = [
-    ({"density.name": "gaussian", "training.epochs": 3}, r"training\.epochs: .*in closed form, without labels"),
     ({"density.name": "gaussian", "method.elbo_samples": 3}, r"method\.elbo_samples: .*gaussian is no bound"),
     ({"training.lr": {"fedgim": 1e-2}}, r"there is no method \"fedgim\""),
     ({"scenario.alpha": 1.0}, r"scenario\.alpha: .*FedGMI is given a federation"),

@@ -51,7 +51,7 @@ def names_in(values: npt.NDArray[Any], *, where: str = "names") -> npt.NDArray[n
         The names. [n]
 
     Raises:
-        DataError: For what names nobody. It says at which row.
+        DataError: For what names nobody.
 
     Examples:
         >>> names_in(np.array([101.0, 7.0])).tolist()
@@ -59,7 +59,7 @@ def names_in(values: npt.NDArray[Any], *, where: str = "names") -> npt.NDArray[n
     """
     if values.dtype.kind in "iuUS":
         return values.astype(str)
-    return np.array([client_name(name, where=f"{where}, row {row}") for row, name in enumerate(values.tolist())], str)
+    return np.array([client_name(name, where=where) for name in values.tolist()], str)
 
 
 def place_of(client: Any, names: Sequence[str], *, where: str = "client", advice: str = "") -> int:

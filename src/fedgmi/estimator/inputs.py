@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedgmi.data.federation import Federation
-from fedgmi.data.names import client_name
+from fedgmi.data.names import names_in
 from fedgmi.data.rows import Missing
 from fedgmi.data.sources.frames import column_names, same_column, with_columns
 from fedgmi.errors import ConfigError, DataError, FedgmiWarning
@@ -83,12 +83,12 @@ def _grouped(X: Any, y: Any, groups: Any, missing: Missing) -> Federation:
                 raise DataError(
                     f"rows without named columns have no column {value!r}", where=f"{WHERE}, {what}", fix=fix
                 )
-        return _from_arrays(X, y, _names(groups), missing)
+        return _from_arrays(X, y, _flat(groups, "groups"), missing)
     beside: dict[str, Any] = {}
     client, label = groups, y
     if not isinstance(groups, str):
         client = _taken_from(X, groups, "groups") or CLIENT
-        beside |= {CLIENT: np.array(_names(groups))} if client == CLIENT else {}
+        beside |= {CLIENT: _flat(groups, "groups")} if client == CLIENT else {}
     if y is not None and not isinstance(y, str):
         label = _taken_from(X, y, "y") or LABEL
         beside |= {LABEL: _flat(y, LABEL)} if label == LABEL else {}
@@ -104,20 +104,21 @@ CLIENT, LABEL = "client (groups)", "label (y)"
 """Columns of our own beside a table's."""
 
 
-def _from_arrays(X: Any, y: Any, names: Sequence[str], missing: Missing) -> Federation:
-    """Rows by client, clients in the order of their names as texts, each with its rows in their order."""
+def _from_arrays(X: Any, y: Any, groups: Any, missing: Missing) -> Federation:
+    """Rows by client, clients in the order of their names, each with its rows in their order."""
     rows = X if hasattr(X, "shape") else np.asarray(X)
     labels = None if y is None else _flat(y, "y")
-    for what, values in (("groups", names), ("y", labels)):
+    for what, values in (("groups", groups), ("y", labels)):
         if values is not None and len(values) != len(rows):
             fix = f"give one entry of {what} for each row"
             raise DataError(f"{len(values)} of {what} for {len(rows)} rows", where=WHERE, fix=fix)
-    known, number = np.unique(np.asarray(names), return_inverse=True)
+    names = groups if groups.dtype.kind in "iuf" else names_in(groups, where=f"{WHERE}, groups")
+    known, number = np.unique(names, return_inverse=True)
     clients = []
     for place in range(len(known)):
         mine = np.flatnonzero(number == place)
         clients.append(rows[mine] if labels is None else (rows[mine], labels[mine]))
-    return Federation.from_arrays(clients, names=known.tolist(), missing=missing)
+    return Federation.from_arrays(clients, names=names_in(known, where=f"{WHERE}, groups").tolist(), missing=missing)
 
 
 def _taken_from(X: Any, values: Any, what: str) -> str | None:
@@ -129,10 +130,6 @@ def _taken_from(X: Any, values: Any, what: str) -> str | None:
         told = f"column {column!r} holds what {what} holds. It is the {role}, and no feature"
         warnings.warn(FedgmiWarning(f"{told}. Likely fix: give {what}={column!r}"), stacklevel=5)
     return column
-
-
-def _names(groups: Any) -> list[str]:
-    return [client_name(name, where=f"{WHERE}, groups") for name in _flat(groups, "groups").tolist()]
 
 
 def _flat(values: Any, what: str) -> Any:

@@ -72,7 +72,7 @@ def config_of(table: dict[str, Any], settings: Mapping[str, Any] | None) -> Conf
 
     Args:
         table: Sections by name.
-        settings: Any other setting, as {"section.key": value}; it comes last and may say anything else.
+        settings: Any other setting, as {"section.key": value} or {"section": {key: value}}. It comes last.
 
     Returns:
         The configuration.
@@ -86,11 +86,13 @@ def config_of(table: dict[str, Any], settings: Mapping[str, Any] | None) -> Conf
     for key, value in (settings or {}).items():
         section, _, name = str(key).rpartition(".")
         place = table.setdefault(section, {}) if section else table
-        place[name] = value
-        if key == "method.name" and value != METHOD:
-            what = f"FedGMI is the method {METHOD}, not {value}"
-            fix = f"leave it out, or run the other method with: fedgmi run --set method.name={value}"
-            raise ConfigError(what, where="method.name", fix=fix)
+        both = isinstance(value, Mapping) and isinstance(place.get(name), dict)
+        place[name] = {**place[name], **value} if both else value
+    name = table.get("method", {}).get("name", METHOD)
+    if name != METHOD:
+        what = f"FedGMI is the method {METHOD}, not {name}"
+        fix = f"leave it out, or run the other method with: fedgmi run --set method.name={name}"
+        raise ConfigError(what, where="method.name", fix=fix)
     config = from_table(_plain(table), "FedGMI")
     why = "FedGMI is given a federation, and fits one method to it"
     for section, used in ELSEWHERE.items():

@@ -53,6 +53,7 @@ def print_comparison(comparison: Comparison, out: Path, console: Console) -> Non
         console: Where to print.
     """
     head, *lines = rows(comparison)
+    head = ["TV" if name == "proportion error" else name for name in head]  # 80 columns hold no more
     table = bare_table(f"{comparison['scenario']}, seeds {', '.join(map(str, comparison['seeds']))}", head)
     for line in lines:
         table.add_row(*(cell.replace("*", "") for cell in line))

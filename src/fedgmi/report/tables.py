@@ -38,6 +38,8 @@ def print_report(summary: Summary, out: Path, console: Console) -> None:
     if not summary.get("proportions"):
         name = summary.get("method", "it")
         console.print(f"{name} estimates no proportions. The command fedgmi diagnose does.", highlight=False)
+    if summary.get("client_accuracy") is None:
+        console.print("There are no labels, so there are no predictors. data.label_column names their column.")
     console.print(f"Results: {out}", highlight=False, soft_wrap=True)
 
 

@@ -14,7 +14,7 @@ from fedgmi.data.rows import Schema
 from fedgmi.errors import ConfigError
 from fedgmi.methods import BOUNDS, METHODS, Entry, Method, Task
 from fedgmi.methods.standardising import prepared
-from fedgmi.models.densities import Density, make_density
+from fedgmi.models.densities import make_density
 from fedgmi.models.experts import make_expert
 from fedgmi.models.own import Own
 from fedgmi.runs.config import Config
@@ -57,7 +57,9 @@ class Setup:
         config = self.config
         name = name or config.method.name
         density = make_density(config.density, self.schema, self.density)
-        self._check_training(density)
+        if not density.noise_size:
+            why = f"the density {density.name} is no bound"
+            refuse_without_effect(config.method, "method", ["elbo_samples"], why)
         return Task(
             schema=self.schema,
             n_components=self.n_components,
@@ -83,15 +85,6 @@ class Setup:
             refuse_without_effect(expert, "expert", ("name", "hidden"), "the expert is one of your own")
         if self.density is not None:
             refuse_without_effect(density, "density", type(density).model_fields, "the density is one of your own")
-
-    def _check_training(self, density: Density) -> None:
-        """Refuse what says how to train where all is in closed form, and draws for a bound where there is none."""
-        training, method = self.config.training, self.config.method
-        if density.fit is not None and not self.schema.n_classes:
-            steps = ("epochs", "batch_size", "lr", "max_steps")
-            refuse_without_effect(training, "training", steps, "the density is fitted in closed form, without labels")
-        if not density.noise_size:
-            refuse_without_effect(method, "method", ["elbo_samples"], f"the density {density.name} is no bound")
 
     def method(self, name: str | None = None, *, lr: float | None = None, secret: str | None = None) -> Method:
         """The method, on standardised and complete rows where they are to be; arguments as those of `task`."""

@@ -132,7 +132,7 @@ def claimed(out: Path, *, resume: bool) -> Iterator[None]:
     Raises:
         UserError: See `claim`.
     """
-    there = out.exists()
+    there = os.path.exists(out)
     claim(out, resume=resume)
     try:
         yield

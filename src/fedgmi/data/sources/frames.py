@@ -66,7 +66,8 @@ def from_frame(
             labels = encode_labels([_label_column(table, label)], None, where=where, advice="choose another label")
     if client in table.column_names:
         with problems.noted():
-            names, number, counts = np.unique(_clients(table, client), return_inverse=True, return_counts=True)
+            known, number, counts = np.unique(_clients(table, client), return_inverse=True, return_counts=True)
+            names = names_in(known, where=f"column {client!r}")
     problems.tell()
     split = Split(x, torch.from_numpy(labels.numbers[0]) if labels.numbers else None)
     rows = np.split(np.argsort(number, kind="stable"), np.cumsum(counts)[:-1]) if len(names) else []
@@ -452,9 +453,9 @@ def _label_column(table: Any, name: str) -> Values:
 def _clients(table: Any, name: str) -> Values:
     """Each row's client."""
     where = f"column {name!r}"
-    _, values = _column(table, name, where)
+    kind, values = _column(table, name, where)
     gaps = np.isnan(values) if values.dtype.kind == "f" else missing_texts(values)
     if gaps.any():
         what = f"{int(gaps.sum())} values are missing, the first at row {int(gaps.argmax())}"
         raise DataError(what, where=where, fix="drop the rows that belong to no client")
-    return names_in(values, where=where)
+    return values if kind == "number" and values.dtype.kind != "O" else values.astype(str)

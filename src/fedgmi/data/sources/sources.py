@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from fedgmi.data.sources.row_numbers import warn_of_counter
 from fedgmi.data.sources.tables import all_values, batches, column_values, named_values, open_splits
 from fedgmi.data.sources.values import encode_feature
 from fedgmi.data.validate import warn_of_range
-from fedgmi.errors import DataError, FedgmiWarning
+from fedgmi.errors import DataError
 from fedgmi.settings.effects import refuse_without_effect
 from fedgmi.settings.run import DataSettings
 
@@ -152,9 +151,6 @@ def _from_tables(settings: DataSettings, tables: dict[str, Any], extra: str | No
             values = [all_values(table, extra, where=settings.path, fix=fix) for table in tables.values()]
             clients = [{extra: found.tolist()} for found in values]
     problems.tell()
-    if extra is not None and roles.label is None and settings.feature_columns is None:
-        told = "no column of labels is known, so there are no predictors. Set data.label_column if one holds labels"
-        warnings.warn(FedgmiWarning(f"{settings.path}: {told}."), stacklevel=3)
     ys = map(torch.from_numpy, labels.numbers) if roles.label is not None else (None for _ in tables)
     splits = [Split(x, y, columns) for x, y, columns in zip(xs, ys, clients, strict=True)]
     schema = Schema(
