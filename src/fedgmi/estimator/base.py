@@ -86,12 +86,13 @@ class Base:
     def _features(self, x: Any) -> Tensor:
         """Rows as the model takes them. [n, *shape]"""
         model = self._model()
+        features = encode.features(x, model.schema, where="X")
         strange = left_out(x, model.schema, (model.client_column, model.label_column))
         if strange:
             told = f"X has {'columns' if len(strange) > 1 else 'a column'} {', '.join(map(repr, strange[:5]))}"
             told += ", …" if len(strange) > 5 else ""
             warnings.warn(FedgmiWarning(f"{told}, which the federation did not have: left out"), stacklevel=4)
-        return encode.features(x, model.schema, where="X")
+        return features
 
     def _clients(self, X: Any, client: Any, n_rows: int) -> Iterator[tuple[Array, Array]]:
         """Rows by client, with the client's proportions. Without a client, a table's own column says whose they are."""

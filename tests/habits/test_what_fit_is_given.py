@@ -1,0 +1,232 @@
+"""What people hand to `fit`, `evaluate` and `predict`: labels and clients among the columns, gaps, whole decimals."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from sklearn import config_context
+from sklearn.model_selection import KFold, cross_val_score
+
+from fedgmi import Federation, FedGMI
+from fedgmi.errors import ConfigError, DataError, FedgmiWarning
+
+SMALL = {"density.name": "gaussian", "expert.hidden": 4, "method.codewords": 4, "method.kmeans_rounds": 2}
+ROWS = 25
+WARDS = [101, 20, 7, 103]
+
+
+def table() -> pd.DataFrame:
+    """Two kinds of patients in wards that hold different shares of them."""
+    rng = np.random.default_rng(0)
+    old = rng.random(ROWS * len(WARDS)) < np.repeat(np.linspace(0.1, 0.9, len(WARDS)), ROWS)
+    return pd.DataFrame(
+        {
+            "ward": np.repeat(WARDS, ROWS),
+            "age": np.where(old, 75.0, 35.0) + rng.normal(0, 8, len(old)),
+            "pressure": np.where(old, 3.0, 1.0) + rng.normal(0, 1, len(old)),
+            "died": (rng.random(len(old)) < np.where(old, 0.8, 0.2)).astype(int),
+        }
+    )
+
+
+FRAME = table()
+BARE = FRAME[["age", "pressure"]]
+
+
+def new(**parameters):
+    return FedGMI(**{"n_components": 2, "rounds": 1, "epochs": 1, "verbose": 0, "settings": SMALL} | parameters)
+
+
+@pytest.fixture(scope="module")
+def model() -> FedGMI:
+    return new().fit(FRAME, "died", groups="ward")
+
+
+GIVEN = {  # how labels and clients are given beside a table that may hold them too, and of what is to be warned
+    "by name": (FRAME, "died", "ward", ()),
+    "as the table's own columns": (FRAME, FRAME.died, FRAME.ward, ()),
+    "as arrays of them": (FRAME, FRAME.died.to_numpy(), FRAME.ward.to_numpy(), ("'died'.*label", "'ward'.*client")),
+    "as lists of them": (FRAME, FRAME.died.tolist(), FRAME.ward.tolist(), ("'died'.*label", "'ward'.*client")),
+    "beside the table": (BARE, FRAME.died, FRAME.ward, ()),
+    "in Polars": (pl.from_pandas(FRAME), pl.from_pandas(FRAME)["died"], pl.from_pandas(FRAME)["ward"], ()),
+    "as arrays alone": (BARE.to_numpy(), FRAME.died.to_numpy(), FRAME.ward.to_numpy(), ()),
+}
+
+
+@pytest.mark.parametrize("case", GIVEN)
+def test_labels_and_clients_are_no_features(model, case):
+    X, y, groups, told = GIVEN[case]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = new().fit(X, y, groups=groups)
+    assert found.n_features_in_ == 2
+    assert found.client_names_ == model.client_names_
+    np.testing.assert_array_equal(found.weights_, model.weights_)
+    messages = [str(one.message) for one in caught if "holds what" in str(one.message)]
+    for words in told:
+        assert any(pd.Series([message]).str.contains(words).item() for message in messages)
+    assert len(messages) == len(told)
+
+
+def test_a_constant_column_is_no_label():
+    """What never changes is told by every constant column alike."""
+    fitted = new().fit(BARE.assign(one=1), np.ones(len(BARE), int), groups=FRAME.ward)
+    assert "one" in fitted.feature_names_in_
+
+
+WHOLE = {
+    "frame": lambda wards: Federation.from_frame(FRAME.assign(ward=wards), "ward", "died").names,
+    "groups": lambda wards: new().fit(BARE, FRAME.died, groups=wards).client_names_,
+    "arrays": lambda wards: new().fit(BARE.to_numpy(), FRAME.died, groups=np.asarray(wards)).client_names_,
+    "dict": lambda wards: tuple(
+        sorted(Federation.from_arrays({name: np.zeros((2, 1)) for name in set(wards.tolist())}).names, key=int)
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WHOLE)
+def test_clients_in_a_column_of_decimals_keep_their_numbers(way):
+    """A column of whole numbers becomes one of decimals where it once had a gap."""
+    assert WHOLE[way](FRAME.ward) == ("7", "20", "101", "103")
+    assert WHOLE[way](FRAME.ward.astype(float)) == ("7", "20", "101", "103")
+
+
+def test_fractions_name_nobody():
+    with pytest.raises(DataError, match=r"column 'ward': 7\.5 is no name of a client"):
+        Federation.from_frame(FRAME.assign(ward=FRAME.ward.replace(7, 7.5)), "ward")
+
+
+def test_decimals_are_known_again(model):
+    later = FRAME.assign(ward=FRAME.ward.astype(float))
+    np.testing.assert_array_equal(model.predict(later), model.predict(FRAME))
+    assert not any(client["newcomer"] for client in model.evaluate(later)["clients"])
+
+
+GAPPY = FRAME.assign(age=FRAME.age.where(np.arange(len(FRAME)) % 9 > 0))
+PARTS = dict(list(GAPPY.groupby("ward")))
+WAYS = {
+    "table": lambda fitted: fitted.fit(GAPPY, "died", groups="ward"),
+    "arrays": lambda fitted: fitted.fit(GAPPY[["age", "pressure"]].to_numpy(), GAPPY.died, groups=GAPPY.ward),
+    "list": lambda fitted: fitted.fit([(part[["age", "pressure"]], part.died) for part in PARTS.values()]),
+    "dict": lambda fitted: fitted.fit({n: (part[["age", "pressure"]], part.died) for n, part in PARTS.items()}),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_gaps_go_by_the_rule_of_the_settings(way):
+    with pytest.raises(DataError, match="are missing"):
+        WAYS[way](new())
+    fitted = WAYS[way](new(settings=SMALL | {"data.missing": "indicator"}))
+    assert fitted._fitted.schema.features[-1] in ("age=(missing)", "x0=(missing)")
+    assert np.isfinite(
+        fitted.predict_proba(GAPPY[["age", "pressure"]].to_numpy(), client=fitted.client_names_[0])
+    ).all()
+
+
+def test_a_federation_has_its_own_rule():
+    federation = Federation.from_frame(GAPPY, "ward", "died", missing="mean")
+    assert new().fit(federation)._fitted.schema.missing == "mean"
+    with pytest.raises(ConfigError, match=r'data\.missing: it is "indicator", and the federation was made with "mean"'):
+        new(settings=SMALL | {"data.missing": "indicator"}).fit(federation)
+
+
+def test_the_width_of_rows_with_marked_gaps_is_told_both_ways():
+    fitted = WAYS["arrays"](new(settings=SMALL | {"data.missing": "indicator"}))
+    with pytest.raises(DataError, match="n×2, or n×3 with the 1 that mark missing values"):
+        fitted.predict(np.zeros((3, 5)), client=0)
+
+
+def test_columns_that_the_federation_did_not_have_are_told(model):
+    with pytest.warns(FedgmiWarning, match="X has a column 'height', which the federation did not have"):
+        found = model.predict(FRAME.assign(height=180))
+    np.testing.assert_array_equal(found, model.predict(FRAME))
+    with pytest.raises(DataError, match=r"X: no column 'age'.*rename 'aged' to 'age'"):
+        model.predict(FRAME.rename(columns={"age": "aged"}))
+
+
+def test_what_fit_takes_is_evaluated_and_diagnosed(model):
+    federation = Federation.from_frame(FRAME, "ward", "died")
+    assert model.evaluate(FRAME) == model.evaluate(federation)
+    assert model.evaluate(BARE, FRAME.died, groups=FRAME.ward) == model.evaluate(federation)
+    found, wanted = model.diagnose(FRAME), model.diagnose(federation)
+    assert {**found, "seconds": 0.0} == {**wanted, "seconds": 0.0}
+    with pytest.raises(DataError, match="nobody says which client"):
+        model.evaluate(BARE)
+
+
+def test_a_client_that_is_given_goes_before_the_column(model):
+    np.testing.assert_array_equal(model.predict_proba(FRAME, client="7"), model.predict_proba(BARE, client="7"))
+
+
+def test_any_scorer_of_scikit_learn_scores_a_table_with_its_column_of_clients():
+    """`predict` reads the clients from the table, so that scorers need not know of them."""
+    with config_context(enable_metadata_routing=True):
+        estimator = new().set_fit_request(groups=True)
+        scores = cross_val_score(
+            estimator,
+            FRAME,
+            FRAME.died,
+            cv=KFold(2, shuffle=True, random_state=0),
+            scoring="f1_macro",
+            params={"groups": FRAME.ward},
+        )
+    assert scores.shape == (2,)
+    assert np.isfinite(scores).all()
+
+
+def test_a_data_set_tells_its_columns(tmp_path):
+    FRAME.to_csv(tmp_path / "rows.csv", index=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FedgmiWarning)
+        federation = Federation.from_dataset(str(tmp_path), client="ward", label="died")
+    assert (federation.client_column, federation.label_column) == ("ward", "died")
+    fitted = new().fit(federation)
+    assert len(fitted.predict(FRAME)) == len(FRAME)
+    assert 0 <= fitted.score(FRAME) <= 1
+
+
+WRONG = {
+    "settings that are no dict": (lambda: new(settings=[1]).fit(FRAME, "died", groups="ward"), "settings is a list"),
+    "another method": (
+        lambda: new(settings={"method.name": "fedavg"}).fit(FRAME, "died", groups="ward"),
+        "FedGMI is the method fedgmi, not fedavg",
+    ),
+    "more components than clients": (
+        lambda: new().fit({"a": (BARE[:5], FRAME.died[:5])}),
+        r"2 components cannot be told apart from 1 client\. Likely fix: ask for 1\.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_parameters_that_cannot_be_meant(case):
+    ask, message = WRONG[case]
+    with pytest.raises(ConfigError, match=message):
+        ask()
+
+
+ASKED = {
+    "half a row": (lambda m: m.sample(1.5, component=0), ConfigError, "n is 1.5"),
+    "half a draw": (lambda m: m.score_samples(FRAME, n_samples=1.5), ConfigError, "n_samples is 1.5"),
+    "a name that is nearly one": (lambda m: m.predict(BARE, client="10l"), DataError, r"did you mean '10[13]'\? For"),
+}
+
+
+@pytest.mark.parametrize("case", ASKED)
+def test_questions_that_have_no_answer(model, case):
+    ask, error, message = ASKED[case]
+    with pytest.raises(error, match=message):
+        ask(model)
+
+
+def test_the_density_of_a_row_is_never_no_number(model):
+    """Of a Gaussian it is −∞ where float32 ends; a VAE's bound cannot be computed there."""
+    far = pd.DataFrame({"age": [40.0, 1e30], "pressure": [1.0, 1.0]})
+    assert model.score_samples(far)[1] == -np.inf
+    bound = new(settings=SMALL | {"density.name": "vae"}).fit(FRAME, "died", groups="ward")
+    with pytest.raises(DataError, match="row 1 is so far from all components"):
+        bound.score_samples(far)
