@@ -1,4 +1,4 @@
-"""Fixtures that all tests share: one thread, data folders that may be missing, and small data sets on disk."""
+"""Fixtures that all tests share: one thread, a cache, data folders that may be missing, and small data sets on disk."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ import torch
 def one_thread() -> None:
     """Small tensors gain nothing from threads, and tests run side by side."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests leave nothing in the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDGMI_CACHE", str(tmp_path_factory.mktemp("pictures")))
+        yield
 
 
 @pytest.fixture(autouse=True)

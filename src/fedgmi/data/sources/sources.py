@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -67,7 +68,7 @@ def load_source(settings: DataSettings, *, extra_column: str | None = None) -> S
 
     Pictures become [channels, height, width] with values in [0, 1]. They are cropped, resized and inverted in this
     order. Tables become [features]: numbers stay as they are, and texts become one column each. Labels become class
-    numbers from 0 to L − 1.
+    numbers from 0 to L − 1. Decoded pictures are kept for the next time in the folder of `cache_folder`.
 
     Args:
         settings: The section `data`. Its `path` is "digits" (scikit-learn's), a local folder or file, or the name of a
@@ -142,7 +143,7 @@ def _from_tables(settings: DataSettings, tables: dict[str, Any], extra: str | No
             xs, features = _table(settings, tables, roles)
         else:
             refuse_without_effect(settings, "data", ["missing", "missing_values"], OF_PICTURES)
-            xs = read_images(settings, tables, roles.image)
+            xs = read_images(settings, tables, roles.image, cached=True)
     with problems.noted():
         labels = _labels(settings, tables, roles)
     with problems.noted():
@@ -159,13 +160,14 @@ def _from_tables(settings: DataSettings, tables: dict[str, Any], extra: str | No
     return Source(settings.path, schema, splits[0], splits[1] if len(splits) > 1 else None, roles.label)
 
 
-def read_images(settings: DataSettings, tables: dict[str, Any], column: str) -> list[Tensor]:
+def read_images(settings: DataSettings, tables: dict[str, Any], column: str, *, cached: bool = False) -> list[Tensor]:
     """Read the pictures of a column, and crop, resize and invert them as the settings say.
 
     Args:
         settings: The section `data`.
         tables: The splits, by name.
         column: The column of pictures.
+        cached: Whether to look for them in the cache of decoded pictures, and to leave a copy there.
 
     Returns:
         The pictures of each split. [n, channels, height, width]
@@ -174,16 +176,15 @@ def read_images(settings: DataSettings, tables: dict[str, Any], column: str) -> 
         DataError: For pictures that are missing, cannot be read, or differ in size.
     """
     from fedgmi.data.sources.images import decode_images  # and Pillow with it: tables do without
+    from fedgmi.data.sources.picture_cache import cache_folder, decode_once
 
-    xs = [
-        decode_images(
-            batches(table, column),
-            crop=settings.crop,
-            size=settings.size,
-            where=f"{settings.path}, split {name!r}, column {column!r}",
-        )
-        for name, table in tables.items()
-    ]
+    folder, xs = cache_folder() if cached else None, []
+    for name, table in tables.items():
+        where = f"{settings.path}, split {name!r}, column {column!r}"
+        decode = partial(decode_images, crop=settings.crop, size=settings.size, where=where)
+        cells = partial(batches, table, column)
+        done = {"crop": settings.crop, "size": settings.size}
+        xs.append(decode(cells()) if folder is None else decode_once(folder, cells, decode, **done))
     if len({x.shape[2:] for x in xs}) > 1:
         sizes = ", ".join("×".join(str(n) for n in x.shape[2:]) for x in xs)
         raise DataError(
