@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 
+from fedgmi.data.sources import digits
 from fedgmi.data.sources.sources import load_source
 from fedgmi.errors import ConfigError, DataError
 from fedgmi.settings.run import DataSettings
@@ -56,10 +58,20 @@ def test_digits_are_pictures_between_zero_and_one() -> None:
     assert set(source.train.y.tolist()) == set(range(10))
 
 
-def test_digits_do_not_wait_for_the_datasets_library() -> None:
+def test_digits_wait_for_no_large_library() -> None:
     code = "import sys; from fedgmi.data.sources.sources import load_source; "
     code += "from fedgmi.settings.run import DataSettings; load_source(DataSettings()); "
-    subprocess.run([sys.executable, "-c", code + "sys.exit('datasets' in sys.modules)"], check=True)
+    code += "sys.exit(bool({'datasets', 'sklearn', 'scipy', 'pandas'} & sys.modules.keys()))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("file", [digits.FILE, Path("elsewhere.csv.gz")], ids=["its own file", "a file that moved"])
+def test_digits_are_those_of_scikit_learn(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digits, "FILE", file)
+    pictures, classes = digits.read_digits()
+    expected = load_digits()
+    np.testing.assert_array_equal(pictures, expected.images)
+    np.testing.assert_array_equal(classes, expected.target)
 
 
 def test_options_change_pictures() -> None:

@@ -99,8 +99,7 @@ def load_source(settings: DataSettings, *, extra_column: str | None = None) -> S
 
 
 def _digits(settings: DataSettings) -> Source:
-    from sklearn.datasets import load_digits
-
+    from fedgmi.data.sources.digits import read_digits
     from fedgmi.data.sources.images import crop_and_resize  # and Pillow with it: tables do without
 
     columns = {"image_column": settings.image_column, "label_column": settings.label_column}
@@ -114,13 +113,13 @@ def _digits(settings: DataSettings) -> Source:
     why = "the digits have no splits"
     refuse_without_effect(settings, "data", ["train_split", *(["test_split"] if settings.test_split else [])], why)
     refuse_without_effect(settings, "data", ["missing", "missing_values"], OF_PICTURES)
-    bunch = load_digits()
     rows = slice(settings.max_rows)
-    x = torch.from_numpy(bunch.images[rows]).float().unsqueeze(1) / 16
+    pictures, classes = read_digits()
+    x = torch.from_numpy(pictures[rows]).float().unsqueeze(1) / 16
     x = crop_and_resize(x, crop=settings.crop, size=settings.size)
     x = 1 - x if settings.invert else x
     schema = Schema(tuple(x.shape[1:]), 10, "image", tuple(str(c) for c in range(10)), label_type="int64")
-    return Source("digits", schema, Split(x, torch.from_numpy(bunch.target[rows]).long()))
+    return Source("digits", schema, Split(x, torch.from_numpy(classes[rows]).long()))
 
 
 def _from_tables(settings: DataSettings, tables: dict[str, Any], extra: str | None) -> Source:
