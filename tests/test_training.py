@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fedgmi.data.rows import Client, Rows, pack
 from fedgmi.models.flat import Layout, linear
+from fedgmi.models.memory import WorkingMemory
 from fedgmi.models.training import Batch, Jobs, Objective, Pull, draw_batches, fit, plan_jobs, resample
 from fedgmi.settings.run import TrainingSettings
 
@@ -130,7 +131,7 @@ def test_chunking_changes_nothing():
     rows = make_rows([5, 60, 17, 8])
     jobs = plan(rows, soft_weights(rows))
     whole = train(rows, jobs, starts(jobs))
-    torch.testing.assert_close(train(rows, jobs, starts(jobs), chunk_bytes=1), whole, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(train(rows, jobs, starts(jobs), memory=WorkingMemory(1)), whole, atol=1e-5, rtol=1e-4)
 
 
 def test_a_finished_job_is_touched_by_nothing():

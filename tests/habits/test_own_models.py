@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +43,10 @@ REFUSED = {
     "batch norm": (lambda: nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)), "nn.GroupNorm"),
     "float64 inside": (lambda: Net(lambda net, x: net.layer(x.double())), "float32"),
     "two outputs": (lambda: Net(lambda net, x: (x, x)), "gives a tuple"),
-    "item": (lambda: Net(lambda net, x: x * x.sum().item()), r"torch\.vmap"),
+    "the batch in one number": (lambda: Net(lambda net, x: x * x.sum().item()), "depends on the other rows"),
+    "no way for gradients": (lambda: Net(lambda net, x: x.detach()), "no gradient comes"),
+    "NumPy inside": (lambda: Net(lambda net, x: torch.from_numpy(x.detach().numpy())), "no gradient comes"),
+    "a function that fails": (lambda: 1 / 0, r"raised ZeroDivisionError: division by zero"),
     "rows of another width": (lambda: nn.Linear(5, 4), r"fails on 3 rows of shape \(6,\)"),
     "too few logits": (lambda: nn.Linear(6, 3), r"\(3, 3\), not \(3, 4\)"),
     "no module": (lambda: 3, "a int is no nn.Module"),
@@ -96,15 +100,103 @@ ENDS = [
 
 @pytest.mark.parametrize(("end", "told"), ENDS, ids=lambda value: type(value).__name__)
 def test_probabilities_in_place_of_logits_are_said(end, told):
-    with pytest.warns(FedgmiWarning, match=told):
-        expert_from_module(lambda: nn.Sequential(nn.Linear(6, 4), end), TABLE)
+    (remark,) = expert_from_module(lambda: nn.Sequential(nn.Linear(6, 4), end), TABLE).remarks
+    assert re.search(told, remark)
 
 
 @pytest.mark.parametrize(
     "end", [nn.LogSoftmax(-1), nn.ReLU(), nn.Tanh(), nn.Identity()], ids=lambda end: type(end).__name__
 )
 def test_logits_of_other_kinds_are_taken_without_a_word(end):
-    expert_from_module(lambda: nn.Sequential(nn.Linear(6, 4), end), TABLE)
+    assert not expert_from_module(lambda: nn.Sequential(nn.Linear(6, 4), end), TABLE).remarks
+
+
+class Stack(nn.Sequential):
+    """A Sequential that makes its own layers."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4))
+
+
+class Residual(Stack):
+    """A Sequential that is more than its layers one after another."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + x[:, :4]
+
+
+def tied() -> nn.Module:
+    layer = nn.Linear(6, 6)
+    return nn.Sequential(nn.Sequential(layer, nn.Tanh()), nn.Sequential(layer, nn.Linear(6, 4)))
+
+
+@pytest.mark.parametrize(
+    ("own", "trunk"), [(Stack, 56), (Stack(), 56), (lambda: Stack(), 56), (Residual, 0), (tied, 0)]
+)
+def test_a_sequential_has_a_trunk_where_it_is_its_layers_and_no_more(own, trunk):
+    expert = own_expert(own, ExpertSettings(), TABLE)
+    assert expert.trunk == trunk
+    params, x = torch.stack([expert.init(torch.Generator().manual_seed(0))]), torch.randn(1, 5, 6)
+    torch.testing.assert_close(expert.heads(params, x).squeeze(2), expert.logits(params, x))
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        (nn.Linear, r"expert: Linear wants in_features, out_features.*Likely fix: .*lambda: Linear\(…\)"),
+        (lambda schema: nn.Linear(schema.wide, 4), r"raised AttributeError.*wide"),
+    ],
+)
+def test_a_function_that_raises_is_told_with_its_cause(own, told):
+    with pytest.raises(UserError, match=told) as found:
+        own_expert(own, ExpertSettings(), TABLE)
+    assert type(found.value.__cause__) in (TypeError, AttributeError)
+
+
+def bent(packed: bool) -> nn.Module:
+    """Two slopes, by a choice that torch.vmap takes or by one that it refuses."""
+
+    def choose(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        if packed:
+            return torch.where(x.sum(1, keepdim=True) > 0, x, 2 * x)
+        return torch.stack([row if row.sum() > 0 else 2 * row for row in x])
+
+    return Net(choose)
+
+
+class Spoils(nn.Module):
+    """It writes over its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x.mul_(2.0))
+
+
+def test_what_cannot_be_packed_runs_job_by_job_and_is_the_same_model():
+    fast, slow = (expert_from_module(lambda packed=packed: bent(packed), TABLE) for packed in (True, False))
+    assert not fast.remarks
+    assert "does not run under torch.vmap" in slow.remarks[0]
+    draw = torch.Generator().manual_seed(0)
+    params, x = torch.randn(3, fast.size, generator=draw), torch.randn(3, 5, 6, generator=draw)
+    y, weight = torch.randint(4, (3, 5), generator=draw), torch.ones(3, 5, 1)
+    torch.testing.assert_close(slow.logits(params, x), fast.logits(params, x))
+    out = torch.empty_like(params)
+    assert slow.gradient is not None
+    slow.gradient(params, x, y, weight, out)
+    params.requires_grad_()
+    torch.testing.assert_close(out, torch.autograd.grad(fast.loss(params, x, y).mean(1).sum(), params)[0])
+
+
+def test_a_module_that_writes_over_its_input_leaves_the_rows_alone():
+    expert = expert_from_module(Spoils, TABLE)
+    x = torch.randn(5, 6)
+    before = x.clone()
+    expert.log_prob(torch.stack([expert.init(torch.Generator())]), x)
+    assert torch.equal(x, before)
+    assert expert.remarks
 
 
 class Laplace(nn.Module):
@@ -156,6 +248,23 @@ def test_the_estimator_takes_them_and_its_answers_come_of_them(own, clients):
     scale = own._fitted.server["density"]
     assert scale.shape == (2, 4)
     assert not torch.equal(scale[0], scale[1])
+
+
+class Branches(Laplace):
+    """A density that torch.vmap refuses."""
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        return super().log_prob(x) if float(self.log_scale.detach().abs().max()) < 50 else x.sum(1)
+
+
+def test_remarks_are_made_once_a_fit(clients):
+    softmax = nn.Sequential(nn.Linear(2, 2), nn.Softmax(-1))
+    with pytest.warns(FedgmiWarning) as found:
+        quick(expert=softmax, density=Branches).fit(Federation.from_arrays(clients))
+    told = [str(warning.message) for warning in found if "asked for" not in str(warning.message)]
+    assert len(told) == 2
+    assert "the density does not run under torch.vmap" in told[0]
+    assert "as after a Softmax" in told[1]
 
 
 def test_a_saved_model_says_at_load_what_it_needs(own, clients, tmp_path):

@@ -19,6 +19,7 @@ from fedgmi.data.rows import Rows, Schema
 from fedgmi.errors import ConfigError
 from fedgmi.models.density import Density
 from fedgmi.models.expert import Expert
+from fedgmi.models.memory import WorkingMemory
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program
 from fedgmi.settings.base import MethodSettings
@@ -45,6 +46,7 @@ class Task(Generic[S]):
             None in simulation, where noise comes from the seed, which everybody knows: it imitates protection and gives
             none. A site draws one of its own (`secrets.token_hex(32)`), a new one whenever its rows change, and never
             sends it.
+        memory: What models that are trained together may take.
     """
 
     schema: Schema
@@ -56,6 +58,7 @@ class Task(Generic[S]):
     lr: float
     seed: int
     secret: str | None = field(default=None, repr=False)
+    memory: WorkingMemory = field(default_factory=WorkingMemory, repr=False)
 
     def replace(self, **changes: Any) -> Task[S]:
         """The same task but for `changes`."""

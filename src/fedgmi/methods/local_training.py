@@ -55,6 +55,7 @@ def train_components(
         at=component,
         noise_size=noise_size,
         pull=training.Pull(mu, start, component) if mu else None,
+        memory=task.memory,
     )
     total = torch.zeros_like(start)
     for place, local in chunks:
@@ -109,6 +110,7 @@ def train_own(
         lr=task.lr,
         key=key,
         pull=pull,
+        memory=task.memory,
     )
 
 
@@ -193,7 +195,7 @@ def expert_objective(task: Task) -> training.Objective:
         assert expert.gradient is not None
         expert.gradient(params, batch.x, batch.y, batch.x.new_ones(()).expand(*batch.y.shape, 1), out)
 
-    return training.Objective(loss, gradient if expert.gradient else None, expert.by_job)
+    return training.Objective(loss, gradient if expert.gradient else None, expert.by_job, f"expert {expert.name}")
 
 
 def all_rows(rows: Rows) -> Tensor:

@@ -31,6 +31,7 @@ class Expert:
         trunk: T. The first T of the P parameters are the lower layers, which the experts of all components have in
             common. 0 means that each expert has its own.
         floats_per_row: Working memory that one row needs, in numbers of 4 bytes.
+        remarks: What a user should know of it, said once at the start of a run.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Expert:
     by_job: bool = False
     trunk: int = 0
     floats_per_row: int = field(default=4096, repr=False)
+    remarks: tuple[str, ...] = ()
 
     def numbers(self, n_experts: int) -> int:
         """How many parameters several experts have between them. Their trunk counts once.

@@ -8,11 +8,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from fedgmi.errors import UserError
+from fedgmi.errors import FedgmiError, UserError
+
+T = TypeVar("T")
 
 
 class Layout:
@@ -98,19 +101,21 @@ class _Call(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, method: str, *inputs: Tensor) -> object:
-        return getattr(self.module, method)(*inputs)
+    def forward(self, method: str, x: Tensor) -> object:
+        return getattr(self.module, method)(x)
 
 
 class FlatModule:
     """An ordinary `nn.Module`, lifted over a leading axis of J jobs and with flat parameters.
 
-    `module(params [J, P], *inputs [J, B, …])` equals calling J copies of the module one after another, each with its
-    own row of `params` and of the inputs.
+    `module(params [J, P], x [J, B, …])` equals calling J copies of the module one after another, each with its own row
+    of `params` and of the inputs.
 
     Attributes:
         layout: Where each parameter of the module lies.
         size: P, the number of parameters.
+        packed: Whether `torch.vmap` takes all jobs at once. One that it refuses runs job by job, on copies of its
+            inputs, which it may change.
 
     >>> model = FlatModule(lambda: nn.Linear(4, 2))
     >>> params = torch.stack([model.init(torch.Generator().manual_seed(job)) for job in range(3)])
@@ -134,6 +139,7 @@ class FlatModule:
         self._template = _Call(module).requires_grad_(False).to("meta")
         self.layout = Layout({name: tuple(p.shape) for name, p in self._template.named_parameters()})
         self.size = self.layout.size
+        self.packed = True
 
     def init(self, generator: torch.Generator) -> Tensor:
         """Fresh parameters, by the module's own initialisation.
@@ -149,57 +155,73 @@ class FlatModule:
             torch.default_generator.manual_seed(seed)
             return self.layout.join(dict(_Call(self._make()).named_parameters()))
 
-    def __call__(self, params: Tensor, *inputs: Tensor) -> Tensor:
+    def __call__(self, params: Tensor, x: Tensor) -> Tensor:
         """The module's `forward`.
 
         Args:
             params: [J, P]
-            inputs: [J, B, …] each.
+            x: [J, B, …]
 
         Returns:
             [J, B, …]
         """
-        return self.call("forward", self.layout.split(params), *inputs)
+        return self.call("forward", self.layout.split(params), x)
 
-    def one(self, parts: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """The module's `forward` for one job, without packing.
+    def one(self, parts: Mapping[str, Tensor], x: Tensor, method: str = "forward") -> Tensor:
+        """The module's `forward`, or another method, for one job, without packing.
 
         Args:
             parts: Its parameters, split.
             x: [B, …]
+            method: Its name.
 
         Returns:
             [B, …]
         """
-        output: Tensor = torch.func.functional_call(self._template, dict(parts), ("forward", x))
+        given = x if self.packed else x.clone()
+        output: Tensor = torch.func.functional_call(self._template, dict(parts), (method, given))
         return output
 
-    def call(self, method: str, parts: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+    def call(self, method: str, parts: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Any method of the module.
 
         Args:
             method: Its name.
             parts: Parameters that `layout.split` has split already.
-            inputs: [J, B, …] each.
+            x: [J, B, …]
 
         Returns:
             [J, B, …]
         """
-
-        def one(parts: dict[str, Tensor], *arguments: Tensor) -> object:
-            return torch.func.functional_call(self._template, parts, (method, *arguments))
-
-        output: Tensor = torch.vmap(one)(dict(parts), *inputs)  # type: ignore[assignment]
+        if not self.packed:
+            by_job = [{name: part[j] for name, part in parts.items()} for j in range(len(x))]
+            return torch.stack([self.one(own, x[j], method) for j, own in enumerate(by_job)])
+        output: Tensor = torch.vmap(lambda own, rows: self.one(own, rows, method))(dict(parts), x)
         return output
+
+
+def told(make: Callable[[], T], where: str) -> T:
+    """What a user's function makes. What goes wrong inside is told in our words, and in its own.
+
+    Raises:
+        UserError: It raised something, which is the error's cause.
+    """
+    try:
+        return make()
+    except FedgmiError:
+        raise
+    except Exception as error:
+        what = f"the function that makes it raised {type(error).__name__}: {error}"
+        raise UserError(what, where=where, fix="call it by itself, and mend it there") from error
 
 
 def own_copy(make: Callable[[], nn.Module]) -> nn.Module:
     """A module's copy in float32, in which models are trained and travel.
 
     Raises:
-        UserError: It is none, or cannot be copied.
+        UserError: It is none, cannot be made, or cannot be copied.
     """
-    made = make()
+    made = told(make, "own model")
     if not isinstance(made, nn.Module):
         raise UserError(f"a {type(made).__name__} is no nn.Module", where="own model", fix="return the module itself")
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias, cast
@@ -12,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fedgmi.data.rows import Schema
-from fedgmi.errors import ConfigError, FedgmiWarning, UserError
+from fedgmi.errors import ConfigError, UserError
 from fedgmi.models.by_job import wants_loop, write_gradient
 from fedgmi.models.density import Density, rows_per_chunk
 from fedgmi.models.expert import Expert
-from fedgmi.models.flat import FlatModule, own_copy
+from fedgmi.models.flat import FlatModule, own_copy, told
 from fedgmi.settings.run import DensitySettings, ExpertSettings
 
 Own: TypeAlias = nn.Module | Callable[..., Any] | None
@@ -39,31 +38,42 @@ def own_expert(own: Own, settings: ExpertSettings, schema: Schema) -> Expert:
     Raises:
         UserError: It cannot be used as one.
     """
-    made = _made(own, settings, schema)
+    made = _made(own, settings, schema, "expert")
     if isinstance(made, Expert):
         return made
-    return expert_from_module(lambda: cast(nn.Module, _made(own, settings, schema)), schema)
+    return expert_from_module(lambda: cast(nn.Module, _made(own, settings, schema, "expert")), schema)
 
 
 def own_density(own: Own, settings: DensitySettings, schema: Schema) -> Density:
     """The user's own density; arguments as those of `own_expert`, and the module as `density_from_module` wants it."""
-    made = _made(own, settings, schema)
+    made = _made(own, settings, schema, "density")
     if isinstance(made, Density):
         return made
-    return density_from_module(lambda: cast(nn.Module, _made(own, settings, schema)), schema)
+    return density_from_module(lambda: cast(nn.Module, _made(own, settings, schema, "density")), schema)
 
 
-def _made(own: Own, settings: object, schema: Schema) -> object:
+def _made(own: Own, settings: object, schema: Schema, where: str) -> object:
     """What was given, or what the function makes."""
     if isinstance(own, nn.Module) or not callable(own):
         return own
     try:
-        parameters = inspect.signature(own).parameters.values()
+        required = [p for p in inspect.signature(own).parameters.values() if p.default is p.empty]
     except ValueError:
-        return own()
+        return told(own, where)
     kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
-    wanted = sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
-    return own(*((), (schema,), (settings, schema))[min(wanted, 2)])
+    wanted = sum(p.kind in kinds for p in required)
+    given = ((), (schema,), (settings, schema))[min(wanted, 2)]
+    try:
+        return told(partial(own, *given), where)
+    except UserError as error:
+        if not isinstance(own, type) or not given:
+            raise
+        names = ", ".join(p.name for p in required if p.kind in kinds)
+        raise ConfigError(
+            f"{own.__name__} wants {names}, and the schema is all that it is made from ({error.__cause__ or error})",
+            where=where,
+            fix=f"give a module, or a function that makes one: lambda: {own.__name__}(…)",
+        ) from error.__cause__
 
 
 def expert_from_module(make: Callable[[], nn.Module], schema: Schema, name: str = "custom") -> Expert:
@@ -78,7 +88,8 @@ def expert_from_module(make: Callable[[], nn.Module], schema: Schema, name: str 
         name: For messages.
 
     Returns:
-        The expert. A FedgmiWarning says so where its outputs are probabilities rather than logits.
+        The expert. Its remarks say so where its outputs are probabilities rather than logits, and where it runs job by
+        job.
 
     Raises:
         ConfigError: The module's output is not one logit for each class.
@@ -99,10 +110,11 @@ def expert_from_module(make: Callable[[], nn.Module], schema: Schema, name: str 
             where="expert",
             fix=f"end it with one logit for each of the {schema.n_classes} classes",
         )
+    remarks = _looped(module, "expert")
     if bool(((logits >= 0) & (logits <= 1)).all()) and schema.n_classes > 1:
         ends = "sum to one, as after a Softmax" if _sums_to_one(logits) else "lie between 0 and 1, as after a Sigmoid"
         what = f"the outputs of the expert {ends}. They are taken as logits, so it would learn badly"
-        warnings.warn(FedgmiWarning(f"{what}. Likely fix: leave out that last layer"), stacklevel=2)
+        remarks = (*remarks, f"{what}. Likely fix: leave out that last layer")
     body, head, loop = _split(make, module)
     trunk = body.size if body else 0
     floats = 32 * schema.n_features + 4096
@@ -115,7 +127,8 @@ def expert_from_module(make: Callable[[], nn.Module], schema: Schema, name: str 
         return head(upper, repeated).view(len(params), n_heads, len(x[0]), -1).transpose(1, 2)
 
     gradient = partial(write_gradient, body, head) if loop else None
-    return Expert(name, module.size, schema.n_classes, module.init, module, heads, gradient, loop, trunk, floats)
+    n_classes = schema.n_classes
+    return Expert(name, module.size, n_classes, module.init, module, heads, gradient, loop, trunk, floats, remarks)
 
 
 def density_from_module(make: Callable[[], nn.Module], schema: Schema, name: str = "custom") -> Density:
@@ -164,9 +177,11 @@ def density_from_module(make: Callable[[], nn.Module], schema: Schema, name: str
         noise = torch.randn(1, n, width, generator=generator).to(params)
         return module.call("sample", module.layout.split(params[None]), noise)[0]
 
-    return Density(
-        name, True, module.size, 0, module.init, lambda params, x, noise: -log_prob(params, x), scores, sample
-    )
+    def loss(params: Tensor, x: Tensor, noise: Tensor) -> Tensor:
+        return -log_prob(params, x)
+
+    remarks = _looped(module, "density")
+    return Density(name, True, module.size, 0, module.init, loss, scores, sample, remarks=remarks)
 
 
 def _sized(make: Callable[[], nn.Module], schema: Schema) -> Callable[[], nn.Module]:
@@ -176,7 +191,7 @@ def _sized(make: Callable[[], nn.Module], schema: Schema) -> Callable[[], nn.Mod
         module = own_copy(make)
         if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters()):
             with torch.no_grad():
-                module(torch.zeros(TRIED, *schema.shape))
+                told(lambda: module(torch.zeros(TRIED, *schema.shape)), "own model")
         return module
 
     return sized
@@ -191,6 +206,7 @@ def _tried(module: FlatModule, method: str, schema: Schema, where: str) -> Tenso
         first, again, alone = (_call(module, method, parts, rows, where) for rows in (x, x, x[:, :1]))
     if not torch.equal(first.nan_to_num(), again.nan_to_num()):
         raise _random(where)
+    _require_gradient(module, method, parts, x, where)
     if first.shape[1:2] != (TRIED,):
         return first[0]
     if alone.shape[2:] != first.shape[2:] or not torch.allclose(alone[0], first[0, :1], atol=1e-4, rtol=1e-3):
@@ -210,16 +226,36 @@ def _drawn(module: FlatModule, width: int) -> Tensor:
         return _call(module, "sample", parts, torch.randn(1, TRIED, width, generator=draws), "density")[0]
 
 
-def _call(module: FlatModule, method: str, parts: dict[str, Tensor], x: Tensor, where: str) -> Tensor:
-    """A module's function; what goes wrong inside is told in our words, and torch's."""
+def _require_gradient(module: FlatModule, method: str, parts: dict[str, Tensor], x: Tensor, where: str) -> None:
+    """Refuse what no gradient passes through."""
+    leaves = {name: part.detach().clone().requires_grad_() for name, part in parts.items()}
     try:
-        output = module.call(method, parts, x)
+        output = module.call(method, leaves, x.clone())
+        torch.autograd.grad(output.sum(), list(leaves.values()), allow_unused=True)
+    except Exception as error:
+        what = f"no gradient comes from the module to its parameters ({type(error).__name__}: {error})"
+        fix = "compute with torch alone, without .detach(), .numpy(), .item() or torch.no_grad() on the way"
+        raise UserError(what, where=where, fix=fix) from error
+
+
+def _call(module: FlatModule, method: str, parts: dict[str, Tensor], x: Tensor, where: str) -> Tensor:
+    """A module's function; what goes wrong inside is told in our words, and torch's. A module that torch.vmap refuses,
+    or that changes its input, is marked as not to be packed."""
+    given = x.clone()
+    try:
+        output = module.call(method, parts, given)
     except Exception as error:
         if "randomness" in str(error):
             raise _random(where) from error
-        what = f"the module fails on {x.shape[1]} rows of shape {tuple(x.shape[2:])} ({type(error).__name__}: {error})"
-        fix = "try it on such rows in float32; it runs under torch.vmap, which refuses .item() and changes in place"
-        raise UserError(what, where=where, fix=fix) from error
+        if not module.packed:
+            what = (
+                f"the module fails on {x.shape[1]} rows of shape {tuple(x.shape[2:])} ({type(error).__name__}: {error})"
+            )
+            raise UserError(what, where=where, fix="try it on such rows in float32") from error
+        output = None
+    if module.packed and (output is None or not torch.equal(given, x)):
+        module.packed = False
+        return _call(module, method, parts, x, where)
     if not isinstance(output, Tensor):
         raise UserError(
             f"the module gives a {type(output).__name__}, not a tensor", where=where, fix="return one tensor"
@@ -235,6 +271,17 @@ def _random(where: str) -> UserError:
     )
 
 
+def _looped(module: FlatModule, kind: str) -> tuple[str, ...]:
+    """The remark on a module that is not packed."""
+    if module.packed:
+        return ()
+    why = "it branches on values, calls .item(), changes tensors in place, or the like"
+    return (
+        f"the {kind} does not run under torch.vmap ({why}), so its models are trained one after another, which is "
+        "slower. Likely fix: torch.where in place of such code, or leave it so",
+    )
+
+
 def _sums_to_one(logits: Tensor) -> bool:
     return torch.allclose(logits.sum(-1), torch.ones(len(logits)), atol=1e-4)
 
@@ -244,9 +291,16 @@ def _split(make: Callable[[], nn.Module], whole: FlatModule) -> tuple[FlatModule
     with torch.random.fork_rng(devices=[]):
         layers = make()
     body, head = None, whole
-    if isinstance(layers, nn.Sequential):
+    if isinstance(layers, nn.Sequential) and type(layers).forward is nn.Sequential.forward:
         last = max(i for i, layer in enumerate(layers) if any(True for _ in layer.parameters()))
-        if any(True for _ in layers[:last].parameters()):
-            body = FlatModule(lambda: cast(nn.Sequential, make())[:last])
-            head = FlatModule(lambda: cast(nn.Sequential, make())[last:])
-    return body, head, wants_loop(layers)
+        if any(True for layer in list(layers)[:last] for _ in layer.parameters()):
+            lower, upper = (FlatModule(partial(_layers, make, part)) for part in (slice(last), slice(last, None)))
+            if lower.size + upper.size == whole.size:  # else they share parameters, or there are more than the layers'
+                body, head = lower, upper
+                lower.packed = upper.packed = whole.packed
+    return body, head, wants_loop(layers) or not whole.packed
+
+
+def _layers(make: Callable[[], nn.Module], part: slice) -> nn.Module:
+    """Some layers of a Sequential. A slice of a class of one's own would call its constructor."""
+    return nn.Sequential(*list(cast(nn.Sequential, make()))[part])

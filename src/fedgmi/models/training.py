@@ -17,12 +17,10 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from fedgmi.data.rows import Rows
+from fedgmi.models.memory import STATE, WorkingMemory, ran_out, too_large
 from fedgmi.modes import flushed_denormals
 from fedgmi.randomness import generator
 from fedgmi.settings.run import TrainingSettings
-
-CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 2 * 2**30}
-"""Working memory of the jobs trained together. On a CPU it is about the size of the cache, for larger is slower."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +56,13 @@ class Objective:
         gradient: The same loss's gradient, written out: it saves the loss itself, the graph and some copies. None:
             autograd finds it.
         by_job: Whether `gradient` takes one job after another, which is of use on a CPU alone.
+        model: What is trained, for messages.
     """
 
     loss: Loss
     gradient: Gradient | None = None
     by_job: bool = False
+    model: str = "the model"
 
     def write_gradient(self, params: Tensor, batch: Batch, out: Tensor) -> None:
         """Write the gradient of each job's mean loss to `out`. Jobs share no parameters, so that of the sum is each
@@ -186,7 +186,7 @@ def fit(
     at: Tensor | None = None,
     noise_size: int = 0,
     pull: Pull | None = None,
-    chunk_bytes: int | None = None,
+    memory: WorkingMemory | None = None,
 ) -> Tensor:
     """Train every job with Adam (Kingma & Ba 2015) from a fresh state. Arguments as those of `fit_chunks`.
 
@@ -205,7 +205,7 @@ def fit(
         at=at,
         noise_size=noise_size,
         pull=pull,
-        chunk_bytes=chunk_bytes,
+        memory=memory,
     )
     for place, params in chunks:
         trained[place] = params
@@ -224,7 +224,7 @@ def fit_chunks(
     at: Tensor | None = None,
     noise_size: int = 0,
     pull: Pull | None = None,
-    chunk_bytes: int | None = None,
+    memory: WorkingMemory | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Train every job, and give out each chunk of jobs when it is done, so that sums need no memory for all of them.
 
@@ -240,33 +240,69 @@ def fit_chunks(
         at: Which of the starts is each job's; None: there is one for each, in order. [J]
         noise_size: Z.
         pull: Towards anchors.
-        chunk_bytes: Working memory of the jobs trained together. None for what suits the device.
+        memory: What the jobs trained together may take. Where the device runs out, a chunk is halved and begins anew,
+            so that results are those of smaller chunks from the start. None for what suits the device.
 
     Yields:
         Places among the jobs [J'], and these jobs' trained parameters [J', P], which are the caller's until the next.
     """
     at = torch.arange(len(jobs), device=start.device) if at is None else at.to(start.device)
-    size = start.shape[1]
-    per_job = 4 * (6 * size + 8 * settings.batch_size * (math.prod(rows.x.shape[1:]) + noise_size))
-    chunk_bytes = CHUNK_BYTES["cuda" if rows.x.is_cuda else "cpu"] if chunk_bytes is None else chunk_bytes
-    width = max(1, min(chunk_bytes // per_job, len(jobs)))
+    memory = memory or WorkingMemory()
+    size, device, n_buffers = start.shape[1], start.device, 5 if pull else 4
+    per_job = STATE * size + 32 * settings.batch_size * (math.prod(rows.x.shape[1:]) + noise_size)
+    width = min(memory.jobs(per_job, rows.x.device), len(jobs))
     order = torch.argsort(jobs.steps, descending=True, stable=True)
-    memory = [start.new_empty((width, size)) for _ in range(5 if pull else 4)]
-    for chunk in torch.split(order, width) if len(jobs) else ():
-        place = chunk.to(start.device)
-        params, first, second, gradient, *buffers = (piece[: len(chunk)] for piece in memory)
-        torch.index_select(start, 0, at[place], out=params)
-        for moment in (first, second):
-            moment.zero_()
-        near, count = pull and pull.of(place), torch.zeros((), device=params.device)
-        with flushed_denormals(), torch.no_grad():  # Adam's moments underflow
-            for batch in _batches(jobs, chunk, rows, settings.batch_size, noise_size, key):
-                n = len(batch.x)
-                objective.write_gradient(params[:n], batch, gradient[:n])
-                if near is not None:
-                    near.add_gradient(params[:n], gradient[:n], buffers[0][:n])
-                _adam(params[:n], gradient[:n], first[:n], second[:n], count, lr)
-        yield place, params
+    buffers: list[Tensor] = []
+    begin = 0
+    while begin < len(order):
+        chunk = order[begin : begin + width]
+        try:
+            buffers = buffers or [start.new_empty((width, size)) for _ in range(n_buffers)]
+            params, *others = (buffer[: len(chunk)] for buffer in buffers)
+            place = chunk.to(device)
+            torch.index_select(start, 0, at[place], out=params)
+            near = pull and pull.of(place)
+            batches = _batches(jobs, chunk, rows, settings.batch_size, noise_size, key)
+            _train(objective, params, others, batches, near, lr)
+        except (MemoryError, RuntimeError) as error:
+            if not ran_out(error):
+                raise
+            if len(chunk) == 1:
+                raise too_large(objective.model, size, per_job, f"the {device.type} has no more") from error
+        else:
+            yield place, params
+            begin += len(chunk)
+            continue
+        buffers, params, others, near, batches = (
+            [],
+            start,
+            [],
+            None,
+            iter(()),
+        )  # out of `except`, which holds the frames
+        width = memory.halve(len(chunk), per_job, objective.model)
+
+
+def _train(
+    objective: Objective,
+    params: Tensor,
+    buffers: list[Tensor],
+    batches: Iterator[Batch],
+    near: Pull | None,
+    lr: float,
+) -> None:
+    """All steps of a chunk of jobs, on `params` in place."""
+    first, second, gradient, *rest = buffers
+    for moment in (first, second):
+        moment.zero_()
+    count = torch.zeros((), device=params.device)
+    with flushed_denormals(), torch.no_grad():  # Adam's moments underflow
+        for batch in batches:
+            n = len(batch.x)
+            objective.write_gradient(params[:n], batch, gradient[:n])
+            if near is not None:
+                near.add_gradient(params[:n], gradient[:n], rest[0][:n])
+            _adam(params[:n], gradient[:n], first[:n], second[:n], count, lr)
 
 
 def _adam(params: Tensor, gradient: Tensor, first: Tensor, second: Tensor, count: Tensor, lr: float) -> None:

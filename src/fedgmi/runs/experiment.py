@@ -60,6 +60,7 @@ def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]
     scenario, unseen = set_aside(scenario, config.evaluation.unseen_clients, config.seed)
     schema, clients = scenario.federation.schema, scenario.federation.clients
     setup = Setup(config, schema, 1, wants_scale(config.data, config.scenario, schema))
+    setup.say_remarks()
     counted = _counted_before(out) or count_components(config, setup, clients, device)
     setup = replace(setup, n_components=counted.n_components)
     method = setup.method()

@@ -72,6 +72,7 @@ def _best(setup: Setup, federation: Federation, device: torch.device, listener: 
     """The fit at the rate that does best; one that diverges is out of the running."""
     config, name = setup.config, setup.config.method.name
     rates = config.training.lr_candidates(name)
+    setup.say_remarks()
     counted = count_components(config, setup, federation.clients, device)
     setup = replace(setup, n_components=counted.n_components)
     warn_of_warm_up(setup.method(), config.rounds)

@@ -5,17 +5,19 @@ It stays light: a deployed site imports it for every message.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from fedgmi.data.rows import Schema
-from fedgmi.errors import ConfigError
+from fedgmi.errors import ConfigError, FedgmiWarning
 from fedgmi.methods import BOUNDS, METHODS, Entry, Method, Task
 from fedgmi.methods.standardising import prepared
 from fedgmi.models.densities import make_density
 from fedgmi.models.experts import make_expert
+from fedgmi.models.memory import require_memory
 from fedgmi.models.own import Own
 from fedgmi.runs.config import Config
 from fedgmi.settings.effects import refuse_without_effect
@@ -52,6 +54,10 @@ class Setup:
 
         Returns:
             The task.
+
+        Raises:
+            ConfigError: Settings of models have no effect, or this machine could not hold one of the models in
+                training.
         """
         self.check()
         config = self.config
@@ -60,11 +66,14 @@ class Setup:
         if not density.noise_size:
             why = f"the density {density.name} is no bound"
             refuse_without_effect(config.method, "method", ["elbo_samples"], why)
+        expert = make_expert(config.expert, self.schema, self.expert)
+        for model, size in ((f"density {density.name}", density.size), (f"expert {expert.name}", expert.size)):
+            require_memory(model, size)
         return Task(
             schema=self.schema,
             n_components=self.n_components,
             density=density,
-            expert=make_expert(config.expert, self.schema, self.expert),
+            expert=expert,
             training=config.training,
             settings=settings_for(config, name),
             lr=lr or config.training.lr_candidates(name)[0],
@@ -85,6 +94,12 @@ class Setup:
             refuse_without_effect(expert, "expert", ("name", "hidden"), "the expert is one of your own")
         if self.density is not None:
             refuse_without_effect(density, "density", type(density).model_fields, "the density is one of your own")
+
+    def say_remarks(self) -> None:
+        """Warn of what there is to know of the models: once a run, for tasks are made several times in it."""
+        task = self.task()
+        for remark in (*task.density.remarks, *task.expert.remarks):
+            warnings.warn(FedgmiWarning(remark), stacklevel=2)
 
     def method(self, name: str | None = None, *, lr: float | None = None, secret: str | None = None) -> Method:
         """The method, on standardised and complete rows where they are to be; arguments as those of `task`."""

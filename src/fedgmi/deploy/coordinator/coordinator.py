@@ -66,6 +66,7 @@ class Coordinator:
         settings, name = self.settings, self.settings.method.name
         files.write_text(self.out / folder.CONFIG, dump(settings.config()))
         open_process()
+        setup.say_remarks()
         found = checkpoint.load(self.out / folder.CHECKPOINTS, name, digest=settings.digest())
         remote = self._remote(setup, str(found.meta["run"]) if found else secrets.token_hex(8))
         try:

@@ -165,6 +165,7 @@ def m_step(task: Task, rows: Rows, resp: Tensor, start: Tensor, key: tuple[int |
         lr=task.lr,
         key=key,
         at=component,
+        memory=task.memory,
     )
     for place, local in chunks:
         moved = local.sub_(start[component[place]])

@@ -100,11 +100,13 @@ def density_objective(density: Density) -> Objective:
     """What one density a job lowers: −log p(x), or the negative ELBO."""
     loss, gradient = density.loss, density.gradient
     assert loss is not None
+    model = f"density {density.name}"
     if gradient is None:
-        return Objective(lambda params, batch: loss(params, batch.x, batch.noise))
+        return Objective(lambda params, batch: loss(params, batch.x, batch.noise), model=model)
     return Objective(
         lambda params, batch: loss(params, batch.x, batch.noise),
         lambda params, batch, out: gradient(params, batch.x, batch.noise, out),
+        model=model,
     )
 
 

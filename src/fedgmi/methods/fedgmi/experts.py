@@ -65,11 +65,21 @@ def train_heads(task: Task[FedGMISettings], experts: Tensor, rows: Rows, resp: T
         assert expert.gradient is not None
         expert.gradient(params, batch.x, batch.y, weights[batch.row], out)
 
-    objective = training.Objective(loss, gradient if expert.gradient else None, expert.by_job)
+    name = f"expert {expert.name}"
+    objective = training.Objective(loss, gradient if expert.gradient else None, expert.by_job, name)
     key, at = (task.seed, round, "expert"), torch.zeros_like(place)
     pull = training.Pull(MU, start, at)
     chunks = training.fit_chunks(
-        objective, start, jobs, rows, settings=task.training, lr=task.lr, key=key, at=at, pull=pull
+        objective,
+        start,
+        jobs,
+        rows,
+        settings=task.training,
+        lr=task.lr,
+        key=key,
+        at=at,
+        pull=pull,
+        memory=task.memory,
     )
     mass = rows.sum_by_client(resp)  # [C, K], and every client has a job
     trunk_total, head_total = torch.zeros_like(experts[:1, :trunk]), torch.zeros_like(experts[:, trunk:])
