@@ -3,8 +3,8 @@
     python benchmarks/threads.py [--threads 1 2] [--repeats 3] [--crowd 0]
 
 A round of the default by the clock (median of a run's rounds, then of the runs): of the digits' size (20 clients of 70
-rows of 64 features), and of MNIST's (30 of 500, 784). "spin" is PyTorch as Python starts it, whose threads spin while they
-wait; "wait" is with OMP_WAIT_POLICY=PASSIVE, which `fedgmi` sets. `--crowd` starts so many busy processes beside.
+rows of 64 features), and of MNIST's (30 of 500, 784). "spin" is PyTorch as Python starts it, whose threads spin while
+they wait; "wait" is with OMP_WAIT_POLICY=PASSIVE, which `fedgmi` sets. `--crowd` starts so many busy processes beside.
 """
 
 from __future__ import annotations
