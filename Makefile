@@ -2,7 +2,7 @@
 # Another interpreter: make run PYTHON=python3.12. Arguments for pytest: make test PYTEST="-k picture".
 
 PYTHON ?= python3
-PYTEST ?= -n 2 --dist loadfile
+PYTEST ?= -n 2 --dist loadfile --no-loadscope-reorder
 VENV := .venv
 BIN := $(VENV)/bin
 

@@ -110,7 +110,8 @@ def measure(case: Case, folder: Path, where: Path, revision: str) -> None:
         shutil.rmtree(where, ignore_errors=True)
         where.mkdir(parents=True)
         pairs = [word for setting in (*ALWAYS, *settings) for word in ("--set", setting)]
-        begin = [str(PROGRAM), *case.words] if case.program else ["-c", "from fedgmi.cli import main; main()", *case.words, *pairs]
+        cli = ["-c", "from fedgmi.cli import main; main()"]
+        begin = [str(PROGRAM), *case.words] if case.program else [*cli, *case.words, *pairs]
         done = call(folder, [*begin, "--out", str(where / "results")])
         if done.returncode != REFUSED:
             break

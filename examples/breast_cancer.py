@@ -66,10 +66,11 @@ def main(arguments: list[str] | None = None) -> float:
         print(f"{name:12}  {len(mine):7}  {true:9.2f}  {weights[malignant]:9.2f}")
     print(f"mean error {np.mean(errors):.3f}\n")
 
-    found = model.infer_weights(newcomer)
+    rows = newcomer.drop(columns="malignant")
+    found = model.infer_weights(rows)
     print(f"a new hospital, nothing trained: {newcomer['malignant'].mean():.2f} malignant, ", end="")
     print(f"estimated {found.weights[malignant]:.2f} ± {found.standard_errors[malignant]:.2f}")
-    right = (model.predict_components(newcomer, client=found).argmax(1) == malignant) == newcomer["malignant"]
+    right = (model.predict_components(rows, client=found).argmax(1) == malignant) == newcomer["malignant"]
     print(f"its tumours told apart rightly: {right.mean():.0%}")
     return float(np.mean(errors))
 

@@ -70,3 +70,21 @@ def write_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
         return str(folder)
 
     return write
+
+
+SLOW = (
+    "deploy/test_real.py",
+    "deploy/test_coordinator.py",
+    "test_benchmarks.py",
+    "test_compare.py",
+    "habits/test_settings.py",
+    "methods/test_contract.py",
+    "diagnosis/test_intervals.py",
+)
+"""Files that take longest: two workers that take whole files end together where these come first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    place = {str(here / name): number for number, name in enumerate(SLOW)}
+    items.sort(key=lambda item: place.get(str(item.path), len(SLOW)))

@@ -130,7 +130,7 @@ def test_ctrl_c_tells_how_to_go_on(calls, monkeypatch, capsys):
     replace_experiment(monkeypatch, interrupted)
     assert code("run", "--set", "data.path=a b") == 130
     told = capsys.readouterr().err
-    assert "interrupted; continue with: fedgmi run --set 'data.path=a b' --out runs/digits-0 --resume" in told
+    assert "interrupted; continue with: fedgmi run --set 'data.path=a b' --out 'runs/a b-0' --resume" in told
 
 
 def test_bug_keeps_its_traceback(calls, monkeypatch):

@@ -31,6 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("report",),
     ("estimator", "deploy"),
     ("cli", "flower_app"),
+    ("__main__",),
     ("",),
 )
 """From the ground up. A room imports from floors below its own, and from itself; rooms of one floor do not know each

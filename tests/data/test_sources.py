@@ -222,6 +222,11 @@ def test_csv_file(tmp_path: Path, write_table: Write) -> None:
         ({"a": [[1.0]]}, {"feature_columns": ["a"]}, r"column 'a' holds lists or records, neither numbers nor texts"),
         ({"a": [1.0], "b": [[1]]}, {"label_column": "b"}, r"data.label_column: column 'b' holds neither"),
         ({"age": [1.0]}, {"label_column": "agee"}, r"no column 'agee'; there are age.*did you mean 'age'\?"),
+        (
+            {"age": [1.0], "kind": ["a"]},
+            {"feature_columns": ["age", "kind"], "label_column": "kind"},
+            r"data.feature_columns: column 'kind' is the label",
+        ),
         ({"age": [1.0]}, {"feature_columns": ["zz"]}, r"no column 'zz'; there are age.*choose one of them"),
         ({"age": [1.0]}, {"image_column": "age"}, r"column 'age' holds no pictures.*data.feature_columns"),
         ({"a": [str(i) for i in range(300)]}, {}, r"300 different texts are too many for one column each; 256"),

@@ -272,6 +272,22 @@ def test_codes_stay_texts(tmp_path: Path) -> None:
     assert federation.schema.features == ("zip=01067", "zip=1067", "age")
 
 
+@pytest.mark.parametrize("kind", ["int64", "float64", "object"])
+def test_large_numbers_that_become_one_are_told(kind):
+    """float32 has 24 bits: 16,777,217 is 16,777,216 there."""
+    codes = np.array([[2**24], [2**24 + 1], [5]], dtype=kind)
+    with pytest.warns(FedgmiWarning, match=r"16777216(\.0)? and 16777217(\.0)? become one.*float32 has 24 bits"):
+        Federation.from_arrays([codes, codes])
+    with pytest.warns(FedgmiWarning, match="become one"):
+        Federation.from_frame(pd.DataFrame({"ward": list("aab"), "code": codes[:, 0].astype(float)}), "ward")
+
+
+@pytest.mark.parametrize("values", [[2**24, 2**24 + 2, 5], [1e30, 2e30, -1e30], [0.1, 0.2, 1e7]])
+def test_large_numbers_that_stay_apart_pass_in_silence(values):
+    rows = np.array(values)[:, None]
+    assert len(Federation.from_arrays([rows, rows])) == 2
+
+
 def test_texts_that_look_missing_can_be_kept(tmp_path: Path) -> None:
     path = write_csv(tmp_path, "ward,answer,age\nNA,None,3\nEU,Null,?")
     with pytest.raises(DataError, match="values are missing"):

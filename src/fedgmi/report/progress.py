@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from rich.console import Console
@@ -20,14 +21,19 @@ OVER = ("done", "failed")
 """Stages of runs that are over."""
 
 
+def can_draw(console: Console) -> bool:
+    """Whether a bar can be drawn: on a terminal, or in a notebook that has the widgets which rich draws with there."""
+    return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+
+
 @contextmanager
 def listening(console: Console) -> Iterator[Listener]:
     """A listener that draws on the console for as long as the block runs.
 
     Args:
-        console: A terminal gets a bar per method, anything else a few plain lines.
+        console: A terminal or a notebook gets a bar per method, anything else a few plain lines.
     """
-    if not console.is_terminal:
+    if not can_draw(console):
         yield Lines(console)
         return
     columns = (
@@ -50,7 +56,7 @@ def watching(console: Console) -> Iterator[Callable[[dict[str, str]], None]]:
     Yields:
         A function of every run's stage, by the run's name.
     """
-    if not console.is_terminal:
+    if not can_draw(console):
         yield _Finished(console)
         return
     columns = (TextColumn("{task.completed:.0f} of {task.total:.0f} runs"), BarColumn(bar_width=24))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from fedgmi.errors import DataError
+from fedgmi.errors import DataError, FedgmiWarning
 
 Array = npt.NDArray[Any]
 
@@ -92,7 +93,28 @@ def numbers(array: Array, where: str) -> Array:
         what, fix = WRONG.get(kind, (f"values of type {array.dtype}", "give numbers"))
         raise DataError(f"x holds {what}, not numbers", where=where, fix=fix)
     with np.errstate(over="ignore"):
-        return array.astype(np.float32)
+        found = array.astype(np.float32)
+    _warn_of_rounding(array, found)
+    return found
+
+
+def _warn_of_rounding(array: Array, found: Array) -> None:
+    """Warn of large numbers that differ, and are one and the same in float32: codes, seconds since 1970."""
+    with np.errstate(invalid="ignore"):
+        large = (np.abs(found) >= EXACT) & np.isfinite(found)
+    if not large.any():
+        return
+    differ = np.unique(array[large])
+    merged = np.flatnonzero(np.diff(differ.astype(np.float32)) == 0)
+    if len(merged):
+        one, other = differ[merged[0]], differ[merged[0] + 1]
+        what = f"numbers such as {one} and {other} become one, for float32 has 24 bits"
+        told = f"{what}. Likely fix: subtract a constant that you choose, or leave out what is a code"
+        warnings.warn(FedgmiWarning(told), stacklevel=3)
+
+
+EXACT = 2**24
+"""Up to here float32 holds all whole numbers."""
 
 
 DATES = "dates", "turn them into numbers, such as days since a day that you choose"

@@ -118,7 +118,8 @@ def find_roles(features: Mapping[str, Any], settings: DataSettings, extra: str |
     free = [name for name in names if name != extra]
     label = _find_label(free, kinds, settings)
     if settings.feature_columns is not None:
-        return Roles(None, _named_features(names, kinds, features, settings), label, extra)
+        taken = {extra: "the clients' names", label: "the label"}
+        return Roles(None, _named_features(names, kinds, features, settings, taken), label, extra)
     image = _find_image(names, kinds, settings)
     rest = [name for name in free if name != label]
     if image is None:
@@ -135,13 +136,20 @@ def find_roles(features: Mapping[str, Any], settings: DataSettings, extra: str |
 
 
 def _named_features(
-    names: list[str], kinds: Mapping[str, Kind], features: Mapping[str, Any], settings: DataSettings
+    names: list[str],
+    kinds: Mapping[str, Kind],
+    features: Mapping[str, Any],
+    settings: DataSettings,
+    taken: Mapping[str | None, str],
 ) -> tuple[str, ...]:
-    """The columns that the settings name."""
+    """The columns that the settings name, none of which is taken for something else."""
     problems, chosen = Problems(), list(settings.feature_columns or [])
     for name in chosen:
         with problems.noted():
             require(name, names, where="data.feature_columns")
+            if name in taken:
+                what = f"column {name!r} is {taken[name]}"
+                raise DataError(what, where="data.feature_columns", fix="leave it out")
             if chosen.count(name) > 1:
                 raise DataError(f"column {name!r} is named twice", where="data.feature_columns", fix="name it once")
             if kinds[name] not in USABLE:
