@@ -473,5 +473,5 @@ def test_a_resume_without_a_run_and_without_settings_is_refused(tmp_path, capsys
 
 def test_a_mistake_in_the_data_leaves_the_folder_free(tmp_path):
     with pytest.raises(UserError):
-        tiny.run(tmp_path, "data.path=nowhere-at-all")
+        tiny.run(tmp_path, "data.path=/nowhere/at-all")
     assert not (tmp_path / folder.CONFIG).exists()
