@@ -72,6 +72,25 @@ def write_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     return write
 
 
+@pytest.fixture(autouse=True)
+def few_simulations(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals from a handful of simulated federations: rough, and quick. Tests of intervals have all of them."""
+    if Path(request.path).name in WHOLE:
+        return
+    for name, value in (("PILOTS", 1), ("FEDERATIONS", (2, 2))):
+        monkeypatch.setattr(f"fedgmi.diagnosis.intervals.{name}", value)
+
+
+WHOLE = (
+    "test_intervals.py",
+    "test_diagnosis.py",
+    "test_diagnose_command.py",
+    "test_real.py",
+    "test_house.py",
+    "test_imports.py",
+)
+"""Files about intervals, or about other processes and modules."""
+
 SLOW = (
     "deploy/test_real.py",
     "deploy/test_coordinator.py",

@@ -32,13 +32,6 @@ SMALL = {"density.name": "gaussian", "expert.hidden": 4, "method.codewords": 4, 
 ROWS = 30
 
 
-@pytest.fixture(autouse=True)
-def few_simulations(monkeypatch):
-    """Intervals from a handful of federations: rough, and quick."""
-    for name, value in (("PILOTS", 1), ("FEDERATIONS", (2, 2))):
-        monkeypatch.setattr(f"fedgmi.diagnosis.intervals.{name}", value)
-
-
 def frame(names="abcdef", seed=0):
     """Two kinds of patients in wards that hold different shares of them."""
     rng = np.random.default_rng(seed)
