@@ -89,13 +89,6 @@ WHOLE = (
     "test_house.py",
     "test_imports.py",
 )
-    "test_intervals.py",
-    "test_diagnosis.py",
-    "test_diagnose_command.py",
-    "test_real.py",
-    "test_house.py",
-    "test_imports.py",
-)
 """Files about intervals, or about other processes and modules."""
 
 SLOW = (
