@@ -116,6 +116,26 @@ def slips(written: str, meant: str) -> int:
     return rows[-1][-1]
 
 
+def too_many_components(n_components: int, n_clients: float, *, where: str, fix: str) -> ConfigError:
+    """The error for more components than there are clients to tell them apart.
+
+    Args:
+        n_components: K, as it was asked for.
+        n_clients: How many clients there are.
+        where: The setting that K came from.
+        fix: The likely fix.
+
+    Returns:
+        The error, to be raised.
+
+    Examples:
+        >>> print(too_many_components(3, 1, where="method.n_components", fix="ask for 1"))
+        method.n_components: 3 components cannot be told apart from 1 client. Likely fix: ask for 1.
+    """
+    what = f"{n_components} components cannot be told apart from {n_clients} client{'s' * (n_clients != 1)}"
+    return ConfigError(what, where=where, fix=fix)
+
+
 def unknown(kind: str, name: str, known: Iterable[str], where: str) -> ConfigError:
     """The error for a name that a table does not hold.
 

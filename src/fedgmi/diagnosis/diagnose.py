@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedgmi.diagnosis.intervals import anchor_mass, proportion_intervals, purest
 from fedgmi.diagnosis.misfit import Misfit, misfit
-from fedgmi.errors import ConfigError, DataError
+from fedgmi.errors import DataError, too_many_components
 from fedgmi.mixture.spectrum import Spectrum, estimate_components
 from fedgmi.mixture.topics import Topics, fit_topics
 
@@ -121,12 +121,8 @@ def diagnose(
     """
     histograms = _counts(histograms)
     if n_components is not None and n_components > len(histograms):
-        raise ConfigError(
-            f"{n_components} components cannot be told apart from {len(histograms)} "
-            f"client{'s' * (len(histograms) != 1)}",
-            where="n_components",
-            fix="ask for fewer components, or for None",
-        )
+        fix = "ask for fewer components, or for None"
+        raise too_many_components(n_components, len(histograms), where="n_components", fix=fix)
     spectrum = estimate_components(histograms, seed)
     k = n_components or spectrum.n_components
     fitted = fit_topics(histograms, k, seed)

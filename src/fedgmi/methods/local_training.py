@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -44,19 +46,8 @@ def train_components(
     jobs = plan(task, rows, weights)
     component = jobs.component.to(start.device)
     mass_of = jobs.mass.to(start.device)
-    chunks = training.fit_chunks(
-        objective,
-        start,
-        jobs,
-        rows,
-        settings=task.training,
-        lr=task.lr,
-        key=key,
-        at=component,
-        noise_size=noise_size,
-        pull=training.Pull(mu, start, component) if mu else None,
-        memory=task.memory,
-    )
+    pull = training.Pull(mu, start, component) if mu else None
+    chunks = train_chunks(task, objective, start, jobs, rows, key, component, noise_size=noise_size, pull=pull)
     total = torch.zeros_like(start)
     for place, local in chunks:
         total.index_add_(0, component[place], local.mul_(mass_of[place, None].to(local.dtype)))
@@ -137,6 +128,49 @@ def feature_scale_step(task: Task, prefix: str = "") -> Step:
         return server | dict(zip(names, (scale.mean.float(), scale.std.float()), strict=True))
 
     return Step("features", client, take, writes=names, kind="sketch", tells=FEATURE_SUMS)
+
+
+def train_chunks(
+    task: Task,
+    objective: training.Objective,
+    start: Tensor,
+    jobs: training.Jobs,
+    rows: Rows,
+    key: tuple[int | str, ...],
+    at: Tensor,
+    *,
+    noise_size: int = 0,
+    pull: training.Pull | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Train jobs under the task's settings, chunk by chunk; see `training.fit_chunks`.
+
+    Args:
+        task: Its training settings, its learning rate, and its working memory.
+        objective: Of each job.
+        start: Parameters to start from. [S, P]
+        jobs: What is trained.
+        rows: Of C clients.
+        key: Of the draws: (seed, round, purpose).
+        at: Which of the starts is each job's. [J]
+        noise_size: Z.
+        pull: Towards anchors.
+
+    Returns:
+        What `training.fit_chunks` yields.
+    """
+    return training.fit_chunks(
+        objective,
+        start,
+        jobs,
+        rows,
+        settings=task.training,
+        lr=task.lr,
+        key=key,
+        at=at,
+        noise_size=noise_size,
+        pull=pull,
+        memory=task.memory,
+    )
 
 
 def plan(task: Task, rows: Rows, weights: Tensor) -> training.Jobs:

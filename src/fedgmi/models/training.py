@@ -273,13 +273,8 @@ def fit_chunks(
             yield place, params
             begin += len(chunk)
             continue
-        buffers, params, others, near, batches = (
-            [],
-            start,
-            [],
-            None,
-            iter(()),
-        )  # out of `except`, which holds the frames
+        # Free them here: inside of `except` the error holds the frames.
+        buffers, others, params, near, batches = [], [], start, None, iter(())
         width = memory.halve(len(chunk), per_job, objective.model)
 
 

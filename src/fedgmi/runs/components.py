@@ -12,7 +12,7 @@ import torch
 
 from fedgmi.data.rows import Client
 from fedgmi.diagnosis.survey import Survey, begins_with, take_survey
-from fedgmi.errors import ConfigError, FedgmiWarning
+from fedgmi.errors import FedgmiWarning, too_many_components
 from fedgmi.methods import Method
 from fedgmi.mixture.spectrum import estimate_components
 from fedgmi.protocol.ledger import bytes_by_kind
@@ -92,7 +92,9 @@ def count_components(config: Config, setup: Setup, clients: Sequence[Client], de
     asked = config.method.n_components
     if asked != "auto":
         n_components = asked or config.scenario.n_components
-        require_clients(n_components, len(clients), "method.n_components")
+        if n_components > len(clients):
+            fix = f"ask for {len(clients)} or fewer" if len(clients) > 1 else "ask for 1"
+            raise too_many_components(n_components, len(clients), where="method.n_components", fix=fix)
         return ComponentCount(n_components)
     survey = take_survey(setup.task(SURVEYED), clients, standardise=setup.standardise, device=device)
     began = time.perf_counter()
@@ -101,21 +103,6 @@ def count_components(config: Config, setup: Setup, clients: Sequence[Client], de
         warnings.warn(ALIKE, FedgmiWarning, stacklevel=2)
     seconds = survey.seconds + time.perf_counter() - began
     return ComponentCount(found, True, bytes_by_kind(survey.transport.ledger), seconds, survey.steps, survey)
-
-
-def require_clients(n_components: int, n_clients: int, where: str) -> None:
-    """Refuse more components than there are clients to tell them apart.
-
-    Raises:
-        ConfigError: It names the setting.
-    """
-    if n_components > n_clients:
-        fewer = f"ask for {n_clients} or fewer" if n_clients > 1 else "ask for 1"
-        raise ConfigError(
-            f"{n_components} components cannot be told apart from {n_clients} client{'s' * (n_clients != 1)}",
-            where=where,
-            fix=fewer,
-        )
 
 
 def warn_of_warm_up(method: Method, rounds: int) -> None:

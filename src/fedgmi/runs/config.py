@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 
 from fedgmi import settings
-from fedgmi.errors import ConfigError, FedgmiWarning, nearest, unknown
+from fedgmi.errors import ConfigError, FedgmiWarning, nearest, too_many_components, unknown
 from fedgmi.methods import BOUNDS, METHODS
 from fedgmi.settings import toml
 from fedgmi.settings.base import MethodSettings, PositiveInt, Section
@@ -243,11 +243,8 @@ def check(config: Config) -> None:
         ("method.n_components", config.method.n_components),
     ):
         if isinstance(n_components, int) and n_components > n_clients:
-            raise ConfigError(
-                f"{n_components} components cannot be told apart from {n_clients} client{'s' * (n_clients != 1)}",
-                where=where,
-                fix=f"set it to {n_clients} or less, or scenario.n_clients to {n_components} or more",
-            )
+            fix = f"set it to {n_clients} or less, or scenario.n_clients to {n_components} or more"
+            raise too_many_components(n_components, n_clients, where=where, fix=fix)
     check_method(config.method, config.rounds)
     if spec is not None:
         spec.check(config.data, config.scenario)

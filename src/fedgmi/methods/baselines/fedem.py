@@ -35,9 +35,9 @@ from fedgmi.methods.local_training import (
     plan,
     random_starts,
     row_losses,
+    train_chunks,
 )
 from fedgmi.mixture.posterior import PROPORTION_FLOOR, e_step, responsibilities, uniform
-from fedgmi.models import training
 from fedgmi.models.expert import mixture_log_prob
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program, Step
@@ -156,18 +156,7 @@ def m_step(task: Task, rows: Rows, resp: Tensor, start: Tensor, key: tuple[int |
     component = jobs.component.to(start.device)
     weight = rows.counts[jobs.client.to(start.device)].double()
     total = torch.zeros_like(start, dtype=torch.float64)
-    chunks = training.fit_chunks(
-        expert_objective(task),
-        start,
-        jobs,
-        rows,
-        settings=task.training,
-        lr=task.lr,
-        key=key,
-        at=component,
-        memory=task.memory,
-    )
-    for place, local in chunks:
+    for place, local in train_chunks(task, expert_objective(task), start, jobs, rows, key, component):
         moved = local.sub_(start[component[place]])
         total.index_add_(0, component[place], moved.double() * weight[place, None])
     return total

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi.settings import FedGMISettings
-from fedgmi.methods.local_training import all_rows, expert_objective, held_by_all, plan, train_components
+from fedgmi.methods.local_training import all_rows, expert_objective, held_by_all, plan, train_chunks, train_components
 from fedgmi.models import training
 from fedgmi.protocol.message import Message, Models
 from fedgmi.tree import Tree
@@ -68,19 +68,7 @@ def train_heads(task: Task[FedGMISettings], experts: Tensor, rows: Rows, resp: T
     name = f"expert {expert.name}"
     objective = training.Objective(loss, gradient if expert.gradient else None, expert.by_job, name)
     key, at = (task.seed, round, "expert"), torch.zeros_like(place)
-    pull = training.Pull(MU, start, at)
-    chunks = training.fit_chunks(
-        objective,
-        start,
-        jobs,
-        rows,
-        settings=task.training,
-        lr=task.lr,
-        key=key,
-        at=at,
-        pull=pull,
-        memory=task.memory,
-    )
+    chunks = train_chunks(task, objective, start, jobs, rows, key, at, pull=training.Pull(MU, start, at))
     mass = rows.sum_by_client(resp)  # [C, K], and every client has a job
     trunk_total, head_total = torch.zeros_like(experts[:1, :trunk]), torch.zeros_like(experts[:, trunk:])
     for done, local in chunks:
