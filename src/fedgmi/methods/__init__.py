@@ -7,9 +7,11 @@ from typing import Any
 from fedgmi.methods.baselines.cfl import CFL
 from fedgmi.methods.baselines.ditto import DITTO
 from fedgmi.methods.baselines.fedavg import FEDAVG
+from fedgmi.methods.baselines.fedavg_ft import FEDAVG_FT
 from fedgmi.methods.baselines.fedem import FEDEM
 from fedgmi.methods.baselines.fedgmm import FEDGMM
 from fedgmi.methods.baselines.fedprox import FEDPROX
+from fedgmi.methods.baselines.fedprox_ft import FEDPROX_FT
 from fedgmi.methods.baselines.fedsoft import FEDSOFT
 from fedgmi.methods.baselines.flhc import FLHC
 from fedgmi.methods.baselines.ifca import IFCA
@@ -22,6 +24,8 @@ OWN = table_of(
     FEDGMI,
     FEDAVG,
     FEDPROX,
+    FEDAVG_FT,
+    FEDPROX_FT,
     DITTO,
     IFCA,
     CFL,
