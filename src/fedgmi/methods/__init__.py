@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from fedgmi.methods.baselines.apfl import APFL
 from fedgmi.methods.baselines.cfl import CFL
 from fedgmi.methods.baselines.ditto import DITTO
 from fedgmi.methods.baselines.fedavg import FEDAVG
 from fedgmi.methods.baselines.fedavg_ft import FEDAVG_FT
 from fedgmi.methods.baselines.fedem import FEDEM
 from fedgmi.methods.baselines.fedgmm import FEDGMM
+from fedgmi.methods.baselines.fedper import FEDPER
 from fedgmi.methods.baselines.fedprox import FEDPROX
 from fedgmi.methods.baselines.fedprox_ft import FEDPROX_FT
+from fedgmi.methods.baselines.fedrep import FEDREP
 from fedgmi.methods.baselines.fedsoft import FEDSOFT
 from fedgmi.methods.baselines.flhc import FLHC
 from fedgmi.methods.baselines.ifca import IFCA
@@ -27,6 +30,9 @@ OWN = table_of(
     FEDAVG_FT,
     FEDPROX_FT,
     DITTO,
+    APFL,
+    FEDPER,
+    FEDREP,
     IFCA,
     CFL,
     FLHC,
