@@ -19,6 +19,8 @@ from fedgmi.methods.baselines.fedsoft import FEDSOFT
 from fedgmi.methods.baselines.flhc import FLHC
 from fedgmi.methods.baselines.ifca import IFCA
 from fedgmi.methods.baselines.local import LOCAL
+from fedgmi.methods.baselines.scaffold import SCAFFOLD
+from fedgmi.methods.baselines.server_optimisers import FEDADAGRAD, FEDADAM, FEDYOGI
 from fedgmi.methods.contract import Entry, Method, Predictor, Task, table_of, wrong_entry
 from fedgmi.methods.fedgmi import FEDGMI, ORACLE
 from fedgmi.plugins import Table
@@ -27,6 +29,10 @@ OWN = table_of(
     FEDGMI,
     FEDAVG,
     FEDPROX,
+    FEDADAM,
+    FEDYOGI,
+    FEDADAGRAD,
+    SCAFFOLD,
     FEDAVG_FT,
     FEDPROX_FT,
     DITTO,
