@@ -19,6 +19,7 @@ from fedgmi.methods.baselines.fedsoft import FEDSOFT
 from fedgmi.methods.baselines.flhc import FLHC
 from fedgmi.methods.baselines.ifca import IFCA
 from fedgmi.methods.baselines.local import LOCAL
+from fedgmi.methods.baselines.pfedme import PFEDME
 from fedgmi.methods.baselines.scaffold import SCAFFOLD
 from fedgmi.methods.baselines.server_optimisers import FEDADAGRAD, FEDADAM, FEDYOGI
 from fedgmi.methods.contract import Entry, Method, Predictor, Task, table_of, wrong_entry
@@ -37,6 +38,7 @@ OWN = table_of(
     FEDPROX_FT,
     DITTO,
     APFL,
+    PFEDME,
     FEDPER,
     FEDREP,
     IFCA,
