@@ -16,8 +16,8 @@ which its own would be held: `infer_client` trains nothing.
 Deviations from the paper:
 - Every step of the K has a batch of its own. The paper's K steps have one in common.
 - Adam, fresh in every local round, in place of SGD.
-- λ = 0.1 and ηλ = 1 by default, where the paper has λ = 15 and ηλ = 0.075 for hundreds of rounds of SGD. With these, Adam
-  learns next to nothing in 20 rounds: see docs/decisions.md.
+- λ = 0.1 and ηλ = 1 by default, where the paper has λ = 15 and ηλ = 0.075 for hundreds of rounds of SGD. With these,
+  Adam learns next to nothing in 20 rounds: see docs/decisions.md.
 - ηλ is one setting. Clients weigh by their rows, and the server's β is 1: it takes the mean.
 """
 
