@@ -126,7 +126,7 @@ def test_several_problems_come_in_one_message():
 
 METHOD = [
     (("method.name=ifca", "method.codewords=50"), "codewords is a setting of fedgmi, and method.name is ifca"),
-    (("method.mu=1.0",), "mu is a setting of fedprox and ditto, and method.name is fedgmi"),
+    (("method.mu=1.0",), "mu is a setting of fedprox, fedprox-ft and ditto, and method.name is fedgmi"),
     (("method.name=ifca", "method.codeword=50"), "did you mean method.codewords? codewords is a setting of fedgmi"),
     (("method.name=ditto", "method.muu=1.0"), "unknown key method.muu. Likely fix: did you mean method.mu?"),
     (("method.name=ditto", "method.mu=-1.0"), "method.mu is -1.0, expected greater than"),

@@ -181,6 +181,18 @@ def scaled(density: Density, factor: float) -> Density:
 
 WRONG: dict[str, tuple[Callable[[Density], Density], str]] = {
     "constant": (lambda d: replace(d, log_prob=lambda *x: d.log_prob(*x) + 0.05), "mass of 1.05"),
+    "blind to its generator": (
+        lambda d: replace(d, sample=lambda p, n, g: d.sample(p, n, seeded(0))),
+        "follow from the generator",
+    ),
+    "every row twice": (
+        lambda d: replace(d, sample=lambda p, n, g: d.sample(p, (n + 1) // 2, g).repeat(2, 1)[:n]),
+        "repeat themselves",
+    ),
+    "another score in small batches": (
+        lambda d: replace(d, log_prob=lambda p, x, noise: d.log_prob(p, x, noise) + 0.3 * (len(x) < 50)),
+        "the rows beside it",
+    ),
     "forgotten half log 2π": (lambda d: replace(d, log_prob=lambda *x: d.log_prob(*x) + 0.92), "mass of 2.5"),
     "temperature": (lambda d: replace(d, log_prob=lambda *x: 1.1 * d.log_prob(*x)), "mass"),
     "wide sampler": (lambda d: scaled(d, 1.1), "another distribution"),
@@ -201,6 +213,23 @@ def test_a_wrong_density_breaks_the_contract(name, wrong):
     make, told = WRONG[wrong]
     density, params = low(name, 1)
     assert told in " ".join(findings(make(density), params, 1))
+
+
+@pytest.mark.parametrize("wrong", [0.01, "uniform"])
+def test_the_contract_of_an_exact_density_sees_a_hundredth_and_a_shape(wrong):
+    density, params = low("gaussian", 2)
+    assert findings(density, params, 2) == []
+    if wrong == "uniform":
+        drawn = density.sample(params, 20_000, seeded(1))
+        root = torch.linalg.cholesky(torch.cov(drawn.T))
+        uniform = replace(
+            density,
+            sample=lambda p, n, g: drawn.mean(0) + 3**0.5 * (2 * torch.rand(n, 2, generator=g) - 1) @ root.T,
+        )
+        assert "another shape" in " ".join(findings(uniform, params, 2))
+    else:
+        added = replace(density, log_prob=lambda *x: density.log_prob(*x) + wrong)
+        assert "mass of 1.010" in " ".join(findings(added, params, 2))
 
 
 def test_the_elbo_is_exact_where_rows_say_nothing_of_the_code():

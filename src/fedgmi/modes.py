@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
+from typing import Any
 
 import torch
 
@@ -46,13 +48,34 @@ def own_modes(threads: int | None = None) -> Iterator[None]:
     Args:
         threads: Of the CPU; None: as they are. Whatever number is set in here ends with the block.
     """
-    before, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    before = torch.get_num_threads()
     if threads is not None:
         torch.set_num_threads(threads)
-    torch.set_default_dtype(torch.float32)
     try:
-        with flushed_denormals():
+        with _float32(), flushed_denormals():
             yield
     finally:
-        torch.set_default_dtype(dtype)
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    """float32 by default for as long as anybody is in here: the first one sets it, and the last one puts it back."""
+    with _LOCK:
+        if not _USERS:
+            _USERS["dtype"] = torch.get_default_dtype()
+            torch.set_default_dtype(torch.float32)
+        mine = object()
+        _USERS[mine] = None
+    try:
+        yield
+    finally:
+        with _LOCK:
+            del _USERS[mine]
+            if len(_USERS) == 1:
+                torch.set_default_dtype(_USERS.pop("dtype"))
+
+
+_LOCK = Lock()
+_USERS: dict[object, Any] = {}
+"""Who needs float32 now, and what was the default before."""

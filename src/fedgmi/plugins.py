@@ -23,7 +23,7 @@ class Table(MutableMapping[str, T]):
     Args:
         kind: What an entry is: "method". Outside packages name theirs in the entry-point group `fedgmi.methods`.
         plural: The last part of the group's name: "methods".
-        own: fedgmi's own entries.
+        own: fedgmi's own entries, or where they are: "module:NAME", which is loaded once it is used.
         check: (name, entry) → what is wrong with an outside entry, or "".
 
     Examples:
@@ -32,7 +32,7 @@ class Table(MutableMapping[str, T]):
         (True, 2)
     """
 
-    def __init__(self, kind: str, plural: str, own: Mapping[str, T], check: Callable[[str, Any], str]) -> None:
+    def __init__(self, kind: str, plural: str, own: Mapping[str, T | str], check: Callable[[str, Any], str]) -> None:
         self.kind, self.group = kind, f"fedgmi.{plural}"
         self._own, self._check = dict(own), check
         self._loaded: dict[str, T] = {}
@@ -56,10 +56,12 @@ class Table(MutableMapping[str, T]):
             KeyError: There is none.
             ConfigError: It is an outside package's, and cannot be used.
         """
-        if name in self._own:
-            return self._own[name]
         if name not in self._loaded:
-            self._loaded[name] = self._load(name, self._points[name])
+            own = self._own.get(name)
+            if own is None:
+                self._loaded[name] = self._load(name, self._points[name])
+            else:
+                self._loaded[name] = EntryPoint(name, own, self.group).load() if isinstance(own, str) else own
         return self._loaded[name]
 
     def _load(self, name: str, points: list[EntryPoint]) -> T:
@@ -98,9 +100,11 @@ class Table(MutableMapping[str, T]):
 
     def __setitem__(self, name: str, entry: T) -> None:
         self._own[name] = entry
+        self._loaded.pop(name, None)
 
     def __delitem__(self, name: str) -> None:
         del self._own[name]
+        self._loaded.pop(name, None)
 
     def __or__(self, other: Mapping[str, T]) -> dict[str, T]:
         return {**self.usable(), **other}

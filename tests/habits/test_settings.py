@@ -82,7 +82,7 @@ def run(settings: Config) -> Any:
     k = settings.method.n_components or settings.scenario.n_components
     scale = wants_scale(settings.data, settings.scenario, schema)
     method = Setup(settings, schema, int(k) if METHODS[settings.method.name].has_components else 1, scale).method()
-    transport = InProcess(clients, method.program)
+    transport = InProcess(clients, method.program, validation=built.federation.validation)
     end = run_rounds(
         method.name,
         method.program,
@@ -188,7 +188,21 @@ SWEEP: dict[str, Line] = {
     "fedgmi.elbo_samples": Line("3", run, FEW),
     "fedgmi.epsilon": Line("1.0", run, FEW),
     "fedprox.mu": Line("1.0", run),
+    "fedavg-ft.passes": Line("[1]", run),
+    "fedavg-ft.rates": Line("[0.1]", run),
+    "fedprox-ft.passes": Line("[1]", run),
+    "fedprox-ft.rates": Line("[0.1]", run),
+    "fedprox-ft.mu": Line("1.0", run),
+    "fedadam.server_lr": Line("0.1", run),
+    "fedyogi.server_lr": Line("0.1", run),
+    "fedadagrad.server_lr": Line("0.01", run),
     "ditto.mu": Line("0.1", run),
+    "apfl.alpha": Line("0.1", run),
+    "apfl.alpha_rate": Line("5.0", run),
+    "pfedme.strength": Line("1.0", run),
+    "pfedme.inner_steps": Line("1", run),
+    "pfedme.outer_step": Line("0.5", run),
+    "fedrep.head_epochs": Line("1", run),
     "ifca.init": Line("farthest", run),
     "ifca.draws": Line("2", run, ("method.init=balanced",)),
     "cfl.mean_below": Line("0.99", run, ("rounds=3", "method.largest_above=0.0001")),

@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from sklearn import config_context
 from sklearn.model_selection import KFold, cross_val_score
 
 from fedgmi import Federation, FedGMI
 from fedgmi.errors import ConfigError, DataError, FedgmiWarning
+from fedgmi.modes import own_modes
 
 SMALL = {"density.name": "gaussian", "expert.hidden": 4, "method.codewords": 4, "method.kmeans_rounds": 2}
 ROWS = 25
@@ -230,3 +232,105 @@ def test_the_density_of_a_row_is_never_no_number(model):
     bound = new(settings=SMALL | {"density.name": "vae"}).fit(FRAME, "died", groups="ward")
     with pytest.raises(DataError, match="row 1 is so far from all components"):
         bound.score_samples(far)
+
+
+def test_copies_of_the_label_and_the_client_are_no_features():
+    """However the role is given, and whatever type the copy has."""
+    twice = FRAME.assign(again=FRAME.died.astype(str), place=FRAME.ward.astype(float), other=FRAME.died.astype(bool))
+    with pytest.warns(FedgmiWarning) as caught:
+        federation = Federation.from_frame(twice, "ward", "died")
+    assert federation.schema.features == ("age", "pressure")
+    told = " ".join(str(one.message) for one in caught)
+    assert all(name in told for name in ("'again'", "'place'", "'other'"))
+    named = Federation.from_frame(twice, "ward", "died", features=["age", "again"])
+    assert len(named.schema.features) == 3
+
+
+MIXED = {
+    "a gap in texts": (["a", float("nan")], "missing"),
+    "numbers and texts": ([1, "a"], "mixed|one type|both"),
+    "numbers and truths": ([1, True], "mixed|one type|both"),
+}
+
+
+@pytest.mark.parametrize("case", MIXED)
+def test_lists_of_labels_are_not_made_one_type(case):
+    values, message = MIXED[case]
+    labels = values * (len(FRAME) // 2)
+    with pytest.raises(DataError, match=message):
+        new().fit(BARE.to_numpy(), labels, groups=FRAME.ward)
+    with pytest.raises(DataError, match=message):
+        Federation.from_arrays([(BARE.to_numpy(), labels)])
+
+
+def test_masks_are_gaps_wherever_they_stand(model):
+    hide = np.arange(len(FRAME)) % 10 == 0
+    rows, labels = BARE.to_numpy(), np.ma.masked_array(FRAME.died.to_numpy(), mask=hide)
+    with pytest.raises(DataError, match="missing"):
+        new().fit(rows, labels, groups=FRAME.ward)
+    with pytest.raises(DataError, match="missing"):
+        new().fit(BARE, labels, groups=FRAME.ward)
+    with pytest.raises(DataError, match=r"missing|None is no name"):
+        new().fit(rows, FRAME.died, groups=np.ma.masked_array(FRAME.ward.astype(str), mask=hide))
+    with pytest.raises(DataError, match="missing"):
+        new().fit([np.ma.masked_array(row, mask=[0, 1]) for row in rows], FRAME.died, groups=FRAME.ward)
+    with pytest.raises(DataError, match="the name is missing"):
+        model.predict(rows[:2], client=np.ma.masked_array(["7", "20"], mask=[0, 1]))
+
+
+def test_names_that_mark_gaps_are_taken():
+    with pytest.raises(DataError, match=r"which is how missing values are marked"):
+        Federation.from_frame(FRAME.assign(**{"age=(missing)": 1.0}), "ward", "died")
+    with pytest.raises(DataError, match=r"it holds the text '\(missing\)'"):
+        Federation.from_frame(FRAME.assign(kind=["(missing)", "a"] * 50), "ward", "died", missing="indicator")
+
+
+def test_tables_are_evaluated_as_they_are_predicted():
+    """Gaps that training had not, and categories that the test lacks, are read by the model's rule."""
+    kind = np.where(FRAME.pressure > 2.5, "high", np.where(FRAME.pressure < 1, "low", "even"))
+    whole = FRAME.assign(kind=kind)
+    for rule in ("mean", "indicator"):
+        fitted = new(settings=SMALL | {"data.missing": rule}).fit(whole, "died", groups="ward")
+        later = whole.assign(age=GAPPY.age, kind=np.where(kind == "even", None, kind))
+        found = fitted.evaluate(later)
+        for line in found["clients"]:
+            mine = later[later.ward.astype(str) == line["name"]]
+            assert line["accuracy"] == pytest.approx(fitted.score(mine))
+            assert line["log_density"] == pytest.approx(fitted.score_samples(mine).mean())
+
+
+def test_a_parameter_and_a_setting_that_contradict_are_refused():
+    with pytest.raises(ConfigError, match=r"learning_rate is 0\.001, and settings say training\.lr = 0\.01"):
+        new(learning_rate=1e-3, settings=SMALL | {"training.lr": 1e-2}).fit(FRAME, "died", groups="ward")
+    assert new(learning_rate=np.float32(1e-3)).fit(FRAME, "died", groups="ward").learning_rate_ == pytest.approx(1e-3)
+    with pytest.raises(ConfigError, match="learning_rate is None"):
+        new(learning_rate=None).fit(FRAME, "died", groups="ward")
+
+
+def test_fits_that_overlap_leave_the_default_type_as_it_was():
+    torch.set_default_dtype(torch.float64)
+    try:
+        with own_modes():
+            assert torch.get_default_dtype() == torch.float32
+            with own_modes():
+                assert torch.get_default_dtype() == torch.float32
+            assert torch.get_default_dtype() == torch.float32
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_frozen_layers_are_told():
+    layer = torch.nn.Linear(2, 2).requires_grad_(False)
+    with pytest.warns(FedgmiWarning, match="frozen .*trained all the same"):
+        new(expert=layer, settings={k: v for k, v in SMALL.items() if k != "expert.hidden"}).fit(
+            FRAME, "died", groups="ward"
+        )
+
+
+def test_a_text_file_whose_clients_became_decimals_has_the_same_clients(tmp_path):
+    FRAME.assign(ward=FRAME.ward.astype(float)).to_csv(tmp_path / "rows.csv", index=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FedgmiWarning)
+        federation = Federation.from_dataset(str(tmp_path), client="ward", label="died")
+    assert sorted(federation.names, key=int) == ["7", "20", "101", "103"]

@@ -22,8 +22,8 @@ from fedgmi import tree
 from fedgmi.data.rows import Client, Rows, pack
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.errors import ConfigError
-from fedgmi.methods import BOUNDS, METHODS, Entry, Method
-from fedgmi.methods.contract import table_of
+from fedgmi.methods import BOUNDS, METHODS, Method
+from fedgmi.methods.contract import wrong_entry
 from fedgmi.methods.disclosing import disclosing
 from fedgmi.methods.standardising import standardised
 from fedgmi.protocol import in_process
@@ -509,12 +509,9 @@ def test_a_read_that_is_not_declared_fails():
         run(broken(reads=()), SMALL)
 
 
-def test_a_table_refuses_two_methods_of_one_name_and_one_without_a_builder():
-    fedavg = METHODS["fedavg"]
-    with pytest.raises(ConfigError, match="two methods are called 'fedavg'"):
-        table_of(fedavg, fedavg)
-    with pytest.raises(ConfigError, match="the method 'fedavg' has no builder"):
-        table_of(Entry(None, fedavg.settings, "nothing"))
+def test_the_table_knows_every_method_by_the_name_of_its_settings(case):
+    assert callable(case.make.build)
+    assert wrong_entry(case.name, case.make) == ("" if case.name in METHODS else "its settings call it 'fedgmi'")
 
 
 def test_steps_have_names_that_tell_them_apart(case):

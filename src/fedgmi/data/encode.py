@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedgmi.data.missing import marked_numbers, with_markers
 from fedgmi.data.rows import Schema
-from fedgmi.data.sources.arrays import channels_last, numbers, plain_array
+from fedgmi.data.sources.arrays import by_row, channels_last, numbers, plain_array
 from fedgmi.data.sources.frames import column_names, encode
 from fedgmi.data.sources.labels import label_names, label_values
 from fedgmi.data.validate import check_features
@@ -85,7 +85,7 @@ def labels(y: Any, schema: Schema, n_rows: int, *, where: str = "y") -> Tensor:
     """
     if not schema.n_classes:
         raise DataError("the federation had no labels", where=where, fix="leave y out")
-    values = plain_array(y, where)
+    values = by_row(y, where)
     if values.shape != (n_rows,):
         raise DataError(f"the shape is {values.shape} for {n_rows} rows", where=where, fix="give one label per row")
     values = label_values(values, where=where, advice="give labels as the federation's were")

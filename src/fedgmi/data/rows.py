@@ -120,6 +120,7 @@ class Rows:
         cache: What a client may keep between two exchanges. Results never depend on it.
         by_content: Whether noise for a row comes from its numbers, and not from its place. So it is for rows that a
             fitted model is asked about: what is said of a row then does not depend on its neighbours.
+        validation: The same clients' rows for validation, of which single clients may have none. None: nobody has any.
     """
 
     x: Tensor
@@ -130,6 +131,7 @@ class Rows:
     component: Tensor | None = None
     cache: dict[str, Tensor] = field(default_factory=dict, compare=False)
     by_content: bool = False
+    validation: Rows | None = None
 
     @property
     def n_clients(self) -> int:
@@ -159,6 +161,7 @@ def pack(
     device: torch.device | str = "cpu",
     *,
     by_content: bool = False,
+    validation: Sequence[Client] = (),
 ) -> Rows:
     """Lay clients' rows end to end.
 
@@ -168,6 +171,7 @@ def pack(
         components: For every client the component of each of its rows, where the truth may be seen. [n_i] each
         device: Where the rows go.
         by_content: See `Rows`.
+        validation: All clients with their rows for validation; empty where there are none.
 
     Returns:
         The rows of the chosen clients, in the order of `ids`.
@@ -190,6 +194,7 @@ def pack(
         ids=chosen,
         component=None if truth is None else truth.to(device),
         by_content=by_content,
+        validation=pack(validation, chosen, device=device) if validation else None,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from fedgmi.data.federation import Federation
 from fedgmi.data.names import names_in
 from fedgmi.data.rows import Missing
+from fedgmi.data.sources.arrays import by_row, missing_values, plain_array
 from fedgmi.data.sources.frames import column_names, same_column, with_columns
 from fedgmi.errors import ConfigError, DataError, FedgmiWarning
 from fedgmi.runs.config import Config
@@ -106,12 +107,16 @@ CLIENT, LABEL = "client (groups)", "label (y)"
 
 def _from_arrays(X: Any, y: Any, groups: Any, missing: Missing) -> Federation:
     """Rows by client, clients in the order of their names, each with its rows in their order."""
-    rows = X if hasattr(X, "shape") else np.asarray(X)
+    rows = plain_array(X, WHERE)
     labels = None if y is None else _flat(y, "y")
     for what, values in (("groups", groups), ("y", labels)):
         if values is not None and len(values) != len(rows):
             fix = f"give one entry of {what} for each row"
             raise DataError(f"{len(values)} of {what} for {len(rows)} rows", where=WHERE, fix=fix)
+    gaps = missing_values(groups)
+    if gaps.any():
+        what = f"{int(gaps.sum())} names are missing, the first at row {int(gaps.argmax())}"
+        raise DataError(what, where=f"{WHERE}, groups", fix="drop the rows that belong to no client")
     names = groups if groups.dtype.kind in "iuf" else names_in(groups, where=f"{WHERE}, groups")
     known, number = np.unique(names, return_inverse=True)
     clients = []
@@ -134,7 +139,7 @@ def _taken_from(X: Any, values: Any, what: str) -> str | None:
 
 def _flat(values: Any, what: str) -> Any:
     """One entry a row, as an array."""
-    found = np.asarray(values)
+    found = by_row(values, f"{WHERE}, {what}")
     if found.ndim == 2 and found.shape[1] == 1:
         found = found[:, 0]
     if found.ndim != 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 
 from fedgmi.data import encode
 from fedgmi.data.federation import Federation, check_federation
+from fedgmi.data.names import names_in
 from fedgmi.data.scenarios.scenarios import wants_scale
+from fedgmi.data.sources.arrays import by_row
 from fedgmi.data.sources.frames import column_names
 from fedgmi.diagnosis.intervals import proportion_intervals
 from fedgmi.diagnosis.survey import merged_counts
@@ -105,16 +108,15 @@ class Judging(Asking):
             ([15, 15, 15, 15], ['accuracy', 'auc', 'balanced_accuracy'])
         """
         schema, clients, logs, labels = self._model().schema, [], [], []
-        federation = self._federation(X, y, groups)
-        for name, x, y in rows_in(federation, schema, self._scale()):
+        for name, x, numbers in self._rows_of_clients(X, y, groups):
             known = name in self.client_names_
             whose: Any = name if known else self.infer_weights(x)
             line: dict[str, Any] = {"name": name, "rows": len(x), "newcomer": not known}
             line["log_density"] = float(self.score_samples(x, client=whose).mean())
-            if y is not None and schema.n_classes:
+            if numbers is not None and schema.n_classes:
                 logs.append(self.predict_log_proba(x, client=whose))
-                labels.append(y)
-                line |= metrics.measure(logs[-1], y)
+                labels.append(numbers)
+                line |= metrics.measure(logs[-1], numbers)
             clients.append(line)
         names = [name for name in clients[0] if name not in ("name", "rows", "newcomer")]
         values = {name: [line[name] for line in clients] for name in names}
@@ -156,6 +158,23 @@ class Judging(Asking):
         standardise = wants_scale(config.data, config.scenario, federation.schema)
         with own_modes(config.threads):
             return diagnosed(Setup(config, federation.schema, 1, standardise), federation, k, like)
+
+    def _rows_of_clients(self, X: Any, y: Any, groups: Any) -> Iterator[tuple[str, Array, Array | None]]:
+        """Each client's name, rows and class numbers. A table is read as `predict` reads it, by the model's rule."""
+        model = self._model()
+        names = None if isinstance(X, Federation) or isinstance(groups, str) else self._whose(X, groups)
+        if names is None or isinstance(y, str) or not column_names(X):
+            yield from rows_in(self._federation(X, y, groups), model.schema, self._scale())
+            return
+        rows, y = self._features(X).numpy(), self._known_labels(X, y)
+        found = names_in(by_row(names, "groups"), where="groups")
+        numbers = None
+        if y is not None and model.schema.n_classes:
+            numbers = encode.labels(y, model.schema, len(rows)).numpy()
+        there = set(found.tolist())
+        for name in (*(name for name in model.names if name in there), *sorted(there - {*model.names})):
+            mine = np.flatnonzero(found == name)
+            yield name, rows[mine], None if numbers is None else numbers[mine]
 
     def _federation(self, X: Any, y: Any, groups: Any) -> Federation:
         """What is meant; a table's own columns of clients and labels are those that the model was fitted to."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -208,7 +209,10 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
 
     def _config(self) -> Config:
         """The configuration that the parameters stand for."""
-        rate = self.learning_rate if isinstance(self.learning_rate, int | float) else list(self.learning_rate)
+        rates = self.learning_rate
+        if rates is None or isinstance(rates, str):
+            raise ConfigError(f"learning_rate is {rates!r}", where="FedGMI", fix="give a number, or a list of them")
+        rate: Any = list(np.asarray(rates)) if np.ndim(rates) else rates
         table: dict[str, Any] = {
             "seed": seed_of(self.seed, self.random_state),
             "rounds": self.rounds,
@@ -219,10 +223,38 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
         for section, name in (("expert", self.expert), ("density", self.density)):
             if isinstance(name, str):
                 table[section] = {"name": name}
+        self._refuse_contradictions()
         if self.n_components is None:
             fix = 'give a number, or "auto" to estimate it'
             raise ConfigError("there is no number of components", where="FedGMI: n_components", fix=fix)
         return config_of(table, self.settings)
+
+    def _refuse_contradictions(self) -> None:
+        """Refuse a parameter that is not at its default beside another value of the same setting."""
+        defaults = {name: parameter.default for name, parameter in signature(type(self).__init__).parameters.items()}
+        for key, name in SETTING_OF.items():
+            if not isinstance(self.settings, Mapping) or key not in self.settings:
+                continue
+            own, other = getattr(self, name), self.settings[key]
+            if not (own is defaults[name] or own == defaults[name] or own == other):
+                what = f"{name} is {own!r}, and settings say {key} = {other!r}"
+                raise ConfigError(what, where="FedGMI", fix="say it once")
+
+
+SETTING_OF = {
+    "seed": "seed",
+    "rounds": "rounds",
+    "device": "device",
+    "method.n_components": "n_components",
+    "method.preset": "preset",
+    "method.participation": "participation",
+    "training.epochs": "epochs",
+    "training.batch_size": "batch_size",
+    "training.lr": "learning_rate",
+    "expert.name": "expert",
+    "density.name": "density",
+}
+"""Settings that are parameters too."""
 
 
 def _own(given: Any) -> Any:

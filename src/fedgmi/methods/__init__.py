@@ -4,35 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedgmi.methods.baselines.cfl import CFL
-from fedgmi.methods.baselines.ditto import DITTO
-from fedgmi.methods.baselines.fedavg import FEDAVG
-from fedgmi.methods.baselines.fedem import FEDEM
-from fedgmi.methods.baselines.fedgmm import FEDGMM
-from fedgmi.methods.baselines.fedprox import FEDPROX
-from fedgmi.methods.baselines.fedsoft import FEDSOFT
-from fedgmi.methods.baselines.flhc import FLHC
-from fedgmi.methods.baselines.ifca import IFCA
-from fedgmi.methods.baselines.local import LOCAL
-from fedgmi.methods.contract import Entry, Method, Predictor, Task, table_of, wrong_entry
-from fedgmi.methods.fedgmi import FEDGMI, ORACLE
+from fedgmi.methods.contract import Entry, Method, Predictor, Task, wrong_entry
+from fedgmi.methods.fedgmi import ORACLE
 from fedgmi.plugins import Table
 
-OWN = table_of(
-    FEDGMI,
-    FEDAVG,
-    FEDPROX,
-    DITTO,
-    IFCA,
-    CFL,
-    FLHC,
-    FEDSOFT,
-    FEDEM,
-    FEDGMM,
-    LOCAL,
-)
+OWN = {
+    "fedgmi": "fedgmi.methods.fedgmi:FEDGMI",
+    "fedavg": "fedgmi.methods.baselines.fedavg:FEDAVG",
+    "fedprox": "fedgmi.methods.baselines.fedprox:FEDPROX",
+    "fedadam": "fedgmi.methods.baselines.server_optimisers:FEDADAM",
+    "fedyogi": "fedgmi.methods.baselines.server_optimisers:FEDYOGI",
+    "fedadagrad": "fedgmi.methods.baselines.server_optimisers:FEDADAGRAD",
+    "scaffold": "fedgmi.methods.baselines.scaffold:SCAFFOLD",
+    "fedavg-ft": "fedgmi.methods.baselines.fedavg_ft:FEDAVG_FT",
+    "fedprox-ft": "fedgmi.methods.baselines.fedprox_ft:FEDPROX_FT",
+    "ditto": "fedgmi.methods.baselines.ditto:DITTO",
+    "apfl": "fedgmi.methods.baselines.apfl:APFL",
+    "pfedme": "fedgmi.methods.baselines.pfedme:PFEDME",
+    "fedper": "fedgmi.methods.baselines.fedper:FEDPER",
+    "fedrep": "fedgmi.methods.baselines.fedrep:FEDREP",
+    "ifca": "fedgmi.methods.baselines.ifca:IFCA",
+    "cfl": "fedgmi.methods.baselines.cfl:CFL",
+    "flhc": "fedgmi.methods.baselines.flhc:FLHC",
+    "fedsoft": "fedgmi.methods.baselines.fedsoft:FEDSOFT",
+    "fedem": "fedgmi.methods.baselines.fedem:FEDEM",
+    "fedgmm": "fedgmi.methods.baselines.fedgmm:FEDGMM",
+    "local": "fedgmi.methods.baselines.local:LOCAL",
+}
 METHODS: Table[Entry[Any]] = Table("method", "methods", OWN, wrong_entry)
-"""Every method by its name in the settings, those of outside packages too."""
+"""Every method by its name in the settings, those of outside packages too. A file is loaded once its method is used."""
 BOUNDS = {"oracle": ORACLE}
 """What results stand beside, and what nobody can deploy: it knows the truth. Its settings are fedgmi's."""
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from fedgmi.data.rows import Rows, Schema
-from fedgmi.errors import ConfigError
 from fedgmi.models.density import Density
 from fedgmi.models.expert import Expert
 from fedgmi.models.memory import WorkingMemory
@@ -157,22 +156,6 @@ class Entry(Generic[S]):
 
     def __call__(self, task: Task[Any]) -> Method:
         return self.build(task)
-
-
-def table_of(*entries: Entry[Any]) -> dict[str, Entry[Any]]:
-    """The table of methods by name.
-
-    Raises:
-        ConfigError: Where two methods have one name, or one has no builder.
-    """
-    table: dict[str, Entry[Any]] = {}
-    for entry in entries:
-        if not callable(entry.build):
-            raise ConfigError(f"the method {entry.name!r} has no builder", where="METHODS", fix="give Entry a function")
-        if entry.name in table:
-            raise ConfigError(f"two methods are called {entry.name!r}", where="METHODS", fix="rename one of them")
-        table[entry.name] = entry
-    return table
 
 
 def wrong_entry(name: str, entry: object) -> str:

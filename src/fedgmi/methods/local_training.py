@@ -12,6 +12,7 @@ from fedgmi.data.standardise import feature_sums, standardisation
 from fedgmi.errors import ConfigError
 from fedgmi.methods.contract import Task
 from fedgmi.models import training
+from fedgmi.models.density import rows_per_chunk
 from fedgmi.protocol.message import Message, Models
 from fedgmi.protocol.step import Step
 from fedgmi.randomness import generator
@@ -71,12 +72,27 @@ def held_by_all(rows: Rows, total: Tensor, mass: Tensor) -> Models:
     return Models(total, mass, torch.ones(rows.n_clients, len(total), dtype=torch.bool))
 
 
+def by_rows(rows: Rows, models: Tensor) -> Models:
+    """The sum of clients' own models, each weighted by its client's rows.
+
+    Args:
+        rows: Of C clients.
+        models: One for each. [C, P]
+
+    Returns:
+        Σ_i n_i θ_i [1, P] and Σ_i n_i [1], held by all C clients.
+    """
+    total = (models * rows.counts.to(models.dtype)[:, None]).sum(0, keepdim=True)
+    return held_by_all(rows, total, rows.counts.sum().double()[None])
+
+
 def train_own(
     task: Task,
     rows: Rows,
     models: Tensor,
     key: tuple[int | str, ...],
     pull: training.Pull | None = None,
+    objective: training.Objective | None = None,
 ) -> Tensor:
     """Train each client's own model on all of its rows.
 
@@ -86,6 +102,7 @@ def train_own(
         models: Where the clients' models begin. [C, P]
         key: Of the draws: (seed, round, purpose).
         pull: Of a proximal term; its jobs are the clients.
+        objective: What is lowered; None: the cross-entropy of the task's expert.
 
     Returns:
         The trained models. [C, P]
@@ -93,7 +110,7 @@ def train_own(
     jobs = plan(task, rows, all_rows(rows))
     assert jobs.client.tolist() == list(range(rows.n_clients))  # every client has rows, so every client has a job
     return training.fit(
-        expert_objective(task),
+        objective or expert_objective(task),
         models,
         jobs,
         rows,
@@ -230,6 +247,48 @@ def expert_objective(task: Task) -> training.Objective:
         expert.gradient(params, batch.x, batch.y, batch.x.new_ones(()).expand(*batch.y.shape, 1), out)
 
     return training.Objective(loss, gradient if expert.gradient else None, expert.by_job, f"expert {expert.name}")
+
+
+def own_gradient(task: Task, models: Tensor, rows: Rows) -> Tensor:
+    """∇F_i(θ_i), F_i the mean cross-entropy of all of client i's rows, each client at a model of its own.
+
+    Args:
+        task: Its expert is the form of the models.
+        models: [C, P]
+        rows: Of these C clients, with labels.
+
+    Returns:
+        [C, P]
+    """
+    assert rows.y is not None
+    objective, total, piece = expert_objective(task), torch.zeros_like(models), torch.empty_like(models[:1])
+    place = torch.arange(len(rows), device=rows.x.device)
+    for i, mine in enumerate(torch.split(place, rows.counts.tolist())):
+        for part in torch.split(mine, rows_per_chunk(task.expert.floats_per_row)):
+            noise = rows.x.new_empty(1, len(part), 0)
+            batch = training.Batch(part[None], rows.x[part][None], rows.y[part][None], noise)
+            objective.write_gradient(models[i : i + 1].contiguous(), batch, piece)
+            total[i] += piece[0] * (len(part) / len(mine))
+    return total
+
+
+def trained_part(objective: training.Objective, part: slice) -> training.Objective:
+    """The same objective, by which only some of the parameters move: Adam leaves those alone whose gradient is 0.
+
+    Args:
+        objective: Any.
+        part: The places that are trained, among the P parameters.
+
+    Returns:
+        The objective with a gradient of 0 elsewhere.
+    """
+
+    def gradient(params: Tensor, batch: training.Batch, out: Tensor) -> None:
+        objective.write_gradient(params, batch, out)
+        kept = out[:, part].clone()
+        out.zero_()[:, part] = kept
+
+    return training.Objective(objective.loss, gradient)
 
 
 def all_rows(rows: Rows) -> Tensor:

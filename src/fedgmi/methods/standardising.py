@@ -132,7 +132,8 @@ def _on_scale(step: Step) -> Step:
 
 def _rescaled(server: Tree, rows: Rows) -> Rows:
     """The rows on the server's scale; what they keep between exchanges stays theirs."""
-    return replace(rows, x=_complete(server, rows.x))
+    validation = None if rows.validation is None else _rescaled(server, rows.validation)
+    return replace(rows, x=_complete(server, rows.x), validation=validation)
 
 
 def _complete(server: Tree, x: Tensor) -> Tensor:

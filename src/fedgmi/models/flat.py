@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
+from threading import RLock
 from typing import TypeVar
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from fedgmi.errors import FedgmiError, UserError
 
 T = TypeVar("T")
+GLOBAL_DRAWS = RLock()
+"""Modules begin by the generator of the whole process. Fits in other threads have to wait while it is borrowed."""
 
 
 class Layout:
@@ -133,7 +136,7 @@ class FlatModule:
             UserError: The module has running statistics, other buffers, or dropout, or it has no parameters.
         """
         self._make: Callable[[], nn.Module] = lambda: own_copy(make)
-        with torch.random.fork_rng(devices=[]):
+        with GLOBAL_DRAWS, torch.random.fork_rng(devices=[]):
             module = self._make()
         _check(module)
         self._template = _Call(module).requires_grad_(False).to("meta")
@@ -151,7 +154,7 @@ class FlatModule:
             [P]
         """
         seed = int(torch.randint(2**62, (), generator=generator))
-        with torch.random.fork_rng(devices=[]):
+        with GLOBAL_DRAWS, torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return self.layout.join(dict(_Call(self._make()).named_parameters()))
 

@@ -15,7 +15,7 @@ from fedgmi.errors import ConfigError, UserError
 from fedgmi.models.by_job import wants_loop, write_gradient
 from fedgmi.models.density import Density, rows_per_chunk
 from fedgmi.models.expert import Expert
-from fedgmi.models.flat import FlatModule, own_copy, told
+from fedgmi.models.flat import GLOBAL_DRAWS, FlatModule, own_copy, told
 from fedgmi.settings.run import DensitySettings, ExpertSettings
 
 Own: TypeAlias = nn.Module | Callable[..., Any] | None
@@ -110,7 +110,7 @@ def expert_from_module(make: Callable[[], nn.Module], schema: Schema, name: str 
             where="expert",
             fix=f"end it with one logit for each of the {schema.n_classes} classes",
         )
-    remarks = _looped(module, "expert")
+    remarks = (*_looped(module, "expert"), *_frozen(make, "expert"))
     if bool(((logits >= 0) & (logits <= 1)).all()) and schema.n_classes > 1:
         ends = "sum to one, as after a Softmax" if _sums_to_one(logits) else "lie between 0 and 1, as after a Sigmoid"
         what = f"the outputs of the expert {ends}. They are taken as logits, so it would learn badly"
@@ -147,7 +147,7 @@ def density_from_module(make: Callable[[], nn.Module], schema: Schema, name: str
         ConfigError: One of the two functions is missing, or gives another shape.
         UserError: The module cannot be averaged over clients, or draws at random.
     """
-    with torch.random.fork_rng(devices=[]):
+    with GLOBAL_DRAWS, torch.random.fork_rng(devices=[]):
         there = own_copy(make)
     for method in ("log_prob", "sample"):
         if not callable(getattr(there, method, None)):
@@ -180,7 +180,7 @@ def density_from_module(make: Callable[[], nn.Module], schema: Schema, name: str
     def loss(params: Tensor, x: Tensor, noise: Tensor) -> Tensor:
         return -log_prob(params, x)
 
-    remarks = _looped(module, "density")
+    remarks = (*_looped(module, "density"), *_frozen(make, "density"))
     return Density(name, True, module.size, 0, module.init, loss, scores, sample, remarks=remarks)
 
 
@@ -282,13 +282,22 @@ def _looped(module: FlatModule, kind: str) -> tuple[str, ...]:
     )
 
 
+def _frozen(make: Callable[[], nn.Module], kind: str) -> tuple[str, ...]:
+    """The remark on parameters that were frozen: they are averaged and trained like all others."""
+    with GLOBAL_DRAWS, torch.random.fork_rng(devices=[]):
+        frozen = [name for name, parameter in make().named_parameters() if not parameter.requires_grad]
+    if not frozen:
+        return ()
+    return (f"{', '.join(frozen[:3])} of the {kind}: frozen (requires_grad is False), and trained all the same",)
+
+
 def _sums_to_one(logits: Tensor) -> bool:
     return torch.allclose(logits.sum(-1), torch.ones(len(logits)), atol=1e-4)
 
 
 def _split(make: Callable[[], nn.Module], whole: FlatModule) -> tuple[FlatModule | None, FlatModule, bool]:
     """The trunk, the head on it, and whether a CPU does better with one job after another."""
-    with torch.random.fork_rng(devices=[]):
+    with GLOBAL_DRAWS, torch.random.fork_rng(devices=[]):
         layers = make()
     body, head = None, whole
     if isinstance(layers, nn.Sequential) and type(layers).forward is nn.Sequential.forward:

@@ -320,9 +320,8 @@ def _batches(
     for step in range(int(steps[0])):
         at = first[: int((steps > step).sum())] + step
         index = all_rows[at]
-        x = rows.x.index_select(0, index.view(-1)).view(
-            *index.shape, *rows.x.shape[1:]
-        )  # a fifth of the time of x[index]
+        chosen = rows.x.index_select(0, index.view(-1))  # a fifth of the time of x[index]
+        x = chosen.view(*index.shape, *rows.x.shape[1:])
         yield Batch(index, x, None if rows.y is None else rows.y[index], all_noise[at])
 
 

@@ -29,6 +29,7 @@ class InProcess:
         wrappers: What is done to messages on their way, the first one nearest to the client. Messages are then made
             client by client.
         seed: Of what wrappers draw.
+        validation: The same clients with their rows for validation, where there are any.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class InProcess:
         components: Sequence[Tensor] | None = None,
         wrappers: Sequence[Wrapper] = (),
         seed: int = 0,
+        validation: Sequence[Client] = (),
     ) -> None:
         self._clients, self._components, self._device = clients, components, device
+        self._validation = validation
         self._program, self._seed = program, seed
         self.wrappers = tuple(wrappers)
         self.states: Tree = tree.to(program.client_init(tuple(range(len(clients)))), device)
@@ -134,7 +137,7 @@ class InProcess:
         if ids not in self._packed:
             if sum(len(key) for key in self._packed) + len(ids) > len(self._clients):
                 self._packed.clear()
-            self._packed[ids] = pack(self._clients, ids, self._components, self._device)
+            self._packed[ids] = pack(self._clients, ids, self._components, self._device, validation=self._validation)
         return self._packed[ids]
 
 

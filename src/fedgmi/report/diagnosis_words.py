@@ -148,10 +148,9 @@ def how_well(diagnosis: Diagnosis) -> list[str]:
     ]
     unsure = undecided(diagnosis)
     if unsure:
-        verb = "is" if len(unsure) == 1 else "are"
-        sentences.append(
-            f"The mix of {listed(unsure)} {verb} undecided: the intervals are wide, and hold equal shares."
-        )
+        which, verb = ("mix", "is") if len(unsure) == 1 else ("mixes", "are")
+        told = f"The {which} of {listed(unsure)} {verb} undecided: the intervals are wide, and hold equal shares."
+        sentences.append(told)
     unseen = [str(k) for k in range(len(purest)) if purest[k] < PURE and own[k] < OWN_WORDS]
     if unseen:
         which = f"component{'s' * (len(unseen) > 1)} {listed(unseen)}"

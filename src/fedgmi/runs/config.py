@@ -211,9 +211,8 @@ def _advice(key: str, name: str, prefix: str = "") -> str:
     owners = [other for other, entry in METHODS.usable().items() if meant in entry.settings.model_fields]
     if not owners or name in owners:
         return ""
-    whose = (
-        f"{meant} is a setting of {' and '.join(owners)}, and {'method.name' if prefix else 'this method'} is {name}"
-    )
+    those = " and ".join(filter(None, [", ".join(owners[:-1]), owners[-1]]))
+    whose = f"{meant} is a setting of {those}, and {'method.name' if prefix else 'this method'} is {name}"
     return whose if meant == key else f"did you mean {prefix}{meant}? {whose}"
 
 

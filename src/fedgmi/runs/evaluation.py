@@ -92,7 +92,8 @@ def predictions(
     for rows, chunk_states in _chunked(clients, states):
         assert rows.y is not None
         sizes = rows.counts.tolist()
-        logs = predictor.predict(server, chunk_states, replace(rows, y=None, cache={})).cpu()
+        asked = replace(rows, y=None, cache={}, by_content=True)  # as the estimator asks about these rows
+        logs = predictor.predict(server, chunk_states, asked).cpu()
         found += zip(torch.split(logs, sizes), torch.split(rows.y.cpu(), sizes), strict=True)
     return found
 

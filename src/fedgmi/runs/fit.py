@@ -116,8 +116,9 @@ class _Run:
         """All rounds, and what is left of them."""
         config, clients = self.setup.config, self.federation.clients
         method = self.setup.method(lr=self.rate)
-        transport, program = InProcess(clients, method.program, device=self.device), method.program
-        choice = choice_of(config, method, transport, self.federation.validation)
+        program, validation = method.program, self.federation.validation
+        transport = InProcess(clients, program, device=self.device, validation=validation)
+        choice = choice_of(config, method, transport, validation)
         server = tree.to(program.init(), self.device)
         if counted.survey is not None:
             program, server = counted.survey.open(program, transport, server)

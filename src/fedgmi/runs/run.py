@@ -74,8 +74,14 @@ class Runner:
         if found is not None and "outcome" in found.meta:
             torch.set_num_threads(int(found.meta["threads"]))  # those that follow then have them too
             return dict(found.meta["outcome"])
-        method, clients = self.setup.method(name, lr=lr), self.scenario.federation.clients
-        transport = InProcess(clients, method.program, device=self.device, components=components)
+        method, federation = self.setup.method(name, lr=lr), self.scenario.federation
+        transport = InProcess(
+            federation.clients,
+            method.program,
+            device=self.device,
+            components=components,
+            validation=federation.validation,
+        )
         progress, threads = self._start(found, method, transport)
         torch.set_num_threads(threads)
         if found is None and self.survey is not None and name == config.method.name:

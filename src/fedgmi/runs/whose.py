@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedgmi.data.names import place_of
+from fedgmi.data.sources.arrays import by_row, missing_values
 from fedgmi.errors import DataError
 from fedgmi.runs.fitted import Fitted
 
@@ -30,7 +31,7 @@ def weights_of(model: Fitted, client: Any) -> Array:
     Raises:
         DataError: For a client that was not in the federation, or numbers that are no proportions.
     """
-    if isinstance(client, str | int | bool | np.integer | np.bool_):
+    if isinstance(client, str | int | float | bool | np.number | np.bool_):
         place = place_of(client, model.names, advice=ADVICE)
         return np.asarray(model.proportions[place].detach().cpu().numpy())
     try:
@@ -76,9 +77,14 @@ def _names_by_row(model: Fitted, client: Any, n_rows: int) -> list[Any] | None:
     """A name for each row; None where one client, or proportions, are meant for all rows."""
     if isinstance(client, str) or hasattr(client, "identified"):
         return None
-    given = np.asarray(client)
-    if given.ndim != 1 or given.dtype.kind not in "OUSiub":
+    given = by_row(client, "client")
+    named = "OUSiub" if n_rows == model.n_components else "OUSiubf"
+    if given.ndim != 1 or given.dtype.kind not in named or (given.dtype.kind == "f" and len(given) != n_rows):
         return None
+    gaps = missing_values(given)
+    if gaps.any():
+        row = int(gaps.argmax())
+        raise DataError("the name is missing", where=f"client, row {row}", fix="leave out the rows of nobody")
     if given.dtype.kind in "iu" and len(given) == model.n_components and given.sum() == 1 and given.min() >= 0:
         if len(given) != n_rows:
             return None

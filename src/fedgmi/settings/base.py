@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveInts = Annotated[list[PositiveInt], Field(min_length=1)]
+PositiveFloats = Annotated[list[PositiveFloat], Field(min_length=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 ProperFraction = Annotated[float, Field(gt=0, lt=1)]
 

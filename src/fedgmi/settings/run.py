@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedgmi.settings.base import PositiveFloat, PositiveInt, Section
+from fedgmi.settings.base import PositiveFloat, PositiveFloats, PositiveInt, Section
 
 MetricName = Literal["accuracy", "balanced_accuracy", "macro_f1", "auc", "log_loss", "calibration_error"]
-LearningRate = PositiveFloat | Annotated[list[PositiveFloat], Field(min_length=1)]
+LearningRate = PositiveFloat | PositiveFloats
 
 
 LR = 3e-3

@@ -59,6 +59,32 @@ def plain_array(values: Any, where: str) -> Array:
         raise DataError("the rows differ in length", where=where, fix="give rectangular arrays") from error
 
 
+def by_row(values: Any, where: str) -> Array:
+    """Labels or names of clients, one a row, as they were given: NumPy would make texts of all where one is a text.
+
+    Args:
+        values: As for `plain_array`.
+        where: Whose they are, for the message.
+
+    Returns:
+        An array; of objects where kinds are mixed, or a value is missing or masked.
+
+    Raises:
+        DataError: See `plain_array`.
+
+    Examples:
+        >>> by_row(["a", 1], "y").tolist(), by_row([1, 2], "y").dtype.kind
+        (['a', 1], 'i')
+    """
+    if isinstance(values, list | tuple) and not any(isinstance(value, list | tuple | np.ndarray) for value in values):
+        kinds = {np.asarray(value).dtype.kind for value in values}
+        if len(kinds) > 1 and not kinds <= set("iuf"):
+            mixed = np.empty(len(values), dtype=object)
+            mixed[:] = values
+            return mixed
+    return plain_array(values, where)
+
+
 def channels_last(shape: tuple[int, ...]) -> str:
     """The advice for pictures whose channels are the last axis.
 
@@ -139,6 +165,15 @@ def is_missing(value: Any) -> bool:
     return (
         value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
     )
+
+
+def missing_values(values: Array) -> npt.NDArray[np.bool_]:
+    """Which of some values are missing. [n]"""
+    if values.dtype.kind == "f":
+        return np.isnan(values)
+    if values.dtype.kind != "O":
+        return np.zeros(len(values), dtype=bool)
+    return np.fromiter(map(is_missing, values), dtype=bool, count=len(values))
 
 
 def is_number(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import numpy as np
@@ -13,6 +14,8 @@ from fedgmi.data.sources.sources import Source, Split, client_with
 from fedgmi.errors import DataError, FedgmiWarning
 from fedgmi.randomness import numpy_generator
 
+DECIMAL = re.compile(r"\d+\.0")
+"""A whole number as decimals are written."""
 MIN_ROWS = 20
 """A value of the column is a client where it has so many rows or more."""
 
@@ -83,7 +86,10 @@ def split_by_column(
 
 def _names(split: Split, column: str) -> npt.NDArray[np.str_]:
     """Each row's client, as text."""
-    return names_in(np.array(split.columns[column]), where=f"column {column!r}")
+    names = names_in(np.array(split.columns[column]), where=f"column {column!r}")
+    if all(DECIMAL.fullmatch(name) for name in set(names.tolist())):  # a text file's, where a gap once made decimals
+        names = np.array([name.removesuffix(".0") for name in names.tolist()], str)
+    return names
 
 
 def _tell(

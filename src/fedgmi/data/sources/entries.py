@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedgmi.data.names import client_name
 from fedgmi.data.problems import Problems
-from fedgmi.data.sources.arrays import Array, channels_last, numbers, plain_array
+from fedgmi.data.sources.arrays import Array, by_row, channels_last, numbers, plain_array
 from fedgmi.data.sources.frames import column_names, number_columns
 from fedgmi.data.sources.labels import label_values
 from fedgmi.data.sources.row_numbers import without_row_numbers
@@ -167,6 +167,6 @@ def _rows(x: Any, where: str) -> Tensor:
 def _labels(y: Any, where: str) -> Array:
     """As they came, objects too, so that their type is known; checked."""
     where = f"{where}, labels"
-    values = plain_array(y, where)
+    values = by_row(y, where)
     label_values(values, where=where, advice="give whole numbers or texts")
     return values

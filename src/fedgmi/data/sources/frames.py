@@ -6,6 +6,7 @@ imported. It takes a twentieth of a second to import, and so is imported when th
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,11 @@ from fedgmi.data.rows import Missing, Parts, Schema
 from fedgmi.data.sources.arrays import is_number
 from fedgmi.data.sources.columns import Kind, require
 from fedgmi.data.sources.labels import NO_LABELS, encode_labels
-from fedgmi.data.sources.row_numbers import is_row_number, warn_of_counter, without_row_numbers
+from fedgmi.data.sources.row_numbers import ENOUGH, is_row_number, warn_of_counter, without_row_numbers
 from fedgmi.data.sources.sources import Split, client_with
 from fedgmi.data.sources.tables import array_of
 from fedgmi.data.sources.values import Values, encode_feature, missing_texts, number_block, one_hot
-from fedgmi.errors import DataError, nearest
+from fedgmi.errors import DataError, FedgmiWarning, nearest
 
 if TYPE_CHECKING:
     from narwhals.stable.v2 import DataFrame
@@ -58,6 +59,8 @@ def from_frame(
     x, columns = torch.empty(0, 0), tuple[str, ...]()
     with problems.noted():
         chosen = _chosen(table.column_names, client, label, features)
+        if features is None:
+            chosen = _without_copies(table, chosen, client, label)
         x, columns = _features(table, chosen, missing, warn=features is None)
     labels = NO_LABELS
     if label is not None and label in table.column_names:
@@ -103,6 +106,10 @@ def encode(frame: Any, schema: Schema) -> Tensor:
     for feature in (feature for feature in schema.features if feature not in marked):
         with problems.noted():
             name = column_of(feature, table.column_names)
+            shorter = [other for other in table.column_names if other != name and feature.startswith(f"{other}=")]
+            if name is not None and shorter:
+                what = f"columns {name!r} and {shorter[0]!r} could both be meant by the feature {feature!r}"
+                raise DataError(what, where="X", fix="rename or drop the one that the federation did not have")
             name = name or _required(feature.partition("=")[0], table.column_names)
             made_of.setdefault(name, []).append(feature)
     columns: dict[str, npt.NDArray[np.float32]] = {}
@@ -188,26 +195,37 @@ def same_column(frame: Any, values: Values, name: Any = None) -> str | None:
     Args:
         frame: A DataFrame of pandas or Polars, or a pyarrow Table.
         values: Two or more different ones. [n]
-        name: What the values are called. Where several columns hold them, it is the one of this name.
+        name: What the values are called. It is the column of this name where there is one that holds them. Others count
+            in tables of 50 rows or more, for in smaller ones two columns may be equal by chance.
 
     Returns:
         The column's name, or None.
 
     Examples:
         >>> import pyarrow
-        >>> same_column(pyarrow.table({"age": [30, 40], "ward": ["a", "b"]}), np.array(["a", "b"]))
+        >>> same_column(pyarrow.table({"age": [30, 40], "ward": ["a", "b"]}), np.array(["a", "b"]), "ward")
         'ward'
     """
-    table, given = _arrow(frame), values.tolist()
-    if len(given) != len(table) or len(set(given)) < 2:
-        return None
-    first = given[:FEW]
-    found = [
-        column
-        for column in table.column_names
-        if table.column(column).slice(0, FEW).to_pylist() == first and table.column(column).to_pylist() == given
+    table = _arrow(frame)
+    found = _copies(table, values.tolist())
+    by_value = found if len(table) >= ENOUGH else []
+    return next((column for column in found if column == name), next(iter(by_value), None))
+
+
+def _copies(table: Any, values: list[Any]) -> list[str]:
+    """The columns that hold given values row by row, as they are or as texts; of constant values, none."""
+    if len(values) != len(table) or len(set(map(str, values))) < 2:
+        return []
+
+    def same(held: list[Any], given: list[Any]) -> bool:
+        return held == given or list(map(str, held)) == list(map(str, given))
+
+    columns = ((name, table.column(name)) for name in table.column_names)
+    return [
+        name
+        for name, column in columns
+        if same(column.slice(0, FEW).to_pylist(), values[:FEW]) and same(column.to_pylist(), values)
     ]
-    return next((column for column in found if column == name), next(iter(found), None))
 
 
 FEW = 16
@@ -294,6 +312,21 @@ def _chosen(columns: Sequence[str], client: str, label: str | None, features: Se
     return features
 
 
+def _without_copies(table: Any, chosen: Sequence[str], client: str, label: str | None) -> list[str]:
+    """The features that nobody has named, but for copies of the label and the client, which would tell the answer."""
+    kept = list(chosen)
+    if len(table) < ENOUGH:
+        return kept
+    for role, column in (("label", label), ("client", client)):
+        copies = _copies(table, table.column(column).to_pylist()) if column is not None else []
+        for name in copies:
+            if name in kept:
+                kept.remove(name)
+                told = f"column {name!r} holds what the {role} {column!r} holds, so it is no feature"
+                warnings.warn(FedgmiWarning(f"{told}. To use it all the same, name it in features"), stacklevel=2)
+    return kept
+
+
 def _as_name(column: Any) -> str:
     """A column's name as text: tables of pandas without a header number their columns."""
     return column if isinstance(column, str) else str(column)
@@ -318,7 +351,15 @@ def _features(table: Any, chosen: Sequence[str], missing: Missing, *, warn: bool
             blocks.append(block)
             columns += new
     problems.tell()
+    for text in (name for name in chosen if name not in numbers):
+        for other in (other for other in chosen if other.startswith(f"{text}=")):
+            what = f"column {other!r} is called as if it were a value of the column of texts {text!r}"
+            raise DataError(what, where="features", fix="rename one of them")
     [[x]], names = mark([[torch.from_numpy(np.concatenate(blocks, axis=1))]], columns, numbers, missing)
+    reserved = [name for name in chosen if name.endswith(f"={MARK}")]
+    if (reserved and missing != "refuse") or any(name.removesuffix(f"={MARK}") in chosen for name in reserved):
+        what = f"a column is called {reserved[0]!r}, which is how missing values are marked"
+        raise DataError(what, where="features", fix="rename it")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"two features would be called {twice!r}", where="features", fix="rename one of the columns")
@@ -340,7 +381,7 @@ def _later(table: Any, name: str, own: Sequence[str], missing: Missing) -> npt.N
 def _as_texts(values: Values) -> Values:
     """Texts, those of whole decimals without the point: categories of numbers may come as numbers of either kind."""
     if values.dtype.kind == "f":
-        plain = [MARK if v != v else str(int(v)) if v == round(v) else str(v) for v in values.tolist()]
+        plain = [MARK if v != v else str(int(v)) if v.is_integer() else str(v) for v in values.tolist()]
         return np.array(plain, dtype=str)
     return np.where(missing_texts(values), MARK, values).astype(str)
 
@@ -386,7 +427,7 @@ def _arrow(frame: Any) -> Any:
         raise DataError(f"this is a {type(frame).__name__}, not a table in memory", where="frame", fix=fix)
     try:
         table = nw.maybe_reset_index(opened).to_arrow()
-    except (ValueError, TypeError) as error:  # as pyarrow's are
+    except (ValueError, TypeError, NotImplementedError) as error:  # as pyarrow's are
         reason = str(error.args[-1]).rstrip(".")
         raise DataError(f"a column cannot be read ({reason})", where="frame", fix="give it one type") from error
     if len(set(table.column_names)) < len(table.column_names):

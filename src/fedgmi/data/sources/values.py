@@ -64,6 +64,8 @@ def encode_feature(
         _refuse_empty([np.isnan(block[:, 0]) for block in blocks], where, advice)
         return blocks, [name]
     gaps = [missing_texts(values) for values in splits]
+    if any((values[~gap] == MARK).any() for gap, values in zip(gaps, splits, strict=True)):
+        raise DataError(f"it holds the text {MARK!r}, which stands for no value", where=where, fix="write another text")
     for gap in gaps:
         if missing == "refuse" and gap.any():
             raise _missing_error(gap, where, advice)

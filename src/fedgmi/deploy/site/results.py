@@ -41,7 +41,7 @@ def quality(
     """
     if held_out is None or held_out.y is None or train.y is None:
         return {}
-    logs = predictor.predict(server, state, replace(held_out, y=None, cache={}))
+    logs = predictor.predict(server, state, replace(held_out, y=None, cache={}, by_content=True))
     return {
         "metrics": measure(logs, held_out.y),
         "majority_accuracy": majority(train.y.cpu(), held_out.y.cpu()),

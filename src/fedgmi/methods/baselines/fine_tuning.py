@@ -1,0 +1,156 @@
+"""Fine-tuning: what every client makes of the shared model for itself, after the last round.
+
+    w_i(e, ρ) ← e passes over client i's rows, from the shared model w, at ρ times the rounds' learning rate
+    q̃ ∝_y q^β                                        temperature, one β for each (e, ρ)
+    (e, ρ, β) = argmax Σ_i Σ_v log q̃_i(y_v | x_v)     v: client i's rows for validation; all clients' sums together
+
+Fine-tuning before deployment is Wang et al. 2019 (arXiv 1910.10252) and Yu et al. 2020 (arXiv 2002.04758). Temperature
+is Guo et al. 2017 (arXiv 1706.04599). It is fitted before the choice: a fine-tuned net is right long before it is
+modest, and raw likelihood stops too early. Zero passes are always among those tried. What travels is one log likelihood
+for each candidate and each β of a grid, summed over rows. The tuned models stay with their clients.
+
+Where nobody has rows for validation, nothing is chosen: as many passes as a round has, at the rounds' rate, β = 1.
+
+A newcomer gets the shared model, at the shared model's own β: `infer_client` trains nothing. So does a client that
+missed the last steps.
+
+Adam is fresh in each stretch between two numbers of passes, and a stretch has at least one step. Models that were tried
+are not kept: the chosen one is trained again, by the same draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from fedgmi.data.rows import Rows
+from fedgmi.methods.contract import Method, Task
+from fedgmi.methods.local_training import own_log_prob, train_own
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.step import Step
+from fedgmi.settings.base import MethodSettings, PositiveFloats, PositiveInts
+from fedgmi.tree import Tree
+
+BETAS = torch.logspace(-1.0, 0.5, 31, dtype=torch.float64)
+"""β that are tried, from 0.1 to 3.2; 1 is among them."""
+NOBODY = -1
+"""The choice where nobody has rows for validation."""
+CHOSEN, BETA = "tuning/chosen", "tuning/beta"
+TELLS = "how likely its rows for validation are under models tuned to its own rows, summed over these rows"
+
+
+class FineTuningSettings(MethodSettings):
+    """What methods with fine-tuning at the end have in common.
+
+    Attributes:
+        passes: The numbers of passes to try, beside none.
+        rates: The learning rates to try, as parts of the rounds' own.
+    """
+
+    passes: PositiveInts = [1, 2, 4, 8, 16]  # noqa: RUF012  # pydantic copies it
+    rates: PositiveFloats = [0.3, 1.0]  # noqa: RUF012
+
+
+def fine_tuned(method: Method, task: Task[FineTuningSettings]) -> Method:
+    """A method with one shared model, and fine-tuning after its last round.
+
+    Args:
+        method: Its shared model is the server's leaf `expert` [1, P].
+        task: From which it was built; its settings say what to try.
+
+    Returns:
+        The method with two more steps at the end, and with clients that predict by their own models.
+    """
+    passes, rates = sorted(set(task.settings.passes)), sorted(set(task.settings.rates))
+    candidates = [(0, 1.0), *((n, rate) for rate in rates for n in passes)]
+
+    def look(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        shared, held = server["expert"].repeat(rows.n_clients, 1), rows.validation
+        likelihood = torch.zeros(len(candidates), len(BETAS), dtype=torch.float64, device=rows.x.device)
+        count = 0 if held is None or held.y is None else len(held)
+        if held is not None and held.y is not None:
+            models = chain([shared], *(tuned(task, shared, rows, passes, rate, round) for rate in rates))
+            likelihood = torch.stack([by_temperature(own_log_prob(task, model, held), held.y) for model in models])
+        return states, Message(sums={"log_likelihood": likelihood, "rows": likelihood.new_tensor(float(count))})
+
+    def choose(server: Tree, message: Message, round: int) -> Tree:
+        best, place = message.sums["log_likelihood"].max(1)
+        beta, chosen = BETAS.to(best.device)[place], best.argmax()
+        beta = torch.stack([beta[0], beta[chosen]])  # of the shared model, and of the chosen ones
+        if float(message.sums["rows"]) == 0:
+            beta, chosen = torch.ones_like(beta), torch.full_like(chosen, NOBODY)
+        return server | {CHOSEN: chosen, BETA: beta}
+
+    def tune(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        shared, place = server["expert"].repeat(rows.n_clients, 1), int(server[CHOSEN])
+        most, rate = (task.training.epochs, 1.0) if place == NOBODY else candidates[place]
+        stops = [most] if place == NOBODY else [n for n in passes if n <= most]
+        *_, own = chain([shared], tuned(task, shared, rows, stops, rate, round))
+        return states | {"personal": own, "beta": server[BETA][1].expand(rows.n_clients)}, Message()
+
+    def infer_client(server: Tree, rows: Rows) -> Tree:
+        shared = server["expert"].repeat(rows.n_clients, 1)
+        return {"personal": shared, "beta": server[BETA][0].expand(rows.n_clients)}
+
+    def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
+        own = states if "personal" in states else infer_client(server, rows)
+        logs = own_log_prob(task, own["personal"], rows)
+        return (logs * own["beta"][rows.client_index, None]).log_softmax(1)
+
+    program, predictor = method.program, method.predictor
+    steps = (
+        Step("try tuning", look, choose, reads=("expert",), writes=(CHOSEN, BETA), tells=TELLS),
+        Step("tune", tune, reads=("expert", CHOSEN, BETA)),
+    )
+    return replace(
+        method,
+        program=replace(program, finish=(*program.finish, *steps)),
+        predictor=replace(predictor, predict=predict, reads=(*predictor.reads, BETA), infer_client=infer_client),
+    )
+
+
+def tuned(task: Task, start: Tensor, rows: Rows, stops: Sequence[int], rate: float, round: int) -> Iterator[Tensor]:
+    """Clients' models after several numbers of passes over their rows, each going on from the one before.
+
+    Args:
+        task: Its training settings, and its learning rate.
+        start: Where the clients' models begin. [C, P]
+        rows: Of C clients.
+        stops: The numbers of passes, ascending.
+        rate: Which part of the learning rate.
+        round: Of which it is.
+
+    Yields:
+        The models at each stop. [C, P]
+    """
+    model, done = start, 0
+    for stop in stops:
+        stretch = task.training.model_copy(update={"epochs": stop - done})
+        key = (task.seed, round, f"tuning to {stop} at {rate!r}")
+        model = train_own(task.replace(lr=rate * task.lr, training=stretch), rows, model, key)
+        done = stop
+        yield model
+
+
+def by_temperature(logs: Tensor, labels: Tensor) -> Tensor:
+    """The log likelihood of labels at every β of the grid, where p^β is made to sum to one again.
+
+    Args:
+        logs: log p(y | x) of every class. [V, L], nats
+        labels: [V]
+
+    Returns:
+        Summed over rows. [B], float64, nats
+
+    Examples:
+        >>> logs = torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log()
+        >>> bool(by_temperature(logs, torch.tensor([0, 1])).argmax() == 0)  # a coin's toss: the smallest β
+        True
+    """
+    scaled = logs.double()[:, None] * BETAS.to(logs.device)[:, None]  # [V, B, L]
+    at = labels[:, None, None].expand(-1, len(BETAS), 1)
+    return scaled.log_softmax(2).gather(2, at).sum((0, 2))
