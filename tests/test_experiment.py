@@ -10,8 +10,10 @@ import pytest
 import safetensors.torch
 import torch
 
+from fedgmi.data.rows import Schema
 from fedgmi.methods.fedgmi.presets import PRESETS
 from fedgmi.runs import config
+from fedgmi.runs.setup import Setup
 from fedgmi.storage import folder
 from tiny import ALL_BOUNDS, arguments, exit_code, run, without_seconds
 
@@ -262,3 +264,12 @@ def test_clients_that_are_held_out_are_told_apart(tmp_path, capsys):
     assert summary["local"]["unseen"] is None
     assert "unseen clients: accuracy" in capsys.readouterr().out
     assert "unseen" not in everybody
+
+
+@pytest.mark.parametrize(
+    ("features", "asked", "threads"), [(64, None, 1), (784, None, 7), (784, 1, 1), (64, 3, 3)], ids=str
+)
+def test_small_models_have_one_thread_unless_the_settings_say_otherwise(monkeypatch, features, asked, threads):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    schema = Schema((features,), 2, "tabular", ("sick", "well"), tuple(f"x{j}" for j in range(features)))
+    assert Setup(config.from_table({"threads": asked} if asked else {}, "here"), schema, 3).threads() == threads

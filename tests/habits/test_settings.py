@@ -131,7 +131,7 @@ SWEEP: dict[str, Line] = {
     "seed": Line("1", federation),
     "rounds": Line("1", run, FEW[:3]),
     "device": Line("cuda", lambda c: (c.device, choose_device(c.device)) if torch.cuda.is_available() else c.device),
-    "threads": Line("1", lambda c: c.threads),  # tests/test_modes.py has what comes of it
+    "threads": Line("1", lambda c: c.threads),  # tests/test_experiment.py has what comes of it
     "data.path": Line("{other}", federation, TABLE),
     "data.train_split": Line("test", federation, TABLE),
     "data.test_split": Line("", federation, TABLE),

@@ -121,11 +121,11 @@ def cell_config(config: Config, cell: Cell, oracle: bool, jobs: int) -> Config:
     name, _, preset = cell.method.partition("-") if cell.method not in METHODS else (cell.method, "", "")
     settings = cell_settings(config, name, preset)
     bounds = {"fedavg": False, "local": False, "oracle": oracle and cell.method == "fedgmi"}
-    threads = config.threads or max(1, (os.cpu_count() or 1) // max(1, jobs))
+    share = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None  # alone, a run decides for itself
     return config.model_copy(
         update={
             "seed": cell.seed,
-            "threads": threads,
+            "threads": config.threads or share,
             "method": settings,
             "evaluation": config.evaluation.model_copy(update=bounds),
             "compare": {},

@@ -55,7 +55,7 @@ class Config(Section):
         seed: Of all draws.
         rounds: R.
         device: "auto" takes a GPU where there is one.
-        threads: Of the CPU; None: as many as torch takes.
+        threads: Of the CPU; None: one where models have fewer than 100,000 parameters, else as many as torch takes.
         data: Where rows come from.
         scenario: Who holds which.
         method: Which method, and its own settings.

@@ -65,6 +65,7 @@ def fit(
     with own_modes(config.threads):
         device, standardise = choose_device(config.device), wants_scale(config.data, config.scenario, federation.schema)
         setup = Setup(config, federation.schema, 1, standardise, expert, density)
+        torch.set_num_threads(setup.threads())
         return _best(setup, federation, device, listener)
 
 

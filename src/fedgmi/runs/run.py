@@ -143,7 +143,7 @@ class Runner:
         self.choice = choice_of(self.setup.config, method, transport, rows, chosen)
         if found is None:
             start = Progress(tree.to(method.program.init(), self.device))
-            return start, self.setup.config.threads or torch.get_num_threads()
+            return start, self.setup.threads()
         transport.states = found.clients
         transport.ledger = Ledger.from_tree(len(self.scenario.federation.clients), found.ledger)
         transport.requests.restore(found.meta["requests"])
