@@ -1,6 +1,6 @@
 """What do two threads bring, on a quiet machine and on a crowded one? Each run in a process of its own, in turn.
 
-    python benchmarks/threads.py [--threads 1 2] [--repeats 3] [--crowd 0]
+    python benchmarks/threads.py [--threads 1 2] [--repeats 3] [--crowd 0] [--spins 30000]
 
 A round of the default by the clock (median of a run's rounds, then of the runs): of the digits' size (20 clients of 70
 rows of 64 features), and of MNIST's (30 of 500, 784). "spin" is PyTorch as Python starts it, whose threads spin while
@@ -71,7 +71,7 @@ def measure(size: str, threads: int) -> float:
 def one(size: str, threads: int, policy: str) -> float:
     """The same in a process of its own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
-    environment |= {"OMP_WAIT_POLICY": "PASSIVE"} if policy == "wait" else {}
+    environment |= {"wait": {"OMP_WAIT_POLICY": "PASSIVE"}, "spin": {}}.get(policy, {"GOMP_SPINCOUNT": policy})
     command = [sys.executable, __file__, "--one", size, str(threads)]
     return float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
 
@@ -81,13 +81,15 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--spins", type=int, nargs="*", default=[], help="threads that spin so often, and then wait")
     parser.add_argument("--crowd", type=int, default=0)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(measure(options.one[0], int(options.one[1])))
         return
-    cases = [(threads, policy) for threads in options.threads for policy in ("spin", "wait")[threads == 1 :]]
+    policies = ("wait", "spin", *map(str, options.spins))
+    cases = [(threads, policy) for threads in options.threads for policy in policies[: 1 if threads == 1 else None]]
     print(f"{options.crowd} busy processes beside, load {os.getloadavg()[0]:.1f}; seconds a round")
     print("| size | " + " | ".join(f"{threads}, {policy}" for threads, policy in cases) + " |")
     print("|---|" + "---|" * len(cases), flush=True)

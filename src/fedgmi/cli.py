@@ -145,6 +145,7 @@ def compare(
     overrides: Overrides = None,
     seeds: Annotated[str, typer.Option(help="Whole numbers with commas between them.")] = "0,1,2",
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    tune: Annotated[bool, typer.Option("--tune", help="Validation rows choose each method's own settings.")] = False,
     out: Annotated[Path | None, typer.Option(help="Results folder.", show_default="runs/NAME-comparison")] = None,
 ) -> None:
     """Run methods side by side over seeds, and say which is best, and whether it is.
@@ -162,7 +163,7 @@ def compare(
         from fedgmi.runs import compare as comparing
 
         with watching(_errors()) as watch:
-            comparison = comparing.compare(settings, out, names, numbers, jobs=jobs, watch=watch)
+            comparison = comparing.compare(settings, out, names, numbers, jobs=jobs, tune=tune, watch=watch)
         write_comparison(comparison, out)
         print_comparison(comparison, out, Console())
         if any("failed" in cell for cell in comparison["cells"]):

@@ -7,7 +7,7 @@ checkpoint and wire format at once. Methods call the mathematics in `mixture` an
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
@@ -139,6 +139,7 @@ class Entry(Generic[S]):
         has_histogram: (settings) → whether clients send a histogram of words, to which noise can be added.
         check: (settings, rounds) → raises ConfigError for what contradicts itself, or has no effect.
         settle: (settings, rounds) → the settings of a run of so many rounds, what is left to them filled in.
+        tune: Settings of its own and their values, mostly its paper's, between which `fedgmi compare --tune` chooses.
     """
 
     build: Callable[[Task[Any]], Method]
@@ -148,6 +149,7 @@ class Entry(Generic[S]):
     has_histogram: Callable[[Any], bool] = lambda settings: False
     check: Callable[[Any, int], None] = lambda settings, rounds: None
     settle: Callable[[Any, int], Any] = lambda settings, rounds: settings
+    tune: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -60,6 +60,8 @@ def print_comparison(comparison: Comparison, out: Path, console: Console) -> Non
     console.print(table)
     if comparison["paired"]:
         console.print(verdict(comparison), highlight=False)
+    for choice in choices(comparison):
+        console.print(choice, highlight=False, markup=False)
     for cell in comparison["cells"]:
         if "failed" in cell:
             console.print(f"failed: {cell['method']}, seed {cell['seed']}: {cell['failed']}", markup=False)
@@ -101,6 +103,8 @@ def to_markdown(comparison: Comparison) -> str:
     parts.append(markdown_table(head, lines))
     if comparison["paired"]:
         parts.append(verdict(comparison))
+    if choices(comparison):
+        parts.append("\n".join(f"- {line}" for line in choices(comparison)))
     parts += [_matrix(method, found) for method, found in comparison["summary"].items() if found["expert_accuracy"]]
     failed = [cell for cell in comparison["cells"] if "failed" in cell]
     if failed:
@@ -183,6 +187,28 @@ def verdict(comparison: Comparison) -> str:
     paired = comparison["paired"]
     level = [method for method, gap in paired["against"].items() if gap["p"] >= significant]
     return f"{paired['best']} has the highest mean, but it is level with {', '.join(level)} ({comparison['test']})."
+
+
+def choices(comparison: Comparison) -> list[str]:
+    """What validation rows chose of methods' own settings, and what that cost: a line for each method.
+
+    Args:
+        comparison: What `comparison.json` holds.
+
+    Returns:
+        Lines; none where nothing was left to choose.
+    """
+    lines = []
+    for method in comparison["methods"]:
+        found = [cell["tuned"] for cell in comparison["cells"] if cell["method"] == method and cell.get("tuned")]
+        if found:
+            keys = [f"{key} = {', '.join(str(one['settings'][key]) for one in found)}" for key in found[0]["settings"]]
+            runs, lost = (sum(one[key] for one in found) for key in ("candidates", "failed"))
+            spent = size(sum(one["bytes_down"] + one["bytes_up"] for one in found))
+            cost = f"{runs} runs, {number(sum(one['seconds'] for one in found), 1)} s, {spent}"
+            failed = f", {lost} of them failed" if lost else ""
+            lines.append(f"{method}: validation rows chose {' and '.join(keys)}, by seed ({cost}{failed}).")
+    return lines
 
 
 def _matrix(method: str, found: dict[str, Any]) -> str:

@@ -44,15 +44,17 @@ class Cell:
         method: A name of METHODS, `fedgmi-PRESET`, or "oracle". The oracle has no run of its own: it is part of the run
             of fedgmi with the same seed.
         seed: Of all draws.
+        settings: Of the method's own, what this run has in place of the comparison's; see `tuning`.
     """
 
     method: str
     seed: int
+    settings: tuple[tuple[str, Any], ...] = ()
 
     @property
     def name(self) -> str:
         """The name of the cell's files."""
-        return f"{self.method}-{self.seed}"
+        return "-".join((f"{self.method}-{self.seed}", *(f"{key}={value}" for key, value in self.settings)))
 
     @property
     def run(self) -> str:
@@ -119,7 +121,7 @@ def cell_config(config: Config, cell: Cell, oracle: bool, jobs: int) -> Config:
         beside it.
     """
     name, _, preset = cell.method.partition("-") if cell.method not in METHODS else (cell.method, "", "")
-    settings = cell_settings(config, name, preset)
+    settings = cell_settings(config, name, preset).model_copy(update=dict(cell.settings))
     bounds = {"fedavg": False, "local": False, "oracle": oracle and cell.method == "fedgmi"}
     share = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None  # alone, a run decides for itself
     return config.model_copy(

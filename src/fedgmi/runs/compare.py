@@ -19,6 +19,7 @@ from fedgmi.runs.cells import ORACLE, cell_config, check_oracle, grid, result
 from fedgmi.runs.config import Config, dump, load
 from fedgmi.runs.records import Comparison, Summary
 from fedgmi.runs.statistics import compared
+from fedgmi.runs.tuning import runs_of, tuned
 from fedgmi.storage import files, folder
 
 POLL_S = 0.2
@@ -33,6 +34,7 @@ def compare(
     seeds: Sequence[int],
     *,
     jobs: int = 1,
+    tune: bool = False,
     watch: Watcher | None = None,
 ) -> dict[str, Any]:
     """Run methods over seeds and compare them.
@@ -43,6 +45,7 @@ def compare(
         methods: Names of METHODS, `fedgmi-PRESET`, or "oracle".
         seeds: The seeds. Every method runs once for each.
         jobs: How many runs there are at a time.
+        tune: Whether validation rows choose each method's own settings, at every seed; see `runs.tuning`.
         watch: Called several times a second with what every cell is at.
 
     Returns:
@@ -58,7 +61,7 @@ def compare(
     _claim(config, out)
     with folder.alone(out):
         files.write_text(out / folder.CONFIG, dump(config))
-        runs = [cell for cell in cells if cell.method != ORACLE]
+        runs = runs_of(config, cells, tune)
         for cell in runs:
             settings = cell_config(config, cell, ORACLE in methods, jobs)
             files.write_text(out / folder.CELLS / f"{cell.name}.toml", dump(settings))
@@ -66,7 +69,8 @@ def compare(
         names = [cell.name for cell in runs]
         watch = watch or (lambda stages: None)
         reasons = _run_all(names, done, out / folder.CELLS, max(1, jobs), watch, config.rounds)
-        found = [result(cell, out / folder.CELLS, reasons) for cell in cells]
+        where = out / folder.CELLS
+        found = [tuned(config, cell, where, reasons) if tune else result(cell, where, reasons) for cell in cells]
         return Comparison.write(
             out, compared(config.scenario.name, list(methods), list(seeds), found, config.evaluation.metric)
         )

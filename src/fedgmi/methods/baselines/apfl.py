@@ -149,4 +149,10 @@ def both(task: Task, alpha: Tensor, rows: Rows) -> training.Objective:
     return training.Objective(loss, gradient)
 
 
-APFL = Entry(apfl, ApflSettings, "every client mixes a model of its own with the global one", has_components=False)
+APFL = Entry(
+    apfl,
+    ApflSettings,
+    "every client mixes a model of its own with the global one",
+    has_components=False,
+    tune={"alpha": (0.25, 0.5, 0.75)},
+)

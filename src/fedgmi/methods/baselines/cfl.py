@@ -109,4 +109,10 @@ def cfl(task: Task[CflSettings]) -> Method:
     return clustered_method(task, "cfl", step, {"scale": torch.tensor(1.0, dtype=torch.float64)})
 
 
-CFL = Entry(cfl, CflSettings, "clusters, each split in two where its clients pull apart", has_components=False)
+CFL = Entry(
+    cfl,
+    CflSettings,
+    "clusters, each split in two where its clients pull apart",
+    has_components=False,
+    tune={"mean_below": (0.06, 0.12, 0.24)},
+)

@@ -97,4 +97,10 @@ def copies(model: Tensor, n_clients: int) -> Tensor:
     return model.repeat(n_clients, 1)
 
 
-DITTO = Entry(ditto, DittoSettings, "a personal model for every client, held near a global one", has_components=False)
+DITTO = Entry(
+    ditto,
+    DittoSettings,
+    "a personal model for every client, held near a global one",
+    has_components=False,
+    tune={"mu": (0.01, 0.1, 1.0)},
+)

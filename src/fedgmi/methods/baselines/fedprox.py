@@ -47,4 +47,10 @@ def fedprox(task: Task[FedProxSettings]) -> Method:
     return one_model(task, "fedprox", task.settings.mu)
 
 
-FEDPROX = Entry(fedprox, FedProxSettings, "FedAvg whose clients are held near the global model", has_components=False)
+FEDPROX = Entry(
+    fedprox,
+    FedProxSettings,
+    "FedAvg whose clients are held near the global model",
+    has_components=False,
+    tune={"mu": (0.001, 0.01, 0.1, 1.0)},
+)

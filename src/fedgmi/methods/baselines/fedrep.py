@@ -63,5 +63,9 @@ def fedrep(task: Task[FedRepSettings]) -> Method:
 
 
 FEDREP = Entry(
-    fedrep, FedRepSettings, "a representation for all, a head for every client, in turn", has_components=False
+    fedrep,
+    FedRepSettings,
+    "a representation for all, a head for every client, in turn",
+    has_components=False,
+    tune={"head_epochs": (1, 5, 10)},
 )

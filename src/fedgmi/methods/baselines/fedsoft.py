@@ -131,4 +131,9 @@ def fedsoft(task: Task[FedSoftSettings]) -> Method:
     )
 
 
-FEDSOFT = Entry(fedsoft, FedSoftSettings, "own models, drawn to the clusters that a client's rows are of")
+FEDSOFT = Entry(
+    fedsoft,
+    FedSoftSettings,
+    "own models, drawn to the clusters that a client's rows are of",
+    tune={"strength": (0.01, 0.1)},
+)

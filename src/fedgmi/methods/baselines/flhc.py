@@ -140,4 +140,10 @@ def check_flhc(settings: FlhcSettings, rounds: int) -> None:
         )
 
 
-FLHC = Entry(flhc, FlhcSettings, "FedAvg, one clustering of the clients, then FedAvg per cluster", check=check_flhc)
+FLHC = Entry(
+    flhc,
+    FlhcSettings,
+    "FedAvg, one clustering of the clients, then FedAvg per cluster",
+    check=check_flhc,
+    tune={"joint_rounds": (1, 5, 10)},
+)

@@ -134,4 +134,10 @@ def local_rounds(task: Task[PFedMeSettings], start: Tensor, rows: Rows, round: i
     return copies, personal
 
 
-PFEDME = Entry(pfedme, PFedMeSettings, "personal models by Moreau envelopes of clients' losses", has_components=False)
+PFEDME = Entry(
+    pfedme,
+    PFedMeSettings,
+    "personal models by Moreau envelopes of clients' losses",
+    has_components=False,
+    tune={"strength": (0.1, 1.0, 15.0)},
+)

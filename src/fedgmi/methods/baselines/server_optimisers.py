@@ -116,6 +116,11 @@ def optimised(task: Task[ServerOptimiserSettings], name: str, second: Second, be
     return replace(method, program=replace(method.program, init=init, round=(step,)))
 
 
-FEDADAM = Entry(fedadam, FedAdamSettings, "FedAvg with Adam at the server", has_components=False)
-FEDYOGI = Entry(fedyogi, FedYogiSettings, "FedAvg with Yogi at the server", has_components=False)
-FEDADAGRAD = Entry(fedadagrad, FedAdagradSettings, "FedAvg with Adagrad at the server", has_components=False)
+RATES = {"server_lr": (0.001, 0.01, 0.1)}
+"""Of the grid of the paper, what is near the rates that it found."""
+
+FEDADAM = Entry(fedadam, FedAdamSettings, "FedAvg with Adam at the server", has_components=False, tune=RATES)
+FEDYOGI = Entry(fedyogi, FedYogiSettings, "FedAvg with Yogi at the server", has_components=False, tune=RATES)
+FEDADAGRAD = Entry(
+    fedadagrad, FedAdagradSettings, "FedAvg with Adagrad at the server", has_components=False, tune=RATES
+)

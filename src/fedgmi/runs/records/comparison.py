@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from fedgmi.errors import UserError
 from fedgmi.runs.records.base import Part, Written
 from fedgmi.runs.records.run import Matrix, Metrics, Spread, Unseen
 from fedgmi.settings.run import MetricName
 from fedgmi.storage import folder
+
+
+class Tuned(Part):
+    """What validation rows chose of a method's own settings.
+
+    Attributes:
+        settings: By key.
+        candidates: How many combinations were run.
+        failed: How many of these did not come to their end.
+        seconds: Of all runs.
+        bytes_down: Of all runs, to all clients.
+        bytes_up: Of all runs, from all clients.
+    """
+
+    settings: dict[str, Any]
+    candidates: int
+    failed: int
+    seconds: float
+    bytes_down: int
+    bytes_up: int
 
 
 class Cell(Part):
@@ -34,6 +54,7 @@ class Cell(Part):
         bytes_down: To all clients.
         bytes_up: From all clients.
         seconds: Of the run.
+        tuned: What `--tune` chose, and what it cost; None where there was nothing to choose.
     """
 
     method: str
@@ -53,6 +74,7 @@ class Cell(Part):
     bytes_down: int | None = None
     bytes_up: int | None = None
     seconds: float | None = None
+    tuned: Tuned | None = None
 
 
 class OverSeeds(Part):

@@ -1,0 +1,78 @@
+"""`compare --tune`: validation rows choose each method's own settings, and what that cost is told."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fedgmi.methods import METHODS
+from fedgmi.report import comparison
+from fedgmi.runs import cells, config, tuning
+from tiny import TINY, exit_code
+
+SETTINGS = [word for setting in TINY for word in ("--set", setting)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("tuned") / "out"
+    words = ("compare", "--methods", "fedsoft", "--seeds", "0", "--out", str(out), "--tune", "--jobs", "2")
+    assert exit_code(*words, *SETTINGS) == 0
+    return out
+
+
+def test_the_result_is_that_of_the_candidate_that_does_best_on_validation_rows(finished):
+    record = json.loads((finished / "comparison.json").read_text())
+    (chosen,) = record["cells"]
+    runs = {path.parent.name: json.loads(path.read_text()) for path in finished.glob("cells/fedsoft*/summary.json")}
+    assert runs.keys() == {"fedsoft-0-strength=0.01", "fedsoft-0-strength=0.1"}
+    best = max(runs.values(), key=lambda run: run["validation_score"])
+    assert chosen["client_accuracy_per_client"] == best["client_accuracy_per_client"]
+    assert best is runs[f"fedsoft-0-strength={chosen['tuned']['settings']['strength']}"]
+    assert chosen["tuned"]["bytes_up"] == sum(run["bytes_up"] for run in runs.values())
+    assert chosen["tuned"]["candidates"] == 2
+
+
+def test_tables_tell_the_choice_and_its_cost(finished, capsys):
+    assert exit_code("report", str(finished)) == 0
+    for told in (capsys.readouterr().out, (finished / "comparison.md").read_text()):
+        assert "fedsoft: validation rows chose strength = " in " ".join(told.split())
+        assert "2 runs" in told
+
+
+def test_a_candidate_that_fails_is_out_of_the_running(finished):
+    settings, where = config.load(None, TINY), finished / "cells"
+    cell = cells.Cell("fedsoft", 0)
+    found = tuning.tuned(settings, cell, where, {"fedsoft-0-strength=0.1": "it ran away"})
+    assert found["tuned"]["settings"] == {"strength": 0.01}
+    assert found["tuned"]["failed"] == 1
+    assert "1 of them failed" in comparison.choices({"methods": ["fedsoft"], "cells": [found]})[0]
+    everything = {f"fedsoft-0-strength={value}": "it ran away" for value in (0.01, 0.1)}
+    assert tuning.tuned(settings, cell, where, everything)["failed"] == "it ran away"
+
+
+def test_without_validation_rows_the_cell_says_why(finished, monkeypatch):
+    monkeypatch.setattr(tuning.Summary, "read", lambda run: tuning.Summary.model_construct(validation_score=None))
+    monkeypatch.setattr(tuning.Summary, "to_json", lambda self: {"validation_score": None})
+    found = tuning.tuned(config.load(None, TINY), cells.Cell("fedsoft", 0), finished / "cells", {})
+    assert "there are none: leave out --tune" in found["failed"]
+
+
+@pytest.mark.parametrize(
+    "overrides", [["method.name=ditto", "method.mu=0.5"], ["compare.ditto.mu=0.5"]], ids=["method", "compare"]
+)
+def test_a_method_without_such_settings_has_one_run():
+    assert tuning.candidates(config.load(None), cells.Cell("fedavg", 0)) == [cells.Cell("fedavg", 0)]
+
+
+def test_what_the_settings_say_is_not_chosen(overrides):
+    assert tuning.candidates(config.load(None, overrides), cells.Cell("ditto", 0)) == [cells.Cell("ditto", 0)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_value_is_one_that_its_method_takes(name):
+    entry = METHODS[name]
+    for cell in tuning.candidates(config.load(None), cells.Cell(name, 0)):
+        entry.check(entry.settings.model_validate({"name": name, **dict(cell.settings)}), 30)
+    assert all(len(set(values)) == len(values) > 1 for values in entry.tune.values())
