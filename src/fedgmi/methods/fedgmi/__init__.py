@@ -39,6 +39,7 @@ from fedgmi.methods.fedgmi.state import (
     initial_server,
 )
 from fedgmi.methods.local_training import identified_of
+from fedgmi.methods.personal import personal
 from fedgmi.mixture.information import MIN_CONTRAST
 from fedgmi.mixture.posterior import responsibilities
 from fedgmi.models.expert import mixture_log_prob
@@ -74,7 +75,25 @@ def _build(task: Task[FedGMISettings], name: str, preset: Preset) -> Method:
         kinds=BYTES,
         warm_up=preset.shared_rounds,
     )
-    return Method(name, program, _predictor(task, preset), metrics, _counts)
+    method = Method(name, program, _predictor(task, preset), metrics, _counts)
+    return _with_own_parts(method, task, preset) if labels and task.settings.personal else method
+
+
+def _with_own_parts(method: Method, task: Task[FedGMISettings], preset: Preset) -> Method:
+    """Clients end with a part of their own; the shared mixture is a candidate with both gates, r(x) and π."""
+    [experts] = Components.names("expert")
+
+    def shared(server: Tree, states: Tree, rows: Rows) -> Tensor:
+        logs = method.predictor.predict(server, states, rows)[:, None]
+        if task.n_components == 1:
+            return logs
+        proportions = preset.proportions(states).clamp(min=1e-30)[rows.client_index]
+        return torch.cat([logs, mixture_log_prob(task.expert, server[experts], rows.x, proportions.log())[:, None]], 1)
+
+    def start(server: Tree, states: Tree, rows: Rows) -> Tensor:
+        return preset.proportions(states).to(server[experts].dtype) @ server[experts]
+
+    return personal(method, task, shared, min(task.n_components, 2), start, method.predictor.reads)
 
 
 def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:

@@ -26,6 +26,7 @@ class FedGMISettings(MethodSettings):
             the rounds where there are fewer than ten.
         reference_rounds: Rounds after which the reference models, by which rows are judged, stay as they are.
         elbo_samples: Draws for a VAE's bound on log p(x).
+        personal: Whether clients end with a part of their own, which never travels; see `methods.personal`.
         epsilon: Each client's histogram of words goes out with noise, under which any one row is ε-differentially
             private. Nothing else that leaves a client is (docs/privacy.md). None: no noise.
     """
@@ -39,6 +40,7 @@ class FedGMISettings(MethodSettings):
     warm_up_rounds: PositiveInt | None = None
     reference_rounds: PositiveInt = 15
     elbo_samples: PositiveInt = 1
+    personal: bool = True
     epsilon: Annotated[float, Field(ge=1e-6, allow_inf_nan=False)] | None = None
 
     @property

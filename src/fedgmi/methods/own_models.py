@@ -1,0 +1,61 @@
+"""Models of clients' own, made from a shared one: passes over a client's rows, and temperatures.
+
+A temperature β makes q̃ ∝_y q^β (Guo et al. 2017, arXiv 1706.04599). A net on few rows is right long before it is modest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from fedgmi.data.rows import Rows
+from fedgmi.methods.contract import Task
+from fedgmi.methods.local_training import train_own
+
+BETAS = torch.logspace(-1.0, 0.5, 31, dtype=torch.float64)
+"""β that are tried, from 0.1 to 3.2; 1 is among them."""
+
+
+def tuned(task: Task, start: Tensor, rows: Rows, stops: Sequence[int], rate: float, round: int) -> Iterator[Tensor]:
+    """Clients' models after several numbers of passes over their rows, each going on from the one before.
+
+    Args:
+        task: Its training settings, and its learning rate.
+        start: Where the clients' models begin. [C, P]
+        rows: Of C clients.
+        stops: The numbers of passes, ascending.
+        rate: Which part of the learning rate.
+        round: Of which it is.
+
+    Yields:
+        The models at each stop. [C, P]
+    """
+    model, done = start, 0
+    for stop in stops:
+        stretch = task.training.model_copy(update={"epochs": stop - done})
+        key = (task.seed, round, f"tuning to {stop} at {rate!r}")
+        model = train_own(task.replace(lr=rate * task.lr, training=stretch), rows, model, key)
+        done = stop
+        yield model
+
+
+def by_temperature(logs: Tensor, labels: Tensor) -> Tensor:
+    """The log likelihood of labels at every β of the grid, where p^β is made to sum to one again.
+
+    Args:
+        logs: log p(y | x) of every class. [V, L], nats
+        labels: [V]
+
+    Returns:
+        Summed over rows. [B], float64, nats
+
+    Examples:
+        >>> logs = torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log()
+        >>> bool(by_temperature(logs, torch.tensor([0, 1])).argmax() == 0)  # a coin's toss: the smallest β
+        True
+    """
+    scaled = logs.double()[:, None] * BETAS.to(logs.device)[:, None]  # [V, B, L]
+    at = labels[:, None, None].expand(-1, len(BETAS), 1)
+    return scaled.log_softmax(2).gather(2, at).sum((0, 2))
