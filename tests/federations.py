@@ -96,7 +96,8 @@ def make_task(
 def transport_for(method: Method, scenario: Scenario) -> InProcess:
     """The in-process transport; the oracle's carries the truth."""
     truth = scenario.truth.components if method.name == "oracle" and scenario.truth is not None else None
-    return InProcess(scenario.federation.clients, method.program, components=truth)
+    rows = scenario.federation
+    return InProcess(rows.clients, method.program, components=truth, validation=rows.validation)
 
 
 def run(

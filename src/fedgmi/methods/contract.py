@@ -82,6 +82,8 @@ class Predictor:
         standard_errors: (states of such clients) → those of their proportions. [C, K]
         pooled: (server) → the proportions of all rows together. [K]
         client_state: (proportions [C, K]) → states of clients that are known by their proportions alone.
+        own: The leaves of clients' states, besides the proportions, by which they predict. A saved model holds them.
+        shared: As `predict`, without what clients have of their own; None where they have nothing.
         density: (server, x [R, *shape], noise [R, S, Z]) → log p_k(x). [R, K], nats
         sample: (server, component, n, generator) → rows of a component. [n, *shape]
         expert: (server, x [R, *shape]) → log p_k(y | x). [R, K, L], nats
@@ -97,6 +99,8 @@ class Predictor:
     standard_errors: Callable[[Tree], Tensor] | None = None
     pooled: Callable[[Tree], Tensor] | None = None
     client_state: Callable[[Tensor], Tree] | None = None
+    own: tuple[str, ...] = ()
+    shared: Callable[[Tree, Tree, Rows], Tensor] | None = None
     density: Callable[[Tree, Tensor, Tensor], Tensor] | None = None
     sample: Callable[..., Tensor] | None = None
     expert: Callable[[Tree, Tensor], Tensor] | None = None

@@ -1,6 +1,6 @@
 """Models of clients' own, made from a shared one: passes over a client's rows, and temperatures.
 
-A temperature β makes q̃ ∝_y q^β (Guo et al. 2017, arXiv 1706.04599). A net on few rows is right long before it is modest.
+A temperature β makes q̃ ∝_y q^β (Guo et al. 2017, arXiv 1706.04599): a net on few rows is right before it is modest.
 """
 
 from __future__ import annotations

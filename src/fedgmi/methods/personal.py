@@ -2,17 +2,18 @@
 
     p_i(y | x) = Σ_m ω_im · q̃_im(y | x)        q̃_im ∝_y q_im^β_m
 
-The candidates of client i: the shared predictors, and its own net. The own net starts as the client's average of the shared
-experts, and makes passes over the client's rows. How many, at which rate, and every β_m: by the log likelihood of all
-clients' validation rows together, temperatures first.
+The candidates of client i: the shared predictors, and its own net. The own net starts as the client's average of the
+shared experts, and makes passes over the client's rows. How many, at which rate, and every β_m: by the log likelihood
+of all clients' validation rows together, temperatures first.
 
 Then weights, by stacking (Wolpert 1992; Yao et al. 2018, arXiv 1704.02030). The pooled ω̄ maximises
 Σ_i Σ_v log Σ_m ω̄_m q̃_im(y_v | x_v), a concave problem, by Newton steps whose sums add up. Of n validation rows v,
 
-    ω_i = (Σ_v r_i(v) + s·prior_i) / (n + s)      prior_i: ω̄, the own net's part times n_i/(n_i + s), n_i: rows trained on
+    ω_i = (Σ_v r_i(v) + s·prior_i) / (n + s)
 
-r_i(v) ∝ ω_i·q̃_i(y_v | x_v). So a client without validation rows has the prior, one with many has weights of its own, and one
-with hardly any rows the shared model. What travels: M × B sums once, then M + M² sums in each of four exchanges.
+r_i(v) ∝ ω_i·q̃_i(y_v | x_v). prior_i is ω̄, the own net's part times n_i/(n_i + s), n_i the rows trained on. So a client
+without validation rows has the prior, one with many has weights of its own, and one with hardly any rows the shared
+model. What travels: sums for each candidate and temperature once, then M + M² sums in each of four exchanges.
 
 Where nobody has validation rows the shared model stays as it is.
 """
@@ -20,7 +21,7 @@ Where nobody has validation rows the shared model stays as it is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import torch
@@ -41,6 +42,8 @@ RATES = (0.3, 1.0)
 STRENGTH = 5.0
 """s, rows."""
 NEWTON_STEPS = 4
+NOBODY = -1
+"""The choice where nobody has rows for validation."""
 NEAR = 1e-9
 """Of a likelihood or a weight: the least that is told from 0."""
 TRIED, BETA, WEIGHTS = "personal/tried", "personal/beta", "personal/weights"
@@ -49,54 +52,68 @@ WEIGHS = (
     "how much likelier its rows for validation are under each candidate than under their mixture: sums and products"
 )
 
-Shared = Callable[[Tree, Tree, Rows], Tensor]
-Start = Callable[[Tree, Tree, Rows], Tensor]
+
+@dataclass(frozen=True)
+class OwnPart:
+    """What a client's own part is made of.
+
+    Attributes:
+        shared: (server, states, rows) → log q of the shared candidates, labels not looked at. [R, S, L], nats
+        n_shared: S.
+        start: (server, states, rows) → where clients' own nets begin. [C, P]
+        reads: The leaves of the server's state that `shared` needs.
+        start_reads: Those that `start` needs.
+    """
+
+    shared: Callable[[Tree, Tree, Rows], Tensor]
+    n_shared: int
+    start: Callable[[Tree, Tree, Rows], Tensor]
+    reads: tuple[str, ...]
+    start_reads: tuple[str, ...]
 
 
-def personal(method: Method, task: Task, shared: Shared, n_shared: int, start: Start, reads: tuple[str, ...]) -> Method:
+def personal(method: Method, task: Task, own: OwnPart) -> Method:
     """A method whose clients end with a part of their own.
 
     Args:
         method: Any with shared experts.
         task: From which it was built.
-        shared: (server, states, rows) → log q of the shared candidates, labels not looked at. [R, S, L]
-        n_shared: S.
-        start: (server, states, rows) → where clients' own nets begin. [C, P]
-        reads: The leaves of the server's state that these two need.
+        own: What a client's own part is made of.
 
     Returns:
         The method with more steps at the end, and with clients that predict by their own mixture of candidates.
     """
-    nets = [(n, rate) for rate in RATES for n in PASSES]
+    nets, n_shared, plain = [(n, rate) for rate in RATES for n in PASSES], own.n_shared, method.predictor.predict
 
     def look(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         held = labelled(rows)
-        if held is None:
+        if held is None or held.y is None:
             nothing = torch.zeros(n_shared + len(nets), len(BETAS), dtype=torch.float64, device=rows.x.device)
             return states, Message(sums={"log_likelihood": nothing, "rows": nothing.new_zeros(())})
-        begin = start(server, states, rows)
+        begin, y = own.start(server, states, rows), held.y
         models = chain.from_iterable(tuned(task, begin, rows, PASSES, rate, round) for rate in RATES)
-        logs = chain(shared(server, states, bare(held)).unbind(1), (own_log_prob(task, one, held) for one in models))
-        likelihood = torch.stack([by_temperature(one, held.y) for one in logs])
+        logs = chain(own.shared(server, states, bare(held)).unbind(1), (own_log_prob(task, m, held) for m in models))
+        likelihood = torch.stack([by_temperature(one, y) for one in logs])
         return states, Message(sums={"log_likelihood": likelihood, "rows": likelihood.new_tensor(float(len(held)))})
 
     def choose(server: Tree, message: Message, round: int) -> Tree:
         best, place = message.sums["log_likelihood"].max(1)
-        own = int(best[n_shared:].argmax())
-        beta = BETAS.to(best.device)[torch.cat([place[:n_shared], place[n_shared + own].reshape(1)])]
+        chosen = int(best[n_shared:].argmax())
+        beta = BETAS.to(best.device)[torch.cat([place[:n_shared], place[n_shared + chosen].reshape(1)])]
+        chosen = NOBODY if float(message.sums["rows"]) == 0 else chosen
         weights = torch.full_like(beta, 1.0 / len(beta))
-        if float(message.sums["rows"]) == 0:
-            beta, weights = torch.ones_like(beta), torch.eye(len(beta), dtype=beta.dtype, device=beta.device)[0]
-        return server | {TRIED: torch.tensor(own, device=best.device), BETA: beta, WEIGHTS: weights}
+        return server | {TRIED: torch.tensor(chosen, device=best.device), BETA: beta, WEIGHTS: weights}
 
     def tune(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         most, rate = nets[int(server[TRIED])]
-        *_, own = tuned(task, start(server, states, rows), rows, [n for n in PASSES if n <= most], rate, round)
-        return states | {"personal": own}, Message()
+        *_, net = tuned(task, own.start(server, states, rows), rows, [n for n in PASSES if n <= most], rate, round)
+        return states | {"personal": net}, Message()
 
     def candidates(server: Tree, states: Tree, rows: Rows) -> Tensor:
-        every = torch.cat([shared(server, states, rows), own_log_prob(task, states["personal"], rows)[:, None]], 1)
-        return (every.double() * server[BETA][:, None]).log_softmax(2)
+        logs = own.shared(server, states, rows)
+        if "personal" in states:
+            logs = torch.cat([logs, own_log_prob(task, states["personal"], rows)[:, None]], 1)
+        return (logs.double() * server[BETA][: logs.shape[1], None]).log_softmax(2)
 
     def at_labels(server: Tree, states: Tree, held: Rows) -> Tensor:
         logs, y = candidates(server, states, bare(held)), held.y
@@ -105,11 +122,8 @@ def personal(method: Method, task: Task, shared: Shared, n_shared: int, start: S
 
     def weigh(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         held, weights = labelled(rows), server[WEIGHTS]
-        if held is None:
-            ratio = weights.new_zeros(0, len(weights))
-        else:
-            logs = at_labels(server, states, held)
-            ratio = (logs - (logs + weights.log()).logsumexp(1, keepdim=True)).exp()
+        logs = weights.new_zeros(0, len(weights)) if held is None else at_labels(server, states, held)
+        ratio = (logs - (logs + weights.log()).logsumexp(1, keepdim=True)).exp()
         sums = {"gradient": ratio.sum(0), "curvature": ratio.T @ ratio, "rows": weights.new_tensor(float(len(ratio)))}
         return states, Message(sums=sums)
 
@@ -117,27 +131,32 @@ def personal(method: Method, task: Task, shared: Shared, n_shared: int, start: S
         return server | {WEIGHTS: newton_step(server[WEIGHTS], message.sums)}
 
     def settle(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        own, held = prior_weights(server[WEIGHTS], rows.counts), labelled(rows)
+        weights, held = prior_weights(server[WEIGHTS], rows.counts), labelled(rows)
         if held is not None:
-            own = own_weights(at_labels(server, states, held), held, own)
-        return states | {"weights": own}, Message()
+            weights = own_weights(at_labels(server, states, held), held, weights)
+        return states | {"weights": weights}, Message()
 
     def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
-        if "personal" not in states:  # newcomers, and who missed the end
-            logs = shared(server, states, rows).double()
-            logs = (logs * server[BETA][:n_shared, None]).log_softmax(2)
-            own = only_shared(server[WEIGHTS], n_shared).expand(rows.n_clients, -1)
-        else:
-            logs, own = candidates(server, states, rows), states["weights"]
-        return (logs + own.clamp(min=NEAR).log()[rows.client_index][:, :, None]).logsumexp(1).log_softmax(1)
+        pooled = server[WEIGHTS]
+        if int(server[TRIED]) == NOBODY:
+            return plain(server, states, rows)
+        weights = states.get("weights")
+        if weights is None:  # a newcomer, or who missed the end
+            weights = only_shared(pooled, n_shared).expand(rows.n_clients, -1)
+        logs = candidates(server, states, rows) + weights.clamp(min=NEAR).log()[rows.client_index][:, :, None]
+        return logs.logsumexp(1).log_softmax(1)
 
-    mine = (*reads, TRIED, BETA)
-    weighs = Step("weigh", weigh, step_up, reads=(*reads, BETA, WEIGHTS), writes=(WEIGHTS,), tells=WEIGHS)
+    def somebody(server: Tree) -> bool:
+        return int(server[TRIED]) != NOBODY
+
+    leaves = (TRIED, BETA, WEIGHTS)
+    both = tuple(dict.fromkeys((*own.start_reads, *own.reads)))
+    weighs = Step("weigh", weigh, step_up, (*own.reads, BETA, WEIGHTS), (WEIGHTS,), tells=WEIGHS, when=somebody)
     steps = (
-        Step("try own parts", look, choose, reads=reads, writes=(TRIED, BETA, WEIGHTS), tells=TELLS),
-        Step("own part", tune, reads=mine),
+        Step("try own parts", look, choose, reads=both, writes=leaves, tells=TELLS),
+        Step("own part", tune, reads=(*own.start_reads, TRIED), when=somebody),
         *(weighs,) * NEWTON_STEPS,
-        Step("own weights", settle, reads=(*mine, WEIGHTS)),
+        Step("own weights", settle, reads=(*own.reads, BETA, WEIGHTS), when=somebody),
     )
     return replace(
         method,
@@ -145,7 +164,9 @@ def personal(method: Method, task: Task, shared: Shared, n_shared: int, start: S
         predictor=replace(
             method.predictor,
             predict=predict,
-            reads=tuple(dict.fromkeys((*method.predictor.reads, *reads, BETA, WEIGHTS))),
+            shared=plain,
+            own=(*method.predictor.own, "personal", "weights"),
+            reads=tuple(dict.fromkeys((*method.predictor.reads, *own.reads, *leaves))),
         ),
     )
 
@@ -186,7 +207,7 @@ def newton_step(weights: Tensor, sums: Tree, floor: float = 1e-6) -> Tensor:
 
 def only_shared(weights: Tensor, n: int) -> Tensor:
     """The weights of the first n candidates, brought to sum 1. [n]"""
-    first = weights[:n] + 1e-3
+    first = weights[:n].clamp(min=1e-6)
     return first / first.sum()
 
 

@@ -157,6 +157,7 @@ def _predictor(old: Predictor) -> Predictor:
     return replace(
         old,
         predict=on_rows(old.predict),
+        shared=old.shared and on_rows(old.shared),
         reads=(*old.reads, SCALE),
         responsibilities=old.responsibilities and on_rows(old.responsibilities),
         evidence=old.evidence and on_rows(old.evidence),

@@ -139,6 +139,7 @@ def headline_table(summary: Summary) -> Table:
         ("… to the drawn proportions", "proportion_tv_drawn", 3),
         ("rows assigned rightly, %", "assignment_accuracy", None),
         ("client accuracy, %", "client_accuracy", None),
+        ("… of the shared part alone, %", "client_accuracy_shared", None),
         ("… of the worst tenth, %", "metrics.accuracy.worst_tenth", None),
         ("… by each client's commonest class, %", "majority_accuracy", None),
         ("balanced accuracy, %", "metrics.balanced_accuracy.mean", None),

@@ -39,6 +39,8 @@ def evaluate(method: Method, task: Task, server: Tree, states: Tree, scenario: S
     predicted = predictions(predictor, server, states, federation.held_out)
     result: dict[str, Any] = {"n_components": task.n_components if predictor.proportions else 1}
     result |= quality(predicted, federation.clients, federation.schema.classes)
+    shared = shared_accuracy(predictor, server, states, federation.held_out)
+    result |= {} if shared is None else {"client_accuracy_shared": shared}
     metrics = method.metrics(server)
     if "components_shown" in metrics:
         result["components_shown"] = int(metrics["components_shown"])
@@ -126,6 +128,24 @@ def quality(
         "majority_accuracy_per_client": common,
         "per_class": per_class(logs, y, classes),
     }
+
+
+def shared_accuracy(predictor: Predictor, server: Tree, states: Tree, held_out: Sequence[Client]) -> float | None:
+    """The mean over clients of the share of right labels, without what clients have of their own.
+
+    Args:
+        predictor: The method's.
+        server: The server's state.
+        states: The clients' states. [C, …]
+        held_out: Each client's rows, with labels.
+
+    Returns:
+        None where clients have nothing of their own, or there are no labels.
+    """
+    if predictor.shared is None:
+        return None
+    found = client_accuracy(replace(predictor, predict=predictor.shared), server, states, held_out)
+    return None if found is None else mean([None if value.isnan() else float(value) for value in found])
 
 
 def newcomers(

@@ -175,6 +175,7 @@ class _Run:
             learning_rate=self.rate,
             client_column=self.federation.client_column,
             label_column=self.federation.label_column,
+            own={name: transport.states[name] for name in method.predictor.own if name in transport.states},
             counts=None if counts is None else counts.cpu(),
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -43,7 +43,7 @@ class Fitted:
         setup: What it was fitted with.
         names: The clients'.
         server: The leaves of the server's state that the predictor reads.
-        proportions: All that is kept of single clients. [C, K]
+        proportions: The clients'. [C, K]
         bound: Nats per row, of the last round; None where the method has none.
         bytes_down: Bytes to all clients.
         bytes_up: Bytes from all clients.
@@ -52,6 +52,7 @@ class Fitted:
         learning_rate: Which was chosen, where there were several.
         client_column: The column that names each row's client, where the federation was one table.
         label_column: The column of labels, likewise.
+        own: What else is kept of single clients: the leaves by which they predict, where there are such. [C, …]
         counts: The clients' counts of words, where they sent such. They are kept in memory, and never saved. [C, W]
     """
 
@@ -67,6 +68,7 @@ class Fitted:
     learning_rate: float | None = None
     client_column: str | None = None
     label_column: str | None = None
+    own: Tree = field(default_factory=dict)
     counts: Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -107,10 +109,12 @@ class Fitted:
         """Rows that are asked about, in their own units."""
         return pack([Client("rows", x, y)], device=self.device, by_content=True)
 
-    def state(self, proportions: Tensor) -> Tree:
-        """The state of a client of these proportions [K]."""
+    def state(self, proportions: Tensor, place: int | None = None) -> Tree:
+        """The state of the client at that place, of these proportions [K]; None: of one that is not among ours."""
         assert self.method.predictor.client_state is not None
-        return self.method.predictor.client_state(proportions.double().to(self.device)[None])
+        state = self.method.predictor.client_state(proportions.double().to(self.device)[None])
+        own = {} if place is None else {name: leaf[place][None].to(self.device) for name, leaf in self.own.items()}
+        return state | own
 
     def pooled(self) -> Tensor:
         """The proportions of all rows together. [K], float64"""

@@ -52,6 +52,7 @@ def save(where: Path, model: Fitted, parameters: dict[str, Any]) -> None:
         UserError: Where the folder cannot be written.
     """
     tensors = {f"server/{key}": leaf for key, leaf in model.server.items()}
+    tensors |= {f"own/{key}": leaf for key, leaf in model.own.items()}
     tensors["proportions"] = model.proportions
     meta = {
         "format": FORMAT,
@@ -127,6 +128,7 @@ def load(where: Path, *, expert: Own = None, density: Own = None) -> tuple[Fitte
         learning_rate=meta["learning_rate"],
         client_column=meta["columns"][0],
         label_column=meta["columns"][1],
+        own=store.part(tensors, "own/"),
     )
     return model, meta["parameters"]
 

@@ -4,7 +4,7 @@ a row."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,22 +18,34 @@ Array = npt.NDArray[Any]
 ADVICE = "For a new client give infer_weights(x) in its place"
 
 
-def weights_of(model: Fitted, client: Any) -> Array:
-    """The proportions of a client.
+class Member(NamedTuple):
+    """Whose rows they are.
+
+    Attributes:
+        weights: The client's proportions. [K]
+        place: Its place in the federation; None for one that is known by its proportions alone.
+    """
+
+    weights: Array
+    place: int | None = None
+
+
+def member(model: Fitted, client: Any) -> Member:
+    """Who is meant by one name, place or proportions.
 
     Args:
         model: With the clients that it was fitted to.
         client: A name, a place among the names where no name could be meant, or proportions [K] themselves.
 
     Returns:
-        Proportions. [K]
+        The client.
 
     Raises:
         DataError: For a client that was not in the federation, or numbers that are no proportions.
     """
     if isinstance(client, str | int | float | bool | np.number | np.bool_):
         place = place_of(client, model.names, advice=ADVICE)
-        return np.asarray(model.proportions[place].detach().cpu().numpy())
+        return Member(np.asarray(model.proportions[place].detach().cpu().numpy()), place)
     try:
         given = np.asarray(client, dtype=float)
     except (TypeError, ValueError) as error:
@@ -42,19 +54,19 @@ def weights_of(model: Fitted, client: Any) -> Array:
     if given.shape != (model.n_components,) or not np.isclose(given.sum(), 1.0, atol=1e-4) or given.min() < 0:
         fix = f"give {model.n_components} shares of at least 0 that sum to 1, or the name of a client"
         raise DataError(f"{np.round(given, 4).tolist()} are no proportions", where="client", fix=fix)
-    return given
+    return Member(given)
 
 
-def by_client(model: Fitted, client: Any, n_rows: int) -> Iterator[tuple[Array, Array]]:
-    """The rows of each client that is asked for, with its proportions.
+def by_client(model: Fitted, client: Any, n_rows: int) -> Iterator[tuple[Array, Member]]:
+    """The rows of each client that is asked for, and whose they are.
 
     Args:
         model: With the clients that it was fitted to.
-        client: As `weights_of` takes it, or a name for each row. [n]
+        client: As `member` takes it, or a name for each row. [n]
         n_rows: n.
 
     Yields:
-        Which rows, by index, ascending, and the proportions of their client. [K]
+        Which rows, by index, ascending, and their client.
 
     Raises:
         DataError: For a client that was not in the federation, for names of another number of rows, and for whole
@@ -62,7 +74,7 @@ def by_client(model: Fitted, client: Any, n_rows: int) -> Iterator[tuple[Array, 
     """
     names = _names_by_row(model, client, n_rows)
     if names is None:
-        yield np.arange(n_rows), weights_of(model, client)
+        yield np.arange(n_rows), member(model, client)
         return
     first = {name: row for row, name in reversed(list(enumerate(names)))}
     places = {
@@ -70,7 +82,7 @@ def by_client(model: Fitted, client: Any, n_rows: int) -> Iterator[tuple[Array, 
     }
     of_row = np.array([places[name] for name in names])
     for place in sorted(set(places.values())):
-        yield np.flatnonzero(of_row == place), weights_of(model, model.names[place])
+        yield np.flatnonzero(of_row == place), member(model, model.names[place])
 
 
 def _names_by_row(model: Fitted, client: Any, n_rows: int) -> list[Any] | None:

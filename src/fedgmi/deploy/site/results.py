@@ -79,16 +79,17 @@ def write(
         tensors = {f"server/{k}": v for k, v in server.items()} | {f"state/{k}": v for k, v in state.items()}
         store.save(out / f"{MODEL}.json", tensors, about, file=f"{MODEL}.safetensors")
         return
-    _write_model(out / MODEL, setup, site, server, tell(state).cpu())
+    own = {name: state[name].cpu() for name in method.predictor.own if name in state}
+    _write_model(out / MODEL, setup, site, server, tell(state).cpu(), own)
 
 
-def _write_model(where: Path, setup: Setup, site: str, server: Tree, proportions: Tensor) -> None:
+def _write_model(where: Path, setup: Setup, site: str, server: Tree, proportions: Tensor, own: Tree) -> None:
     """As `FedGMI.save` writes it."""
     from fedgmi.runs import model_file  # once, at the end: a message does without it
     from fedgmi.runs.fitted import Fitted
 
     config = setup.config
-    model = Fitted(setup=setup, names=(site,), server=server, proportions=proportions)
+    model = Fitted(setup=setup, names=(site,), server=server, proportions=proportions, own=own)
     parameters = {
         "n_components": setup.n_components,
         "preset": config.method.model_dump()["preset"],

@@ -39,7 +39,7 @@ from fedgmi.methods.fedgmi.state import (
     initial_server,
 )
 from fedgmi.methods.local_training import identified_of
-from fedgmi.methods.personal import personal
+from fedgmi.methods.personal import OwnPart, personal
 from fedgmi.mixture.information import MIN_CONTRAST
 from fedgmi.mixture.posterior import responsibilities
 from fedgmi.models.expert import mixture_log_prob
@@ -93,7 +93,8 @@ def _with_own_parts(method: Method, task: Task[FedGMISettings], preset: Preset) 
     def start(server: Tree, states: Tree, rows: Rows) -> Tensor:
         return preset.proportions(states).to(server[experts].dtype) @ server[experts]
 
-    return personal(method, task, shared, min(task.n_components, 2), start, method.predictor.reads)
+    reads = tuple(dict.fromkeys((experts, *Gate.names("contrast"), *preset.schedule.gate)))
+    return personal(method, task, OwnPart(shared, min(task.n_components, 2), start, reads, (experts,)))
 
 
 def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:

@@ -115,6 +115,7 @@ class Outcome(Part):
         components_shown: How many components the clients' counts stand up for.
         client_accuracy: Share of right labels on a client's own held-out rows, mean over clients.
         client_accuracy_per_client: By client.
+        client_accuracy_shared: Mean over clients without what they have of their own; see `method.personal`.
         metrics: Of held-out rows, by name: shares, and the log loss in nats.
         majority_accuracy: What saying each client's most frequent training class reaches on held-out rows, mean over
             clients.
@@ -148,6 +149,7 @@ class Outcome(Part):
     components_shown: int | None = None
     client_accuracy: float | None
     client_accuracy_per_client: list[float | None] | None
+    client_accuracy_shared: float | None = None
     metrics: Metrics | None = None
     majority_accuracy: float | None = None
     majority_accuracy_per_client: list[float | None] | None = None
