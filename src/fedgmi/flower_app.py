@@ -99,7 +99,9 @@ def open_site(named: Any) -> Site:
     path = Path(named).expanduser()
     settings, federation = read(SiteSettings, path), read(FederationSettings, path.parent / FEDERATION)
     rows = load_site(settings, federation, path.parent)
-    return Site(settings, federation, path.parent / settings.folder, rows.train, rows.held_out, rows.digest)
+    return Site(
+        settings, federation, path.parent / settings.folder, rows.train, rows.held_out, rows.digest, rows.validation
+    )
 
 
 @contextmanager

@@ -100,7 +100,8 @@ def make_sites(settings: FederationSettings, where: Path, scenario: Scenario = S
     for i, client in enumerate(scenario.federation.clients):
         own = SiteSettings.model_validate({"name": client.name, "data": {"path": "rows.csv"}})
         held_out = as_pictures(scenario.federation.held_out[i])
-        sites[100 + i] = Site(own, settings, where / client.name, as_pictures(client), held_out, f"{i:032x}")
+        rows = (as_pictures(client), held_out, f"{i:032x}", as_pictures(scenario.federation.validation[i]))
+        sites[100 + i] = Site(own, settings, where / client.name, *rows)
     return sites
 
 

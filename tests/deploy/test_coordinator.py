@@ -42,7 +42,8 @@ def in_process(settings):
     """The same run without a coordinator → (server, transport)."""
     method = disclosing(settings.setup().method())
     clients = tuple(as_pictures(client) for client in SCENARIO.federation.clients)
-    transport = InProcess(clients, method.program)
+    held = tuple(as_pictures(client) for client in SCENARIO.federation.validation)
+    transport = InProcess(clients, method.program, validation=held)
     end = run_rounds(
         method.name,
         method.program,

@@ -48,9 +48,9 @@ def test_the_result_is_that_of_the_run_in_process(finished):
     """The same proportions, and the same ledger: by site, round and kind, headers included."""
     deployment, summary = finished
     settings = read(FederationSettings, deployment.app / "federation.toml")
-    clients = [load_site(read(SiteSettings, site), settings, site.parent).train for site in deployment.sites]
+    rows = [load_site(read(SiteSettings, site), settings, site.parent) for site in deployment.sites]
     method = disclosing(settings.setup().method())
-    transport = InProcess(clients, method.program)
+    transport = InProcess([one.train for one in rows], method.program, validation=[one.validation for one in rows])
     run_rounds(
         method.name,
         method.program,

@@ -165,7 +165,8 @@ def test_grey_pictures_in_a_coloured_federation(tmp_path, load):
 
 def test_whole_numbers_with_a_decimal_far_below(write, load):
     agreed = RowSettings(kind="tabular", features=("dose",))
-    assert load(write({"dose": [1] * 10_001 + [1.5]}), agreed).train.x.sum() == 10_002.5
+    path = write({"dose": [1] * 10_001 + [1.5]})
+    assert load(path, agreed, validation=0).train.x.sum() == 10_002.5
 
 
 # --- held-out rows --------------------------------------------------------------------------------------------------
@@ -178,10 +179,11 @@ def many(n: int) -> dict[str, list[Any]]:
 def test_held_out_rows_are_drawn_by_seed_and_site(write, load):
     path = write(many(50))
     rows = load(path, held_out=0.2)
-    assert (len(rows.train), len(rows.held_out)) == (40, 10)
-    ages = torch.cat([rows.train.x, rows.held_out.x])[:, 0]
+    assert (len(rows.train), len(rows.validation), len(rows.held_out)) == (36, 4, 10)
+    ages = torch.cat([rows.train.x, rows.validation.x, rows.held_out.x])[:, 0]
     assert sorted(ages.tolist()) == list(range(50))
     assert load(path, held_out=0.2).held_out.x.equal(rows.held_out.x)
+    assert load(path, held_out=0.2, validation=0).validation is None
     for other in ({"seed": 1}, {"name": "ward-2"}):
         assert not load(path, held_out=0.2, **other).held_out.x.equal(rows.held_out.x)
 

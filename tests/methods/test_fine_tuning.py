@@ -13,7 +13,7 @@ from fedgmi.methods import METHODS
 from fedgmi.methods.baselines.fine_tuning import BETA, BETAS, CHOSEN, NOBODY, fine_tuned
 from fedgmi.methods.standardising import standardised
 from fedgmi.protocol.in_process import InProcess
-from literal import EVERYONE, ragged_scenario, run_rounds, train_alone
+from literal import EVERYONE, ragged_scenario, train_alone
 
 SCENARIO = ragged_scenario()
 CLIENTS, HELD = SCENARIO.federation.clients, SCENARIO.federation.validation

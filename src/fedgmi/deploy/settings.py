@@ -184,6 +184,8 @@ class SiteSettings(Section):
         folder: Where its state, models and results are kept. Paths are relative to the file.
         data: Where its rows are.
         held_out: The fraction of rows that training never sees. They test the site's predictor.
+        validation: The fraction of the other rows that training does not see either. They choose what the site has of
+            its own, and choose with the other sites' rows what methods leave to rows for validation.
         device: Where it trains.
         threads: Of the CPU; None: as torch has them.
     """
@@ -192,6 +194,7 @@ class SiteSettings(Section):
     folder: str = "site"
     data: DataSettings
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: PositiveInt | None = None
 

@@ -137,7 +137,8 @@ def in_process(sites: Sequence[Path]) -> Beside:
     federation = read(FederationSettings, sites[0].parent / "federation.toml")
     loaded = [load_site(read(SiteSettings, site), federation, site.parent) for site in sites]
     method = federation.setup().method()
-    transport = InProcess([rows.train for rows in loaded], method.program)
+    held = [rows.validation for rows in loaded if rows.validation is not None]
+    transport = InProcess([rows.train for rows in loaded], method.program, validation=held)
     end = run_rounds(
         method.name,
         method.program,

@@ -46,6 +46,7 @@ class Site:
         train: The rows to train on, in their own units.
         held_out: The rows to test its predictor on; None where there are none.
         digest: Of all rows, hex. It changes whenever a row does.
+        validation: The rows by which things are chosen; None where there are none.
     """
 
     settings: SiteSettings
@@ -54,6 +55,7 @@ class Site:
     train: Client
     held_out: Client | None
     digest: str
+    validation: Client | None = None
 
     def answer(self, request: Parcel) -> Parcel:
         """Answer a request.
@@ -128,7 +130,7 @@ class Site:
 
     def _run(self, header: Header, server: Tree, memory: Memory, same: str) -> Kept:
         """The client's part of a step, from the state that the request builds on."""
-        method, rows = self.method(), self._rows(self.train, header)
+        method, rows = self.method(), self._rows(self.train, header, self.validation)
         server, state = self._states(header, method, server, rows, memory)
         steps = method.program.steps(phase_of(int(header["round"]), self.federation.rounds))
         step = steps[int(header["step"])]
@@ -176,10 +178,12 @@ class Site:
         """The method that the federation runs, with this site's own secret."""
         return disclosing(self.federation.setup().method(secret=self._secret()))
 
-    def _rows(self, client: Client, header: Header) -> Rows:
+    def _rows(self, client: Client, header: Header, validation: Client | None = None) -> Rows:
         """The client's rows under its index in the federation."""
-        packed = pack_rows([client], device=choose_device(self.settings.device))
-        return replace(packed, ids=(int(header["id"]),))
+        held, device = () if validation is None else (validation,), choose_device(self.settings.device)
+        packed, ids = pack_rows([client], device=device, validation=held), (int(header["id"]),)
+        held_rows = packed.validation and replace(packed.validation, ids=ids)
+        return replace(packed, ids=ids, validation=held_rows)
 
     def _cache_key(self, header: Header) -> str:
         """What rows keep between two exchanges holds for one start of the coordinator and the same rows."""

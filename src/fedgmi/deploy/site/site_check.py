@@ -154,8 +154,9 @@ def print_check(check: Check, console: Console) -> None:
 def _rows(check: Check) -> Iterator[str]:
     rows, agreed = check.rows, check.federation.rows
     held_out = 0 if rows.held_out is None else len(rows.held_out)
-    n = len(rows.train) + held_out
-    yield f"{plural(n, 'row')}: {len(rows.train):,} to train on, {held_out:,} held out"
+    validation = 0 if rows.validation is None else len(rows.validation)
+    n, choosing = len(rows.train) + validation + held_out, f"{validation:,} for validation, " if validation else ""
+    yield f"{plural(n, 'row')}: {len(rows.train):,} to train on, {choosing}{held_out:,} held out"
     if agreed.kind == "image":
         yield f"pictures of {'×'.join(map(str, agreed.shape))}, by {rows.columns[0]}"
     else:

@@ -39,7 +39,8 @@ class SiteRows:
     Attributes:
         train: The rows to train on.
         held_out: The rows to test its predictor on; None where there are none.
-        digest: Of both, hex. It changes whenever a row does.
+        validation: The rows by which things are chosen; None where there are none.
+        digest: Of all of them, hex. It changes whenever a row does.
         columns: Those that the features were made of.
         label: Where labels come from; None where the federation has none.
         ignored: The other columns and splits of the site's data.
@@ -47,6 +48,7 @@ class SiteRows:
 
     train: Client
     held_out: Client | None
+    validation: Client | None
     digest: str
     columns: tuple[str, ...]
     label: str | None
@@ -57,8 +59,8 @@ def load_site(settings: SiteSettings, federation: FederationSettings, where: Pat
     """Read a site's rows.
 
     Columns stand in the federation's order. Texts are one-hot by its values, and labels are numbered by its classes,
-    whichever of them the site has. The rows that are held out are drawn by the federation's seed and the site's name.
-    They are never all rows. No copy of the rows stays on the disk.
+    whichever of them the site has. The rows that are held out and those for validation are drawn by the federation's
+    seed and the site's name. They are never all rows. No copy of the rows stays on the disk.
 
     Args:
         settings: site.toml. It names the rows and the fraction that is held out.
@@ -84,10 +86,12 @@ def load_site(settings: SiteSettings, federation: FederationSettings, where: Pat
     ignored = (*other_splits, *(name for name in table.features if name not in (*columns, label)))
     key = (federation.seed, "site", settings.name, "held out")
     order, n_held_out = numpy_generator(*key).permutation(len(x)), min(round(settings.held_out * len(x)), len(x) - 1)
-    held_out, train = (np.sort(part) for part in np.split(order, [n_held_out]))
-    parts = [client_with(settings.name, Split(x, y), rows) for rows in (train, held_out) if len(rows)]
-    judged_by = parts[1] if n_held_out else None
-    return SiteRows(parts[0], judged_by, _digest(parts), columns, label, ignored)
+    n_validation = min(round(settings.validation * (len(x) - n_held_out)), len(x) - n_held_out - 1)
+    held_out, validation, train = (np.sort(part) for part in np.split(order, [n_held_out, n_held_out + n_validation]))
+    of = {"train": train, "held_out": held_out, "validation": validation}
+    parts = {name: client_with(settings.name, Split(x, y), rows) for name, rows in of.items() if len(rows)}
+    some = (parts["train"], parts.get("held_out"), parts.get("validation"))
+    return SiteRows(*some, _digest(list(parts.values())), columns, label, ignored)
 
 
 def _texts(data: DataSettings, schema: Schema) -> list[str | None]:
