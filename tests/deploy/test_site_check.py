@@ -72,7 +72,7 @@ def test_what_was_read_and_matched(site, capsys, monkeypatch):
     assert command(str(site / "site.toml")) == 0
     shown = capsys.readouterr().out
     for part in (
-        "8 rows: 6 to train on, 2 held out",
+        "8 rows: 5 to train on, 1 for validation, 2 held out",
         "3 features, as agreed: age, sex=f and sex=m",
         "age within [0, 120], as agreed",
         "labels by outcome; 1 of 3 classes have no row here",
@@ -140,9 +140,9 @@ def test_methods_say_what_they_send(site):
 
 def test_class_counts_add_up(site):
     found = checked(site)
-    assert [name for name, _, _ in found.class_counts] == ["well", "ill", "dead"]
-    assert [train + held_out for _, train, held_out in found.class_counts] == [2, 6, 0]
-    assert sum(train for _, train, _ in found.class_counts) == len(found.rows.train)
+    assert [name for name, *_ in found.class_counts] == ["well", "ill", "dead"]
+    assert [sum(counts) for _, *counts in found.class_counts] == [2, 6, 0]
+    assert sum(train for _, train, *_ in found.class_counts) == len(found.rows.train)
 
 
 def test_nothing_held_out_and_no_labels(site):

@@ -51,7 +51,10 @@ def load(tmp_path):
     """load("rows.csv", rows=PATIENTS, seed=0, name="ward-1", held_out=0.0, …settings of data) → the site's rows."""
 
     def load(path: str, rows: RowSettings = PATIENTS, **options: Any) -> SiteRows:
-        seed, own = options.pop("seed", 0), {key: options.pop(key) for key in ("name", "held_out") if key in options}
+        seed, own = (
+            options.pop("seed", 0),
+            {key: options.pop(key) for key in ("name", "held_out", "validation") if key in options},
+        )
         label = {} if rows.kind == "image" or not rows.classes else {"label_column": "outcome"}
         data = DataSettings(path=path, **(label | options))
         settings = SiteSettings(**({"name": "ward-1", "held_out": 0.0, "data": data} | own))

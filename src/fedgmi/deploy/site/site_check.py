@@ -41,7 +41,7 @@ class Check:
         federation: federation.toml.
         rows: The site's.
         program: What the federation asks of it.
-        class_counts: Per class how many rows train and how many are held out; none without labels.
+        class_counts: Per class how many rows train, choose, and are held out; none without labels.
         n_counts: Of the histogram of codewords and labels; 0 where the method asks for none.
     """
 
@@ -49,7 +49,7 @@ class Check:
     federation: FederationSettings
     rows: SiteRows
     program: Program
-    class_counts: tuple[tuple[str, int, int], ...]
+    class_counts: tuple[tuple[str, int, int, int], ...]
     n_counts: int
 
     @property
@@ -83,7 +83,7 @@ def check(site_toml: Path, federation_toml: Path) -> Check:
     setup = Setup(federation.config(), schema, 1, standardise=federation.rows.kind == "tabular")
     check_method(federation.method, federation.rounds)
     rows = load_site(settings, federation, site_toml.parent)
-    counts = (_class_counts(part, schema.n_classes) for part in (rows.train, rows.held_out))
+    counts = (_class_counts(part, schema.n_classes) for part in (rows.train, rows.validation, rows.held_out))
     has_histogram = METHODS[federation.method.name].has_histogram(federation.method)
     return Check(
         settings,
@@ -164,7 +164,7 @@ def _rows(check: Check) -> Iterator[str]:
     for name, (least, greatest) in agreed.ranges.items():
         yield f"{name} within [{least:g}, {greatest:g}], as agreed"
     if rows.label is not None:
-        lacking = sum(train + held_out == 0 for _, train, held_out in check.class_counts)
+        lacking = sum(not any(counts) for _, *counts in check.class_counts)
         without = f"; {lacking} of {len(check.class_counts)} classes have no row here" if lacking else ""
         yield f"labels by {rows.label}{without}"
     if rows.ignored:
@@ -172,9 +172,9 @@ def _rows(check: Check) -> Iterator[str]:
 
 
 def _class_table(check: Check) -> Table:
-    table = bare_table("", ["class", "train", "held out"])
-    for name, train, held_out in check.class_counts:
-        table.add_row(Text(name), f"{train:,}", f"{held_out:,}")
+    table = bare_table("", ["class", "train", "validation", "held out"])
+    for name, *counts in check.class_counts:
+        table.add_row(Text(name), *(f"{count:,}" for count in counts))
     return table
 
 
