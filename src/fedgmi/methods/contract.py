@@ -83,6 +83,8 @@ class Predictor:
         pooled: (server) → the proportions of all rows together. [K]
         client_state: (proportions [C, K]) → states of clients that are known by their proportions alone.
         own: The leaves of clients' states, besides the proportions, by which they predict. A saved model holds them.
+        welcome: (server, states of newcomers, rows) → the same states with parts of their own, from rows with labels.
+            This trains. None where clients have nothing of their own.
         shared: As `predict`, without what clients have of their own; None where they have nothing.
         density: (server, x [R, *shape], noise [R, S, Z]) → log p_k(x). [R, K], nats
         sample: (server, component, n, generator) → rows of a component. [n, *shape]
@@ -100,6 +102,7 @@ class Predictor:
     pooled: Callable[[Tree], Tensor] | None = None
     client_state: Callable[[Tensor], Tree] | None = None
     own: tuple[str, ...] = ()
+    welcome: Callable[[Tree, Tree, Rows], Tree] | None = None
     shared: Callable[[Tree, Tree, Rows], Tensor] | None = None
     density: Callable[[Tree, Tensor, Tensor], Tensor] | None = None
     sample: Callable[..., Tensor] | None = None

@@ -31,7 +31,7 @@ from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Method, Task
 from fedgmi.methods.local_training import own_log_prob
 from fedgmi.methods.own_models import BETAS, by_temperature, tuned
-from fedgmi.mixture.posterior import responsibilities
+from fedgmi.mixture.stacking import LEAST, newton_step, only_first, own_weights, prior_weights
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
@@ -39,13 +39,11 @@ from fedgmi.tree import Tree
 PASSES = (1, 2, 4, 8, 16)
 RATES = (0.3, 1.0)
 """Of the rounds' learning rate."""
-STRENGTH = 5.0
-"""s, rows."""
 NEWTON_STEPS = 4
+LAST = -1
+"""The round in whose name newcomers' nets draw their rows."""
 NOBODY = -1
 """The choice where nobody has rows for validation."""
-NEAR = 1e-9
-"""Of a likelihood or a weight: the least that is told from 0."""
 TRIED, BETA, WEIGHTS = "personal/tried", "personal/beta", "personal/weights"
 TELLS = "how likely its rows for validation are under the shared model and under models tuned to its own rows, summed"
 WEIGHS = (
@@ -136,14 +134,19 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
             weights = own_weights(at_labels(server, states, held), held, weights)
         return states | {"weights": weights}, Message()
 
+    def welcome(server: Tree, states: Tree, rows: Rows) -> Tree:
+        if rows.y is None or int(server[TRIED]) == NOBODY:
+            return states
+        return tune(server, states, rows, LAST)[0] | {"weights": prior_weights(server[WEIGHTS], rows.counts)}
+
     def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
         pooled = server[WEIGHTS]
         if int(server[TRIED]) == NOBODY:
             return plain(server, states, rows)
         weights = states.get("weights")
         if weights is None:  # a newcomer, or who missed the end
-            weights = only_shared(pooled, n_shared).expand(rows.n_clients, -1)
-        logs = candidates(server, states, rows) + weights.clamp(min=NEAR).log()[rows.client_index][:, :, None]
+            weights = only_first(pooled, n_shared).expand(rows.n_clients, -1)
+        logs = candidates(server, states, rows) + weights.clamp(min=LEAST).log()[rows.client_index][:, :, None]
         return logs.logsumexp(1).log_softmax(1)
 
     def somebody(server: Tree) -> bool:
@@ -165,6 +168,7 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
             method.predictor,
             predict=predict,
             shared=plain,
+            welcome=welcome,
             own=(*method.predictor.own, "personal", "weights"),
             reads=tuple(dict.fromkeys((*method.predictor.reads, *own.reads, *leaves))),
         ),
@@ -180,67 +184,3 @@ def labelled(rows: Rows) -> Rows | None:
 def bare(rows: Rows) -> Rows:
     """The same rows without labels."""
     return replace(rows, y=None, cache={})
-
-
-def newton_step(weights: Tensor, sums: Tree, floor: float = 1e-6) -> Tensor:
-    """The weights on the simplex that maximise the quadratic model of the log likelihood around some weights.
-
-    By multiplicative ascent, on the server alone: at ω the model's gradient is 2g − Hω, g and H a row's.
-
-    Args:
-        weights: [M], positive, with sum 1.
-        sums: `gradient` [M], `curvature` [M, M] and `rows`, summed over rows.
-        floor: The least weight.
-
-    Returns:
-        [M], with sum 1. Without rows: as they were.
-    """
-    if float(sums["rows"]) == 0:
-        return weights
-    gradient, curvature = sums["gradient"] / sums["rows"], sums["curvature"] / sums["rows"]
-    new = weights
-    for _ in range(300):
-        new = (new * (2.0 * gradient - curvature @ new).clamp(min=NEAR)).clamp(min=floor)
-        new = new / new.sum()
-    return new
-
-
-def only_shared(weights: Tensor, n: int) -> Tensor:
-    """The weights of the first n candidates, brought to sum 1. [n]"""
-    first = weights[:n].clamp(min=1e-6)
-    return first / first.sum()
-
-
-def prior_weights(weights: Tensor, counts: Tensor, strength: float = STRENGTH) -> Tensor:
-    """The pooled weights, the own net's times n/(n + s), the rest to the shared candidates.
-
-    Args:
-        weights: Pooled; the own net's is the last. [M]
-        counts: The rows that each client trains on. [C]
-        strength: s, rows.
-
-    Returns:
-        [C, M]
-    """
-    trust = (counts.double() / (counts.double() + strength)).to(weights.device)[:, None]
-    own = trust * weights[-1]
-    return torch.cat([only_shared(weights, len(weights) - 1) * (1.0 - own), own], 1)
-
-
-def own_weights(logs: Tensor, held: Rows, prior: Tensor, strength: float = STRENGTH) -> Tensor:
-    """Clients' own weights: the E-step's fixed point under a prior of s rows.
-
-    Args:
-        logs: log q̃ of the labels of validation rows. [V, M], nats
-        held: These rows, of C clients.
-        prior: [C, M]
-        strength: s, rows.
-
-    Returns:
-        [C, M]
-    """
-    weights, counts = prior, held.counts.to(prior.device).double()[:, None]
-    for _ in range(100):
-        resp, _ = responsibilities(logs, weights.clamp(min=NEAR), held.client_index)
-        weights = (held.sum_by_client(resp) + strength * prior) / (counts + strength)
-    return weights

@@ -158,6 +158,7 @@ def _predictor(old: Predictor) -> Predictor:
         old,
         predict=on_rows(old.predict),
         shared=old.shared and on_rows(old.shared),
+        welcome=old.welcome and on_rows(old.welcome),
         reads=(*old.reads, SCALE),
         responsibilities=old.responsibilities and on_rows(old.responsibilities),
         evidence=old.evidence and on_rows(old.evidence),

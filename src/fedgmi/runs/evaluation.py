@@ -154,7 +154,8 @@ def newcomers(
     """How clients fare that took no part in training.
 
     Their states are inferred from their training rows, with labels and without. Their predictors, those of the states
-    from labelled rows, are evaluated on held-out rows. Components are in the order that fits the *seen* clients.
+    from labelled rows with parts of their own, are evaluated on held-out rows. Components are in the order that fits
+    the *seen* clients.
 
     Args:
         predictor: The method's.
@@ -184,7 +185,8 @@ def newcomers(
             result |= {f"proportion_tv{suffix}": error, f"proportions{suffix}": estimated.tolist()}
             if predictor.identified is not None:
                 result[f"identified{suffix}"] = bool(predictor.identified(inferred).all())
-    predicted = predictions(predictor, server, kinds[""], unseen.federation.held_out)
+    own = kinds[""] if predictor.welcome is None else predictor.welcome(server, kinds[""], rows)
+    predicted = predictions(predictor, server, own, unseen.federation.held_out)
     found = quality(predicted, clients, unseen.federation.schema.classes)
     return result | {key: found[key] for key in (*ACCURACY, "metrics") if key in found}
 

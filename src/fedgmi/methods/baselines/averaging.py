@@ -7,9 +7,21 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Method, Predictor, Task
 from fedgmi.methods.local_training import all_rows, expert_objective, need_labels, random_starts, train_components
+from fedgmi.methods.personal import OwnPart, personal
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import ClientStep, Program, Step
+from fedgmi.settings.base import MethodSettings
 from fedgmi.tree import Tree
+
+
+class OneModelSettings(MethodSettings):
+    """What methods with one model for all have in common.
+
+    Attributes:
+        personal: Whether clients end with a part of their own, which never travels; see `methods.personal`.
+    """
+
+    personal: bool = False
 
 
 def experts_of(server: Tree) -> Tree:
@@ -89,7 +101,7 @@ def one_model(task: Task, name: str, mu: float = 0.0) -> Method:
     def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
         return task.expert.log_prob(server["expert"], rows.x)[:, 0]
 
-    return Method(
+    method = Method(
         name=name,
         program=Program(
             init=lambda: {"expert": random_starts(task, 1)},
@@ -104,3 +116,13 @@ def one_model(task: Task, name: str, mu: float = 0.0) -> Method:
             expert=lambda server, x: task.expert.log_prob(server["expert"], x),
         ),
     )
+    if not (isinstance(task.settings, OneModelSettings) and task.settings.personal):
+        return method
+    part = OwnPart(
+        shared=lambda server, states, rows: task.expert.log_prob(server["expert"], rows.x),
+        n_shared=1,
+        start=lambda server, states, rows: server["expert"].repeat(rows.n_clients, 1),
+        reads=("expert",),
+        start_reads=("expert",),
+    )
+    return personal(method, task, part)

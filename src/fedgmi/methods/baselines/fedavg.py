@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fedgmi.methods.baselines.averaging import one_model
+from fedgmi.methods.baselines.averaging import OneModelSettings, one_model
 from fedgmi.methods.contract import Entry, Method, Task
-from fedgmi.settings.base import MethodSettings
 
 
-class FedAvgSettings(MethodSettings):
-    """FedAvg has none of its own."""
+class FedAvgSettings(OneModelSettings):
+    """FedAvg has no more."""
 
     name: Literal["fedavg"] = "fedavg"
 

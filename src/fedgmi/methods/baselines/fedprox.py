@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fedgmi.methods.baselines.averaging import one_model
+from fedgmi.methods.baselines.averaging import OneModelSettings, one_model
 from fedgmi.methods.contract import Entry, Method, Task
-from fedgmi.settings.base import MethodSettings, PositiveFloat
+from fedgmi.settings.base import PositiveFloat
 
 
-class FedProxSettings(MethodSettings):
+class FedProxSettings(OneModelSettings):
     """FedProx's own settings.
 
     Attributes:

@@ -26,18 +26,17 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
-from fedgmi.methods.baselines.averaging import one_model
+from fedgmi.methods.baselines.averaging import OneModelSettings, one_model
 from fedgmi.methods.contract import Entry, Method, Task
 from fedgmi.methods.local_training import by_rows, expert_objective, own_gradient, train_own
 from fedgmi.models import training
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
-from fedgmi.settings.base import MethodSettings
 from fedgmi.tree import Tree
 
 
-class ScaffoldSettings(MethodSettings):
-    """SCAFFOLD has none of its own."""
+class ScaffoldSettings(OneModelSettings):
+    """SCAFFOLD has no more."""
 
     name: Literal["scaffold"] = "scaffold"
 

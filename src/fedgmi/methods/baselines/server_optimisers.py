@@ -26,10 +26,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedgmi.methods.baselines.averaging import one_model
+from fedgmi.methods.baselines.averaging import OneModelSettings, one_model
 from fedgmi.methods.contract import Entry, Method, Task
 from fedgmi.protocol.message import Message
-from fedgmi.settings.base import MethodSettings, PositiveFloat
+from fedgmi.settings.base import PositiveFloat
 from fedgmi.tree import Tree
 
 BETA_1, BETA_2, TAU = 0.9, 0.99, 1e-3
@@ -37,7 +37,7 @@ Second = Callable[[Tensor, Tensor], Tensor]
 """(v [1, P], Δ² [1, P]) → the new v."""
 
 
-class ServerOptimiserSettings(MethodSettings):
+class ServerOptimiserSettings(OneModelSettings):
     """What the three have in common.
 
     Attributes:

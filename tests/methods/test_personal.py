@@ -1,0 +1,118 @@
+"""What clients have of their own at the end: candidates, temperatures, weights, newcomers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from federations import gaussian_scenario, make_task, run
+from fedgmi.data.rows import pack
+from fedgmi.methods import METHODS
+from fedgmi.methods.local_training import own_log_prob
+from fedgmi.methods.personal import BETA, NOBODY, TRIED, WEIGHTS
+from fedgmi.mixture.stacking import STRENGTH, own_weights, prior_weights
+from fedgmi.protocol.in_process import InProcess
+
+SCENARIO = gaussian_scenario(6, 40, separation=4.0)
+CLIENTS, HELD = SCENARIO.federation.clients, SCENARIO.federation.validation
+
+
+def ended(name="fedgmi", validation=HELD, **own):
+    """A run to its end → (method, server, states)."""
+    small = (
+        {"codewords": 5, "kmeans_rounds": 2, "calibration_steps": 2, "warm_up_rounds": 1} if name == "fedgmi" else {}
+    )
+    method = METHODS[name](make_task(SCENARIO.federation.schema, method=name, **(small | own)))
+    transport = InProcess(CLIENTS, method.program, validation=validation)
+    return method, *run(method, SCENARIO, transport=transport)[:2]
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return ended()
+
+
+def test_with_one_component_it_is_fedavg_with_the_same_part():
+    """To the bit."""
+    one, server, states = ended(n_components=1)
+    average, other, others = ended("fedavg", personal=True)
+    for name in (TRIED, BETA, WEIGHTS, "expert"):
+        assert torch.equal(server[name], other[name]), name
+    rows = pack(SCENARIO.federation.held_out)
+    found = one.predictor.predict(server, states, replace(rows, y=None))
+    assert torch.equal(found, average.predictor.predict(other, others, replace(rows, y=None)))
+
+
+def test_a_prediction_is_the_mixture_of_tempered_candidates(fitted):
+    """By hand, for one client."""
+    method, server, states = fitted
+    rows = replace(pack(SCENARIO.federation.held_out, [2]), y=None)
+    state = {name: leaf[2:3] for name, leaf in states.items()}
+    task = make_task(SCENARIO.federation.schema)
+    experts = task.expert.log_prob(server["expert"], rows.x).double().exp()
+    gated = method.predictor.shared(server, state, rows).double()
+    mixed = (experts * state["proportions"][0].double()[None, :, None]).sum(1).log()
+    own = own_log_prob(task, state["personal"], rows).double()
+    tempered = [(beta * q).softmax(1) for beta, q in zip(server[BETA], (gated, mixed, own), strict=True)]
+    expected = sum(weight * q for weight, q in zip(state["weights"][0], tempered, strict=True))
+    found = method.predictor.predict(server, state, rows)
+    torch.testing.assert_close(found.exp(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_without_validation_rows_the_shared_mixture_stays_as_it_is():
+    method, server, states = ended(validation=())
+    assert int(server[TRIED]) == NOBODY
+    assert "personal" not in states
+    rows = replace(pack(SCENARIO.federation.held_out), y=None)
+    assert torch.equal(method.predictor.predict(server, states, rows), method.predictor.shared(server, states, rows))
+
+
+def test_turned_off_nothing_more_is_exchanged():
+    method, server, _ = ended(personal=False)
+    assert method.predictor.shared is None
+    assert not any(name.startswith("personal/") for name in server)
+
+
+def test_no_model_travels(fitted):
+    method, _, _ = fitted
+    steps = [
+        step for step in method.program.finish if step.name in ("try own parts", "own part", "weigh", "own weights")
+    ]
+    assert len(steps) == 7
+    assert all(step.models is None for step in steps)
+
+
+@pytest.mark.parametrize("bad", ["no rows", "one row", "one class"])
+def test_a_client_with_hardly_any_validation_rows_has_sensible_weights(bad):
+    held = {"no rows": HELD[2].x[:0], "one row": HELD[2].x[:1], "one class": HELD[2].x}[bad]
+    y = torch.zeros_like(HELD[2].y) if bad == "one class" else HELD[2].y[: len(held)]
+    method, server, states = ended(validation=(*HELD[:2], replace(HELD[2], x=held, y=y), *HELD[3:]))
+    torch.testing.assert_close(states["weights"].sum(1), torch.ones(6, dtype=torch.float64))
+    if bad == "no rows":
+        prior = prior_weights(server[WEIGHTS], torch.tensor([len(CLIENTS[2])]))
+        torch.testing.assert_close(states["weights"][2:3], prior)
+
+
+def test_newcomers_have_a_part_of_their_own_where_they_have_labels(fitted):
+    method, server, _ = fitted
+    rows = pack(CLIENTS, [3])
+    known = method.predictor.infer_client(server, rows)
+    with_labels = method.predictor.welcome(server, known, rows)
+    assert with_labels["personal"].shape == (1, server["expert"].shape[1])
+    torch.testing.assert_close(with_labels["weights"], prior_weights(server[WEIGHTS], rows.counts))
+    bare = replace(rows, y=None)
+    without = method.predictor.welcome(server, known, bare)
+    assert without == known
+    logs = method.predictor.predict(server, without, bare)
+    torch.testing.assert_close(logs.exp().sum(1), torch.ones(len(rows), dtype=logs.dtype))
+
+
+def test_many_rows_speak_for_themselves_and_few_leave_the_prior():
+    prior = torch.tensor([[0.5, 0.5]], dtype=torch.float64)
+    sure = torch.tensor([[0.0, -20.0]], dtype=torch.float64)  # the first candidate is right
+    for n, expected in ((0, 0.5), (1, (1 + STRENGTH * 0.5) / (1 + STRENGTH)), (995, 0.9975)):
+        rows = replace(pack([replace(CLIENTS[0], x=torch.zeros(n, 8), y=torch.zeros(n, dtype=torch.long))]), cache={})
+        found = own_weights(sure.expand(n, 2), rows, prior)
+        assert float(found[0, 0]) == pytest.approx(expected, abs=1e-6)
