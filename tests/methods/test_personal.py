@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from federations import gaussian_scenario, make_task, run
+from federations import SMALL, gaussian_scenario, make_task, run
 from fedgmi.data.rows import pack
 from fedgmi.methods import METHODS
 from fedgmi.methods.local_training import own_log_prob
@@ -21,10 +21,7 @@ CLIENTS, HELD = SCENARIO.federation.clients, SCENARIO.federation.validation
 
 def ended(name="fedgmi", validation=HELD, **own):
     """A run to its end → (method, server, states)."""
-    small = (
-        {"codewords": 5, "kmeans_rounds": 2, "calibration_steps": 2, "warm_up_rounds": 1} if name == "fedgmi" else {}
-    )
-    method = METHODS[name](make_task(SCENARIO.federation.schema, method=name, **(small | own)))
+    method = METHODS[name](make_task(SCENARIO.federation.schema, method=name, **(SMALL.get(name, {}) | own)))
     transport = InProcess(CLIENTS, method.program, validation=validation)
     return method, *run(method, SCENARIO, transport=transport)[:2]
 
@@ -77,9 +74,8 @@ def test_turned_off_nothing_more_is_exchanged():
 
 def test_no_model_travels(fitted):
     method, _, _ = fitted
-    steps = [
-        step for step in method.program.finish if step.name in ("try own parts", "own part", "weigh", "own weights")
-    ]
+    names = ("try own parts", "own part", "weigh", "own weights")
+    steps = [step for step in method.program.finish if step.name in names]
     assert len(steps) == 7
     assert all(step.models is None for step in steps)
 
@@ -88,7 +84,7 @@ def test_no_model_travels(fitted):
 def test_a_client_with_hardly_any_validation_rows_has_sensible_weights(bad):
     held = {"no rows": HELD[2].x[:0], "one row": HELD[2].x[:1], "one class": HELD[2].x}[bad]
     y = torch.zeros_like(HELD[2].y) if bad == "one class" else HELD[2].y[: len(held)]
-    method, server, states = ended(validation=(*HELD[:2], replace(HELD[2], x=held, y=y), *HELD[3:]))
+    _, server, states = ended(validation=(*HELD[:2], replace(HELD[2], x=held, y=y), *HELD[3:]))
     torch.testing.assert_close(states["weights"].sum(1), torch.ones(6, dtype=torch.float64))
     if bad == "no rows":
         prior = prior_weights(server[WEIGHTS], torch.tensor([len(CLIENTS[2])]))
