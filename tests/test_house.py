@@ -38,7 +38,14 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 other, but for those in BESIDE."""
 
 BESIDE = {("mixture", "models"), ("storage", "settings")}
-METHODS_SHARE = ("methods.contract", "methods.local_training", "methods.standardising", "methods.disclosing")
+METHODS_SHARE = (
+    "methods.contract",
+    "methods.local_training",
+    "methods.own_models",
+    "methods.personal",
+    "methods.standardising",
+    "methods.disclosing",
+)
 
 
 def name_of(file: Path) -> str:
