@@ -60,11 +60,12 @@ def train_alone(
     *,
     component: int = 0,
     share: Tensor | float = 1.0,
+    count: Tensor | None = None,
     pull: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Client i's local passes from start [P] on its rows, each to a share [n] that is all of it by default.
 
-    pull: of the model [P], added to the mean loss.
+    count: how much each row's loss counts [n]. pull: of the model [P], added to the mean loss.
     """
     rows = pack(clients, [i])
     weights = torch.zeros(len(rows), component + 1, dtype=torch.float64)
@@ -73,7 +74,8 @@ def train_alone(
 
     def pulled(params: Tensor, batch: training.Batch) -> Tensor:
         extra = 0.0 if pull is None else torch.stack([pull(model) for model in params])[:, None]
-        return loss(params, batch) + extra
+        counted = 1.0 if count is None else count[batch.row].float()
+        return counted * loss(params, batch) + extra
 
     trained = training.fit(
         training.Objective(pulled),

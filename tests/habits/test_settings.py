@@ -212,7 +212,9 @@ SWEEP: dict[str, Line] = {
     "fedsoft.strength": Line("1.0", run),
     "fedsoft.interval": Line("1", run),
     "fedsoft.smoother": Line("0.1", run, ("method.n_components=6",)),
+    "fedem.weighting": Line("draw", run),
     "fedgmm.projection": Line("2", run),
+    "fedgmm.weighting": Line("draw", run),
 }
 """By the setting's name. A method's own settings stand behind the method's name."""
 
