@@ -47,7 +47,8 @@ def exchange(transport: InProcess, server: Tree, steps: Sequence, ids: Sequence[
     """Some steps with some clients → server state."""
     with torch.no_grad():
         for step in steps:
-            server = step.server(server, transport.exchange(step, server, ids, number), number)
+            if step.when is None or step.when(server):
+                server = step.server(server, transport.exchange(step, server, ids, number), number)
     return server
 
 

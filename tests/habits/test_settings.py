@@ -205,6 +205,8 @@ SWEEP: dict[str, Line] = {
     "fedrep.head_epochs": Line("1", run),
     "ifca.init": Line("farthest", run),
     "ifca.draws": Line("2", run, ("method.init=balanced",)),
+    "ifca.warm_rounds": Line("1", run),
+    "ifca.warm_spread": Line("0.5", run, ("method.warm_rounds=1",)),
     "cfl.mean_below": Line("0.99", run, ("rounds=3", "method.largest_above=0.0001")),
     "cfl.largest_above": Line("0.9999", run, ("rounds=3", "method.mean_below=0.99", "method.largest_above=0.0001")),
     "flhc.joint_rounds": Line("2", run, ("rounds=3", "method.joint_rounds=1")),

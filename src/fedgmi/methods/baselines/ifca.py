@@ -7,8 +7,9 @@ After the last round every client chooses once more, by the final models, and pr
 be predicted never choose. A client that was not there chooses likewise. Without labels it cannot, and gets the largest
 cluster, with `identified` false. Proportions are one-hot. Per round and client: K models down, one up.
 
-`method.init` says how the K models start: see `ifca_starts`. The paper proves convergence from a good start, and its
-code draws until there is one. What ours does is stated, keyed by the seed, and counted in bytes.
+`method.init` says how the K models start: see `ifca_starts`. `method.warm_rounds` has them start from FedAvg's model:
+see `ifca_warm`. The paper proves convergence from a good start, and its code draws until there is one. What ours does
+is stated, keyed by the seed, and counted in bytes.
 
 Deviations from the paper:
 - Clients weigh by their rows. The paper's code does so on FEMNIST alone; elsewhere all have as many.
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 from fedgmi.data.rows import Rows
 from fedgmi.methods.baselines.averaging import experts_step
 from fedgmi.methods.baselines.ifca_starts import STARTS, IfcaSettings, best_fit, check_starts
+from fedgmi.methods.baselines.ifca_warm import warm_started
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import (
     expert_objective,
@@ -78,7 +80,7 @@ def ifca(task: Task[IfcaSettings]) -> Method:
         largest = F.one_hot(server["rows"].argmax(), n_clusters).double()
         return {"proportions": largest.repeat(rows.n_clients, 1)} | identified(rows, False)
 
-    return Method(
+    method = Method(
         name="ifca",
         program=Program(
             init=lambda: {
@@ -111,6 +113,7 @@ def ifca(task: Task[IfcaSettings]) -> Method:
             expert=lambda server, x: task.expert.log_prob(server["expert"], x),
         ),
     )
+    return warm_started(method, task)
 
 
 IFCA = Entry(ifca, IfcaSettings, "every client joins the one cluster whose model fits it best", check=check_starts)
