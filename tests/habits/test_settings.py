@@ -202,6 +202,8 @@ SWEEP: dict[str, Line] = {
     "pfedme.strength": Line("1.0", run),
     "pfedme.inner_steps": Line("1", run),
     "pfedme.outer_step": Line("0.5", run),
+    "knn-per.neighbours": Line("[3]", run),
+    "knn-per.capacity": Line("2", run),
     "fedrep.head_epochs": Line("1", run),
     "ifca.init": Line("farthest", run),
     "ifca.draws": Line("2", run, ("method.init=balanced",)),

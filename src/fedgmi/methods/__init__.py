@@ -21,6 +21,7 @@ OWN = {
     "ditto": "fedgmi.methods.baselines.ditto:DITTO",
     "apfl": "fedgmi.methods.baselines.apfl:APFL",
     "pfedme": "fedgmi.methods.baselines.pfedme:PFEDME",
+    "knn-per": "fedgmi.methods.baselines.knn_per:KNN_PER",
     "fedper": "fedgmi.methods.baselines.fedper:FEDPER",
     "fedrep": "fedgmi.methods.baselines.fedrep:FEDREP",
     "ifca": "fedgmi.methods.baselines.ifca:IFCA",
