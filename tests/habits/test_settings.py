@@ -213,6 +213,8 @@ SWEEP: dict[str, Line] = {
     "cfl.largest_above": Line("0.9999", run, ("rounds=3", "method.mean_below=0.99", "method.largest_above=0.0001")),
     "flhc.joint_rounds": Line("2", run, ("rounds=3", "method.joint_rounds=1")),
     "flhc.distance_threshold": Line("0.01", run, ("rounds=3", "method.joint_rounds=1")),
+    "flux.joint_rounds": Line("2", run, ("rounds=3",)),
+    "flux.reach": Line("0.01", run),
     "fedsoft.strength": Line("1.0", run),
     "fedsoft.interval": Line("1", run),
     "fedsoft.smoother": Line("0.1", run, ("method.n_components=6",)),

@@ -27,6 +27,7 @@ OWN = {
     "ifca": "fedgmi.methods.baselines.ifca:IFCA",
     "cfl": "fedgmi.methods.baselines.cfl:CFL",
     "flhc": "fedgmi.methods.baselines.flhc:FLHC",
+    "flux": "fedgmi.methods.baselines.flux:FLUX",
     "fedsoft": "fedgmi.methods.baselines.fedsoft:FEDSOFT",
     "fedem": "fedgmi.methods.baselines.fedem:FEDEM",
     "fedgmm": "fedgmi.methods.baselines.fedgmm:FEDGMM",
