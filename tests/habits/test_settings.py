@@ -209,6 +209,7 @@ SWEEP: dict[str, Line] = {
     "ifca.draws": Line("2", run, ("method.init=balanced",)),
     "ifca.warm_rounds": Line("1", run),
     "ifca.warm_spread": Line("0.5", run, ("method.warm_rounds=1",)),
+    "bcfl.strength": Line("10.0", run),
     "cfl.mean_below": Line("0.99", run, ("rounds=3", "method.largest_above=0.0001")),
     "cfl.largest_above": Line("0.9999", run, ("rounds=3", "method.mean_below=0.99", "method.largest_above=0.0001")),
     "flhc.joint_rounds": Line("2", run, ("rounds=3", "method.joint_rounds=1")),

@@ -25,6 +25,7 @@ OWN = {
     "fedper": "fedgmi.methods.baselines.fedper:FEDPER",
     "fedrep": "fedgmi.methods.baselines.fedrep:FEDREP",
     "ifca": "fedgmi.methods.baselines.ifca:IFCA",
+    "bcfl": "fedgmi.methods.baselines.bcfl:BCFL",
     "cfl": "fedgmi.methods.baselines.cfl:CFL",
     "flhc": "fedgmi.methods.baselines.flhc:FLHC",
     "flux": "fedgmi.methods.baselines.flux:FLUX",

@@ -18,6 +18,8 @@ Deviations from the paper:
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -56,13 +58,33 @@ def ifca(task: Task[IfcaSettings]) -> Method:
         ConfigError: For rows without labels.
     """
     need_labels(task, "ifca")
-    n_clusters = task.n_components
 
     def train(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         chosen = best_fit(task, server["expert"], rows)
         key = (task.seed, round, "expert")
         trained = train_components(task, rows, chosen[rows.client_index], server["expert"], expert_objective(task), key)
         return {"proportions": chosen}, Message({"expert": trained})
+
+    method = best_of_k(task, "ifca", experts_step(train, UPDATE))
+    program = method.program
+    program = replace(
+        program, prepare=STARTS[task.settings.init](task), kinds=dict(program.kinds) | {"start": "expert"}
+    )
+    return warm_started(replace(method, program=program), task)
+
+
+def best_of_k(task: Task, name: str, train: Step) -> Method:
+    """A method with K models, of which every client has the one that fits its rows best.
+
+    Args:
+        task: Its expert is the form of the models.
+        name: The method's.
+        train: The one step of a round. It leaves each client's choice in the state `proportions`, one-hot [C, K].
+
+    Returns:
+        The method. Its models are the server's leaf `expert` [K, P], each at a random start of its own.
+    """
+    n_clusters = task.n_components
 
     def settle(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         chosen = best_fit(task, server["expert"], rows)
@@ -80,16 +102,15 @@ def ifca(task: Task[IfcaSettings]) -> Method:
         largest = F.one_hot(server["rows"].argmax(), n_clusters).double()
         return {"proportions": largest.repeat(rows.n_clients, 1)} | identified(rows, False)
 
-    method = Method(
-        name="ifca",
+    return Method(
+        name=name,
         program=Program(
             init=lambda: {
                 "expert": random_starts(task, n_clusters),
                 "rows": 0.0 * uniform(1, n_clusters)[0],  # of the clients that chose each cluster in the end
             },
             client_init=lambda ids: {"proportions": uniform(len(ids), n_clusters)},  # not chosen yet
-            prepare=STARTS[task.settings.init](task),
-            round=(experts_step(train, UPDATE),),
+            round=(train,),
             finish=(
                 Step(
                     "choose",
@@ -100,7 +121,7 @@ def ifca(task: Task[IfcaSettings]) -> Method:
                     tells="how many rows it has, and in which cluster",
                 ),
             ),
-            kinds={"expert": "expert", "start": "expert"},
+            kinds={"expert": "expert"},
         ),
         predictor=Predictor(
             predict=predict,
@@ -113,7 +134,6 @@ def ifca(task: Task[IfcaSettings]) -> Method:
             expert=lambda server, x: task.expert.log_prob(server["expert"], x),
         ),
     )
-    return warm_started(method, task)
 
 
 IFCA = Entry(ifca, IfcaSettings, "every client joins the one cluster whose model fits it best", check=check_starts)
