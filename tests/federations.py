@@ -26,6 +26,7 @@ from fedgmi.tree import Tree
 SMALL: dict[str, dict[str, Any]] = {
     "fedgmi": {"codewords": 5, "kmeans_rounds": 3, "calibration_steps": 2, "warm_up_rounds": 1},
     "flhc": {"joint_rounds": 1},
+    "flux": {"joint_rounds": 1, "reach": 0.5},
 }
 """Settings by method, for few exchanges."""
 FEW: dict[str, Any] = {"hidden": 8, "latent": 2, "likelihood": "gaussian"}

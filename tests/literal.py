@@ -47,7 +47,8 @@ def exchange(transport: InProcess, server: Tree, steps: Sequence, ids: Sequence[
     """Some steps with some clients → server state."""
     with torch.no_grad():
         for step in steps:
-            server = step.server(server, transport.exchange(step, server, ids, number), number)
+            if step.when is None or step.when(server):
+                server = step.server(server, transport.exchange(step, server, ids, number), number)
     return server
 
 
@@ -60,11 +61,12 @@ def train_alone(
     *,
     component: int = 0,
     share: Tensor | float = 1.0,
+    count: Tensor | None = None,
     pull: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Client i's local passes from start [P] on its rows, each to a share [n] that is all of it by default.
 
-    pull: of the model [P], added to the mean loss.
+    count: how much each row's loss counts [n]. pull: of the model [P], added to the mean loss.
     """
     rows = pack(clients, [i])
     weights = torch.zeros(len(rows), component + 1, dtype=torch.float64)
@@ -73,7 +75,8 @@ def train_alone(
 
     def pulled(params: Tensor, batch: training.Batch) -> Tensor:
         extra = 0.0 if pull is None else torch.stack([pull(model) for model in params])[:, None]
-        return loss(params, batch) + extra
+        counted = 1.0 if count is None else count[batch.row].float()
+        return counted * loss(params, batch) + extra
 
     trained = training.fit(
         training.Objective(pulled),

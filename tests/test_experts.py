@@ -85,6 +85,18 @@ def test_heads_on_a_trunk_are_experts_whose_lower_layers_agree(case):
     torch.testing.assert_close(expert.heads(joint, x), apart)
 
 
+def test_features_are_what_the_last_layer_is_given(case):
+    """A linear layer on them gives the logits, and it is the part of the parameters above the trunk."""
+    expert, schema = case
+    params = torch.stack([expert.init(seeded(k)) for k in range(2)])
+    x = torch.rand(2, 5, *schema.shape, generator=seeded(0))
+    features = expert.features(params, x)
+    upper, bias = params[:, expert.trunk :].split([expert.size - expert.trunk - 4, 4], 1)
+    by_row = upper.view(2, features.shape[2], 4), upper.view(2, 4, features.shape[2]).mT  # ours, and nn.Linear's
+    logits = [features @ weight + bias[:, None] for weight in by_row]
+    assert any(torch.allclose(found, expert.logits(params, x), atol=1e-5) for found in logits)
+
+
 def test_experts_that_share_nothing_have_no_trunk():
     for name in EXPERTS:
         expert = make_expert(ExpertSettings(name=name, shared="none"), IMAGE)
@@ -104,7 +116,7 @@ def test_a_module_of_unknown_inside_has_no_trunk():
     expert = expert_from_module(Net, TABLE)
     params, x = torch.stack([expert.init(seeded(k)) for k in range(2)]), torch.rand(1, 5, 6, generator=seeded(0))
     apart = torch.stack([expert.logits(params[k : k + 1], x) for k in range(2)], 2)
-    assert expert.trunk == 0
+    assert (expert.trunk, expert.features) == (0, None)
     torch.testing.assert_close(expert.heads(params.view(1, -1), x), apart)
 
 

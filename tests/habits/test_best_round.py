@@ -68,7 +68,7 @@ def test_which_round_is_the_best_and_when_to_stop(
 def test_the_end_is_the_best_rounds(tmp_path, monkeypatch, name):
     """A run that stops after round 4, with round 3 the best, ends with the numbers of a run of three rounds."""
     method = "fedgmi" if name == "oracle" else name
-    own = ("method.joint_rounds=2",) if name == "flhc" else ()
+    own = ("method.joint_rounds=2",) if name in ("flhc", "flux") else ()
     words = (f"method.name={method}", *own, *(("evaluation.oracle=true",) if name == "oracle" else ()))
     three = run(tmp_path / "three", *words, "rounds=3")
     falling(monkeypatch, {1: 0.2, 2: 0.3, 3: 0.8})

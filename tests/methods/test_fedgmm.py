@@ -61,8 +61,9 @@ def fit_to_all(z: list[Tensor], weights: list[Tensor]) -> MultivariateNormal:
     return MultivariateNormal(mean, (offset.T * weight) @ offset / weight.sum())
 
 
-def test_equals_a_literal_version_with_some_clients_away():
-    method, z = METHODS["fedgmm"](task()), codes()
+@pytest.mark.parametrize(("weighting", "by"), [("weight", "count"), ("draw", "share")])
+def test_equals_a_literal_version_with_some_clients_away(weighting, by):
+    method, z = METHODS["fedgmm"](task(weighting=weighting)), codes()
     begun = started(method)
     server, states = run_rounds(method, SCENARIO, SOME_AWAY)
     means, covariances = mean_and_covariance(begun["gaussian"], D)
@@ -75,7 +76,7 @@ def test_equals_a_literal_version_with_some_clients_away():
             pairs[i] = shares[i].mean(0)
         trained = {
             (i, k): train_alone(
-                task(), CLIENTS, i, models[k], (0, number, "expert"), component=k, share=shares[i].sum(1)[:, k]
+                task(), CLIENTS, i, models[k], (0, number, "expert"), component=k, **{by: shares[i].sum(1)[:, k]}
             )
             for i in ids
             for k in range(K)

@@ -11,6 +11,7 @@ from federations import make_task, payload, run, transport_for
 from fedgmi.data.rows import pack
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
+from fedgmi.randomness import generator
 from fedgmi.runs import config
 from literal import (
     EVERYONE,
@@ -31,8 +32,8 @@ N, K = len(CLIENTS), 3
 STARTS = ("random", "balanced", "farthest")
 
 
-def task(init: str = "random", n_components: int = K, draws: int = 6, seed: int = 0):
-    return make_task(SCENARIO.federation.schema, n_components, method="ifca", seed=seed, init=init, draws=draws)
+def task(init: str = "random", n_components: int = K, draws: int = 6, seed: int = 0, **own):
+    return make_task(SCENARIO.federation.schema, n_components, method="ifca", seed=seed, init=init, draws=draws, **own)
 
 
 def best(models: list[torch.Tensor], i: int) -> int:
@@ -142,6 +143,52 @@ def test_newcomers_choose_by_their_labels_and_without_get_the_largest_cluster():
     held = states["proportions"].T @ torch.tensor(SIZES, dtype=torch.float64)
     assert blind["proportions"].argmax(1).tolist() == [int(held.argmax())] * N
     assert not bool(blind["identified"].any())
+
+
+def test_a_warm_start_is_fedavg_and_then_clusters_around_its_model():
+    """One round of each, with some clients away in the second."""
+    made = task(warm_rounds=1, warm_spread=0.5)
+    server, states = run_rounds(METHODS["ifca"](made), SCENARIO, SOME_AWAY)
+    alone = [train_alone(made, CLIENTS, i, start_of(made, 0), (0, 1, "expert")) for i in EVERYONE]
+    joint = weighted_mean(alone, SIZES)
+    torch.testing.assert_close(server["joint"][0], joint, atol=2e-5, rtol=1e-4)
+    noise = [torch.randn(len(joint), generator=generator(0, "apart", k)) for k in range(K)]
+    size = 0.5 * joint.norm() / len(joint) ** 0.5
+    models = [joint + size * (one - sum(noise) / K) for one in noise]
+    chosen = {i: best(models, i) for i in SOME_AWAY[1]}
+    assert len(set(chosen.values())) > 1
+    for k in range(K):
+        group = [i for i in SOME_AWAY[1] if chosen[i] == k]
+        trained = [train_alone(made, CLIENTS, i, models[k], (0, 2, "expert"), component=k) for i in group]
+        if group:
+            models[k] = weighted_mean(trained, [SIZES[i] for i in group])
+    torch.testing.assert_close(server["expert"], torch.stack(models), atol=5e-5, rtol=1e-4)
+    assert torch.equal(states["proportions"], one_hot([best(models, i) for i in EVERYONE]))
+
+
+def test_one_warm_cluster_is_fedavg_and_costs_no_more():
+    made = METHODS["ifca"](task(n_components=1, warm_rounds=2))
+    average = METHODS["fedavg"](task())
+    torch.testing.assert_close(
+        run(made, SCENARIO, rounds=3)[0]["expert"], run(average, SCENARIO, rounds=3)[0]["expert"], atol=1e-6, rtol=0
+    )
+    model = 4 * made.program.init()["joint"].shape[1]
+    warm = payload(METHODS["ifca"](task(warm_rounds=2)), SCENARIO, 3)["expert"]
+    assert warm[1] == N * (2 * (model + 8) + model + 8 * K)
+    assert warm[0] <= N * (2 + 2 * K) * model  # the joint model twice, K models once, and for the choice at the end
+
+
+@pytest.mark.parametrize(
+    ("own", "where"),
+    [
+        (("warm_rounds=2", "init=farthest"), "init"),
+        (("warm_spread=0.2",), "warm_spread"),
+        (("warm_rounds=4",), "warm_rounds"),
+    ],
+)
+def test_a_warm_start_that_contradicts_is_refused(own, where):
+    with pytest.raises(ConfigError, match=rf"method\.{where}"):
+        config.load(None, ["method.name=ifca", "rounds=4", *(f"method.{setting}" for setting in own)])
 
 
 def test_an_unknown_start_is_refused():

@@ -225,26 +225,30 @@ def need_labels(task: Task, method: str) -> None:
         )
 
 
-def expert_objective(task: Task) -> training.Objective:
+def expert_objective(task: Task, weights: Tensor | None = None) -> training.Objective:
     """What one expert a job lowers.
 
     Args:
         task: Whose expert it is.
+        weights: How much each row's loss counts, in the parameters' type. None: all count 1. [R]
 
     Returns:
-        The cross-entropy of its rows, in nats.
+        The cross-entropy of its rows, times their weights, in nats.
     """
 
     expert = task.expert
 
     def loss(params: Tensor, batch: training.Batch) -> Tensor:
         assert batch.y is not None
-        return expert.loss(params, batch.x, batch.y)
+        losses = expert.loss(params, batch.x, batch.y)
+        return losses if weights is None else weights[batch.row] * losses
 
     def gradient(params: Tensor, batch: training.Batch, out: Tensor) -> None:
         assert batch.y is not None
         assert expert.gradient is not None
-        expert.gradient(params, batch.x, batch.y, batch.x.new_ones(()).expand(*batch.y.shape, 1), out)
+        ones = batch.x.new_ones(())
+        share = ones.expand(batch.y.shape) if weights is None else weights[batch.row]
+        expert.gradient(params, batch.x, batch.y, share[:, :, None], out)
 
     return training.Objective(loss, gradient if expert.gradient else None, expert.by_job, f"expert {expert.name}")
 

@@ -30,6 +30,8 @@ class Expert:
         by_job: Whether `gradient` takes one job after another, which is of use on a CPU alone.
         trunk: T. The first T of the P parameters are the lower layers, which the experts of all components have in
             common. 0 means that each expert has its own.
+        features: params [J, P], x [J, B, *shape] → what the last layer is given, [J, B, F]. None where there is no last
+            layer apart.
         floats_per_row: Working memory that one row needs, in numbers of 4 bytes.
         remarks: What a user should know of it, said once at the start of a run.
     """
@@ -43,6 +45,7 @@ class Expert:
     gradient: Gradient | None = field(default=None, repr=False)
     by_job: bool = False
     trunk: int = 0
+    features: Callable[[Tensor, Tensor], Tensor] | None = field(default=None, repr=False)
     floats_per_row: int = field(default=4096, repr=False)
     remarks: tuple[str, ...] = ()
 

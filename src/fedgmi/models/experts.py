@@ -34,10 +34,13 @@ def mlp(settings: ExpertSettings, schema: Schema) -> Expert:
     sizes = n_features * hidden, hidden, hidden * n_classes, n_classes
     trunk, head = sizes[0] + sizes[1], sizes[2] + sizes[3]
 
+    def features(params: Tensor, x: Tensor) -> Tensor:
+        weight, bias = torch.split(params[:, :trunk], list(sizes[:2]), 1)
+        return linear(x.flatten(2), weight.reshape(len(params), n_features, hidden), bias).relu()
+
     def heads(params: Tensor, x: Tensor) -> Tensor:
         n_jobs, n_heads = len(params), (params.shape[1] - trunk) // head
-        weight, bias, upper = torch.split(params, [*sizes[:2], n_heads * head], 1)
-        inner = linear(x.flatten(2), weight.view(n_jobs, n_features, hidden), bias).relu()
+        inner, upper = features(params, x), params[:, trunk:]
         weight, bias = torch.split(upper.view(n_jobs, n_heads, head), list(sizes[2:]), 2)
         weight = weight.view(n_jobs, n_heads, hidden, n_classes).transpose(1, 2).flatten(2)  # all heads in one product
         return linear(inner, weight, bias.flatten(1)).view(n_jobs, -1, n_heads, n_classes)
@@ -73,6 +76,7 @@ def mlp(settings: ExpertSettings, schema: Schema) -> Expert:
         heads=heads,
         gradient=gradient,
         trunk=trunk,
+        features=features,
         floats_per_row=2 * hidden + 3 * n_classes + n_features,
     )
 

@@ -119,6 +119,10 @@ def expert_from_module(make: Callable[[], nn.Module], schema: Schema, name: str 
     trunk = body.size if body else 0
     floats = 32 * schema.n_features + 4096
 
+    def features(params: Tensor, x: Tensor) -> Tensor:
+        assert body is not None
+        return body(params[:, :trunk], x).flatten(2)
+
     def heads(params: Tensor, x: Tensor) -> Tensor:
         inner = body(params[:, :trunk], x) if body else x
         upper = params[:, trunk:].reshape(-1, head.size)  # [J·K, H]
@@ -128,7 +132,20 @@ def expert_from_module(make: Callable[[], nn.Module], schema: Schema, name: str 
 
     gradient = partial(write_gradient, body, head) if loop else None
     n_classes = schema.n_classes
-    return Expert(name, module.size, n_classes, module.init, module, heads, gradient, loop, trunk, floats, remarks)
+    return Expert(
+        name=name,
+        size=module.size,
+        n_classes=n_classes,
+        init=module.init,
+        logits=module,
+        heads=heads,
+        gradient=gradient,
+        by_job=loop,
+        trunk=trunk,
+        features=features if body else None,
+        floats_per_row=floats,
+        remarks=remarks,
+    )
 
 
 def density_from_module(make: Callable[[], nn.Module], schema: Schema, name: str = "custom") -> Density:

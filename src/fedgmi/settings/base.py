@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 PositiveInt = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveInts = Annotated[list[PositiveInt], Field(min_length=1)]
 PositiveFloats = Annotated[list[PositiveFloat], Field(min_length=1)]

@@ -10,11 +10,10 @@ converges. Without labels nothing is known of it, and π is uniform. Per round a
 up, in float64.
 
 Deviations from the paper:
-- Rows are drawn with probability ∝ q_ik for ⌈epochs·Σ_x q_ik / batch⌉ steps, where the paper passes over all rows
-  with the loss weighted by q_ik. For SGD the two agree in expectation; Adam, which all methods share here, would undo
-  a small weight. A model that holds more than 1 % of no row stays as it was received, and still enters the mean.
 - π_ik is taken for at least 1e-12 wherever it is used, so that a model's share can grow again.
-- Adam, fresh each round, in place of SGD whose rate falls.
+- Adam, fresh each round, in place of SGD whose rate falls. It undoes a weight that all rows of a client have in common.
+  `method.weighting = "draw"` draws rows ∝ q_ik instead: see `weighting`. A model that holds more than 1 % of no row
+  then stays as it was received, and still enters the mean.
 """
 
 from __future__ import annotations
@@ -25,30 +24,27 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
+from fedgmi.methods.baselines.weighting import WeightingSettings, trained_parts
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import (
-    expert_objective,
     held_by_all,
     identified,
     identified_of,
     need_labels,
-    plan,
     random_starts,
     row_losses,
-    train_chunks,
 )
 from fedgmi.mixture.posterior import PROPORTION_FLOOR, e_step, responsibilities, uniform
 from fedgmi.models.expert import mixture_log_prob
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program, Step
-from fedgmi.settings.base import MethodSettings
 from fedgmi.tree import Tree
 
 MOVED = "moved"  # the model in messages: Σ_i n_i (θ_ik − θ_k)
 
 
-class FedEMSettings(MethodSettings):
-    """FedEM has none of its own."""
+class FedEMSettings(WeightingSettings):
+    """FedEM has none of its own but `weighting`."""
 
     name: Literal["fedem"] = "fedem"
 
@@ -139,26 +135,23 @@ def still(server: Tree) -> Tree:
     return {MOVED: torch.zeros_like(server["expert"], dtype=torch.float64)}
 
 
-def m_step(task: Task, rows: Rows, resp: Tensor, start: Tensor, key: tuple[int | str, ...]) -> Tensor:
+def m_step(task: Task[FedEMSettings], rows: Rows, resp: Tensor, start: Tensor, key: tuple[int | str, ...]) -> Tensor:
     """Train every model on every client's rows, and add up what that made of it.
 
     Args:
         task: Its training settings, and its learning rate.
         rows: Of C clients.
-        resp: How much of each row is each model's, to which it is drawn in proportion. [R, K]
+        resp: How much of each row is each model's. [R, K]
         start: Where the models begin. [K, P]
         key: Of the draws: (seed, round, purpose).
 
     Returns:
         Σ_i n_i (θ_ik − θ_k). [K, P], float64
     """
-    jobs = plan(task, rows, resp)
-    component = jobs.component.to(start.device)
-    weight = rows.counts[jobs.client.to(start.device)].double()
     total = torch.zeros_like(start, dtype=torch.float64)
-    for place, local in train_chunks(task, expert_objective(task), start, jobs, rows, key, component):
-        moved = local.sub_(start[component[place]])
-        total.index_add_(0, component[place], moved.double() * weight[place, None])
+    for client, model, local in trained_parts(task, rows, resp, start, key):
+        moved = local.sub_(start[model])
+        total.index_add_(0, model, moved.double() * rows.counts[client, None].double())
     return total
 
 

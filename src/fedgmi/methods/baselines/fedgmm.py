@@ -19,8 +19,8 @@ Deviations from the paper:
   where they are more than `method.projection`; a table of few columns keeps them.
 - The Gaussians start with the pooled covariance, at means drawn from the pooled Gaussian by the seed. That takes two
   exchanges of sums.
-- Classifiers learn on rows drawn ∝ Σ_j q_ijk, for as many steps as these rows' mass takes. The paper weights the loss.
-  Adam is fresh in each round.
+- Adam, fresh in each round. It undoes a weight that all rows of a client have in common. `method.weighting = "draw"`
+  lets classifiers learn on rows drawn ∝ Σ_j q_ijk instead: see `weighting`.
 - A new client's Gaussians and classifiers stay as they are.
 """
 
@@ -32,16 +32,15 @@ from typing import Literal
 from torch import Tensor
 
 from fedgmi.data.rows import Rows, Schema
+from fedgmi.methods.baselines.weighting import WeightingSettings, mean_parts
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import (
-    expert_objective,
     feature_scale_step,
     identified,
     identified_of,
     need_labels,
     random_starts,
     row_losses,
-    train_components,
 )
 from fedgmi.mixture import codebook
 from fedgmi.mixture.posterior import e_step, responsibilities, uniform
@@ -49,13 +48,13 @@ from fedgmi.models.densities.gaussian import gaussian, to_moments
 from fedgmi.models.expert import mixture_log_prob
 from fedgmi.protocol.message import Message, Models
 from fedgmi.protocol.step import Program, Step
-from fedgmi.settings.base import MethodSettings, PositiveInt
+from fedgmi.settings.base import PositiveInt
 from fedgmi.settings.run import DensitySettings
 from fedgmi.tree import Tree
 
 
-class FedGMMSettings(MethodSettings):
-    """FedGMM's own settings.
+class FedGMMSettings(WeightingSettings):
+    """FedGMM's own settings, beside `weighting`.
 
     Attributes:
         projection: The dimension of z, where there are more features than that.
@@ -104,7 +103,7 @@ def fedgmm(task: Task[FedGMMSettings]) -> Method:
         mass = rows.sum_by_client(shares)  # n_i π_ijk [C, K, K]
         local = fit(codes(server, rows), shares.sum(2), rows.client_index, rows.n_clients)
         key = (task.seed, round, "expert")
-        trained = train_components(task, rows, shares.sum(1), server["expert"], expert_objective(task), key)
+        trained = mean_parts(task, rows, shares.sum(1), server["expert"], key)
         total = (mass.sum(2)[:, :, None] * local.double()).sum(0).to(local.dtype)
         of_pairs = mass.sum(0)  # [K, K]
         gaussians = Models(total, of_pairs.sum(1), (mass.sum(2) != 0).cpu())

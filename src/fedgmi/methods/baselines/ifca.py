@@ -7,8 +7,9 @@ After the last round every client chooses once more, by the final models, and pr
 be predicted never choose. A client that was not there chooses likewise. Without labels it cannot, and gets the largest
 cluster, with `identified` false. Proportions are one-hot. Per round and client: K models down, one up.
 
-`method.init` says how the K models start: see `ifca_starts`. The paper proves convergence from a good start, and its
-code draws until there is one. What ours does is stated, keyed by the seed, and counted in bytes.
+`method.init` says how the K models start: see `ifca_starts`. `method.warm_rounds` has them start from FedAvg's model:
+see `ifca_warm`. The paper proves convergence from a good start, and its code draws until there is one. What ours does
+is stated, keyed by the seed, and counted in bytes.
 
 Deviations from the paper:
 - Clients weigh by their rows. The paper's code does so on FEMNIST alone; elsewhere all have as many.
@@ -17,12 +18,15 @@ Deviations from the paper:
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 from torch.nn import functional as F
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods.baselines.averaging import experts_step
 from fedgmi.methods.baselines.ifca_starts import STARTS, IfcaSettings, best_fit, check_starts
+from fedgmi.methods.baselines.ifca_warm import warm_started
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import (
     expert_objective,
@@ -54,13 +58,33 @@ def ifca(task: Task[IfcaSettings]) -> Method:
         ConfigError: For rows without labels.
     """
     need_labels(task, "ifca")
-    n_clusters = task.n_components
 
     def train(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         chosen = best_fit(task, server["expert"], rows)
         key = (task.seed, round, "expert")
         trained = train_components(task, rows, chosen[rows.client_index], server["expert"], expert_objective(task), key)
         return {"proportions": chosen}, Message({"expert": trained})
+
+    method = best_of_k(task, "ifca", experts_step(train, UPDATE))
+    program = method.program
+    program = replace(
+        program, prepare=STARTS[task.settings.init](task), kinds=dict(program.kinds) | {"start": "expert"}
+    )
+    return warm_started(replace(method, program=program), task)
+
+
+def best_of_k(task: Task, name: str, train: Step) -> Method:
+    """A method with K models, of which every client has the one that fits its rows best.
+
+    Args:
+        task: Its expert is the form of the models.
+        name: The method's.
+        train: The one step of a round. It leaves each client's choice in the state `proportions`, one-hot [C, K].
+
+    Returns:
+        The method. Its models are the server's leaf `expert` [K, P], each at a random start of its own.
+    """
+    n_clusters = task.n_components
 
     def settle(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         chosen = best_fit(task, server["expert"], rows)
@@ -79,15 +103,14 @@ def ifca(task: Task[IfcaSettings]) -> Method:
         return {"proportions": largest.repeat(rows.n_clients, 1)} | identified(rows, False)
 
     return Method(
-        name="ifca",
+        name=name,
         program=Program(
             init=lambda: {
                 "expert": random_starts(task, n_clusters),
                 "rows": 0.0 * uniform(1, n_clusters)[0],  # of the clients that chose each cluster in the end
             },
             client_init=lambda ids: {"proportions": uniform(len(ids), n_clusters)},  # not chosen yet
-            prepare=STARTS[task.settings.init](task),
-            round=(experts_step(train, UPDATE),),
+            round=(train,),
             finish=(
                 Step(
                     "choose",
@@ -98,7 +121,7 @@ def ifca(task: Task[IfcaSettings]) -> Method:
                     tells="how many rows it has, and in which cluster",
                 ),
             ),
-            kinds={"expert": "expert", "start": "expert"},
+            kinds={"expert": "expert"},
         ),
         predictor=Predictor(
             predict=predict,

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
+from fedgmi.errors import ConfigError
 from fedgmi.methods.contract import Task, client_ids, wrong_index
 from fedgmi.methods.local_training import all_rows, expert_objective, random_starts, row_losses, train_components
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.randomness import generator
-from fedgmi.settings.base import MethodSettings, PositiveInt
+from fedgmi.settings.base import Count, MethodSettings, PositiveFloat, PositiveInt
 from fedgmi.settings.effects import refuse_without_effect
 from fedgmi.tree import Tree
 
@@ -25,19 +26,35 @@ class IfcaSettings(MethodSettings):
     Attributes:
         init: How the K models start.
         draws: From how many draws "balanced" takes the best.
+        warm_rounds: Rounds of FedAvg before the clusters, which then start from its model; 0: none. See `ifca_warm`.
+        warm_spread: How far from that model they start, as a share of its parameters' root mean square.
     """
 
     name: Literal["ifca"] = "ifca"
     init: Literal["random", "balanced", "farthest"] = "random"
     draws: PositiveInt = 10
+    warm_rounds: Count = 0
+    warm_spread: PositiveFloat = 0.1
 
 
 def check_starts(settings: IfcaSettings, rounds: int) -> None:
-    """Refuse a number of draws where nothing is drawn several times.
+    """Refuse a number of draws where nothing is drawn several times, and a warm start beside another or without an end.
 
     Raises:
         ConfigError: It names the setting.
     """
+    if settings.warm_rounds:
+        why = "method.warm_rounds has clusters start from FedAvg's model"
+        refuse_without_effect(settings, "method", ["init"], why, fix="set method.warm_rounds = 0")
+    else:
+        why = "method.warm_rounds is 0"
+        refuse_without_effect(settings, "method", ["warm_spread"], why, fix="raise method.warm_rounds")
+    if settings.warm_rounds >= rounds:
+        raise ConfigError(
+            f"clusters begin after that many rounds, and there are {rounds} in all",
+            where="method.warm_rounds",
+            fix="lower it, or raise rounds",
+        )
     if settings.init != "balanced":
         why = f"method.init is {settings.init}"
         refuse_without_effect(settings, "method", ["draws"], why, fix='set method.init = "balanced"')
