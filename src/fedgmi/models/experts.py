@@ -99,7 +99,8 @@ def softmax_regression(settings: ExpertSettings, schema: Schema) -> Expert:
 
     def heads(params: Tensor, x: Tensor) -> Tensor:
         weight, bias = torch.split(params.view(len(params), -1, sum(sizes)), sizes, 2)
-        logits = torch.einsum("jbd,jkdl->jbkl", x.flatten(2), weight.unflatten(2, (n_features, n_classes)))
+        weight = weight.reshape(len(params), -1, n_features, n_classes)
+        logits = torch.einsum("jbd,jkdl->jbkl", x.flatten(2), weight)
         return logits + bias.unsqueeze(1)
 
     def gradient(params: Tensor, x: Tensor, y: Tensor, weight: Tensor, out: Tensor) -> None:
@@ -107,7 +108,7 @@ def softmax_regression(settings: ExpertSettings, schema: Schema) -> Expert:
         shares = weight.mT.unsqueeze(2) / x.shape[1]  # [J, K, 1, B]
         slope = cross_entropy_backward(logits, y[:, None, None].expand(-1, logits.shape[1], -1, -1), shares)
         of_weight, of_bias = torch.split(out.view(len(params), -1, sum(sizes)), sizes, 2)
-        of_weight.unflatten(2, (n_features, n_classes)).copy_(torch.einsum("jbd,jklb->jkdl", x, slope))
+        of_weight.copy_(torch.einsum("jbd,jklb->jkdl", x, slope).flatten(2))
         of_bias.copy_(slope.sum(3))
 
     def init(generator: torch.Generator) -> Tensor:
