@@ -166,21 +166,35 @@ FLAMBY_HEART = Table(
     (42, 43, 44, 45, 46),
     expert=flamby_start,
 )
-LONG = ("rounds=60", "training.epochs=5", "training.lr=3e-3", "expert.name=linear")
+PASSES = ("training.optimizer=sgd", "training.lr=0.1", "training.batch_size=20")
+ONE_STEP = ("training.optimizer=sgd", "training.lr=1.0", "training.batch_size=400", "training.epochs=1")
 
 
 def logistic(name: str, one: float, own: float) -> Table:
-    """One logistic regression for all, and one a client, of a data set."""
+    """One logistic regression for all, and one a client, of a data set.
+
+    With one step a round on all of a client's rows FedAdam is Adam on all rows together, so that it ends where they do.
+    FedAvg with a pass a round does not, where clients differ.
+    """
+    together_once = (
+        "method.name=local",
+        "rounds=1",
+        "training.lr=3e-2",
+        "training.epochs=200",
+        "training.batch_size=200",
+    )
     return Table(
         f"{name}: logistic regression, accuracy on all test rows",
         name,
         (
-            Line("one for all, rows together", one, ("method.name=local",), together),
-            Line("one for all, fedavg", one, ("method.name=fedavg",)),
-            Line("one a client, local", own, ("method.name=local",)),
-            Line("fedavg-ft", None, ("method.name=fedavg-ft",)),
+            Line("one for all, rows together", one, (*once, *large), together),
+            Line("one for all, fedadam", one, ("method.name=fedadam", "method.server_lr=0.1", "rounds=300", *ONE_STEP)),
+            Line("one for all, fedavg", one, ("method.name=fedavg", "rounds=100", "training.epochs=1", *PASSES)),
+            Line("one a client, local", own, (*once, "training.epochs=100", *PASSES)),
+            Line("fedavg-ft", None, ("method.name=fedavg-ft", "rounds=100", "training.epochs=1", *PASSES)),
+            Line("fedgmi", None, ("method.name=fedgmi", "rounds=30", "training.epochs=5")),
         ),
-        LONG,
+        ("expert.name=linear", "training.lr=3e-3"),
         metric=("accuracy", "all_rows"),
     )
 
