@@ -176,13 +176,8 @@ def logistic(name: str, one: float, own: float) -> Table:
     With one step a round on all of a client's rows FedAdam is Adam on all rows together, so that it ends where they do.
     FedAvg with a pass a round does not, where clients differ.
     """
-    together_once = (
-        "method.name=local",
-        "rounds=1",
-        "training.lr=3e-2",
-        "training.epochs=200",
-        "training.batch_size=200",
-    )
+    once = ("method.name=local", "rounds=1")
+    large = ("training.lr=3e-2", "training.epochs=200", "training.batch_size=200")
     return Table(
         f"{name}: logistic regression, accuracy on all test rows",
         name,
