@@ -179,6 +179,53 @@ def test_rivals_puts_comparisons_side_by_side(tmp_path):
     assert "| fedavg | 3 | 3 |" in text
 
 
+def made_up_table(folder, features, names):
+    """Four clients of ten training and five test rows, whose label is the sign of the first feature."""
+    import datasets
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 40), ("test", 20)):
+        x = rng.normal(size=(n, len(features)))
+        columns = {name: x[:, i] for i, name in enumerate(features)}
+        columns |= {"label": (x[:, 0] > 0).astype(int), names: [f"client-{i % 4}" for i in range(n)]}
+        columns |= {name: rng.integers(0, 3, n) for name in features if name in ("cp", "restecg")}
+        folder.mkdir(exist_ok=True)
+        datasets.Dataset.from_dict({k: list(v) for k, v in columns.items()}).to_parquet(folder / f"{split}.parquet")
+
+
+def test_published_figures_stand_beside_ours_and_cells_are_read_again(tmp_path, monkeypatch):
+    numbers = ["age", "sex", "trestbps", "chol", "fbs", "thalach", "exang", "oldpeak"]
+    made_up_table(tmp_path / "fed-heart-disease", [*numbers, "cp", "restecg"], "center")
+    scaled = [*numbers, "cp_2", "cp_3", "cp_4", "restecg_1", "restecg_2"]
+    made_up_table(tmp_path / "fed-heart-disease-flamby", scaled, "center")
+    monkeypatch.syspath_prepend(str(FOLDER))
+    published = importlib.import_module("published")
+    out = tmp_path / "out"
+    command = ["published.py", "--data", str(tmp_path), "--out", str(out), "--quick"]
+    monkeypatch.setattr(sys, "argv", [*command, "--only", "flamby-heart", "wisdm"])
+    published.main()
+    text = (out / "published.md").read_text()
+    [fedavg] = [line for line in text.splitlines() if line.startswith("| fedavg |")]
+    assert re.match(r"\| fedavg \| \.685 ± \.028 \| (\.\d{3}|1\.000|0\.000) \| [+-]\.\d{3} \|", fedavg), fedavg
+    assert "wisdm" not in text  # its folder is not there
+    kept = out / "fed-heart-disease-flamby" / "fedavg-42.json"
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"value": 0.125}))
+    published.main()
+    assert "| fedavg | .685 ± .028 | .125 | -.560 |" in (out / "published.md").read_text()
+
+
+def test_flambys_model_is_one_logit_from_its_own_start(monkeypatch):
+    import torch
+
+    monkeypatch.syspath_prepend(str(FOLDER))
+    published = importlib.import_module("published")
+    model = published.flamby_start(13, 42)
+    torch.manual_seed(42)
+    theirs, x = torch.nn.Linear(13, 1), torch.randn(5, 13)
+    torch.testing.assert_close(model(x).softmax(1)[:, 1:], torch.sigmoid(theirs(x)))
+
+
 @pytest.fixture
 def numbers(monkeypatch):
     """benchmarks/before_after_numbers.py: the comparing part of before_after.py."""

@@ -26,7 +26,7 @@ CASES = {
     "gaussian image": (DensitySettings(name="gaussian"), IMAGE),
     "vae": (DensitySettings(hidden=32, latent=4), IMAGE),
     "vae conv": (DensitySettings(architecture="conv", hidden=32, latent=4), IMAGE),
-    "vae conv colour": (DensitySettings(architecture="conv", hidden=16, latent=4), COLOUR),
+    "vae colour": (DensitySettings(hidden=16, latent=4), COLOUR),
     "vae table": (DensitySettings(likelihood="gaussian", hidden=32, latent=2), TABLE),
     "vae grey": (DensitySettings(likelihood="gaussian", hidden=32, latent=4), IMAGE),
 }
@@ -350,3 +350,13 @@ def test_the_learnt_scale_has_a_floor():
 def test_settings_that_do_not_fit_the_data_are_explained(config, message):
     with pytest.raises(ConfigError, match=message):
         make_density(config, TABLE)
+
+
+def test_colour_pictures_get_convolutions_by_default():
+    sizes = {
+        name: make_density(DensitySettings(architecture=name, hidden=16, latent=4), COLOUR).size
+        for name in ("auto", "conv", "mlp")
+    }
+    assert sizes["auto"] == sizes["conv"] != sizes["mlp"]
+    grey = [make_density(DensitySettings(architecture=name, hidden=16), IMAGE).size for name in ("auto", "mlp")]
+    assert grey[0] == grey[1]

@@ -18,6 +18,8 @@ CASES = {
     "mlp": lambda: (make_expert(ExpertSettings(hidden=32), IMAGE), IMAGE),
     "mlp table": lambda: (make_expert(ExpertSettings(hidden=32), TABLE), TABLE),
     "cnn": lambda: (make_expert(ExpertSettings(name="cnn", hidden=32), IMAGE), IMAGE),
+    "linear": lambda: (make_expert(ExpertSettings(name="linear"), TABLE), TABLE),
+    "linear pictures": lambda: (make_expert(ExpertSettings(name="linear"), IMAGE), IMAGE),
     "cnn odd": lambda: (make_expert(ExpertSettings(name="cnn", hidden=16), ODD), ODD),
     "custom": lambda: (
         expert_from_module(
@@ -75,7 +77,7 @@ def test_a_mixture_of_experts_is_the_mean_of_their_probabilities(case):
 
 def test_heads_on_a_trunk_are_experts_whose_lower_layers_agree(case):
     expert, schema = case
-    assert 0 < expert.trunk < expert.size
+    assert 0 < expert.trunk < expert.size or (expert.name == "linear" and expert.trunk == 0)
     params = torch.stack([expert.init(seeded(k)) for k in range(6)]).view(2, 3, -1)  # [J, K, P]
     params[:, :, : expert.trunk] = params[:, :1, : expert.trunk]
     x = torch.rand(2, 5, *schema.shape, generator=seeded(0))
@@ -102,6 +104,30 @@ def test_experts_that_share_nothing_have_no_trunk():
         expert = make_expert(ExpertSettings(name=name, shared="none"), IMAGE)
         assert expert.trunk == 0
         assert expert.numbers(3) == 3 * expert.size
+
+
+@pytest.mark.parametrize(("schema", "name"), [(IMAGE, "mlp"), (TABLE, "mlp"), (ODD, "cnn")])
+def test_colour_pictures_get_convolutions_by_default(schema, name):
+    assert make_expert(ExpertSettings(), schema).name == name
+
+
+def test_a_linear_expert_is_the_logistic_regression_of_its_rows():
+    """Trained to the end without noise it is scikit-learn's, unregularised."""
+    from sklearn.linear_model import LogisticRegression
+
+    draw = seeded(3)
+    x = torch.randn(120, 6, generator=draw)
+    y = (x[:, :4] + 1.5 * torch.randn(120, 4, generator=draw)).argmax(1)
+    rows, expert = pack([Client("a", x, y)]), make_expert(ExpertSettings(name="linear"), TABLE)
+    jobs = plan_jobs(torch.ones(120, 1), rows.client_index, epochs=600, batch_size=120)
+    params = fit(
+        Objective(lambda p, batch: expert.loss(p, batch.x, batch.y)),
+        expert.init(seeded(0))[None], jobs, rows,
+        settings=TrainingSettings(batch_size=120, optimizer="sgd"), lr=1.0, key=(0,),
+    )  # fmt: skip
+    reference = LogisticRegression(C=1e8, max_iter=1000, tol=1e-8).fit(x.numpy(), y.numpy())
+    expected = torch.from_numpy(reference.predict_proba(x.numpy())).float()
+    torch.testing.assert_close(expert.log_prob(params, x)[:, 0].exp(), expected, atol=2e-3, rtol=0)
 
 
 def test_a_module_of_unknown_inside_has_no_trunk():
@@ -173,6 +199,7 @@ def test_packed_experts_learn_their_own_labels(case):
     ("make", "message"),
     [
         (lambda: make_expert(ExpertSettings(name="mpl"), IMAGE), r'expert\.name: there is no expert "mpl".*"mlp"'),
+        (lambda: make_expert(ExpertSettings(name="linear", hidden=9), TABLE), r"expert\.hidden: .*no hidden layer"),
         (lambda: make_expert(ExpertSettings(name="cnn"), TABLE), r"expert\.name: .*table.*\"mlp\""),
         (lambda: expert_from_module(lambda: nn.Linear(6, 3), TABLE), r"expert: .*\(3, 3\), not \(3, 4\).*4 classes"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -324,6 +325,17 @@ def test_by_column_clients_are_the_columns_values(wards: DataSettings) -> None:
         rows = [int(number) for part in parts for number in part.x[:, 0]]
         assert len(set(rows)) == len(rows)
         assert {source.train.columns["ward"][row // 2] for row in rows} == {name}
+
+
+def test_by_column_takes_small_clients_and_keeps_every_training_row_where_it_is_told_so(wards: DataSettings) -> None:
+    where = {"n_clients": 7, "client_column": "ward", "min_rows": 3, "rows_per_client": None}
+    small = build("by-column", wards, validation_share=0.0, **where).federation
+    source = load_source(wards, extra_column="ward")
+    sizes = Counter(source.train.columns["ward"])
+    assert small.validation == ()
+    assert {c.name: len(c) + len(h) for c, h in zip(small.clients, small.held_out, strict=True)} == dict(sizes)
+    half = build("by-column", wards, validation_share=0.5, **where).federation
+    assert {c.name: len(c) for c in half.validation} == {name: n // 2 for name, n in sizes.items()}
 
 
 # --- errors --------------------------------------------------------------------------------------------------------

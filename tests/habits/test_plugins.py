@@ -49,8 +49,8 @@ def laplace(settings, schema):
     return density_from_module(lambda: Laplace(schema.n_features), schema, name="laplace")
 
 
-def linear(settings, schema):
-    return expert_from_module(lambda: nn.Linear(schema.n_features, schema.n_classes), schema, name="linear")
+def one_layer(settings, schema):
+    return expert_from_module(lambda: nn.Linear(schema.n_features, schema.n_classes), schema, name="one-layer")
 
 
 BELLS = ScenarioSpec("the Gaussian scenario by another name", gaussian, own_rows=True)
@@ -62,7 +62,7 @@ plain-mean = outside_methods:PLAIN_MEAN
 [fedgmi.densities]
 laplace = outside_models:laplace
 [fedgmi.experts]
-linear = outside_models:linear
+one-layer = outside_models:one_layer
 [fedgmi.scenarios]
 bells = outside_models:BELLS
 """
@@ -119,11 +119,11 @@ def test_it_is_listed_with_its_own_line(outside, capsys):
     assert re.search(r"plain-mean +FedAvg in which every client counts once", told)
     assert re.search(r"laplace +Independent Laplace features", told)
     assert re.search(r"bells +the Gaussian scenario by another name", told)
-    assert "linear" in told
+    assert "one-layer" in told
 
 
 def test_it_runs_by_its_names_in_the_settings(outside, tmp_path):
-    words = ("scenario.name=bells", "expert.name=linear", "expert.hidden=200")
+    words = ("scenario.name=bells", "expert.name=one-layer", "expert.hidden=200")
     summary = tiny.run(tmp_path / "mean", *words, "method.name=plain-mean", "method.step=0.5")
     assert summary["method"] == "plain-mean"
     kept = config.load(tmp_path / "mean" / "config.toml")

@@ -48,6 +48,17 @@ def test_equals_a_literal_version_with_some_clients_away(name):
     torch.testing.assert_close(server["second"][0].double(), torch.tensor(v, dtype=torch.float64), atol=1e-9, rtol=2e-3)
 
 
+def test_decays_and_tau_can_be_set():
+    """After one round with β₁ = β₂ = 0 and a tiny τ every parameter that moved moves by the server's rate."""
+    made = task("fedadam", server_lr=RATE, beta_1=0.0, beta_2=0.0, tau=1e-9)
+    method = METHODS["fedadam"](made)
+    start = method.program.init()["expert"]
+    end = run(method, SCENARIO, rounds=1)[0]["expert"]
+    moved = (end - start).abs()
+    assert float(moved[moved > 0].min()) == pytest.approx(RATE, rel=1e-2)
+    assert float(moved.max()) == pytest.approx(RATE, rel=1e-2)
+
+
 def test_adagrad_never_forgets():
     one, two = (run(METHODS["fedadagrad"](task("fedadagrad")), SCENARIO, rounds=n)[0]["second"] for n in (1, 2))
     assert bool((two >= one).all())

@@ -45,6 +45,11 @@ class Schema:
         """D, how many numbers one row of x has."""
         return int(torch.Size(self.shape).numel())
 
+    @property
+    def colour(self) -> bool:
+        """Whether rows are pictures of several channels, for which convolutions are the default."""
+        return self.kind == "image" and self.shape[0] > 1
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Client:

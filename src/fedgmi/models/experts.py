@@ -17,6 +17,7 @@ from fedgmi.models.expert import Expert
 from fedgmi.models.flat import init_linear, linear
 from fedgmi.models.own import Own, expert_from_module, own_expert
 from fedgmi.plugins import Table, function_of_two
+from fedgmi.settings.effects import refuse_without_effect
 from fedgmi.settings.run import ExpertSettings
 
 
@@ -81,6 +82,54 @@ def mlp(settings: ExpertSettings, schema: Schema) -> Expert:
     )
 
 
+def softmax_regression(settings: ExpertSettings, schema: Schema) -> Expert:
+    """D → L: multinomial logistic regression, log p(y | x) = (x·W + b)_y up to a constant.
+
+    W begins small and random, so that experts of a mixture differ from the start. b begins at 0.
+
+    Args:
+        settings: Nothing in them matters. There are no lower layers to share.
+        schema: Of the rows.
+
+    Returns:
+        An expert without a trunk.
+
+    Raises:
+        ConfigError: For a setting that would be ignored.
+    """
+    refuse_without_effect(settings, "expert", ["hidden"], "a linear expert has no hidden layer")
+    n_features, n_classes = schema.n_features, schema.n_classes
+    sizes = [n_features * n_classes, n_classes]
+
+    def heads(params: Tensor, x: Tensor) -> Tensor:
+        weight, bias = torch.split(params.view(len(params), -1, sum(sizes)), sizes, 2)
+        weight = weight.reshape(len(params), -1, n_features, n_classes)
+        logits = torch.einsum("jbd,jkdl->jbkl", x.flatten(2), weight)
+        return logits + bias.unsqueeze(1)
+
+    def gradient(params: Tensor, x: Tensor, y: Tensor, weight: Tensor, out: Tensor) -> None:
+        logits, x = heads(params, x).permute(0, 2, 3, 1), x.flatten(2)  # [J, K, L, B]
+        shares = weight.mT.unsqueeze(2) / x.shape[1]  # [J, K, 1, B]
+        slope = cross_entropy_backward(logits, y[:, None, None].expand(-1, logits.shape[1], -1, -1), shares)
+        of_weight, of_bias = torch.split(out.view(len(params), -1, sum(sizes)), sizes, 2)
+        of_weight.copy_(torch.einsum("jbd,jklb->jkdl", x, slope).flatten(2))
+        of_bias.copy_(slope.sum(3))
+
+    def init(generator: torch.Generator) -> Tensor:
+        return torch.cat([init_linear(n_features, n_classes, generator, 0.1).flatten(), torch.zeros(n_classes)])
+
+    return Expert(
+        name="linear",
+        size=sum(sizes),
+        n_classes=n_classes,
+        init=init,
+        logits=lambda params, x: heads(params, x).squeeze(2),
+        heads=heads,
+        gradient=gradient,
+        floats_per_row=3 * n_classes + n_features,
+    )
+
+
 def cnn(settings: ExpertSettings, schema: Schema) -> Expert:
     """Two strided 3×3 convolutions, then D' → hidden → L, for images of any size.
 
@@ -119,7 +168,8 @@ def cnn(settings: ExpertSettings, schema: Schema) -> Expert:
 Maker = Callable[[ExpertSettings, Schema], Expert]
 __all__ = ["EXPERTS", "Expert", "expert_from_module", "make_expert"]
 
-EXPERTS: Table[Maker] = Table("expert", "experts", {"mlp": mlp, "cnn": cnn}, function_of_two)
+OWN: dict[str, Maker] = {"mlp": mlp, "cnn": cnn, "linear": softmax_regression}
+EXPERTS: Table[Maker] = Table("expert", "experts", OWN, function_of_two)
 
 
 def make_expert(settings: ExpertSettings, schema: Schema, own: Own = None) -> Expert:
@@ -139,8 +189,9 @@ def make_expert(settings: ExpertSettings, schema: Schema, own: Own = None) -> Ex
     """
     if own is not None:
         expert = own_expert(own, settings, schema)
-    elif settings.name not in EXPERTS:
-        raise unknown("expert", settings.name, EXPERTS, "expert.name")
     else:
-        expert = EXPERTS[settings.name](settings, schema)
+        name = ("cnn" if schema.colour else "mlp") if settings.name == "auto" else settings.name
+        if name not in EXPERTS:
+            raise unknown("expert", name, EXPERTS, "expert.name")
+        expert = EXPERTS[name](settings, schema)
     return expert if settings.shared == "trunk" else replace(expert, trunk=0)

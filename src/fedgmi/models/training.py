@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
+from torch.optim import adam as torch_adam
 
 from fedgmi.data.rows import Rows
 from fedgmi.models.memory import STATE, WorkingMemory, ran_out, too_large
@@ -188,7 +188,8 @@ def fit(
     pull: Pull | None = None,
     memory: WorkingMemory | None = None,
 ) -> Tensor:
-    """Train every job with Adam (Kingma & Ba 2015) from a fresh state. Arguments as those of `fit_chunks`.
+    """Train every job with Adam (Kingma & Ba 2015) from a fresh state, or with plain SGD. Arguments as those of
+    `fit_chunks`.
 
     Returns:
         The trained parameters. [J, P]
@@ -233,7 +234,7 @@ def fit_chunks(
         start: Parameters to start from. They stay as they are. [S, P]
         jobs: What is trained, on which rows.
         rows: All rows.
-        settings: `training.*`, of which the batch size matters.
+        settings: `training.*`, of which the batch size and the optimiser matter.
         lr: Learning rate.
         key: (seed, round, purpose). A job's rows and noise are drawn from the generator of (*key, client id,
             component).
@@ -263,7 +264,7 @@ def fit_chunks(
             torch.index_select(start, 0, at[place], out=params)
             near = pull and pull.of(place)
             batches = _batches(jobs, chunk, rows, settings.batch_size, noise_size, key)
-            _train(objective, params, others, batches, near, lr)
+            _train(objective, params, others, batches, near, lr, adam=settings.optimizer == "adam")
         except (MemoryError, RuntimeError) as error:
             if not ran_out(error):
                 raise
@@ -285,8 +286,10 @@ def _train(
     batches: Iterator[Batch],
     near: Pull | None,
     lr: float,
+    *,
+    adam: bool,
 ) -> None:
-    """All steps of a chunk of jobs, on `params` in place."""
+    """All steps of a chunk of jobs, on `params` in place: with Adam, or w ← w − lr·gradient."""
     first, second, gradient, *rest = buffers
     for moment in (first, second):
         moment.zero_()
@@ -297,12 +300,15 @@ def _train(
             objective.write_gradient(params[:n], batch, gradient[:n])
             if near is not None:
                 near.add_gradient(params[:n], gradient[:n], rest[0][:n])
-            _adam(params[:n], gradient[:n], first[:n], second[:n], count, lr)
+            if adam:
+                _adam(params[:n], gradient[:n], first[:n], second[:n], count, lr)
+            else:
+                params[:n].add_(gradient[:n], alpha=-lr)
 
 
 def _adam(params: Tensor, gradient: Tensor, first: Tensor, second: Tensor, count: Tensor, lr: float) -> None:
     """One step in place. Jobs all start together, so one step count serves all."""
-    adam(
+    torch_adam.adam(
         [params], [gradient], [first], [second], [], [count],
         fused=True, amsgrad=False, beta1=0.9, beta2=0.999, lr=lr, weight_decay=0.0, eps=1e-8, maximize=False,
     )  # fmt: skip

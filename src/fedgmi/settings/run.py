@@ -53,6 +53,8 @@ class ScenarioSettings(Section):
 
     n_clients: unset, a scenario that draws clients has 20, and by-column has all that the data give.
     rows_per_client: for training, on average. Unset, a scenario that draws rows gives 70, and by-column keeps all.
+    min_rows: by-column takes a value for a client where its train split has so many rows or more. Unset: 20.
+    validation_share: of each client's rows of the train split, which by-column keeps for validation; 0: none.
     """
 
     name: str = "rotation"
@@ -64,6 +66,8 @@ class ScenarioSettings(Section):
     size_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
     held_out_rows: PositiveInt | None = None
     client_column: str | None = None
+    min_rows: PositiveInt | None = None
+    validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
     n_features: PositiveInt = 8
     separation: PositiveFloat = 3.0
 
@@ -79,10 +83,13 @@ class ScenarioSettings(Section):
 
 
 class DensitySettings(Section):
-    """The model of one component's p(x). likelihood "auto": Bernoulli for images, Gaussian for tables."""
+    """The model of one component's p(x). likelihood "auto": Bernoulli for images, Gaussian for tables.
+
+    architecture: of a VAE; "auto": convolutions for colour pictures, an MLP for all other rows.
+    """
 
     name: str = "vae"
-    architecture: Literal["mlp", "conv"] = "mlp"
+    architecture: Literal["auto", "mlp", "conv"] = "auto"
     likelihood: Literal["auto", "bernoulli", "gaussian"] = "auto"
     hidden: PositiveInt = 256
     latent: PositiveInt = 16
@@ -91,10 +98,11 @@ class DensitySettings(Section):
 class ExpertSettings(Section):
     """The model of one component's p(y | x).
 
+    name: of the table of experts; "auto": a CNN for colour pictures, an MLP for all other rows.
     shared: whether fedgmi's experts have all layers but the last in common ("trunk") or are models apart ("none").
     """
 
-    name: str = "mlp"
+    name: str = "auto"
     hidden: PositiveInt = 200
     shared: Literal["trunk", "none"] = "trunk"
 
@@ -105,6 +113,8 @@ class TrainingSettings(Section):
     lr: one rate, or a list to choose from on validation rows, or a table of either by method's name with
     "default" for the others.
 
+    optimizer: of the local steps, "adam" (fresh in every round) or "sgd" (plain: no momentum, no decay).
+
     patience: a run stops after so many rounds without a better `evaluation.metric` on validation rows, and ends with
     the best of its rounds. Unset: all rounds are run, and it ends with the last.
     """
@@ -113,6 +123,7 @@ class TrainingSettings(Section):
     batch_size: PositiveInt = 50
     lr: LearningRate | dict[str, LearningRate] = LR
     max_steps: PositiveInt | None = None
+    optimizer: Literal["adam", "sgd"] = "adam"
     patience: PositiveInt | None = None
 
     def lr_candidates(self, method: str) -> list[float]:

@@ -114,7 +114,7 @@ def by_column(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scen
 
     Raises:
         ConfigError: Where `client_column` is not set.
-        DataError: Where too few values have 20 rows.
+        DataError: Where too few values have `min_rows` rows.
 
     A FedgmiWarning says which rows and clients are left out.
     """
@@ -130,6 +130,8 @@ def by_column(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scen
         n_clients=scenario.n_clients,
         rows_per_client=scenario.rows_per_client,
         held_out_rows=scenario.held_out_rows,
+        min_rows=scenario.min_rows,
+        validation_share=scenario.validation_share,
         seed=seed,
     )
     return Scenario(Federation(*parts))
@@ -159,7 +161,10 @@ OWN = {
         "each client has its own rotation: no mixture at all", pathological, has_truth=False, uses=DRAWN
     ),
     "by-column": ScenarioSpec(
-        "clients as a column of the data gives them", by_column, has_truth=False, uses=(*ANY, "client_column")
+        "clients as a column of the data gives them",
+        by_column,
+        has_truth=False,
+        uses=(*ANY, "client_column", "min_rows", "validation_share"),
     ),
 }
 SCENARIOS: Table[ScenarioSpec] = Table("scenario", "scenarios", OWN, _wrong)

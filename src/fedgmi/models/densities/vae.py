@@ -40,7 +40,8 @@ def vae(settings: DensitySettings, schema: Schema) -> Density:
         ConfigError: The architecture or the likelihood does not suit such rows.
     """
     _check(settings, schema)
-    network = NETWORKS[settings.architecture](settings, schema)
+    by_channels = "conv" if schema.colour else "mlp"
+    network = NETWORKS[by_channels if settings.architecture == "auto" else settings.architecture](settings, schema)
     by_kind = "bernoulli" if schema.kind == "image" else "gaussian"
     chosen = by_kind if settings.likelihood == "auto" else settings.likelihood
     likelihood = _bernoulli if chosen == "bernoulli" else _gaussian
