@@ -133,6 +133,7 @@ SWEEP: dict[str, Line] = {
     "device": Line("cuda", lambda c: (c.device, choose_device(c.device)) if torch.cuda.is_available() else c.device),
     "threads": Line("1", lambda c: c.threads),  # tests/test_modes.py has what comes of it
     "data.path": Line("{other}", federation, TABLE),
+    "data.task": Line("regression", federation, TABLE),
     "data.train_split": Line("test", federation, TABLE),
     "data.test_split": Line("", federation, TABLE),
     "data.image_column": Line("second", federation, PICTURES),

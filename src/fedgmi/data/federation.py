@@ -13,10 +13,10 @@ from fedgmi import tree
 from fedgmi.data import build, encode, split
 from fedgmi.data.missing import check_rule
 from fedgmi.data.names import place_of
-from fedgmi.data.rows import Client, Missing, Parts, Schema
+from fedgmi.data.rows import Client, Missing, Parts, Schema, Task
 from fedgmi.data.sources import frames
 from fedgmi.data.standardise import Standardisation, feature_sums, standardisation
-from fedgmi.data.validate import check_parts, check_scalable
+from fedgmi.data.validate import check_parts, check_scalable, check_task
 from fedgmi.errors import ConfigError
 from fedgmi.tree import Tree
 
@@ -73,6 +73,7 @@ class Federation:
         beside = {"for validation": self.validation, "held out": self.held_out}
         more = "".join(f", {sum(map(len, group))} {what}" for what, group in beside.items() if group)
         labels = _count(classes, "class") if classes else "no labels"
+        labels = labels if self.schema.task == "classification" else f"a target for {self.schema.task}"
         return f"Federation({_count(len(self), 'client')}, {_count(rows, 'row')} of {kind}, {labels}{more})"
 
     @property
@@ -93,7 +94,10 @@ class Federation:
             DataError: For a client that is not there.
         """
         y = self[name].y
-        return np.array([]) if y is None else encode.classes(self.schema)[y.numpy()]
+        if y is None or self.schema.task != "classification":
+            return np.array([]) if y is None else np.asarray(y.numpy())
+        found: npt.NDArray[Any] = encode.classes(self.schema)[y.numpy()]
+        return found
 
     def subset(self, names: Iterable[str | int]) -> Federation:
         """Some of the clients, with all their rows.
@@ -150,6 +154,7 @@ class Federation:
         validation: Sequence[Any] | Mapping[Any, Any] | None = None,
         held_out: Sequence[Any] | Mapping[Any, Any] | None = None,
         missing: Missing = "refuse",
+        task: Task = "classification",
     ) -> Federation:
         """A federation of arrays or tensors.
 
@@ -164,6 +169,7 @@ class Federation:
             held_out: Rows that training never sees, as `clients` and in the same order.
             missing: What becomes of missing values (NaN, None, masked ones): "refuse", "mean" or "indicator"; see
                 docs/tables.md. Missing labels are refused always.
+            task: What y is: "classification" or "regression", by which it holds numbers to predict; see docs/tasks.md.
 
         Returns:
             The federation.
@@ -171,7 +177,7 @@ class Federation:
         Raises:
             DataError: For rows that cannot be used: no client, shapes or columns that differ, missing values, labels
                 for some clients alone, …. It names all clients and columns where something is wrong.
-            ConfigError: For a rule that there is not.
+            ConfigError: For a rule or a task that there is not.
 
         Examples:
             >>> rows = [[1.5, 0.0], [2.5, 1.0]]
@@ -180,9 +186,9 @@ class Federation:
             (('client-00', 'client-01'), ('cat', 'dog'), tensor([0, 1]))
         """
         check_rule(missing)
-        return _checked(
-            cls(*build.from_arrays(clients, names=names, validation=validation, held_out=held_out, missing=missing))
-        )
+        beside = {"validation": validation, "held_out": held_out}
+        task = check_task(task)
+        return _checked(cls(*build.from_arrays(clients, names=names, **beside, missing=missing, task=task)))
 
     @classmethod
     def from_frame(
@@ -193,6 +199,7 @@ class Federation:
         features: Sequence[str] | None = None,
         *,
         missing: Missing = "refuse",
+        task: Task = "classification",
     ) -> Federation:
         """A federation from one table with a column that names each row's client.
 
@@ -205,6 +212,7 @@ class Federation:
             features: The columns to use; by default all others, but for those in which a tool numbered the rows.
             missing: What becomes of missing values: "refuse", "mean" or "indicator"; see docs/tables.md. Missing labels
                 and clients are refused always.
+            task: What the label is: "classification" or "regression"; see docs/tasks.md.
 
         Returns:
             The federation. Its clients are in the order of their names.
@@ -222,7 +230,7 @@ class Federation:
             (('age', 'sex=f', 'sex=m'), [[30.0, 1.0, 0.0], [50.0, 0.0, 1.0]])
         """
         check_rule(missing)
-        return _checked(cls(*frames.from_frame(frame, client, label, features, missing)))
+        return _checked(cls(*frames.from_frame(frame, client, label, features, missing, check_task(task))))
 
     @classmethod
     def from_dataset(

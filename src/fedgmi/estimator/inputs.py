@@ -11,7 +11,7 @@ import numpy as np
 
 from fedgmi.data.federation import Federation
 from fedgmi.data.names import names_in
-from fedgmi.data.rows import Missing
+from fedgmi.data.rows import Missing, Task
 from fedgmi.data.sources.arrays import by_row, missing_values, plain_array
 from fedgmi.data.sources.frames import column_names, same_column, with_columns
 from fedgmi.errors import ConfigError, DataError, FedgmiWarning
@@ -21,7 +21,9 @@ WHERE = "FedGMI.fit"
 HOW = "give a Federation, a list of (x, y), a dict of them by client, or all rows with groups="
 
 
-def federation_of(X: Any, y: Any = None, groups: Any = None, missing: Missing = "refuse") -> Federation:
+def federation_of(
+    X: Any, y: Any = None, groups: Any = None, missing: Missing = "refuse", task: Task = "classification"
+) -> Federation:
     """The federation that is meant.
 
     Args:
@@ -30,6 +32,7 @@ def federation_of(X: Any, y: Any = None, groups: Any = None, missing: Missing = 
         y: With `groups`: the labels [n], the name of the table's column of labels, or None.
         groups: Each row's client [n], or the name of the table's column of clients.
         missing: The rule for missing values of all but a federation, which has its own.
+        task: What labels are, of all but a federation.
 
     Returns:
         The federation.
@@ -41,15 +44,15 @@ def federation_of(X: Any, y: Any = None, groups: Any = None, missing: Missing = 
         FedgmiWarning: Where a column of X holds what y or groups hold: it is the label or the client, and no feature.
     """
     if groups is not None:
-        return _grouped(X, y, groups, missing)
+        return _grouped(X, y, groups, missing, task)
     if y is not None:
         raise DataError("there are labels for all rows, and nobody says whose rows they are", where=WHERE, fix=HOW)
     if isinstance(X, Federation):
         return X
     if isinstance(X, Mapping):
-        return Federation.from_arrays(X, missing=missing)
+        return Federation.from_arrays(X, missing=missing, task=task)
     if isinstance(X, Sequence) and not isinstance(X, str) and len(X) and all(map(_is_client, X)):
-        return Federation.from_arrays(X, missing=missing)
+        return Federation.from_arrays(X, missing=missing, task=task)
     kind = "table" if column_names(X) else f"{type(X).__name__}"
     raise DataError(f"nobody says which client the rows of a {kind} belong to", where=WHERE, fix=HOW)
 
@@ -73,7 +76,7 @@ def _is_client(entry: Any) -> bool:
     return isinstance(entry, tuple) or bool(column_names(entry)) or np.ndim(entry) >= 2
 
 
-def _grouped(X: Any, y: Any, groups: Any, missing: Missing) -> Federation:
+def _grouped(X: Any, y: Any, groups: Any, missing: Missing, task: Task) -> Federation:
     if isinstance(X, Federation | Mapping):
         raise DataError("its clients have names already", where=f"{WHERE}, groups", fix="leave groups out")
     columns = column_names(X)
@@ -84,7 +87,7 @@ def _grouped(X: Any, y: Any, groups: Any, missing: Missing) -> Federation:
                 raise DataError(
                     f"rows without named columns have no column {value!r}", where=f"{WHERE}, {what}", fix=fix
                 )
-        return _from_arrays(X, y, _flat(groups, "groups"), missing)
+        return _from_arrays(X, y, _flat(groups, "groups"), missing, task)
     beside: dict[str, Any] = {}
     client, label = groups, y
     if not isinstance(groups, str):
@@ -93,7 +96,7 @@ def _grouped(X: Any, y: Any, groups: Any, missing: Missing) -> Federation:
     if y is not None and not isinstance(y, str):
         label = _taken_from(X, y, "y") or LABEL
         beside |= {LABEL: _flat(y, LABEL)} if label == LABEL else {}
-    found = Federation.from_frame(with_columns(X, beside) if beside else X, client, label, missing=missing)
+    found = Federation.from_frame(with_columns(X, beside) if beside else X, client, label, missing=missing, task=task)
     return replace(
         found,
         client_column=None if client == CLIENT else found.client_column,
@@ -105,7 +108,7 @@ CLIENT, LABEL = "client (groups)", "label (y)"
 """Columns of our own beside a table's."""
 
 
-def _from_arrays(X: Any, y: Any, groups: Any, missing: Missing) -> Federation:
+def _from_arrays(X: Any, y: Any, groups: Any, missing: Missing, task: Task) -> Federation:
     """Rows by client, clients in the order of their names, each with its rows in their order."""
     rows = plain_array(X, WHERE)
     labels = None if y is None else _flat(y, "y")
@@ -123,7 +126,9 @@ def _from_arrays(X: Any, y: Any, groups: Any, missing: Missing) -> Federation:
     for place in range(len(known)):
         mine = np.flatnonzero(number == place)
         clients.append(rows[mine] if labels is None else (rows[mine], labels[mine]))
-    return Federation.from_arrays(clients, names=names_in(known, where=f"{WHERE}, groups").tolist(), missing=missing)
+    return Federation.from_arrays(
+        clients, names=names_in(known, where=f"{WHERE}, groups").tolist(), missing=missing, task=task
+    )
 
 
 def _taken_from(X: Any, values: Any, what: str) -> str | None:

@@ -18,13 +18,14 @@ from torch import Tensor
 from fedgmi.data.missing import MARK, mark, marked_numbers, with_markers
 from fedgmi.data.names import names_in
 from fedgmi.data.problems import Problems
-from fedgmi.data.rows import Missing, Parts, Schema
+from fedgmi.data.rows import Missing, Parts, Schema, Task
 from fedgmi.data.sources.arrays import is_number
 from fedgmi.data.sources.columns import Kind, require
-from fedgmi.data.sources.labels import NO_LABELS, encode_labels
+from fedgmi.data.sources.labels import NO_LABELS
 from fedgmi.data.sources.row_numbers import ENOUGH, is_row_number, warn_of_counter, without_row_numbers
 from fedgmi.data.sources.sources import Split, client_with
 from fedgmi.data.sources.tables import array_of
+from fedgmi.data.sources.targets import read_labels
 from fedgmi.data.sources.values import Values, encode_feature, missing_texts, number_block, one_hot
 from fedgmi.errors import DataError, FedgmiWarning, nearest
 
@@ -38,6 +39,7 @@ def from_frame(
     label: str | None = None,
     features: Sequence[str] | None = None,
     missing: Missing = "refuse",
+    task: Task = "classification",
 ) -> Parts:
     """What `Federation.from_frame` makes, before it is checked.
 
@@ -47,6 +49,7 @@ def from_frame(
         label: The column of classes, or None.
         features: The columns to use; all others by default.
         missing: The rule for missing values.
+        task: What labels are.
 
     Returns:
         The schema and the clients, in the order of their names. Each has its rows in the table's order.
@@ -66,7 +69,7 @@ def from_frame(
     if label is not None and label in table.column_names:
         with problems.noted():
             where = f"column {label!r}"
-            labels = encode_labels([_label_column(table, label)], None, where=where, advice="choose another label")
+            labels = read_labels(task, [_label_column(table, label)], None, where=where, advice="choose another label")
     if client in table.column_names:
         with problems.noted():
             known, number, counts = np.unique(_clients(table, client), return_inverse=True, return_counts=True)
@@ -75,7 +78,9 @@ def from_frame(
     split = Split(x, torch.from_numpy(labels.numbers[0]) if labels.numbers else None)
     rows = np.split(np.argsort(number, kind="stable"), np.cumsum(counts)[:-1]) if len(names) else []
     made = tuple(client_with(str(name), split, part) for name, part in zip(names, rows, strict=True))
-    schema = Schema((len(columns),), len(labels.classes), "tabular", labels.classes, columns, labels.type, missing)
+    schema = Schema(
+        (len(columns),), len(labels.classes), "tabular", labels.classes, columns, labels.type, missing, task
+    )
     return Parts(schema, made, client_column=client, label_column=label)
 
 

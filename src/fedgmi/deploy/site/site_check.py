@@ -106,7 +106,10 @@ def leaves(check: Check) -> Iterator[str]:
                 said.add(step.tells)
                 yield f"{when}, {_sentence(check, step)}"
     rows = check.rows
-    if rows.held_out is not None and rows.held_out.y is not None:
+    if rows.held_out is not None and rows.held_out.y is not None and check.federation.rows.task != "classification":
+        of_task_ = "RMSE, MAE, R², −log density and coverage of intervals"
+        yield f"at the end, its predictor's {of_task_} on the {plural(len(rows.held_out), 'row')} held out"
+    elif rows.held_out is not None and rows.held_out.y is not None:
         yield (
             f"at the end, its predictor's accuracy on the {plural(len(rows.held_out), 'row')} held out, the other "
             "metrics (macro-F1, AUC, log loss, …), and the accuracy of saying its most frequent class"
@@ -178,13 +181,15 @@ def _class_table(check: Check) -> Table:
 
 
 def _class_counts(part: Client | None, n_classes: int) -> list[int]:
-    if part is None or part.y is None:
+    if part is None or part.y is None or not n_classes:
         return [0] * n_classes
     counts: list[int] = part.y.bincount(minlength=n_classes).tolist()
     return counts
 
 
 def _and_label(check: Check) -> str:
+    if check.federation.rows.task != "classification":
+        return " and bin of the target"
     return " and label" if check.class_counts else ""
 
 

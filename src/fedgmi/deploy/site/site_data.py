@@ -28,6 +28,7 @@ from fedgmi.settings.run import DataSettings
 DECIDED = {
     "feature_columns": "rows.features say which",
     "standardise": "rows are brought to one scale by all sites",
+    "task": "rows.task says what labels are",
     "missing": "rows.missing says what becomes of missing values",
 }
 
@@ -156,18 +157,21 @@ def _numbers(table: Any, data: DataSettings, schema: Schema) -> tuple[Tensor, tu
 
 def _labels(table: Any, data: DataSettings, schema: Schema, columns: Sequence[str]) -> tuple[Tensor | None, str | None]:
     """y [n] by the federation's classes, and the column; none of both where the federation has no labels."""
-    if not schema.n_classes:
+    if not schema.labelled:
         return None, None
     taken: dict[str, Any] = {} if schema.kind == "image" else {"feature_columns": list(columns), "image_column": None}
     label = find_roles(table.features, data.model_copy(update=taken), None).label
-    if label is None and schema.kind == "image":
+    if label is None and schema.kind == "image" and schema.n_classes:
         # `datasets` takes folders for classes only where there are two or more, and a site may have rows of one alone
         folders = [Path(cell["path"] or "").parent.name for batch in batches(table, columns[0]) for cell in batch]
         if set(folders) <= set(schema.classes):
             return labels(np.array(folders), schema, len(table)), "the folder's name"
     if label is None:
-        what = f"no column holds labels, and the federation has {schema.n_classes} classes"
-        by_folder = ", or put the pictures into a folder per class" if schema.kind == "image" else ""
+        has = f"{schema.n_classes} classes" if schema.n_classes else f"a target for {schema.task}"
+        what = f"no column holds labels, and the federation has {has}"
+        by_folder = (
+            ", or put the pictures into a folder per class" if schema.kind == "image" and schema.n_classes else ""
+        )
         fix = f"name the column with data.label_column in site.toml{by_folder}"
         raise DataError(what, where=data.path, fix=fix)
     where = f"{data.path}, column {label!r}"

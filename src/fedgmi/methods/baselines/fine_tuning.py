@@ -30,6 +30,7 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Method, Task
 from fedgmi.methods.local_training import own_log_prob, train_own
+from fedgmi.models.heads import CLASSES, Head
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.settings.base import MethodSettings, PositiveFloats, PositiveInts
@@ -74,7 +75,9 @@ def fine_tuned(method: Method, task: Task[FineTuningSettings]) -> Method:
         count = 0 if held is None or held.y is None else len(held)
         if held is not None and held.y is not None:
             models = chain([shared], *(tuned(task, shared, rows, passes, rate, round) for rate in rates))
-            likelihood = torch.stack([by_temperature(own_log_prob(task, model, held), held.y) for model in models])
+            likelihood = torch.stack(
+                [by_temperature(own_log_prob(task, model, held), held.y, task.expert.head) for model in models]
+            )
         return states, Message(sums={"log_likelihood": likelihood, "rows": likelihood.new_tensor(float(count))})
 
     def choose(server: Tree, message: Message, round: int) -> Tree:
@@ -99,7 +102,7 @@ def fine_tuned(method: Method, task: Task[FineTuningSettings]) -> Method:
     def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
         own = states if "personal" in states else infer_client(server, rows)
         logs = own_log_prob(task, own["personal"], rows)
-        return (logs * own["beta"][rows.client_index, None]).log_softmax(1)
+        return task.expert.head.temper(logs, own["beta"][rows.client_index, None])
 
     program, predictor = method.program, method.predictor
     steps = (
@@ -136,12 +139,13 @@ def tuned(task: Task, start: Tensor, rows: Rows, stops: Sequence[int], rate: flo
         yield model
 
 
-def by_temperature(logs: Tensor, labels: Tensor) -> Tensor:
+def by_temperature(logs: Tensor, labels: Tensor, head: Head = CLASSES) -> Tensor:
     """The log likelihood of labels at every β of the grid, where p^β is made to sum to one again.
 
     Args:
-        logs: log p(y | x) of every class. [V, L], nats
+        logs: log p(y | x) of every class [V, L], nats; of other heads their numbers.
         labels: [V]
+        head: How logs are read.
 
     Returns:
         Summed over rows. [B], float64, nats
@@ -151,6 +155,5 @@ def by_temperature(logs: Tensor, labels: Tensor) -> Tensor:
         >>> bool(by_temperature(logs, torch.tensor([0, 1])).argmax() == 0)  # a coin's toss: the smallest β
         True
     """
-    scaled = logs.double()[:, None] * BETAS.to(logs.device)[:, None]  # [V, B, L]
-    at = labels[:, None, None].expand(-1, len(BETAS), 1)
-    return scaled.log_softmax(2).gather(2, at).sum((0, 2))
+    tempered = head.temper(logs.double()[:, None], BETAS.to(logs.device)[:, None])  # [V, B, L]
+    return head.log_lik(tempered, labels).sum(0)

@@ -26,7 +26,7 @@ from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.fedgmi.newcomers import infer_client
 from fedgmi.methods.fedgmi.presets import PRESETS, Preset, steps_of
-from fedgmi.methods.fedgmi.schedule import lay_out, without_experts
+from fedgmi.methods.fedgmi.schedule import lay_out, of_use
 from fedgmi.methods.fedgmi.settings import FedGMISettings, check_fedgmi, has_histogram, require_histogram, settle
 from fedgmi.methods.fedgmi.state import (
     BYTES,
@@ -60,10 +60,10 @@ def oracle(task: Task[FedGMISettings]) -> Method:
 
 
 def _build(task: Task[FedGMISettings], name: str, preset: Preset) -> Method:
-    steps, labels = steps_of(task, preset), task.schema.n_classes > 0
+    steps = steps_of(task, preset)
 
     def phase(which: Phase) -> tuple[Step, ...]:
-        return lay_out(preset.schedule, which, steps, task.settings, labels=labels)
+        return lay_out(preset.schedule, which, steps, task.settings, task.schema)
 
     program = Program(
         init=lambda: initial_server(task),
@@ -95,10 +95,10 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
         return task.expert.log_prob(Components(server).expert, x)
 
     own = (*Components.names("density", "expert"), *Calibration.names("share"), CONTRAST, *Gate.names("contrast"))
-    reads = tuple(dict.fromkeys((*own, *preset.schedule.evidence, *preset.schedule.gate)))
+    reads = of_use((*own, *preset.schedule.evidence, *preset.schedule.gate), task.schema)
     return Predictor(
         predict=predict,
-        reads=reads if task.schema.n_classes else without_experts(reads),
+        reads=reads,
         proportions=lambda states: states["proportions"],
         responsibilities=lambda server, states, rows: preset.posterior(server, states, rows).responsibilities,
         evidence=evidence,
@@ -109,7 +109,7 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
         client_state=lambda proportions: {"proportions": proportions},
         density=lambda server, x, noise: task.density.log_prob(Components(server).density, x, noise),
         sample=sample,
-        expert=expert if task.schema.n_classes else None,
+        expert=expert if task.schema.labelled else None,
     )
 
 
