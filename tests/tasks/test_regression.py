@@ -139,22 +139,22 @@ def test_a_saved_model_predicts_the_same(fitted, tmp_path):
 
 
 def test_what_means_nothing_for_a_number_is_refused(fitted):
-    x, y = rows_of(70, 3, 1.0)
-    with pytest.raises(DataError, match="the target is a number, and has no classes. Likely fix: ask predict or pred"):
+    x, _ = rows_of(70, 3, 1.0)
+    with pytest.raises(DataError, match=r"the target is a number, and has no classes. Likely fix: ask predict or pred"):
         fitted.predict_proba(x, client="client-00")
-    with pytest.raises(ConfigError, match="level is 90. Likely fix: give a share such as 0.9"):
+    with pytest.raises(ConfigError, match=r"level is 90. Likely fix: give a share such as 0.9"):
         fitted.predict_interval(x, level=90, client="client-00")
     with pytest.raises(DataError, match="the targets are texts, not numbers"):
         fitted.score(x, ["a", "b", "c"], client="client-00")
     classes = FedGMI(1, rounds=6, verbose=0).fit([(x, [0, 1, 1])] * 2)
-    with pytest.raises(DataError, match="classes have no interval.* ask predict_proba"):
+    with pytest.raises(DataError, match=r"classes have no interval.* ask predict_proba"):
         classes.predict_interval(x, client="client-00")
 
 
 def test_a_federation_and_settings_that_differ_in_the_task_are_refused():
-    with pytest.raises(ConfigError, match="data.task: it is regression, and the federation's rows are for classific"):
+    with pytest.raises(ConfigError, match=r"data.task: it is regression, and the federation's rows are for classific"):
         FedGMI(1, rounds=6, task="regression").fit(Federation.from_arrays([([[0.0], [1.0]], [0, 1])] * 2))
-    with pytest.raises(ConfigError, match="there is no task .regresion.. Likely fix: did you mean .regression"):
+    with pytest.raises(ConfigError, match=r"there is no task .regresion.. Likely fix: did you mean .regression"):
         Federation.from_arrays([([[0.0]], [0.5])], task="regresion")
 
 
@@ -247,7 +247,7 @@ def test_a_comparison_ranks_by_the_rmse(tmp_path):
 def test_a_metric_of_another_task_is_refused(tmp_path):
     table(tmp_path / "rows.csv", 30)
     with pytest.raises(
-        ConfigError, match="the task is regression, and AUC is a metric of classification.*rmse, mae, r2"
+        ConfigError, match=r"the task is regression, and AUC is a metric of classification.*rmse, mae, r2"
     ):
         run_experiment(settings(tmp_path / "rows.csv", evaluation={"metric": "auc"}), tmp_path / "run")
     with pytest.raises(ConfigError, match="the task is classification, and RMSE is a metric of regression"):
