@@ -10,7 +10,7 @@ import pytest
 import torch
 from local_post import LocalPost, federation_settings, max_difference
 
-from fedgmi import FedGMI, Federation
+from fedgmi import Federation, FedGMI
 from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.settings import FederationSettings, SiteSettings
 from fedgmi.deploy.site.site import Site

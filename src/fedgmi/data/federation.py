@@ -169,7 +169,8 @@ class Federation:
             held_out: Rows that training never sees, as `clients` and in the same order.
             missing: What becomes of missing values (NaN, None, masked ones): "refuse", "mean" or "indicator"; see
                 docs/tables.md. Missing labels are refused always.
-            task: What y is: "classification" or "regression", by which it holds numbers to predict; see docs/tasks.md.
+            task: What y is: "classification", or "regression", by which it holds numbers to predict, or "survival", by
+                which it holds times and events [n, 2]; see docs/tasks.md.
 
         Returns:
             The federation.
@@ -200,6 +201,7 @@ class Federation:
         *,
         missing: Missing = "refuse",
         task: Task = "classification",
+        event: str | None = None,
     ) -> Federation:
         """A federation from one table with a column that names each row's client.
 
@@ -212,7 +214,8 @@ class Federation:
             features: The columns to use; by default all others, but for those in which a tool numbered the rows.
             missing: What becomes of missing values: "refuse", "mean" or "indicator"; see docs/tables.md. Missing labels
                 and clients are refused always.
-            task: What the label is: "classification" or "regression"; see docs/tasks.md.
+            task: What the label is: "classification", "regression" or "survival"; see docs/tasks.md.
+            event: For survival, the column that holds 1 where the time, the label, ended in an event, and 0 elsewhere.
 
         Returns:
             The federation. Its clients are in the order of their names.
@@ -230,7 +233,7 @@ class Federation:
             (('age', 'sex=f', 'sex=m'), [[30.0, 1.0, 0.0], [50.0, 0.0, 1.0]])
         """
         check_rule(missing)
-        return _checked(cls(*frames.from_frame(frame, client, label, features, missing, check_task(task))))
+        return _checked(cls(*frames.from_frame(frame, client, label, features, missing, check_task(task), event)))
 
     @classmethod
     def from_dataset(

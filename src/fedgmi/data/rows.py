@@ -12,7 +12,7 @@ from torch import Tensor
 from fedgmi.settings.run import TaskName
 
 Task = TaskName
-"""What y is: a class, or a number."""
+"""What y is: a class, a number, or a time until an event, or until nobody looked any more."""
 Missing = Literal["refuse", "mean", "indicator"]
 """What becomes of a missing value. "mean": the column's mean over all clients. "indicator": the mean, and a column of 0
 and 1 that says where it stands; missing texts have such a column in the mean's place."""
@@ -53,8 +53,8 @@ class Schema:
 
     @property
     def n_outputs(self) -> int:
-        """How many numbers an expert gives for a row: L logits, or a Gaussian's mean and log scale."""
-        return {"classification": self.n_classes, "regression": 2}[self.task]
+        """How many numbers an expert gives for a row: L logits, or a Gaussian's mean and log scale, or a log risk."""
+        return {"classification": self.n_classes, "regression": 2, "survival": 1}[self.task]
 
     @property
     def n_features(self) -> int:
@@ -71,7 +71,7 @@ class Client:
         x: The features; those of pictures are in [0, 1]. NaN stands for a missing value where the schema allows it.
             [n, *shape], float32
         y: The labels, or None where there are none: class numbers from 0 [n], int64; for regression the target in its
-            own units [n], float32.
+            own units [n], float32; for survival the time in its own units, and 1 for an event or 0 [n, 2], float32.
     """
 
     name: str
@@ -233,7 +233,7 @@ def blank_targets(schema: Schema, n: int) -> Tensor | None:
         return None
     if schema.task == "classification":
         return torch.zeros(n, dtype=torch.long)
-    return torch.zeros(n)
+    return torch.zeros((n, 2) if schema.task == "survival" else (n,))
 
 
 CHUNK_BYTES = 1 << 30

@@ -45,6 +45,8 @@ def check_parts(parts: Parts) -> None:
     problems.tell()
     if parts.schema.task == "regression":
         _check_varies(parts.clients)
+    if parts.schema.task == "survival":
+        _check_events(parts.clients)
 
 
 def check_task(task: str) -> Task:
@@ -64,6 +66,19 @@ def _check_varies(clients: Sequence[Client]) -> None:
     if bool((found == found[0]).all()):
         what = f"the target is {float(found[0]):g} in all {len(found)} training rows"
         raise DataError(what, where="federation, labels", fix="choose another column: there is nothing to predict")
+
+
+def _check_events(clients: Sequence[Client]) -> None:
+    """Refuse training rows without any event, and warn of clients without."""
+    without = [client.name for client in clients if client.y is not None and not bool(client.y[:, 1].any())]
+    if len(without) == len(clients):
+        what = f"there is no event in any of {sum(map(len, clients))} training rows"
+        raise DataError(what, where="federation, labels", fix="choose another column of events, or swap 0 and 1")
+    if without:
+        few = ", ".join(map(repr, without[:5])) + (", …" if len(without) > 5 else "")
+        what = f"no event in the training rows of {len(without)} of {len(clients)} clients ({few})"
+        told = f"{what}: such rows say how long nothing happened, and not to whom it would. A model of their own alone"
+        warnings.warn(FedgmiWarning(f"{told} learns no order"), stacklevel=4)
 
 
 def _check_client(client: Client, schema: Schema, labelled: bool, where: str) -> None:
@@ -126,7 +141,7 @@ def check_labels(y: Tensor, n_rows: int, schema: Schema, where: str) -> None:
     """
     where = f"{where}, labels"
     if schema.task != "classification":
-        _check_targets(y, n_rows, where)
+        _check_targets(y, (n_rows, 2) if schema.task == "survival" else (n_rows,), where)
         return
     if tuple(y.shape) != (n_rows,):
         raise DataError(f"the shape is {tuple(y.shape)} for {n_rows} rows", where=where, fix="give one label per row")
@@ -143,10 +158,11 @@ def check_labels(y: Tensor, n_rows: int, schema: Schema, where: str) -> None:
         )
 
 
-def _check_targets(y: Tensor, n_rows: int, where: str) -> None:
-    """Refuse targets of another shape or type, or that are not finite. [n]"""
-    if tuple(y.shape) != (n_rows,):
-        raise DataError(f"the shape is {tuple(y.shape)} for {n_rows} rows", where=where, fix="give one target per row")
+def _check_targets(y: Tensor, shape: tuple[int, ...], where: str) -> None:
+    """Refuse targets of another shape or type, or that are not finite."""
+    if tuple(y.shape) != shape:
+        one = "one target per row" if len(shape) == 1 else "a time and an event per row"
+        raise DataError(f"the shape is {tuple(y.shape)} for {shape[0]} rows", where=where, fix=f"give {one}")
     if y.dtype != torch.float32:
         raise DataError(f"targets are {y.dtype}, not float32", where=where, fix="convert them with y.float()")
     if not bool(y.isfinite().all()):

@@ -9,7 +9,8 @@ import torch
 from fedgmi.errors import ConfigError, DataError
 from fedgmi.estimator.base import Base, InferredWeights, Whose, array
 from fedgmi.estimator.parameters import whole
-from fedgmi.runs import target_metrics
+from fedgmi.methods.target_scale import cumulative
+from fedgmi.runs import survival_metrics, target_metrics
 from fedgmi.runs.whose import Array
 
 
@@ -17,7 +18,8 @@ class Asking(Base):
     """Predictions, responsibilities, densities and newcomers. What is said of a row depends on no other row."""
 
     def predict(self, X: npt.ArrayLike, *, client: Whose | None = None) -> Array:
-        """The likeliest label of each row, by the client's own predictor; for regression the mean of the target.
+        """The likeliest label of each row, by the client's own predictor; for regression the mean of the target, for
+        survival the log of the risk: the greater, the sooner an event is to be expected.
 
         Args:
             X: Rows, in their own units: a table with the federation's columns, or an array. [n, *shape]
@@ -26,13 +28,15 @@ class Asking(Base):
                 None: the column of clients that the table has, as the federation's table had it.
 
         Returns:
-            Labels, or means in the target's units. [n]
+            Labels, or means in the target's units, or log risks. [n]
 
         Raises:
             DataError: For rows or a client that the model does not know, or without labels in the federation.
         """
         if self._model().schema.task == "regression":
             return target_metrics.mean_of(self._predictions(X, client))
+        if self._model().schema.task == "survival":
+            return survival_metrics.risk_of(self._predictions(X, client))
         probabilities = self.predict_proba(X, client=client)
         labels: Array = self.classes_[probabilities.argmax(1)]
         return labels
@@ -61,6 +65,32 @@ class Asking(Base):
             what, fix = "classes have no interval", "ask predict_proba; predict_interval is for task regression"
             raise DataError(what, where="FedGMI.predict_interval", fix=fix)
         return target_metrics.interval_of(self._predictions(X, client), level)
+
+    def predict_survival(self, X: npt.ArrayLike, times: npt.ArrayLike, *, client: Whose | None = None) -> Array:
+        """The probability that no event has come by some times: Σ_k r_k(x)·exp(−H(t)·exp η_k(x)), with survival.
+
+        H is what the federation's rows have together: a piecewise-exponential form of Breslow's baseline.
+
+        Args:
+            X: Rows, in their own units. [n, *shape]
+            times: In the unit of the training times, 0 or more. [T]
+            client: See `predict`.
+
+        Returns:
+            Probabilities. [n, T]
+
+        Raises:
+            DataError: See `predict`; for times below 0; and where the task is not survival.
+        """
+        if self._model().schema.task != "survival":
+            what, fix = "only survival has times", "ask predict"
+            raise DataError(what, where="FedGMI.predict_survival", fix=fix)
+        asked = torch.as_tensor(np.asarray(times, dtype=float)).flatten()
+        if not bool((asked >= 0).all()):
+            fix = "give times of 0 or more"
+            raise DataError("a time is below 0 or missing", where="predict_survival, times", fix=fix)
+        expected = array(cumulative(self._model().server, asked))
+        return survival_metrics.survival_of(self._predictions(X, client), expected)
 
     def predict_proba(self, X: npt.ArrayLike, *, client: Whose | None = None) -> Array:
         """p(y | x) = Σ_k r_k(x)·p_k(y | x), r from x alone and the client's proportions.
@@ -92,7 +122,8 @@ class Asking(Base):
             DataError: See `predict`.
         """
         if self._model().schema.task != "classification":
-            what, fix = "the target is a number, and has no classes", "ask predict or predict_interval"
+            what = "the target is a number, and has no classes"
+            fix = "ask predict or predict_" + ("interval" if self._model().schema.task == "regression" else "survival")
             raise DataError(what, where="FedGMI.predict_proba", fix=fix)
         return self._predictions(X, client).astype(np.float32)
 

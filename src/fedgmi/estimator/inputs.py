@@ -14,6 +14,7 @@ from fedgmi.data.names import names_in
 from fedgmi.data.rows import Missing, Task
 from fedgmi.data.sources.arrays import by_row, missing_values, plain_array
 from fedgmi.data.sources.frames import column_names, same_column, with_columns
+from fedgmi.data.sources.targets import targets
 from fedgmi.errors import ConfigError, DataError, FedgmiWarning
 from fedgmi.runs.config import Config
 
@@ -89,14 +90,24 @@ def _grouped(X: Any, y: Any, groups: Any, missing: Missing, task: Task) -> Feder
                 )
         return _from_arrays(X, y, _flat(groups, "groups"), missing, task)
     beside: dict[str, Any] = {}
+    event = None
+    if task == "survival" and (y is None or isinstance(y, str)):
+        fix = "give y as times and events [n, 2], or Federation.from_frame(table, client, label=…, event=…)"
+        raise DataError("a survival task needs times and events", where=f"{WHERE}, y", fix=fix)
     client, label = groups, y
     if not isinstance(groups, str):
         client = _taken_from(X, groups, "groups") or CLIENT
         beside |= {CLIENT: _flat(groups, "groups")} if client == CLIENT else {}
-    if y is not None and not isinstance(y, str):
+    if task == "survival":
+        both = targets(task, _flat(y, "y", 2), where=f"{WHERE}, y")
+        label, event = LABEL, EVENT
+        beside |= {LABEL: both[:, 0], EVENT: both[:, 1]}
+    elif y is not None and not isinstance(y, str):
         label = _taken_from(X, y, "y") or LABEL
         beside |= {LABEL: _flat(y, LABEL)} if label == LABEL else {}
-    found = Federation.from_frame(with_columns(X, beside) if beside else X, client, label, missing=missing, task=task)
+    found = Federation.from_frame(
+        with_columns(X, beside) if beside else X, client, label, missing=missing, task=task, event=event
+    )
     return replace(
         found,
         client_column=None if client == CLIENT else found.client_column,
@@ -104,14 +115,14 @@ def _grouped(X: Any, y: Any, groups: Any, missing: Missing, task: Task) -> Feder
     )
 
 
-CLIENT, LABEL = "client (groups)", "label (y)"
+CLIENT, LABEL, EVENT = "client (groups)", "label (y)", "event (y)"
 """Columns of our own beside a table's."""
 
 
 def _from_arrays(X: Any, y: Any, groups: Any, missing: Missing, task: Task) -> Federation:
     """Rows by client, clients in the order of their names, each with its rows in their order."""
     rows = plain_array(X, WHERE)
-    labels = None if y is None else _flat(y, "y")
+    labels = None if y is None else _flat(y, "y", 2 if task == "survival" else 1)
     for what, values in (("groups", groups), ("y", labels)):
         if values is not None and len(values) != len(rows):
             fix = f"give one entry of {what} for each row"
@@ -142,9 +153,11 @@ def _taken_from(X: Any, values: Any, what: str) -> str | None:
     return column
 
 
-def _flat(values: Any, what: str) -> Any:
-    """One entry a row, as an array."""
+def _flat(values: Any, what: str, width: int = 1) -> Any:
+    """One entry a row, as an array; where two a row are meant, both."""
     found = by_row(values, f"{WHERE}, {what}")
+    if found.ndim == 2 and found.shape[1] == width > 1:
+        return found
     if found.ndim == 2 and found.shape[1] == 1:
         found = found[:, 0]
     if found.ndim != 1:

@@ -32,7 +32,7 @@ from fedgmi.runs.config import Config
 from fedgmi.runs.setup import Setup
 from fedgmi.runs.whose import Array
 
-SCORED = {"classification": "accuracy", "regression": "r2"}
+SCORED = {"classification": "accuracy", "regression": "r2", "survival": "c_index"}
 """What `score` gives, by task."""
 
 
@@ -54,7 +54,7 @@ class Judging(Asking):
         client: Whose | None = None,
         sample_weight: npt.ArrayLike | None = None,
     ) -> float:
-        """How good the model is on rows: the accuracy, for regression R², or without labels the mean log density.
+        """How good the model is on rows: the accuracy, for regression R², for survival the C-index, or without labels the mean log density.
 
         Args:
             X: Rows, in their own units [n, *shape], or a federation: then it is the mean over its clients.
@@ -82,6 +82,12 @@ class Judging(Asking):
         if schema.task == "regression":
             target = np.asarray(encode.labels(y, schema, len(by_row(y, "y"))).numpy(), dtype=float)
             return float(r2_score(target, self.predict(X, client=client), sample_weight=weights))
+        if schema.task == "survival":
+            if weights is not None:
+                raise DataError("the C-index has no weights", where="score", fix="leave sample_weight out")
+            both = encode.labels(y, schema, len(by_row(y, "y")))
+            score = metrics.measure(self._predictions(X, client), both, task="survival")["c_index"]
+            return float("nan") if score is None else score
         found = self.predict_log_proba(X, client=client).argmax(1)
         numbers = encode.labels(y, schema, len(found)).numpy()
         return float(np.average(found == numbers, weights=weights))
@@ -100,7 +106,7 @@ class Judging(Asking):
         Returns:
             `clients`: for each its `name`, `rows`, whether it is a `newcomer`, its `log_density` (nats per row), and
             where there are labels the metrics of `fedgmi.runs.metrics`: accuracy, balanced_accuracy, macro_f1, auc,
-            log_loss, calibration_error; for regression rmse, mae, r2, nll, coverage. `mean` and `worst_tenth` of these
+            log_loss, calibration_error; for regression rmse, mae, r2, nll, coverage; for survival c_index. `mean` and `worst_tenth` of these
             over clients. `per_class`, over all rows.
             What means nothing is None.
 

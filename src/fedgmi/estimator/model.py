@@ -47,7 +47,8 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
         density: The model of p(x), likewise. A module has `log_prob(x)` and `sample(noise)`.
         verbose: 0: `fit` shows nothing. 1: a bar on a terminal or in a notebook, and a few lines elsewhere. None: the
             bar where there is a terminal or a notebook, and nothing elsewhere.
-        task: What y is: "classification", or "regression" for numbers to predict. A `Federation` says so itself.
+        task: What y is: "classification", "regression" for numbers to predict, or "survival" for times and events
+            [n, 2]. A `Federation` says so itself.
         settings: Any other setting of a configuration, as {"section.key": value}.
 
     Attributes:
@@ -193,7 +194,9 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
         tags.target_tags.required = False
         tags.non_deterministic = False
         if self.task != "classification":
-            tags.estimator_type, tags.classifier_tags, tags.regressor_tags = "regressor", None, RegressorTags()
+            tags.estimator_type, tags.classifier_tags, tags.regressor_tags = None, None, None
+        if self.task == "regression":
+            tags.estimator_type, tags.regressor_tags = "regressor", RegressorTags()
         return tags
 
     def _take(self, model: fitted.Fitted) -> None:

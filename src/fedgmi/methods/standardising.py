@@ -25,10 +25,12 @@ from fedgmi.data.standardise import Standardisation, feature_sums, filled, means
 from fedgmi.data.validate import check_scalable
 from fedgmi.methods.contract import Method, Predictor
 from fedgmi.methods.local_training import FEATURE_SUMS
+from fedgmi.methods.target_scale import SCALE as SCALED_TARGET
 from fedgmi.methods.target_scale import (
     TARGET,
     TARGET_LEAVES,
     TELLS,
+    hazard_step,
     target_leaves,
     target_sums,
     to_scale,
@@ -93,7 +95,11 @@ def standardised(method: Method, schema: Schema, *, scale: bool = True) -> Metho
         method,
         program=replace(
             program,
-            prepare=(standardise_step(schema, scale=scale), *wrap(program.prepare)),
+            prepare=(
+                standardise_step(schema, scale=scale),
+                *([hazard_step()] if schema.task == "survival" else []),
+                *wrap(program.prepare),
+            ),
             round=wrap(program.round),
             finish=wrap(program.finish),
             joins_late=program.late_are_new,
@@ -128,7 +134,13 @@ def standardise_step(schema: Schema, *, scale: bool = True) -> Step:
             made |= {MEAN: centre, STD: std} | ({FILL: mean} if gaps else {})
         return server | made
 
-    return Step("standardise", client, take, writes=leaves, tells="; ".join(tells))
+    return Step(
+        "standardise",
+        client,
+        take,
+        writes=tuple(SCALED_TARGET if leaf == TARGET else leaf for leaf in leaves),
+        tells="; ".join(tells),
+    )
 
 
 def _leaves(schema: Schema, scale: bool) -> tuple[str, ...]:

@@ -73,7 +73,7 @@ class Expert:
         Returns:
             [J, B], nats
         """
-        return self.head.loss(self.logits(params, x), y)
+        return self.head.loss(self.logits(params, x), y, None)
 
     @torch.no_grad()
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:

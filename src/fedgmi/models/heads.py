@@ -2,6 +2,7 @@
 
     classification   L outputs, logits           numbers: log p(y | x) of every class [L]
     regression       2 outputs, m and log s      p(y | x) = N(y; m, s²); numbers: (log weight, m, log s) a part
+    survival         1 output, the log risk η    see `survival_head`; numbers: (log weight, η) a part
 
 Methods carry a prediction as numbers, whatever these mean, and mix predictions by weights. A mixture of Gaussians is
 its parts, one after the other, so nothing is lost on the way.
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedgmi.data.rows import Task
+from fedgmi.models.survival_head import cox_loss, read_risk, survival_log_lik, temper_risk
 
 LOG_SCALE = (-5.0, 3.0)
 """Between these is log s, for a target of deviation 1: a single row that is met exactly must not decide everything."""
@@ -31,7 +33,8 @@ class Head:
     Attributes:
         task: Which task it is of.
         width: Q, the numbers that say one expert's prediction of a row; None: as many as there are outputs.
-        loss: (outputs [J, …, O], y [J, …]) → what training lowers, for every row. [J, …], nats
+        loss: (outputs [J, …, O], y [J, …], weights of rows [J, …], None: all 1) → what training lowers, for every row,
+            before it is weighted. [J, …], nats
         read: (outputs […, O]) → numbers. […, Q]
         log_lik: (numbers [R, …, Q], y [R]) → log p(y | x). [R, …], nats
         mix: (numbers [R, K, Q], log of weights that sum to one [R, K]) → numbers of the mixture. [R, Q'], float64
@@ -40,19 +43,20 @@ class Head:
 
     task: Task
     width: int | None
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     read: Callable[[Tensor], Tensor]
     log_lik: Callable[[Tensor, Tensor], Tensor]
     mix: Callable[[Tensor, Tensor], Tensor]
     temper: Callable[[Tensor, Tensor], Tensor]
 
 
-def class_loss(outputs: Tensor, y: Tensor) -> Tensor:
+def class_loss(outputs: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Cross-entropy −log p(y | x).
 
     Args:
         outputs: Logits. [J, …, L]
         y: Class numbers. [J, …]
+        weight: Plays no part.
     """
     return F.cross_entropy(outputs.flatten(0, -2), y.flatten(), reduction="none").view(y.shape)
 
@@ -84,8 +88,8 @@ def normal_log_prob(y: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     return -0.5 * (LOG_2PI + ((y - mean) * (-log_scale).exp()).square()) - log_scale
 
 
-def gaussian_loss(outputs: Tensor, y: Tensor) -> Tensor:
-    """−log N(y; m, s²). outputs: [J, …, 2], y: [J, …]"""
+def gaussian_loss(outputs: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+    """−log N(y; m, s²). outputs: [J, …, 2], y: [J, …]. Weights play no part."""
     return -normal_log_prob(y, outputs[..., 0], outputs[..., 1].clamp(*LOG_SCALE))
 
 
@@ -131,5 +135,6 @@ CLASSES = Head(
     lambda logs, beta: (logs * beta).log_softmax(-1),
 )
 GAUSSIAN = Head("regression", 3, gaussian_loss, read_gaussian, gaussian_log_lik, mix_parts, temper_gaussian)
-HEADS: dict[Task, Head] = {"classification": CLASSES, "regression": GAUSSIAN}
+COX = Head("survival", 2, cox_loss, read_risk, survival_log_lik, mix_parts, temper_risk)
+HEADS: dict[Task, Head] = {"classification": CLASSES, "regression": GAUSSIAN, "survival": COX}
 """By task."""

@@ -24,6 +24,7 @@ TRIED = 3  # rows of the trial
 OUTPUTS = {
     "classification": "one logit for each of the {} classes",
     "regression": "{} numbers, the mean of the target and the log of its deviation, both for a target of deviation 1",
+    "survival": "{} number, the log of the risk",
 }
 """What a module of the user's has to end with."""
 

@@ -30,6 +30,7 @@ METRICS: dict[str, tuple[str, Callable[[Any], str], str, bool]] = {
     "r2": ("R²", partial(number, digits=3), "R²", True),
     "nll": ("−log density, nats", partial(number, digits=3), "nats", False),
     "coverage": ("coverage %", percent, "points", True),
+    "c_index": ("C-index %", percent, "points", True),
 }
 """By name: a column's head, how values are written, the unit of differences, and whether more is better."""
 

@@ -17,7 +17,7 @@ MOST_CLIENTS = 30
 """Clients that are shown."""
 MOST_CLASSES = 20
 """Classes that are shown."""
-HIGHER = ("accuracy", "r2")
+HIGHER = ("accuracy", "r2", "c_index")
 """Of the metrics by which clients are ordered, those of which more is better."""
 BESIDE = ("fedavg", "local", "oracle")
 """What may have run beside the method."""
@@ -59,7 +59,7 @@ def clients_table(summary: Summary) -> Table:
     baselines = [name for name in ("fedavg", "local") if name != summary.get("method")]
     accuracies = {run: per_client(summary, run) for run in (None, *baselines)}
     metric = judged_by(summary)
-    show = percent if metric == "accuracy" else partial(number, digits=3)
+    show = percent if metric in ("accuracy", "c_index") else partial(number, digits=3)
     present = {run or metric: values for run, values in accuracies.items() if values is not None}
     common = summary.get("majority_accuracy_per_client")
     present |= {"one class": common} if common else {}
@@ -159,11 +159,15 @@ def headline_table(summary: Summary) -> Table:
         ("… of all rows together", "metrics.r2.all_rows", 3),
         ("−log density, nats", "metrics.nll.mean", 3),
         ("coverage of 90% intervals, %", "metrics.coverage.mean", None),
+        ("C-index, %", "metrics.c_index.mean", None),
+        ("… of the worst tenth, %", "metrics.c_index.worst_tenth", None),
+        ("… of all rows together, %", "metrics.c_index.all_rows", None),
         ("best round", "best_round", 0),
         ("unseen clients: proportion error", "unseen.proportion_tv", 3),
         ("… from rows without labels", "unseen.proportion_tv_unlabelled", 3),
         ("unseen clients: accuracy, %", "unseen.client_accuracy", None),
         ("unseen clients: RMSE", "unseen.metrics.rmse.mean", 3),
+        ("unseen clients: C-index, %", "unseen.metrics.c_index.mean", None),
     )
     parts = (summary, *(summary[name] for name in beside))
     for label, key, digits in rows:

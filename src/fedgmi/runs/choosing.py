@@ -228,6 +228,10 @@ def _undecided(federation: Federation, metric: str) -> str:
     width = HEADS[task].width or federation.schema.n_classes
     no_idea = ((np.zeros((len(c), width)), c.y) for c in federation.validation)
     if mean(measure(logs, y, [metric], task)[metric] for logs, y in no_idea) is None:
-        two = "classes" if task == "classification" else "targets"
-        return f"the {METRICS[metric].words} means nothing on them: no client has validation rows of two {two}"
+        two = {
+            "classification": "rows of two classes",
+            "regression": "rows of two targets",
+            "survival": "rows of which one's event came before another's time",
+        }
+        return f"the {METRICS[metric].words} means nothing on them: no client has validation {two[task]}"
     return ""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from fedgmi.data.rows import Task
-from fedgmi.runs import target_metrics
+from fedgmi.runs import survival_metrics, target_metrics
 from fedgmi.settings.run import MetricName
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -250,9 +250,10 @@ METRICS: dict[str, Metric] = {
     "r2": Metric("R²", True, False, target_metrics.r2, "regression", (-math.inf, 1.0)),
     "nll": Metric("−log density", False, False, target_metrics.nll, "regression", (-math.inf, math.inf)),
     "coverage": Metric("coverage of 90% intervals", True, True, target_metrics.coverage, "regression", aim=0.9),
+    "c_index": Metric("C-index", True, True, survival_metrics.c_index, "survival"),
 }
 """By the name that `evaluation.metric` has."""
-USUAL: dict[Task, MetricName] = {"classification": "accuracy", "regression": "rmse"}
+USUAL: dict[Task, MetricName] = {"classification": "accuracy", "regression": "rmse", "survival": "c_index"}
 """By which methods are judged where nothing is said."""
 
 

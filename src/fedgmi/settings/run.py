@@ -10,9 +10,9 @@ from fedgmi.settings.base import PositiveFloat, PositiveFloats, PositiveInt, Sec
 
 MetricName = Literal[
     "accuracy", "balanced_accuracy", "macro_f1", "auc", "log_loss", "calibration_error",
-    "rmse", "mae", "r2", "nll", "coverage",
+    "rmse", "mae", "r2", "nll", "coverage", "c_index",
 ]  # fmt: skip
-TaskName = Literal["classification", "regression"]
+TaskName = Literal["classification", "regression", "survival"]
 LearningRate = PositiveFloat | PositiveFloats
 
 
@@ -25,7 +25,8 @@ ROUNDS = 30
 class DataSettings(Section):
     """Where rows come from. `path`: "digits" (scikit-learn's), a local folder, or a hub id.
 
-    task: what `label_column` holds: classes, or for "regression" a number to predict; see docs/tasks.md. It is never
+    task: what `label_column` holds: classes, or for "regression" a number to predict, or for "survival" a time, with
+    1 in `event_column` where it ended in an event and 0 where nobody looked any more; see docs/tasks.md. It is never
     guessed from the values.
     standardise: numbers to mean 0 and deviation 1 by federated sums; "auto" does so for tables that come from a data
     set, not for pictures, and not for rows that a scenario draws itself.
@@ -41,6 +42,7 @@ class DataSettings(Section):
     test_split: str | None = "test"
     image_column: str | None = None
     label_column: str | None = None
+    event_column: str | None = None
     feature_columns: list[str] | None = None
     invert: bool = False
     crop: Annotated[int, Field(ge=0)] = 0
@@ -132,7 +134,7 @@ class EvaluationSettings(Section):
     """Which bounds and baselines are run beside the method, and by what is chosen.
 
     metric: by which validation rows choose learning rates and rounds, and by which `fedgmi compare` ranks methods. For
-    regression it is "rmse" where nothing is said, and one of rmse, mae, r2, nll, coverage.
+    regression it is "rmse" where nothing is said, and one of rmse, mae, r2, nll, coverage; for survival "c_index".
     """
 
     fedavg: bool = True

@@ -17,7 +17,7 @@ from fedgmi.data.sources.columns import Kind, Roles, find_roles, kind_of, requir
 from fedgmi.data.sources.labels import NO_LABELS, Labels
 from fedgmi.data.sources.row_numbers import warn_of_counter
 from fedgmi.data.sources.tables import all_values, batches, column_values, named_values, open_splits
-from fedgmi.data.sources.targets import read_labels
+from fedgmi.data.sources.targets import read_labels, with_events
 from fedgmi.data.sources.values import encode_feature
 from fedgmi.data.validate import warn_of_range
 from fedgmi.errors import DataError
@@ -112,7 +112,7 @@ def _digits(settings: DataSettings) -> Source:
                 fix="leave it out, or set data.path",
             )
     why = "the digits are pictures of ten classes"
-    refuse_without_effect(settings, "data", ["task"], why, fix="leave it out, or set data.path")
+    refuse_without_effect(settings, "data", ["task", "event_column"], why, fix="leave it out, or set data.path")
     why = "the digits have no splits"
     refuse_without_effect(settings, "data", ["train_split", *(["test_split"] if settings.test_split else [])], why)
     refuse_without_effect(settings, "data", ["missing", "missing_values"], OF_PICTURES)
@@ -245,6 +245,11 @@ def _labels(settings: DataSettings, tables: dict[str, Any], roles: Roles) -> Lab
     feature = next(iter(tables.values())).features[roles.label]
     values = [column_values(table, roles.label) for table in tables.values()]
     names = feature.names if kind_of(feature) == "class" else None
+    if roles.event is not None and names is None:
+        values = [
+            with_events(time, column_values(table, roles.event), f"{settings.path}, split {name!r}")
+            for time, (name, table) in zip(values, tables.items(), strict=True)
+        ]
     return read_labels(settings.task, values, names, where=f"{settings.path}, column {roles.label!r}")
 
 

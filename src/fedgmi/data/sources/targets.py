@@ -41,28 +41,53 @@ def read_labels(
     if names is not None:
         what = f"it holds classes ({', '.join(map(str, names[:3]))}, …), and data.task is {task}"
         raise DataError(what, where=where, fix='choose a column of numbers, or set data.task = "classification"')
-    return Labels([targets(task, values, where=where) for values in splits], (), "float64")
+    made = [targets(task, values, where=where) for values in splits]
+    return Labels(made, (), "float64")
 
 
 def targets(task: Task, given: Any, *, where: str) -> Array:
     """Targets as numbers.
 
     Args:
-        task: "regression".
-        given: As they came. [n]
+        task: "regression" or "survival".
+        given: As they came: numbers [n], or for survival times and events side by side [n, 2].
         where: Where they come from, for messages.
 
     Returns:
-        [n], float32
+        [n], or [n, 2], float32
 
     Raises:
-        DataError: For texts, truth values, and numbers that are missing, infinite or too large.
+        DataError: For texts, truth values, and numbers that are missing, infinite or too large; for times below 0, and
+            events that are neither 0 nor 1.
 
     Examples:
         >>> targets("regression", [1, 2.5], where="y")
         array([1. , 2.5], dtype=float32)
     """
-    return number_targets(np.asarray(given), where)
+    values = np.asarray(given)
+    if task == "regression":
+        return number_targets(values, where)
+    if values.ndim != 2 or values.shape[1] != 2:
+        what = f"the shape is {values.shape}, and survival needs a time and an event for each row"
+        raise DataError(what, where=where, fix="give two columns [n, 2]: the time, and 1 for an event or 0")
+    return with_events(values[:, 0], values[:, 1], where)
+
+
+def with_events(times: Array, events: Array, where: str) -> Array:
+    """Times, and beside them whether they ended in an event. [n, 2], float32"""
+    time = number_targets(np.asarray(times), f"{where}, time")
+    kind = np.asarray(events)
+    event = number_targets(kind.astype(np.float32) if kind.dtype.kind == "b" else kind, f"{where}, event")
+    below = np.flatnonzero(time < 0)
+    if len(below):
+        what = f"{len(below)} times are below 0, the first {time[below[0]]:g} at row {below[0]}"
+        raise DataError(what, where=where, fix="count time from where each row's begins; drop rows that have none")
+    other = np.flatnonzero((event != 0) & (event != 1))
+    if len(other):
+        what = f"event {event[other[0]]:g} at row {other[0]} is neither 0 nor 1"
+        fix = "write 1 where the time ended in an event, and 0 where nobody looked any more"
+        raise DataError(what, where=where, fix=fix)
+    return np.stack([time, event], 1)
 
 
 def number_targets(values: Array, where: str) -> Array:

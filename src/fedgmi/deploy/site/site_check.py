@@ -107,8 +107,9 @@ def leaves(check: Check) -> Iterator[str]:
                 yield f"{when}, {_sentence(check, step)}"
     rows = check.rows
     if rows.held_out is not None and rows.held_out.y is not None and check.federation.rows.task != "classification":
-        of_task_ = "RMSE, MAE, R², −log density and coverage of intervals"
-        yield f"at the end, its predictor's {of_task_} on the {plural(len(rows.held_out), 'row')} held out"
+        told = "RMSE, MAE, R², −log density and coverage of intervals"
+        told = told if check.federation.rows.task == "regression" else "C-index"
+        yield f"at the end, its predictor's {told} on the {plural(len(rows.held_out), 'row')} held out"
     elif rows.held_out is not None and rows.held_out.y is not None:
         yield (
             f"at the end, its predictor's accuracy on the {plural(len(rows.held_out), 'row')} held out, the other "
@@ -189,7 +190,7 @@ def _class_counts(part: Client | None, n_classes: int) -> list[int]:
 
 def _and_label(check: Check) -> str:
     if check.federation.rows.task != "classification":
-        return " and bin of the target"
+        return " and bin of the target" if check.federation.rows.task == "regression" else " and bin of time and event"
     return " and label" if check.class_counts else ""
 
 

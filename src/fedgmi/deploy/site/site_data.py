@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fedgmi.data.encode import features, label_type, labels
@@ -19,7 +20,8 @@ from fedgmi.data.rows import Client, Schema
 from fedgmi.data.sources.columns import find_roles
 from fedgmi.data.sources.frames import column_of
 from fedgmi.data.sources.sources import Split, client_with, read_images
-from fedgmi.data.sources.tables import all_values, batches, named_values, open_splits
+from fedgmi.data.sources.tables import all_values, batches, column_values, named_values, open_splits
+from fedgmi.data.sources.targets import with_events
 from fedgmi.deploy.settings import FederationSettings, RowSettings, SiteSettings
 from fedgmi.errors import ConfigError, DataError, nearest
 from fedgmi.randomness import numpy_generator
@@ -160,7 +162,8 @@ def _labels(table: Any, data: DataSettings, schema: Schema, columns: Sequence[st
     if not schema.labelled:
         return None, None
     taken: dict[str, Any] = {} if schema.kind == "image" else {"feature_columns": list(columns), "image_column": None}
-    label = find_roles(table.features, data.model_copy(update=taken), None).label
+    roles = find_roles(table.features, data.model_copy(update=taken | {"task": schema.task}), None)
+    label = roles.label
     if label is None and schema.kind == "image" and schema.n_classes:
         # `datasets` takes folders for classes only where there are two or more, and a site may have rows of one alone
         folders = [Path(cell["path"] or "").parent.name for batch in batches(table, columns[0]) for cell in batch]
@@ -176,6 +179,8 @@ def _labels(table: Any, data: DataSettings, schema: Schema, columns: Sequence[st
         raise DataError(what, where=data.path, fix=fix)
     where = f"{data.path}, column {label!r}"
     values = all_values(table, label, where=data.path, fix="leave rows without a label out")
+    if roles.event is not None:
+        return torch.from_numpy(with_events(values, column_values(table, roles.event), where)), label
     return labels(values, schema, len(table), where=where), label
 
 

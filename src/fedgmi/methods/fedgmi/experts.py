@@ -55,8 +55,9 @@ def train_heads(task: Task[FedGMISettings], experts: Tensor, rows: Rows, resp: T
     def loss(params: Tensor, batch: training.Batch) -> Tensor:
         assert batch.y is not None
         outputs = expert.heads(params, batch.x)  # [J, B, K, L]
-        losses = expert.head.loss(outputs.transpose(1, 2), of_each_head(batch.y, outputs.shape[2]))  # [J, K, B]
-        return (weights[batch.row] * losses.transpose(1, 2)).sum(2)
+        shares = weights[batch.row].transpose(1, 2)  # [J, K, B]
+        losses = expert.head.loss(outputs.transpose(1, 2), of_each_head(batch.y, outputs.shape[2]), shares)
+        return (shares * losses).sum(1)
 
     def gradient(params: Tensor, batch: training.Batch, out: Tensor) -> None:
         assert batch.y is not None
