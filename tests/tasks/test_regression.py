@@ -182,10 +182,10 @@ def test_a_federation_without_targets_has_no_task():
 
 
 def test_numbers_under_classification_are_refused_with_the_task_that_they_need():
-    with pytest.raises(DataError, match='label 0.5 at row 0 is not a whole number.*data.task = "regression"'):
+    with pytest.raises(DataError, match=r'label 0.5 at row 0 is not a whole number.*data.task = "regression"'):
         Federation.from_arrays([(X, [0.5, 1.5, 2.0])] * 2)
     many = np.arange(2000)
-    with pytest.raises(DataError, match='2000 different labels.*data.task = "regression"'):
+    with pytest.raises(DataError, match=r'2000 different labels.*data.task = "regression"'):
         Federation.from_arrays([(many[:, None], many)] * 2)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from federations import make_task, run
-from fedgmi import FedGMI, Federation
+from fedgmi import Federation, FedGMI
 from fedgmi.data.rows import pack
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.errors import ConfigError, DataError, FedgmiWarning
@@ -192,7 +192,7 @@ def test_the_risk_that_was_put_in_is_found(fitted, tmp_path):
 
 def test_what_means_nothing_for_times_is_refused(fitted):
     x, y = patients(200, 5)
-    with pytest.raises(DataError, match="has no classes. Likely fix: ask predict or predict_survival"):
+    with pytest.raises(DataError, match=r"has no classes. Likely fix: ask predict or predict_survival"):
         fitted.predict_proba(x, client="client-00")
     with pytest.raises(DataError, match="predict_interval is for task regression"):
         fitted.predict_interval(x, client="client-00")
@@ -220,7 +220,7 @@ GOOD = [[1.0, 1.0], [2.0, 0.0], [3.0, 1.0]]
 @pytest.mark.parametrize(
     ("y", "words"),
     [
-        ([[1, 1], [-2, 0], [3, 1]], r"client 'client-00', labels, time: 1 times are below 0|1 times are below 0, the first -2 at row 1"),
+        ([[1, 1], [-2, 0], [3, 1]], r"labels, time: 1 times are below 0, the first -2 at row 1"),
         ([[1, 1], [2, 2], [3, 1]], r"event 2 at row 1 is neither 0 nor 1. Likely fix: write 1 where the time ended"),
         ([[1, 1], [float("nan"), 0], [3, 1]], r"labels, time: 1 of 3 targets are missing .NaN., the first at row 1"),
         ([1.0, 2.0, 3.0], r"the shape is .3,., and survival needs a time and an event for each row"),

@@ -10,7 +10,7 @@ import torch
 
 from fedgmi.data.missing import mark, no_rule_for_pictures
 from fedgmi.data.names import client_name
-from fedgmi.data.rows import Client, Missing, Parts, Schema, Task, client_names
+from fedgmi.data.rows import Client, Missing, Parts, Schema, client_names
 from fedgmi.data.sources.by_column import split_by_column
 from fedgmi.data.sources.entries import Entry, by_name, read
 from fedgmi.data.sources.labels import NO_LABELS, Labels
@@ -18,7 +18,7 @@ from fedgmi.data.sources.sources import load_source
 from fedgmi.data.sources.targets import read_labels
 from fedgmi.data.validate import warn_of_range
 from fedgmi.errors import unknown
-from fedgmi.settings.run import DataSettings
+from fedgmi.settings.run import DataSettings, TaskName
 
 
 def from_arrays(
@@ -28,7 +28,7 @@ def from_arrays(
     validation: Sequence[Any] | Mapping[Any, Any] | None = None,
     held_out: Sequence[Any] | Mapping[Any, Any] | None = None,
     missing: Missing = "refuse",
-    task: Task = "classification",
+    task: TaskName = "classification",
 ) -> Parts:
     """What `Federation.from_arrays` makes, before it is checked.
 
@@ -111,7 +111,7 @@ def from_dataset(
     )
 
 
-def _schema(first: Entry | None, labels: Labels, missing: Missing, task: Task) -> Schema:
+def _schema(first: Entry | None, labels: Labels, missing: Missing, task: TaskName) -> Schema:
     """What the first client's rows look like; the others are held to it."""
     shape = (0,) if first is None else tuple(first.x.shape[1:])
     kind: Literal["image", "tabular"] = "image" if len(shape) > 1 else "tabular"

@@ -13,11 +13,12 @@ from fedgmi import tree
 from fedgmi.data import build, encode, split
 from fedgmi.data.missing import check_rule
 from fedgmi.data.names import place_of
-from fedgmi.data.rows import Client, Missing, Parts, Schema, Task
+from fedgmi.data.rows import Client, Missing, Parts, Schema
 from fedgmi.data.sources import frames
 from fedgmi.data.standardise import Standardisation, feature_sums, standardisation
 from fedgmi.data.validate import check_parts, check_scalable, check_task
 from fedgmi.errors import ConfigError
+from fedgmi.settings.run import TaskName
 from fedgmi.tree import Tree
 
 
@@ -154,7 +155,7 @@ class Federation:
         validation: Sequence[Any] | Mapping[Any, Any] | None = None,
         held_out: Sequence[Any] | Mapping[Any, Any] | None = None,
         missing: Missing = "refuse",
-        task: Task = "classification",
+        task: TaskName = "classification",
     ) -> Federation:
         """A federation of arrays or tensors.
 
@@ -200,7 +201,7 @@ class Federation:
         features: Sequence[str] | None = None,
         *,
         missing: Missing = "refuse",
-        task: Task = "classification",
+        task: TaskName = "classification",
         event: str | None = None,
     ) -> Federation:
         """A federation from one table with a column that names each row's client.

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from fedgmi.settings.run import TaskName
 
-Task = TaskName
-"""What y is: a class, a number, or a time until an event, or until nobody looked any more."""
 Missing = Literal["refuse", "mean", "indicator"]
 """What becomes of a missing value. "mean": the column's mean over all clients. "indicator": the mean, and a column of 0
 and 1 that says where it stands; missing texts have such a column in the mean's place."""
@@ -44,7 +42,7 @@ class Schema:
     features: tuple[str, ...] = ()
     label_type: str = ""
     missing: Missing = "refuse"
-    task: Task = "classification"
+    task: TaskName = "classification"
 
     @property
     def labelled(self) -> bool:

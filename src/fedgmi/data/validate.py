@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import cast, get_args
 
 import torch
 from torch import Tensor
 
 from fedgmi.data.problems import Problems
-from fedgmi.data.rows import Client, Parts, Schema, Task
+from fedgmi.data.rows import Client, Parts, Schema
 from fedgmi.errors import DataError, FedgmiWarning, unknown
-
-TASKS: tuple[str, ...] = get_args(Task)
+from fedgmi.settings.run import TASKS, TaskName
 
 
 def check_parts(parts: Parts) -> None:
@@ -49,7 +47,7 @@ def check_parts(parts: Parts) -> None:
         _check_events(parts.clients)
 
 
-def check_task(task: str) -> Task:
+def check_task(task: str) -> TaskName:
     """Refuse a task that there is not.
 
     Raises:
@@ -57,7 +55,7 @@ def check_task(task: str) -> Task:
     """
     if task not in TASKS:
         raise unknown("task", str(task), TASKS, "task")
-    return cast(Task, task)
+    return task
 
 
 def _check_varies(clients: Sequence[Client]) -> None:

@@ -11,19 +11,20 @@ import numpy as np
 
 from fedgmi.data.federation import Federation
 from fedgmi.data.names import names_in
-from fedgmi.data.rows import Missing, Task
+from fedgmi.data.rows import Missing
 from fedgmi.data.sources.arrays import by_row, missing_values, plain_array
 from fedgmi.data.sources.frames import column_names, same_column, with_columns
 from fedgmi.data.sources.targets import targets
 from fedgmi.errors import ConfigError, DataError, FedgmiWarning
 from fedgmi.runs.config import Config
+from fedgmi.settings.run import TaskName
 
 WHERE = "FedGMI.fit"
 HOW = "give a Federation, a list of (x, y), a dict of them by client, or all rows with groups="
 
 
 def federation_of(
-    X: Any, y: Any = None, groups: Any = None, missing: Missing = "refuse", task: Task = "classification"
+    X: Any, y: Any = None, groups: Any = None, missing: Missing = "refuse", task: TaskName = "classification"
 ) -> Federation:
     """The federation that is meant.
 
@@ -77,7 +78,7 @@ def _is_client(entry: Any) -> bool:
     return isinstance(entry, tuple) or bool(column_names(entry)) or np.ndim(entry) >= 2
 
 
-def _grouped(X: Any, y: Any, groups: Any, missing: Missing, task: Task) -> Federation:
+def _grouped(X: Any, y: Any, groups: Any, missing: Missing, task: TaskName) -> Federation:
     if isinstance(X, Federation | Mapping):
         raise DataError("its clients have names already", where=f"{WHERE}, groups", fix="leave groups out")
     columns = column_names(X)
@@ -119,7 +120,7 @@ CLIENT, LABEL, EVENT = "client (groups)", "label (y)", "event (y)"
 """Columns of our own beside a table's."""
 
 
-def _from_arrays(X: Any, y: Any, groups: Any, missing: Missing, task: Task) -> Federation:
+def _from_arrays(X: Any, y: Any, groups: Any, missing: Missing, task: TaskName) -> Federation:
     """Rows by client, clients in the order of their names, each with its rows in their order."""
     rows = plain_array(X, WHERE)
     labels = None if y is None else _flat(y, "y", 2 if task == "survival" else 1)

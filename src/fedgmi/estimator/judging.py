@@ -54,7 +54,9 @@ class Judging(Asking):
         client: Whose | None = None,
         sample_weight: npt.ArrayLike | None = None,
     ) -> float:
-        """How good the model is on rows: the accuracy, for regression R², for survival the C-index, or without labels the mean log density.
+        """How good the model is on rows: the accuracy, or without labels the mean log density.
+
+        For regression it is R², and for survival the C-index.
 
         Args:
             X: Rows, in their own units [n, *shape], or a federation: then it is the mean over its clients.
@@ -106,8 +108,8 @@ class Judging(Asking):
         Returns:
             `clients`: for each its `name`, `rows`, whether it is a `newcomer`, its `log_density` (nats per row), and
             where there are labels the metrics of `fedgmi.runs.metrics`: accuracy, balanced_accuracy, macro_f1, auc,
-            log_loss, calibration_error; for regression rmse, mae, r2, nll, coverage; for survival c_index. `mean` and `worst_tenth` of these
-            over clients. `per_class`, over all rows.
+            log_loss, calibration_error; for regression rmse, mae, r2, nll, coverage; for survival c_index. `mean` and
+            `worst_tenth` of these over clients. `per_class`, over all rows.
             What means nothing is None.
 
         Raises:

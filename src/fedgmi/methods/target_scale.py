@@ -7,8 +7,8 @@
                  methods see u = H(t) = ∫₀ᵗ h, on which events come at rate 1, and whether there was one
 
 The cells of time are 32 of equal width in 1 − exp(−t/mean). h is what all clients' rows have together, features aside:
-the piecewise-exponential form of Breslow's baseline (1974). To each cell one event at the overall rate is added, so that
-H rises everywhere and times keep their order.
+the piecewise-exponential form of Breslow's baseline (1974). To each cell one event at the overall rate is added, so
+that H rises everywhere and times keep their order.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedgmi.data.rows import Task
 from fedgmi.models.survival_head import cox_loss, read_risk, survival_log_lik, temper_risk
+from fedgmi.settings.run import TaskName
 
 LOG_SCALE = (-5.0, 3.0)
 """Between these is log s, for a target of deviation 1: a single row that is met exactly must not decide everything."""
@@ -41,7 +41,7 @@ class Head:
         temper: (numbers […, Q], β, which broadcasts to […, 1]) → numbers of p^β, made to sum to one again. […, Q]
     """
 
-    task: Task
+    task: TaskName
     width: int | None
     loss: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     read: Callable[[Tensor], Tensor]
@@ -136,5 +136,5 @@ CLASSES = Head(
 )
 GAUSSIAN = Head("regression", 3, gaussian_loss, read_gaussian, gaussian_log_lik, mix_parts, temper_gaussian)
 COX = Head("survival", 2, cox_loss, read_risk, survival_log_lik, mix_parts, temper_risk)
-HEADS: dict[Task, Head] = {"classification": CLASSES, "regression": GAUSSIAN, "survival": COX}
+HEADS: dict[TaskName, Head] = {"classification": CLASSES, "regression": GAUSSIAN, "survival": COX}
 """By task."""

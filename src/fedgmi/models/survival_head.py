@@ -7,7 +7,7 @@ y is (u, δ): u = H(t), the time on the scale on which events come at rate 1 (se
 
 Training lowers, for the rows of a batch with weights w,
 
-    Σ_i w_i δ_i (log Σ_{j: u_j ≥ u_i} w_j exp η_j − η_i)   +   M − D log M,     M = Σ_i w_i u_i exp η_i,  D = Σ_i w_i δ_i
+    Σ_i w_i δ_i (log Σ_{j: u_j ≥ u_i} w_j exp η_j − η_i)  +  M − D log M,    M = Σ_i w_i u_i exp η_i, D = Σ_i w_i δ_i
 
 The first part is minus Cox's log partial likelihood with Breslow's ties (1974): all events of one time have one risk
 set. It does not know the level of η, and mixtures of experts compare levels. The second part sets it. Its gradient is 0

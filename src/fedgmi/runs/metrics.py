@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedgmi.data.rows import Task
 from fedgmi.runs import survival_metrics, target_metrics
-from fedgmi.settings.run import MetricName
+from fedgmi.settings.run import MetricName, TaskName
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Whole: TypeAlias = npt.NDArray[np.int64]
@@ -50,7 +49,7 @@ class Metric:
     higher: bool
     share: bool
     compute: Callable[[Floats, Any], float | None]
-    task: Task = "classification"
+    task: TaskName = "classification"
     limits: tuple[float, float] = (0.0, 1.0)
     aim: float | None = None
 
@@ -96,7 +95,9 @@ def of_task(task: str) -> dict[str, Metric]:
     return {name: metric for name, metric in METRICS.items() if metric.task == task}
 
 
-def measure(log_prob: Any, y: Any, names: Iterable[str] = (), task: Task = "classification") -> dict[str, float | None]:
+def measure(
+    log_prob: Any, y: Any, names: Iterable[str] = (), task: TaskName = "classification"
+) -> dict[str, float | None]:
     """The metrics of one set of rows.
 
     Args:
@@ -253,11 +254,11 @@ METRICS: dict[str, Metric] = {
     "c_index": Metric("C-index", True, True, survival_metrics.c_index, "survival"),
 }
 """By the name that `evaluation.metric` has."""
-USUAL: dict[Task, MetricName] = {"classification": "accuracy", "regression": "rmse", "survival": "c_index"}
+USUAL: dict[TaskName, MetricName] = {"classification": "accuracy", "regression": "rmse", "survival": "c_index"}
 """By which methods are judged where nothing is said."""
 
 
-def _arrays(log_prob: Any, y: Any, task: Task = "classification") -> tuple[Floats, Any]:
+def _arrays(log_prob: Any, y: Any, task: TaskName = "classification") -> tuple[Floats, Any]:
     """As arrays, checked. Tensors may lie anywhere."""
     logs, labels = (value.detach().cpu() if hasattr(value, "detach") else value for value in (log_prob, y))
     if task != "classification":

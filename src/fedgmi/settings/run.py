@@ -13,6 +13,13 @@ MetricName = Literal[
     "rmse", "mae", "r2", "nll", "coverage", "c_index",
 ]  # fmt: skip
 TaskName = Literal["classification", "regression", "survival"]
+"""What y is: a class, a number, or a time until an event, or until nobody looked any more."""
+TASKS: dict[TaskName, str] = {
+    "classification": "labels are classes",
+    "regression": "labels are numbers to predict",
+    "survival": "labels are times, and events in which they ended or not",
+}
+"""What `fedgmi list` says of each."""
 LearningRate = PositiveFloat | PositiveFloats
 
 

@@ -197,7 +197,7 @@ def _find_event(free: list[str], kinds: Mapping[str, Kind], settings: DataSettin
             fix = f"set it to the column of the {what}"
             raise ConfigError(f"survival needs the column of each row's {what}", where=f"data.{key}", fix=fix)
     chosen = require(str(settings.event_column), free, where="data.event_column")
-    if chosen == settings.label_column or kinds[chosen] != "number":
+    if chosen == settings.label_column or kinds[chosen] not in ("number", "class"):
         what = "is the time" if chosen == settings.label_column else "holds no numbers"
         raise DataError(f"column {chosen!r} {what}", where="data.event_column", fix="choose a column of 0 and 1")
     return chosen

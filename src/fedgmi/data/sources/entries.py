@@ -11,13 +11,13 @@ from torch import Tensor
 
 from fedgmi.data.names import client_name
 from fedgmi.data.problems import Problems
-from fedgmi.data.rows import Task
 from fedgmi.data.sources.arrays import Array, by_row, channels_last, numbers, plain_array
 from fedgmi.data.sources.frames import column_names, number_columns
 from fedgmi.data.sources.labels import label_values
 from fedgmi.data.sources.row_numbers import without_row_numbers
 from fedgmi.data.sources.targets import targets
 from fedgmi.errors import DataError, nearest
+from fedgmi.settings.run import TaskName
 
 CHANNELS = (1, 3, 4)
 """So many channels a picture has."""
@@ -42,7 +42,11 @@ class Entry(NamedTuple):
 
 
 def read(
-    entries: Sequence[Any], names: Sequence[str], group: str, first: Entry | None = None, task: Task = "classification"
+    entries: Sequence[Any],
+    names: Sequence[str],
+    group: str,
+    first: Entry | None = None,
+    task: TaskName = "classification",
 ) -> list[Entry]:
     """Each client's (x, y) or x.
 
@@ -107,7 +111,7 @@ def by_name(given: Any, names: Sequence[str] | None, group: str) -> tuple[list[A
     return list(given), None if names is None else list(names)
 
 
-def _entry(entry: Any, name: str, where: str, task: Task) -> Entry:
+def _entry(entry: Any, name: str, where: str, task: TaskName) -> Entry:
     if isinstance(entry, tuple) and len(entry) != 2:
         raise DataError(f"the entry is a tuple of {len(entry)}", where=where, fix="give (x, y), or x alone")
     x, y = entry if isinstance(entry, tuple) else (entry, None)
@@ -169,7 +173,7 @@ def _rows(x: Any, where: str) -> Tensor:
     return torch.from_numpy(rows)
 
 
-def _labels(y: Any, where: str, task: Task) -> Array:
+def _labels(y: Any, where: str, task: TaskName) -> Array:
     """As they came, objects too, so that their type is known; checked."""
     where = f"{where}, labels"
     values = by_row(y, where)

@@ -18,7 +18,7 @@ from torch import Tensor
 from fedgmi.data.missing import MARK, mark, marked_numbers, with_markers
 from fedgmi.data.names import names_in
 from fedgmi.data.problems import Problems
-from fedgmi.data.rows import Missing, Parts, Schema, Task
+from fedgmi.data.rows import Missing, Parts, Schema
 from fedgmi.data.sources.arrays import is_number
 from fedgmi.data.sources.columns import Kind, require
 from fedgmi.data.sources.labels import NO_LABELS
@@ -28,6 +28,7 @@ from fedgmi.data.sources.tables import array_of
 from fedgmi.data.sources.targets import read_labels, with_events
 from fedgmi.data.sources.values import Values, encode_feature, missing_texts, number_block, one_hot
 from fedgmi.errors import DataError, FedgmiWarning, nearest
+from fedgmi.settings.run import TaskName
 
 if TYPE_CHECKING:
     from narwhals.stable.v2 import DataFrame
@@ -39,7 +40,7 @@ def from_frame(
     label: str | None = None,
     features: Sequence[str] | None = None,
     missing: Missing = "refuse",
-    task: Task = "classification",
+    task: TaskName = "classification",
     event: str | None = None,
 ) -> Parts:
     """What `Federation.from_frame` makes, before it is checked.

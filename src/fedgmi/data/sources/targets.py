@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from fedgmi.data.rows import Task
 from fedgmi.data.sources.arrays import Array, is_missing
 from fedgmi.data.sources.labels import WITHOUT_LABEL, Labels, encode_labels
 from fedgmi.errors import DataError
+from fedgmi.settings.run import TaskName
 
 
 def read_labels(
-    task: Task,
+    task: TaskName,
     splits: Sequence[Array],
     names: Sequence[str] | None,
     *,
@@ -45,7 +45,7 @@ def read_labels(
     return Labels(made, (), "float64")
 
 
-def targets(task: Task, given: Any, *, where: str) -> Array:
+def targets(task: TaskName, given: Any, *, where: str) -> Array:
     """Targets as numbers.
 
     Args:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from fedgmi.data.rows import Task
 from fedgmi.deploy.coordinator.remote import Remote
 from fedgmi.deploy.coordinator.roster import Member
 from fedgmi.diagnosis.diagnose import Diagnosis, diagnose
@@ -23,6 +22,7 @@ from fedgmi.protocol.step import select
 from fedgmi.protocol.wire import Parcel, WireError, unpack
 from fedgmi.runs.metrics import USUAL, mean, of_clients, of_task
 from fedgmi.runs.records import DiagnosisRecord
+from fedgmi.settings.run import TaskName
 from fedgmi.storage import files
 
 OF_CLIENTS = {"client_misfit": "misfit", "client_p_value": "p_value", "proportion_intervals": "proportion_intervals"}
@@ -61,7 +61,7 @@ def close(remote: Remote, end: Progress, out: Path) -> dict[str, Any]:
     return summary(remote, end)
 
 
-def quality_told(reply: Parcel, task: Task = "classification") -> dict[str, float]:
+def quality_told(reply: Parcel, task: TaskName = "classification") -> dict[str, float]:
     """What a site says of its predictor, as far as it can be true."""
     limits = {name: metric.limits for name, metric in of_task(task).items()}
     limits |= {MAJORITY: (0.0, 1.0)} if task == "classification" else {}
@@ -80,7 +80,7 @@ def quality_told(reply: Parcel, task: Task = "classification") -> dict[str, floa
     }
 
 
-def of_members(members: Sequence[Member], task: Task = "classification") -> dict[str, Any]:
+def of_members(members: Sequence[Member], task: TaskName = "classification") -> dict[str, Any]:
     """What the sites told, as a run's summary has it."""
     told = {name: [member.quality.get(name) for member in members] for name in (MAJORITY, *of_task(task))}
     metrics = {name: of_clients(name, told[name]) for name in of_task(task)}

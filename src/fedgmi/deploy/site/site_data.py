@@ -84,7 +84,7 @@ def load_site(settings: SiteSettings, federation: FederationSettings, where: Pat
         y, label = _labels(table, data, schema, columns)
     _check_ranges(x, federation.rows, data.path)
     other_splits = [f"split {name!r}" for name in splits if name != data.train_split]
-    ignored = (*other_splits, *(name for name in table.features if name not in (*columns, label)))
+    ignored = (*other_splits, *(name for name in table.features if name not in (*columns, label, data.event_column)))
     key = (federation.seed, "site", settings.name, "held out")
     order, n_held_out = numpy_generator(*key).permutation(len(x)), min(round(settings.held_out * len(x)), len(x) - 1)
     held_out, train = (np.sort(part) for part in np.split(order, [n_held_out]))
