@@ -220,7 +220,7 @@ GOOD = [[1.0, 1.0], [2.0, 0.0], [3.0, 1.0]]
 @pytest.mark.parametrize(
     ("y", "words"),
     [
-        ([[1, 1], [-2, 0], [3, 1]], r"labels, time: 1 times are below 0, the first -2 at row 1"),
+        ([[1, 1], [-2, 0], [3, 1]], r"labels: 1 times are below 0, the first -2 at row 1"),
         ([[1, 1], [2, 2], [3, 1]], r"event 2 at row 1 is neither 0 nor 1. Likely fix: write 1 where the time ended"),
         ([[1, 1], [float("nan"), 0], [3, 1]], r"labels, time: 1 of 3 targets are missing .NaN., the first at row 1"),
         ([1.0, 2.0, 3.0], r"the shape is .3,., and survival needs a time and an event for each row"),
