@@ -54,6 +54,18 @@ def femnist() -> Path:
     return _folder("FEDGMI_FEMNIST")
 
 
+@pytest.fixture(scope="session")
+def school_scores() -> Path:
+    """The folder of the school scores, from FEDGMI_SCHOOL_SCORES."""
+    return _folder("FEDGMI_SCHOOL_SCORES")
+
+
+@pytest.fixture(scope="session")
+def tcga() -> Path:
+    """The folder of FLamby's TCGA-BRCA, from FEDGMI_TCGA."""
+    return _folder("FEDGMI_TCGA")
+
+
 @pytest.fixture
 def write_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """write_table({"column": values}, split="train", features=None) → the folder's path; call it once per split."""

@@ -192,11 +192,13 @@ def report(
 
 @app.command("list")
 def list_() -> None:
-    """Name the methods, scenarios, densities and experts that a configuration can choose from."""
+    """Name the methods, scenarios, densities, experts and tasks that a configuration can choose from."""
     from fedgmi.data.scenarios.scenarios import SCENARIOS
     from fedgmi.methods import METHODS
     from fedgmi.models.densities import DENSITIES
     from fedgmi.models.experts import EXPERTS
+    from fedgmi.runs.metrics import of_task
+    from fedgmi.settings.run import TASKS
 
     console = Console()
     tables: dict[str, Mapping[str, Any]] = {
@@ -213,6 +215,9 @@ def list_() -> None:
             except ConfigError as error:  # of an outside package, which is named
                 told = f"cannot be used: {error.what}"
             console.print(f"  {name:<14}{told}", markup=False, highlight=False, soft_wrap=True)
+    console.print("[bold]data.task[/]")
+    for task, told in TASKS.items():
+        console.print(f"  {task:<16}{told}, judged by {', '.join(of_task(task))}", highlight=False, soft_wrap=True)
 
 
 def one_line(kind: str, entry: Any) -> str:

@@ -133,6 +133,10 @@ SWEEP: dict[str, Line] = {
     "device": Line("cuda", lambda c: (c.device, choose_device(c.device)) if torch.cuda.is_available() else c.device),
     "threads": Line("1", lambda c: c.threads),  # tests/test_experiment.py has what comes of it
     "data.path": Line("{other}", federation, TABLE),
+    "data.task": Line("regression", federation, TABLE),
+    "data.event_column": Line(
+        "label", federation, (*TABLE, "data.task=survival", "data.label_column=days", "data.event_column=late")
+    ),
     "data.train_split": Line("test", federation, TABLE),
     "data.test_split": Line("", federation, TABLE),
     "data.image_column": Line("second", federation, PICTURES),
@@ -270,6 +274,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
                 "age": x[:, 0],
                 "dose": x[:, 1],
                 "label": (x[:, 0] > 0).astype(int),
+                "late": (x[:, 1] > 0).astype(int),
+                "days": np.abs(x[:, 1]),
                 "other": rng.integers(0, 3, rows),
             }
             ward = {"ward": [f"ward-{i % 6}" for i in range(rows)], "doctor": [f"doctor-{i % 5}" for i in range(rows)]}

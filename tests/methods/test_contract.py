@@ -369,7 +369,7 @@ def test_one_component_is_one_model(case):
 def test_without_labels_there_are_densities_and_proportions(case):
     bare = without_labels(SMALL)
     if case.method(SMALL).predictor.density is None:
-        with pytest.raises(ConfigError, match=f"{case.name} trains a classifier, and these rows have no labels"):
+        with pytest.raises(ConfigError, match=f"{case.name} trains a model of labels, and these rows have none"):
             case.method(bare)
         return
     method = case.method(bare)

@@ -13,11 +13,12 @@ from fedgmi.data.names import client_name
 from fedgmi.data.rows import Client, Missing, Parts, Schema, client_names
 from fedgmi.data.sources.by_column import split_by_column
 from fedgmi.data.sources.entries import Entry, by_name, read
-from fedgmi.data.sources.labels import NO_LABELS, Labels, encode_labels
+from fedgmi.data.sources.labels import NO_LABELS, Labels
 from fedgmi.data.sources.sources import load_source
+from fedgmi.data.sources.targets import read_labels
 from fedgmi.data.validate import warn_of_range
 from fedgmi.errors import unknown
-from fedgmi.settings.run import DataSettings
+from fedgmi.settings.run import DataSettings, TaskName
 
 
 def from_arrays(
@@ -27,6 +28,7 @@ def from_arrays(
     validation: Sequence[Any] | Mapping[Any, Any] | None = None,
     held_out: Sequence[Any] | Mapping[Any, Any] | None = None,
     missing: Missing = "refuse",
+    task: TaskName = "classification",
 ) -> Parts:
     """What `Federation.from_arrays` makes, before it is checked.
 
@@ -36,6 +38,7 @@ def from_arrays(
         validation: Rows for validation, as `clients` and in the same order.
         held_out: Rows that training never sees, as `clients` and in the same order.
         missing: The rule for missing values.
+        task: What labels are.
 
     Returns:
         The schema and the clients. Classes are numbered over all of them.
@@ -45,13 +48,13 @@ def from_arrays(
     """
     given, own = by_name(clients, None if names is None else [client_name(name) for name in names], "")
     chosen = client_names(len(given)) if own is None else own
-    groups = [read(given, chosen, "")]
+    groups = [read(given, chosen, "", task=task)]
     first = groups[0][0] if groups[0] else None
     for rows, group in ((validation, " (validation)"), (held_out, " (held-out)")):
-        groups.append([] if rows is None else read(by_name(rows, chosen, group)[0], chosen, group, first))
+        groups.append([] if rows is None else read(by_name(rows, chosen, group)[0], chosen, group, first, task))
     ys = [entry.y for group in groups for entry in group if entry.y is not None]
-    labels = encode_labels(ys, None, where="labels", advice="give classes") if ys else NO_LABELS
-    schema, groups = _marked(_schema(first, labels, missing), groups)
+    labels = read_labels(task, ys, None, where="labels", advice="give classes") if ys else NO_LABELS
+    schema, groups = _marked(_schema(first, labels, missing, task), groups)
     numbered = map(torch.from_numpy, labels.numbers)
     training, for_choice, later = (
         tuple(Client(entry.name, entry.x, None if entry.y is None else next(numbered)) for entry in group)
@@ -108,7 +111,7 @@ def from_dataset(
     )
 
 
-def _schema(first: Entry | None, labels: Labels, missing: Missing) -> Schema:
+def _schema(first: Entry | None, labels: Labels, missing: Missing, task: TaskName) -> Schema:
     """What the first client's rows look like; the others are held to it."""
     shape = (0,) if first is None else tuple(first.x.shape[1:])
     kind: Literal["image", "tabular"] = "image" if len(shape) > 1 else "tabular"
@@ -117,7 +120,7 @@ def _schema(first: Entry | None, labels: Labels, missing: Missing) -> Schema:
         features = (first.columns if first else ()) or tuple(f"x{j}" for j in range(shape[0]))
     elif missing != "refuse":
         raise no_rule_for_pictures("missing")
-    return Schema(shape, len(labels.classes), kind, labels.classes, features, labels.type, missing)
+    return Schema(shape, len(labels.classes), kind, labels.classes, features, labels.type, missing, task)
 
 
 def _marked(schema: Schema, groups: list[list[Entry]]) -> tuple[Schema, list[list[Entry]]]:

@@ -14,7 +14,8 @@ from fedgmi.data.rows import Schema
 from fedgmi.data.sources.arrays import by_row, channels_last, numbers, plain_array
 from fedgmi.data.sources.frames import column_names, encode
 from fedgmi.data.sources.labels import label_names, label_values
-from fedgmi.data.validate import check_features
+from fedgmi.data.sources.targets import targets
+from fedgmi.data.validate import check_features, check_labels
 from fedgmi.errors import DataError
 
 
@@ -64,7 +65,7 @@ def features(x: Any, schema: Schema, *, where: str = "x") -> Tensor:
 
 
 def labels(y: Any, schema: Schema, n_rows: int, *, where: str = "y") -> Tensor:
-    """Later labels as class numbers.
+    """Later labels as class numbers, or targets as numbers.
 
     Args:
         y: Labels as the federation's were given. The same whole number may come in another type. [n]
@@ -73,7 +74,7 @@ def labels(y: Any, schema: Schema, n_rows: int, *, where: str = "y") -> Tensor:
         where: What y is called in messages.
 
     Returns:
-        The class numbers. [n], int64
+        The class numbers [n], int64; targets [n], float32.
 
     Raises:
         DataError: For another shape, a label that is missing or that the federation does not have, or a federation
@@ -83,9 +84,13 @@ def labels(y: Any, schema: Schema, n_rows: int, *, where: str = "y") -> Tensor:
         >>> labels(["dog", "cat"], Schema((2,), 2, "tabular", classes=("cat", "dog")), 2)
         tensor([1, 0])
     """
-    if not schema.n_classes:
+    if not schema.labelled:
         raise DataError("the federation had no labels", where=where, fix="leave y out")
     values = by_row(y, where)
+    if schema.task != "classification":
+        found = torch.from_numpy(targets(schema.task, values, where=where))
+        check_labels(found, n_rows, schema, where)
+        return found
     if values.shape != (n_rows,):
         raise DataError(f"the shape is {values.shape} for {n_rows} rows", where=where, fix="give one label per row")
     values = label_values(values, where=where, advice="give labels as the federation's were")

@@ -16,8 +16,9 @@ from fedgmi.data.names import place_of
 from fedgmi.data.rows import Client, Missing, Parts, Schema
 from fedgmi.data.sources import frames
 from fedgmi.data.standardise import Standardisation, feature_sums, standardisation
-from fedgmi.data.validate import check_parts, check_scalable
+from fedgmi.data.validate import check_parts, check_scalable, check_task
 from fedgmi.errors import ConfigError
+from fedgmi.settings.run import TaskName
 from fedgmi.tree import Tree
 
 
@@ -73,6 +74,7 @@ class Federation:
         beside = {"for validation": self.validation, "held out": self.held_out}
         more = "".join(f", {sum(map(len, group))} {what}" for what, group in beside.items() if group)
         labels = _count(classes, "class") if classes else "no labels"
+        labels = labels if self.schema.task == "classification" else f"a target for {self.schema.task}"
         return f"Federation({_count(len(self), 'client')}, {_count(rows, 'row')} of {kind}, {labels}{more})"
 
     @property
@@ -93,7 +95,10 @@ class Federation:
             DataError: For a client that is not there.
         """
         y = self[name].y
-        return np.array([]) if y is None else encode.classes(self.schema)[y.numpy()]
+        if y is None or self.schema.task != "classification":
+            return np.array([]) if y is None else np.asarray(y.numpy())
+        found: npt.NDArray[Any] = encode.classes(self.schema)[y.numpy()]
+        return found
 
     def subset(self, names: Iterable[str | int]) -> Federation:
         """Some of the clients, with all their rows.
@@ -150,6 +155,7 @@ class Federation:
         validation: Sequence[Any] | Mapping[Any, Any] | None = None,
         held_out: Sequence[Any] | Mapping[Any, Any] | None = None,
         missing: Missing = "refuse",
+        task: TaskName = "classification",
     ) -> Federation:
         """A federation of arrays or tensors.
 
@@ -164,6 +170,8 @@ class Federation:
             held_out: Rows that training never sees, as `clients` and in the same order.
             missing: What becomes of missing values (NaN, None, masked ones): "refuse", "mean" or "indicator"; see
                 docs/tables.md. Missing labels are refused always.
+            task: What y is: "classification", or "regression", by which it holds numbers to predict, or "survival", by
+                which it holds times and events [n, 2]; see docs/tasks.md.
 
         Returns:
             The federation.
@@ -171,7 +179,7 @@ class Federation:
         Raises:
             DataError: For rows that cannot be used: no client, shapes or columns that differ, missing values, labels
                 for some clients alone, …. It names all clients and columns where something is wrong.
-            ConfigError: For a rule that there is not.
+            ConfigError: For a rule or a task that there is not.
 
         Examples:
             >>> rows = [[1.5, 0.0], [2.5, 1.0]]
@@ -180,9 +188,9 @@ class Federation:
             (('client-00', 'client-01'), ('cat', 'dog'), tensor([0, 1]))
         """
         check_rule(missing)
-        return _checked(
-            cls(*build.from_arrays(clients, names=names, validation=validation, held_out=held_out, missing=missing))
-        )
+        beside = {"validation": validation, "held_out": held_out}
+        task = check_task(task)
+        return _checked(cls(*build.from_arrays(clients, names=names, **beside, missing=missing, task=task)))
 
     @classmethod
     def from_frame(
@@ -193,6 +201,8 @@ class Federation:
         features: Sequence[str] | None = None,
         *,
         missing: Missing = "refuse",
+        task: TaskName = "classification",
+        event: str | None = None,
     ) -> Federation:
         """A federation from one table with a column that names each row's client.
 
@@ -205,6 +215,8 @@ class Federation:
             features: The columns to use; by default all others, but for those in which a tool numbered the rows.
             missing: What becomes of missing values: "refuse", "mean" or "indicator"; see docs/tables.md. Missing labels
                 and clients are refused always.
+            task: What the label is: "classification", "regression" or "survival"; see docs/tasks.md.
+            event: For survival, the column that holds 1 where the time, the label, ended in an event, and 0 elsewhere.
 
         Returns:
             The federation. Its clients are in the order of their names.
@@ -222,7 +234,7 @@ class Federation:
             (('age', 'sex=f', 'sex=m'), [[30.0, 1.0, 0.0], [50.0, 0.0, 1.0]])
         """
         check_rule(missing)
-        return _checked(cls(*frames.from_frame(frame, client, label, features, missing)))
+        return _checked(cls(*frames.from_frame(frame, client, label, features, missing, check_task(task), event)))
 
     @classmethod
     def from_dataset(

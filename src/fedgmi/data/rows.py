@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from fedgmi.settings.run import TaskName
+
 Missing = Literal["refuse", "mean", "indicator"]
 """What becomes of a missing value. "mean": the column's mean over all clients. "indicator": the mean, and a column of 0
 and 1 that says where it stands; missing texts have such a column in the mean's place."""
@@ -20,7 +22,7 @@ class Schema:
 
     Attributes:
         shape: The shape of one row of x: `(channels, height, width)` for pictures and `(features,)` for tables.
-        n_classes: L, the number of labels. It is 0 where there are none.
+        n_classes: L, the number of labels. It is 0 where there are none, and where labels are no classes.
         kind: "image" or "tabular".
         classes: The labels as users know them. [L], or empty
         features: The names of a table's columns. A text column is there once per value, as `column=value`. Where
@@ -30,6 +32,7 @@ class Schema:
             "object" (texts as Python's objects), …. "" stands for "str" where `classes` names the labels, and for
             "int64" where they are the numbers from 0 to L − 1.
         missing: What becomes of missing values. Unless they are refused, they are NaN in x.
+        task: What y is. Rows without labels have "classification" and no classes.
     """
 
     shape: tuple[int, ...]
@@ -39,6 +42,17 @@ class Schema:
     features: tuple[str, ...] = ()
     label_type: str = ""
     missing: Missing = "refuse"
+    task: TaskName = "classification"
+
+    @property
+    def labelled(self) -> bool:
+        """Whether rows have a y."""
+        return self.n_classes > 0 or self.task != "classification"
+
+    @property
+    def n_outputs(self) -> int:
+        """How many numbers an expert gives for a row: L logits, or a Gaussian's mean and log scale, or a log risk."""
+        return {"classification": self.n_classes, "regression": 2, "survival": 1}[self.task]
 
     @property
     def n_features(self) -> int:
@@ -59,7 +73,8 @@ class Client:
         name: It differs from client to client.
         x: The features; those of pictures are in [0, 1]. NaN stands for a missing value where the schema allows it.
             [n, *shape], float32
-        y: The labels as class numbers from 0, or None where there are none. [n], int64
+        y: The labels, or None where there are none: class numbers from 0 [n], int64; for regression the target in its
+            own units [n], float32; for survival the time in its own units, and 1 for an event or 0 [n, 2], float32.
     """
 
     name: str
@@ -117,7 +132,7 @@ class Rows:
 
     Attributes:
         x: The features. [R, *shape], float32
-        y: The labels, or None where some client has none. [R], int64
+        y: The labels as `Client` has them, or None where some client has none. [R]
         client_index: The client of each row, as a number from 0 to C − 1, ascending. [R], int64
         counts: How many rows each client has. [C], int64
         ids: The clients' indices in the federation. [C]
@@ -201,6 +216,27 @@ def pack(
         by_content=by_content,
         validation=pack(validation, chosen, device=device) if validation else None,
     )
+
+
+def blank_targets(schema: Schema, n: int) -> Tensor | None:
+    """The y of n made-up rows, by which a program can be tried; None where rows have none.
+
+    Args:
+        schema: What rows look like.
+        n: How many.
+
+    Returns:
+        Zeros, of the shape and type that y has.
+
+    Examples:
+        >>> blank_targets(Schema((2,), 0, "tabular", task="regression"), 3)
+        tensor([0., 0., 0.])
+    """
+    if not schema.labelled:
+        return None
+    if schema.task == "classification":
+        return torch.zeros(n, dtype=torch.long)
+    return torch.zeros((n, 2) if schema.task == "survival" else (n,))
 
 
 CHUNK_BYTES = 1 << 30

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fedgmi.data.problems import Problems
 from fedgmi.data.rows import Client, Parts, Schema
-from fedgmi.errors import DataError, FedgmiWarning
+from fedgmi.errors import DataError, FedgmiWarning, unknown
+from fedgmi.settings.run import TASKS, TaskName
 
 
 def check_parts(parts: Parts) -> None:
@@ -40,10 +41,49 @@ def check_parts(parts: Parts) -> None:
             with problems.noted():
                 _check_client(client, parts.schema, labelled, f"client {client.name!r}{group}")
     problems.tell()
+    if parts.schema.task == "regression":
+        _check_varies(parts.clients)
+    if parts.schema.task == "survival":
+        _check_events(parts.clients)
+
+
+def check_task(task: str) -> TaskName:
+    """Refuse a task that there is not.
+
+    Raises:
+        ConfigError: It names those that there are.
+    """
+    if task not in TASKS:
+        raise unknown("task", str(task), TASKS, "task")
+    return task
+
+
+def _check_varies(clients: Sequence[Client]) -> None:
+    """Refuse a target that is the same in all training rows of all clients."""
+    found = torch.cat([client.y for client in clients if client.y is not None])
+    if bool((found == found[0]).all()):
+        what = f"the target is {float(found[0]):g} in all {len(found)} training rows"
+        raise DataError(what, where="federation, labels", fix="choose another column: there is nothing to predict")
+
+
+def _check_events(clients: Sequence[Client]) -> None:
+    """Refuse training rows without any event, and warn of clients without."""
+    without = [client.name for client in clients if client.y is not None and not bool(client.y[:, 1].any())]
+    if len(without) == len(clients):
+        what = f"there is no event in any of {sum(map(len, clients))} training rows"
+        raise DataError(what, where="federation, labels", fix="choose another column of events, or swap 0 and 1")
+    if without:
+        few = ", ".join(map(repr, without[:5])) + (", …" if len(without) > 5 else "")
+        what = f"no event in the training rows of {len(without)} of {len(clients)} clients ({few})"
+        told = f"{what}: such rows say how long nothing happened, and not to whom it would. A model of their own alone"
+        warnings.warn(FedgmiWarning(f"{told} learns no order"), stacklevel=4)
 
 
 def _check_client(client: Client, schema: Schema, labelled: bool, where: str) -> None:
     check_features(client.x, schema, where)
+    if client.y is None and schema.task != "classification":
+        fix = "give (x, y), or name the column of targets; rows without labels have no task"
+        raise DataError(f"there are no targets, and the task is {schema.task}", where=where, fix=fix)
     if (client.y is not None) != labelled:
         raise DataError(
             "some clients have labels and others have none", where=where, fix="give labels for all, or for none"
@@ -89,7 +129,7 @@ def check_labels(y: Tensor, n_rows: int, schema: Schema, where: str) -> None:
     """Refuse labels that no method can take.
 
     Args:
-        y: Class numbers from 0 to L − 1. [n], int64
+        y: Class numbers from 0 to L − 1 [n], int64; targets [n], float32.
         n_rows: n, how many rows of x there are.
         schema: How many classes L there should be.
         where: Whose they are, for the message.
@@ -98,6 +138,9 @@ def check_labels(y: Tensor, n_rows: int, schema: Schema, where: str) -> None:
         DataError: For another shape or type, and numbers out of range.
     """
     where = f"{where}, labels"
+    if schema.task != "classification":
+        _check_targets(y, (n_rows, 2) if schema.task == "survival" else (n_rows,), where)
+        return
     if tuple(y.shape) != (n_rows,):
         raise DataError(f"the shape is {tuple(y.shape)} for {n_rows} rows", where=where, fix="give one label per row")
     if y.dtype != torch.int64:
@@ -110,6 +153,20 @@ def check_labels(y: Tensor, n_rows: int, schema: Schema, where: str) -> None:
             f"label {int(outside[0])} is out of range 0..{schema.n_classes - 1}",
             where=where,
             fix="number the classes from 0, or correct schema.n_classes",
+        )
+
+
+def _check_targets(y: Tensor, shape: tuple[int, ...], where: str) -> None:
+    """Refuse targets of another shape or type, or that are not finite."""
+    if tuple(y.shape) != shape:
+        one = "one target per row" if len(shape) == 1 else "a time and an event per row"
+        raise DataError(f"the shape is {tuple(y.shape)} for {shape[0]} rows", where=where, fix=f"give {one}")
+    if y.dtype != torch.float32:
+        raise DataError(f"targets are {y.dtype}, not float32", where=where, fix="convert them with y.float()")
+    if not bool(y.isfinite().all()):
+        bad = (~y.isfinite()).nonzero()
+        raise DataError(
+            f"{len(bad)} targets are not finite, the first at row {int(bad[0, 0])}", where=where, fix="drop these rows"
         )
 
 

@@ -14,6 +14,7 @@ from fedgmi.data.rows import Schema
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
 from fedgmi.runs.config import DEFAULT_METHOD, AnyMethod, Config, check_method, explained, method_of
+from fedgmi.runs.metrics import USUAL
 from fedgmi.runs.setup import Setup
 from fedgmi.settings import toml
 from fedgmi.settings.base import PositiveFloat, PositiveInt, Section
@@ -25,6 +26,7 @@ from fedgmi.settings.run import (
     DensitySettings,
     EvaluationSettings,
     ExpertSettings,
+    TaskName,
     TrainingSettings,
 )
 
@@ -40,6 +42,7 @@ class RowSettings(Section):
         shape: [channels, height, width] of a picture.
         classes: The labels in order: texts, whole numbers, or false and true; empty without labels.
         ranges: [least, greatest] of some features.
+        task: What labels are: classes, or for "regression" a number to predict. Then there are no classes.
         missing: What becomes of missing values: "refuse", "mean" or "indicator". By the last, `age=(missing)` and
             `sex=(missing)` stand among the features, for those columns that may lack values.
     """
@@ -50,6 +53,7 @@ class RowSettings(Section):
     classes: tuple[str | bool | int, ...] = ()
     ranges: dict[str, Limits] = Field(default_factory=dict)
     missing: Literal["refuse", "mean", "indicator"] = "refuse"
+    task: TaskName = "classification"
 
     def as_schema(self) -> Schema:
         """The schema that methods know.
@@ -66,7 +70,7 @@ class RowSettings(Section):
         given = next(iter({type(name).__name__ for name in self.classes}), "")
         label_type = {"int": "int64"}.get(given, given)
         classes = tuple(map(str, self.classes))
-        return Schema(shape, len(classes), self.kind, classes, self.features, label_type, self.missing)
+        return Schema(shape, len(classes), self.kind, classes, self.features, label_type, self.missing, self.task)
 
     def _contradictions(self) -> Iterator[tuple[str, str, str]]:
         """What is wrong between the keys: which key, what, and the likely fix."""
@@ -83,6 +87,8 @@ class RowSettings(Section):
                 yield key, f"{twice!r} is named twice", "name each once"
         if len({type(name) for name in self.classes}) > 1:
             yield "classes", "the labels are of several types", "give texts, or whole numbers, or [false, true]"
+        if self.classes and self.task != "classification":
+            yield "classes", f"rows.task is {self.task}, whose labels are no classes", "leave rows.classes out"
         if self.classes and isinstance(self.classes[0], bool) and self.classes != (False, True):
             yield "classes", "truth values are in another order", "write [false, true]"
         marked = [name for name in self.features if name.endswith(f"={MARK}")]
@@ -139,7 +145,8 @@ class FederationSettings(Section):
             density=self.density,
             expert=self.expert,
             training=self.training,
-            evaluation=EvaluationSettings(fedavg=False, local=False, oracle=False),
+            data=DataSettings(task=self.rows.task),
+            evaluation=EvaluationSettings(fedavg=False, local=False, oracle=False, metric=USUAL[self.rows.task]),
         )
 
     def setup(self) -> Setup:

@@ -6,9 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedgmi.errors import DataError
+from fedgmi.errors import ConfigError, DataError
 from fedgmi.estimator.base import Base, InferredWeights, Whose, array
 from fedgmi.estimator.parameters import whole
+from fedgmi.methods.target_scale import cumulative
+from fedgmi.runs import survival_metrics, target_metrics
 from fedgmi.runs.whose import Array
 
 
@@ -16,7 +18,8 @@ class Asking(Base):
     """Predictions, responsibilities, densities and newcomers. What is said of a row depends on no other row."""
 
     def predict(self, X: npt.ArrayLike, *, client: Whose | None = None) -> Array:
-        """The likeliest label of each row, by the client's own predictor.
+        """The likeliest label of each row, by the client's own predictor; for regression the mean of the target, for
+        survival the log of the risk: the greater, the sooner an event is to be expected.
 
         Args:
             X: Rows, in their own units: a table with the federation's columns, or an array. [n, *shape]
@@ -25,14 +28,69 @@ class Asking(Base):
                 None: the column of clients that the table has, as the federation's table had it.
 
         Returns:
-            Labels. [n]
+            Labels, or means in the target's units, or log risks. [n]
 
         Raises:
             DataError: For rows or a client that the model does not know, or without labels in the federation.
         """
+        if self._model().schema.task == "regression":
+            return target_metrics.mean_of(self._predictions(X, client))
+        if self._model().schema.task == "survival":
+            return survival_metrics.risk_of(self._predictions(X, client))
         probabilities = self.predict_proba(X, client=client)
         labels: Array = self.classes_[probabilities.argmax(1)]
         return labels
+
+    def predict_interval(self, X: npt.ArrayLike, *, level: float = 0.9, client: Whose | None = None) -> Array:
+        """Between which values the target lies, with regression: the central interval of the predicted distribution.
+
+        The distribution is Σ_k r_k(x)·N(y; m_k(x), s_k(x)²). Its width is what the model says of single rows' spread;
+        that the parameters are themselves estimates is not in it. `evaluate` has the coverage of 90% intervals.
+
+        Args:
+            X: Rows, in their own units. [n, *shape]
+            level: The share of the distribution inside, between 0 and 1.
+            client: See `predict`.
+
+        Returns:
+            Lower and upper end, in the target's units. [n, 2]
+
+        Raises:
+            ConfigError: For a level outside (0, 1).
+            DataError: See `predict`; and where the task is not regression.
+        """
+        if not 0 < level < 1:
+            raise ConfigError(f"level is {level!r}", where="predict_interval", fix="give a share such as 0.9")
+        if self._model().schema.task != "regression":
+            what, fix = "classes have no interval", "ask predict_proba; predict_interval is for task regression"
+            raise DataError(what, where="FedGMI.predict_interval", fix=fix)
+        return target_metrics.interval_of(self._predictions(X, client), level)
+
+    def predict_survival(self, X: npt.ArrayLike, times: npt.ArrayLike, *, client: Whose | None = None) -> Array:
+        """The probability that no event has come by some times: Σ_k r_k(x)·exp(−H(t)·exp η_k(x)), with survival.
+
+        H is what the federation's rows have together: a piecewise-exponential form of Breslow's baseline.
+
+        Args:
+            X: Rows, in their own units. [n, *shape]
+            times: In the unit of the training times, 0 or more. [T]
+            client: See `predict`.
+
+        Returns:
+            Probabilities. [n, T]
+
+        Raises:
+            DataError: See `predict`; for times below 0; and where the task is not survival.
+        """
+        if self._model().schema.task != "survival":
+            what, fix = "only survival has times", "ask predict"
+            raise DataError(what, where="FedGMI.predict_survival", fix=fix)
+        asked = torch.as_tensor(np.asarray(times, dtype=float)).flatten()
+        if not bool((asked >= 0).all()):
+            fix = "give times of 0 or more"
+            raise DataError("a time is below 0 or missing", where="predict_survival, times", fix=fix)
+        expected = array(cumulative(self._model().server, asked))
+        return survival_metrics.survival_of(self._predictions(X, client), expected)
 
     def predict_proba(self, X: npt.ArrayLike, *, client: Whose | None = None) -> Array:
         """p(y | x) = Σ_k r_k(x)·p_k(y | x), r from x alone and the client's proportions.
@@ -63,17 +121,28 @@ class Asking(Base):
         Raises:
             DataError: See `predict`.
         """
+        if self._model().schema.task != "classification":
+            what = "the target is a number, and has no classes"
+            fix = "ask predict or predict_" + ("interval" if self._model().schema.task == "regression" else "survival")
+            raise DataError(what, where="FedGMI.predict_proba", fix=fix)
+        return self._predictions(X, client).astype(np.float32)
+
+    def _predictions(self, X: npt.ArrayLike, client: Whose | None) -> Array:
+        """What the client's predictor says of each row, as the task's head has it. [n, Q]"""
         with self._asked() as model:
-            if not model.schema.n_classes:
+            if not model.schema.labelled:
                 fix = "fit a federation with labels; densities and proportions need none"
                 raise DataError("there are no experts: the federation had no labels", where="FedGMI.predict", fix=fix)
             features = self._features(X)
-            logs = np.empty((len(features), model.schema.n_classes), dtype=np.float32)
+            found: Array | None = None
             for rows, who in self._clients(X, client, len(features)):
                 state = model.state(torch.from_numpy(who.weights), who.place)
                 some = model.rows(features[torch.from_numpy(rows)])
-                logs[rows] = array(model.method.predictor.predict(model.server, state, some))
-        return logs
+                part = array(model.method.predictor.predict(model.server, state, some))
+                found = np.empty((len(features), part.shape[1])) if found is None else found
+                found[rows] = part
+        assert found is not None
+        return found
 
     def predict_components(
         self, X: npt.ArrayLike, y: npt.ArrayLike | None = None, *, client: Whose | None = None

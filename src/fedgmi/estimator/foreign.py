@@ -36,7 +36,9 @@ def rows_in(
         if places is not None:
             x = np.concatenate([x, np.zeros((len(x), 1), x.dtype)], axis=1)[:, places]
         y = None
-        if client.y is not None and classes is not None and schema.n_classes:
+        if client.y is not None and schema.task != "classification" and federation.schema.task == schema.task:
+            y = client.y.numpy()
+        elif client.y is not None and classes is not None and schema.n_classes:
             y = encode.labels(classes[client.y.numpy()], schema, len(x), where=where).numpy()
         yield client.name, x, y
 

@@ -14,14 +14,18 @@ from fedgmi.data.names import names_in
 from fedgmi.data.rows import Missing
 from fedgmi.data.sources.arrays import by_row, missing_values, plain_array
 from fedgmi.data.sources.frames import column_names, same_column, with_columns
+from fedgmi.data.sources.targets import targets
 from fedgmi.errors import ConfigError, DataError, FedgmiWarning
 from fedgmi.runs.config import Config
+from fedgmi.settings.run import TaskName
 
 WHERE = "FedGMI.fit"
 HOW = "give a Federation, a list of (x, y), a dict of them by client, or all rows with groups="
 
 
-def federation_of(X: Any, y: Any = None, groups: Any = None, missing: Missing = "refuse") -> Federation:
+def federation_of(
+    X: Any, y: Any = None, groups: Any = None, missing: Missing = "refuse", task: TaskName = "classification"
+) -> Federation:
     """The federation that is meant.
 
     Args:
@@ -30,6 +34,7 @@ def federation_of(X: Any, y: Any = None, groups: Any = None, missing: Missing = 
         y: With `groups`: the labels [n], the name of the table's column of labels, or None.
         groups: Each row's client [n], or the name of the table's column of clients.
         missing: The rule for missing values of all but a federation, which has its own.
+        task: What labels are, of all but a federation.
 
     Returns:
         The federation.
@@ -41,15 +46,15 @@ def federation_of(X: Any, y: Any = None, groups: Any = None, missing: Missing = 
         FedgmiWarning: Where a column of X holds what y or groups hold: it is the label or the client, and no feature.
     """
     if groups is not None:
-        return _grouped(X, y, groups, missing)
+        return _grouped(X, y, groups, missing, task)
     if y is not None:
         raise DataError("there are labels for all rows, and nobody says whose rows they are", where=WHERE, fix=HOW)
     if isinstance(X, Federation):
         return X
     if isinstance(X, Mapping):
-        return Federation.from_arrays(X, missing=missing)
+        return Federation.from_arrays(X, missing=missing, task=task)
     if isinstance(X, Sequence) and not isinstance(X, str) and len(X) and all(map(_is_client, X)):
-        return Federation.from_arrays(X, missing=missing)
+        return Federation.from_arrays(X, missing=missing, task=task)
     kind = "table" if column_names(X) else f"{type(X).__name__}"
     raise DataError(f"nobody says which client the rows of a {kind} belong to", where=WHERE, fix=HOW)
 
@@ -73,7 +78,7 @@ def _is_client(entry: Any) -> bool:
     return isinstance(entry, tuple) or bool(column_names(entry)) or np.ndim(entry) >= 2
 
 
-def _grouped(X: Any, y: Any, groups: Any, missing: Missing) -> Federation:
+def _grouped(X: Any, y: Any, groups: Any, missing: Missing, task: TaskName) -> Federation:
     if isinstance(X, Federation | Mapping):
         raise DataError("its clients have names already", where=f"{WHERE}, groups", fix="leave groups out")
     columns = column_names(X)
@@ -84,16 +89,26 @@ def _grouped(X: Any, y: Any, groups: Any, missing: Missing) -> Federation:
                 raise DataError(
                     f"rows without named columns have no column {value!r}", where=f"{WHERE}, {what}", fix=fix
                 )
-        return _from_arrays(X, y, _flat(groups, "groups"), missing)
+        return _from_arrays(X, y, _flat(groups, "groups"), missing, task)
     beside: dict[str, Any] = {}
+    event = None
+    if task == "survival" and (y is None or isinstance(y, str)):
+        fix = "give y as times and events [n, 2], or Federation.from_frame(table, client, label=…, event=…)"
+        raise DataError("a survival task needs times and events", where=f"{WHERE}, y", fix=fix)
     client, label = groups, y
     if not isinstance(groups, str):
         client = _taken_from(X, groups, "groups") or CLIENT
         beside |= {CLIENT: _flat(groups, "groups")} if client == CLIENT else {}
-    if y is not None and not isinstance(y, str):
+    if task == "survival":
+        both = targets(task, _flat(y, "y", 2), where=f"{WHERE}, y")
+        label, event = LABEL, EVENT
+        beside |= {LABEL: both[:, 0], EVENT: both[:, 1]}
+    elif y is not None and not isinstance(y, str):
         label = _taken_from(X, y, "y") or LABEL
         beside |= {LABEL: _flat(y, LABEL)} if label == LABEL else {}
-    found = Federation.from_frame(with_columns(X, beside) if beside else X, client, label, missing=missing)
+    found = Federation.from_frame(
+        with_columns(X, beside) if beside else X, client, label, missing=missing, task=task, event=event
+    )
     return replace(
         found,
         client_column=None if client == CLIENT else found.client_column,
@@ -101,14 +116,14 @@ def _grouped(X: Any, y: Any, groups: Any, missing: Missing) -> Federation:
     )
 
 
-CLIENT, LABEL = "client (groups)", "label (y)"
+CLIENT, LABEL, EVENT = "client (groups)", "label (y)", "event (y)"
 """Columns of our own beside a table's."""
 
 
-def _from_arrays(X: Any, y: Any, groups: Any, missing: Missing) -> Federation:
+def _from_arrays(X: Any, y: Any, groups: Any, missing: Missing, task: TaskName) -> Federation:
     """Rows by client, clients in the order of their names, each with its rows in their order."""
     rows = plain_array(X, WHERE)
-    labels = None if y is None else _flat(y, "y")
+    labels = None if y is None else _flat(y, "y", 2 if task == "survival" else 1)
     for what, values in (("groups", groups), ("y", labels)):
         if values is not None and len(values) != len(rows):
             fix = f"give one entry of {what} for each row"
@@ -123,7 +138,9 @@ def _from_arrays(X: Any, y: Any, groups: Any, missing: Missing) -> Federation:
     for place in range(len(known)):
         mine = np.flatnonzero(number == place)
         clients.append(rows[mine] if labels is None else (rows[mine], labels[mine]))
-    return Federation.from_arrays(clients, names=names_in(known, where=f"{WHERE}, groups").tolist(), missing=missing)
+    return Federation.from_arrays(
+        clients, names=names_in(known, where=f"{WHERE}, groups").tolist(), missing=missing, task=task
+    )
 
 
 def _taken_from(X: Any, values: Any, what: str) -> str | None:
@@ -137,9 +154,11 @@ def _taken_from(X: Any, values: Any, what: str) -> str | None:
     return column
 
 
-def _flat(values: Any, what: str) -> Any:
-    """One entry a row, as an array."""
+def _flat(values: Any, what: str, width: int = 1) -> Any:
+    """One entry a row, as an array; where two a row are meant, both."""
     found = by_row(values, f"{WHERE}, {what}")
+    if found.ndim == 2 and found.shape[1] == width > 1:
+        return found
     if found.ndim == 2 and found.shape[1] == 1:
         found = found[:, 0]
     if found.ndim != 1:

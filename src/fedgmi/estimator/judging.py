@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from sklearn.metrics import r2_score
 
 from fedgmi.data import encode
 from fedgmi.data.federation import Federation, check_federation
@@ -31,6 +32,9 @@ from fedgmi.runs.config import Config
 from fedgmi.runs.setup import Setup
 from fedgmi.runs.whose import Array
 
+SCORED = {"classification": "accuracy", "regression": "r2", "survival": "c_index"}
+"""What `score` gives, by task."""
+
 
 class Judging(Asking):
     """Scores, evaluations and diagnoses."""
@@ -52,6 +56,8 @@ class Judging(Asking):
     ) -> float:
         """How good the model is on rows: the accuracy, or without labels the mean log density.
 
+        For regression it is R², and for survival the C-index.
+
         Args:
             X: Rows, in their own units [n, *shape], or a federation: then it is the mean over its clients.
             y: Their labels; None: those in the table's column of labels. [n]
@@ -59,20 +65,31 @@ class Judging(Asking):
             sample_weight: How much each row counts; None: all the same. [n]
 
         Returns:
-            A share of 1, or nats per row. More is better.
+            A share of 1, or nats per row. More is better, and 1 is the most that an accuracy and R² can be.
 
         Raises:
             DataError: For rows, labels or a client that the model does not know, or labels that are missing.
         """
         if isinstance(X, Federation):
-            return float(self.evaluate(X)["mean"]["accuracy" if len(self.classes_) else "log_density"])
+            task = self._model().schema.task
+            scored = SCORED[task] if task != "classification" or len(self.classes_) else "log_density"
+            return float(self.evaluate(X)["mean"][scored])
         weights = None if sample_weight is None else np.asarray(sample_weight, dtype=float)
         schema = self._model().schema
-        if not schema.n_classes:
+        if not schema.labelled:
             return float(np.average(self.score_samples(X, client=client), weights=weights))
         y = self._known_labels(X, y)
         if y is None:
             raise DataError("there are no labels to score against", where="score", fix="give y")
+        if schema.task == "regression":
+            target = np.asarray(encode.labels(y, schema, len(by_row(y, "y"))).numpy(), dtype=float)
+            return float(r2_score(target, self.predict(X, client=client), sample_weight=weights))
+        if schema.task == "survival":
+            if weights is not None:
+                raise DataError("the C-index has no weights", where="score", fix="leave sample_weight out")
+            both = encode.labels(y, schema, len(by_row(y, "y")))
+            score = metrics.measure(self._predictions(X, client), both, task="survival")["c_index"]
+            return float("nan") if score is None else score
         found = self.predict_log_proba(X, client=client).argmax(1)
         numbers = encode.labels(y, schema, len(found)).numpy()
         return float(np.average(found == numbers, weights=weights))
@@ -91,7 +108,8 @@ class Judging(Asking):
         Returns:
             `clients`: for each its `name`, `rows`, whether it is a `newcomer`, its `log_density` (nats per row), and
             where there are labels the metrics of `fedgmi.runs.metrics`: accuracy, balanced_accuracy, macro_f1, auc,
-            log_loss, calibration_error. `mean` and `worst_tenth` of these over clients. `per_class`, over all rows.
+            log_loss, calibration_error; for regression rmse, mae, r2, nll, coverage; for survival c_index. `mean` and
+            `worst_tenth` of these over clients. `per_class`, over all rows.
             What means nothing is None.
 
         Raises:
@@ -113,10 +131,10 @@ class Judging(Asking):
             whose: Any = name if known else self.infer_weights(x)
             line: dict[str, Any] = {"name": name, "rows": len(x), "newcomer": not known}
             line["log_density"] = float(self.score_samples(x, client=whose).mean())
-            if numbers is not None and schema.n_classes:
-                logs.append(self.predict_log_proba(x, client=whose))
+            if numbers is not None and schema.labelled:
+                logs.append(self._predictions(x, whose))
                 labels.append(numbers)
-                line |= metrics.measure(logs[-1], numbers)
+                line |= metrics.measure(logs[-1], numbers, task=schema.task)
             clients.append(line)
         names = [name for name in clients[0] if name not in ("name", "rows", "newcomer")]
         values = {name: [line[name] for line in clients] for name in names}
@@ -125,7 +143,9 @@ class Judging(Asking):
             name: metrics.METRICS[name].worst_tenth(values[name]) for name in names if name in metrics.METRICS
         }
         classes = [str(label) for label in self.classes_.tolist()]
-        found["per_class"] = metrics.per_class(np.concatenate(logs), np.concatenate(labels), classes) if logs else []
+        found["per_class"] = []
+        if logs and schema.n_classes:
+            found["per_class"] = metrics.per_class(np.concatenate(logs), np.concatenate(labels), classes)
         return found
 
     def diagnose(self, X: Any, y: Any = None, *, groups: Any = None) -> Diagnosed:
@@ -169,7 +189,7 @@ class Judging(Asking):
         rows, y = self._features(X).numpy(), self._known_labels(X, y)
         found = names_in(by_row(names, "groups"), where="groups")
         numbers = None
-        if y is not None and model.schema.n_classes:
+        if y is not None and model.schema.labelled:
             numbers = encode.labels(y, model.schema, len(rows)).numpy()
         there = set(found.tolist())
         for name in (*(name for name in model.names if name in there), *sorted(there - {*model.names})):
@@ -181,13 +201,13 @@ class Judging(Asking):
         if isinstance(X, Federation):
             return federation_of(X, y, groups)
         known = self.__sklearn_is_fitted__()
-        missing = self._fitted.schema.missing if known else self._config().data.missing
+        data = self._fitted.schema if known else self._config().data
         if known and groups is None:
             columns = column_names(X)
             column, label = self._fitted.client_column, self._fitted.label_column
             groups = column if column in columns else None
             y = label if y is None and groups is not None and label in columns else y
-        return federation_of(X, y, groups, missing)
+        return federation_of(X, y, groups, data.missing, data.task)
 
     @property
     def weights_interval_(self) -> Array:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import RegressorTags
 
 from fedgmi.data import decode, encode
 from fedgmi.data.federation import check_federation
@@ -22,7 +23,7 @@ from fedgmi.estimator.sampling import Sampling
 from fedgmi.models.own import Own
 from fedgmi.protocol.listener import Listener
 from fedgmi.runs import fitted, model_file
-from fedgmi.runs.config import Config
+from fedgmi.runs.config import Config, with_task
 from fedgmi.runs.fit import fit
 from fedgmi.settings.run import LR, ROUNDS
 
@@ -46,6 +47,8 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
         density: The model of p(x), likewise. A module has `log_prob(x)` and `sample(noise)`.
         verbose: 0: `fit` shows nothing. 1: a bar on a terminal or in a notebook, and a few lines elsewhere. None: the
             bar where there is a terminal or a notebook, and nothing elsewhere.
+        task: What y is: "classification", "regression" for numbers to predict, or "survival" for times and events
+            [n, 2]. A `Federation` says so itself.
         settings: Any other setting of a configuration, as {"section.key": value}.
 
     Attributes:
@@ -92,6 +95,7 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
         expert: str | Own = None,
         density: str | Own = None,
         verbose: int | None = None,
+        task: str = "classification",
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.n_components = n_components
@@ -107,6 +111,7 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
         self.expert = expert
         self.density = density
         self.verbose = verbose
+        self.task = task
         self.settings = settings
 
     def fit(self, X: Any, y: Any = None, *, groups: Any = None, listener: Listener | None = None) -> FedGMI:
@@ -132,9 +137,10 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
             ConvergenceWarning: Where the bound still rose when the rounds were over.
         """
         config = self._config()
-        federation = federation_of(X, y, groups, config.data.missing)
+        federation = federation_of(X, y, groups, config.data.missing, config.data.task)
         check_federation(federation)
         check_missing(config, federation)
+        config = with_task(config, federation.schema.task)
         own = {"expert": _own(self.expert), "density": _own(self.density)}
         with progress.shown(self.verbose, listener) as told:
             model = fit(config, federation, told, **own)
@@ -187,6 +193,10 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
         tags = super().__sklearn_tags__()
         tags.target_tags.required = False
         tags.non_deterministic = False
+        if self.task != "classification":
+            tags.estimator_type, tags.classifier_tags, tags.regressor_tags = None, None, None
+        if self.task == "regression":
+            tags.estimator_type, tags.regressor_tags = "regressor", RegressorTags()
         return tags
 
     def _take(self, model: fitted.Fitted) -> None:
@@ -220,6 +230,8 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
             "method": {"n_components": self.n_components, "preset": self.preset, "participation": self.participation},
             "training": {"epochs": self.epochs, "batch_size": self.batch_size, "lr": rate},
         }
+        if self.task != "classification":
+            table["data"] = {"task": self.task}
         for section, name in (("expert", self.expert), ("density", self.density)):
             if isinstance(name, str):
                 table[section] = {"name": name}
@@ -253,6 +265,7 @@ SETTING_OF = {
     "training.lr": "learning_rate",
     "expert.name": "expert",
     "density.name": "density",
+    "data.task": "task",
 }
 """Settings that are parameters too."""
 

@@ -13,7 +13,7 @@ from fedgmi.settings.effects import refuse_without_effect
 
 METHOD = "fedgmi"
 ELSEWHERE: dict[str, tuple[str, ...]] = {
-    "data": ("standardise", "missing"),
+    "data": ("standardise", "missing", "task"),
     "scenario": (),
     "evaluation": ("metric",),
 }

@@ -217,9 +217,9 @@ def need_labels(task: Task, method: str) -> None:
     Raises:
         ConfigError: For rows without labels.
     """
-    if not task.schema.n_classes:
+    if not task.schema.labelled:
         raise ConfigError(
-            f"{method} trains a classifier, and these rows have no labels",
+            f"{method} trains a model of labels, and these rows have none",
             where="method.name",
             fix='name the labels with data.label_column, or use method.name = "fedgmi"',
         )
@@ -322,7 +322,7 @@ def random_starts(task: Task, n_models: int, first: int = 0) -> Tensor:
 
 
 def row_losses(task: Task, models: Tensor, rows: Rows) -> Tensor:
-    """Cross-entropy −log p_k(y | x) of every row under every model.
+    """−log p_k(y | x) of every row under every model.
 
     Args:
         task: Its expert is the form of the models.
@@ -333,8 +333,7 @@ def row_losses(task: Task, models: Tensor, rows: Rows) -> Tensor:
         [R, K], nats
     """
     assert rows.y is not None
-    labels = rows.y[:, None, None].expand(-1, len(models), 1)
-    return -task.expert.log_prob(models, rows.x).gather(2, labels).squeeze(2)
+    return -task.expert.head.log_lik(task.expert.log_prob(models, rows.x), rows.y)
 
 
 def own_log_prob(task: Task, models: Tensor, rows: Rows) -> Tensor:
@@ -346,7 +345,7 @@ def own_log_prob(task: Task, models: Tensor, rows: Rows) -> Tensor:
         rows: Of these clients.
 
     Returns:
-        Of every class. [R, L], nats
+        Of every class [R, L], nats; of other heads their numbers [R, Q].
     """
     by_client = torch.split(rows.x, rows.counts.tolist())
     parts = [task.expert.log_prob(model[None], x)[:, 0] for model, x in zip(models, by_client, strict=True)]

@@ -13,6 +13,7 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
 from fedgmi.methods.local_training import train_own
+from fedgmi.models.heads import CLASSES, Head
 
 BETAS = torch.logspace(-1.0, 0.5, 31, dtype=torch.float64)
 """β that are tried, from 0.1 to 3.2; 1 is among them."""
@@ -41,12 +42,13 @@ def tuned(task: Task, start: Tensor, rows: Rows, stops: Sequence[int], rate: flo
         yield model
 
 
-def by_temperature(logs: Tensor, labels: Tensor) -> Tensor:
+def by_temperature(logs: Tensor, labels: Tensor, head: Head = CLASSES) -> Tensor:
     """The log likelihood of labels at every β of the grid, where p^β is made to sum to one again.
 
     Args:
-        logs: log p(y | x) of every class. [V, L], nats
+        logs: log p(y | x) of every class [V, L], nats; of other heads their numbers.
         labels: [V]
+        head: How logs are read.
 
     Returns:
         Summed over rows. [B], float64, nats
@@ -56,6 +58,5 @@ def by_temperature(logs: Tensor, labels: Tensor) -> Tensor:
         >>> bool(by_temperature(logs, torch.tensor([0, 1])).argmax() == 0)  # a coin's toss: the smallest β
         True
     """
-    scaled = logs.double()[:, None] * BETAS.to(logs.device)[:, None]  # [V, B, L]
-    at = labels[:, None, None].expand(-1, len(BETAS), 1)
-    return scaled.log_softmax(2).gather(2, at).sum((0, 2))
+    tempered = head.temper(logs.double()[:, None], BETAS.to(logs.device)[:, None])  # [V, B, L]
+    return head.log_lik(tempered, labels).sum(0)

@@ -20,7 +20,7 @@ Where nobody has validation rows the shared model stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -32,6 +32,7 @@ from fedgmi.methods.contract import Method, Task
 from fedgmi.methods.local_training import own_log_prob
 from fedgmi.methods.own_models import BETAS, by_temperature, tuned
 from fedgmi.mixture.stacking import LEAST, newton_step, only_first, own_weights, prior_weights
+from fedgmi.models.heads import blend
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
@@ -56,14 +57,15 @@ class OwnPart:
     """What a client's own part is made of.
 
     Attributes:
-        shared: (server, states, rows) → log q of the shared candidates, labels not looked at. [R, S, L], nats
-        n_shared: S.
+        shared: (server, states, rows) → log q of each shared candidate, labels not looked at. [R, L], nats; of other
+            heads their numbers [R, Q].
+        n_shared: How many there are.
         start: (server, states, rows) → where clients' own nets begin. [C, P]
         reads: The leaves of the server's state that `shared` needs.
         start_reads: Those that `start` needs.
     """
 
-    shared: Callable[[Tree, Tree, Rows], Tensor]
+    shared: Callable[[Tree, Tree, Rows], Sequence[Tensor]]
     n_shared: int
     start: Callable[[Tree, Tree, Rows], Tensor]
     reads: tuple[str, ...]
@@ -81,7 +83,8 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
     Returns:
         The method with more steps at the end, and with clients that predict by their own mixture of candidates.
     """
-    nets, n_shared, plain = [(n, rate) for rate in RATES for n in PASSES], own.n_shared, method.predictor.predict
+    nets, n_shared = [(n, rate) for rate in RATES for n in PASSES], own.n_shared
+    plain, head = method.predictor.predict, task.expert.head
 
     def look(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         held = labelled(rows)
@@ -90,8 +93,8 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
             return states, Message(sums={"log_likelihood": nothing, "rows": nothing.new_zeros(())})
         begin, y = own.start(server, states, rows), held.y
         models = chain.from_iterable(tuned(task, begin, rows, PASSES, rate, round) for rate in RATES)
-        logs = chain(own.shared(server, states, bare(held)).unbind(1), (own_log_prob(task, m, held) for m in models))
-        likelihood = torch.stack([by_temperature(one, y) for one in logs])
+        found = chain(own.shared(server, states, bare(held)), (own_log_prob(task, m, held) for m in models))
+        likelihood = torch.stack([by_temperature(one, y, head) for one in found])
         return states, Message(sums={"log_likelihood": likelihood, "rows": likelihood.new_tensor(float(len(held)))})
 
     def choose(server: Tree, message: Message, round: int) -> Tree:
@@ -107,16 +110,15 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
         *_, net = tuned(task, own.start(server, states, rows), rows, [n for n in PASSES if n <= most], rate, round)
         return states | {"personal": net}, Message()
 
-    def candidates(server: Tree, states: Tree, rows: Rows) -> Tensor:
-        logs = own.shared(server, states, rows)
-        if "personal" in states:
-            logs = torch.cat([logs, own_log_prob(task, states["personal"], rows)[:, None]], 1)
-        return (logs.double() * server[BETA][: logs.shape[1], None]).log_softmax(2)
+    def candidates(server: Tree, states: Tree, rows: Rows) -> list[Tensor]:
+        found = list(own.shared(server, states, rows))
+        found += [own_log_prob(task, states["personal"], rows)] if "personal" in states else []
+        return [head.temper(one.double(), beta) for one, beta in zip(found, server[BETA], strict=False)]
 
     def at_labels(server: Tree, states: Tree, held: Rows) -> Tensor:
-        logs, y = candidates(server, states, bare(held)), held.y
+        y = held.y
         assert y is not None
-        return logs.gather(2, y[:, None, None].expand(-1, logs.shape[1], 1)).squeeze(2)
+        return torch.stack([head.log_lik(one, y) for one in candidates(server, states, bare(held))], 1)
 
     def weigh(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         held, weights = labelled(rows), server[WEIGHTS]
@@ -146,8 +148,7 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
         weights = states.get("weights")
         if weights is None:  # a newcomer, or who missed the end
             weights = only_first(pooled, n_shared).expand(rows.n_clients, -1)
-        logs = candidates(server, states, rows) + weights.clamp(min=LEAST).log()[rows.client_index][:, :, None]
-        return logs.logsumexp(1).log_softmax(1)
+        return blend(head, candidates(server, states, rows), weights.clamp(min=LEAST).log()[rows.client_index])
 
     def somebody(server: Tree) -> bool:
         return int(server[TRIED]) != NOBODY

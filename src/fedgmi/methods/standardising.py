@@ -4,7 +4,8 @@
     from then on every step, and the predictor, sees (x − mean) / std
 
 Where values may be missing, the sums are over those that are there, with a count for each column. The columns' means go
-back as the leaf `scale/fill`, and take the place of missing values before anything else is done.
+back as the leaf `scale/fill`, and take the place of missing values before anything else is done. Targets that are no
+classes get a scale in the same step; see `target_scale`.
 
 The server learns sums over each client's rows, as in any other step; see `fedgmi.data.standardise`.
 """
@@ -24,6 +25,17 @@ from fedgmi.data.standardise import Standardisation, feature_sums, filled, means
 from fedgmi.data.validate import check_scalable
 from fedgmi.methods.contract import Method, Predictor
 from fedgmi.methods.local_training import FEATURE_SUMS
+from fedgmi.methods.target_scale import SCALE as SCALED_TARGET
+from fedgmi.methods.target_scale import (
+    TARGET,
+    TARGET_LEAVES,
+    TELLS,
+    hazard_step,
+    target_leaves,
+    target_sums,
+    to_scale,
+    to_units,
+)
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
@@ -47,7 +59,7 @@ def prepared(method: Method, schema: Schema, *, standardise: bool) -> Method:
     Raises:
         DataError: For pictures on one scale.
     """
-    if not standardise and schema.missing == "refuse":
+    if not standardise and schema.missing == "refuse" and schema.task == "classification":
         return method
     return standardised(method, schema, scale=standardise)
 
@@ -67,46 +79,74 @@ def standardised(method: Method, schema: Schema, *, scale: bool = True) -> Metho
     Raises:
         DataError: For pictures, which are in [0, 1] already.
     """
-    check_scalable(schema)
+    if scale or schema.missing != "refuse":
+        check_scalable(schema)
     wrapped: dict[int, Step] = {}
 
     def wrap(steps: tuple[Step, ...]) -> tuple[Step, ...]:
         """A step that stands in several places stays one object."""
         for step in steps:
-            wrapped.setdefault(id(step), _on_scale(step))
+            wrapped.setdefault(id(step), _on_scale(step, leaves, schema))
         return tuple(wrapped[id(step)] for step in steps)
 
+    leaves = _leaves(schema, scale)
     program = method.program
     return replace(
         method,
         program=replace(
             program,
-            prepare=(standardise_step(schema, scale=scale), *wrap(program.prepare)),
+            prepare=(
+                standardise_step(schema, scale=scale),
+                *([hazard_step()] if schema.task == "survival" else []),
+                *wrap(program.prepare),
+            ),
             round=wrap(program.round),
             finish=wrap(program.finish),
             joins_late=program.late_are_new,
         ),
-        predictor=_predictor(method.predictor),
+        predictor=_predictor(method.predictor, leaves, schema),
     )
 
 
 def standardise_step(schema: Schema, *, scale: bool = True) -> Step:
-    """Federated sums of the features, and from them mean and deviation, and what missing values are filled with."""
-    gaps = schema.missing != "refuse"
+    """Federated sums of the features, and from them mean and deviation, and what missing values are filled with; and
+    sums of targets that are no classes."""
+    gaps, leaves = schema.missing != "refuse", _leaves(schema, scale)
+    tells = [FILLED if gaps else FEATURE_SUMS] if SCALE in leaves else []
+    tells += [TELLS[schema.task]] if TARGET in leaves else []
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         sums: Tree = {}
-        for x in torch.split(rows.x, rows.counts.tolist()):  # client by client, as a deployment adds them up
+        sizes = rows.counts.tolist()
+        for x in torch.split(rows.x, sizes) if SCALE in leaves else ():  # client by client, as a deployment adds them
             sums = tree.add(sums, feature_sums(x, gaps=gaps))
-        return states, Message(sums=sums)
+        ys: Tree = {}
+        for y in torch.split(rows.y, sizes) if TARGET in leaves and rows.y is not None else ():
+            ys = tree.add(ys, target_sums(schema, y))
+        return states, Message(sums=sums | ys)
 
     def take(server: Tree, message: Message, round: int) -> Tree:
-        mean, (centre, std) = means(message.sums), standardisation(message.sums, schema.features)
-        if not scale:
-            centre, std = torch.zeros_like(mean), torch.ones_like(mean)
-        return server | {MEAN: centre, STD: std} | ({FILL: mean} if gaps else {})
+        made = target_leaves(schema, message.sums) if TARGET in leaves else {}
+        if SCALE in leaves:
+            mean, (centre, std) = means(message.sums), standardisation(message.sums, schema.features)
+            if not scale:
+                centre, std = torch.zeros_like(mean), torch.ones_like(mean)
+            made |= {MEAN: centre, STD: std} | ({FILL: mean} if gaps else {})
+        return server | made
 
-    return Step("standardise", client, take, writes=(SCALE,), tells=FILLED if gaps else FEATURE_SUMS)
+    return Step(
+        "standardise",
+        client,
+        take,
+        writes=tuple(SCALED_TARGET if leaf == TARGET else leaf for leaf in leaves),
+        tells="; ".join(tells),
+    )
+
+
+def _leaves(schema: Schema, scale: bool) -> tuple[str, ...]:
+    """Which scales there are: of features, of targets."""
+    features = scale or schema.missing != "refuse"
+    return (*((SCALE,) if features else ()), *(() if schema.task == "classification" else (TARGET,)))
 
 
 def scale_of(server: Tree) -> Standardisation | None:
@@ -118,33 +158,38 @@ def _scale(server: Tree) -> Standardisation:
     return Standardisation(server[MEAN], server[STD])
 
 
-def _on_scale(step: Step) -> Step:
+def _on_scale(step: Step, leaves: tuple[str, ...], schema: Schema) -> Step:
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        return step.client(server, states, _rescaled(server, rows), round)
+        return step.client(server, states, _rescaled(server, rows, schema), round)
 
     def take(server: Tree, message: Message, round: int) -> Tree:
-        return {leaf: server[leaf] for leaf in (MEAN, STD, FILL) if leaf in server} | step.server(
+        return {leaf: server[leaf] for leaf in (MEAN, STD, FILL, *TARGET_LEAVES) if leaf in server} | step.server(
             server, message, round
         )
 
-    return replace(step, client=client, server=take, reads=(*step.reads, SCALE))
+    return replace(step, client=client, server=take, reads=(*step.reads, *leaves))
 
 
-def _rescaled(server: Tree, rows: Rows) -> Rows:
+def _rescaled(server: Tree, rows: Rows, schema: Schema) -> Rows:
     """The rows on the server's scale; what they keep between exchanges stays theirs."""
-    validation = None if rows.validation is None else _rescaled(server, rows.validation)
-    return replace(rows, x=_complete(server, rows.x), validation=validation)
+    validation = None if rows.validation is None else _rescaled(server, rows.validation, schema)
+    y = rows.y
+    if y is not None and schema.task != "classification":
+        y = to_scale(schema, server, y)
+    return replace(rows, x=_complete(server, rows.x), y=y, validation=validation)
 
 
 def _complete(server: Tree, x: Tensor) -> Tensor:
     """x on the server's scale, without gaps."""
+    if MEAN not in server:
+        return x
     return _scale(server).apply(filled(x, server[FILL]) if FILL in server else x)
 
 
-def _predictor(old: Predictor) -> Predictor:
+def _predictor(old: Predictor, leaves: tuple[str, ...], schema: Schema) -> Predictor:
     def on_rows(function: Callable[..., Any]) -> Callable[..., Any]:
         """A function whose last argument is rows."""
-        return lambda server, *rest: function(server, *rest[:-1], _rescaled(server, rest[-1]))
+        return lambda server, *rest: function(server, *rest[:-1], _rescaled(server, rest[-1], schema))
 
     def on_x(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """A function whose second argument is x."""
@@ -152,18 +197,25 @@ def _predictor(old: Predictor) -> Predictor:
 
     def sample(server: Tree, component: int, n: int, draws: torch.Generator) -> Tensor:
         assert old.sample is not None
-        return _scale(server).undo(old.sample(server, component, n, draws))
+        drawn = old.sample(server, component, n, draws)
+        return _scale(server).undo(drawn) if MEAN in server else drawn
+
+    def in_units(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """A function whose result is predictions, in the target's own units."""
+        if schema.task == "classification":
+            return function
+        return lambda server, *rest: to_units(schema, server, function(server, *rest))
 
     return replace(
         old,
-        predict=on_rows(old.predict),
-        shared=old.shared and on_rows(old.shared),
+        predict=in_units(on_rows(old.predict)),
+        shared=old.shared and in_units(on_rows(old.shared)),
         welcome=old.welcome and on_rows(old.welcome),
-        reads=(*old.reads, SCALE),
+        reads=(*old.reads, *leaves),
         responsibilities=old.responsibilities and on_rows(old.responsibilities),
         evidence=old.evidence and on_rows(old.evidence),
         infer_client=old.infer_client and on_rows(old.infer_client),
         density=old.density and on_x(old.density),
         sample=old.sample and sample,
-        expert=old.expert and on_x(old.expert),
+        expert=old.expert and in_units(on_x(old.expert)),
     )

@@ -7,21 +7,24 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fedgmi.models.density import rows_per_chunk
+from fedgmi.models.heads import CLASSES, Head
 
 Gradient = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
 class Expert:
-    """A classifier of L classes with flat parameters [P], lifted over jobs.
+    """A model of p(y | x) with flat parameters [P], lifted over jobs.
+
+    What its outputs mean is its head's to say: they are the logits of L classes, or what another task has in their
+    place.
 
     Attributes:
         name: As in the settings.
         size: P, the number of parameters.
-        n_classes: L.
+        n_classes: L, the number of outputs: of classes, or what the schema's `n_outputs` says.
         init: generator → fresh parameters [P].
         logits: params [J, P], x [J, B, *shape] → [J, B, L]. Differentiable.
         heads: params [J, T + K·(P − T)], x [J, B, *shape] → [J, B, K, L]: K experts on the one trunk of each job.
@@ -34,6 +37,7 @@ class Expert:
             layer apart.
         floats_per_row: Working memory that one row needs, in numbers of 4 bytes.
         remarks: What a user should know of it, said once at the start of a run.
+        head: How outputs are read.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Expert:
     features: Callable[[Tensor, Tensor], Tensor] | None = field(default=None, repr=False)
     floats_per_row: int = field(default=4096, repr=False)
     remarks: tuple[str, ...] = ()
+    head: Head = CLASSES
 
     def numbers(self, n_experts: int) -> int:
         """How many parameters several experts have between them. Their trunk counts once.
@@ -61,7 +66,7 @@ class Expert:
         return self.trunk + n_experts * (self.size - self.trunk)
 
     def loss(self, params: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Cross-entropy −log p(y | x).
+        """−log p(y | x), as the head has it.
 
         Args:
             params: [J, P]
@@ -71,24 +76,23 @@ class Expert:
         Returns:
             [J, B], nats
         """
-        logits = self.logits(params, x)
-        return F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
+        return self.head.loss(self.logits(params, x), y, None)
 
     @torch.no_grad()
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        """log p_k(y | x) of every class, without gradient.
+        """What each expert predicts, without gradient: log p_k(y | x) of every class, or the head's numbers.
 
         Args:
             params: Of K experts. [K, P]
             x: Rows. [R, *shape]
 
         Returns:
-            [R, K, L], nats
+            [R, K, L], nats; of other heads [R, K, Q]
         """
-        parts = [x.new_zeros(0, len(params), self.n_classes)]
+        parts = [x.new_zeros(0, len(params), self.head.width or self.n_classes)]
         for rows in torch.split(x, rows_per_chunk(self.floats_per_row * len(params))):
             logits = self.logits(params, rows.expand(len(params), *rows.shape))
-            parts.append(logits.log_softmax(-1).transpose(0, 1))
+            parts.append(self.head.read(logits).transpose(0, 1))
         return torch.cat(parts)
 
 
@@ -102,6 +106,6 @@ def mixture_log_prob(expert: Expert, params: Tensor, x: Tensor, log_gate: Tensor
         log_gate: log of how much of each expert a row gets. [R, K], nats
 
     Returns:
-        log p(y | x) of every class. [R, L], float64, nats
+        log p(y | x) of every class [R, L], float64, nats; of other heads the mixture's numbers [R, Q'].
     """
-    return (expert.log_prob(params, x).double() + log_gate[:, :, None]).logsumexp(1)
+    return expert.head.mix(expert.log_prob(params, x), log_gate)

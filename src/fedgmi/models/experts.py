@@ -15,6 +15,7 @@ from fedgmi.errors import ConfigError, unknown
 from fedgmi.models.backward import cross_entropy_backward, linear_backward
 from fedgmi.models.expert import Expert
 from fedgmi.models.flat import init_linear, linear
+from fedgmi.models.heads import HEADS
 from fedgmi.models.own import Own, expert_from_module, own_expert
 from fedgmi.plugins import Table, function_of_two
 from fedgmi.settings.effects import refuse_without_effect
@@ -31,7 +32,7 @@ def mlp(settings: ExpertSettings, schema: Schema) -> Expert:
     Returns:
         An expert whose first layer is the trunk.
     """
-    hidden, n_features, n_classes = settings.hidden, schema.n_features, schema.n_classes
+    hidden, n_features, n_classes = settings.hidden, schema.n_features, schema.n_outputs
     sizes = n_features * hidden, hidden, hidden * n_classes, n_classes
     trunk, head = sizes[0] + sizes[1], sizes[2] + sizes[3]
 
@@ -158,7 +159,7 @@ def cnn(settings: ExpertSettings, schema: Schema) -> Expert:
             nn.Flatten(),
             nn.Linear(inner, settings.hidden),
             nn.ReLU(),
-            nn.Linear(settings.hidden, schema.n_classes),
+            nn.Linear(settings.hidden, schema.n_outputs),
         ),
         schema,
         name="cnn",
@@ -194,4 +195,6 @@ def make_expert(settings: ExpertSettings, schema: Schema, own: Own = None) -> Ex
         if name not in EXPERTS:
             raise unknown("expert", name, EXPERTS, "expert.name")
         expert = EXPERTS[name](settings, schema)
+    if schema.task != "classification":  # gradients that are written out are those of the cross-entropy
+        expert = replace(expert, head=HEADS[schema.task], gradient=None, by_job=False)
     return expert if settings.shared == "trunk" else replace(expert, trunk=0)

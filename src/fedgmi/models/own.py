@@ -21,6 +21,12 @@ from fedgmi.settings.run import DensitySettings, ExpertSettings
 Own: TypeAlias = nn.Module | Callable[..., Any] | None
 """A module, or a function that makes one: of nothing, of the schema, or of (settings, schema)."""
 TRIED = 3  # rows of the trial
+OUTPUTS = {
+    "classification": "one logit for each of the {} classes",
+    "regression": "{} numbers, the mean of the target and the log of its deviation, both for a target of deviation 1",
+    "survival": "{} number, the log of the risk",
+}
+"""What a module of the user's has to end with."""
 
 
 def own_expert(own: Own, settings: ExpertSettings, schema: Schema) -> Expert:
@@ -104,11 +110,11 @@ def expert_from_module(make: Callable[[], nn.Module], schema: Schema, name: str 
     make = _sized(make, schema)
     module = FlatModule(make)
     logits = _tried(module, "forward", schema, "expert")
-    if logits.shape != (TRIED, schema.n_classes):
+    if logits.shape != (TRIED, schema.n_outputs):
         raise ConfigError(
-            f"the module turns {TRIED} rows into {tuple(logits.shape)}, not ({TRIED}, {schema.n_classes})",
+            f"the module turns {TRIED} rows into {tuple(logits.shape)}, not ({TRIED}, {schema.n_outputs})",
             where="expert",
-            fix=f"end it with one logit for each of the {schema.n_classes} classes",
+            fix=f"end it with {OUTPUTS[schema.task].format(schema.n_outputs)}",
         )
     remarks = (*_looped(module, "expert"), *_frozen(make, "expert"))
     if bool(((logits >= 0) & (logits <= 1)).all()) and schema.n_classes > 1:
@@ -131,11 +137,10 @@ def expert_from_module(make: Callable[[], nn.Module], schema: Schema, name: str 
         return head(upper, repeated).view(len(params), n_heads, len(x[0]), -1).transpose(1, 2)
 
     gradient = partial(write_gradient, body, head) if loop else None
-    n_classes = schema.n_classes
     return Expert(
         name=name,
         size=module.size,
-        n_classes=n_classes,
+        n_classes=schema.n_outputs,
         init=module.init,
         logits=module,
         heads=heads,

@@ -25,9 +25,17 @@ METRICS: dict[str, tuple[str, Callable[[Any], str], str, bool]] = {
     "auc": ("AUC %", percent, "points", True),
     "log_loss": ("log loss, nats", partial(number, digits=3), "nats", False),
     "calibration_error": ("calibration error, points", percent, "points", False),
+    "rmse": ("RMSE", partial(number, digits=3), "RMSE", False),
+    "mae": ("MAE", partial(number, digits=3), "MAE", False),
+    "r2": ("R²", partial(number, digits=3), "R²", True),
+    "nll": ("−log density, nats", partial(number, digits=3), "nats", False),
+    "coverage": ("coverage %", percent, "points", True),
+    "c_index": ("C-index %", percent, "points", True),
 }
 """By name: a column's head, how values are written, the unit of differences, and whether more is better."""
 
+CLASSES = ("balanced_accuracy", "macro_f1", "auc", "log_loss", "calibration_error")
+"""Of classification, beside the accuracy."""
 USUAL = 0.05
 """Where an older record does not say below which p-value a difference is one."""
 
@@ -77,7 +85,8 @@ def to_csv(comparison: Comparison) -> str:
     Returns:
         CSV with a head.
     """
-    metrics = [name for name in METRICS if name != "accuracy"]
+    there = {name for cell in comparison["cells"] for name in cell.get("metrics") or ()}
+    metrics = [name for name in METRICS if name != "accuracy" and (name in there or (not there and name in CLASSES))]
     columns = ("method", "seed", "client_accuracy", "majority_accuracy", *metrics)
     columns += ("proportion_tv", "bytes_down", "bytes_up", "seconds", "failed")
     out = io.StringIO()
@@ -125,14 +134,15 @@ def rows(comparison: Comparison) -> list[list[str]]:
     metric = comparison.get("metric", "accuracy")
     name, show, unit, _ = METRICS[metric]
     head = ["method", "client accuracy %", "worst tenth %"] if metric == "accuracy" else ["method", name]
-    head += [] if metric == "accuracy" else ["worst tenth", "client accuracy %"]
+    of_classes = metric in CLASSES
+    head += [] if metric == "accuracy" else ["worst tenth", *(["client accuracy %"] if of_classes else [])]
     table = [[*head, f"behind the best, {unit}", "p", "proportion error", "down", "up", "s a round"]]
     paired = comparison["paired"] or {"best": None, "against": {}}
     cell = partial(_cell, n_seeds=len(comparison["seeds"]))
     for method, found in ranked(comparison):
         chosen = (found.get("metrics") or {}).get(metric, {"mean": None, "worst_tenth": None})
         accuracy = cell(found["client_accuracy"], percent)
-        own = [cell(chosen["mean"], show), cell(chosen["worst_tenth"], show), accuracy]
+        own = [cell(chosen["mean"], show), cell(chosen["worst_tenth"], show), *([accuracy] if of_classes else [])]
         quality = own if metric != "accuracy" else [accuracy, cell(found["worst_decile"], percent)]
         gap = paired["against"].get(method)
         name = f"**{method}**" if method == comparison["best"] else method

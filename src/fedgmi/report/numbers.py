@@ -36,8 +36,14 @@ def errors(summary: Summary) -> list[float | None]:
     return [total_variation(mine, theirs) for mine, theirs in zip(estimated, true, strict=True)]
 
 
+def judged_by(summary: Summary) -> str:
+    """The metric that tables show by client: the accuracy, or where labels are no classes the one that chooses."""
+    metrics = summary.get("metrics") or {}
+    return "accuracy" if "accuracy" in metrics or not metrics else str(summary.get("metric", next(iter(metrics))))
+
+
 def per_client(summary: Summary, run: str | None = None) -> list[float | None] | None:
-    """Every client's accuracy.
+    """Every client's accuracy, or what `judged_by` says in its place.
 
     Args:
         summary: What `summary.json` holds.
@@ -47,6 +53,10 @@ def per_client(summary: Summary, run: str | None = None) -> list[float | None] |
         None where there was no such run.
     """
     part = summary if run is None else summary.get(run) or {}
+    name = judged_by(summary)
+    if name != "accuracy":
+        found: list[float | None] | None = ((part.get("metrics") or {}).get(name) or {}).get("per_client")
+        return found
     accuracy: list[float | None] | None = part.get("client_accuracy_per_client")
     return accuracy
 

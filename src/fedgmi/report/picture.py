@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from fedgmi.report.formats import percent
+from fedgmi.report.formats import number, percent
 from fedgmi.report.numbers import Summary
 from fedgmi.storage import files
 
@@ -70,6 +70,15 @@ def words(summary: Summary) -> dict[str, list[str]]:
         common = summary.get("majority_accuracy")
         beside = "" if common is None else f"; saying each client's most frequent class would, of {percent(common)} %"
         found["How good are predictions?"] = [f"{label}{beside}."]
+    c_index = (summary.get("metrics") or {}).get("c_index")
+    if c_index and c_index["mean"] is not None:
+        label = "Of two held-out rows of a client, its own predictor gives the greater risk to the one whose event came"
+        found["How good are predictions?"] = [f"{label} first {percent(c_index['mean'])} % of the time (C-index)."]
+    rmse = (summary.get("metrics") or {}).get("rmse")
+    if rmse and rmse["mean"] is not None:
+        label = f"Clients' own predictors miss held-out targets by {number(rmse['mean'], 3)} (RMSE, mean over clients)"
+        of_all = summary["metrics"]["r2"]["all_rows"]
+        found["How good are predictions?"] = [f"{label}; over all rows R² is {number(of_all, 3)}."]
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from fedgmi.report.formats import bare_table, number, percent, short_shares, size
-from fedgmi.report.numbers import Summary, errors, own_and_others, per_client
+from fedgmi.report.numbers import Summary, errors, judged_by, own_and_others, per_client
 
 MOST_CLIENTS = 30
 """Clients that are shown."""
 MOST_CLASSES = 20
 """Classes that are shown."""
+HIGHER = ("accuracy", "r2", "c_index")
+"""Of the metrics by which clients are ordered, those of which more is better."""
 BESIDE = ("fedavg", "local", "oracle")
 """What may have run beside the method."""
 
@@ -38,7 +41,7 @@ def print_report(summary: Summary, out: Path, console: Console) -> None:
     if not summary.get("proportions"):
         name = summary.get("method", "it")
         console.print(f"{name} estimates no proportions. The command fedgmi diagnose does.", highlight=False)
-    if summary.get("client_accuracy") is None:
+    if summary.get("client_accuracy") is None and not summary.get("metrics"):
         console.print("There are no labels, so there are no predictors. data.label_column names their column.")
     console.print(f"Results: {out}", highlight=False, soft_wrap=True)
 
@@ -55,13 +58,15 @@ def clients_table(summary: Summary) -> Table:
     names, tv = summary["clients"], errors(summary)
     baselines = [name for name in ("fedavg", "local") if name != summary.get("method")]
     accuracies = {run: per_client(summary, run) for run in (None, *baselines)}
-    present = {run or "accuracy": values for run, values in accuracies.items() if values is not None}
+    metric = judged_by(summary)
+    show = percent if metric in ("accuracy", "c_index") else partial(number, digits=3)
+    present = {run or metric: values for run, values in accuracies.items() if values is not None}
     common = summary.get("majority_accuracy_per_client")
     present |= {"one class": common} if common else {}
     estimated, true = summary.get("proportions"), summary.get("true_proportions")
     shares = ["estimated"] if estimated else []  # fedavg and local estimate none
     table = bare_table("Clients", ["client", "rows", *shares, *(["true", "TV"] if true else []), *present])
-    chosen, left_out = _shown(tv, present.get("accuracy"))
+    chosen, left_out = _shown(tv, present.get(metric) if metric in HIGHER else _negated(present.get(metric)))
     for position, i in enumerate(chosen):
         if left_out and position == MOST_CLIENTS // 2:
             table.add_section()
@@ -71,9 +76,9 @@ def clients_table(summary: Summary) -> Table:
             *([short_shares(estimated[i])] if estimated else []),
         ]
         truth = [short_shares(true[i]), number(tv[i], 3)] if true else []
-        table.add_row(*client, *truth, *(percent(values[i]) for values in present.values()))
+        table.add_row(*client, *truth, *(show(values[i]) for values in present.values()))
     if left_out:
-        by = "proportion error" if true else "accuracy"
+        by = "proportion error" if true else metric
         half = MOST_CLIENTS // 2
         table.caption = f"the {half} worst and the {half} best by {by}; {left_out} more clients in summary.json"
     return table
@@ -147,10 +152,23 @@ def headline_table(summary: Summary) -> Table:
         ("AUC, %", "metrics.auc.mean", None),
         ("log loss, nats", "metrics.log_loss.mean", 3),
         ("calibration error, points", "metrics.calibration_error.mean", None),
+        ("RMSE", "metrics.rmse.mean", 3),
+        ("… of the worst tenth", "metrics.rmse.worst_tenth", 3),
+        ("… of all rows together", "metrics.rmse.all_rows", 3),
+        ("MAE", "metrics.mae.mean", 3),
+        ("R²", "metrics.r2.mean", 3),
+        ("… of all rows together", "metrics.r2.all_rows", 3),
+        ("−log density, nats", "metrics.nll.mean", 3),
+        ("coverage of 90% intervals, %", "metrics.coverage.mean", None),
+        ("C-index, %", "metrics.c_index.mean", None),
+        ("… of the worst tenth, %", "metrics.c_index.worst_tenth", None),
+        ("… of all rows together, %", "metrics.c_index.all_rows", None),
         ("best round", "best_round", 0),
         ("unseen clients: proportion error", "unseen.proportion_tv", 3),
         ("… from rows without labels", "unseen.proportion_tv_unlabelled", 3),
         ("unseen clients: accuracy, %", "unseen.client_accuracy", None),
+        ("unseen clients: RMSE", "unseen.metrics.rmse.mean", 3),
+        ("unseen clients: C-index, %", "unseen.metrics.c_index.mean", None),
     )
     parts = (summary, *(summary[name] for name in beside))
     for label, key, digits in rows:
@@ -193,6 +211,11 @@ def _rounds(summary: Summary) -> str:
 def _components(summary: Summary) -> str:
     estimated = " (estimated)" if summary.get("n_components_estimated") else ""
     return f"{summary.get('n_components', '?')} components{estimated}"
+
+
+def _negated(values: Sequence[float | None] | None) -> list[float | None] | None:
+    """Of what is better when it is less, the same with more as better."""
+    return None if values is None else [None if value is None else -value for value in values]
 
 
 def _shown(tv: Sequence[float | None], accuracy: Sequence[float | None] | None) -> tuple[list[int], int]:

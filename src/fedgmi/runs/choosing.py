@@ -20,12 +20,13 @@ from fedgmi.data.federation import Federation
 from fedgmi.data.rows import Client
 from fedgmi.errors import ConfigError
 from fedgmi.methods import Method
+from fedgmi.models.heads import HEADS
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.rounds import Progress, advance
 from fedgmi.protocol.step import Program
 from fedgmi.runs.config import Config
 from fedgmi.runs.evaluation import predictions
-from fedgmi.runs.metrics import METRICS, mean, measure
+from fedgmi.runs.metrics import METRICS, USUAL, mean, measure
 from fedgmi.storage.checkpoint import Checkpoint
 from fedgmi.tree import Tree
 
@@ -37,7 +38,7 @@ class Score(NamedTuple):
     """How a predictor does on validation rows, mean over clients. None where nobody knows.
 
     Attributes:
-        accuracy: The share of right labels.
+        accuracy: The share of right labels; None where labels are no classes.
         chosen_by: The metric that chooses.
     """
 
@@ -64,8 +65,10 @@ def score(method: Method, server: Tree, states: Tree, rows: Sequence[Client], me
     predicted = predictions(method.predictor, server, states, rows)
     if predicted is None:
         return UNKNOWN
-    each = [measure(logs, y, {"accuracy", metric}) for logs, y in predicted]
-    return Score(mean(one["accuracy"] for one in each), mean(one[metric] for one in each))
+    task = METRICS[metric].task
+    names = {"accuracy", metric} if task == "classification" else {metric}
+    each = [measure(logs, y, names, task) for logs, y in predicted]
+    return Score(mean(one.get("accuracy") for one in each), mean(one[metric] for one in each))
 
 
 @dataclass
@@ -204,7 +207,8 @@ def check_choice(config: Config, federation: Federation, program: Program, name:
     choices = "the best round" if patience else "a learning rate"
     why = _undecided(federation, metric)
     if why:
-        fix = fix if metric == "accuracy" else f"{fix}, or set evaluation.metric to accuracy"
+        usual = USUAL[federation.schema.task]
+        fix = fix if metric == usual else f"{fix}, or set evaluation.metric to {usual}"
         raise ConfigError(f"validation rows choose {choices}, and {why}", where=where, fix=fix)
     if patience and config.rounds <= program.warm_up:
         raise ConfigError(
@@ -220,7 +224,14 @@ def _undecided(federation: Federation, metric: str) -> str:
         return "there are none"
     if any(client.y is None for client in federation.validation):
         return "these have no labels"
-    no_idea = ((np.zeros((len(c), federation.schema.n_classes)), c.y) for c in federation.validation)
-    if mean(measure(logs, y, [metric])[metric] for logs, y in no_idea) is None:
-        return f"the {METRICS[metric].words} means nothing on them: no client has validation rows of two classes"
+    task = federation.schema.task
+    width = HEADS[task].width or federation.schema.n_classes
+    no_idea = ((np.zeros((len(c), width)), c.y) for c in federation.validation)
+    if mean(measure(logs, y, [metric], task)[metric] for logs, y in no_idea) is None:
+        two = {
+            "classification": "rows of two classes",
+            "regression": "rows of two targets",
+            "survival": "rows of which one's event came before another's time",
+        }
+        return f"the {METRICS[metric].words} means nothing on them: no client has validation {two[task]}"
     return ""

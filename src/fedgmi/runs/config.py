@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 from fedgmi import settings
 from fedgmi.errors import ConfigError, FedgmiWarning, nearest, too_many_components, unknown
 from fedgmi.methods import BOUNDS, METHODS
+from fedgmi.runs.metrics import METRICS, USUAL, of_task
 from fedgmi.settings import toml
 from fedgmi.settings.base import MethodSettings, PositiveInt, Section
 from fedgmi.settings.effects import refuse_without_effect
@@ -25,6 +26,7 @@ from fedgmi.settings.run import (
     EvaluationSettings,
     ExpertSettings,
     ScenarioSettings,
+    TaskName,
     TrainingSettings,
 )
 
@@ -151,9 +153,53 @@ def from_table(table: toml.Table, source: str) -> Config:
     method_of(table)
     _refuse_older(table, source)
     try:
-        return Config.model_validate(table, strict=True)
+        return Config.model_validate(_with_metric(table), strict=True)
     except ValidationError as error:
         raise explained(error, Config, table, source) from error
+
+
+def _with_metric(table: toml.Table) -> toml.Table:
+    """The table with the metric of its task, where it says none."""
+    data, evaluation = table.get("data"), table.get("evaluation", {})
+    task = data.get("task") if isinstance(data, Mapping) else None
+    if task not in USUAL or not isinstance(evaluation, Mapping) or "metric" in evaluation:
+        return table
+    return table | {"evaluation": {**evaluation, "metric": USUAL[task]}}
+
+
+def with_task(config: Config, task: TaskName) -> Config:
+    """The settings for a task that the data say, with its metric where the settings say none.
+
+    Raises:
+        ConfigError: The settings say another task.
+    """
+    if config.data.task == task:
+        return config
+    if "task" in config.data.model_fields_set:
+        raise ConfigError(
+            f"it is {config.data.task}, and the federation's rows are for {task}",
+            where="data.task",
+            fix="leave it out, or make the federation with that task",
+        )
+    evaluation = config.evaluation
+    if evaluation.metric == USUAL["classification"]:
+        evaluation = evaluation.model_copy(update={"metric": USUAL[task]})
+    return config.model_copy(update={"data": config.data.model_copy(update={"task": task}), "evaluation": evaluation})
+
+
+def check_metric(metric: str, task: str) -> None:
+    """Refuse a metric that the task does not have.
+
+    Raises:
+        ConfigError: It names those that the task has.
+    """
+    known = of_task(task)
+    if metric not in known:
+        raise ConfigError(
+            f"the task is {task}, and {METRICS[metric].words} is a metric of {METRICS[metric].task}",
+            where="evaluation.metric",
+            fix=f"set it to one of {', '.join(known)}",
+        )
 
 
 def method_of(table: Mapping[str, Any]) -> type[MethodSettings]:
@@ -251,6 +297,7 @@ def check(config: Config) -> None:
             why = f"method.n_components is {config.method.n_components}"
             refuse_without_effect(config.scenario, "scenario", ["n_components"], why)
     check_rates(config)
+    check_metric(config.evaluation.metric, config.data.task)
     for name, own in config.compare.items():
         found = settings_of(name, own, "compare")
         if name == config.method.name:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from fedgmi import tree
-from fedgmi.data.rows import Client, Rows, chunks, pack
+from fedgmi.data.rows import Client, Rows, Schema, chunks, pack
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import Method, Predictor, Task
 from fedgmi.mixture.matching import match_components, reorder, total_variation
 from fedgmi.randomness import generator
-from fedgmi.runs.metrics import METRICS, majority, mean, measure, of_clients, per_class
+from fedgmi.runs.metrics import majority, mean, measure, of_clients, per_class
 from fedgmi.tree import Tree
 
 ACCURACY = ("client_accuracy", "client_accuracy_per_client")
@@ -38,8 +38,9 @@ def evaluate(method: Method, task: Task, server: Tree, states: Tree, scenario: S
     predictor, federation = method.predictor, scenario.federation
     predicted = predictions(predictor, server, states, federation.held_out)
     result: dict[str, Any] = {"n_components": task.n_components if predictor.proportions else 1}
-    result |= quality(predicted, federation.clients, federation.schema.classes)
-    shared = shared_accuracy(predictor, server, states, federation.held_out)
+    result |= quality(predicted, federation.clients, federation.schema)
+    classes = federation.schema.task == "classification"
+    shared = shared_accuracy(predictor, server, states, federation.held_out) if classes else None
     result |= {} if shared is None else {"client_accuracy_shared": shared}
     metrics = method.metrics(server)
     if "components_shown" in metrics:
@@ -86,7 +87,8 @@ def predictions(
         clients: Rows with labels.
 
     Returns:
-        For every client log p(y | x) [n, L] and the labels [n], on the CPU; None where there are no labels.
+        For every client log p(y | x) [n, L], or what predictors give for another task, and the labels [n], on the CPU;
+        None where there are no labels.
     """
     if not clients or clients[0].y is None:
         return None
@@ -101,32 +103,35 @@ def predictions(
 
 
 def quality(
-    predicted: Sequence[tuple[Tensor, Tensor]] | None, clients: Sequence[Client], classes: Sequence[str]
+    predicted: Sequence[tuple[Tensor, Tensor]] | None, clients: Sequence[Client], schema: Schema
 ) -> dict[str, Any]:
     """How good predictions are: by metric, by client and by class, beside each client's majority class.
 
     Args:
         predicted: Of every client, as `predictions` gives them.
         clients: The same clients with their training rows.
-        classes: The classes' names.
+        schema: What rows look like.
 
     Returns:
         Numbers by name; `records.Outcome` says what each means.
     """
     if predicted is None:
         return {"client_accuracy": None, "client_accuracy_per_client": None}
-    each = [measure(logs, y) for logs, y in predicted]
+    task = schema.task
+    each = [measure(logs, y, task=task) for logs, y in predicted]
     logs, y = (torch.cat(parts) for parts in zip(*predicted, strict=True))
-    together = measure(logs, y)
+    together = measure(logs, y, task=task)
+    metrics = {name: of_clients(name, [one[name] for one in each]) | {"all_rows": together[name]} for name in together}
+    if task != "classification":
+        return {"client_accuracy": None, "client_accuracy_per_client": None, "metrics": metrics}
     common = [majority(() if c.y is None else c.y, y) for c, (_, y) in zip(clients, predicted, strict=True)]
-    metrics = {name: of_clients(name, [one[name] for one in each]) | {"all_rows": together[name]} for name in METRICS}
     return {
         "client_accuracy": metrics["accuracy"]["mean"],
         "client_accuracy_per_client": metrics["accuracy"]["per_client"],
         "metrics": metrics,
         "majority_accuracy": mean(common),
         "majority_accuracy_per_client": common,
-        "per_class": per_class(logs, y, classes),
+        "per_class": per_class(logs, y, schema.classes),
     }
 
 
@@ -187,7 +192,7 @@ def newcomers(
                 result[f"identified{suffix}"] = bool(predictor.identified(inferred).all())
     own = kinds[""] if predictor.welcome is None else predictor.welcome(server, kinds[""], rows)
     predicted = predictions(predictor, server, own, unseen.federation.held_out)
-    found = quality(predicted, clients, unseen.federation.schema.classes)
+    found = quality(predicted, clients, unseen.federation.schema)
     return result | {key: found[key] for key in (*ACCURACY, "metrics") if key in found}
 
 
@@ -262,7 +267,7 @@ def component_matrices(
     """
     out: dict[str, Any] = {}
     device = next(iter(server.values())).device if server else torch.device("cpu")
-    if predictor.expert is not None and pure and pure[0].y is not None:
+    if predictor.expert is not None and pure and pure[0].y is not None and task.schema.n_classes:
         rows = []
         for component in pure:
             assert component.y is not None

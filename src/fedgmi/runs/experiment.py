@@ -15,7 +15,7 @@ from fedgmi.modes import own_modes
 from fedgmi.protocol.listener import Listener
 from fedgmi.runs.choosing import best_of, check_choice
 from fedgmi.runs.components import ComponentCount, count_components, warn_of_unshown, warn_of_warm_up
-from fedgmi.runs.config import Config, check_method, check_rates, dump, load, refuse_compare
+from fedgmi.runs.config import Config, check_method, check_metric, check_rates, dump, load, refuse_compare
 from fedgmi.runs.records import Estimate, Summary
 from fedgmi.runs.run import Runner
 from fedgmi.runs.setup import Setup, choose_device
@@ -40,6 +40,7 @@ def run(config: Config, out: Path, *, resume: bool = False, listener: Listener |
     refuse_compare(config)
     check_method(config.method, config.rounds)
     check_rates(config)
+    check_metric(config.evaluation.metric, config.data.task)
     folder.claim(out, resume=resume)
     with folder.alone(out), own_modes(config.threads):
         _same_config(config, out)
@@ -106,7 +107,7 @@ def chosen_methods(config: Config, scenario: Scenario) -> list[str]:
     main, chosen = config.method.name, [config.method.name]
     if config.evaluation.oracle and scenario.truth is not None and main == "fedgmi":
         chosen.append("oracle")
-    if scenario.federation.schema.n_classes > 0:
+    if scenario.federation.schema.labelled:
         chosen += [name for name in ("fedavg", "local") if getattr(config.evaluation, name) and name != main]
     return chosen
 

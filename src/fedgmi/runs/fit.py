@@ -23,7 +23,7 @@ from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.step import select
 from fedgmi.runs.choosing import UNKNOWN, BestRound, Score, check_choice, choice_of, score
 from fedgmi.runs.components import ComponentCount, count_components, warn_of_unshown, warn_of_warm_up
-from fedgmi.runs.config import Config, check_method, check_rates, refuse_compare
+from fedgmi.runs.config import Config, check_method, check_metric, check_rates, refuse_compare
 from fedgmi.runs.fitted import Fitted
 from fedgmi.runs.metrics import METRICS
 from fedgmi.runs.setup import Setup, choose_device
@@ -62,6 +62,7 @@ def fit(
     refuse_compare(config)
     check_method(config.method, config.rounds)
     check_rates(config)
+    check_metric(config.evaluation.metric, federation.schema.task)
     with own_modes(config.threads):
         device, standardise = choose_device(config.device), wants_scale(config.data, config.scenario, federation.schema)
         setup = Setup(config, federation.schema, 1, standardise, expert, density)
@@ -77,7 +78,7 @@ def _best(setup: Setup, federation: Federation, device: torch.device, listener: 
     counted = count_components(config, setup, federation.clients, device)
     setup = replace(setup, n_components=counted.n_components)
     warn_of_warm_up(setup.method(), config.rounds)
-    if federation.schema.n_classes or config.training.patience is not None:
+    if federation.schema.labelled or config.training.patience is not None:
         check_choice(config, federation, setup.method().program, name)
     elif len(rates) > 1 and not federation.validation:
         what = f"validation rows choose a learning rate of {len(rates)}, and there are none"
@@ -204,7 +205,7 @@ class _Run:
 
     def rank(self, model: Fitted) -> float:
         """A number that is larger where the model does better on rows for validation."""
-        if self.federation.schema.n_classes:
+        if self.federation.schema.labelled:
             return METRICS[self.setup.config.evaluation.metric].rank(self.latest.chosen_by)
         return log_density(model, self.federation.validation)
 

@@ -17,6 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fedgmi.runs import survival_metrics, target_metrics
+from fedgmi.settings.run import MetricName, TaskName
+
 Floats: TypeAlias = npt.NDArray[np.float64]
 Whole: TypeAlias = npt.NDArray[np.int64]
 
@@ -33,14 +36,22 @@ class Metric:
     Attributes:
         words: Its name in words.
         higher: Whether more of it is better.
-        share: Whether it is a share of 1, which tables show in percent. The log loss is in nats.
-        compute: (log-probabilities [n, L], labels [n]) → the number, or None where it means nothing. n is 1 or more.
+        share: Whether it is a share of 1, which tables show in percent. The log loss is in nats, others in the
+            target's units.
+        compute: (log-probabilities [n, L], labels [n]) → the number, or None where it means nothing. n is 1 or more. Of
+            other tasks: (predictions as the head has them [n, Q], targets [n]).
+        task: Of which task it is.
+        limits: Between these it is, where it is no share.
+        aim: The value that is best, where neither more nor less is better.
     """
 
     words: str
     higher: bool
     share: bool
-    compute: Callable[[Floats, Whole], float | None]
+    compute: Callable[[Floats, Any], float | None]
+    task: TaskName = "classification"
+    limits: tuple[float, float] = (0.0, 1.0)
+    aim: float | None = None
 
     def best(self, values: Sequence[float | None]) -> int:
         """The place of the best value; the first of several. None is the worst.
@@ -53,7 +64,9 @@ class Metric:
 
     def rank(self, value: float | None) -> float:
         """A number that is larger where the value is better; None is the worst."""
-        return -math.inf if value is None else value if self.higher else -value
+        if value is None:
+            return -math.inf
+        return -abs(value - self.aim) if self.aim is not None else value if self.higher else -value
 
     def worst_tenth(self, values: Iterable[float | None]) -> float | None:
         """The mean over the tenth of clients that fare worst, at least one client.
@@ -72,13 +85,26 @@ class Metric:
         return statistics.mean(known[: max(1, round(len(known) / 10))]) if known else None
 
 
-def measure(log_prob: Any, y: Any, names: Iterable[str] = ()) -> dict[str, float | None]:
+def of_task(task: str) -> dict[str, Metric]:
+    """The metrics of a task, by name.
+
+    Examples:
+        >>> list(of_task("regression"))
+        ['rmse', 'mae', 'r2', 'nll', 'coverage']
+    """
+    return {name: metric for name, metric in METRICS.items() if metric.task == task}
+
+
+def measure(
+    log_prob: Any, y: Any, names: Iterable[str] = (), task: TaskName = "classification"
+) -> dict[str, float | None]:
     """The metrics of one set of rows.
 
     Args:
-        log_prob: log p(y | x) of every class, an array or a tensor. [n, L], nats
-        y: The true classes, numbered from 0 as the columns are. [n]
-        names: Which metrics; all by default.
+        log_prob: log p(y | x) of every class, an array or a tensor [n, L], nats; of other tasks what predictors give.
+        y: The true classes, numbered from 0 as the columns are [n]; of other tasks the targets.
+        names: Which metrics; all of the task by default.
+        task: Which task it is.
 
     Returns:
         By name. A metric is None where it means nothing: all of them without rows, the AUC where rows have one class.
@@ -92,8 +118,8 @@ def measure(log_prob: Any, y: Any, names: Iterable[str] = ()) -> dict[str, float
         >>> measure(np.log(probabilities), [0, 1, 1], ["accuracy", "auc"])
         {'accuracy': 0.6666666666666666, 'auc': 1.0}
     """
-    logs, labels = _arrays(log_prob, y)
-    return {name: METRICS[name].compute(logs, labels) if len(labels) else None for name in (names or METRICS)}
+    logs, labels = _arrays(log_prob, y, task)
+    return {name: METRICS[name].compute(logs, labels) if len(labels) else None for name in (names or of_task(task))}
 
 
 def per_class(log_prob: Any, y: Any, classes: Sequence[Any] = ()) -> list[dict[str, Any]]:
@@ -218,15 +244,25 @@ METRICS: dict[str, Metric] = {
     "balanced_accuracy": Metric("balanced accuracy", True, True, balanced_accuracy),
     "macro_f1": Metric("macro-F1", True, True, macro_f1),
     "auc": Metric("AUC", True, True, auc),
-    "log_loss": Metric("log loss", False, False, log_loss),
+    "log_loss": Metric("log loss", False, False, log_loss, limits=(0.0, LARGEST_LOSS)),
     "calibration_error": Metric("calibration error", False, True, calibration_error),
+    "rmse": Metric("RMSE", False, False, target_metrics.rmse, "regression", (0.0, math.inf)),
+    "mae": Metric("MAE", False, False, target_metrics.mae, "regression", (0.0, math.inf)),
+    "r2": Metric("R²", True, False, target_metrics.r2, "regression", (-math.inf, 1.0)),
+    "nll": Metric("−log density", False, False, target_metrics.nll, "regression", (-math.inf, math.inf)),
+    "coverage": Metric("coverage of 90% intervals", True, True, target_metrics.coverage, "regression", aim=0.9),
+    "c_index": Metric("C-index", True, True, survival_metrics.c_index, "survival"),
 }
 """By the name that `evaluation.metric` has."""
+USUAL: dict[TaskName, MetricName] = {"classification": "accuracy", "regression": "rmse", "survival": "c_index"}
+"""By which methods are judged where nothing is said."""
 
 
-def _arrays(log_prob: Any, y: Any) -> tuple[Floats, Whole]:
+def _arrays(log_prob: Any, y: Any, task: TaskName = "classification") -> tuple[Floats, Any]:
     """As arrays, checked. Tensors may lie anywhere."""
     logs, labels = (value.detach().cpu() if hasattr(value, "detach") else value for value in (log_prob, y))
+    if task != "classification":
+        return np.asarray(logs, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     logs, labels = np.asarray(logs, dtype=np.float64), np.asarray(labels, dtype=np.int64)
     if logs.ndim != 2 or labels.shape != logs.shape[:1]:
         raise ValueError(f"log-probabilities are {logs.shape} and labels {labels.shape}, expected [n, L] and [n]")

@@ -165,6 +165,5 @@ def _check_models(setup: Setup, server: Tree, path: Path) -> None:
 
 def _schema(found: dict[str, Any]) -> Schema:
     shape, classes, features = (tuple(found[name]) for name in ("shape", "classes", "features"))
-    return Schema(
-        shape, int(found["n_classes"]), found["kind"], classes, features, found["label_type"], found["missing"]
-    )
+    known = (found["kind"], classes, features, found["label_type"], found["missing"])
+    return Schema(shape, int(found["n_classes"]), *known, found.get("task", "classification"))

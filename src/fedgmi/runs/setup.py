@@ -101,7 +101,7 @@ class Setup:
         Raises:
             ConfigError: It names the setting.
         """
-        expert, density, labels = self.config.expert, self.config.density, self.schema.n_classes > 0
+        expert, density, labels = self.config.expert, self.config.density, self.schema.labelled
         if not labels and self.expert is not None:
             raise ConfigError("rows without labels have no expert", where="expert", fix="leave it out, or give labels")
         if self.expert is not None:

@@ -8,7 +8,18 @@ from pydantic import Field
 
 from fedgmi.settings.base import PositiveFloat, PositiveFloats, PositiveInt, Section
 
-MetricName = Literal["accuracy", "balanced_accuracy", "macro_f1", "auc", "log_loss", "calibration_error"]
+MetricName = Literal[
+    "accuracy", "balanced_accuracy", "macro_f1", "auc", "log_loss", "calibration_error",
+    "rmse", "mae", "r2", "nll", "coverage", "c_index",
+]  # fmt: skip
+TaskName = Literal["classification", "regression", "survival"]
+"""What y is: a class, a number, or a time until an event, or until nobody looked any more."""
+TASKS: dict[TaskName, str] = {
+    "classification": "labels are classes",
+    "regression": "labels are numbers to predict",
+    "survival": "labels are times, and events in which they ended or not",
+}
+"""What `fedgmi list` says of each."""
 LearningRate = PositiveFloat | PositiveFloats
 
 
@@ -21,6 +32,9 @@ ROUNDS = 30
 class DataSettings(Section):
     """Where rows come from. `path`: "digits" (scikit-learn's), a local folder, or a hub id.
 
+    task: what `label_column` holds: classes, or for "regression" a number to predict, or for "survival" a time, with
+    1 in `event_column` where it ended in an event and 0 where nobody looked any more; see docs/tasks.md. It is never
+    guessed from the values.
     standardise: numbers to mean 0 and deviation 1 by federated sums; "auto" does so for tables that come from a data
     set, not for pictures, and not for rows that a scenario draws itself.
     missing: what becomes of missing values: an error ("refuse"), the column's mean over all clients ("mean"), or the
@@ -30,10 +44,12 @@ class DataSettings(Section):
     """
 
     path: str = "digits"
+    task: TaskName = "classification"
     train_split: str = "train"
     test_split: str | None = "test"
     image_column: str | None = None
     label_column: str | None = None
+    event_column: str | None = None
     feature_columns: list[str] | None = None
     invert: bool = False
     crop: Annotated[int, Field(ge=0)] = 0
@@ -135,7 +151,8 @@ class TrainingSettings(Section):
 class EvaluationSettings(Section):
     """Which bounds and baselines are run beside the method, and by what is chosen.
 
-    metric: by which validation rows choose learning rates and rounds, and by which `fedgmi compare` ranks methods.
+    metric: by which validation rows choose learning rates and rounds, and by which `fedgmi compare` ranks methods. For
+    regression it is "rmse" where nothing is said, and one of rmse, mae, r2, nll, coverage; for survival "c_index".
     """
 
     fedavg: bool = True

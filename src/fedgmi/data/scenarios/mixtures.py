@@ -166,9 +166,11 @@ def _square_images(source: Source, scenario: ScenarioSettings) -> Source:
 
 def _labelled(source: Source, scenario: ScenarioSettings) -> Source:
     if source.train.y is None or source.schema.n_classes < 2:
+        task = source.schema.task
+        classes = "name the column with data.label_column"
         raise DataError(
             f"{scenario.name} needs labels of at least two classes",
             where=f"data.path {source.name!r}",
-            fix="name the column with data.label_column",
+            fix=classes if task == "classification" else f"{task} has none: choose rotation, domain or by-column",
         )
     return source

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from fedgmi.data.problems import Problems
 from fedgmi.data.sources.row_numbers import without_row_numbers
 from fedgmi.errors import ConfigError, DataError, nearest
+from fedgmi.settings.effects import refuse_without_effect
 from fedgmi.settings.run import DataSettings
 
 LABEL_NAMES = ("label", "labels", "target", "character", "y")
@@ -26,7 +27,8 @@ class Roles:
     Attributes:
         image: The column of pictures, or None for a table.
         features: The table's columns of features; empty for pictures.
-        label: The column of classes, or None.
+        label: The column of classes or targets, or None.
+        event: For survival, the column that says whether a time ended in an event.
         extra: The column that names each row's client, or None.
     """
 
@@ -34,11 +36,14 @@ class Roles:
     features: tuple[str, ...]
     label: str | None
     extra: str | None
+    event: str | None = None
 
     @property
     def all(self) -> tuple[str, ...]:
         """The columns that are read."""
-        return tuple(name for name in (self.image, *self.features, self.label, self.extra) if name is not None)
+        return tuple(
+            name for name in (self.image, *self.features, self.label, self.event, self.extra) if name is not None
+        )
 
 
 def kind_of(feature: Any) -> Kind:
@@ -116,12 +121,13 @@ def find_roles(features: Mapping[str, Any], settings: DataSettings, extra: str |
         )
     kinds = {name: kind_of(feature) for name, feature in features.items()}
     free = [name for name in names if name != extra]
+    event = _find_event(free, kinds, settings)
     label = _find_label(free, kinds, settings)
     if settings.feature_columns is not None:
-        taken = {extra: "the clients' names", label: "the label"}
-        return Roles(None, _named_features(names, kinds, features, settings, taken), label, extra)
+        taken = {extra: "the clients' names", label: "the label", event: "the event"}
+        return Roles(None, _named_features(names, kinds, features, settings, taken), label, extra, event)
     image = _find_image(names, kinds, settings)
-    rest = [name for name in free if name != label]
+    rest = [name for name in free if name not in (label, event)]
     if image is None:
         rest = without_row_numbers(rest, where=settings.path, keep="name it in data.feature_columns")
     if image is None and not any(kinds[name] in USABLE for name in rest):
@@ -132,7 +138,7 @@ def find_roles(features: Mapping[str, Any], settings: DataSettings, extra: str |
         )
     if image is None:
         _refuse_others(rest, kinds, features, settings.path)
-    return Roles(image, () if image else tuple(rest), label, extra)
+    return Roles(image, () if image else tuple(rest), label, extra, event)
 
 
 def _named_features(
@@ -179,6 +185,22 @@ def _held(feature: Any) -> str:
     if dtype.startswith(("timestamp", "date", "time", "duration")):
         return f"dates or times ({dtype})"
     return "lists or records" if type(feature).__name__ in ("List", "Sequence", "dict", "list") else dtype or "objects"
+
+
+def _find_event(free: list[str], kinds: Mapping[str, Kind], settings: DataSettings) -> str | None:
+    """The column of events, which together with that of times is never guessed."""
+    if settings.task != "survival":
+        refuse_without_effect(settings, "data", ["event_column"], f"data.task is {settings.task}")
+        return None
+    for key, what in (("label_column", "time"), ("event_column", "event")):
+        if getattr(settings, key) is None:
+            fix = f"set it to the column of the {what}"
+            raise ConfigError(f"survival needs the column of each row's {what}", where=f"data.{key}", fix=fix)
+    chosen = require(str(settings.event_column), free, where="data.event_column")
+    if chosen == settings.label_column or kinds[chosen] not in ("number", "class"):
+        what = "is the time" if chosen == settings.label_column else "holds no numbers"
+        raise DataError(f"column {chosen!r} {what}", where="data.event_column", fix="choose a column of 0 and 1")
+    return chosen
 
 
 def _find_label(free: list[str], kinds: Mapping[str, Kind], settings: DataSettings) -> str | None:

@@ -15,7 +15,9 @@ from fedgmi.data.sources.arrays import Array, by_row, channels_last, numbers, pl
 from fedgmi.data.sources.frames import column_names, number_columns
 from fedgmi.data.sources.labels import label_values
 from fedgmi.data.sources.row_numbers import without_row_numbers
+from fedgmi.data.sources.targets import targets
 from fedgmi.errors import DataError, nearest
+from fedgmi.settings.run import TaskName
 
 CHANNELS = (1, 3, 4)
 """So many channels a picture has."""
@@ -27,7 +29,7 @@ class Entry(NamedTuple):
     Attributes:
         name: The client's.
         x: The features, NaN where a value is missing. [n, *shape], float32
-        y: Labels as users know them, whole numbers or texts, or None. [n]
+        y: Labels as users know them, whole numbers or texts, or targets, or None. [n]
         columns: The names of the columns, where x came with some. [D], or empty
         where: Whose they are, for messages.
     """
@@ -39,7 +41,13 @@ class Entry(NamedTuple):
     where: str
 
 
-def read(entries: Sequence[Any], names: Sequence[str], group: str, first: Entry | None = None) -> list[Entry]:
+def read(
+    entries: Sequence[Any],
+    names: Sequence[str],
+    group: str,
+    first: Entry | None = None,
+    task: TaskName = "classification",
+) -> list[Entry]:
     """Each client's (x, y) or x.
 
     Args:
@@ -47,6 +55,7 @@ def read(entries: Sequence[Any], names: Sequence[str], group: str, first: Entry 
         names: The clients'.
         group: "", " (validation)" or " (held-out)".
         first: The first client of all, whose columns the others must have.
+        task: What labels are.
 
     Returns:
         The entries, with columns in the order of the first one's.
@@ -63,7 +72,7 @@ def read(entries: Sequence[Any], names: Sequence[str], group: str, first: Entry 
     problems, made = Problems(), []
     for name, entry in zip(names, entries, strict=True):
         with problems.noted():
-            found = _entry(entry, name, f"client {name!r}{group}")
+            found = _entry(entry, name, f"client {name!r}{group}", task)
             first = first or found
             made.append(_in_order(found, first))
     problems.tell()
@@ -102,7 +111,7 @@ def by_name(given: Any, names: Sequence[str] | None, group: str) -> tuple[list[A
     return list(given), None if names is None else list(names)
 
 
-def _entry(entry: Any, name: str, where: str) -> Entry:
+def _entry(entry: Any, name: str, where: str, task: TaskName) -> Entry:
     if isinstance(entry, tuple) and len(entry) != 2:
         raise DataError(f"the entry is a tuple of {len(entry)}", where=where, fix="give (x, y), or x alone")
     x, y = entry if isinstance(entry, tuple) else (entry, None)
@@ -113,7 +122,7 @@ def _entry(entry: Any, name: str, where: str) -> Entry:
         rows = torch.from_numpy(number_columns(x, columns, where))
     else:
         rows = _rows(x, where)
-    return Entry(name, rows, None if y is None else _labels(y, where), columns, where)
+    return Entry(name, rows, None if y is None else _labels(y, where, task), columns, where)
 
 
 def _in_order(entry: Entry, first: Entry) -> Entry:
@@ -164,9 +173,11 @@ def _rows(x: Any, where: str) -> Tensor:
     return torch.from_numpy(rows)
 
 
-def _labels(y: Any, where: str) -> Array:
+def _labels(y: Any, where: str, task: TaskName) -> Array:
     """As they came, objects too, so that their type is known; checked."""
     where = f"{where}, labels"
     values = by_row(y, where)
+    if task != "classification":
+        return targets(task, values, where=where)
     label_values(values, where=where, advice="give whole numbers or texts")
     return values

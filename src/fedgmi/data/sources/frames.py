@@ -21,12 +21,14 @@ from fedgmi.data.problems import Problems
 from fedgmi.data.rows import Missing, Parts, Schema
 from fedgmi.data.sources.arrays import is_number
 from fedgmi.data.sources.columns import Kind, require
-from fedgmi.data.sources.labels import NO_LABELS, encode_labels
+from fedgmi.data.sources.labels import NO_LABELS
 from fedgmi.data.sources.row_numbers import ENOUGH, is_row_number, warn_of_counter, without_row_numbers
 from fedgmi.data.sources.sources import Split, client_with
 from fedgmi.data.sources.tables import array_of
+from fedgmi.data.sources.targets import read_labels, with_events
 from fedgmi.data.sources.values import Values, encode_feature, missing_texts, number_block, one_hot
 from fedgmi.errors import DataError, FedgmiWarning, nearest
+from fedgmi.settings.run import TaskName
 
 if TYPE_CHECKING:
     from narwhals.stable.v2 import DataFrame
@@ -38,6 +40,8 @@ def from_frame(
     label: str | None = None,
     features: Sequence[str] | None = None,
     missing: Missing = "refuse",
+    task: TaskName = "classification",
+    event: str | None = None,
 ) -> Parts:
     """What `Federation.from_frame` makes, before it is checked.
 
@@ -47,6 +51,8 @@ def from_frame(
         label: The column of classes, or None.
         features: The columns to use; all others by default.
         missing: The rule for missing values.
+        task: What labels are.
+        event: For survival, the column of events; the label is then the time.
 
     Returns:
         The schema and the clients, in the order of their names. Each has its rows in the table's order.
@@ -56,9 +62,13 @@ def from_frame(
     """
     table, problems = _arrow(frame), Problems()
     client, label = _as_name(client), None if label is None else _as_name(label)
+    event = None if event is None else _as_name(event)
+    if (event is None) == (task == "survival"):
+        fix = 'for task="survival" name the columns of times and of events: label=…, event=…'
+        raise DataError(f"the task is {task}, and the column of events is {event!r}", where="event", fix=fix)
     x, columns = torch.empty(0, 0), tuple[str, ...]()
     with problems.noted():
-        chosen = _chosen(table.column_names, client, label, features)
+        chosen = _chosen(table.column_names, client, label, features, event)
         if features is None:
             chosen = _without_copies(table, chosen, client, label)
         x, columns = _features(table, chosen, missing, warn=features is None)
@@ -66,7 +76,10 @@ def from_frame(
     if label is not None and label in table.column_names:
         with problems.noted():
             where = f"column {label!r}"
-            labels = encode_labels([_label_column(table, label)], None, where=where, advice="choose another label")
+            values = _label_column(table, label)
+            if event is not None and event in table.column_names:
+                values = with_events(values, _label_column(table, event), where)
+            labels = read_labels(task, [values], None, where=where, advice="choose another label")
     if client in table.column_names:
         with problems.noted():
             known, number, counts = np.unique(_clients(table, client), return_inverse=True, return_counts=True)
@@ -75,8 +88,11 @@ def from_frame(
     split = Split(x, torch.from_numpy(labels.numbers[0]) if labels.numbers else None)
     rows = np.split(np.argsort(number, kind="stable"), np.cumsum(counts)[:-1]) if len(names) else []
     made = tuple(client_with(str(name), split, part) for name, part in zip(names, rows, strict=True))
-    schema = Schema((len(columns),), len(labels.classes), "tabular", labels.classes, columns, labels.type, missing)
-    return Parts(schema, made, client_column=client, label_column=label)
+    schema = Schema(
+        (len(columns),), len(labels.classes), "tabular", labels.classes, columns, labels.type, missing, task
+    )
+    one_column = label if event is None else None  # from which labels of a later table could be read
+    return Parts(schema, made, client_column=client, label_column=one_column)
 
 
 def encode(frame: Any, schema: Schema) -> Tensor:
@@ -289,12 +305,14 @@ def column_of(feature: str, columns: Sequence[str]) -> str | None:
     return max((name for name in columns if feature == name or feature.startswith(f"{name}=")), key=len, default=None)
 
 
-def _chosen(columns: Sequence[str], client: str, label: str | None, features: Sequence[str] | None) -> Sequence[str]:
+def _chosen(
+    columns: Sequence[str], client: str, label: str | None, features: Sequence[str] | None, event: str | None = None
+) -> Sequence[str]:
     """The columns that features are made of."""
-    for where, column in (("client", client), ("label", label)):
+    for where, column in (("client", client), ("label", label), ("event", event)):
         if column is not None:
             require(column, columns, where=where)
-    taken = {client: "the clients' names", label: "the label"}
+    taken = {client: "the clients' names", label: "the label", event: "the event"}
     if features is None:
         rest = [name for name in columns if name not in taken]
         features = without_row_numbers(rest, where="frame", keep="name it in features")

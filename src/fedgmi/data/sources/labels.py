@@ -16,6 +16,7 @@ MAX_CLASSES = 1000
 TEXT, TRUTH, NUMBER = "texts", "truth values", "numbers"
 KIND = {"U": TEXT, "b": TRUTH, "i": NUMBER, "u": NUMBER, "f": NUMBER}
 WITHOUT_LABEL = "leave rows without a label out"
+REGRESSION = 'to predict the number itself set data.task = "regression" (in Python task="regression")'
 
 
 class Labels(NamedTuple):
@@ -74,7 +75,7 @@ def encode_labels(
         raise DataError(
             f"there are {len(classes)} different labels, which looks like measurements or names and not like classes",
             where=where,
-            fix=advice,
+            fix=advice if classes.dtype.kind == "U" else f"{advice}, or {REGRESSION}",
         )
     numbers = [np.searchsorted(classes, values).astype(np.int64) for values in common]
     objects = any(np.asarray(values).dtype.kind == "O" for values in splits)
@@ -171,7 +172,7 @@ def _refuse_fractions(values: Array, where: str, advice: str) -> None:
     row = bad[0]
     if np.isnan(values[row]):
         raise _without(np.flatnonzero(np.isnan(values)), len(values), where)
-    fix = f"{advice}, or cut the values into classes"
+    fix = f"{advice}, or cut the values into classes, or {REGRESSION}"
     raise DataError(f"label {values[row]:g} at row {row} is not a whole number", where=where, fix=fix)
 
 

@@ -14,9 +14,10 @@ from fedgmi.data.missing import mark
 from fedgmi.data.problems import Problems
 from fedgmi.data.rows import Client, Schema
 from fedgmi.data.sources.columns import Kind, Roles, find_roles, kind_of, require
-from fedgmi.data.sources.labels import NO_LABELS, Labels, encode_labels
+from fedgmi.data.sources.labels import NO_LABELS, Labels
 from fedgmi.data.sources.row_numbers import warn_of_counter
 from fedgmi.data.sources.tables import all_values, batches, column_values, named_values, open_splits
+from fedgmi.data.sources.targets import read_labels, with_events
 from fedgmi.data.sources.values import encode_feature
 from fedgmi.data.validate import warn_of_range
 from fedgmi.errors import DataError
@@ -32,7 +33,7 @@ class Split:
 
     Attributes:
         x: The features. [n, *shape], float32
-        y: The labels as class numbers, or None. [n], int64
+        y: The labels as `Client` has them, or None. [n]
         columns: The values of the column that names each row's client, by its name, where it was asked for.
     """
 
@@ -110,6 +111,8 @@ def _digits(settings: DataSettings) -> Source:
                 where=f"data.{key}",
                 fix="leave it out, or set data.path",
             )
+    why = "the digits are pictures of ten classes"
+    refuse_without_effect(settings, "data", ["task", "event_column"], why, fix="leave it out, or set data.path")
     why = "the digits have no splits"
     refuse_without_effect(settings, "data", ["train_split", *(["test_split"] if settings.test_split else [])], why)
     refuse_without_effect(settings, "data", ["missing", "missing_values"], OF_PICTURES)
@@ -154,7 +157,14 @@ def _from_tables(settings: DataSettings, tables: dict[str, Any], extra: str | No
     ys = map(torch.from_numpy, labels.numbers) if roles.label is not None else (None for _ in tables)
     splits = [Split(x, y, columns) for x, y, columns in zip(xs, ys, clients, strict=True)]
     schema = Schema(
-        tuple(xs[0].shape[1:]), len(labels.classes), kind, labels.classes, features, labels.type, settings.missing
+        tuple(xs[0].shape[1:]),
+        len(labels.classes),
+        kind,
+        labels.classes,
+        features,
+        labels.type,
+        settings.missing,
+        settings.task,
     )
     return Source(settings.path, schema, splits[0], splits[1] if len(splits) > 1 else None, roles.label)
 
@@ -235,7 +245,12 @@ def _labels(settings: DataSettings, tables: dict[str, Any], roles: Roles) -> Lab
     feature = next(iter(tables.values())).features[roles.label]
     values = [column_values(table, roles.label) for table in tables.values()]
     names = feature.names if kind_of(feature) == "class" else None
-    return encode_labels(values, names, where=f"{settings.path}, column {roles.label!r}")
+    if roles.event is not None and names is None:
+        values = [
+            with_events(time, column_values(table, roles.event), f"{settings.path}, split {name!r}")
+            for time, (name, table) in zip(values, tables.items(), strict=True)
+        ]
+    return read_labels(settings.task, values, names, where=f"{settings.path}, column {roles.label!r}")
 
 
 def client_with(name: str, split: Split, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Client:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from fedgmi import tree
-from fedgmi.data.rows import Rows, Schema
+from fedgmi.data.rows import Rows, Schema, blank_targets
 from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
 from fedgmi.protocol.message import Message, flatten
@@ -82,7 +82,7 @@ class Probe:
         return Expected(leaves, step.check and partial(step.check, server))
 
     def _row(self) -> Rows:
-        y = torch.zeros(1, dtype=torch.long) if self.schema.n_classes else None
+        y = blank_targets(self.schema, 1)
         x = torch.full((1, *self.schema.shape), 0.5)
         return Rows(x, y, torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.long), (0,))
 

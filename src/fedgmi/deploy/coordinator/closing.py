@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from fedgmi.protocol.ledger import bytes_by_kind
 from fedgmi.protocol.rounds import Progress
 from fedgmi.protocol.step import select
 from fedgmi.protocol.wire import Parcel, WireError, unpack
-from fedgmi.runs.metrics import LARGEST_LOSS, METRICS, mean, of_clients
+from fedgmi.runs.metrics import USUAL, mean, of_clients, of_task
 from fedgmi.runs.records import DiagnosisRecord
+from fedgmi.settings.run import TaskName
 from fedgmi.storage import files
 
 OF_CLIENTS = {"client_misfit": "misfit", "client_p_value": "p_value", "proportion_intervals": "proportion_intervals"}
@@ -55,29 +57,41 @@ def close(remote: Remote, end: Progress, out: Path) -> dict[str, Any]:
             why = reply.header["error"] if reply else "no answer"
             remote.roster.tell(f"{members[i].name} has not kept its results: {why}")
         else:
-            members[i].quality = quality_told(reply)
+            members[i].quality = quality_told(reply, remote.settings.rows.task)
     return summary(remote, end)
 
 
-def quality_told(reply: Parcel) -> dict[str, float]:
+def quality_told(reply: Parcel, task: TaskName = "classification") -> dict[str, float]:
     """What a site says of its predictor, as far as it can be true."""
-    most = {MAJORITY: 1.0} | {name: 1.0 if metric.share else LARGEST_LOSS for name, metric in METRICS.items()}
+    limits = {name: metric.limits for name, metric in of_task(task).items()}
+    limits |= {MAJORITY: (0.0, 1.0)} if task == "classification" else {}
     layout = reply.header.get("layout")
-    if not isinstance(layout, list) or len(layout) > len(most) or any(shape_told(entry) != [1] for entry in layout):
+    if not isinstance(layout, list) or len(layout) > len(limits) or any(shape_told(entry) != [1] for entry in layout):
         return {}  # before memory is taken for whatever else it speaks of
     try:
         told = unpack(reply).replies
     except WireError:
         return {}
-    found = {name: float(told[name][0]) for name in most if name in told and told[name].shape == (1,)}
-    return {name: value for name, value in found.items() if 0.0 <= value <= most[name]}
+    found = {name: float(told[name][0]) for name in limits if name in told and told[name].shape == (1,)}
+    return {
+        name: value
+        for name, value in found.items()
+        if math.isfinite(value) and limits[name][0] <= value <= limits[name][1]
+    }
 
 
-def of_members(members: Sequence[Member]) -> dict[str, Any]:
+def of_members(members: Sequence[Member], task: TaskName = "classification") -> dict[str, Any]:
     """What the sites told, as a run's summary has it."""
-    told = {name: [member.quality.get(name) for member in members] for name in (MAJORITY, *METRICS)}
-    metrics = {name: of_clients(name, told[name]) for name in METRICS}
+    told = {name: [member.quality.get(name) for member in members] for name in (MAJORITY, *of_task(task))}
+    metrics = {name: of_clients(name, told[name]) for name in of_task(task)}
     known = any(member.quality for member in members)
+    if task != "classification":
+        return {
+            "metric": USUAL[task],
+            "client_accuracy": None,
+            "client_accuracy_per_client": None,
+            "metrics": metrics if known else None,
+        }
     return {
         "client_accuracy": metrics["accuracy"]["mean"],
         "client_accuracy_per_client": told["accuracy"] if known else None,
@@ -147,7 +161,7 @@ def summary(remote: Remote, end: Progress) -> dict[str, Any]:
         "n_components": remote.n_components,
         "clients": [member.name for member in members],
         "rows_per_client": [member.rows for member in members],
-        **of_members(members),
+        **of_members(members, settings.rows.task),
         "proportions": whole if complete else None,
         "bytes_down": end.bytes_down,
         "bytes_up": end.bytes_up,

@@ -149,11 +149,11 @@ def in_process(sites: Sequence[Path]) -> Beside:
         seed=federation.seed,
     )
     assert method.predictor.proportions is not None
-    accuracies, classes = [], federation.rows.as_schema().classes
+    accuracies, schema = [], federation.rows.as_schema()
     for i, rows in enumerate(loaded):
         state = tree.take(transport.states, torch.tensor([i]))
         held_out = None if rows.held_out is None else replace(pack([rows.held_out]), ids=(i,))
-        found = quality(method.predictor, end.server, state, pack([rows.train]), held_out, classes)
+        found = quality(method.predictor, end.server, state, pack([rows.train]), held_out, schema)
         accuracies.append(found["metrics"]["accuracy"] if found else None)
     return Beside(method.predictor.proportions(transport.states), accuracies)
 

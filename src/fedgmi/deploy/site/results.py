@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fedgmi.data.rows import Rows
+from fedgmi.data.rows import Rows, Schema
 from fedgmi.methods import Predictor
 from fedgmi.runs.metrics import majority, measure, per_class
 from fedgmi.runs.setup import Setup
@@ -24,7 +23,7 @@ RESULTS, PROPORTIONS, METRICS, MODEL = "results", "proportions.json", "metrics.j
 
 
 def quality(
-    predictor: Predictor, server: Tree, state: Tree, train: Rows, held_out: Rows | None, classes: Sequence[str]
+    predictor: Predictor, server: Tree, state: Tree, train: Rows, held_out: Rows | None, schema: Schema
 ) -> dict[str, Any]:
     """How good the site's own predictor is on its held-out rows.
 
@@ -34,7 +33,7 @@ def quality(
         state: The site's own.
         train: The site's training rows.
         held_out: The rows in question.
-        classes: The classes' names.
+        schema: What rows look like.
 
     Returns:
         `metrics` by name, `majority_accuracy`, and numbers `per_class`; nothing without such rows, or labels.
@@ -42,10 +41,12 @@ def quality(
     if held_out is None or held_out.y is None or train.y is None:
         return {}
     logs = predictor.predict(server, state, replace(held_out, y=None, cache={}, by_content=True))
+    if schema.task != "classification":
+        return {"metrics": measure(logs, held_out.y, task=schema.task)}
     return {
         "metrics": measure(logs, held_out.y),
         "majority_accuracy": majority(train.y.cpu(), held_out.y.cpu()),
-        "per_class": per_class(logs, held_out.y, classes),
+        "per_class": per_class(logs, held_out.y, schema.classes),
     }
 
 

@@ -164,8 +164,8 @@ class Site:
         method, rows = self.method(), self._rows(self.train, header)
         server, state = self._states(header, method, server, rows, memory)
         held_out = None if self.held_out is None else self._rows(self.held_out, header)
-        classes = self.federation.rows.as_schema().classes
-        found = results.quality(method.predictor, server, state, rows, held_out, classes)
+        schema = self.federation.rows.as_schema()
+        found = results.quality(method.predictor, server, state, rows, held_out, schema)
         known = {"quality": found, "diagnosis": header.get("diagnosis"), "run": header["run"]}
         results.write(
             self.where, self.federation.setup(), self.federation.name, self.settings.name, server, state, known

@@ -106,7 +106,11 @@ def leaves(check: Check) -> Iterator[str]:
                 said.add(step.tells)
                 yield f"{when}, {_sentence(check, step)}"
     rows = check.rows
-    if rows.held_out is not None and rows.held_out.y is not None:
+    if rows.held_out is not None and rows.held_out.y is not None and check.federation.rows.task != "classification":
+        told = "RMSE, MAE, R², −log density and coverage of intervals"
+        told = told if check.federation.rows.task == "regression" else "C-index"
+        yield f"at the end, its predictor's {told} on the {plural(len(rows.held_out), 'row')} held out"
+    elif rows.held_out is not None and rows.held_out.y is not None:
         yield (
             f"at the end, its predictor's accuracy on the {plural(len(rows.held_out), 'row')} held out, the other "
             "metrics (macro-F1, AUC, log loss, …), and the accuracy of saying its most frequent class"
@@ -179,13 +183,15 @@ def _class_table(check: Check) -> Table:
 
 
 def _class_counts(part: Client | None, n_classes: int) -> list[int]:
-    if part is None or part.y is None:
+    if part is None or part.y is None or not n_classes:
         return [0] * n_classes
     counts: list[int] = part.y.bincount(minlength=n_classes).tolist()
     return counts
 
 
 def _and_label(check: Check) -> str:
+    if check.federation.rows.task != "classification":
+        return " and bin of the target" if check.federation.rows.task == "regression" else " and bin of time and event"
     return " and label" if check.class_counts else ""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fedgmi.data.encode import features, label_type, labels
@@ -19,7 +20,8 @@ from fedgmi.data.rows import Client, Schema
 from fedgmi.data.sources.columns import find_roles
 from fedgmi.data.sources.frames import column_of
 from fedgmi.data.sources.sources import Split, client_with, read_images
-from fedgmi.data.sources.tables import all_values, batches, named_values, open_splits
+from fedgmi.data.sources.tables import all_values, batches, column_values, named_values, open_splits
+from fedgmi.data.sources.targets import with_events
 from fedgmi.deploy.settings import FederationSettings, RowSettings, SiteSettings
 from fedgmi.errors import ConfigError, DataError, nearest
 from fedgmi.randomness import numpy_generator
@@ -28,6 +30,7 @@ from fedgmi.settings.run import DataSettings
 DECIDED = {
     "feature_columns": "rows.features say which",
     "standardise": "rows are brought to one scale by all sites",
+    "task": "rows.task says what labels are",
     "missing": "rows.missing says what becomes of missing values",
 }
 
@@ -83,7 +86,7 @@ def load_site(settings: SiteSettings, federation: FederationSettings, where: Pat
         y, label = _labels(table, data, schema, columns)
     _check_ranges(x, federation.rows, data.path)
     other_splits = [f"split {name!r}" for name in splits if name != data.train_split]
-    ignored = (*other_splits, *(name for name in table.features if name not in (*columns, label)))
+    ignored = (*other_splits, *(name for name in table.features if name not in (*columns, label, data.event_column)))
     key = (federation.seed, "site", settings.name, "held out")
     order, n_held_out = numpy_generator(*key).permutation(len(x)), min(round(settings.held_out * len(x)), len(x) - 1)
     n_validation = min(round(settings.validation * (len(x) - n_held_out)), len(x) - n_held_out - 1)
@@ -160,22 +163,28 @@ def _numbers(table: Any, data: DataSettings, schema: Schema) -> tuple[Tensor, tu
 
 def _labels(table: Any, data: DataSettings, schema: Schema, columns: Sequence[str]) -> tuple[Tensor | None, str | None]:
     """y [n] by the federation's classes, and the column; none of both where the federation has no labels."""
-    if not schema.n_classes:
+    if not schema.labelled:
         return None, None
     taken: dict[str, Any] = {} if schema.kind == "image" else {"feature_columns": list(columns), "image_column": None}
-    label = find_roles(table.features, data.model_copy(update=taken), None).label
-    if label is None and schema.kind == "image":
+    roles = find_roles(table.features, data.model_copy(update=taken | {"task": schema.task}), None)
+    label = roles.label
+    if label is None and schema.kind == "image" and schema.n_classes:
         # `datasets` takes folders for classes only where there are two or more, and a site may have rows of one alone
         folders = [Path(cell["path"] or "").parent.name for batch in batches(table, columns[0]) for cell in batch]
         if set(folders) <= set(schema.classes):
             return labels(np.array(folders), schema, len(table)), "the folder's name"
     if label is None:
-        what = f"no column holds labels, and the federation has {schema.n_classes} classes"
-        by_folder = ", or put the pictures into a folder per class" if schema.kind == "image" else ""
+        has = f"{schema.n_classes} classes" if schema.n_classes else f"a target for {schema.task}"
+        what = f"no column holds labels, and the federation has {has}"
+        by_folder = (
+            ", or put the pictures into a folder per class" if schema.kind == "image" and schema.n_classes else ""
+        )
         fix = f"name the column with data.label_column in site.toml{by_folder}"
         raise DataError(what, where=data.path, fix=fix)
     where = f"{data.path}, column {label!r}"
     values = all_values(table, label, where=data.path, fix="leave rows without a label out")
+    if roles.event is not None:
+        return torch.from_numpy(with_events(values, column_values(table, roles.event), where)), label
     return labels(values, schema, len(table), where=where), label
 
 

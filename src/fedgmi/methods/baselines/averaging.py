@@ -119,7 +119,7 @@ def one_model(task: Task, name: str, mu: float = 0.0) -> Method:
     if not (isinstance(task.settings, OneModelSettings) and task.settings.personal):
         return method
     part = OwnPart(
-        shared=lambda server, states, rows: task.expert.log_prob(server["expert"], rows.x),
+        shared=lambda server, states, rows: [predict(server, states, rows)],
         n_shared=1,
         start=lambda server, states, rows: server["expert"].repeat(rows.n_clients, 1),
         reads=("expert",),

@@ -72,7 +72,9 @@ def fine_tuned(method: Method, task: Task[FineTuningSettings]) -> Method:
         count = 0 if held is None or held.y is None else len(held)
         if held is not None and held.y is not None:
             models = chain([shared], *(tuned(task, shared, rows, passes, rate, round) for rate in rates))
-            likelihood = torch.stack([by_temperature(own_log_prob(task, model, held), held.y) for model in models])
+            likelihood = torch.stack(
+                [by_temperature(own_log_prob(task, model, held), held.y, task.expert.head) for model in models]
+            )
         return states, Message(sums={"log_likelihood": likelihood, "rows": likelihood.new_tensor(float(count))})
 
     def choose(server: Tree, message: Message, round: int) -> Tree:
@@ -97,7 +99,7 @@ def fine_tuned(method: Method, task: Task[FineTuningSettings]) -> Method:
     def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
         own = states if "personal" in states else infer_client(server, rows)
         logs = own_log_prob(task, own["personal"], rows)
-        return (logs * own["beta"][rows.client_index, None]).log_softmax(1)
+        return task.expert.head.temper(logs, own["beta"][rows.client_index, None])
 
     program, predictor = method.program, method.predictor
     steps = (

@@ -28,7 +28,7 @@ from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.fedgmi.newcomers import infer_client
 from fedgmi.methods.fedgmi.presets import PRESETS, Preset, steps_of
-from fedgmi.methods.fedgmi.schedule import lay_out, without_experts
+from fedgmi.methods.fedgmi.schedule import lay_out, of_use
 from fedgmi.methods.fedgmi.settings import FedGMISettings, check_fedgmi, has_histogram, require_histogram, settle
 from fedgmi.methods.fedgmi.state import (
     BYTES,
@@ -63,10 +63,10 @@ def oracle(task: Task[FedGMISettings]) -> Method:
 
 
 def _build(task: Task[FedGMISettings], name: str, preset: Preset) -> Method:
-    steps, labels = steps_of(task, preset), task.schema.n_classes > 0
+    steps = steps_of(task, preset)
 
     def phase(which: Phase) -> tuple[Step, ...]:
-        return lay_out(preset.schedule, which, steps, task.settings, labels=labels)
+        return lay_out(preset.schedule, which, steps, task.settings, task.schema)
 
     program = Program(
         init=lambda: initial_server(task),
@@ -78,19 +78,19 @@ def _build(task: Task[FedGMISettings], name: str, preset: Preset) -> Method:
         warm_up=preset.shared_rounds,
     )
     method = Method(name, program, _predictor(task, preset), metrics, _counts)
-    return _with_own_parts(method, task, preset) if labels and task.settings.personal else method
+    return _with_own_parts(method, task, preset) if task.schema.labelled and task.settings.personal else method
 
 
 def _with_own_parts(method: Method, task: Task[FedGMISettings], preset: Preset) -> Method:
     """Clients end with a part of their own; the shared mixture is a candidate with both gates, r(x) and π."""
     [experts] = Components.names("expert")
 
-    def shared(server: Tree, states: Tree, rows: Rows) -> Tensor:
-        logs = method.predictor.predict(server, states, rows)[:, None]
+    def shared(server: Tree, states: Tree, rows: Rows) -> list[Tensor]:
+        gated = method.predictor.predict(server, states, rows)
         if task.n_components == 1:
-            return logs
+            return [gated]
         proportions = preset.proportions(states).clamp(min=1e-30)[rows.client_index]
-        return torch.cat([logs, mixture_log_prob(task.expert, server[experts], rows.x, proportions.log())[:, None]], 1)
+        return [gated, mixture_log_prob(task.expert, server[experts], rows.x, proportions.log())]
 
     def start(server: Tree, states: Tree, rows: Rows) -> Tensor:
         return preset.proportions(states).to(server[experts].dtype) @ server[experts]
@@ -117,10 +117,10 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
         return task.expert.log_prob(Components(server).expert, x)
 
     own = (*Components.names("density", "expert"), *Calibration.names("share"), CONTRAST, *Gate.names("contrast"))
-    reads = tuple(dict.fromkeys((*own, *preset.schedule.evidence, *preset.schedule.gate)))
+    reads = of_use((*own, *preset.schedule.evidence, *preset.schedule.gate), task.schema)
     return Predictor(
         predict=predict,
-        reads=reads if task.schema.n_classes else without_experts(reads),
+        reads=reads,
         proportions=lambda states: states["proportions"],
         responsibilities=lambda server, states, rows: preset.posterior(server, states, rows).responsibilities,
         evidence=evidence,
@@ -131,7 +131,7 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
         client_state=lambda proportions: {"proportions": proportions},
         density=lambda server, x, noise: task.density.log_prob(Components(server).density, x, noise),
         sample=sample,
-        expert=expert if task.schema.n_classes else None,
+        expert=expert if task.schema.labelled else None,
     )
 
 

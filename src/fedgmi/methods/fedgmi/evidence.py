@@ -12,7 +12,7 @@ from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Reference, Sketch
 from fedgmi.methods.local_training import row_losses
-from fedgmi.mixture import calibration
+from fedgmi.mixture import calibration, target_bins
 from fedgmi.mixture.calibration import centre
 from fedgmi.mixture.codebook import cells, projector
 from fedgmi.mixture.posterior import Posterior
@@ -41,9 +41,12 @@ def row_words(task: Task[FedGMISettings], server: Tree, rows: Rows) -> Tensor:
 
 
 def raw_words(task: Task[FedGMISettings], server: Tree, rows: Rows) -> Tensor:
-    """The word before merging [R]: cell · L + label; the cell alone without labels."""
-    cell = row_cells(task, server, rows)
-    return cell if rows.y is None else cell * task.schema.n_classes + rows.y
+    """The word before merging [R]: cell · L + label; the cell alone without labels. What is no class is binned."""
+    cell, schema = row_cells(task, server, rows), task.schema
+    if rows.y is None:
+        return cell
+    label = target_bins.values(schema, rows.y, Sketch(server).edges) if target_bins.binned(schema) else rows.y
+    return cell * target_bins.n_values(schema) + label
 
 
 def word_evidence(counts: Tensor, own: Tensor | None, words: Tensor, rows: Rows) -> Tensor:

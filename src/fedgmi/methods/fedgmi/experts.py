@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
@@ -55,10 +54,10 @@ def train_heads(task: Task[FedGMISettings], experts: Tensor, rows: Rows, resp: T
 
     def loss(params: Tensor, batch: training.Batch) -> Tensor:
         assert batch.y is not None
-        logits = expert.heads(params, batch.x)  # [J, B, K, L]
-        labels = batch.y[:, :, None].expand(logits.shape[:3])
-        losses = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), reduction="none").view(labels.shape)
-        return (weights[batch.row] * losses).sum(2)
+        outputs = expert.heads(params, batch.x)  # [J, B, K, L]
+        shares = weights[batch.row].transpose(1, 2)  # [J, K, B]
+        losses = expert.head.loss(outputs.transpose(1, 2), of_each_head(batch.y, outputs.shape[2]), shares)
+        return (shares * losses).sum(1)
 
     def gradient(params: Tensor, batch: training.Batch, out: Tensor) -> None:
         assert batch.y is not None
@@ -80,6 +79,11 @@ def train_heads(task: Task[FedGMISettings], experts: Tensor, rows: Rows, resp: T
         "trunk": held_by_all(rows, trunk_total, rows.counts.sum().double()[None]),
         "head": Models(head_total, mass.sum(0), (mass != 0).cpu()),
     }
+
+
+def of_each_head(y: Tensor, n_heads: int) -> Tensor:
+    """The labels once for each head. [J, B, …] → [J, K, B, …]"""
+    return y[:, None].expand(-1, n_heads, *y.shape[1:])
 
 
 def expert_models(task: Task[FedGMISettings], experts: Tensor) -> Tree:

@@ -11,7 +11,7 @@ from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi import schedule
 from fedgmi.methods.fedgmi.evidence import raw_words
 from fedgmi.methods.fedgmi.presets import Preset, default
-from fedgmi.methods.fedgmi.schedule import CELLS, CODEBOOK, EM, Row, Schedule, codebook
+from fedgmi.methods.fedgmi.schedule import BINS, CELLS, CODEBOOK, EM, Row, Schedule, codebook
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.sketch import count_words
 from fedgmi.methods.fedgmi.state import Calibration, Sketch, uncalibrated
@@ -20,7 +20,9 @@ from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
 
-TRUE_TOPICS = Row("true topics", "oracle", CODEBOOK, "how many of its rows of each true component have each word")
+TRUE_TOPICS = Row(
+    "true topics", "oracle", (*CODEBOOK, *BINS), "how many of its rows of each true component have each word"
+)
 
 
 def oracle_schedule(own: FedGMISettings) -> Schedule:

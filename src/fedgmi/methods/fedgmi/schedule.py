@@ -20,8 +20,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fedgmi.data.rows import Schema
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Components, Gate, Reference, Sketch
+from fedgmi.mixture.target_bins import binned
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Phase, Step
 from fedgmi.tree import Tree
@@ -30,7 +32,8 @@ Condition = Callable[[FedGMISettings, Tree], bool]
 
 FEATURE_SCALE = Sketch.names("mean", "std")
 CODEBOOK = Sketch.names("mean", "std", "centres")
-WORDS = (*CODEBOOK, *Sketch.names("word_map", "topics"))
+BINS = Sketch.names("edges")
+WORDS = (*CODEBOOK, *BINS, *Sketch.names("word_map", "topics"))
 LINE, GATE_LINE = Calibration.names("weights", "bias"), Gate.names("weights", "bias")
 MODELS = Components.names("density", "expert", "version")
 SHARE = Calibration.names("share")
@@ -53,6 +56,7 @@ class Row:
         gate: Whether they use the predictor's evidence. They then read what that needs, too.
         single: Whether the server sees each client's answer by itself.
         when: On which condition; None: always.
+        binned: Whether it is of use only where labels are no classes.
     """
 
     step: str
@@ -63,6 +67,7 @@ class Row:
     gate: bool = False
     single: bool = False
     when: Condition | None = None
+    binned: bool = False
 
     def only(self, when: Condition) -> Row:
         """The same exchange under a condition."""
@@ -105,7 +110,8 @@ SLOPES = "gradient and Fisher information of the weights, summed over its rows"
 FEATURES = Row("features", "sketch", (), "sums of its features, Σx and Σx², and how many rows these are of")
 SPREAD = Row("spread", "sketch", FEATURE_SCALE, "sums of its projected features and their products")
 K_MEANS = Row("k-means", "sketch", CODEBOOK, CELL_SUMS)
-HISTOGRAMS = Row("histograms", "sketch", CODEBOOK, "how many of its rows have each word", single=True)
+TARGET = Row("target", "sketch", (), "how many of its rows have a label in each cell of a grid of 64", binned=True)
+HISTOGRAMS = Row("histograms", "sketch", (*CODEBOOK, *BINS), "how many of its rows have each word", single=True)
 FOLD_IN = Row("fold in", "sketch", (*WORDS, *SHARE), "")
 
 SCALE = Row("scale evidence", "calibration", EVIDENCE, "mean squares of the evidence in its rows")
@@ -154,7 +160,7 @@ def survey(own: FedGMISettings) -> Schedule:
 
 def codebook(own: FedGMISettings) -> tuple[Row, ...]:
     """How cells are learnt."""
-    return FEATURES, SPREAD, *(K_MEANS,) * own.kmeans_rounds
+    return FEATURES, TARGET, SPREAD, *(K_MEANS,) * own.kmeans_rounds
 
 
 MIN_CLIENTS = 5  # with fewer participants the last calibration stands
@@ -211,7 +217,7 @@ def largest_weights(own: FedGMISettings, server: Tree) -> Tensor:
 
 
 def lay_out(
-    schedule: Schedule, phase: Phase, steps: Mapping[str, Step], own: FedGMISettings, *, labels: bool
+    schedule: Schedule, phase: Phase, steps: Mapping[str, Step], own: FedGMISettings, schema: Schema
 ) -> tuple[Step, ...]:
     """The steps of a phase, in order, with what a row says of them: what they read and tell, and when they apply.
 
@@ -220,21 +226,23 @@ def lay_out(
         phase: Which.
         steps: By name.
         own: The settings with which conditions are asked.
-        labels: Whether rows have labels. Without, experts are never sent.
+        schema: What rows look like. Without labels experts are never sent, and classes need no bins.
 
     Returns:
         The steps. One that stands several times under the same condition is one object.
     """
     made: dict[Row, Step] = {}
-    for row in schedule.rows(phase):
+    rows = [row for row in schedule.rows(phase) if binned(schema) or not row.binned]
+    for row in rows:
         if row not in made:
-            reads = schedule.down(row) if labels else without_experts(schedule.down(row))
             when = None if row.when is None else partial(row.when, own)
-            made[row] = replace(steps[row.step], reads=reads, tells=row.up, when=when)
-    return tuple(made[row] for row in schedule.rows(phase))
+            made[row] = replace(steps[row.step], reads=of_use(schedule.down(row), schema), tells=row.up, when=when)
+    return tuple(made[row] for row in rows)
 
 
-def without_experts(reads: tuple[str, ...]) -> tuple[str, ...]:
-    """The leaves that are of use where rows have no labels: no experts, and not the version by which they are one."""
+def of_use(reads: tuple[str, ...], schema: Schema) -> tuple[str, ...]:
+    """The leaves that are of use for such rows, each once. Without labels: no experts, and not the version by which
+    they are one. Where labels are classes: no edges of bins."""
     experts = (*Components.names("expert", "version"), *Reference.names("expert"))
-    return tuple(name for name in reads if name not in experts)
+    useless = (*(() if schema.labelled else experts), *(() if binned(schema) else BINS))
+    return tuple(name for name in dict.fromkeys(reads) if name not in useless)

@@ -15,7 +15,7 @@ from fedgmi.methods.fedgmi.evidence import raw_words
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Sketch, uncalibrated
 from fedgmi.methods.local_training import feature_scale_step
-from fedgmi.mixture import codebook, topics
+from fedgmi.mixture import codebook, target_bins, topics
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import ServerStep, Step
 from fedgmi.randomness import KeyedBits
@@ -50,17 +50,26 @@ def codebook_steps(task: Task[FedGMISettings]) -> Steps:
     def take_cells(server: Tree, message: Message, round: int) -> Tree:
         return server | Sketch.leaves(centres=codebook.move_centres(Sketch(server).centres, message.sums, task.seed))
 
+    def send_targets(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        assert rows.y is not None
+        counts = target_bins.grid_counts(target_bins.level(task.schema, rows.y))
+        return states, Message(sums={"targets": counts})
+
+    def take_targets(server: Tree, message: Message, round: int) -> Tree:
+        return server | Sketch.leaves(edges=target_bins.edges(message.sums["targets"]))
+
     centres = Sketch.names("centres")
     return {
         "features": feature_scale_step(task, Sketch.prefix),
+        "target": Step("target", send_targets, take_targets, writes=Sketch.names("edges"), kind="sketch"),
         "spread": Step("spread", send_spread, take_spread, writes=centres, kind="sketch"),
         "k-means": Step("k-means", send_cells, take_cells, writes=centres, kind="sketch"),
     }
 
 
 def count_words(task: Task[FedGMISettings]) -> int:
-    """W: a word is a codebook cell, or a (cell, label) pair where there are labels."""
-    return task.settings.codewords * max(task.schema.n_classes, 1)
+    """W: a word is a codebook cell, or a (cell, label) pair where there are labels, or (cell, bin) of other targets."""
+    return task.settings.codewords * target_bins.n_values(task.schema)
 
 
 def histogram_step(task: Task[FedGMISettings], take: ServerStep, writes: tuple[str, ...]) -> Step:
@@ -122,7 +131,7 @@ def survey_steps(task: Task[FedGMISettings]) -> tuple[Step, ...]:
 
     steps = codebook_steps(task) | {"histograms": histogram_step(task, take, Sketch.names("histograms"))}
     own = task.settings
-    return schedule.lay_out(schedule.survey(own), "prepare", steps, own, labels=task.schema.n_classes > 0)
+    return schedule.lay_out(schedule.survey(own), "prepare", steps, own, task.schema)
 
 
 def noise_source(task: Task[FedGMISettings], server: Tree, client: int) -> KeyedBits:
@@ -133,7 +142,9 @@ def noise_source(task: Task[FedGMISettings], server: Tree, client: int) -> Keyed
     """
     if task.secret is None:
         return KeyedBits(task.seed, "histogram noise", client)
-    words = b"".join(server[name].cpu().numpy().tobytes() for name in schedule.CODEBOOK)
+    words = b"".join(
+        server[name].cpu().numpy().tobytes() for name in (*schedule.CODEBOOK, *schedule.BINS) if name in server
+    )
     request = (task.seed, repr(task.settings.epsilon), hashlib.sha256(words).hexdigest())
     return KeyedBits(task.secret, "histogram noise", client, *request)
 

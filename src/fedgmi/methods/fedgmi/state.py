@@ -107,6 +107,7 @@ class Sketch(Part):
         mean: Of the features. [D]
         std: Of the features. [D]
         centres: Of the codebook's cells, in Z projected dimensions. [J, Z]
+        edges: Of the bins of targets that are no classes; only there. [Q − 1]
         histograms: Counts of words as clients sent them; they never go down. [C, W], int32
         word_map: Where each word goes when rare ones are merged. [W]
         topics: Rows of each component in each merged word. [W', K]
@@ -117,6 +118,7 @@ class Sketch(Part):
     mean = Leaf()
     std = Leaf()
     centres = Leaf()
+    edges = Leaf()
     histograms = Leaf()
     word_map = Leaf()
     topics = Leaf()

@@ -1,0 +1,299 @@
+"""Survival: likelihoods and the C-index against literal loops, every method, the estimator, a run, bad input."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pyarrow
+import pytest
+import torch
+
+from federations import make_task, run
+from fedgmi import Federation, FedGMI
+from fedgmi.data.rows import pack
+from fedgmi.data.scenarios.truth import Scenario
+from fedgmi.errors import ConfigError, DataError, FedgmiWarning
+from fedgmi.methods import METHODS
+from fedgmi.methods.standardising import prepared
+from fedgmi.methods.target_scale import CELLS, HAZARD, SCALE, cumulative, to_scale
+from fedgmi.mixture import target_bins
+from fedgmi.models.heads import COX
+from fedgmi.models.survival_head import cox_loss
+from fedgmi.protocol.step import check_program, select
+from fedgmi.runs.config import from_table
+from fedgmi.runs.experiment import run as run_experiment
+from fedgmi.runs.metrics import measure
+from fedgmi.runs.survival_metrics import c_index, survival_of
+
+TIES = torch.tensor([[3.0, 1.0], [1.0, 1.0], [1.0, 1.0], [1.0, 0.0], [2.0, 0.0], [2.0, 1.0]])
+"""Two events and a censored row at time 1, one of each at time 2, an event at time 3."""
+
+
+def drawn(n: int = 40, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Risks and (times, events), with many ties in both."""
+    draws = torch.Generator().manual_seed(seed)
+    risk = torch.randint(-3, 4, (n,), generator=draws).float()
+    time = torch.randint(1, 6, (n,), generator=draws).float()
+    return risk, torch.stack([time, (torch.rand(n, generator=draws) < 0.6).float()], 1)
+
+
+def literal_partial(risk, y, weight) -> float:
+    """−Σ_i w_i δ_i (η_i − log Σ_{j: t_j ≥ t_i} w_j exp η_j), row by row."""
+    total = 0.0
+    for i in range(len(y)):
+        if y[i, 1]:
+            at_risk = sum(float(weight[j]) * math.exp(float(risk[j])) for j in range(len(y)) if y[j, 0] >= y[i, 0])
+            total -= float(weight[i]) * (float(risk[i]) - math.log(at_risk))
+    return total
+
+
+def literal_level(risk, y, weight) -> float:
+    expected = sum(float(w * t) * math.exp(float(r)) for w, r, (t, _) in zip(weight, risk, y, strict=True))
+    return expected - float((weight * y[:, 1]).sum()) * math.log(expected)
+
+
+@pytest.mark.parametrize("case", ["by hand", "ties", "weights"])
+def test_the_loss_is_breslows_partial_likelihood_and_the_level(case):
+    risk, y = (torch.zeros(6), TIES) if case == "by hand" else drawn()
+    weight = torch.ones(len(y)) if case != "weights" else torch.linspace(0.1, 1, len(y))
+    found = cox_loss(risk[None, :, None], y[None], None if case != "weights" else weight[None])[0]
+    partial = literal_partial(risk, y, weight)
+    if case == "by hand":  # risk sets of 6 (twice), 3 and 1 rows
+        assert partial == pytest.approx(2 * math.log(6) + math.log(3))
+    assert float((weight * found).sum()) == pytest.approx(partial + literal_level(risk, y, weight), rel=1e-4)
+
+
+def test_the_level_changes_no_slope_once_it_is_right():
+    """With M = D the gradient is that of the partial likelihood alone, which does not know a constant."""
+    _, y = drawn()
+    risk = torch.full((40,), math.log(float(y[:, 1].sum() / y[:, 0].sum())))  # M = D
+    risk.requires_grad_()
+    [slope] = torch.autograd.grad(cox_loss(risk[None, :, None], y[None]).sum(), risk)
+    level = torch.autograd.grad(literal_partial_torch(risk, y), risk)[0]
+    torch.testing.assert_close(slope, level, atol=1e-4, rtol=1e-4)
+    assert abs(float(slope.sum())) < 1e-3
+
+
+def literal_partial_torch(risk, y):
+    return -sum(y[i, 1] * (risk[i] - torch.logsumexp(risk[y[:, 0] >= y[i, 0]], 0)) for i in range(len(y)) if y[i, 1])
+
+
+def test_a_mixture_of_risks_is_a_mixture_of_densities():
+    numbers = COX.read(torch.tensor([[[0.5], [-1.0]]]))
+    mixed = COX.mix(numbers, torch.tensor([[0.25, 0.75]]).log())
+    for event, factor in ((1.0, [math.exp(0.5), math.exp(-1.0)]), (0.0, [1.0, 1.0])):
+        y = torch.tensor([[2.0, event]])
+        survived = [math.exp(-2 * math.exp(risk)) for risk in (0.5, -1.0)]
+        literal = 0.25 * factor[0] * survived[0] + 0.75 * factor[1] * survived[1]
+        assert float(COX.log_lik(mixed, y)) == pytest.approx(math.log(literal), rel=1e-5)
+    curve = survival_of(mixed.numpy(), np.array([0.0, 2.0]))
+    assert curve[0] == pytest.approx([1.0, 0.25 * survived[0] + 0.75 * survived[1]])
+
+
+def literal_c_index(risk, y) -> float | None:
+    right, known = 0.0, 0
+    for i in range(len(y)):
+        for j in range(len(y)):
+            earlier = y[i, 0] < y[j, 0] or (y[i, 0] == y[j, 0] and not y[j, 1])
+            if y[i, 1] and earlier and i != j:
+                known += 1
+                right += 1.0 if risk[i] > risk[j] else 0.5 if risk[i] == risk[j] else 0.0
+    return right / known if known else None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_c_index_is_that_of_a_literal_loop(seed, monkeypatch):
+    risk, y = drawn(seed=seed)
+    numbers = torch.stack([torch.zeros(40), risk], 1)
+    literal = literal_c_index(risk, y)
+    assert measure(numbers, y, task="survival") == {"c_index": pytest.approx(literal)}
+    monkeypatch.setattr("fedgmi.runs.survival_metrics.PAIRS", 100)
+    assert c_index(numbers.double().numpy(), y.numpy()) == pytest.approx(literal)
+
+
+def test_where_no_order_is_known_there_is_no_c_index():
+    numbers = torch.zeros(3, 2)
+    assert measure(numbers, torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 1.0]]), task="survival")["c_index"] is None
+    assert measure(numbers[:0], torch.zeros(0, 2), task="survival")["c_index"] is None
+
+
+def patients(i: int, n: int = 40, slope: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Hazards exp(slope·x₀) a thousand days; a third or so are censored."""
+    rng = np.random.default_rng(i)
+    x = rng.normal(size=(n, 2))
+    time, censored = rng.exponential(1000 * np.exp(-slope * x[:, 0])), rng.exponential(1500, n)
+    return x, np.stack([np.minimum(time, censored), time <= censored], 1)
+
+
+def federation(n: int = 40) -> Federation:
+    held_out = [patients(100 + i, 20) for i in range(4)]
+    return Federation.from_arrays([patients(i, n) for i in range(4)], held_out=held_out, task="survival")
+
+
+SMALL = federation()
+
+
+def test_times_on_the_scale_keep_their_order_and_events_come_at_rate_one():
+    data = federation(200)
+    method = prepared(METHODS["fedavg"](make_task(data.schema, method="fedavg")), data.schema, standardise=True)
+    server, _, _ = run(method, Scenario(data), rounds=1)
+    assert server[HAZARD].shape == (CELLS,)
+    y = torch.cat([client.y for client in data.clients])
+    scaled = to_scale(data.schema, server, y)
+    assert torch.equal(scaled[:, 0].argsort(), y[:, 0].argsort())
+    assert float(scaled[:, 0].sum() / y[:, 1].sum()) == pytest.approx(1.0, abs=0.1)
+    assert float(cumulative(server, torch.zeros(1))[0]) == 0.0
+    assert float(server[SCALE][0]) == pytest.approx(float(y[:, 0].mean()))
+    end = torch.tensor([1e9])
+    assert bool(cumulative(server, end).isfinite())
+    words = target_bins.values(data.schema, scaled, torch.tensor([0.3, 0.6]).double())
+    assert int(words.max()) == 2 * target_bins.BINS - 1
+    assert torch.equal(words >= target_bins.BINS, y[:, 1] > 0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_predicts_risks(name):
+    schema = SMALL.schema
+    task = make_task(schema, 2, method=name, density="gaussian" if name == "fedgmi" else "vae")
+    method = prepared(METHODS[name](task), schema, standardise=True)
+    check_program(method.name, method.program, method.program.init())
+    server, states, _ = run(method, Scenario(SMALL), rounds=2)
+    rows = pack(SMALL.held_out)
+    numbers = method.predictor.predict(select(server, method.predictor.reads), states, replace(rows, y=None))
+    assert numbers.shape[1] % 2 == 0
+    assert bool(numbers.isfinite().all())
+    torch.testing.assert_close(numbers[:, 0::2].exp().sum(1).double(), torch.ones(len(rows)).double())
+    assert measure(numbers, rows.y, task="survival")["c_index"] is not None
+
+
+@pytest.fixture(scope="module")
+def fitted() -> FedGMI:
+    settings = {"density.name": "gaussian", "expert.hidden": 16}
+    return FedGMI(1, rounds=8, learning_rate=0.01, verbose=0, settings=settings).fit(federation(150))
+
+
+def test_the_risk_that_was_put_in_is_found(fitted, tmp_path):
+    x, y = patients(200, 300)
+    risk = fitted.predict(x, client="client-00")
+    assert np.corrcoef(risk, x[:, 0])[0, 1] > 0.9
+    assert 0.7 < np.polyfit(x[:, 0], risk, 1)[0] < 1.3
+    assert fitted.score(x, y, client="client-00") == pytest.approx(literal_c_index(risk, y))
+    assert fitted.score(federation()) == fitted.evaluate(federation())["mean"]["c_index"]
+    curve = fitted.predict_survival(x, [0.0, 300.0, 3000.0], client="client-00")
+    assert (curve[:, 0] == 1).all()
+    assert (np.diff(curve, axis=1) < 0).all()
+    truth = np.exp(-0.3 * np.exp(x[:, 0]))  # at 300 of 1000 days
+    assert np.abs(curve[:, 1] - truth).mean() < 0.1
+    again = FedGMI.load(fitted.save(tmp_path / "model"))
+    assert np.array_equal(again.predict_survival(x, [300.0], client="client-00"), curve[:, 1:2])
+
+
+def test_what_means_nothing_for_times_is_refused(fitted):
+    x, y = patients(200, 5)
+    with pytest.raises(DataError, match=r"has no classes. Likely fix: ask predict or predict_survival"):
+        fitted.predict_proba(x, client="client-00")
+    with pytest.raises(DataError, match="predict_interval is for task regression"):
+        fitted.predict_interval(x, client="client-00")
+    with pytest.raises(DataError, match="a time is below 0"):
+        fitted.predict_survival(x, [-1.0], client="client-00")
+    with pytest.raises(DataError, match="the C-index has no weights"):
+        fitted.score(x, y, client="client-00", sample_weight=np.ones(5))
+
+
+def test_rows_with_a_name_for_each_client():
+    x, y = patients(0, 60)
+    wards = np.repeat(["a", "b"], 30)
+    own = {"density.name": "gaussian", "expert.hidden": 4}
+    model = FedGMI(1, rounds=6, epochs=1, task="survival", verbose=0, settings=own).fit(x, y, groups=wards)
+    assert model.client_names_ == ("a", "b")
+    table = pyarrow.table({"age": x[:, 0], "dose": x[:, 1]})
+    again = FedGMI(1, rounds=6, epochs=1, task="survival", verbose=0, settings=own).fit(table, y, groups=wards)
+    np.testing.assert_allclose(again.predict(x, client="a"), model.predict(x, client="a"), atol=1e-4)
+
+
+X = [[0.0], [1.0], [2.0]]
+GOOD = [[1.0, 1.0], [2.0, 0.0], [3.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        ([[1, 1], [-2, 0], [3, 1]], r"labels: 1 times are below 0, the first -2 at row 1"),
+        ([[1, 1], [2, 2], [3, 1]], r"event 2 at row 1 is neither 0 nor 1. Likely fix: write 1 where the time ended"),
+        ([[1, 1], [float("nan"), 0], [3, 1]], r"labels, time: 1 of 3 targets are missing .NaN., the first at row 1"),
+        ([1.0, 2.0, 3.0], r"the shape is .3,., and survival needs a time and an event for each row"),
+        ([["a", 1], ["b", 0], ["c", 1]], r"labels, time: the targets are texts, not numbers; the first is 'a'"),
+    ],
+)  # fmt: skip
+def test_times_and_events_that_cannot_be_are_refused(y, words):
+    with pytest.raises(DataError, match=words):
+        Federation.from_arrays([(X, y), (X, GOOD)], task="survival")
+
+
+def test_without_events_there_is_nothing_to_learn():
+    none = [[1.0, 0.0]] * 3
+    with pytest.raises(DataError, match=r"there is no event in any of 6 training rows"):
+        Federation.from_arrays([(X, none)] * 2, task="survival")
+    with pytest.warns(FedgmiWarning, match=r"no event in the training rows of 1 of 2 clients \('client-01'\)"):
+        data = Federation.from_arrays([(X, GOOD), (X, none)], task="survival")
+    method = prepared(METHODS["local"](make_task(data.schema, method="local")), data.schema, standardise=True)
+    _, states, _ = run(method, Scenario(data))
+    assert bool(states["expert"].isfinite().all())
+
+
+def test_a_table_names_times_and_events():
+    columns = {"ward": ["a", "a", "b", "b"], "age": [1.0, 2.0, 3.0, 4.0], "days": [5, 6, 7, 8], "died": [1, 0, 0, 1]}
+    data = Federation.from_frame(pyarrow.table(columns), "ward", "days", event="died", task="survival")
+    assert data.schema.features == ("age",)
+    assert data["b"].y.tolist() == [[7.0, 0.0], [8.0, 1.0]]
+    with pytest.raises(DataError, match=r"the task is survival, and the column of events is None"):
+        Federation.from_frame(pyarrow.table(columns), "ward", "days", task="survival")
+    with pytest.raises(DataError, match=r"event 5 at row 0 is neither 0 nor 1"):
+        Federation.from_frame(pyarrow.table(columns), "ward", "died", event="days", task="survival")
+
+
+def settings(path, **data):
+    found = {"path": str(path), "task": "survival", "label_column": "days", "event_column": "died"} | data
+    return from_table(
+        {
+            "rounds": 6,
+            "data": {key: value for key, value in found.items() if value},
+            "scenario": {"name": "by-column", "client_column": "ward", "n_components": 2},
+            "density": {"name": "gaussian"},
+            "expert": {"hidden": 8},
+            "training": {"epochs": 1},
+            "evaluation": {"local": False},
+        },
+        "settings",
+    )
+
+
+@pytest.fixture
+def rows(tmp_path):
+    lines = ["ward,age,dose,days,died"]
+    for i, ward in enumerate("abc"):
+        x, y = patients(i, 60)
+        lines += [f"{ward},{a:.4f},{b:.4f},{t:.1f},{int(d)}" for (a, b), (t, d) in zip(x, y, strict=True)]
+    (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return tmp_path / "rows.csv"
+
+
+def test_a_run_is_judged_by_its_c_index(rows, tmp_path):
+    summary = run_experiment(settings(rows), tmp_path / "run")
+    assert summary["metric"] == "c_index"
+    assert set(summary["metrics"]) == {"c_index"}
+    assert summary["validation_score"] is not None
+    assert 0 <= summary["fedavg"]["metrics"]["c_index"]["mean"] <= 1
+
+
+def test_columns_of_survival_are_named_and_never_guessed(rows, tmp_path):
+    with pytest.raises(ConfigError, match=r"data.event_column: survival needs the column of each row's event"):
+        run_experiment(settings(rows, event_column=None), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"data.label_column: survival needs the column of each row's time"):
+        run_experiment(settings(rows, label_column=None), tmp_path / "run")
+    with pytest.raises(DataError, match=r"column 'days' is the time"):
+        run_experiment(settings(rows, event_column="days"), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"data.event_column: it is .died. and has no effect, for data.task is regr"):
+        run_experiment(settings(rows, task="regression"), tmp_path / "run")
