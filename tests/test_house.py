@@ -38,13 +38,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 other, but for those in BESIDE."""
 
 BESIDE = {("mixture", "models"), ("storage", "settings")}
-METHODS_SHARE = (
-    "methods.contract",
-    "methods.local_training",
-    "methods.own_models",
-    "methods.personal",
-    "methods.standardising",
-    "methods.disclosing",
+METHODS_SHARE = tuple(
+    f"methods.{name}"
+    for name in ("contract", "local_training", "own_models", "personal", "shared_trunk", "standardising", "disclosing")
 )
 
 

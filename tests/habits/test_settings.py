@@ -231,6 +231,7 @@ SWEEP: dict[str, Line] = {
     "fedrep.head_epochs": Line("1", run),
     "ifca.init": Line("farthest", run),
     "ifca.draws": Line("2", run, ("method.init=balanced",)),
+    **{f"{name}.shared_trunk": Line("true", run) for name in ("ifca", "fedsoft", "fedem", "fedgmm")},
     "ifca.warm_rounds": Line("1", run),
     "ifca.warm_spread": Line("0.5", run, ("method.warm_rounds=1",)),
     "bcfl.strength": Line("10.0", run),

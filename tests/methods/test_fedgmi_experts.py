@@ -9,7 +9,7 @@ from federations import gaussian_scenario, make_task
 from fedgmi.data.rows import pack
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import Task
-from fedgmi.methods.fedgmi.experts import MU, average_experts, train_heads
+from fedgmi.methods.fedgmi.experts import MU, average_experts, train_experts
 from fedgmi.methods.local_training import all_rows, plan
 from fedgmi.models import training
 from fedgmi.protocol.message import Message
@@ -54,7 +54,7 @@ def test_heads_on_a_trunk_against_one_client_after_another():
     resp /= resp.sum(1, keepdim=True)
     experts = torch.stack([task.expert.init(torch.Generator().manual_seed(k)) for k in range(3)])
     experts[:, : task.expert.trunk] = experts[0, : task.expert.trunk]
-    models = train_heads(task, experts, rows, resp, 1)
+    models = train_experts(task, experts, rows, resp, 1, shared_trunk=True)
     found = average_experts(task, experts, Message(models))
     torch.testing.assert_close(found, literal_heads(task, FEDERATION, experts, resp), atol=1e-5, rtol=1e-4)
     assert bool(models["trunk"].holders.all())

@@ -9,6 +9,9 @@
 converges. Without labels nothing is known of it, and π is uniform. Per round and client: K models down, and K updates
 up, in float64.
 
+`method.shared_trunk` gives the K models all layers but the last in common, as those of fedgmi have. Each client then
+trains the trunk and K heads at once, each head's loss weighted by q_ik, and sends the trunk once.
+
 Deviations from the paper:
 - π_ik is taken for at least 1e-12 wherever it is used, so that a model's share can grow again.
 - Adam, fresh each round, in place of SGD whose rate falls. It undoes a weight that all rows of a client have in common.
@@ -24,22 +27,23 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
-from fedgmi.methods.baselines.weighting import WeightingSettings, trained_parts
+from fedgmi.methods.baselines.weighting import WeightingSettings, check_weighting, trained_parts
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import (
     held_by_all,
     identified,
     identified_of,
     need_labels,
-    random_starts,
     row_losses,
 )
+from fedgmi.methods.shared_trunk import parts_step, starts, train_heads
 from fedgmi.mixture.posterior import PROPORTION_FLOOR, e_step, responsibilities, uniform
 from fedgmi.models.expert import mixture_log_prob
 from fedgmi.protocol.message import Message
-from fedgmi.protocol.step import Program, Step
+from fedgmi.protocol.step import Kind, Program, Step
 from fedgmi.tree import Tree
 
+KIND: Kind = "expert"
 MOVED = "moved"  # the model in messages: Σ_i n_i (θ_ik − θ_k)
 
 
@@ -62,17 +66,21 @@ def fedem(task: Task[FedEMSettings]) -> Method:
         ConfigError: For rows without labels.
     """
     need_labels(task, "fedem")
-    k = task.n_components
+    k, shared = task.n_components, task.settings.shared_trunk
+    first = starts(task, k, shared, "fedem")
 
     def posterior(server: Tree, states: Tree, rows: Rows) -> Tensor:
         return responsibilities(-row_losses(task, server["expert"], rows), states["proportions"], rows.client_index)[0]
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         resp = posterior(server, states, rows)
-        moved = m_step(task, rows, resp, server["expert"], (task.seed, round, "expert"))
-        proportions = rows.sum_by_client(resp) / rows.counts[:, None]
-        n_rows = rows.counts.sum().double().expand(k)
-        return {"proportions": proportions}, Message({MOVED: held_by_all(rows, moved, n_rows)})
+        states = {"proportions": rows.sum_by_client(resp) / rows.counts[:, None]}
+        key, n_rows = (task.seed, round, "expert"), rows.counts.double()
+        if shared:
+            mass = n_rows[:, None].expand(-1, k)
+            return states, Message(train_heads(task, server["expert"], rows, resp, key, mass=mass))
+        moved = m_step(task, rows, resp, server["expert"], key)
+        return states, Message({MOVED: held_by_all(rows, moved, n_rows.sum().expand(k))})
 
     def average(server: Tree, message: Message, round: int) -> Tree:
         moved = message.models[MOVED]
@@ -92,23 +100,15 @@ def fedem(task: Task[FedEMSettings]) -> Method:
             states = {"proportions": e_step(logs, rows, states["proportions"]).proportions}
         return states | identified(rows, rows.y is not None)
 
+    tells = "updates of all models, weighted by its rows"
+    apart = Step("em", client, average, reads=("expert",), writes=("expert",), models=still, tells=tells)
     return Method(
         name="fedem",
         program=Program(
-            init=lambda: {"expert": random_starts(task, k)},
+            init=lambda: {"expert": first},
             client_init=client_init,
-            round=(
-                Step(
-                    "em",
-                    client,
-                    average,
-                    reads=("expert",),
-                    writes=("expert",),
-                    models=still,
-                    tells="updates of all models, weighted by its rows",
-                ),
-            ),
-            kinds={"expert": "expert", MOVED: "expert"},
+            round=(parts_step(task, client, tells) if shared else apart,),
+            kinds=dict.fromkeys(("expert", MOVED, "trunk", "head"), KIND),
         ),
         predictor=Predictor(
             predict=predict,
@@ -155,4 +155,4 @@ def m_step(task: Task[FedEMSettings], rows: Rows, resp: Tensor, start: Tensor, k
     return total
 
 
-FEDEM = Entry(fedem, FedEMSettings, "K models for all, each client's own mixture of them")
+FEDEM = Entry(fedem, FedEMSettings, "K models for all, each client's own mixture of them", check=check_weighting)

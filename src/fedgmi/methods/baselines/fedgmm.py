@@ -14,6 +14,9 @@ experts. Per round and client: K classifiers and K Gaussians down; the same up, 
 A new client iterates the E-step from the pooled π until its own converges, all else fixed. Without labels, rows tell
 how much there is of each Gaussian, and its pairs share that as they do in the pooled π.
 
+`method.shared_trunk` gives the classifiers all layers but the last in common, as those of fedgmi have. Each client then
+trains the trunk and K heads at once; the trunk's mean is by rows.
+
 Deviations from the paper:
 - z is the features, not a frozen network's code. Federated sums standardise them. A seeded random matrix projects them
   where they are more than `method.projection`; a table of few columns keeps them.
@@ -32,16 +35,16 @@ from typing import Literal
 from torch import Tensor
 
 from fedgmi.data.rows import Rows, Schema
-from fedgmi.methods.baselines.weighting import WeightingSettings, mean_parts
+from fedgmi.methods.baselines.weighting import WeightingSettings, check_weighting, mean_parts
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import (
     feature_scale_step,
     identified,
     identified_of,
     need_labels,
-    random_starts,
     row_losses,
 )
+from fedgmi.methods.shared_trunk import parts_of, starts, train_heads, whole
 from fedgmi.mixture import codebook
 from fedgmi.mixture.posterior import e_step, responsibilities, uniform
 from fedgmi.models.densities.gaussian import gaussian, to_moments
@@ -77,6 +80,7 @@ def fedgmm(task: Task[FedGMMSettings]) -> Method:
         ConfigError: For rows without labels.
     """
     need_labels(task, "fedgmm")
+    shared = task.settings.shared_trunk
     k, size = task.n_components, min(task.settings.projection, task.schema.n_features)
     density = gaussian(DensitySettings(), Schema((size,), 0, "tabular"))
     assert density.fit is not None
@@ -103,17 +107,23 @@ def fedgmm(task: Task[FedGMMSettings]) -> Method:
         mass = rows.sum_by_client(shares)  # n_i π_ijk [C, K, K]
         local = fit(codes(server, rows), shares.sum(2), rows.client_index, rows.n_clients)
         key = (task.seed, round, "expert")
-        trained = mean_parts(task, rows, shares.sum(1), server["expert"], key)
+        experts, weights = server["expert"], shares.sum(1)
+        if shared:
+            trained = train_heads(task, experts, rows, weights, key, mass=rows.sum_by_client(weights))
+        else:
+            trained = {"expert": mean_parts(task, rows, weights, experts, key)}
         total = (mass.sum(2)[:, :, None] * local.double()).sum(0).to(local.dtype)
         of_pairs = mass.sum(0)  # [K, K]
         gaussians = Models(total, of_pairs.sum(1), (mass.sum(2) != 0).cpu())
         pairs = (mass / rows.counts[:, None, None]).flatten(1)
-        return {"pairs": pairs}, Message({"expert": trained, "gaussian": gaussians}, {"pairs": of_pairs.flatten()})
+        return {"pairs": pairs}, Message(trained | {"gaussian": gaussians}, {"pairs": of_pairs.flatten()})
 
     def average(server: Tree, message: Message, round: int) -> Tree:
         pairs = message.sums["pairs"]
         return server | {
-            "expert": message.models["expert"].mean(server["expert"]),
+            "expert": whole(task, server["expert"], message)
+            if shared
+            else message.models["expert"].mean(server["expert"]),
             "gaussian": message.models["gaussian"].mean(server["gaussian"]),
             "pairs": pairs / pairs.sum(),
         }
@@ -137,11 +147,15 @@ def fedgmm(task: Task[FedGMMSettings]) -> Method:
         pairs = e_step(pair_logs(server, rows), rows, pooled).proportions
         return {"pairs": pairs} | identified(rows, rows.y is not None)
 
-    features = feature_scale_step(task)
+    def models(server: Tree) -> Tree:
+        experts = parts_of(task, server["expert"]) if shared else {"expert": server["expert"]}
+        return experts | {"gaussian": server["gaussian"]}
+
+    features, first = feature_scale_step(task), starts(task, k, shared, "fedgmm")
     return Method(
         name="fedgmm",
         program=Program(
-            init=lambda: {"expert": random_starts(task, k), "pairs": uniform(1, k * k)[0]},
+            init=lambda: {"expert": first, "pairs": uniform(1, k * k)[0]},
             client_init=lambda ids: {"pairs": uniform(len(ids), k * k)},
             prepare=(
                 features,
@@ -162,11 +176,18 @@ def fedgmm(task: Task[FedGMMSettings]) -> Method:
                     average,
                     reads=(*features.writes, "expert", "gaussian"),
                     writes=("expert", "gaussian", "pairs"),
-                    models=lambda server: {"expert": server["expert"], "gaussian": server["gaussian"]},
+                    models=models,
                     tells="updates of the shared Gaussians and classifiers, weighted by how much of each it has",
                 ),
             ),
-            kinds={"expert": "expert", "gaussian": "density", "mean": "sketch", "std": "sketch"},
+            kinds={
+                "expert": "expert",
+                "trunk": "expert",
+                "head": "expert",
+                "gaussian": "density",
+                "mean": "sketch",
+                "std": "sketch",
+            },
         ),
         predictor=Predictor(
             predict=predict,
@@ -181,4 +202,9 @@ def fedgmm(task: Task[FedGMMSettings]) -> Method:
     )
 
 
-FEDGMM = Entry(fedgmm, FedGMMSettings, "K Gaussians for x times K classifiers, each client's own mix of the pairs")
+FEDGMM = Entry(
+    fedgmm,
+    FedGMMSettings,
+    "K Gaussians for x times K classifiers, each client's own mix of the pairs",
+    check=check_weighting,
+)

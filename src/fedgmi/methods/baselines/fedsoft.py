@@ -9,6 +9,8 @@ common. w_i stays with the client and is what predicts. u_i, scaled to sum to on
 client: K models down, K up. The smoothing leaves no centre without mass: one that no row prefers becomes the mean of
 all clients. The paper has no rule for clients that were not there.
 
+`method.shared_trunk` gives the centres all layers but the last in common: their mean is by rows, and goes up once.
+
 Deviations from the paper:
 - The paper selects clients for each centre with probability v_is, and averages them plainly. Here the participants are
   those of all methods, weighted by v_is over them: the paper's form without selection.
@@ -38,6 +40,7 @@ from fedgmi.methods.local_training import (
     row_losses,
     train_own,
 )
+from fedgmi.methods.shared_trunk import parts_of_own, parts_step, starts
 from fedgmi.mixture.posterior import uniform
 from fedgmi.models.training import Pull
 from fedgmi.protocol.message import Message
@@ -55,12 +58,14 @@ class FedSoftSettings(MethodSettings):
         strength: λ of the proximal terms λ/2·u_is·‖w − c_s‖². 0 would be local training, and is refused.
         interval: τ, the rounds between two estimates of u.
         smoother: u of a cluster that no row prefers.
+        shared_trunk: Whether the clusters' centres have all layers but the last in common. Clients' models are whole.
     """
 
     name: Literal["fedsoft"] = "fedsoft"
     strength: PositiveFloat = 0.01
     interval: PositiveInt = 2
     smoother: PositiveFloat = 1e-4
+    shared_trunk: bool = False
 
 
 def fedsoft(task: Task[FedSoftSettings]) -> Method:
@@ -76,7 +81,8 @@ def fedsoft(task: Task[FedSoftSettings]) -> Method:
         ConfigError: For rows without labels.
     """
     need_labels(task, "fedsoft")
-    settings, n_clusters = task.settings, task.n_components
+    settings, n_clusters, shared = task.settings, task.n_components, task.settings.shared_trunk
+    first = starts(task, n_clusters, shared, "fedsoft")
 
     def nearest(server: Tree, rows: Rows) -> Tensor:
         """Of each row the cluster with the least loss, one-hot [R, K]."""
@@ -103,8 +109,10 @@ def fedsoft(task: Task[FedSoftSettings]) -> Method:
         near = Pull(settings.strength * pull, anchor, torch.arange(rows.n_clients, device=anchor.device))
         models = train_own(task, rows, states["expert"], (task.seed, round, "expert"), near)
         mass = states["importance"] * rows.counts[:, None]  # u_is n_i [C, K]
-        total = held_by_all(rows, mass.T.to(models.dtype) @ models, mass.sum(0))
-        return states | {"expert": models}, Message({"expert": total})
+        states = states | {"expert": models}
+        if shared:
+            return states, Message(parts_of_own(task, rows, models, mass))
+        return states, Message({"expert": held_by_all(rows, mass.T.to(models.dtype) @ models, mass.sum(0))})
 
     def client_init(ids: tuple[int, ...]) -> Tree:
         return {
@@ -116,10 +124,10 @@ def fedsoft(task: Task[FedSoftSettings]) -> Method:
     return Method(
         name="fedsoft",
         program=Program(
-            init=lambda: {"expert": random_starts(task, n_clusters)},
+            init=lambda: {"expert": first},
             client_init=client_init,
-            round=(experts_step(client, TELLS),),
-            kinds={"expert": "expert"},
+            round=(parts_step(task, client, TELLS) if shared else experts_step(client, TELLS),),
+            kinds={"expert": "expert", "trunk": "expert", "head": "expert"},
         ),
         predictor=Predictor(
             predict=lambda server, states, rows: own_log_prob(task, states["expert"], rows),

@@ -9,7 +9,8 @@ cluster, with `identified` false. Proportions are one-hot. Per round and client:
 
 `method.init` says how the K models start: see `ifca_starts`. `method.warm_rounds` has them start from FedAvg's model:
 see `ifca_warm`. The paper proves convergence from a good start, and its code draws until there is one. What ours does
-is stated, keyed by the seed, and counted in bytes.
+is stated, keyed by the seed, and counted in bytes. `method.shared_trunk` gives the clusters' models all layers but the
+last in common, which the paper calls weight sharing; the trunk's mean is over all participants.
 
 Deviations from the paper:
 - Clients weigh by their rows. The paper's code does so on FEMNIST alone; elsewhere all have as many.
@@ -36,7 +37,9 @@ from fedgmi.methods.local_training import (
     own_log_prob,
     random_starts,
     train_components,
+    train_own,
 )
+from fedgmi.methods.shared_trunk import parts_of_own, parts_step, starts
 from fedgmi.mixture.posterior import uniform
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program, Step
@@ -65,10 +68,20 @@ def ifca(task: Task[IfcaSettings]) -> Method:
         trained = train_components(task, rows, chosen[rows.client_index], server["expert"], expert_objective(task), key)
         return {"proportions": chosen}, Message({"expert": trained})
 
-    method = best_of_k(task, "ifca", experts_step(train, UPDATE))
+    def train_parts(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        chosen = best_fit(task, server["expert"], rows)
+        trained = train_own(task, rows, server["expert"][chosen.argmax(1)], (task.seed, round, "expert"))
+        return {"proportions": chosen}, Message(parts_of_own(task, rows, trained, chosen * rows.counts[:, None]))
+
+    shared = task.settings.shared_trunk
+    first = starts(task, task.n_components, shared, "ifca")
+    method = best_of_k(task, "ifca", parts_step(task, train_parts, UPDATE) if shared else experts_step(train, UPDATE))
     program = method.program
     program = replace(
-        program, prepare=STARTS[task.settings.init](task), kinds=dict(program.kinds) | {"start": "expert"}
+        program,
+        init=lambda: method.program.init() | {"expert": first},
+        prepare=STARTS[task.settings.init](task),
+        kinds=dict(program.kinds) | {"start": "expert", "trunk": "expert", "head": "expert"},
     )
     return warm_started(replace(method, program=program), task)
 

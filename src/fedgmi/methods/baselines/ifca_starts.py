@@ -27,6 +27,7 @@ class IfcaSettings(MethodSettings):
         init: How the K models start.
         draws: From how many draws "balanced" takes the best.
         warm_rounds: Rounds of FedAvg before the clusters, which then start from its model; 0: none. See `ifca_warm`.
+        shared_trunk: Whether the clusters' models have all layers but the last in common.
         warm_spread: How far from that model they start, as a share of its parameters' root mean square.
     """
 
@@ -35,6 +36,7 @@ class IfcaSettings(MethodSettings):
     draws: PositiveInt = 10
     warm_rounds: Count = 0
     warm_spread: PositiveFloat = 0.1
+    shared_trunk: bool = False
 
 
 def check_starts(settings: IfcaSettings, rounds: int) -> None:
@@ -43,6 +45,9 @@ def check_starts(settings: IfcaSettings, rounds: int) -> None:
     Raises:
         ConfigError: It names the setting.
     """
+    if settings.shared_trunk:
+        why = "method.shared_trunk has the clusters start from one trunk"
+        refuse_without_effect(settings, "method", ["init"], why, fix="set method.shared_trunk = false")
     if settings.warm_rounds:
         why = "method.warm_rounds has clusters start from FedAvg's model"
         refuse_without_effect(settings, "method", ["init"], why, fix="set method.warm_rounds = 0")

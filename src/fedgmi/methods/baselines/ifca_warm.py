@@ -89,4 +89,6 @@ def apart(task: Task[IfcaSettings], model: Tensor) -> Tensor:
     noise = torch.stack(
         [torch.randn(model.shape[1], generator=generator(task.seed, "apart", k)) for k in range(task.n_components)]
     ).to(model.device)
+    if task.settings.shared_trunk:
+        noise[:, : task.expert.trunk] = 0.0
     return model + task.settings.warm_spread * model.square().mean().sqrt() * (noise - noise.mean(0))

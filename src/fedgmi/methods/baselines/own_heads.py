@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
-from fedgmi.errors import ConfigError
 from fedgmi.methods.baselines.averaging import experts_step
 from fedgmi.methods.contract import Method, Predictor, Task
 from fedgmi.methods.local_training import by_rows, need_labels, own_log_prob, random_starts
+from fedgmi.methods.shared_trunk import need_trunk
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program
 from fedgmi.tree import Tree
@@ -40,13 +40,7 @@ def own_heads(task: Task, name: str, train: Train) -> Method:
         ConfigError: For rows without labels, and for an expert without a trunk.
     """
     need_labels(task, name)
-    trunk = task.expert.trunk
-    if not trunk:
-        raise ConfigError(
-            f"{name} shares all layers but the last, and the expert {task.expert.name} has no such trunk",
-            where="expert.shared",
-            fix='set it to "trunk"; of modules of your own nn.Sequential has one',
-        )
+    trunk = need_trunk(task, f"{name} shares all layers but the last")
 
     def whole(server: Tree, states: Tree) -> Tensor:
         heads = states["expert"]

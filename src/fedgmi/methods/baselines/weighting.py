@@ -21,6 +21,7 @@ from fedgmi.methods.local_training import all_rows, expert_objective, plan, trai
 from fedgmi.models import training
 from fedgmi.protocol.message import Models
 from fedgmi.settings.base import MethodSettings
+from fedgmi.settings.effects import refuse_without_effect
 
 Key = tuple[int | str, ...]
 
@@ -31,9 +32,23 @@ class WeightingSettings(MethodSettings):
     Attributes:
         weighting: Whether all rows count by a model's share of them in its loss ("weight", the papers' rule), or are
             drawn in proportion to it ("draw").
+        shared_trunk: Whether the K models have all layers but the last in common. Then each client trains them at once,
+            on all rows.
     """
 
     weighting: Literal["draw", "weight"] = "weight"
+    shared_trunk: bool = False
+
+
+def check_weighting(settings: WeightingSettings, rounds: int) -> None:
+    """Refuse to draw rows for heads that share a trunk.
+
+    Raises:
+        ConfigError: It names the setting.
+    """
+    if settings.shared_trunk:
+        why = "method.shared_trunk has all models of a client trained at once, on all rows"
+        refuse_without_effect(settings, "method", ["weighting"], why, fix="set method.shared_trunk = false")
 
 
 def trained_parts(
