@@ -115,7 +115,7 @@ class Outcome(Part):
         components_shown: How many components the clients' counts stand up for.
         client_accuracy: Share of right labels on a client's own held-out rows, mean over clients.
         client_accuracy_per_client: By client.
-        metrics: Of held-out rows, by name: shares, and the log loss in nats.
+        metrics: Of held-out rows, by name: shares, the log loss in nats, and errors of regression in its units.
         majority_accuracy: What saying each client's most frequent training class reaches on held-out rows, mean over
             clients.
         majority_accuracy_per_client: By client.
