@@ -9,19 +9,24 @@ import numpy as np
 import pyarrow
 import pytest
 import torch
+from rich.console import Console
 
 from federations import make_task, run
 from fedgmi import Federation, FedGMI
 from fedgmi.data.rows import Client, pack
 from fedgmi.data.scenarios.truth import Scenario
-from fedgmi.errors import ConfigError, DataError
+from fedgmi.errors import ConfigError, DataError, FedgmiWarning
 from fedgmi.methods import METHODS
 from fedgmi.methods.standardising import prepared
 from fedgmi.protocol.step import check_program, covers, select
-from fedgmi.runs.compare import compare
+from fedgmi.report.comparison import to_csv, to_markdown
+from fedgmi.report.picture import words
+from fedgmi.report.tables import print_report
+from fedgmi.runs.cells import KEPT
 from fedgmi.runs.config import from_table
 from fedgmi.runs.experiment import run as run_experiment
 from fedgmi.runs.metrics import measure
+from fedgmi.runs.statistics import compared
 
 SHIFT, UNIT = 1000.0, 100.0
 """Of the target: its units are none that a model could guess."""
@@ -168,12 +173,22 @@ X = [[0.0], [1.0], [2.0]]
         ([1.0, float("nan"), 2.0], "1 of 3 targets are missing .NaN., the first at row 1. Likely fix: leave rows with"),
         ([1.0, float("inf"), 2.0], "target inf at row 1 is infinite, or too large for 32 bits"),
         ([True, False, True], "the targets are truth values, not numbers.*data.task = .classification"),
-        ([4, 4, 4], "federation, labels: the target is 4 in all 6 training rows. Likely fix: choose another column"),
     ],
 )
 def test_targets_that_cannot_be_are_refused(y, words):
     with pytest.raises(DataError, match=words):
         Federation.from_arrays([(X, y), (X, [4, 4, 4])], task="regression")
+
+
+def test_a_target_that_never_varies_is_refused_where_it_is_to_be_learnt(fitted):
+    same = Federation.from_arrays([(X, [4, 4, 4])] * 2, task="regression")
+    with pytest.raises(
+        DataError, match=r"federation, labels: the target is 4 in all 6 training rows. Likely fix: choo"
+    ):
+        FedGMI(1, rounds=6, verbose=0).fit(same)
+    one = fitted.evaluate({"client-00": ([[0.0, 1.0]], [SHIFT])})  # and may be what a fitted model is asked about
+    assert one["mean"]["r2"] is None
+    assert one["mean"]["rmse"] < 3 * UNIT
 
 
 def test_a_federation_without_targets_has_no_task():
@@ -211,19 +226,19 @@ def settings(path, **more):
     return from_table(found | more, "settings")
 
 
-def test_a_run_is_judged_by_its_rmse(tmp_path):
-    table(tmp_path / "rows.csv")
-    summary = run_experiment(settings(tmp_path / "rows.csv"), tmp_path / "run")
+@pytest.fixture(scope="module")
+def summary(tmp_path_factory):
+    where = tmp_path_factory.mktemp("run")
+    table(where / "rows.csv", 40)
+    return run_experiment(settings(where / "rows.csv", evaluation={"local": False}), where / "run")
+
+
+def test_a_run_is_judged_by_its_rmse(summary, tmp_path):
     assert summary["metric"] == "rmse"
     assert set(summary["metrics"]) == {"rmse", "mae", "r2", "nll", "coverage"}
     assert summary["client_accuracy"] is None
     assert summary["fedavg"]["metrics"]["rmse"]["mean"] > 0
     assert summary["validation_score"] is not None
-    from rich.console import Console
-
-    from fedgmi.report.picture import words
-    from fedgmi.report.tables import print_report
-
     console = Console(width=100, record=True, file=io.StringIO())
     print_report(summary, tmp_path / "run", console)
     text = console.export_text()
@@ -232,15 +247,15 @@ def test_a_run_is_judged_by_its_rmse(tmp_path):
     assert "RMSE, mean over clients" in words(summary)["How good are predictions?"][0]
 
 
-def test_a_comparison_ranks_by_the_rmse(tmp_path):
-    table(tmp_path / "rows.csv", 40)
-    from fedgmi.report.comparison import to_csv, to_markdown
-
-    found = compare(settings(tmp_path / "rows.csv", rounds=6), tmp_path / "out", ["fedavg", "local"], [0])
-    assert found["metric"] == "rmse"
+def test_a_comparison_ranks_by_the_rmse(summary):
+    runs = {"fedgmi": summary, "fedavg": summary["fedavg"]}
+    cells = [{"method": name, "seed": 0} | {key: found.get(key) for key in KEPT} for name, found in runs.items()]
+    found = compared("by-column", list(runs), [0], cells, "rmse")
+    best = min(runs, key=lambda name: runs[name]["metrics"]["rmse"]["mean"])
+    assert found["paired"]["best"] == best
     text = to_markdown(found)
-    assert "RMSE" in text
-    assert "accuracy %" not in text
+    assert "| method | RMSE | worst tenth |" in text
+    assert "accuracy" not in text
     assert "coverage" in to_csv(found).splitlines()[0]
 
 
@@ -279,3 +294,20 @@ def test_a_client_with_one_target_of_its_own_is_fine():
     method = prepared(METHODS["ditto"](make_task(data.schema, 2, method="ditto")), data.schema, standardise=True)
     _, states, _ = run(method, Scenario(data))
     assert bool(states["personal"].isfinite().all())
+
+
+def test_a_module_of_ones_own_ends_with_two_numbers():
+    own = {"density.name": "gaussian"}
+    net = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    model = FedGMI(1, rounds=6, learning_rate=0.03, verbose=0, expert=net, settings=own).fit(lines(40))
+    assert model.score(lines()) > 0.5
+    with pytest.raises(
+        ConfigError, match=r"not \(3, 2\).* end it with 2 numbers, the mean of the target and the log of"
+    ):
+        FedGMI(1, rounds=6, expert=torch.nn.Linear(2, 1), settings=own).fit(lines(40))
+
+
+def test_targets_that_float32_cannot_tell_apart_are_told():
+    seconds = np.array([1_700_000_000, 1_700_000_001, 1_700_000_500])
+    with pytest.warns(FedgmiWarning, match="numbers such as 1700000000 and 1700000001 become one"):
+        Federation.from_arrays([(X, seconds)] * 2, task="regression")

@@ -14,6 +14,7 @@ from federations import make_task, run
 from fedgmi import Federation, FedGMI
 from fedgmi.data.rows import pack
 from fedgmi.data.scenarios.truth import Scenario
+from fedgmi.data.validate import check_learnable
 from fedgmi.errors import ConfigError, DataError, FedgmiWarning
 from fedgmi.methods import METHODS
 from fedgmi.methods.standardising import prepared
@@ -235,9 +236,10 @@ def test_times_and_events_that_cannot_be_are_refused(y, words):
 def test_without_events_there_is_nothing_to_learn():
     none = [[1.0, 0.0]] * 3
     with pytest.raises(DataError, match=r"there is no event in any of 6 training rows"):
-        Federation.from_arrays([(X, none)] * 2, task="survival")
+        FedGMI(1, rounds=6, verbose=0).fit(Federation.from_arrays([(X, none)] * 2, task="survival"))
+    data = Federation.from_arrays([(X, GOOD), (X, none)], task="survival")
     with pytest.warns(FedgmiWarning, match=r"no event in the training rows of 1 of 2 clients \('client-01'\)"):
-        data = Federation.from_arrays([(X, GOOD), (X, none)], task="survival")
+        check_learnable(data.schema, data.clients)
     method = prepared(METHODS["local"](make_task(data.schema, method="local")), data.schema, standardise=True)
     _, states, _ = run(method, Scenario(data))
     assert bool(states["expert"].isfinite().all())

@@ -41,10 +41,6 @@ def check_parts(parts: Parts) -> None:
             with problems.noted():
                 _check_client(client, parts.schema, labelled, f"client {client.name!r}{group}")
     problems.tell()
-    if parts.schema.task == "regression":
-        _check_varies(parts.clients)
-    if parts.schema.task == "survival":
-        _check_events(parts.clients)
 
 
 def check_task(task: str) -> TaskName:
@@ -56,6 +52,22 @@ def check_task(task: str) -> TaskName:
     if task not in TASKS:
         raise unknown("task", str(task), TASKS, "task")
     return task
+
+
+def check_learnable(schema: Schema, clients: Sequence[Client]) -> None:
+    """Refuse targets from which nothing can be learnt. Rows that a fitted model is asked about may have such.
+
+    Args:
+        schema: What rows look like.
+        clients: With their training rows.
+
+    Raises:
+        DataError: For a target that is the same everywhere, and for times of which none ended in an event.
+    """
+    if schema.task == "regression":
+        _check_varies(clients)
+    if schema.task == "survival":
+        _check_events(clients)
 
 
 def _check_varies(clients: Sequence[Client]) -> None:

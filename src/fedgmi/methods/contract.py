@@ -69,7 +69,8 @@ class Predictor:
     """What can be asked of a method's states once they are trained. All functions are pure.
 
     Attributes:
-        predict: (server, states, rows) → log p(y | x), rows without labels. [R, L]
+        predict: (server, states, rows) → log p(y | x), rows without labels [R, L]; of other tasks the numbers that the
+            expert's head has for a mixture [R, Q]
         reads: The leaves of the server's state that these functions need, named as in `Step.reads`. A saved model
             holds them, and no more.
         proportions: (states) → each client's proportions. [C, K]
@@ -88,7 +89,7 @@ class Predictor:
         shared: As `predict`, without what clients have of their own; None where they have nothing.
         density: (server, x [R, *shape], noise [R, S, Z]) → log p_k(x). [R, K], nats
         sample: (server, component, n, generator) → rows of a component. [n, *shape]
-        expert: (server, x [R, *shape]) → log p_k(y | x). [R, K, L], nats
+        expert: (server, x [R, *shape]) → log p_k(y | x). [R, K, L], nats; of other tasks [R, K, Q]
     """
 
     predict: Callable[[Tree, Tree, Rows], Tensor]

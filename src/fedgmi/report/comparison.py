@@ -196,7 +196,7 @@ def verdict(comparison: Comparison) -> str:
         return f"{comparison['best']} is the best of them ({comparison['test']}; p < {significant} against each)."
     paired = comparison["paired"]
     level = [method for method, gap in paired["against"].items() if gap["p"] >= significant]
-    return f"{paired['best']} has the highest mean, but it is level with {', '.join(level)} ({comparison['test']})."
+    return f"{paired['best']} has the best mean, but it is level with {', '.join(level)} ({comparison['test']})."
 
 
 def choices(comparison: Comparison) -> list[str]:

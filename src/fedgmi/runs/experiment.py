@@ -10,6 +10,7 @@ from fedgmi.data.scenarios.scenarios import build_scenario, wants_scale
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.data.scenarios.unseen import set_aside
 from fedgmi.data.standardise import Standardisation
+from fedgmi.data.validate import check_learnable
 from fedgmi.errors import ConfigError, DivergedError, UserError
 from fedgmi.modes import own_modes
 from fedgmi.protocol.listener import Listener
@@ -60,6 +61,7 @@ def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]
     scenario = build_scenario(config.data, config.scenario, config.seed)
     scenario, unseen = set_aside(scenario, config.evaluation.unseen_clients, config.seed)
     schema, clients = scenario.federation.schema, scenario.federation.clients
+    check_learnable(schema, clients)
     setup = Setup(config, schema, 1, wants_scale(config.data, config.scenario, schema))
     setup.say_remarks()
     counted = _counted_before(out) or count_components(config, setup, clients, device)

@@ -12,6 +12,7 @@ from fedgmi import tree
 from fedgmi.data.federation import Federation
 from fedgmi.data.rows import Client
 from fedgmi.data.scenarios.scenarios import wants_scale
+from fedgmi.data.validate import check_learnable
 from fedgmi.errors import ConfigError, DivergedError
 from fedgmi.methods import Method
 from fedgmi.models.own import Own
@@ -63,6 +64,7 @@ def fit(
     check_method(config.method, config.rounds)
     check_rates(config)
     check_metric(config.evaluation.metric, federation.schema.task)
+    check_learnable(federation.schema, federation.clients)
     with own_modes(config.threads):
         device, standardise = choose_device(config.device), wants_scale(config.data, config.scenario, federation.schema)
         setup = Setup(config, federation.schema, 1, standardise, expert, density)

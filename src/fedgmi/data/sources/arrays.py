@@ -120,12 +120,17 @@ def numbers(array: Array, where: str) -> Array:
         raise DataError(f"x holds {what}, not numbers", where=where, fix=fix)
     with np.errstate(over="ignore"):
         found = array.astype(np.float32)
-    _warn_of_rounding(array, found)
+    warn_of_rounding(array, found)
     return found
 
 
-def _warn_of_rounding(array: Array, found: Array) -> None:
-    """Warn of large numbers that differ, and are one and the same in float32: codes, seconds since 1970."""
+def warn_of_rounding(array: Array, found: Array) -> None:
+    """Warn of large numbers that differ, and are one and the same in float32: codes, seconds since 1970.
+
+    Args:
+        array: The numbers. [n, …]
+        found: The same in float32. [n, …]
+    """
     with np.errstate(invalid="ignore"):
         large = (np.abs(found) >= EXACT) & np.isfinite(found)
     if not large.any():

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedgmi.data.sources.arrays import Array, is_missing
+from fedgmi.data.sources.arrays import Array, is_missing, warn_of_rounding
 from fedgmi.data.sources.labels import WITHOUT_LABEL, Labels, encode_labels
 from fedgmi.errors import DataError
 from fedgmi.settings.run import TaskName
@@ -108,6 +108,7 @@ def number_targets(values: Array, where: str) -> Array:
     if len(infinite):
         what = f"target {values[infinite[0]]} at row {infinite[0]} is infinite, or too large for 32 bits"
         raise DataError(what, where=where, fix="correct or drop such rows, or choose another unit")
+    warn_of_rounding(values, found)
     return found
 
 

@@ -116,7 +116,7 @@ class Outcome(Part):
         client_accuracy: Share of right labels on a client's own held-out rows, mean over clients.
         client_accuracy_per_client: By client.
         client_accuracy_shared: Mean over clients without what they have of their own; see `method.personal`.
-        metrics: Of held-out rows, by name: shares, and the log loss in nats.
+        metrics: Of held-out rows, by name: shares, the log loss in nats, and errors of regression in its units.
         majority_accuracy: What saying each client's most frequent training class reaches on held-out rows, mean over
             clients.
         majority_accuracy_per_client: By client.
