@@ -38,10 +38,16 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 other, but for those in BESIDE."""
 
 BESIDE = {("mixture", "models"), ("storage", "settings")}
-METHODS_SHARE = tuple(
-    f"methods.{name}"
-    for name in ("contract", "local_training", "own_models", "personal", "shared_trunk", "standardising", "disclosing")
+SHARED = (
+    "contract",
+    "disclosing",
+    "local_training",
+    "own_models",
+    "personal",
+    "shared_trunk",
+    "standardising",
 )
+METHODS_SHARE = tuple(f"methods.{name}" for name in SHARED)
 
 
 def name_of(file: Path) -> str:

@@ -13,6 +13,7 @@ PositiveInts = Annotated[list[PositiveInt], Field(min_length=1)]
 PositiveFloats = Annotated[list[PositiveFloat], Field(min_length=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 ProperFraction = Annotated[float, Field(gt=0, lt=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedgmi.settings.base import PositiveFloat, PositiveFloats, PositiveInt, Section
+from fedgmi.settings.base import BelowOne, PositiveFloat, PositiveFloats, PositiveInt, Section
 
 MetricName = Literal[
     "accuracy", "balanced_accuracy", "macro_f1", "auc", "log_loss", "calibration_error",
@@ -83,7 +83,7 @@ class ScenarioSettings(Section):
     held_out_rows: PositiveInt | None = None
     client_column: str | None = None
     min_rows: PositiveInt | None = None
-    validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    validation_share: BelowOne = 0.1
     n_features: PositiveInt = 8
     separation: PositiveFloat = 3.0
 
@@ -158,5 +158,5 @@ class EvaluationSettings(Section):
     fedavg: bool = True
     local: bool = True
     oracle: bool = True
-    unseen_clients: Annotated[float, Field(ge=0, lt=1)] = 0.0  # the fraction that takes no part in training
+    unseen_clients: BelowOne = 0.0  # the fraction that takes no part in training
     metric: MetricName = "accuracy"

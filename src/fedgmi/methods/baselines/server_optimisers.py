@@ -21,21 +21,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from fedgmi.methods.baselines.averaging import OneModelSettings, one_model
 from fedgmi.methods.contract import Entry, Method, Task
 from fedgmi.protocol.message import Message
-from fedgmi.settings.base import PositiveFloat
+from fedgmi.settings.base import BelowOne, PositiveFloat
 from fedgmi.tree import Tree
 
 Second = Callable[[Tensor, Tensor], Tensor]
 """(v [1, P], Δ² [1, P]) → the new v."""
-Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ServerOptimiserSettings(OneModelSettings):
@@ -48,7 +46,7 @@ class ServerOptimiserSettings(OneModelSettings):
     """
 
     server_lr: PositiveFloat = 0.01
-    beta_1: Decay = 0.9
+    beta_1: BelowOne = 0.9
     tau: PositiveFloat = 1e-3
 
 
@@ -60,7 +58,7 @@ class FedAdamSettings(ServerOptimiserSettings):
     """
 
     name: Literal["fedadam"] = "fedadam"
-    beta_2: Decay = 0.99
+    beta_2: BelowOne = 0.99
 
 
 class FedYogiSettings(ServerOptimiserSettings):
@@ -71,7 +69,7 @@ class FedYogiSettings(ServerOptimiserSettings):
     """
 
     name: Literal["fedyogi"] = "fedyogi"
-    beta_2: Decay = 0.99
+    beta_2: BelowOne = 0.99
 
 
 class FedAdagradSettings(ServerOptimiserSettings):
@@ -79,7 +77,7 @@ class FedAdagradSettings(ServerOptimiserSettings):
 
     name: Literal["fedadagrad"] = "fedadagrad"
     server_lr: PositiveFloat = 0.1
-    beta_1: Decay = 0.0
+    beta_1: BelowOne = 0.0
 
 
 def fedadam(task: Task[FedAdamSettings]) -> Method:
