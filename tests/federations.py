@@ -29,6 +29,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "flux": {"joint_rounds": 1, "reach": 0.5},
 }
 """Settings by method, for few exchanges."""
+BY_CLASS = ("knn-per", "flux")
+"""Methods that count by class, and refuse other tasks."""
 FEW: dict[str, Any] = {"hidden": 8, "latent": 2, "likelihood": "gaussian"}
 """Of a small VAE."""
 

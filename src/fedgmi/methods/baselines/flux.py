@@ -39,7 +39,7 @@ from fedgmi.methods.contract import Entry, Method, Predictor, Task, client_ids, 
 from fedgmi.methods.local_training import (
     all_rows,
     expert_objective,
-    need_labels,
+    need_classes,
     own_log_prob,
     random_starts,
     train_components,
@@ -80,7 +80,7 @@ def flux(task: Task[FluxSettings]) -> Method:
     Raises:
         ConfigError: For rows without labels, and for an expert without a last layer apart.
     """
-    need_labels(task, "flux")
+    need_classes(task, "flux")
     if task.expert.features is None:
         raise ConfigError(
             f"flux needs what the last layer is given, and the expert {task.expert.name} has no last layer apart",

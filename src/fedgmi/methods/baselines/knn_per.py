@@ -31,6 +31,7 @@ from fedgmi.errors import ConfigError
 from fedgmi.methods.baselines.averaging import one_model
 from fedgmi.methods.baselines.memories import memory_votes, mixed, remembered, shared_log_prob
 from fedgmi.methods.contract import Entry, Method, Task
+from fedgmi.methods.local_training import need_classes
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.settings.base import MethodSettings, PositiveInt, PositiveInts
@@ -67,8 +68,9 @@ def knn_per(task: Task[KnnPerSettings]) -> Method:
         The method.
 
     Raises:
-        ConfigError: For rows without labels, and for an expert without a last layer apart.
+        ConfigError: For labels that are no classes, and for an expert without a last layer apart.
     """
+    need_classes(task, "knn-per")
     method, settings = one_model(task, "knn-per"), task.settings
     if task.expert.features is None:
         raise ConfigError(
