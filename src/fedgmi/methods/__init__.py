@@ -32,6 +32,7 @@ OWN = {
     "fedsoft": "fedgmi.methods.baselines.fedsoft:FEDSOFT",
     "fedem": "fedgmi.methods.baselines.fedem:FEDEM",
     "fedgmm": "fedgmi.methods.baselines.fedgmm:FEDGMM",
+    "fedsparse": "fedgmi.methods.baselines.fedsparse:FEDSPARSE",
     "local": "fedgmi.methods.baselines.local:LOCAL",
 }
 METHODS: Table[Entry[Any]] = Table("method", "methods", OWN, wrong_entry)

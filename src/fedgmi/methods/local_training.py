@@ -93,6 +93,7 @@ def train_own(
     key: tuple[int | str, ...],
     pull: training.Pull | None = None,
     objective: training.Objective | None = None,
+    noise_size: int = 0,
 ) -> Tensor:
     """Train each client's own model on all of its rows.
 
@@ -103,6 +104,7 @@ def train_own(
         key: Of the draws: (seed, round, purpose).
         pull: Of a proximal term; its jobs are the clients.
         objective: What is lowered; None: the cross-entropy of the task's expert.
+        noise_size: Z, of the noise that the loss takes.
 
     Returns:
         The trained models. [C, P]
@@ -117,6 +119,7 @@ def train_own(
         settings=task.training,
         lr=task.lr,
         key=key,
+        noise_size=noise_size,
         pull=pull,
         memory=task.memory,
     )
