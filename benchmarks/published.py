@@ -272,7 +272,9 @@ def shown(table: Table, found: dict[str, list[tuple[float, float]]]) -> str:
     for line in table.lines:
         values, seconds = zip(*found[line.name], strict=True)
         published = "–" if line.published is None else figure([line.published], line.spread)
-        apart = "–" if line.published is None else f"{statistics.mean(values) - line.published:+.3f}".replace("0.", ".")
+        apart = "–"
+        if line.published is not None:  # adding 0 makes +0 of -0
+            apart = f"{round(statistics.mean(values) - line.published, 3) + 0:+.3f}".replace("0.", ".")
         lines.append([line.name, published, figure(values), apart, f"{statistics.mean(seconds):.1f}"])
     return f"{table.title}\n\n" + markdown_table(["method", "published", "ours", "apart", "seconds"], lines)
 

@@ -15,7 +15,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from fedgmi.data.sources.picture_cache import cache_folder
 from fedgmi.data.sources.sources import load_source, read_images
@@ -143,6 +143,18 @@ def test_pictures_of_which_pillow_warns_are_decoded_each_time(write_table: Write
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------
+
+
+def test_another_jpeg_library_decodes_anew(write_table: Write, cache, decoded, monkeypatch):
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(buffer, "JPEG", quality=75)
+    path = write_table({"image": [{"bytes": buffer.getvalue(), "path": None}] * 3}, features=PICTURES)
+    first, before = load(path), len(decoded)
+    assert torch.equal(load(path), first)
+    assert len(decoded) == before
+    monkeypatch.setattr(features, "version", lambda name: "another")
+    load(path)
+    assert len(decoded) > before
 
 
 def test_where_the_folder_is(monkeypatch, tmp_path):

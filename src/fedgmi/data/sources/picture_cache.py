@@ -11,6 +11,7 @@ from typing import Any
 
 import PIL
 import torch
+from PIL import features
 from torch import Tensor
 
 from fedgmi.errors import CheckpointError, FedgmiWarning, UserError
@@ -74,7 +75,9 @@ def decode_once(
 
 def _key(batches: Batches, settings: dict[str, Any]) -> str:
     """A hash of the pictures' files, the settings, and the versions of what decodes and resizes."""
-    found = hashlib.sha256(repr((FORMAT, PIL.__version__, torch.__version__, sorted(settings.items()))).encode())
+    jpeg = features.version("jpg")  # of the library below Pillow: others round the same file to other pixels
+    versions = (FORMAT, PIL.__version__, jpeg, torch.__version__)
+    found = hashlib.sha256(repr((*versions, sorted(settings.items()))).encode())
     for batch in batches:
         for cell in batch:
             content = _content(cell)
