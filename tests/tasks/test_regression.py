@@ -15,7 +15,7 @@ from federations import BY_CLASS, make_task, run
 from fedgmi import Federation, FedGMI
 from fedgmi.data.rows import Client, pack
 from fedgmi.data.scenarios.truth import Scenario
-from fedgmi.errors import ConfigError, DataError, FedgmiWarning
+from fedgmi.errors import ConfigError, DataError, FedgmiWarning, UserError
 from fedgmi.methods import METHODS
 from fedgmi.methods.standardising import prepared
 from fedgmi.protocol.step import check_program, covers, select
@@ -267,6 +267,17 @@ def test_a_metric_of_another_task_is_refused(tmp_path):
         run_experiment(settings(tmp_path / "rows.csv", evaluation={"metric": "auc"}), tmp_path / "run")
     with pytest.raises(ConfigError, match="the task is classification, and RMSE is a metric of regression"):
         FedGMI(1, settings={"evaluation.metric": "rmse"}).fit([(X, [0, 1, 1])] * 2)
+
+
+def test_scenarios_of_classes_refuse_other_tasks(tmp_path):
+    table(tmp_path / "rows.csv", 30)
+    wants = {"label-swap": "regression has none: choose rotation, domain or by-column", "gaussian": "data"}
+    for name, message in wants.items():
+        found = settings(tmp_path / "rows.csv", scenario={"name": name, "n_clients": 3, "n_components": 2})
+        with pytest.raises(UserError, match=message):
+            run_experiment(found, tmp_path / name)
+    with pytest.raises(ConfigError, match=r"data.task: it is .regression. and has no effect, for the digits"):
+        run_experiment(from_table({"data": {"task": "regression"}}, "settings"), tmp_path / "digits")
 
 
 def test_validation_rows_choose_by_the_rmse():

@@ -61,6 +61,7 @@ def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]
     scenario = build_scenario(config.data, config.scenario, config.seed)
     scenario, unseen = set_aside(scenario, config.evaluation.unseen_clients, config.seed)
     schema, clients = scenario.federation.schema, scenario.federation.clients
+    check_metric(config.evaluation.metric, schema.task)  # a scenario of an outside package may say another task
     check_learnable(schema, clients)
     setup = Setup(config, schema, 1, wants_scale(config.data, config.scenario, schema))
     setup.say_remarks()
