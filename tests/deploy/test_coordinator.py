@@ -68,6 +68,8 @@ CHOICES = {name: {} for name in METHODS} | {
     "sketch": {"name": "fedgmi", "preset": "sketch"},
     "farthest": {"name": "ifca", "init": "farthest"},
     "some": {"name": "fedem", "participation": 0.5},
+    "warm": {"name": "ifca", "warm_rounds": 1},
+    "trunk": {"name": "fedem", "shared_trunk": True},
 }
 
 

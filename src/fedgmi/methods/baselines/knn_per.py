@@ -15,7 +15,8 @@ trains nothing. Without labels it gets FedAvg's model, as does a client that mis
 Deviations from the paper:
 - λ and k are chosen by likelihood, not by accuracy: on few rows many pairs have the same.
 - λ is 0, 0.1, …, 0.9. At 1, classes that no neighbour has would be impossible.
-- A client remembers at most `method.capacity` rows, evenly spaced. The paper's code draws them.
+- A client remembers at most `method.capacity` rows, evenly spaced. The paper's code draws them. A memory takes the
+  place of so many, whatever it holds: capacity · F numbers a client.
 """
 
 from __future__ import annotations
