@@ -56,6 +56,7 @@ def test_a_real_federation_has_its_published_clients_and_splits(name: str) -> No
     groups = federation.clients, federation.validation, federation.held_out
     sizes = torch.tensor([[len(client) for client in group] for group in groups])
     assert len(federation.clients) == published.clients
+    assert settings.scenario.n_components <= published.clients  # more cannot be told apart
     assert int(sizes[:2].sum()) == published.train
     assert int(sizes[:2].sum(0).min()) == published.smallest
     assert int(sizes[2].sum()) == published.test
