@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
-from fedgmi.methods.baselines.weighting import WeightingSettings, check_weighting, trained_parts
+from fedgmi.methods.baselines.weighting import WEIGHTINGS, WeightingSettings, check_weighting, trained_parts
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import (
     held_by_all,
@@ -155,4 +155,6 @@ def m_step(task: Task[FedEMSettings], rows: Rows, resp: Tensor, start: Tensor, k
     return total
 
 
-FEDEM = Entry(fedem, FedEMSettings, "K models for all, each client's own mixture of them", check=check_weighting)
+FEDEM = Entry(
+    fedem, FedEMSettings, "K models for all, each client's own mixture of them", check=check_weighting, tune=WEIGHTINGS
+)

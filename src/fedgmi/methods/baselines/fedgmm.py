@@ -35,7 +35,7 @@ from typing import Literal
 from torch import Tensor
 
 from fedgmi.data.rows import Rows, Schema
-from fedgmi.methods.baselines.weighting import WeightingSettings, check_weighting, mean_parts
+from fedgmi.methods.baselines.weighting import WEIGHTINGS, WeightingSettings, check_weighting, mean_parts
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import (
     feature_scale_step,
@@ -207,4 +207,5 @@ FEDGMM = Entry(
     FedGMMSettings,
     "K Gaussians for x times K classifiers, each client's own mix of the pairs",
     check=check_weighting,
+    tune=WEIGHTINGS,
 )

@@ -24,6 +24,8 @@ from fedgmi.settings.base import MethodSettings
 from fedgmi.settings.effects import refuse_without_effect
 
 Key = tuple[int | str, ...]
+WEIGHTINGS = {"weighting": ("weight", "draw")}
+"""Between which `fedgmi compare --tune` chooses."""
 
 
 class WeightingSettings(MethodSettings):
