@@ -3,8 +3,8 @@
     p_i(y | x) = Σ_m ω_im · q̃_im(y | x)        q̃_im ∝_y q_im^β_m
 
 The candidates of client i: the shared predictors, and its own net. The own net starts as the client's average of the
-shared experts, and makes passes over the client's rows. How many, at which rate, and every β_m: by the log likelihood
-of all clients' validation rows together, temperatures first.
+shared experts, or at random, and makes passes over the client's rows. Which start, how many passes, at which rate,
+and every β_m: by the log likelihood of all clients' validation rows together, temperatures first.
 
 Then weights, by stacking (Wolpert 1992; Yao et al. 2018, arXiv 1704.02030). The pooled ω̄ maximises
 Σ_i Σ_v log Σ_m ω̄_m q̃_im(y_v | x_v), a concave problem, by Newton steps whose sums add up. Of n validation rows v,
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 
 import torch
@@ -35,11 +36,14 @@ from fedgmi.mixture.stacking import LEAST, newton_step, only_first, own_weights,
 from fedgmi.models.heads import blend
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
+from fedgmi.randomness import generator
 from fedgmi.tree import Tree
 
 PASSES = (1, 2, 4, 8, 16)
 RATES = (0.3, 1.0)
 """Of the rounds' learning rate."""
+AFRESH = (16, 64)
+"""Passes of a net that starts at random, at the rounds' rate: where clients have nothing in common it is the best."""
 NEWTON_STEPS = 4
 LAST = -1
 """The round in whose name newcomers' nets draw their rows."""
@@ -50,6 +54,11 @@ TELLS = "how likely its rows for validation are under the shared model and under
 WEIGHS = (
     "how much likelier its rows for validation are under each candidate than under their mixture: sums and products"
 )
+
+
+Start = Callable[[Tree, Tree, Rows], Tensor]
+Stretch = tuple[Start, tuple[int, ...], float]
+"""Where nets start, the numbers of passes after which they are tried, and which part of the learning rate they have."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ class OwnPart:
 
     shared: Callable[[Tree, Tree, Rows], Sequence[Tensor]]
     n_shared: int
-    start: Callable[[Tree, Tree, Rows], Tensor]
+    start: Start
     reads: tuple[str, ...]
     start_reads: tuple[str, ...]
 
@@ -83,16 +92,24 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
     Returns:
         The method with more steps at the end, and with clients that predict by their own mixture of candidates.
     """
-    nets, n_shared = [(n, rate) for rate in RATES for n in PASSES], own.n_shared
-    plain, head = method.predictor.predict, task.expert.head
+    stretches: tuple[Stretch, ...] = (
+        *((own.start, PASSES, rate) for rate in RATES),
+        (partial(afresh, task), AFRESH, 1.0),
+    )
+    nets: list[Stretch] = [(start, stops[: i + 1], rate) for start, stops, rate in stretches for i in range(len(stops))]
+    n_shared, plain, head = own.n_shared, method.predictor.predict, task.expert.head
 
     def look(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         held = labelled(rows)
         if held is None or held.y is None:
             nothing = torch.zeros(n_shared + len(nets), len(BETAS), dtype=torch.float64, device=rows.x.device)
             return states, Message(sums={"log_likelihood": nothing, "rows": nothing.new_zeros(())})
-        begin, y = own.start(server, states, rows), held.y
-        models = chain.from_iterable(tuned(task, begin, rows, PASSES, rate, round) for rate in RATES)
+        models = (
+            model
+            for start, stops, rate in stretches
+            for model in tuned(task, start(server, states, rows), rows, stops, rate, round)
+        )
+        y = held.y
         found = chain(own.shared(server, states, bare(held)), (own_log_prob(task, m, held) for m in models))
         likelihood = torch.stack([by_temperature(one, y, head) for one in found])
         return states, Message(sums={"log_likelihood": likelihood, "rows": likelihood.new_tensor(float(len(held)))})
@@ -106,8 +123,8 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
         return server | {TRIED: torch.tensor(chosen, device=best.device), BETA: beta, WEIGHTS: weights}
 
     def tune(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        most, rate = nets[int(server[TRIED])]
-        *_, net = tuned(task, own.start(server, states, rows), rows, [n for n in PASSES if n <= most], rate, round)
+        start, stops, rate = nets[int(server[TRIED])]
+        *_, net = tuned(task, start(server, states, rows), rows, stops, rate, round)
         return states | {"personal": net}, Message()
 
     def candidates(server: Tree, states: Tree, rows: Rows) -> list[Tensor]:
@@ -174,6 +191,12 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
             reads=tuple(dict.fromkeys((*method.predictor.reads, *own.reads, *leaves))),
         ),
     )
+
+
+def afresh(task: Task, server: Tree, states: Tree, rows: Rows) -> Tensor:
+    """One random start for all clients. [C, P]"""
+    start = task.expert.init(generator(task.seed, "personal")).to(rows.x.device)
+    return start.repeat(rows.n_clients, 1)
 
 
 def labelled(rows: Rows) -> Rows | None:
