@@ -90,7 +90,7 @@ class Federation:
         program, self._preset = fedgmi(task).program, PRESETS["default"](task)
         given = replace(self._preset, training=self._posterior, shared_rounds=0, shared_trunk=False)
         steps = steps_of(task, replace(given, reference_rounds=None))
-        self._round = lay_out(given.schedule, "round", steps, task.settings, labels=True)
+        self._round = lay_out(given.schedule, "round", steps, task.settings, task.schema)
         self._transport = InProcess(clients, program, components=components)
         self._server = program.init()
         for step in program.prepare:

@@ -59,13 +59,13 @@ def test_without_validation_rows_the_cell_says_why(finished, monkeypatch):
     assert "there are none: leave out --tune" in found["failed"]
 
 
-@pytest.mark.parametrize(
-    "overrides", [["method.name=ditto", "method.mu=0.5"], ["compare.ditto.mu=0.5"]], ids=["method", "compare"]
-)
 def test_a_method_without_such_settings_has_one_run():
     assert tuning.candidates(config.load(None), cells.Cell("fedavg", 0)) == [cells.Cell("fedavg", 0)]
 
 
+@pytest.mark.parametrize(
+    "overrides", [["method.name=ditto", "method.mu=0.5"], ["compare.ditto.mu=0.5"]], ids=["method", "compare"]
+)
 def test_what_the_settings_say_is_not_chosen(overrides):
     assert tuning.candidates(config.load(None, overrides), cells.Cell("ditto", 0)) == [cells.Cell("ditto", 0)]
 

@@ -129,7 +129,7 @@ def test_a_site_reads_times_and_events(tmp_path):
     with site.open("a", encoding="utf-8") as file:
         file.write('event_column = "died"\n')
     found = check(site, site.parent / "federation.toml")
-    assert found.rows.train.y.shape == (16, 2)
+    assert (found.rows.train.y.shape, found.rows.validation.y.shape) == ((14, 2), (2, 2))
     assert "died" not in found.rows.ignored
     said = "\n".join(leaves(found))
     assert "how many of its events, and how much of its time at risk, are in each of 32 cells of time" in said

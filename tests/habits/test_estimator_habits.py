@@ -200,8 +200,9 @@ FITTED: dict[str, FedGMI] = {}
 
 
 def _place(fitted, asked):
-    [(_, weights)] = by_client(fitted._fitted, asked, 1)
-    return int(np.abs(fitted.weights_ - weights).sum(1).argmin())
+    [(_, member)] = by_client(fitted._fitted, asked, 1)
+    assert fitted.weights_[member.place].tolist() == member.weights.tolist()
+    return member.place
 
 
 def test_a_federation_is_a_collection_of_clients():

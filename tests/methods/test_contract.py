@@ -433,7 +433,8 @@ def test_models_cost_what_a_hand_counts():
     assert payload(average, SMALL) == {"expert": (3 * 6 * size, 3 * 6 * (size + mass))}
     assert payload(METHODS["local"](make_task(schema, method="local")), SMALL) == {}
     density = 4 * (8 + 8 * 9 // 2)
-    one = payload(METHODS["fedgmi"](make_task(schema, 1, density="gaussian", preset="plain")), SMALL)
+    alone = make_task(schema, 1, density="gaussian", preset="plain", personal=False)
+    one = payload(METHODS["fedgmi"](alone), SMALL)
     assert one["expert"] == (3 * 6 * size, 3 * 6 * (size + mass))
     # one Gaussian of all rows is the same from the first round on, and travels no more
     assert one["density"] == (2 * 6 * density, 3 * 6 * (density + mass))

@@ -100,7 +100,7 @@ def test_calibration_stops_once_reference_models_stay_and_weights_have_settled(m
 def test_what_judges_is_fetched_once_and_trained_as_it_is(monkeypatch):
     """A round of calibration brings densities and experts to everybody; one of EM alone the experts to train."""
     monkeypatch.setattr(schedule, "SETTLED", 1e9)
-    task = make_task(FEDERATION.federation.schema, warm_up_rounds=1, reference_rounds=2)
+    task = make_task(FEDERATION.federation.schema, warm_up_rounds=1, reference_rounds=2, personal=False)
     method = METHODS["fedgmi"](task)
     transport = transport_for(method, FEDERATION)
     run(method, FEDERATION, rounds=5, transport=transport)

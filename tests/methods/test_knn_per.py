@@ -88,7 +88,7 @@ def test_who_has_no_validation_rows_takes_what_is_best_for_all():
 
 
 def test_without_validation_rows_both_count_alike():
-    _, states = run_rounds(METHODS["knn-per"](task()), SCENARIO, [EVERYONE] * 2)
+    _, _, states = ended(task(), validation=())
     assert states["share"].tolist() == [0.5] * len(SIZES)
     assert states["neighbours"].tolist() == [3] * len(SIZES)
 

@@ -36,7 +36,7 @@ def made(request: pytest.FixtureRequest) -> tuple[Task[Any], Method, Schedule]:
     preset, labels = request.param
     schema = (FEDERATION if labels else without_labels(FEDERATION)).federation.schema
     own = {"method": "oracle"} if preset == "oracle" else {"preset": preset}
-    task = make_task(schema, reference_rounds=2, **own)
+    task = make_task(schema, reference_rounds=2, personal=False, **own)  # what follows at the end is any method's
     method = (METHODS | BOUNDS)[str(own.get("method", "fedgmi"))](task)
     return task, method, PRESETS[preset](task.settings)
 
@@ -78,6 +78,7 @@ def exchanges(task: Task[Any], method: Method) -> Iterator[tuple[str, Watched, T
 
 def test_the_default_in_order():
     task = make_task(FEDERATION.federation.schema, kmeans_rounds=2, calibration_steps=1)
+    own_part = ["try own parts", "own part", *["weigh"] * 4, "own weights"]
     program = METHODS["fedgmi"](task).program
     names = {phase: [step.name for step in program.steps(phase)] for phase in PHASES}
     calibration = ["scale evidence", "shares", "calibrate", "shares"]
@@ -85,13 +86,13 @@ def test_the_default_in_order():
     assert names == {
         "prepare": ["features", "spread", "k-means", "k-means", "histograms", "fold in"],
         "round": [*calibration, "em"],
-        "finish": [*calibration, "e-step", "cells", *gate, "contrast"],
+        "finish": [*calibration, "e-step", "cells", *gate, "contrast", *own_part],
     }
     conditions = {step.name: step.when.func for step in program.round if isinstance(step.when, partial)}
     begun = dict.fromkeys(("shares", "calibrate"), calibration_has_begun)
     assert conditions == {"scale evidence": calibration_is_of_use} | begun
     assert [step.name for step in program.all_steps if step.single] == ["histograms"]
-    assert all(step.when is None for step in (*program.prepare, *program.finish))
+    assert all(step.when is None for step in (*program.prepare, *program.finish[: -len(own_part) + 1]))
 
 
 def test_programs_are_what_the_table_says(made):

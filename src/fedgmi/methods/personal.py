@@ -20,9 +20,8 @@ Where nobody has validation rows the shared model stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain
 
 import torch
@@ -56,9 +55,8 @@ WEIGHS = (
 )
 
 
-Start = Callable[[Tree, Tree, Rows], Tensor]
-Stretch = tuple[Start, tuple[int, ...], float]
-"""Where nets start, the numbers of passes after which they are tried, and which part of the learning rate they have."""
+Stretch = tuple[bool, tuple[int, ...], float]
+"""Whether nets start at random, the numbers of passes after which they are tried, and which part of the rate they have."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class OwnPart:
 
     shared: Callable[[Tree, Tree, Rows], Sequence[Tensor]]
     n_shared: int
-    start: Start
+    start: Callable[[Tree, Tree, Rows], Tensor]
     reads: tuple[str, ...]
     start_reads: tuple[str, ...]
 
@@ -92,23 +90,21 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
     Returns:
         The method with more steps at the end, and with clients that predict by their own mixture of candidates.
     """
-    stretches: tuple[Stretch, ...] = (
-        *((own.start, PASSES, rate) for rate in RATES),
-        (partial(afresh, task), AFRESH, 1.0),
-    )
-    nets: list[Stretch] = [(start, stops[: i + 1], rate) for start, stops, rate in stretches for i in range(len(stops))]
+    stretches: tuple[Stretch, ...] = (*((False, PASSES, rate) for rate in RATES), (True, AFRESH, 1.0))
+    nets: list[Stretch] = [(new, stops[: i + 1], rate) for new, stops, rate in stretches for i in range(len(stops))]
     n_shared, plain, head = own.n_shared, method.predictor.predict, task.expert.head
+
+    def trained(begin: Tensor, rows: Rows, stretch: Stretch, round: int) -> Iterator[Tensor]:
+        new, stops, rate = stretch
+        return tuned(task, afresh(task, begin) if new else begin, rows, stops, rate, round)
 
     def look(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         held = labelled(rows)
         if held is None or held.y is None:
             nothing = torch.zeros(n_shared + len(nets), len(BETAS), dtype=torch.float64, device=rows.x.device)
             return states, Message(sums={"log_likelihood": nothing, "rows": nothing.new_zeros(())})
-        models = (
-            model
-            for start, stops, rate in stretches
-            for model in tuned(task, start(server, states, rows), rows, stops, rate, round)
-        )
+        begin = own.start(server, states, rows)
+        models = chain.from_iterable(trained(begin, rows, stretch, round) for stretch in stretches)
         y = held.y
         found = chain(own.shared(server, states, bare(held)), (own_log_prob(task, m, held) for m in models))
         likelihood = torch.stack([by_temperature(one, y, head) for one in found])
@@ -123,8 +119,7 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
         return server | {TRIED: torch.tensor(chosen, device=best.device), BETA: beta, WEIGHTS: weights}
 
     def tune(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        start, stops, rate = nets[int(server[TRIED])]
-        *_, net = tuned(task, start(server, states, rows), rows, stops, rate, round)
+        *_, net = trained(own.start(server, states, rows), rows, nets[int(server[TRIED])], round)
         return states | {"personal": net}, Message()
 
     def candidates(server: Tree, states: Tree, rows: Rows) -> list[Tensor]:
@@ -193,10 +188,10 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
     )
 
 
-def afresh(task: Task, server: Tree, states: Tree, rows: Rows) -> Tensor:
-    """One random start for all clients. [C, P]"""
-    start = task.expert.init(generator(task.seed, "personal")).to(rows.x.device)
-    return start.repeat(rows.n_clients, 1)
+def afresh(task: Task, like: Tensor) -> Tensor:
+    """One random start for all clients, in place of others. [C, P]"""
+    start = task.expert.init(generator(task.seed, "personal"))
+    return start.to(like).repeat(len(like), 1)
 
 
 def labelled(rows: Rows) -> Rows | None:
