@@ -14,7 +14,7 @@ from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
 from fedgmi.models.experts import expert_from_module
 from fedgmi.protocol.in_process import InProcess
-from literal import EVERYONE, SIZES, ragged_scenario, run_rounds
+from literal import EVERYONE, SIZES, ragged_scenario
 
 SCENARIO = ragged_scenario()
 CLIENTS, HELD = SCENARIO.federation.clients, SCENARIO.federation.validation

@@ -156,8 +156,8 @@ def test_numbers_beyond_a_masked_sum_are_told():
 def test_a_median_holds_against_one_that_lies(name):
     """Whatever a method averages, its models stay near those of the honest clients.
 
-    A server whose step is of bounded length shows in its momentum what it was told, and one whose experts are a quotient
-    of two means, in the lower one: a factor that both have cancels.
+    A server whose step is of bounded length shows in its momentum what it was told, and one whose experts are a
+    quotient of two means, in the lower one: a factor that both have cancels.
     """
     settings = {"init": "random"} if name == "ifca" else {}
     method = METHODS[name](make_task(ROOMY.federation.schema, 1, method=name, **settings))

@@ -56,7 +56,7 @@ WEIGHS = (
 
 
 Stretch = tuple[bool, tuple[int, ...], float]
-"""Whether nets start at random, the numbers of passes after which they are tried, and which part of the rate they have."""
+"""Whether nets start at random, after which numbers of passes they are tried, and at which part of the rate."""
 
 
 @dataclass(frozen=True)
