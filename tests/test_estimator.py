@@ -272,3 +272,15 @@ def test_components_that_the_data_do_not_show_are_warned_of():
         model = new(rounds=1, n_components="auto").fit(alike)
     assert model.n_components_ == 1
     np.testing.assert_array_equal(model.weights_, 1.0)
+
+
+def test_with_rows_for_validation_a_named_client_predicts_by_its_own_part(tmp_path):
+    federation = Federation.from_arrays(CLIENTS).with_validation(0.2)
+    small = {"expert.hidden": 4, "density.hidden": 4, "density.latent": 2, "method.codewords": 4}
+    model = FedGMI(2, rounds=2, settings=small, verbose=0).fit(federation)
+    x, name = CLIENTS[0][0], model.client_names_[0]
+    own, shared = model.predict_proba(x, client=name), model.predict_proba(x, client=model.weights_[0])
+    assert np.abs(own - shared).max() > 1e-3
+    assert np.array_equal(FedGMI.load(model.save(tmp_path)).predict_proba(x, client=name), own)
+    with pytest.raises(DataError, match="the federation has rows for validation"):
+        federation.with_validation()

@@ -146,6 +146,29 @@ class Federation:
         here, there = how[over](self._parts(), share, seed)
         return Federation(*here), Federation(*there)
 
+    def with_validation(self, share: float = 0.1, *, seed: int = 0) -> Federation:
+        """The same federation, some of every client's training rows set aside for validation.
+
+        They choose rates and rounds, and how much of its own each client gets.
+
+        Args:
+            share: Of each client's rows. A client with a single row keeps it for training.
+            seed: Of the draw.
+
+        Returns:
+            A federation with rows for validation.
+
+        Raises:
+            ConfigError: For a share outside (0, 1).
+            DataError: Where no client has two rows, and where there are rows for validation already.
+
+        Examples:
+            >>> federation = Federation.from_arrays([[[0.0], [1.0], [2.0], [3.0]], [[4.0], [5.0]]])
+            >>> [len(client) for client in federation.with_validation(0.25).validation]
+            [1, 1]
+        """
+        return Federation(*split.set_aside(self._parts(), share, seed))
+
     @classmethod
     def from_arrays(
         cls,

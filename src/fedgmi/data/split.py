@@ -87,6 +87,28 @@ def split_rows(parts: Parts, share: float, seed: int) -> tuple[Parts, Parts]:
     return parts._replace(clients=tuple(here)), parts._replace(clients=tuple(there), validation=(), held_out=())
 
 
+def set_aside(parts: Parts, share: float, seed: int) -> Parts:
+    """Some of every client's training rows become rows for validation.
+
+    Args:
+        parts: Those of a federation without rows for validation.
+        share: Of each client's rows. A client with a single row keeps it.
+        seed: Of the draw, client by client.
+
+    Returns:
+        The parts with rows for validation.
+
+    Raises:
+        ConfigError: For a share outside (0, 1).
+        DataError: Where no client has two rows, and where there are rows for validation already.
+    """
+    if parts.validation:
+        raise DataError("the federation has rows for validation", where="with_validation", fix="take it as it is")
+    here, there = split_rows(parts, share, seed)
+    taken = {client.name: client for client in there.clients}
+    return here._replace(validation=tuple(taken.get(client.name, _rows(client, [])) for client in here.clients))
+
+
 def _size(share: float, total: int) -> int:
     if not 0 < share < 1:
         raise ConfigError(f"share is {share:g}", where="split", fix="give a share between 0 and 1, such as 0.25")
