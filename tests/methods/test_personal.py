@@ -112,3 +112,20 @@ def test_many_rows_speak_for_themselves_and_few_leave_the_prior():
         rows = replace(pack([replace(CLIENTS[0], x=torch.zeros(n, 8), y=torch.zeros(n, dtype=torch.long))]), cache={})
         found = own_weights(sure.expand(n, 2), rows, prior)
         assert float(found[0, 0]) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("missed", ["own part", "own weights"])
+def test_who_missed_a_step_of_the_end_has_the_shared_candidates(fitted, missed):
+    method, server, states = fitted
+    rows = pack(CLIENTS, [1], validation=HELD)
+    state = {name: leaf[1:2] for name, leaf in states.items() if name not in ("personal", "weights")}
+    steps = {step.name: step for step in method.program.finish}
+    for name in ("own part", "weigh", "own weights"):
+        if name != missed:
+            state, message = steps[name].client(server, state, rows, 3)
+            assert name != "weigh" or (float(message.sums["rows"]) == 0) == (missed == "own part")
+    asked = replace(rows, y=None)
+    newcomer = {"proportions": state["proportions"]}
+    assert torch.equal(
+        method.predictor.predict(server, state, asked), method.predictor.predict(server, newcomer, asked)
+    )

@@ -122,9 +122,9 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
         *_, net = trained(own.start(server, states, rows), rows, nets[int(server[TRIED])], round)
         return states | {"personal": net}, Message()
 
-    def candidates(server: Tree, states: Tree, rows: Rows) -> list[Tensor]:
+    def candidates(server: Tree, states: Tree, rows: Rows, net: bool = True) -> list[Tensor]:
         found = list(own.shared(server, states, rows))
-        found += [own_log_prob(task, states["personal"], rows)] if "personal" in states else []
+        found += [own_log_prob(task, states["personal"], rows)] if net else []
         return [head.temper(one.double(), beta) for one, beta in zip(found, server[BETA], strict=False)]
 
     def at_labels(server: Tree, states: Tree, held: Rows) -> Tensor:
@@ -133,7 +133,7 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
         return torch.stack([head.log_lik(one, y) for one in candidates(server, states, bare(held))], 1)
 
     def weigh(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        held, weights = labelled(rows), server[WEIGHTS]
+        held, weights = labelled(rows) if "personal" in states else None, server[WEIGHTS]  # who missed it has none
         logs = weights.new_zeros(0, len(weights)) if held is None else at_labels(server, states, held)
         ratio = (logs - (logs + weights.log()).logsumexp(1, keepdim=True)).exp()
         sums = {"gradient": ratio.sum(0), "curvature": ratio.T @ ratio, "rows": weights.new_tensor(float(len(ratio)))}
@@ -143,6 +143,8 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
         return server | {WEIGHTS: newton_step(server[WEIGHTS], message.sums)}
 
     def settle(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        if "personal" not in states:
+            return states, Message()
         weights, held = prior_weights(server[WEIGHTS], rows.counts), labelled(rows)
         if held is not None:
             weights = own_weights(at_labels(server, states, held), held, weights)
@@ -157,10 +159,9 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
         pooled = server[WEIGHTS]
         if int(server[TRIED]) == NOBODY:
             return plain(server, states, rows)
-        weights = states.get("weights")
-        if weights is None:  # a newcomer, or who missed the end
-            weights = only_first(pooled, n_shared).expand(rows.n_clients, -1)
-        return blend(head, candidates(server, states, rows), weights.clamp(min=LEAST).log()[rows.client_index])
+        net = "personal" in states and "weights" in states  # not of newcomers, and not of who missed a step of the end
+        weights = states["weights"] if net else only_first(pooled, n_shared).expand(rows.n_clients, -1)
+        return blend(head, candidates(server, states, rows, net), weights.clamp(min=LEAST).log()[rows.client_index])
 
     def somebody(server: Tree) -> bool:
         return int(server[TRIED]) != NOBODY
