@@ -27,7 +27,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from fedgmi.data.rows import Rows
+from fedgmi.data.rows import Rows, Schema
 from fedgmi.methods.contract import Method, Task
 from fedgmi.methods.local_training import own_log_prob
 from fedgmi.methods.own_models import BETAS, by_temperature, tuned
@@ -187,6 +187,14 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
             reads=tuple(dict.fromkeys((*method.predictor.reads, *own.reads, *leaves))),
         ),
     )
+
+
+def may_have(schema: Schema) -> bool:
+    """Whether clients with such rows get a part of their own: with labels, but not where times until an event are told.
+
+    Rows for validation have few events, and by these chance chooses: on TCGA it gave up 24 points of the C-index.
+    """
+    return schema.labelled and schema.task != "survival"
 
 
 def afresh(task: Task, like: Tensor) -> Tensor:
