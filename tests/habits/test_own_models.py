@@ -18,6 +18,7 @@ from fedgmi.data.rows import Schema
 from fedgmi.errors import CheckpointError, ConfigError, FedgmiWarning, UserError
 from fedgmi.models.experts import EXPERTS
 from fedgmi.models.own import TRIED, expert_from_module, own_density, own_expert
+from fedgmi.runs import model_file
 from fedgmi.settings.run import DensitySettings, ExpertSettings
 
 TABLE = Schema(shape=(6,), n_classes=4, kind="tabular")
@@ -303,6 +304,34 @@ def test_a_saved_model_says_at_load_what_it_needs(own, clients, tmp_path):
     again = FedGMI.load(tmp_path, expert=linear, density=Laplace)
     x = clients[1][0]
     np.testing.assert_array_equal(again.predict_proba(x, client=1), own.predict_proba(x, client=1))
+
+
+class Negated(nn.Sequential):
+    """The parameters of `linear`, and the opposite answers."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return -super().forward(x)
+
+
+class Doubled(Laplace):
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().log_prob(x)
+
+
+def test_another_model_of_as_many_parameters_is_refused_at_load(own, tmp_path, monkeypatch):
+    own.save(tmp_path / "new")
+    with pytest.raises(CheckpointError, match=r"on 3 trial rows this expert answers otherwise .*give the expert"):
+        FedGMI.load(tmp_path / "new", expert=Negated, density=Laplace)
+    with pytest.raises(CheckpointError, match="this density answers otherwise"):
+        FedGMI.load(tmp_path / "new", expert=linear, density=Doubled)
+    FedGMI.load(tmp_path / "new", expert=linear, density=Laplace)
+    with monkeypatch.context() as patch:
+        patch.setattr(model_file, "_answers", lambda *_: {})  # as an earlier fedgmi saved
+        own.save(tmp_path / "old")
+    FedGMI.load(tmp_path / "old", expert=linear, density=Laplace)
 
 
 def test_a_saved_model_whose_expert_is_not_registered_says_so_at_load(clients, tmp_path, monkeypatch):
