@@ -388,7 +388,9 @@ class Modal(nn.Module):
 @pytest.mark.parametrize("given", ["train", "eval"])
 def test_a_module_trains_in_training_mode_and_answers_in_evaluation_mode(clients, given):
     Modal.modes = []
-    module = getattr(Modal(), given)() if given == "eval" else Modal()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = Modal().train(given == "train")
     estimator = quick(expert=module)
     estimator.fit(Federation.from_arrays(clients))
     assert {mode for mode, taken in Modal.modes if taken} == {True}
