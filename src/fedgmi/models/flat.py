@@ -124,6 +124,7 @@ class FlatModule:
         size: P, the number of parameters.
         packed: Whether `torch.vmap` takes all jobs at once. One that it refuses runs job by job, on copies of its
             inputs, which it may change.
+        slow: Whether `torch.vmap` warns that it is slow, which is not shown.
 
     >>> model = FlatModule(lambda: nn.Linear(4, 2))
     >>> params = torch.stack([model.init(torch.Generator().manual_seed(job)) for job in range(3)])
@@ -148,7 +149,7 @@ class FlatModule:
         self._buffers = {torch.device("cpu"): {name: b.detach() for name, b in _Call(module).named_buffers()}}
         self.layout = Layout({name: tuple(p.shape) for name, p in self._templates[True].named_parameters()})
         self.size = self.layout.size
-        self.packed = True
+        self.packed, self.slow = True, False
 
     def init(self, generator: torch.Generator) -> Tensor:
         """Fresh parameters, by the module's own initialisation.
@@ -211,10 +212,12 @@ class FlatModule:
         if not self.packed:
             by_job = [{name: part[j] for name, part in parts.items()} for j in range(len(x))]
             return torch.stack([self.one(own, x[j], method, training) for j, own in enumerate(by_job)])
-        with warnings.catch_warnings():
+        packed = torch.vmap(lambda own, rows: self.one(own, rows, method, training))
+        if not self.slow:
+            return packed(dict(parts), x)
+        with warnings.catch_warnings():  # not for all modules: what a user's own warns of once would then be repeated
             warnings.filterwarnings("ignore", message=SLOW)
-            output: Tensor = torch.vmap(lambda own, rows: self.one(own, rows, method, training))(dict(parts), x)
-        return output
+            return packed(dict(parts), x)
 
     def _constants(self, device: torch.device) -> dict[str, Tensor]:
         """The buffers there, copied once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -16,7 +17,7 @@ from fedgmi.errors import ConfigError, FedgmiError, UserError
 from fedgmi.models.by_job import wants_loop, write_gradient
 from fedgmi.models.density import Density, rows_per_chunk
 from fedgmi.models.expert import Expert
-from fedgmi.models.flat import GLOBAL_DRAWS, FlatModule, in_mode, own_copy, told
+from fedgmi.models.flat import GLOBAL_DRAWS, SLOW, FlatModule, in_mode, own_copy, told
 from fedgmi.models.memory import ran_out
 from fedgmi.settings.run import DensitySettings, ExpertSettings
 
@@ -317,11 +318,16 @@ def _call(
     module: FlatModule, method: str, parts: dict[str, Tensor], x: Tensor, where: str, training: bool = False
 ) -> Tensor:
     """A module's function; what goes wrong inside is told in our words, and torch's. A module that torch.vmap refuses,
-    or that changes its input, is marked as not to be packed."""
+    or that changes its input, is marked as not to be packed, and one for which torch.vmap warns, as slow."""
     given = x.clone()
     try:
-        output = module.call(method, parts, given, training)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=SLOW)
+            output = module.call(method, parts, given, training)
     except Exception as error:
+        if SLOW in str(error):
+            module.slow = True
+            return _call(module, method, parts, x, where, training)
         if "randomness" in str(error):
             raise _random(where) from error
         if not module.packed:
@@ -399,6 +405,7 @@ def _split(make: Callable[[], nn.Module], whole: FlatModule) -> tuple[FlatModule
             if lower.size + upper.size == whole.size:  # else they share parameters, or there are more than the layers'
                 body, head = lower, upper
                 lower.packed = upper.packed = whole.packed
+                lower.slow = upper.slow = whole.slow
     return body, head, wants_loop(layers) or not whole.packed
 
 
