@@ -69,19 +69,11 @@ def test_init_linear_has_the_stated_variance():
     assert float(weight.var()) == pytest.approx(4 / 100, rel=0.05)
 
 
-class Tracked(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(2, 2)
-        self.register_buffer("seen", torch.zeros(1))
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), r"Sequential\.1: BatchNorm1d .*nn\.GroupNorm"),
         (lambda: nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)), r"Sequential\.1: Dropout .*set p=0"),
-        (Tracked, r"Tracked: the buffer 'seen' .*parameter"),
         (nn.Identity, r"Identity: the module has no parameters"),
     ],
 )
@@ -92,3 +84,18 @@ def test_refused_modules_are_told_why_and_what_to_do(make, message):
 
 def test_dropout_that_drops_nothing_is_fine():
     assert FlatModule(lambda: nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0))).size == 6
+
+
+def test_tied_parameters_count_once_and_learn_from_both_uses():
+    def tied() -> nn.Module:
+        layers = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+        layers[2].weight = layers[0].weight
+        return layers
+
+    model, module = FlatModule(tied), tied()
+    assert model.size == 16 + 4 + 4
+    params = torch.cat([p.detach().flatten() for p in module.parameters()])[None].requires_grad_()
+    x = torch.randn(1, 5, 4, generator=seeded(0))
+    module(x[0]).square().sum().backward()
+    (gradient,) = torch.autograd.grad(model(params, x).square().sum(), params)
+    torch.testing.assert_close(gradient[0], torch.cat([p.grad.flatten() for p in module.parameters()]))

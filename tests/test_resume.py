@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fedgmi.errors import ConfigError
+from fedgmi.errors import ConfigError, FedgmiWarning
 from fedgmi.methods import METHODS
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.runs import experiment
@@ -121,6 +121,29 @@ def test_finished_run_is_only_reported(tmp_path, monkeypatch, capsys):
     assert after.pop(folder.PICTURE)
     assert after == before
     assert run(tmp_path / "out", resume=True) == done
+
+
+@pytest.mark.filterwarnings("always:.*it lacks")
+def test_lost_records_are_told_by_report_and_by_resume(tmp_path, capsys):
+    run(tmp_path)
+    n = len(records(tmp_path))
+    assert exit_code("report", str(tmp_path)) == 0
+    assert "warning" not in capsys.readouterr().err
+    with (tmp_path / folder.RECORDS).open("r+") as file:
+        file.truncate(100)  # within the first line
+    for command in (("report", str(tmp_path)), ("run", "--resume", "--out", str(tmp_path))):
+        assert exit_code(*command) == 0
+        told = "".join(capsys.readouterr().err.split())  # whatever the width
+        assert f"records.jsonl:itlacks{n}rounds(fedgmi{n})" in told
+
+
+def test_a_killed_run_whose_records_were_cut_says_how_many_are_lost(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(settings(), tmp_path, listener=Killer("fedgmi", 1))
+    first = (tmp_path / folder.RECORDS).read_text().splitlines()[0]
+    (tmp_path / folder.RECORDS).write_text(first + "\n")
+    with pytest.warns(FedgmiWarning, match=r"records\.jsonl: it lacks 1 round \(fedgmi 1\)"):
+        run(tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("finished", [True, False])

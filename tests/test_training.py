@@ -61,7 +61,7 @@ def loop(rows: Rows, jobs: Jobs, start: torch.Tensor, strength: float = 0.0) -> 
     for job in range(len(jobs)):
         params = start[job].clone().requires_grad_()
         optimiser = torch.optim.Adam([params], lr=0.01)
-        index, noise = draw_batches(jobs, job, rows, SETTINGS.batch_size, 5, KEY)
+        index, noise = draw_batches(jobs, job, rows, 5, KEY)
         for step in range(int(jobs.steps[job])):
             batch = Batch(index[step][None], rows.x[index[step]][None], rows.y[index[step]][None], noise[step][None])
             optimiser.zero_grad()
@@ -148,7 +148,7 @@ def test_one_heavy_row_is_the_row_that_is_drawn():
     rows = make_rows([50])
     weights = torch.zeros(50, 1)
     weights[17] = 1.0
-    index, _ = draw_batches(plan(rows, weights), 0, rows, SETTINGS.batch_size, 0, KEY)
+    index, _ = draw_batches(plan(rows, weights), 0, rows, 0, KEY)
     assert index.unique().tolist() == [17]
 
 
@@ -201,3 +201,23 @@ def test_a_plan_accounts_for_every_weight_above_the_threshold(n_rows, n_componen
         assert bool((client_index[rows] == jobs.client[job]).all())
         assert torch.equal(jobs.weight[entries], weights[rows, component].double())
     assert bool((jobs.steps * batch_size >= 2 * jobs.mass - 1e-4).all())
+
+
+def test_a_batch_above_all_rows_is_every_row_once():
+    rows = make_rows([40, 7])
+    jobs = plan_jobs(torch.ones(47, 1), rows.client_index, epochs=3, batch_size=10**9)
+    assert (jobs.steps.tolist(), jobs.batch.tolist()) == ([3, 3], [40, 7])
+    index, _ = draw_batches(jobs, 0, rows, 0, KEY)
+    assert all(sorted(step) == list(range(40)) for step in index.tolist())
+    start = starts(jobs)
+    torch.testing.assert_close(train(rows, jobs, start), loop(rows, jobs, start))
+
+
+@pytest.mark.parametrize("batch_size", [20, 1000, 1001])
+def test_a_client_with_as_many_rows_as_a_batch_is_drawn_from_as_ever(batch_size):
+    """And up to 1000 rows a smaller client is: its batches are filled."""
+    client_index = torch.arange(2).repeat_interleave(torch.tensor([1200, 30]))
+    jobs = plan_jobs(torch.full((1230, 1), 0.5), client_index, epochs=2, batch_size=batch_size)
+    small = batch_size if batch_size <= 1000 else 15
+    assert jobs.batch.tolist() == [batch_size, small]
+    assert jobs.steps.tolist() == [-(-1200 // batch_size), -(-30 // small)]

@@ -187,7 +187,9 @@ def report(
     elif folder.holds_diagnosis(out):
         _show_diagnosis(DiagnosisRecord.read(out).to_json(), out)
     else:
-        _show(Summary.read(out).to_json(), out)
+        summary = Summary.read(out).to_json()
+        folder.warn_of_lost_records(out)
+        _show(summary, out)
 
 
 @app.command("list")

@@ -17,10 +17,24 @@ from fedgmi import Federation, FedGMI
 from fedgmi.data.rows import Schema
 from fedgmi.errors import CheckpointError, ConfigError, FedgmiWarning, UserError
 from fedgmi.models.experts import EXPERTS
-from fedgmi.models.own import expert_from_module, own_density, own_expert
+from fedgmi.models.own import TRIED, expert_from_module, own_density, own_expert
+from fedgmi.runs import model_file
 from fedgmi.settings.run import DensitySettings, ExpertSettings
 
 TABLE = Schema(shape=(6,), n_classes=4, kind="tabular")
+
+
+class Counting(nn.Module):
+    """It changes a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen += 1
+        return self.layer(x)
 
 
 class Net(nn.Module):
@@ -50,6 +64,16 @@ REFUSED = {
     "rows of another width": (lambda: nn.Linear(5, 4), r"fails on 3 rows of shape \(6,\)"),
     "too few logits": (lambda: nn.Linear(6, 3), r"\(3, 3\), not \(3, 4\)"),
     "no module": (lambda: 3, "a int is no nn.Module"),
+    "a buffer that changes": (Counting, "expert: the buffer 'seen' changes while the module runs"),
+    "running statistics": (
+        lambda: nn.Sequential(
+            nn.Unflatten(1, (2, 3)), nn.InstanceNorm1d(2, track_running_stats=True), nn.Flatten(), nn.Linear(6, 4)
+        ),
+        "the buffer '1.running_mean' changes",
+    ),
+    "the device meta": (lambda: nn.Linear(6, 4, device="meta"), "weight lies on the device meta"),
+    "noise in training alone": (lambda: Net(lambda net, x: x + torch.rand(4) * net.training), "draws at random"),
+    "two shapes": (lambda: Net(lambda net, x: x if net.training else x[:, :3]), "in training mode"),
 }
 
 
@@ -282,6 +306,34 @@ def test_a_saved_model_says_at_load_what_it_needs(own, clients, tmp_path):
     np.testing.assert_array_equal(again.predict_proba(x, client=1), own.predict_proba(x, client=1))
 
 
+class Negated(nn.Sequential):
+    """The parameters of `linear`, and the opposite answers."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return -super().forward(x)
+
+
+class Doubled(Laplace):
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().log_prob(x)
+
+
+def test_another_model_of_as_many_parameters_is_refused_at_load(own, tmp_path, monkeypatch):
+    own.save(tmp_path / "new")
+    with pytest.raises(CheckpointError, match=r"on 3 trial rows this expert answers otherwise .*give the expert"):
+        FedGMI.load(tmp_path / "new", expert=Negated, density=Laplace)
+    with pytest.raises(CheckpointError, match="this density answers otherwise"):
+        FedGMI.load(tmp_path / "new", expert=linear, density=Doubled)
+    FedGMI.load(tmp_path / "new", expert=linear, density=Laplace)
+    with monkeypatch.context() as patch:
+        patch.setattr(model_file, "_answers", lambda *_: {})  # as an earlier fedgmi saved
+        own.save(tmp_path / "old")
+    FedGMI.load(tmp_path / "old", expert=linear, density=Laplace)
+
+
 def test_a_saved_model_whose_expert_is_not_registered_says_so_at_load(clients, tmp_path, monkeypatch):
     monkeypatch.setitem(EXPERTS, "mine", EXPERTS["mlp"])
     quick(expert="mine").fit(Federation.from_arrays(clients)).save(tmp_path)
@@ -316,3 +368,85 @@ class Half(nn.Module):
 def test_what_cannot_be_a_density_is_said(own, told):
     with pytest.raises(ConfigError, match=told):
         own_density(own, DensitySettings(), TABLE)
+
+
+class Modal(nn.Module):
+    """Its logits are smaller in evaluation mode. It keeps the modes in which it was called, but for the trial."""
+
+    modes: list[tuple[bool, bool]]  # the module's, and whether gradients were taken
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > TRIED:
+            type(self).modes.append((self.training, torch.is_grad_enabled()))
+        return self.layer(x) if self.training else self.layer(x) / 10
+
+
+@pytest.mark.parametrize("given", ["train", "eval"])
+def test_a_module_trains_in_training_mode_and_answers_in_evaluation_mode(clients, given):
+    Modal.modes = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = Modal().train(given == "train")
+    estimator = quick(expert=module)
+    estimator.fit(Federation.from_arrays(clients))
+    assert {mode for mode, taken in Modal.modes if taken} == {True}
+    Modal.modes = []
+    x, y = clients[0]
+    estimator.predict(x, client=0)
+    estimator.score(x, y, client=0)
+    assert {mode for mode, _ in Modal.modes} == {False}
+
+
+class Fixed(nn.Module):
+    """Columns in another order and scale, by buffers that are constants. The norm keeps its statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm = nn.Linear(6, 4), nn.BatchNorm1d(6)
+        self.norm.running_mean += 2.0
+        self.norm.eval()
+        self.register_buffer("order", torch.arange(5, -1, -1))
+        self.register_buffer("scale", torch.linspace(1.0, 2.0, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(self.norm(x[:, self.order] / self.scale))
+
+
+def test_buffers_that_do_not_change_are_constants():
+    module = Fixed()
+    expert = own_expert(module, ExpertSettings(), TABLE)
+    assert expert.size == sum(p.numel() for p in module.parameters())
+    params, x = expert.init(torch.Generator())[None], torch.randn(1, 5, 6)
+    wanted = module(x[0])
+    torch.testing.assert_close(expert.logits(params, x)[0], wanted)
+    torch.testing.assert_close(expert.logits(params.requires_grad_(), x)[0], wanted)  # in training too
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_script_module_is_refused():
+    with pytest.raises(UserError, match=r"TorchScript.*give the nn\.Module"):
+        own_expert(torch.jit.script(nn.Linear(6, 4)), ExpertSettings(), TABLE)
+
+
+def test_an_expert_that_fails_on_real_rows_alone_is_told_as_one(clients):
+    def fussy(net: Any, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 3:
+            raise ValueError("too many")
+        return x
+
+    expert = expert_from_module(lambda: Net(fussy), TABLE)
+    params = expert.init(torch.Generator())[None]
+    with pytest.raises(UserError, match=r"expert: the module fails on 5 rows of shape \(6,\) \(ValueError: too many\)"):
+        expert.log_prob(params, torch.zeros(5, 6))
+
+
+def test_what_torch_says_of_its_own_vmap_reaches_nobody():
+    """Warnings are errors here; and an error would make it run job by job."""
+    expert = expert_from_module(lambda: Net(lambda net, x: x.renorm(2, 0, 1.0)), TABLE)
+    params = expert.init(torch.Generator())[None]
+    assert expert.logits(params, torch.zeros(1, 5, 6)).shape == (1, 5, 4)
+    assert not expert.remarks

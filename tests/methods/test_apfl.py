@@ -27,7 +27,7 @@ def round_alone(made, i: int, w: torch.Tensor, v: torch.Tensor, alpha: float, nu
     rows = pack(CLIENTS, [i])
     w, v = w.clone().requires_grad_(), v.clone().requires_grad_()
     first, second = torch.optim.Adam([w], lr=made.lr), torch.optim.Adam([v], lr=made.lr)
-    batches, _ = draw_batches(plan(made, rows, all_rows(rows)), 0, rows, 10, 0, (0, number, "expert"))
+    batches, _ = draw_batches(plan(made, rows, all_rows(rows)), 0, rows, 0, (0, number, "expert"))
     for index in batches:
         x, y = rows.x[index][None], rows.y[index][None]
         mixture = alpha * v + (1 - alpha) * w.detach()

@@ -21,7 +21,7 @@ def adam_by_hand(task: Task, scenario: Scenario, client: int, start: Tensor, num
     rows = pack(scenario.federation.clients, [client])
     jobs, params = plan(task, rows, all_rows(rows)), start.clone().requires_grad_()
     optimiser = torch.optim.Adam([params], lr=task.lr)
-    batches, _ = training.draw_batches(jobs, 0, rows, task.training.batch_size, 0, (task.seed, number, "expert"))
+    batches, _ = training.draw_batches(jobs, 0, rows, 0, (task.seed, number, "expert"))
     assert rows.y is not None
     for index in batches:
         optimiser.zero_grad()

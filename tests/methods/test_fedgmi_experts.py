@@ -27,7 +27,7 @@ def literal_heads(task: Task, scenario: Scenario, experts: Tensor, resp: Tensor)
         upper = [expert[trunk:].clone().requires_grad_() for expert in experts]
         optimiser = torch.optim.Adam([lower, *upper], lr=task.lr)
         place = int((jobs.client == i).nonzero())
-        drawn, _ = training.draw_batches(jobs, place, rows, task.training.batch_size, 0, (task.seed, 1, "expert"))
+        drawn, _ = training.draw_batches(jobs, place, rows, 0, (task.seed, 1, "expert"))
         for index in drawn:
             assert rows.y is not None
             optimiser.zero_grad()

@@ -31,7 +31,7 @@ def part_alone(made, i: int, start: torch.Tensor, purpose: str, number: int, epo
     rows = pack(CLIENTS, [i])
     mine = start[moving].clone().requires_grad_()
     optimiser = torch.optim.Adam([mine], lr=made.lr)
-    batches, _ = draw_batches(plan(made, rows, all_rows(rows)), 0, rows, 10, 0, (0, number, purpose))
+    batches, _ = draw_batches(plan(made, rows, all_rows(rows)), 0, rows, 0, (0, number, purpose))
     for index in batches:
         model = start.clone()
         model[moving] = mine

@@ -32,7 +32,7 @@ def round_alone(made, i: int, start: torch.Tensor, number: int) -> tuple[torch.T
         theta = theta.clone().requires_grad_()
         optimiser = torch.optim.Adam([theta], lr=made.lr)
         key = (0, number, f"expert, local round {local}")
-        batches, _ = draw_batches(replace(jobs, steps=torch.tensor([steps])), 0, rows, 10, 0, key)
+        batches, _ = draw_batches(replace(jobs, steps=torch.tensor([steps])), 0, rows, 0, key)
         for index in batches:
             optimiser.zero_grad()
             loss = made.expert.loss(theta[None], rows.x[index][None], rows.y[index][None]).mean()

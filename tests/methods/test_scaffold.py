@@ -30,7 +30,7 @@ def train_corrected(made, i: int, start: torch.Tensor, correction: torch.Tensor,
     """Client i's passes by torch's own Adam, with a constant added to every gradient."""
     rows, params = pack(CLIENTS, [i]), start.clone().requires_grad_()
     optimiser = torch.optim.Adam([params], lr=made.lr)
-    batches, _ = draw_batches(plan(made, rows, all_rows(rows)), 0, rows, 10, 0, (0, number, "expert"))
+    batches, _ = draw_batches(plan(made, rows, all_rows(rows)), 0, rows, 0, (0, number, "expert"))
     for index in batches:
         optimiser.zero_grad()
         made.expert.loss(params[None], rows.x[index][None], rows.y[index][None]).mean().backward()

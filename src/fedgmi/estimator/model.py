@@ -36,7 +36,8 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
         preset: "default", "sketch" or "plain".
         rounds: R.
         epochs: Of local training, in a round.
-        batch_size: Of local training, in rows.
+        batch_size: Of local training, in rows. Up to 1000, a batch is filled by drawing a smaller client's rows again.
+            Above, a client with fewer rows takes each of them once a step, so that an epoch is one step.
         learning_rate: Of local training. Of a list the rate is taken that does best on the rows for validation.
         participation: The fraction of clients in a round.
         seed: Of all draws.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from threading import RLock
 from typing import TypeVar
@@ -17,8 +18,11 @@ from torch import Tensor, nn
 from fedgmi.errors import FedgmiError, UserError
 
 T = TypeVar("T")
+NORMS = nn.modules.batchnorm._NormBase
 GLOBAL_DRAWS = RLock()
 """Modules begin by the generator of the whole process. Fits in other threads have to wait while it is borrowed."""
+SLOW = "There is a performance drop because we have not yet implemented the batching rule"
+"""How torch.vmap's own warning begins. It asks for a report to torch, which is nothing for our users."""
 
 
 class Layout:
@@ -112,13 +116,15 @@ class FlatModule:
     """An ordinary `nn.Module`, lifted over a leading axis of J jobs and with flat parameters.
 
     `module(params [J, P], x [J, B, …])` equals calling J copies of the module one after another, each with its own row
-    of `params` and of the inputs.
+    of `params` and of the inputs. Tied parameters count once. Buffers are constants, the same for all jobs. The module
+    is in training mode while gradients of its parameters are taken, and in evaluation mode otherwise.
 
     Attributes:
         layout: Where each parameter of the module lies.
         size: P, the number of parameters.
         packed: Whether `torch.vmap` takes all jobs at once. One that it refuses runs job by job, on copies of its
             inputs, which it may change.
+        slow: Whether `torch.vmap` warns that it is slow, which is not shown.
 
     >>> model = FlatModule(lambda: nn.Linear(4, 2))
     >>> params = torch.stack([model.init(torch.Generator().manual_seed(job)) for job in range(3)])
@@ -133,16 +139,17 @@ class FlatModule:
             make: Builds the module, or returns one that is there. It is copied, and stays as it is.
 
         Raises:
-            UserError: The module has running statistics, other buffers, or dropout, or it has no parameters.
+            UserError: The module has running statistics that go on running, or dropout, or it has no parameters.
         """
         self._make: Callable[[], nn.Module] = lambda: own_copy(make)
         with GLOBAL_DRAWS, torch.random.fork_rng(devices=[]):
             module = self._make()
         _check(module)
-        self._template = _Call(module).requires_grad_(False).to("meta")
-        self.layout = Layout({name: tuple(p.shape) for name, p in self._template.named_parameters()})
+        self._templates = {training: _template(module, training) for training in (True, False)}
+        self._buffers = {torch.device("cpu"): {name: b.detach() for name, b in _Call(module).named_buffers()}}
+        self.layout = Layout({name: tuple(p.shape) for name, p in self._templates[True].named_parameters()})
         self.size = self.layout.size
-        self.packed = True
+        self.packed, self.slow = True, False
 
     def init(self, generator: torch.Generator) -> Tensor:
         """Fresh parameters, by the module's own initialisation.
@@ -170,37 +177,84 @@ class FlatModule:
         """
         return self.call("forward", self.layout.split(params), x)
 
-    def one(self, parts: Mapping[str, Tensor], x: Tensor, method: str = "forward") -> Tensor:
+    def one(
+        self, parts: Mapping[str, Tensor], x: Tensor, method: str = "forward", training: bool | None = None
+    ) -> Tensor:
         """The module's `forward`, or another method, for one job, without packing.
 
         Args:
             parts: Its parameters, split.
             x: [B, …]
             method: Its name.
+            training: The module's mode. None: training where gradients of the parameters are taken.
 
         Returns:
             [B, …]
         """
         given = x if self.packed else x.clone()
-        output: Tensor = torch.func.functional_call(self._template, dict(parts), (method, given))
+        template = self._templates[_trains(parts) if training is None else training]
+        output: Tensor = torch.func.functional_call(template, self._constants(x.device) | dict(parts), (method, given))
         return output
 
-    def call(self, method: str, parts: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    def call(self, method: str, parts: Mapping[str, Tensor], x: Tensor, training: bool | None = None) -> Tensor:
         """Any method of the module.
 
         Args:
             method: Its name.
             parts: Parameters that `layout.split` has split already.
             x: [J, B, …]
+            training: As for `one`.
 
         Returns:
             [J, B, …]
         """
+        training = _trains(parts) if training is None else training
         if not self.packed:
             by_job = [{name: part[j] for name, part in parts.items()} for j in range(len(x))]
-            return torch.stack([self.one(own, x[j], method) for j, own in enumerate(by_job)])
-        output: Tensor = torch.vmap(lambda own, rows: self.one(own, rows, method))(dict(parts), x)
-        return output
+            return torch.stack([self.one(own, x[j], method, training) for j, own in enumerate(by_job)])
+        packed = torch.vmap(lambda own, rows: self.one(own, rows, method, training))
+        if not self.slow:
+            return packed(dict(parts), x)
+        with warnings.catch_warnings():  # not for all modules: what a user's own warns of once would then be repeated
+            warnings.filterwarnings("ignore", message=SLOW)
+            return packed(dict(parts), x)
+
+    def _constants(self, device: torch.device) -> dict[str, Tensor]:
+        """The buffers there, copied once."""
+        if device not in self._buffers:
+            ours = next(iter(self._buffers.values()))
+            self._buffers[device] = {name: buffer.to(device) for name, buffer in ours.items()}
+        return self._buffers[device]
+
+
+def _trains(parts: Mapping[str, Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(part.requires_grad for part in parts.values())
+
+
+def _template(module: nn.Module, training: bool) -> _Call:
+    """A module without memory for its parameters. Those that were one, tied, are one still: `.to("meta")` would part
+    them."""
+    empty = {id(p): nn.Parameter(p.detach().to("meta"), requires_grad=False) for p in module.parameters()}
+    copied: nn.Module = copy.deepcopy(module, dict(empty))
+    return _Call(in_mode(copied, training))
+
+
+def in_mode(module: nn.Module, training: bool) -> nn.Module:
+    """A module brought to one mode. Norms that were given in evaluation mode stay in it: their statistics are
+    constants.
+
+    Args:
+        module: It is changed.
+        training: The mode.
+
+    Returns:
+        The same module.
+    """
+    kept = [part for part in module.modules() if isinstance(part, NORMS) and not part.training]
+    module.train(training)
+    for part in kept:
+        part.eval()
+    return module
 
 
 def told(make: Callable[[], T], where: str) -> T:
@@ -227,6 +281,13 @@ def own_copy(make: Callable[[], nn.Module]) -> nn.Module:
     made = told(make, "own model")
     if not isinstance(made, nn.Module):
         raise UserError(f"a {type(made).__name__} is no nn.Module", where="own model", fix="return the module itself")
+    if isinstance(made, torch.jit.ScriptModule):
+        fix = "give the nn.Module that it was compiled from"
+        raise UserError("it is a TorchScript module, whose parameters cannot be exchanged", where="own model", fix=fix)
+    empty = [name for name, tensor in (*made.named_parameters(), *made.named_buffers()) if tensor.is_meta]
+    if empty:
+        what = f"{empty[0]} lies on the device meta, and so has a shape but no values"
+        raise UserError(what, where="own model", fix='build the module on the CPU, or call .to_empty(device="cpu")')
     try:
         return copy.deepcopy(made).float()
     except Exception as error:
@@ -238,11 +299,11 @@ def _check(module: nn.Module) -> None:
     """Refuse what cannot be averaged over clients or packed over jobs."""
     for name, part in module.named_modules():
         where = f"{type(module).__name__}.{name}" if name else type(module).__name__
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and (part.training or part.running_mean is None):
             raise UserError(
                 f"{type(part).__name__} keeps running statistics, which clients with different data do not share",
                 where=where,
-                fix="use nn.GroupNorm or nn.LayerNorm instead",
+                fix="use nn.GroupNorm or nn.LayerNorm instead, or call its .eval() to hold its statistics constant",
             )
         if isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0:
             raise UserError(
@@ -250,13 +311,6 @@ def _check(module: nn.Module) -> None:
                 where=where,
                 fix="remove it or set p=0; regularise with fewer epochs or smaller layers",
             )
-    buffers = [name for name, _ in module.named_buffers()]
-    if buffers:
-        raise UserError(
-            f"the buffer {buffers[0]!r} is state beside the parameters and would not be trained or sent",
-            where=type(module).__name__,
-            fix="make it a constant or a parameter; use nn.GroupNorm or nn.LayerNorm instead of batch norms",
-        )
     lazy = [name for name, p in module.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
     if lazy:
         raise UserError(

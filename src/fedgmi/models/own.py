@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeAlias, cast
 
@@ -11,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from fedgmi.data.rows import Schema
-from fedgmi.errors import ConfigError, UserError
+from fedgmi.errors import ConfigError, FedgmiError, UserError
 from fedgmi.models.by_job import wants_loop, write_gradient
 from fedgmi.models.density import Density, rows_per_chunk
 from fedgmi.models.expert import Expert
-from fedgmi.models.flat import GLOBAL_DRAWS, FlatModule, own_copy, told
+from fedgmi.models.flat import GLOBAL_DRAWS, SLOW, FlatModule, in_mode, own_copy, told
+from fedgmi.models.memory import ran_out
 from fedgmi.settings.run import DensitySettings, ExpertSettings
 
 Own: TypeAlias = nn.Module | Callable[..., Any] | None
@@ -109,7 +112,7 @@ def expert_from_module(make: Callable[[], nn.Module], schema: Schema, name: str 
     """
     make = _sized(make, schema)
     module = FlatModule(make)
-    logits = _tried(module, "forward", schema, "expert")
+    logits = _tried(module, make, "forward", schema, "expert")
     if logits.shape != (TRIED, schema.n_outputs):
         raise ConfigError(
             f"the module turns {TRIED} rows into {tuple(logits.shape)}, not ({TRIED}, {schema.n_outputs})",
@@ -125,26 +128,38 @@ def expert_from_module(make: Callable[[], nn.Module], schema: Schema, name: str 
     trunk = body.size if body else 0
     floats = 32 * schema.n_features + 4096
 
+    def outputs(params: Tensor, x: Tensor) -> Tensor:
+        with _failures(x, "expert"):
+            return module(params, x)
+
     def features(params: Tensor, x: Tensor) -> Tensor:
         assert body is not None
-        return body(params[:, :trunk], x).flatten(2)
+        with _failures(x, "expert"):
+            return body(params[:, :trunk], x).flatten(2)
 
     def heads(params: Tensor, x: Tensor) -> Tensor:
+        with _failures(x, "expert"):
+            return each_head(params, x)
+
+    def each_head(params: Tensor, x: Tensor) -> Tensor:
         inner = body(params[:, :trunk], x) if body else x
         upper = params[:, trunk:].reshape(-1, head.size)  # [J·K, H]
         n_heads = len(upper) // len(params)
         repeated = inner[:, None].expand(-1, n_heads, *inner.shape[1:]).flatten(0, 1)
         return head(upper, repeated).view(len(params), n_heads, len(x[0]), -1).transpose(1, 2)
 
-    gradient = partial(write_gradient, body, head) if loop else None
+    def gradient(params: Tensor, x: Tensor, y: Tensor, weight: Tensor, out: Tensor) -> None:
+        with _failures(x, "expert"):
+            write_gradient(body, head, params, x, y, weight, out)
+
     return Expert(
         name=name,
         size=module.size,
         n_classes=schema.n_outputs,
         init=module.init,
-        logits=module,
+        logits=outputs,
         heads=heads,
-        gradient=gradient,
+        gradient=gradient if loop else None,
         by_job=loop,
         trunk=trunk,
         features=features if body else None,
@@ -176,7 +191,7 @@ def density_from_module(make: Callable[[], nn.Module], schema: Schema, name: str
             what = f"{type(there).__name__} has no function {method}"
             raise ConfigError(what, where="density", fix="give it log_prob(x) and sample(noise)")
     width, module = int(getattr(there, "noise_size", schema.n_features)), FlatModule(make)
-    found = _tried(module, "log_prob", schema, "density").shape, _drawn(module, width).shape
+    found = _tried(module, make, "log_prob", schema, "density").shape, _drawn(module, width).shape
     for method, shape, wanted in zip(("log_prob", "sample"), found, ((), schema.shape), strict=True):
         if tuple(shape) != (TRIED, *wanted):
             what = f"{method} turns {TRIED} rows into {tuple(shape)}, not {(TRIED, *wanted)}"
@@ -185,7 +200,8 @@ def density_from_module(make: Callable[[], nn.Module], schema: Schema, name: str
             )
 
     def log_prob(params: Tensor, x: Tensor) -> Tensor:
-        return module.call("log_prob", module.layout.split(params), x)
+        with _failures(x, "density"):
+            return module.call("log_prob", module.layout.split(params), x)
 
     @torch.no_grad()
     def scores(params: Tensor, x: Tensor, noise: Tensor) -> Tensor:
@@ -219,16 +235,31 @@ def _sized(make: Callable[[], nn.Module], schema: Schema) -> Callable[[], nn.Mod
     return sized
 
 
-def _tried(module: FlatModule, method: str, schema: Schema, where: str) -> Tensor:
-    """What the module makes of three rows, once it was seen to treat each by itself, and alike when asked again."""
+def _tried(module: FlatModule, make: Callable[[], nn.Module], method: str, schema: Schema, where: str) -> Tensor:
+    """What the module makes of three rows in evaluation mode, once it was seen in both modes to treat each by itself,
+    and alike when asked again."""
     draws = torch.Generator().manual_seed(0)
     parts = module.layout.split(module.init(draws)[None])
     x = 3 * torch.randn(1, TRIED, *schema.shape, generator=draws)
+    _require_constants(make, method, x[0], where)
+    trained, asked = (_alike(module, method, parts, x, where, training) for training in (True, False))
+    _require_gradient(module, method, parts, x, where)
+    if trained.shape != asked.shape:
+        raise UserError(
+            f"the module turns {TRIED} rows into {tuple(trained.shape)} in training mode, and into "
+            f"{tuple(asked.shape)} in evaluation mode",
+            where=where,
+            fix="return the same shape in both modes",
+        )
+    return asked
+
+
+def _alike(module: FlatModule, method: str, parts: dict[str, Tensor], x: Tensor, where: str, training: bool) -> Tensor:
+    """What the module makes of the rows in one mode; refused where asking again, or a row alone, gives another."""
     with torch.no_grad():
-        first, again, alone = (_call(module, method, parts, rows, where) for rows in (x, x, x[:, :1]))
+        first, again, alone = (_call(module, method, parts, rows, where, training) for rows in (x, x, x[:, :1]))
     if not torch.equal(first.nan_to_num(), again.nan_to_num()):
         raise _random(where)
-    _require_gradient(module, method, parts, x, where)
     if first.shape[1:2] != (TRIED,):
         return first[0]
     if alone.shape[2:] != first.shape[2:] or not torch.allclose(alone[0], first[0, :1], atol=1e-4, rtol=1e-3):
@@ -238,6 +269,29 @@ def _tried(module: FlatModule, method: str, schema: Schema, where: str) -> Tenso
             fix="treat each row by itself: nn.LayerNorm or nn.GroupNorm, no mean over the batch, no squeeze()",
         )
     return first[0]
+
+
+def _require_constants(make: Callable[[], nn.Module], method: str, x: Tensor, where: str) -> None:
+    """Refuse buffers that a pass over rows changes. Those that it leaves alone are constants."""
+    for training in (True, False):
+        with GLOBAL_DRAWS, torch.random.fork_rng(devices=[]):
+            module = in_mode(own_copy(make), training)
+            before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+            with suppress(Exception), torch.no_grad():  # what fails is told later
+                getattr(module, method)(x.clone())
+        after = dict(module.named_buffers())
+        for name in dict.fromkeys([*before, *after]):
+            if name in before and name in after and _same(before[name], after[name]):
+                continue
+            raise UserError(
+                f"the buffer {name!r} changes while the module runs, and would not be trained or sent",
+                where=where,
+                fix="make it a constant or a parameter; use nn.GroupNorm or nn.LayerNorm instead of batch norms",
+            )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 def _drawn(module: FlatModule, width: int) -> Tensor:
@@ -260,29 +314,51 @@ def _require_gradient(module: FlatModule, method: str, parts: dict[str, Tensor],
         raise UserError(what, where=where, fix=fix) from error
 
 
-def _call(module: FlatModule, method: str, parts: dict[str, Tensor], x: Tensor, where: str) -> Tensor:
+def _call(
+    module: FlatModule, method: str, parts: dict[str, Tensor], x: Tensor, where: str, training: bool = False
+) -> Tensor:
     """A module's function; what goes wrong inside is told in our words, and torch's. A module that torch.vmap refuses,
-    or that changes its input, is marked as not to be packed."""
+    or that changes its input, is marked as not to be packed, and one for which torch.vmap warns, as slow."""
     given = x.clone()
     try:
-        output = module.call(method, parts, given)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=SLOW)
+            output = module.call(method, parts, given, training)
     except Exception as error:
+        if SLOW in str(error):
+            module.slow = True
+            return _call(module, method, parts, x, where, training)
         if "randomness" in str(error):
             raise _random(where) from error
         if not module.packed:
-            what = (
-                f"the module fails on {x.shape[1]} rows of shape {tuple(x.shape[2:])} ({type(error).__name__}: {error})"
-            )
-            raise UserError(what, where=where, fix="try it on such rows in float32") from error
+            raise _failed(error, x, where) from error
         output = None
     if module.packed and (output is None or not torch.equal(given, x)):
         module.packed = False
-        return _call(module, method, parts, x, where)
+        return _call(module, method, parts, x, where, training)
     if not isinstance(output, Tensor):
         raise UserError(
             f"the module gives a {type(output).__name__}, not a tensor", where=where, fix="return one tensor"
         )
     return output
+
+
+@contextmanager
+def _failures(x: Tensor, where: str) -> Iterator[None]:
+    """Tell in our words, and torch's, where a module fails on real rows [J, B, *shape]."""
+    try:
+        yield
+    except FedgmiError:
+        raise
+    except Exception as error:
+        if ran_out(error):  # training then goes on with fewer jobs
+            raise
+        raise _failed(error, x, where) from error
+
+
+def _failed(error: Exception, x: Tensor, where: str) -> UserError:
+    what = f"the module fails on {x.shape[1]} rows of shape {tuple(x.shape[2:])} ({type(error).__name__}: {error})"
+    return UserError(what, where=where, fix="try it on such rows in float32")
 
 
 def _random(where: str) -> UserError:
@@ -329,6 +405,7 @@ def _split(make: Callable[[], nn.Module], whole: FlatModule) -> tuple[FlatModule
             if lower.size + upper.size == whole.size:  # else they share parameters, or there are more than the layers'
                 body, head = lower, upper
                 lower.packed = upper.packed = whole.packed
+                lower.slow = upper.slow = whole.slow
     return body, head, wants_loop(layers) or not whole.packed
 
 

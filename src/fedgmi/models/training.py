@@ -22,6 +22,9 @@ from fedgmi.modes import flushed_denormals
 from fedgmi.randomness import generator
 from fedgmi.settings.run import TrainingSettings
 
+FILLED = 1000
+"""A batch of at most so many rows is filled by drawing a smaller client's rows again. A larger one is not."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -117,6 +120,7 @@ class Jobs:
         client: Numbers from 0 to C − 1, as in the rows. [J]
         component: [J]
         steps: [J]
+        batch: Rows of a step. [J]
         mass: The sum of the weights that were kept. [J], float64
         row: Places among all rows. [E]
         weight: Their weights. [E], float64
@@ -126,6 +130,7 @@ class Jobs:
     client: Tensor
     component: Tensor
     steps: Tensor
+    batch: Tensor
     mass: Tensor
     row: Tensor
     weight: Tensor
@@ -146,7 +151,9 @@ def plan_jobs(
 ) -> Jobs:
     """A job for every (client, component) with a row whose weight exceeds the threshold.
 
-    A job has ⌈epochs · mass / batch_size⌉ steps. Jobs are in order of client, then component.
+    A job has ⌈epochs · mass / b⌉ steps of b rows. b is the batch size; above `FILLED` rows, for a client that has fewer
+    than the batch size, it is the job's mass, so that each step is an epoch. A job's b depends on its own client alone,
+    as all of it does. Jobs are in order of client, then component.
 
     Args:
         weights: How much of each row belongs to each component, usually its responsibilities. [R, K]
@@ -169,9 +176,15 @@ def plan_jobs(
     row, weight = row[order], weights[row[order], component[order]]
     pairs, index, sizes = torch.unique_consecutive(pair, return_inverse=True, return_counts=True)
     mass = torch.zeros(len(pairs), dtype=torch.float64).index_add_(0, index, weight)
+    client = pairs // n_components
+    batch = torch.full_like(client, batch_size)
     steps = torch.ceil(epochs * mass / batch_size - 1e-6).long().clamp(min=1, max=max_steps)
+    if batch_size > FILLED:
+        small = client_index.bincount()[client] < batch_size
+        batch = torch.where(small, mass.round().long().clamp(min=1), batch)
+        steps = steps.masked_fill(small, min(epochs, max_steps or epochs))
     start = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)])
-    return Jobs(pairs // n_components, pairs % n_components, steps, mass, row, weight, start)
+    return Jobs(client, pairs % n_components, steps, batch, mass, row, weight, start)
 
 
 def fit(
@@ -234,7 +247,7 @@ def fit_chunks(
         start: Parameters to start from. They stay as they are. [S, P]
         jobs: What is trained, on which rows.
         rows: All rows.
-        settings: `training.*`, of which the batch size and the optimiser matter.
+        settings: `training.*`, of which the optimiser matters.
         lr: Learning rate.
         key: (seed, round, purpose). A job's rows and noise are drawn from the generator of (*key, client id,
             component).
@@ -250,20 +263,23 @@ def fit_chunks(
     at = torch.arange(len(jobs), device=start.device) if at is None else at.to(start.device)
     memory = memory or WorkingMemory()
     size, device, n_buffers = start.shape[1], start.device, 5 if pull else 4
-    per_job = STATE * size + 32 * settings.batch_size * (math.prod(rows.x.shape[1:]) + noise_size)
+    largest = max(jobs.batch.tolist(), default=1)
+    per_job = STATE * size + 32 * largest * (math.prod(rows.x.shape[1:]) + noise_size)
     width = min(memory.jobs(per_job, rows.x.device), len(jobs))
     order = torch.argsort(jobs.steps, descending=True, stable=True)
+    order = order[torch.argsort(jobs.batch[order], stable=True)]
     buffers: list[Tensor] = []
     begin = 0
     while begin < len(order):
         chunk = order[begin : begin + width]
+        chunk = chunk[jobs.batch[chunk] == jobs.batch[chunk[0]]]  # the first ones, for they lie in this order
         try:
             buffers = buffers or [start.new_empty((width, size)) for _ in range(n_buffers)]
             params, *others = (buffer[: len(chunk)] for buffer in buffers)
             place = chunk.to(device)
             torch.index_select(start, 0, at[place], out=params)
             near = pull and pull.of(place)
-            batches = _batches(jobs, chunk, rows, settings.batch_size, noise_size, key)
+            batches = _batches(jobs, chunk, rows, noise_size, key)
             _train(objective, params, others, batches, near, lr, adam=settings.optimizer == "adam")
         except (MemoryError, RuntimeError) as error:
             if not ran_out(error):
@@ -314,12 +330,10 @@ def _adam(params: Tensor, gradient: Tensor, first: Tensor, second: Tensor, count
     )  # fmt: skip
 
 
-def _batches(
-    jobs: Jobs, chunk: Tensor, rows: Rows, batch_size: int, noise_size: int, key: tuple[int | str, ...]
-) -> Iterator[Batch]:
-    """The batches of a chunk of jobs, which are in descending order of steps."""
+def _batches(jobs: Jobs, chunk: Tensor, rows: Rows, noise_size: int, key: tuple[int | str, ...]) -> Iterator[Batch]:
+    """The batches of a chunk of jobs, which are of one size and in descending order of steps."""
     device = rows.x.device
-    drawn, noise = zip(*(draw_batches(jobs, int(j), rows, batch_size, noise_size, key) for j in chunk), strict=True)
+    drawn, noise = zip(*(draw_batches(jobs, int(j), rows, noise_size, key) for j in chunk), strict=True)
     all_rows, all_noise = torch.cat(drawn).to(device), torch.cat(noise).to(device)  # [Σ steps, B] · [Σ steps, B, Z]
     steps = jobs.steps[chunk]
     first = (steps.cumsum(0) - steps).to(device)
@@ -332,7 +346,7 @@ def _batches(
 
 
 def draw_batches(
-    jobs: Jobs, job: int, rows: Rows, batch_size: int, noise_size: int, key: tuple[int | str, ...]
+    jobs: Jobs, job: int, rows: Rows, noise_size: int, key: tuple[int | str, ...]
 ) -> tuple[Tensor, Tensor]:
     """All rows and all noise of one job. They depend on the key, the client's id and the component alone.
 
@@ -340,7 +354,6 @@ def draw_batches(
         jobs: All jobs.
         job: Which of them.
         rows: All rows.
-        batch_size: B.
         noise_size: Z.
         key: As for `fit`.
 
@@ -348,7 +361,7 @@ def draw_batches(
         Places among all rows [steps, B] and noise [steps, B, Z], on the CPU.
     """
     begin, end = int(jobs.start[job]), int(jobs.start[job + 1])
-    steps = int(jobs.steps[job])
+    steps, batch_size = int(jobs.steps[job]), int(jobs.batch[job])
     draws = generator(*key, rows.ids[int(jobs.client[job])], int(jobs.component[job]))
     chosen = resample(jobs.weight[begin:end], steps * batch_size, draws)
     noise = torch.randn(steps, batch_size, noise_size, generator=draws)

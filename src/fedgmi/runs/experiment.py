@@ -45,6 +45,7 @@ def run(config: Config, out: Path, *, resume: bool = False, listener: Listener |
     folder.claim(out, resume=resume)
     with folder.alone(out), own_modes(config.threads):
         _same_config(config, out)
+        folder.warn_of_lost_records(out)
         new = not (out / folder.CONFIG).exists()
         files.write_text(out / folder.CONFIG, dump(config))  # first of all: what is resumed has these settings
         try:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from fedgmi import __version__
 from fedgmi.data.rows import Schema
 from fedgmi.errors import CheckpointError, ConfigError, UserError
 from fedgmi.models.own import Own
+from fedgmi.randomness import generator
 from fedgmi.runs import config
 from fedgmi.runs.fitted import Fitted
 from fedgmi.runs.setup import Setup
@@ -38,6 +43,8 @@ KEYS = frozenset(
     )
 )
 AGAIN = "save the model again, or restore the folder"
+TRIED = 3
+"""Rows on which models of the user's own are asked before they are saved, and after they are loaded."""
 
 
 def save(where: Path, model: Fitted, parameters: dict[str, Any]) -> None:
@@ -54,6 +61,7 @@ def save(where: Path, model: Fitted, parameters: dict[str, Any]) -> None:
     tensors = {f"server/{key}": leaf for key, leaf in model.server.items()}
     tensors |= {f"own/{key}": leaf for key, leaf in model.own.items()}
     tensors["proportions"] = model.proportions
+    answers = _answers(model.setup, model.server)
     meta = {
         "format": FORMAT,
         "fedgmi": __version__,
@@ -64,6 +72,7 @@ def save(where: Path, model: Fitted, parameters: dict[str, Any]) -> None:
         "n_components": model.n_components,
         "standardise": model.setup.standardise,
         "own": {name: _described(getattr(model.setup, name)) for name in ("expert", "density")},
+        "own_answers": {name: answer.tolist() for name, answer in answers.items()},
         "bound": model.bound,
         "bytes": [model.bytes_down, model.bytes_up],
         "history": list(model.history),
@@ -115,6 +124,7 @@ def load(where: Path, *, expert: Own = None, density: Own = None) -> tuple[Fitte
     setup = Setup(settings, schema, n_components, bool(meta["standardise"]), expert, density)
     server = store.part(tensors, "server/")
     _check_models(setup, server, path)
+    _check_answers(setup, server, meta.get("own_answers", {}), path)
     model = Fitted(
         setup=setup,
         names=tuple(meta["names"]),
@@ -161,6 +171,40 @@ def _check_models(setup: Setup, server: Tree, path: Path) -> None:
         if name in server and server[name].shape[-1] != size:
             what = f"the {name} that was saved has {server[name].shape[-1]} parameters, and this one has {size}"
             raise CheckpointError(what, where=str(path), fix=f"give the {name} that the model was fitted with")
+
+
+def _answers(setup: Setup, server: Tree) -> dict[str, Tensor]:
+    """What the user's own models say of the trial rows, at the parameters of all components: logits [K, 3, L] of the
+    expert, nats [3, K] of the density. Numbers that JSON has not are others there."""
+    if setup.expert is None and setup.density is None:
+        return {}
+    task = setup.task()
+    draws = generator(0, "trial rows of a saved model")
+    x = 2 * torch.randn(TRIED, *setup.schema.shape, generator=draws)
+    noise = torch.randn(TRIED, 1, task.density.noise_size, generator=draws)
+    asked: dict[str, tuple[Own, int, Callable[[Tensor], Tensor]]] = {
+        "expert": (setup.expert, task.expert.size, lambda of: task.expert.logits(of, x.expand(len(of), *x.shape))),
+        "density": (setup.density, task.density.size, lambda of: task.density.log_prob(of, x, noise)),
+    }
+    found = {}
+    for name, (own, size, ask) in asked.items():
+        if own is not None and name in server:
+            with torch.no_grad():
+                found[name] = ask(server[name].cpu().view(-1, size))
+    return {name: answer.nan_to_num() for name, answer in found.items()}
+
+
+def _check_answers(setup: Setup, server: Tree, saved: dict[str, Any], path: Path) -> None:
+    """Models of the user's own have to be those that were saved: as many parameters may mean something else."""
+    if not saved:  # of an earlier fedgmi, or none
+        return
+    for name, answer in _answers(setup, server).items():
+        wanted = torch.tensor(saved.get(name, answer.tolist()))
+        if answer.shape != wanted.shape or not torch.allclose(answer, wanted, atol=1e-3, rtol=1e-3):
+            far = f"by up to {float((answer - wanted).abs().max()):.3g}" if answer.shape == wanted.shape else "in shape"
+            what = f"on {TRIED} trial rows this {name} answers otherwise than the one that was saved ({far})"
+            fix = f"give the {name} that the model was fitted with; its code or its buffers have changed"
+            raise CheckpointError(what, where=str(path), fix=fix)
 
 
 def _schema(found: dict[str, Any]) -> Schema:

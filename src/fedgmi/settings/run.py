@@ -129,6 +129,9 @@ class TrainingSettings(Section):
     lr: one rate, or a list to choose from on validation rows, or a table of either by method's name with
     "default" for the others.
 
+    batch_size: rows of a step. Up to 1000, a batch is filled by drawing the rows of a smaller client again. Above, a
+    client with fewer rows takes each of them once a step, so that an epoch is one step.
+
     optimizer: of the local steps, "adam" (fresh in every round) or "sgd" (plain: no momentum, no decay).
 
     patience: a run stops after so many rounds without a better `evaluation.metric` on validation rows, and ends with

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fedgmi.errors import UserError
+from fedgmi.errors import FedgmiWarning, UserError
 from fedgmi.storage.files import write_text, writing
 
 CONFIG = "config.toml"
@@ -70,6 +71,28 @@ def keep_records(out: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     """
     kept = [json.dumps(record) + "\n" for record in read_records(out) if keep(record)]
     write_text(out / RECORDS, "".join(kept))
+
+
+def warn_of_lost_records(out: Path) -> None:
+    """Say so where `records.jsonl` lacks rounds that the checkpoints know of: it was cut short, or removed.
+
+    Args:
+        out: The results folder of a run.
+    """
+    there = {(record["run"], record["round"]) for record in read_records(out)}
+    lost = {}
+    for path in sorted((out / CHECKPOINTS).glob("*.json")):
+        try:
+            meta = json.loads(path.read_text(encoding="utf-8"))
+            done, last = len(meta["validation"]), int(meta["round"])  # an entry for each round that was recorded
+        except (OSError, ValueError, KeyError, TypeError):  # whoever goes on from it says what is wrong with it
+            continue
+        lost[path.stem] = done - sum(run == path.stem and round <= last for run, round in there)
+    lost = {run: n for run, n in lost.items() if n > 0}
+    if lost:
+        n, by_run = sum(lost.values()), ", ".join(f"{run} {n}" for run, n in lost.items())
+        what = f"{out / RECORDS}: it lacks {n} round{'s' * (n != 1)} ({by_run}) that were recorded, so it was cut short"
+        warnings.warn(FedgmiWarning(f"{what}. Results do not depend on it"), stacklevel=2)
 
 
 def holds_run(out: Path) -> bool:
