@@ -334,3 +334,39 @@ def test_a_text_file_whose_clients_became_decimals_has_the_same_clients(tmp_path
         warnings.simplefilter("ignore", FedgmiWarning)
         federation = Federation.from_dataset(str(tmp_path), client="ward", label="died")
     assert sorted(federation.names, key=int) == ["7", "20", "101", "103"]
+
+
+TOLD = FRAME.assign(outcome=np.where(FRAME.died == 1, "ill", "well"), place="ward " + FRAME.ward.astype(str))
+RECODED = {  # y and groups that are made from a column of the table, which then would tell the answer
+    "compared": (TOLD.outcome == "ill", "ward"),
+    "compared, without a name": ((TOLD.outcome == "ill").to_numpy(), "ward"),
+    "numbered": (pd.factorize(TOLD.outcome)[0], "ward"),
+    "replaced": (TOLD.outcome.map({"ill": "A", "well": "B"}), "ward"),
+    "clients numbered": ("died", pd.factorize(TOLD.place)[0]),
+    "clients shortened": ("died", TOLD.place.str[5:]),
+}
+
+
+@pytest.mark.parametrize("case", RECODED)
+def test_what_the_label_or_the_client_was_made_from_is_no_feature(case):
+    y, groups = RECODED[case]
+    X = TOLD.drop(columns=["died", "place"]) if isinstance(groups, str) else TOLD.drop(columns=["outcome", "ward"])
+    with pytest.warns(FedgmiWarning, match=r"'(outcome|place)'.*no feature"):
+        found = new().fit(X, y, groups=groups)
+    assert set(found.feature_names_in_) <= {"age", "pressure"}
+
+
+def test_a_column_called_as_the_label_is_no_feature_in_small_tables_either():
+    with pytest.warns(FedgmiWarning, match="y is called 'outcome'"):
+        found = new().fit(TOLD.drop(columns=["died", "place"])[10:40], TOLD.outcome[10:40] == "ill", groups="ward")
+    assert "outcome" not in " ".join(found.feature_names_in_)
+
+
+def test_recodings_are_found_in_tables_and_kept_where_they_are_named():
+    with pytest.warns(FedgmiWarning, match="in other words") as caught:
+        federation = Federation.from_frame(TOLD, "ward", "died")
+    assert federation.schema.features == ("age", "pressure")
+    assert len(caught) == 2
+    assert len(Federation.from_frame(TOLD, "ward", "died", features=["age", "outcome"]).schema.features) == 3
+    nearly = TOLD.drop(columns="place").assign(outcome=TOLD.outcome.where(TOLD.index != 50, "unknown"))
+    assert "outcome=ill" in Federation.from_frame(nearly, "ward", "died").schema.features

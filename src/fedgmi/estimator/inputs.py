@@ -106,9 +106,9 @@ def _grouped(X: Any, y: Any, groups: Any, missing: Missing, task: TaskName) -> F
     elif y is not None and not isinstance(y, str):
         label = _taken_from(X, y, "y") or LABEL
         beside |= {LABEL: _flat(y, LABEL)} if label == LABEL else {}
-    found = Federation.from_frame(
-        with_columns(X, beside) if beside else X, client, label, missing=missing, task=task, event=event
-    )
+    drop = _named_so([name for name in columns if name not in (client, label)], {"y": y, "groups": groups})
+    frame = with_columns(X, beside, drop) if beside else X
+    found = Federation.from_frame(frame, client, label, missing=missing, task=task, event=event)
     return replace(
         found,
         client_column=None if client == CLIENT else found.client_column,
@@ -152,6 +152,19 @@ def _taken_from(X: Any, values: Any, what: str) -> str | None:
         told = f"column {column!r} holds what {what} holds. It is the {role}, and no feature"
         warnings.warn(FedgmiWarning(f"{told}. Likely fix: give {what}={column!r}"), stacklevel=5)
     return column
+
+
+def _named_so(columns: Sequence[str], given: Mapping[str, Any]) -> list[str]:
+    """The table's columns from which y or groups were made, as their names tell: `table.outcome == "ill"`."""
+    found = []
+    for what, values in given.items():
+        name = getattr(values, "name", None)
+        if isinstance(name, str) and name in columns and name not in found:
+            found.append(name)
+            role = "label" if what == "y" else "client"
+            told = f"{what} is called {name!r}, as a column is: that column tells the {role}, and is no feature"
+            warnings.warn(FedgmiWarning(f"{told}. To use it all the same, rename {what}"), stacklevel=5)
+    return found
 
 
 def _flat(values: Any, what: str, width: int = 1) -> Any:

@@ -6,7 +6,6 @@ imported. It takes a twentieth of a second to import, and so is imported when th
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +20,14 @@ from fedgmi.data.problems import Problems
 from fedgmi.data.rows import Missing, Parts, Schema
 from fedgmi.data.sources.arrays import is_number
 from fedgmi.data.sources.columns import Kind, require
+from fedgmi.data.sources.copies import copies, without_copies
 from fedgmi.data.sources.labels import NO_LABELS
 from fedgmi.data.sources.row_numbers import ENOUGH, is_row_number, warn_of_counter, without_row_numbers
 from fedgmi.data.sources.sources import Split, client_with
 from fedgmi.data.sources.tables import array_of
 from fedgmi.data.sources.targets import read_labels, with_events
 from fedgmi.data.sources.values import Values, encode_feature, missing_texts, number_block, one_hot
-from fedgmi.errors import DataError, FedgmiWarning, nearest
+from fedgmi.errors import DataError, nearest
 from fedgmi.settings.run import TaskName
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def from_frame(
     with problems.noted():
         chosen = _chosen(table.column_names, client, label, features, event)
         if features is None:
-            chosen = _without_copies(table, chosen, client, label)
+            chosen = without_copies(table, chosen, client, label)
         x, columns = _features(table, chosen, missing, warn=features is None)
     labels = NO_LABELS
     if label is not None and label in table.column_names:
@@ -223,37 +223,18 @@ def same_column(frame: Any, values: Values, name: Any = None) -> str | None:
         'ward'
     """
     table = _arrow(frame)
-    found = _copies(table, values.tolist())
+    found = copies(table, values.tolist())
     by_value = found if len(table) >= ENOUGH else []
     return next((column for column in found if column == name), next(iter(by_value), None))
 
 
-def _copies(table: Any, values: list[Any]) -> list[str]:
-    """The columns that hold given values row by row, as they are or as texts; of constant values, none."""
-    if len(values) != len(table) or len(set(map(str, values))) < 2:
-        return []
-
-    def same(held: list[Any], given: list[Any]) -> bool:
-        return held == given or list(map(str, held)) == list(map(str, given))
-
-    columns = ((name, table.column(name)) for name in table.column_names)
-    return [
-        name
-        for name, column in columns
-        if same(column.slice(0, FEW).to_pylist(), values[:FEW]) and same(column.to_pylist(), values)
-    ]
-
-
-FEW = 16
-"""So many rows show that most columns differ."""
-
-
-def with_columns(frame: Any, columns: Mapping[str, Values]) -> Any:
+def with_columns(frame: Any, columns: Mapping[str, Values], drop: Sequence[str] = ()) -> Any:
     """A table with more columns, row by row as they come; the index of pandas plays no part.
 
     Args:
         frame: A DataFrame of pandas or Polars, or a pyarrow Table.
         columns: Values by name. [n] each
+        drop: The names of columns to leave out.
 
     Returns:
         A pyarrow Table.
@@ -263,7 +244,7 @@ def with_columns(frame: Any, columns: Mapping[str, Values]) -> Any:
     """
     import pyarrow
 
-    table = _arrow(frame)
+    table = _arrow(frame).drop_columns(list(drop))
     for name, values in columns.items():
         if len(values) != len(table):
             what = f"there are {len(values)} entries for {len(table)} rows"
@@ -328,21 +309,6 @@ def _chosen(
     if not features:
         raise DataError("no column is left", where="features", fix="name at least one")
     return features
-
-
-def _without_copies(table: Any, chosen: Sequence[str], client: str, label: str | None) -> list[str]:
-    """The features that nobody has named, but for copies of the label and the client, which would tell the answer."""
-    kept = list(chosen)
-    if len(table) < ENOUGH:
-        return kept
-    for role, column in (("label", label), ("client", client)):
-        copies = _copies(table, table.column(column).to_pylist()) if column is not None else []
-        for name in copies:
-            if name in kept:
-                kept.remove(name)
-                told = f"column {name!r} holds what the {role} {column!r} holds, so it is no feature"
-                warnings.warn(FedgmiWarning(f"{told}. To use it all the same, name it in features"), stacklevel=2)
-    return kept
 
 
 def _as_name(column: Any) -> str:
