@@ -200,8 +200,8 @@ FITTED: dict[str, FedGMI] = {}
 
 
 def _place(fitted, asked):
-    [(_, weights)] = by_client(fitted._fitted, asked, 1)
-    return int(np.abs(fitted.weights_ - weights).sum(1).argmin())
+    [(_, who)] = by_client(fitted._fitted, asked, 1)
+    return int(np.abs(fitted.weights_ - who.weights).sum(1).argmin())
 
 
 def test_a_federation_is_a_collection_of_clients():
