@@ -278,6 +278,41 @@ def test_masks_are_gaps_wherever_they_stand(model):
         model.predict(rows[:2], client=np.ma.masked_array(["7", "20"], mask=[0, 1]))
 
 
+DAYS = pd.to_datetime("2020-01-01") + pd.to_timedelta(FRAME.ward, unit="D")
+NOBODY = {  # what names no client, whatever X is
+    "dates": (DAYS, "date|times"),
+    "dates as objects": (DAYS.dt.date.tolist(), "date"),
+    "durations": (FRAME.ward.to_numpy().astype("m8[D]"), "a duration"),
+    "bytes": (FRAME.ward.astype(str).to_numpy().astype("S"), r"bytes.*decode"),
+    "complex numbers": (FRAME.ward.to_numpy() * 1j, "a complex number"),
+    "a number and a text": (FRAME.ward.astype(object).where(FRAME.index != 30, "101"), "two clients have this name"),
+}
+
+
+@pytest.mark.parametrize("case", NOBODY)
+def test_what_names_no_client(model, case):
+    groups, message = NOBODY[case]
+    for X in (BARE, BARE.to_numpy()):
+        with pytest.raises(DataError, match=f"groups.*({message})"):
+            new().fit(X, FRAME.died, groups=groups)
+    if message != "two clients have this name":
+        with pytest.raises(DataError, match=f"client.*({message})"):
+            model.predict(BARE, client=groups)
+    if case in ("dates", "durations"):
+        with pytest.raises(DataError, match=r"'ward': it holds dates or times.*texts"):
+            Federation.from_frame(FRAME.assign(ward=groups), "ward", "died")
+
+
+def test_the_client_is_no_label():
+    for ask in (
+        lambda: Federation.from_frame(FRAME, "ward", "ward"),
+        lambda: new().fit(FRAME, "ward", groups="ward"),
+        lambda: new().fit(FRAME, FRAME.ward, groups=FRAME.ward),
+    ):
+        with pytest.raises(DataError, match="column 'ward' is the client and the label"):
+            ask()
+
+
 def test_names_that_mark_gaps_are_taken():
     with pytest.raises(DataError, match=r"which is how missing values are marked"):
         Federation.from_frame(FRAME.assign(**{"age=(missing)": 1.0}), "ward", "died")
@@ -303,6 +338,8 @@ def test_a_parameter_and_a_setting_that_contradict_are_refused():
     with pytest.raises(ConfigError, match=r"learning_rate is 0\.001, and settings say training\.lr = 0\.01"):
         new(learning_rate=1e-3, settings=SMALL | {"training.lr": 1e-2}).fit(FRAME, "died", groups="ward")
     assert new(learning_rate=np.float32(1e-3)).fit(FRAME, "died", groups="ward").learning_rate_ == pytest.approx(1e-3)
+    with pytest.raises(ConfigError, match="random_state is 5, and settings say seed = 3"):
+        new(random_state=5, settings=SMALL | {"seed": 3}).fit(FRAME, "died", groups="ward")
     with pytest.raises(ConfigError, match="learning_rate is None"):
         new(learning_rate=None).fit(FRAME, "died", groups="ward")
 

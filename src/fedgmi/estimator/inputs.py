@@ -89,7 +89,7 @@ def _grouped(X: Any, y: Any, groups: Any, missing: Missing, task: TaskName) -> F
                 raise DataError(
                     f"rows without named columns have no column {value!r}", where=f"{WHERE}, {what}", fix=fix
                 )
-        return _from_arrays(X, y, _flat(groups, "groups"), missing, task)
+        return _from_arrays(X, y, _names(groups), missing, task)
     beside: dict[str, Any] = {}
     event = None
     if task == "survival" and (y is None or isinstance(y, str)):
@@ -98,7 +98,7 @@ def _grouped(X: Any, y: Any, groups: Any, missing: Missing, task: TaskName) -> F
     client, label = groups, y
     if not isinstance(groups, str):
         client = _taken_from(X, groups, "groups") or CLIENT
-        beside |= {CLIENT: _flat(groups, "groups")} if client == CLIENT else {}
+        beside |= {CLIENT: _names(groups)} if client == CLIENT else {}
     if task == "survival":
         both = targets(task, _flat(y, "y", 2), where=f"{WHERE}, y")
         label, event = LABEL, EVENT
@@ -128,12 +128,7 @@ def _from_arrays(X: Any, y: Any, groups: Any, missing: Missing, task: TaskName) 
         if values is not None and len(values) != len(rows):
             fix = f"give one entry of {what} for each row"
             raise DataError(f"{len(values)} of {what} for {len(rows)} rows", where=WHERE, fix=fix)
-    gaps = missing_values(groups)
-    if gaps.any():
-        what = f"{int(gaps.sum())} names are missing, the first at row {int(gaps.argmax())}"
-        raise DataError(what, where=f"{WHERE}, groups", fix="drop the rows that belong to no client")
-    names = groups if groups.dtype.kind in "iuf" else names_in(groups, where=f"{WHERE}, groups")
-    known, number = np.unique(names, return_inverse=True)
+    known, number = np.unique(groups, return_inverse=True)
     clients = []
     for place in range(len(known)):
         mine = np.flatnonzero(number == place)
@@ -141,6 +136,16 @@ def _from_arrays(X: Any, y: Any, groups: Any, missing: Missing, task: TaskName) 
     return Federation.from_arrays(
         clients, names=names_in(known, where=f"{WHERE}, groups").tolist(), missing=missing, task=task
     )
+
+
+def _names(groups: Any) -> Any:
+    """Each row's client: a name as text, or a number, by which clients are in order. [n]"""
+    found = _flat(groups, "groups")
+    gaps = missing_values(found)
+    if gaps.any():
+        what = f"{int(gaps.sum())} names are missing, the first at row {int(gaps.argmax())}"
+        raise DataError(what, where=f"{WHERE}, groups", fix="drop the rows that belong to no client")
+    return found if found.dtype.kind in "iuf" else names_in(found, where=f"{WHERE}, groups")
 
 
 def _taken_from(X: Any, values: Any, what: str) -> str | None:

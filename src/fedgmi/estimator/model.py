@@ -247,6 +247,8 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
         for key, name in SETTING_OF.items():
             if not isinstance(self.settings, Mapping) or key not in self.settings:
                 continue
+            if key == "seed" and self.random_state is not None:
+                name = "random_state"
             own, other = getattr(self, name), self.settings[key]
             if not (own is defaults[name] or own == defaults[name] or own == other):
                 what = f"{name} is {own!r}, and settings say {key} = {other!r}"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.missing import MARK, mark, marked_numbers, with_markers
-from fedgmi.data.names import names_in
+from fedgmi.data.names import AS_TEXTS, names_in
 from fedgmi.data.problems import Problems
 from fedgmi.data.rows import Missing, Parts, Schema
 from fedgmi.data.sources.arrays import is_number
@@ -293,6 +293,9 @@ def _chosen(
     for where, column in (("client", client), ("label", label), ("event", event)):
         if column is not None:
             require(column, columns, where=where)
+    if label == client:
+        what = f"column {label!r} is the client and the label: each client's answer would be its name"
+        raise DataError(what, where="label", fix="choose another label, or another column of clients")
     taken = {client: "the clients' names", label: "the label", event: "the event"}
     if features is None:
         rest = [name for name in columns if name not in taken]
@@ -477,7 +480,11 @@ def _label_column(table: Any, name: str) -> Values:
 
 def _clients(table: Any, name: str) -> Values:
     """Each row's client."""
-    where = f"column {name!r}"
+    import pyarrow
+
+    where, type_ = f"column {name!r}", table.column(name).type
+    if pyarrow.types.is_temporal(type_):
+        raise DataError(f"it holds dates or times ({type_}), and no names of clients", where=where, fix=AS_TEXTS)
     kind, values = _column(table, name, where)
     gaps = np.isnan(values) if values.dtype.kind == "f" else missing_texts(values)
     if gaps.any():
