@@ -118,6 +118,7 @@ WAYS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:X has no column names")
 @pytest.mark.parametrize("way", WAYS)
 def test_gaps_go_by_the_rule_of_the_settings(way):
     with pytest.raises(DataError, match="are missing"):
@@ -148,6 +149,17 @@ def test_columns_that_the_federation_did_not_have_are_told(model):
     np.testing.assert_array_equal(found, model.predict(FRAME))
     with pytest.raises(DataError, match=r"X: no column 'age'.*rename 'aged' to 'age'"):
         model.predict(FRAME.rename(columns={"age": "aged"}))
+
+
+def test_rows_without_names_are_told_once_beside_a_model_with_names():
+    fitted = new().fit(FRAME, "died", groups="ward")
+    with pytest.warns(FedgmiWarning, match="X has no column names; the columns are taken in the order age, pressure"):
+        found = fitted.predict(BARE.to_numpy(), client="7")
+    np.testing.assert_array_equal(fitted.predict(BARE.to_numpy(), client="7"), found)
+    refitted = fitted.fit(FRAME, "died", groups="ward")
+    refitted.evaluate(FRAME)
+    with pytest.warns(FedgmiWarning, match="X has no column names"):
+        refitted.infer_weights(BARE.to_numpy())
 
 
 def test_what_fit_takes_is_evaluated_and_diagnosed(model):
@@ -263,6 +275,7 @@ def test_lists_of_labels_are_not_made_one_type(case):
         Federation.from_arrays([(BARE.to_numpy(), labels)])
 
 
+@pytest.mark.filterwarnings("ignore:X has no column names")
 def test_masks_are_gaps_wherever_they_stand(model):
     hide = np.arange(len(FRAME)) % 10 == 0
     rows, labels = BARE.to_numpy(), np.ma.masked_array(FRAME.died.to_numpy(), mask=hide)

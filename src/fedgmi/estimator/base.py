@@ -14,6 +14,7 @@ import sklearn.exceptions
 from torch import Tensor
 
 from fedgmi.data import encode
+from fedgmi.data.missing import marked_numbers
 from fedgmi.data.names import names_in
 from fedgmi.data.rows import Rows
 from fedgmi.data.sources.frames import column_names, left_out, values_of
@@ -54,6 +55,7 @@ class Base:
     _fitted: fitted.Fitted
     classes_: Array
     n_components_: int
+    _order_told: bool = False
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_fitted")
@@ -92,7 +94,28 @@ class Base:
             told = f"X has {'columns' if len(strange) > 1 else 'a column'} {', '.join(map(repr, strange[:5]))}"
             told += ", …" if len(strange) > 5 else ""
             warnings.warn(FedgmiWarning(f"{told}, which the federation did not have: left out"), stacklevel=4)
+        self._tell_order(x)
         return features
+
+    def _tell_order(self, x: Any) -> None:
+        """Warn once where the model knows its columns by name, and rows come without names."""
+        if not hasattr(self, "feature_names_in_") or self._order_told or column_names(x):
+            return
+        self._order_told = True
+        features = self._model().schema.features
+        plain = [name for name in features if name not in marked_numbers(features)]
+        order = ", ".join(plain[:8]) + (", …" if len(plain) > 8 else "")
+        told = f"X has no column names; the columns are taken in the order {order}"
+        warnings.warn(FedgmiWarning(f"{told}. Likely fix: give a table with these columns"), stacklevel=5)
+
+    @contextmanager
+    def _own_order(self) -> Iterator[None]:
+        """For as long as rows without names are the estimator's own, in the order of its features."""
+        told, self._order_told = self._order_told, True
+        try:
+            yield
+        finally:
+            self._order_told = told
 
     def _clients(self, X: Any, client: Any, n_rows: int) -> Iterator[tuple[Array, Member]]:
         """Rows by client, and whose they are. Without a client, a table's own column says whose they are."""

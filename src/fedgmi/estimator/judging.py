@@ -128,13 +128,14 @@ class Judging(Asking):
         schema, clients, logs, labels = self._model().schema, [], [], []
         for name, x, numbers in self._rows_of_clients(X, y, groups):
             known = name in self.client_names_
-            whose: Any = name if known else self.infer_weights(x)
             line: dict[str, Any] = {"name": name, "rows": len(x), "newcomer": not known}
-            line["log_density"] = float(self.score_samples(x, client=whose).mean())
-            if numbers is not None and schema.labelled:
-                logs.append(self._predictions(x, whose))
-                labels.append(numbers)
-                line |= metrics.measure(logs[-1], numbers, task=schema.task)
+            with self._own_order():
+                whose: Any = name if known else self.infer_weights(x)
+                line["log_density"] = float(self.score_samples(x, client=whose).mean())
+                if numbers is not None and schema.labelled:
+                    logs.append(self._predictions(x, whose))
+                    labels.append(numbers)
+                    line |= metrics.measure(logs[-1], numbers, task=schema.task)
             clients.append(line)
         names = [name for name in clients[0] if name not in ("name", "rows", "newcomer")]
         values = {name: [line[name] for line in clients] for name in names}

@@ -200,7 +200,7 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
         return tags
 
     def _take(self, model: fitted.Fitted) -> None:
-        self._fitted, self._drawn, self._interval = model, {}, None
+        self._fitted, self._drawn, self._interval, self._order_told = model, {}, None, False
         self.weights_ = array(model.proportions)
         self.n_components_ = model.n_components
         self.client_names_ = model.names
