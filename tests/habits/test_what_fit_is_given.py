@@ -316,6 +316,31 @@ def test_what_names_no_client(model, case):
             Federation.from_frame(FRAME.assign(ward=groups), "ward", "died")
 
 
+MIXED_UP = FRAME.sample(frac=1, random_state=0)  # the same rows by pandas' index, in another order
+ORDERS = {
+    "labels": (lambda m: new().fit(FRAME, MIXED_UP.died, groups="ward"), "y"),
+    "clients": (lambda m: new().fit(MIXED_UP[["age"]], MIXED_UP.died, groups=FRAME.ward), "groups"),
+    "client by client": (lambda m: new().fit([(BARE[:20], FRAME.died[:20][::-1])] * 2), "y"),
+    "later clients": (lambda m: m.predict(MIXED_UP, client=FRAME.ward), "client"),
+    "later labels": (lambda m: m.score(FRAME, MIXED_UP.died), "y"),
+    "labels of components": (lambda m: m.predict_components(FRAME, MIXED_UP.died), "y"),
+    "evaluation": (lambda m: m.evaluate(FRAME, MIXED_UP.died), "y"),
+}
+
+
+@pytest.mark.parametrize("case", ORDERS)
+def test_an_index_in_another_order_is_refused(model, case):
+    ask, what = ORDERS[case]
+    with pytest.raises(DataError, match=rf"{what} has the index of X in another order.*{what}\.loc\[X\.index\]"):
+        ask(model)
+
+
+def test_an_index_that_is_another_one_plays_no_part(model):
+    other = MIXED_UP.set_axis(range(1000, 1000 + len(MIXED_UP)))
+    np.testing.assert_array_equal(model.predict(MIXED_UP, client=other.ward), model.predict(MIXED_UP))
+    assert model.score(MIXED_UP, other.died) == model.score(MIXED_UP, MIXED_UP.died.to_numpy())
+
+
 def test_the_client_is_no_label():
     for ask in (
         lambda: Federation.from_frame(FRAME, "ward", "ward"),

@@ -18,6 +18,7 @@ from fedgmi.data.missing import marked_numbers
 from fedgmi.data.names import names_in
 from fedgmi.data.rows import Rows
 from fedgmi.data.sources.frames import column_names, left_out, values_of
+from fedgmi.data.sources.row_order import refuse_other_order
 from fedgmi.errors import DataError, FedgmiWarning
 from fedgmi.modes import own_modes
 from fedgmi.runs import fitted
@@ -81,6 +82,7 @@ class Base:
         return None if scale is None else (array(scale.mean), array(scale.std))
 
     def _rows(self, x: Any, y: Any = None) -> Rows:
+        refuse_other_order(x, y, "y", "y")
         model, features = self._model(), self._features(x)
         labels = None if y is None else encode.labels(y, model.schema, len(features))
         return model.rows(features, labels)
@@ -127,6 +129,7 @@ class Base:
 
     def _whose(self, X: Any, client: Any) -> Any:
         """Who is meant: as given, else by the table's column of clients; None where nobody says."""
+        refuse_other_order(X, client, "client", "client")
         column = self._model().client_column
         if client is not None or column is None or column not in column_names(X):
             return client
@@ -134,6 +137,7 @@ class Base:
 
     def _known_labels(self, X: Any, y: Any) -> Any:
         """The labels as given, else those of the table's own column."""
+        refuse_other_order(X, y, "y", "y")
         column = self._model().label_column
         if y is not None or column is None or column not in column_names(X):
             return y

@@ -14,6 +14,7 @@ from fedgmi.data.names import names_in
 from fedgmi.data.rows import Missing
 from fedgmi.data.sources.arrays import by_row, missing_values, plain_array
 from fedgmi.data.sources.frames import column_names, same_column, with_columns
+from fedgmi.data.sources.row_order import refuse_other_order
 from fedgmi.data.sources.targets import targets
 from fedgmi.errors import ConfigError, DataError, FedgmiWarning
 from fedgmi.runs.config import Config
@@ -81,6 +82,8 @@ def _is_client(entry: Any) -> bool:
 def _grouped(X: Any, y: Any, groups: Any, missing: Missing, task: TaskName) -> Federation:
     if isinstance(X, Federation | Mapping):
         raise DataError("its clients have names already", where=f"{WHERE}, groups", fix="leave groups out")
+    for what, value in (("y", y), ("groups", groups)):
+        refuse_other_order(X, value, what, f"{WHERE}, {what}")
     columns = column_names(X)
     if not columns:
         for what, value in (("groups", groups), ("y", y)):

@@ -15,6 +15,7 @@ from fedgmi.data.sources.arrays import Array, by_row, channels_last, numbers, pl
 from fedgmi.data.sources.frames import column_names, number_columns
 from fedgmi.data.sources.labels import label_values
 from fedgmi.data.sources.row_numbers import without_row_numbers
+from fedgmi.data.sources.row_order import refuse_other_order
 from fedgmi.data.sources.targets import targets
 from fedgmi.errors import DataError, nearest
 from fedgmi.settings.run import TaskName
@@ -115,6 +116,7 @@ def _entry(entry: Any, name: str, where: str, task: TaskName) -> Entry:
     if isinstance(entry, tuple) and len(entry) != 2:
         raise DataError(f"the entry is a tuple of {len(entry)}", where=where, fix="give (x, y), or x alone")
     x, y = entry if isinstance(entry, tuple) else (entry, None)
+    refuse_other_order(x, y, "y", where)
     columns = column_names(x)
     if columns:
         keep = "rename it"
