@@ -445,3 +445,42 @@ def test_recodings_are_found_in_tables_and_kept_where_they_are_named():
     assert len(Federation.from_frame(TOLD, "ward", "died", features=["age", "outcome"]).schema.features) == 3
     nearly = TOLD.drop(columns="place").assign(outcome=TOLD.outcome.where(TOLD.index != 50, "unknown"))
     assert "outcome=ill" in Federation.from_frame(nearly, "ward", "died").schema.features
+
+
+def test_texts_that_are_numbers_are_told():
+    texts = FRAME.assign(dose=FRAME.age.round(1).astype(str), code=[f"{n % 30:03}" for n in range(len(FRAME))])
+    with pytest.warns(FedgmiWarning, match="'dose': it holds .* all are numbers.*pandas.to_numeric") as caught:
+        Federation.from_frame(texts, "ward", "died")
+    assert len(caught) == 1
+    Federation.from_frame(texts.astype({"dose": "category"}), "ward", "died")
+    Federation.from_frame(FRAME.assign(stage=[str(n % 4) for n in range(len(FRAME))]), "ward", "died")
+    many = pd.concat([FRAME] * 4).assign(dose=[str(n / 8) for n in range(400)])
+    with pytest.raises(DataError, match=r"400 different texts.*pandas\.to_numeric"):
+        Federation.from_frame(many, "ward", "died")
+
+
+CLIENTS = [(part[["age", "pressure"]].to_numpy(), part.died.to_numpy()) for _, part in FRAME.groupby("ward")]
+PAIRS = {
+    "lists of arrays": [[x, y] for x, y in CLIENTS],
+    "lists of lists": [[x.tolist(), y.tolist()] for x, y in CLIENTS],
+    "lists of tables": [[pd.DataFrame(x), pd.Series(y)] for x, y in CLIENTS],
+    "labels as one column": [(x, y[:, None]) for x, y in CLIENTS],
+    "labels as a table of one column": [(x, pd.DataFrame({"y": y})) for x, y in CLIENTS],
+}
+
+
+@pytest.mark.parametrize("case", PAIRS)
+def test_rows_and_labels_in_a_list_are_those_of_a_tuple(case):
+    found, wanted = new().fit(PAIRS[case]), new().fit(CLIENTS)
+    assert found.classes_.tolist() == [0, 1]
+    np.testing.assert_array_equal(found.weights_, wanted.weights_)
+
+
+def test_lists_of_rows_and_pictures_are_no_pairs():
+    assert len(Federation.from_arrays([[[1.0, 2.0], [3.0, 4.0]]] * 2)["client-00"]) == 2
+    pictures = Federation.from_arrays([[np.full((4, 4), 0.5), np.zeros((4, 4))]] * 2)
+    assert pictures.schema.shape == (1, 4, 4)
+
+
+def test_labels_to_score_against_may_be_one_column(model):
+    assert model.score(FRAME, FRAME.died.to_numpy()[:, None]) == model.score(FRAME)

@@ -13,6 +13,7 @@ from fedgmi.data.federation import Federation
 from fedgmi.data.names import names_in
 from fedgmi.data.rows import Missing
 from fedgmi.data.sources.arrays import by_row, missing_values, plain_array
+from fedgmi.data.sources.entries import is_pair
 from fedgmi.data.sources.frames import column_names, same_column, with_columns
 from fedgmi.data.sources.row_order import refuse_other_order
 from fedgmi.data.sources.targets import targets
@@ -76,7 +77,7 @@ def check_missing(config: Config, federation: Federation) -> None:
 
 def _is_client(entry: Any) -> bool:
     """(x, y), or rows: what a client may be in a list. A list of numbers is one row, and no client."""
-    return isinstance(entry, tuple) or bool(column_names(entry)) or np.ndim(entry) >= 2
+    return isinstance(entry, tuple) or is_pair(entry) or bool(column_names(entry)) or np.ndim(entry) >= 2
 
 
 def _grouped(X: Any, y: Any, groups: Any, missing: Missing, task: TaskName) -> Federation:

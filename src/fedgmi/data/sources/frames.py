@@ -26,7 +26,7 @@ from fedgmi.data.sources.row_numbers import ENOUGH, is_row_number, warn_of_count
 from fedgmi.data.sources.sources import Split, client_with
 from fedgmi.data.sources.tables import array_of
 from fedgmi.data.sources.targets import read_labels, with_events
-from fedgmi.data.sources.values import Values, encode_feature, missing_texts, number_block, one_hot
+from fedgmi.data.sources.values import Values, encode_feature, missing_texts, number_block, one_hot, warn_of_numbers
 from fedgmi.errors import DataError, nearest
 from fedgmi.settings.run import TaskName
 
@@ -321,6 +321,8 @@ def _as_name(column: Any) -> str:
 
 def _features(table: Any, chosen: Sequence[str], missing: Missing, *, warn: bool) -> tuple[Tensor, tuple[str, ...]]:
     """x [n, features] of the chosen columns, and the features' names."""
+    import pyarrow
+
     problems, numbers = Problems(), []
     blocks: list[npt.NDArray[np.float32]] = []
     columns: list[str] = []
@@ -328,6 +330,8 @@ def _features(table: Any, chosen: Sequence[str], missing: Missing, *, warn: bool
         with problems.noted():
             where = f"column {name!r}"
             kind, values = _column(table, name, where)
+            if kind != "number" and not pyarrow.types.is_dictionary(table.column(name).type):
+                warn_of_numbers(values, where=where, keep='where they are categories, say .astype("category")')
             [block], new = encode_feature(
                 [values], kind, name, where=where, missing=missing, advice="leave it out of features"
             )
