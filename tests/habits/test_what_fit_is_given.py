@@ -223,9 +223,22 @@ def test_parameters_that_cannot_be_meant(case):
         ask()
 
 
+WARD_TABLE = Federation.from_frame(FRAME, "ward", "died")
 ASKED = {
     "half a row": (lambda m: m.sample(1.5, component=0), ConfigError, "n is 1.5"),
     "half a draw": (lambda m: m.score_samples(FRAME, n_samples=1.5), ConfigError, "n_samples is 1.5"),
+    "a component that is a truth": (lambda m: m.sample(2, component=True), ConfigError, "component is True"),
+    "a component that is a decimal": (lambda m: m.sample(2, component=0.0), ConfigError, r"component is 0\.0"),
+    "a component too many": (lambda m: m.sample(2, component=2), ConfigError, r"no component 2.*0\.\.1"),
+    "too few weights": (lambda m: m.score(FRAME, sample_weight=[1, 2]), DataError, r"sample_weight.*for 100 rows"),
+    "no weight": (
+        lambda m: m.score(FRAME, sample_weight=[np.nan] * 100),
+        DataError,
+        "it is nan at row 0",
+    ),
+    "a weight below 0": (lambda m: m.score(FRAME, sample_weight=[1] * 99 + [-2]), DataError, "it is -2 at row 99"),
+    "weights of texts": (lambda m: m.score(FRAME, sample_weight=["a"] * 100), DataError, "sample_weight.*texts"),
+    "a share that is a text": (lambda m: WARD_TABLE.split("a"), ConfigError, "share is 'a'"),
     "a name that is nearly one": (lambda m: m.predict(BARE, client="10l"), DataError, r"did you mean '10[13]'\? For"),
 }
 

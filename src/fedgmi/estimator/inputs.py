@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fedgmi.data.federation import Federation
 from fedgmi.data.names import names_in
 from fedgmi.data.rows import Missing
-from fedgmi.data.sources.arrays import by_row, missing_values, plain_array
+from fedgmi.data.sources.arrays import by_row, missing_values, numbers, plain_array
 from fedgmi.data.sources.entries import is_pair
 from fedgmi.data.sources.frames import column_names, same_column, with_columns
 from fedgmi.data.sources.row_order import refuse_other_order
@@ -73,6 +74,32 @@ def check_missing(config: Config, federation: Federation) -> None:
         raise ConfigError(
             f'it is "{config.data.missing}", and the federation was made with "{own}"', where="data.missing", fix=fix
         )
+
+
+def weights_of(given: Any, n_rows: int) -> npt.NDArray[np.float64] | None:
+    """How much each row counts; None: all the same.
+
+    Args:
+        given: Numbers of at least 0, or None. [n]
+        n_rows: n.
+
+    Raises:
+        DataError: For another number of weights, one that is below 0, missing or infinite, and where all are 0.
+    """
+    if given is None:
+        return None
+    where, fix = "sample_weight", "give a number of at least 0 for each row"
+    plain = plain_array(given, where)
+    numbers(plain, where)  # refuses what are none
+    weights = plain.astype(float)
+    if weights.shape != (n_rows,):
+        raise DataError(f"the shape is {weights.shape} for {n_rows} rows", where=where, fix=fix)
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(wrong):
+        raise DataError(f"it is {weights[wrong[0]]:g} at row {wrong[0]}", where=where, fix=fix)
+    if not weights.any():
+        raise DataError("all weights are 0", where=where, fix="give one row a weight above 0")
+    return weights
 
 
 def _is_client(entry: Any) -> bool:
