@@ -497,3 +497,22 @@ def test_lists_of_rows_and_pictures_are_no_pairs():
 
 def test_labels_to_score_against_may_be_one_column(model):
     assert model.score(FRAME, FRAME.died.to_numpy()[:, None]) == model.score(FRAME)
+
+
+def test_lazy_tables_are_to_be_collected(model):
+    lazy = pl.from_pandas(FRAME).lazy()
+    for ask in (
+        lambda: new().fit(lazy, "died", groups="ward"),
+        lambda: Federation.from_frame(lazy, "ward", "died"),
+        lambda: Federation.from_arrays([lazy]),
+        lambda: model.predict(lazy),
+    ):
+        with pytest.raises(DataError, match=r"LazyFrame.*call \.collect\(\)"):
+            ask()
+
+
+def test_settings_of_experts_have_no_effect_without_labels():
+    with pytest.raises(ConfigError, match=r"expert\.hidden: .*no effect, for there are no labels"):
+        new(settings=SMALL | {"expert.hidden": 3}).fit(BARE, groups=FRAME.ward)
+    plain = {name: value for name, value in SMALL.items() if name != "expert.hidden"}
+    assert len(new(settings=plain).fit(BARE, groups=FRAME.ward).weights_) == len(WARDS)

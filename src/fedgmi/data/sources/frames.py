@@ -405,6 +405,8 @@ def _opened(x: Any) -> DataFrame[Any] | None:
         found = nw.from_native(x, eager_only=True, pass_through=True)
     except nw.exceptions.DuplicateError as error:
         raise _twice([str(name) for name in getattr(x, "column_names", x.columns)]) from error
+    if nw.dependencies.is_polars_lazyframe(x):
+        raise DataError("this is a LazyFrame, whose rows are not there yet", where="frame", fix="call .collect()")
     return found if isinstance(found, nw.DataFrame) else None
 
 
