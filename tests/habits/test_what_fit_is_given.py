@@ -118,6 +118,7 @@ WAYS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:X has no column names")
 @pytest.mark.parametrize("way", WAYS)
 def test_gaps_go_by_the_rule_of_the_settings(way):
     with pytest.raises(DataError, match="are missing"):
@@ -148,6 +149,17 @@ def test_columns_that_the_federation_did_not_have_are_told(model):
     np.testing.assert_array_equal(found, model.predict(FRAME))
     with pytest.raises(DataError, match=r"X: no column 'age'.*rename 'aged' to 'age'"):
         model.predict(FRAME.rename(columns={"age": "aged"}))
+
+
+def test_rows_without_names_are_told_once_beside_a_model_with_names():
+    fitted = new().fit(FRAME, "died", groups="ward")
+    with pytest.warns(FedgmiWarning, match="X has no column names; the columns are taken in the order age, pressure"):
+        found = fitted.predict(BARE.to_numpy(), client="7")
+    np.testing.assert_array_equal(fitted.predict(BARE.to_numpy(), client="7"), found)
+    refitted = fitted.fit(FRAME, "died", groups="ward")
+    refitted.evaluate(FRAME)
+    with pytest.warns(FedgmiWarning, match="X has no column names"):
+        refitted.infer_weights(BARE.to_numpy())
 
 
 def test_what_fit_takes_is_evaluated_and_diagnosed(model):
@@ -211,9 +223,22 @@ def test_parameters_that_cannot_be_meant(case):
         ask()
 
 
+WARD_TABLE = Federation.from_frame(FRAME, "ward", "died")
 ASKED = {
     "half a row": (lambda m: m.sample(1.5, component=0), ConfigError, "n is 1.5"),
     "half a draw": (lambda m: m.score_samples(FRAME, n_samples=1.5), ConfigError, "n_samples is 1.5"),
+    "a component that is a truth": (lambda m: m.sample(2, component=True), ConfigError, "component is True"),
+    "a component that is a decimal": (lambda m: m.sample(2, component=0.0), ConfigError, r"component is 0\.0"),
+    "a component too many": (lambda m: m.sample(2, component=2), ConfigError, r"no component 2.*0\.\.1"),
+    "too few weights": (lambda m: m.score(FRAME, sample_weight=[1, 2]), DataError, r"sample_weight.*for 100 rows"),
+    "no weight": (
+        lambda m: m.score(FRAME, sample_weight=[np.nan] * 100),
+        DataError,
+        "it is nan at row 0",
+    ),
+    "a weight below 0": (lambda m: m.score(FRAME, sample_weight=[1] * 99 + [-2]), DataError, "it is -2 at row 99"),
+    "weights of texts": (lambda m: m.score(FRAME, sample_weight=["a"] * 100), DataError, "sample_weight.*texts"),
+    "a share that is a text": (lambda m: WARD_TABLE.split("a"), ConfigError, "share is 'a'"),
     "a name that is nearly one": (lambda m: m.predict(BARE, client="10l"), DataError, r"did you mean '10[13]'\? For"),
 }
 
@@ -263,6 +288,7 @@ def test_lists_of_labels_are_not_made_one_type(case):
         Federation.from_arrays([(BARE.to_numpy(), labels)])
 
 
+@pytest.mark.filterwarnings("ignore:X has no column names")
 def test_masks_are_gaps_wherever_they_stand(model):
     hide = np.arange(len(FRAME)) % 10 == 0
     rows, labels = BARE.to_numpy(), np.ma.masked_array(FRAME.died.to_numpy(), mask=hide)
@@ -276,6 +302,66 @@ def test_masks_are_gaps_wherever_they_stand(model):
         new().fit([np.ma.masked_array(row, mask=[0, 1]) for row in rows], FRAME.died, groups=FRAME.ward)
     with pytest.raises(DataError, match="the name is missing"):
         model.predict(rows[:2], client=np.ma.masked_array(["7", "20"], mask=[0, 1]))
+
+
+DAYS = pd.to_datetime("2020-01-01") + pd.to_timedelta(FRAME.ward, unit="D")
+NOBODY = {  # what names no client, whatever X is
+    "dates": (DAYS, "date|times"),
+    "dates as objects": (DAYS.dt.date.tolist(), "date"),
+    "durations": (FRAME.ward.to_numpy().astype("m8[D]"), "a duration"),
+    "bytes": (FRAME.ward.astype(str).to_numpy().astype("S"), r"bytes.*decode"),
+    "complex numbers": (FRAME.ward.to_numpy() * 1j, "a complex number"),
+    "a number and a text": (FRAME.ward.astype(object).where(FRAME.index != 30, "101"), "two clients have this name"),
+}
+
+
+@pytest.mark.parametrize("case", NOBODY)
+def test_what_names_no_client(model, case):
+    groups, message = NOBODY[case]
+    for X in (BARE, BARE.to_numpy()):
+        with pytest.raises(DataError, match=f"groups.*({message})"):
+            new().fit(X, FRAME.died, groups=groups)
+    if message != "two clients have this name":
+        with pytest.raises(DataError, match=f"client.*({message})"):
+            model.predict(BARE, client=groups)
+    if case in ("dates", "durations"):
+        with pytest.raises(DataError, match=r"'ward': it holds dates or times.*texts"):
+            Federation.from_frame(FRAME.assign(ward=groups), "ward", "died")
+
+
+MIXED_UP = FRAME.sample(frac=1, random_state=0)  # the same rows by pandas' index, in another order
+ORDERS = {
+    "labels": (lambda m: new().fit(FRAME, MIXED_UP.died, groups="ward"), "y"),
+    "clients": (lambda m: new().fit(MIXED_UP[["age"]], MIXED_UP.died, groups=FRAME.ward), "groups"),
+    "client by client": (lambda m: new().fit([(BARE[:20], FRAME.died[:20][::-1])] * 2), "y"),
+    "later clients": (lambda m: m.predict(MIXED_UP, client=FRAME.ward), "client"),
+    "later labels": (lambda m: m.score(FRAME, MIXED_UP.died), "y"),
+    "labels of components": (lambda m: m.predict_components(FRAME, MIXED_UP.died), "y"),
+    "evaluation": (lambda m: m.evaluate(FRAME, MIXED_UP.died), "y"),
+}
+
+
+@pytest.mark.parametrize("case", ORDERS)
+def test_an_index_in_another_order_is_refused(model, case):
+    ask, what = ORDERS[case]
+    with pytest.raises(DataError, match=rf"{what} has the index of X in another order.*{what}\.loc\[X\.index\]"):
+        ask(model)
+
+
+def test_an_index_that_is_another_one_plays_no_part(model):
+    other = MIXED_UP.set_axis(range(1000, 1000 + len(MIXED_UP)))
+    np.testing.assert_array_equal(model.predict(MIXED_UP, client=other.ward), model.predict(MIXED_UP))
+    assert model.score(MIXED_UP, other.died) == model.score(MIXED_UP, MIXED_UP.died.to_numpy())
+
+
+def test_the_client_is_no_label():
+    for ask in (
+        lambda: Federation.from_frame(FRAME, "ward", "ward"),
+        lambda: new().fit(FRAME, "ward", groups="ward"),
+        lambda: new().fit(FRAME, FRAME.ward, groups=FRAME.ward),
+    ):
+        with pytest.raises(DataError, match="column 'ward' is the client and the label"):
+            ask()
 
 
 def test_names_that_mark_gaps_are_taken():
@@ -303,6 +389,8 @@ def test_a_parameter_and_a_setting_that_contradict_are_refused():
     with pytest.raises(ConfigError, match=r"learning_rate is 0\.001, and settings say training\.lr = 0\.01"):
         new(learning_rate=1e-3, settings=SMALL | {"training.lr": 1e-2}).fit(FRAME, "died", groups="ward")
     assert new(learning_rate=np.float32(1e-3)).fit(FRAME, "died", groups="ward").learning_rate_ == pytest.approx(1e-3)
+    with pytest.raises(ConfigError, match="random_state is 5, and settings say seed = 3"):
+        new(random_state=5, settings=SMALL | {"seed": 3}).fit(FRAME, "died", groups="ward")
     with pytest.raises(ConfigError, match="learning_rate is None"):
         new(learning_rate=None).fit(FRAME, "died", groups="ward")
 
@@ -334,3 +422,97 @@ def test_a_text_file_whose_clients_became_decimals_has_the_same_clients(tmp_path
         warnings.simplefilter("ignore", FedgmiWarning)
         federation = Federation.from_dataset(str(tmp_path), client="ward", label="died")
     assert sorted(federation.names, key=int) == ["7", "20", "101", "103"]
+
+
+TOLD = FRAME.assign(outcome=np.where(FRAME.died == 1, "ill", "well"), place="ward " + FRAME.ward.astype(str))
+RECODED = {  # y and groups that are made from a column of the table, which then would tell the answer
+    "compared": (TOLD.outcome == "ill", "ward"),
+    "compared, without a name": ((TOLD.outcome == "ill").to_numpy(), "ward"),
+    "numbered": (pd.factorize(TOLD.outcome)[0], "ward"),
+    "replaced": (TOLD.outcome.map({"ill": "A", "well": "B"}), "ward"),
+    "clients numbered": ("died", pd.factorize(TOLD.place)[0]),
+    "clients shortened": ("died", TOLD.place.str[5:]),
+}
+
+
+@pytest.mark.parametrize("case", RECODED)
+def test_what_the_label_or_the_client_was_made_from_is_no_feature(case):
+    y, groups = RECODED[case]
+    X = TOLD.drop(columns=["died", "place"]) if isinstance(groups, str) else TOLD.drop(columns=["outcome", "ward"])
+    with pytest.warns(FedgmiWarning, match=r"'(outcome|place)'.*no feature"):
+        found = new().fit(X, y, groups=groups)
+    assert set(found.feature_names_in_) <= {"age", "pressure"}
+
+
+def test_a_column_called_as_the_label_is_no_feature_in_small_tables_either():
+    with pytest.warns(FedgmiWarning, match="y is called 'outcome'"):
+        found = new().fit(TOLD.drop(columns=["died", "place"])[10:40], TOLD.outcome[10:40] == "ill", groups="ward")
+    assert "outcome" not in " ".join(found.feature_names_in_)
+
+
+def test_recodings_are_found_in_tables_and_kept_where_they_are_named():
+    with pytest.warns(FedgmiWarning, match="in other words") as caught:
+        federation = Federation.from_frame(TOLD, "ward", "died")
+    assert federation.schema.features == ("age", "pressure")
+    assert len(caught) == 2
+    assert len(Federation.from_frame(TOLD, "ward", "died", features=["age", "outcome"]).schema.features) == 3
+    nearly = TOLD.drop(columns="place").assign(outcome=TOLD.outcome.where(TOLD.index != 50, "unknown"))
+    assert "outcome=ill" in Federation.from_frame(nearly, "ward", "died").schema.features
+
+
+def test_texts_that_are_numbers_are_told():
+    texts = FRAME.assign(dose=FRAME.age.round(1).astype(str), code=[f"{n % 30:03}" for n in range(len(FRAME))])
+    with pytest.warns(FedgmiWarning, match="'dose': it holds .* all are numbers.*pandas.to_numeric") as caught:
+        Federation.from_frame(texts, "ward", "died")
+    assert len(caught) == 1
+    Federation.from_frame(texts.astype({"dose": "category"}), "ward", "died")
+    Federation.from_frame(FRAME.assign(stage=[str(n % 4) for n in range(len(FRAME))]), "ward", "died")
+    many = pd.concat([FRAME] * 4).assign(dose=[str(n / 8) for n in range(400)])
+    with pytest.raises(DataError, match=r"400 different texts.*pandas\.to_numeric"):
+        Federation.from_frame(many, "ward", "died")
+
+
+CLIENTS = [(part[["age", "pressure"]].to_numpy(), part.died.to_numpy()) for _, part in FRAME.groupby("ward")]
+PAIRS = {
+    "lists of arrays": [[x, y] for x, y in CLIENTS],
+    "lists of lists": [[x.tolist(), y.tolist()] for x, y in CLIENTS],
+    "lists of tables": [[pd.DataFrame(x), pd.Series(y)] for x, y in CLIENTS],
+    "labels as one column": [(x, y[:, None]) for x, y in CLIENTS],
+    "labels as a table of one column": [(x, pd.DataFrame({"y": y})) for x, y in CLIENTS],
+}
+
+
+@pytest.mark.parametrize("case", PAIRS)
+def test_rows_and_labels_in_a_list_are_those_of_a_tuple(case):
+    found, wanted = new().fit(PAIRS[case]), new().fit(CLIENTS)
+    assert found.classes_.tolist() == [0, 1]
+    np.testing.assert_array_equal(found.weights_, wanted.weights_)
+
+
+def test_lists_of_rows_and_pictures_are_no_pairs():
+    assert len(Federation.from_arrays([[[1.0, 2.0], [3.0, 4.0]]] * 2)["client-00"]) == 2
+    pictures = Federation.from_arrays([[np.full((4, 4), 0.5), np.zeros((4, 4))]] * 2)
+    assert pictures.schema.shape == (1, 4, 4)
+
+
+def test_labels_to_score_against_may_be_one_column(model):
+    assert model.score(FRAME, FRAME.died.to_numpy()[:, None]) == model.score(FRAME)
+
+
+def test_lazy_tables_are_to_be_collected(model):
+    lazy = pl.from_pandas(FRAME).lazy()
+    for ask in (
+        lambda: new().fit(lazy, "died", groups="ward"),
+        lambda: Federation.from_frame(lazy, "ward", "died"),
+        lambda: Federation.from_arrays([lazy]),
+        lambda: model.predict(lazy),
+    ):
+        with pytest.raises(DataError, match=r"LazyFrame.*call \.collect\(\)"):
+            ask()
+
+
+def test_settings_of_experts_have_no_effect_without_labels():
+    with pytest.raises(ConfigError, match=r"expert\.hidden: .*no effect, for there are no labels"):
+        new(settings=SMALL | {"expert.hidden": 3}).fit(BARE, groups=FRAME.ward)
+    plain = {name: value for name, value in SMALL.items() if name != "expert.hidden"}
+    assert len(new(settings=plain).fit(BARE, groups=FRAME.ward).weights_) == len(WARDS)

@@ -203,6 +203,7 @@ def test_what_means_nothing_for_times_is_refused(fitted):
         fitted.score(x, y, client="client-00", sample_weight=np.ones(5))
 
 
+@pytest.mark.filterwarnings("ignore:X has no column names")
 def test_rows_with_a_name_for_each_client():
     x, y = patients(0, 60)
     wards = np.repeat(["a", "b"], 30)

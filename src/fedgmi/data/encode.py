@@ -68,7 +68,7 @@ def labels(y: Any, schema: Schema, n_rows: int, *, where: str = "y") -> Tensor:
     """Later labels as class numbers, or targets as numbers.
 
     Args:
-        y: Labels as the federation's were given. The same whole number may come in another type. [n]
+        y: Labels as the federation's were given. The same whole number may come in another type. [n], or [n, 1]
         schema: What the federation's rows look like.
         n_rows: n, how many rows of x there are.
         where: What y is called in messages.
@@ -87,6 +87,8 @@ def labels(y: Any, schema: Schema, n_rows: int, *, where: str = "y") -> Tensor:
     if not schema.labelled:
         raise DataError("the federation had no labels", where=where, fix="leave y out")
     values = by_row(y, where)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
     if schema.task != "classification":
         found = torch.from_numpy(targets(schema.task, values, where=where))
         check_labels(found, n_rows, schema, where)

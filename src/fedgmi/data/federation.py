@@ -183,7 +183,7 @@ class Federation:
         """A federation of arrays or tensors.
 
         Args:
-            clients: An entry (x, y) or x for each client, in a list or in a dict by the clients' names. x is a table
+            clients: An entry (x, y), [x, y] or x for each client, in a list or in a dict by their names. x is a table
                 [n, features], or pictures [n, height, width] or [n, channels, height, width] with values in [0, 1].
                 Where the tables have names for their columns, as those of pandas, Polars and Arrow do, columns are
                 brought to the order of the first client's by name. y holds classes as whole numbers or texts [n]. They

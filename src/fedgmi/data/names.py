@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,16 @@ import numpy.typing as npt
 from fedgmi.errors import DataError, nearest, sentence
 
 WHOLE = re.compile(r"[+-]?\d+")
+
+AS_TEXTS = "turn them into texts, such as frame[column].astype(str)"
+NO_NAMES: tuple[tuple[str, tuple[type, ...], str, str], ...] = (
+    ("M", (datetime.date, datetime.time, np.datetime64), "a date or time", AS_TEXTS),
+    ("m", (datetime.timedelta, np.timedelta64), "a duration", AS_TEXTS),
+    ("S", (bytes,), "bytes", 'decode them, with name.decode() or numpy.char.decode(names, "utf-8")'),
+    ("c", (complex, np.complexfloating), "a complex number", "give a text or a whole number"),
+    ("V", (np.void,), "a record", "give a text or a whole number"),
+)
+"""What names nobody, by the kind of an array and by type, and what to do about it."""
 
 
 def client_name(value: Any, *, where: str = "names") -> str:
@@ -27,7 +38,7 @@ def client_name(value: Any, *, where: str = "names") -> str:
         The name.
 
     Raises:
-        DataError: For truth values, fractions and nothing, which name nobody.
+        DataError: For truth values, fractions, dates, bytes and nothing, which name nobody.
 
     Examples:
         >>> client_name(3), client_name(3.0), client_name("ward 3")
@@ -35,6 +46,9 @@ def client_name(value: Any, *, where: str = "names") -> str:
     """
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
+    for _, types, what, fix in NO_NAMES:
+        if isinstance(value, types):
+            raise DataError(f"{str(value)[:40]} is {what}, and no name of a client", where=where, fix=fix)
     if value is None or isinstance(value, bool | np.bool_ | float | np.floating):
         raise DataError(f"{value!r} is no name of a client", where=where, fix="give a text or a whole number")
     return str(value)
@@ -51,15 +65,25 @@ def names_in(values: npt.NDArray[Any], *, where: str = "names") -> npt.NDArray[n
         The names. [n]
 
     Raises:
-        DataError: For what names nobody.
+        DataError: For what names nobody, and for a number and a text that would be one name.
 
     Examples:
         >>> names_in(np.array([101.0, 7.0])).tolist()
         ['101', '7']
     """
-    if values.dtype.kind in "iuUS":
+    if values.dtype.kind in "iuU":
         return values.astype(str)
-    return np.array([client_name(name, where=where) for name in values.tolist()], str)
+    for kind, _, what, fix in NO_NAMES:
+        if values.dtype.kind == kind:
+            first = f"; the first is {values.flat[0]!s:.40}" if values.size else ""
+            raise DataError(f"a name is {what}{first}", where=where, fix=fix)
+    names = [client_name(name, where=where) for name in values.tolist()]
+    texts = {name for name, value in zip(names, values.tolist(), strict=True) if isinstance(value, str)}
+    for name, value in zip(names, values.tolist(), strict=True):
+        if name in texts and not isinstance(value, str):
+            what, fix = f"two clients have this name, {value!r} and {name!r}", "give each client its own"
+            raise DataError(what, where=f"{where}, client {name!r}", fix=f"{fix}, or all names one type")
+    return np.array(names, str)
 
 
 def place_of(client: Any, names: Sequence[str], *, where: str = "client", advice: str = "") -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Real
 
 import numpy as np
 import torch
@@ -110,8 +111,10 @@ def set_aside(parts: Parts, share: float, seed: int) -> Parts:
 
 
 def _size(share: float, total: int) -> int:
-    if not 0 < share < 1:
-        raise ConfigError(f"share is {share:g}", where="split", fix="give a share between 0 and 1, such as 0.25")
+    number = isinstance(share, Real) and not isinstance(share, bool | np.bool_)
+    if not number or not 0 < share < 1:
+        found = f"{share:g}" if number else repr(share)
+        raise ConfigError(f"share is {found}", where="split", fix="give a share between 0 and 1, such as 0.25")
     return min(max(1, round(share * total)), total - 1)
 
 

@@ -14,9 +14,11 @@ import sklearn.exceptions
 from torch import Tensor
 
 from fedgmi.data import encode
+from fedgmi.data.missing import marked_numbers
 from fedgmi.data.names import names_in
 from fedgmi.data.rows import Rows
 from fedgmi.data.sources.frames import column_names, left_out, values_of
+from fedgmi.data.sources.row_order import refuse_other_order
 from fedgmi.errors import DataError, FedgmiWarning
 from fedgmi.modes import own_modes
 from fedgmi.runs import fitted
@@ -54,6 +56,7 @@ class Base:
     _fitted: fitted.Fitted
     classes_: Array
     n_components_: int
+    _order_told: bool = False
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_fitted")
@@ -79,6 +82,7 @@ class Base:
         return None if scale is None else (array(scale.mean), array(scale.std))
 
     def _rows(self, x: Any, y: Any = None) -> Rows:
+        refuse_other_order(x, y, "y", "y")
         model, features = self._model(), self._features(x)
         labels = None if y is None else encode.labels(y, model.schema, len(features))
         return model.rows(features, labels)
@@ -92,7 +96,28 @@ class Base:
             told = f"X has {'columns' if len(strange) > 1 else 'a column'} {', '.join(map(repr, strange[:5]))}"
             told += ", …" if len(strange) > 5 else ""
             warnings.warn(FedgmiWarning(f"{told}, which the federation did not have: left out"), stacklevel=4)
+        self._tell_order(x)
         return features
+
+    def _tell_order(self, x: Any) -> None:
+        """Warn once where the model knows its columns by name, and rows come without names."""
+        if not hasattr(self, "feature_names_in_") or self._order_told or column_names(x):
+            return
+        self._order_told = True
+        features = self._model().schema.features
+        plain = [name for name in features if name not in marked_numbers(features)]
+        order = ", ".join(plain[:8]) + (", …" if len(plain) > 8 else "")
+        told = f"X has no column names; the columns are taken in the order {order}"
+        warnings.warn(FedgmiWarning(f"{told}. Likely fix: give a table with these columns"), stacklevel=5)
+
+    @contextmanager
+    def _own_order(self) -> Iterator[None]:
+        """For as long as rows without names are the estimator's own, in the order of its features."""
+        told, self._order_told = self._order_told, True
+        try:
+            yield
+        finally:
+            self._order_told = told
 
     def _clients(self, X: Any, client: Any, n_rows: int) -> Iterator[tuple[Array, Member]]:
         """Rows by client, and whose they are. Without a client, a table's own column says whose they are."""
@@ -104,6 +129,7 @@ class Base:
 
     def _whose(self, X: Any, client: Any) -> Any:
         """Who is meant: as given, else by the table's column of clients; None where nobody says."""
+        refuse_other_order(X, client, "client", "client")
         column = self._model().client_column
         if client is not None or column is None or column not in column_names(X):
             return client
@@ -111,6 +137,7 @@ class Base:
 
     def _known_labels(self, X: Any, y: Any) -> Any:
         """The labels as given, else those of the table's own column."""
+        refuse_other_order(X, y, "y", "y")
         column = self._model().label_column
         if y is not None or column is None or column not in column_names(X):
             return y

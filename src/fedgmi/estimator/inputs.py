@@ -8,12 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fedgmi.data.federation import Federation
 from fedgmi.data.names import names_in
 from fedgmi.data.rows import Missing
-from fedgmi.data.sources.arrays import by_row, missing_values, plain_array
+from fedgmi.data.sources.arrays import by_row, missing_values, numbers, plain_array
+from fedgmi.data.sources.entries import is_pair
 from fedgmi.data.sources.frames import column_names, same_column, with_columns
+from fedgmi.data.sources.row_order import refuse_other_order
 from fedgmi.data.sources.targets import targets
 from fedgmi.errors import ConfigError, DataError, FedgmiWarning
 from fedgmi.runs.config import Config
@@ -73,14 +76,42 @@ def check_missing(config: Config, federation: Federation) -> None:
         )
 
 
+def weights_of(given: Any, n_rows: int) -> npt.NDArray[np.float64] | None:
+    """How much each row counts; None: all the same.
+
+    Args:
+        given: Numbers of at least 0, or None. [n]
+        n_rows: n.
+
+    Raises:
+        DataError: For another number of weights, one that is below 0, missing or infinite, and where all are 0.
+    """
+    if given is None:
+        return None
+    where, fix = "sample_weight", "give a number of at least 0 for each row"
+    plain = plain_array(given, where)
+    numbers(plain, where)  # refuses what are none
+    weights = plain.astype(float)
+    if weights.shape != (n_rows,):
+        raise DataError(f"the shape is {weights.shape} for {n_rows} rows", where=where, fix=fix)
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(wrong):
+        raise DataError(f"it is {weights[wrong[0]]:g} at row {wrong[0]}", where=where, fix=fix)
+    if not weights.any():
+        raise DataError("all weights are 0", where=where, fix="give one row a weight above 0")
+    return weights
+
+
 def _is_client(entry: Any) -> bool:
     """(x, y), or rows: what a client may be in a list. A list of numbers is one row, and no client."""
-    return isinstance(entry, tuple) or bool(column_names(entry)) or np.ndim(entry) >= 2
+    return isinstance(entry, tuple) or is_pair(entry) or bool(column_names(entry)) or np.ndim(entry) >= 2
 
 
 def _grouped(X: Any, y: Any, groups: Any, missing: Missing, task: TaskName) -> Federation:
     if isinstance(X, Federation | Mapping):
         raise DataError("its clients have names already", where=f"{WHERE}, groups", fix="leave groups out")
+    for what, value in (("y", y), ("groups", groups)):
+        refuse_other_order(X, value, what, f"{WHERE}, {what}")
     columns = column_names(X)
     if not columns:
         for what, value in (("groups", groups), ("y", y)):
@@ -89,7 +120,7 @@ def _grouped(X: Any, y: Any, groups: Any, missing: Missing, task: TaskName) -> F
                 raise DataError(
                     f"rows without named columns have no column {value!r}", where=f"{WHERE}, {what}", fix=fix
                 )
-        return _from_arrays(X, y, _flat(groups, "groups"), missing, task)
+        return _from_arrays(X, y, _names(groups), missing, task)
     beside: dict[str, Any] = {}
     event = None
     if task == "survival" and (y is None or isinstance(y, str)):
@@ -98,7 +129,7 @@ def _grouped(X: Any, y: Any, groups: Any, missing: Missing, task: TaskName) -> F
     client, label = groups, y
     if not isinstance(groups, str):
         client = _taken_from(X, groups, "groups") or CLIENT
-        beside |= {CLIENT: _flat(groups, "groups")} if client == CLIENT else {}
+        beside |= {CLIENT: _names(groups)} if client == CLIENT else {}
     if task == "survival":
         both = targets(task, _flat(y, "y", 2), where=f"{WHERE}, y")
         label, event = LABEL, EVENT
@@ -106,9 +137,9 @@ def _grouped(X: Any, y: Any, groups: Any, missing: Missing, task: TaskName) -> F
     elif y is not None and not isinstance(y, str):
         label = _taken_from(X, y, "y") or LABEL
         beside |= {LABEL: _flat(y, LABEL)} if label == LABEL else {}
-    found = Federation.from_frame(
-        with_columns(X, beside) if beside else X, client, label, missing=missing, task=task, event=event
-    )
+    drop = _named_so([name for name in columns if name not in (client, label)], {"y": y, "groups": groups})
+    frame = with_columns(X, beside, drop) if beside else X
+    found = Federation.from_frame(frame, client, label, missing=missing, task=task, event=event)
     return replace(
         found,
         client_column=None if client == CLIENT else found.client_column,
@@ -128,12 +159,7 @@ def _from_arrays(X: Any, y: Any, groups: Any, missing: Missing, task: TaskName) 
         if values is not None and len(values) != len(rows):
             fix = f"give one entry of {what} for each row"
             raise DataError(f"{len(values)} of {what} for {len(rows)} rows", where=WHERE, fix=fix)
-    gaps = missing_values(groups)
-    if gaps.any():
-        what = f"{int(gaps.sum())} names are missing, the first at row {int(gaps.argmax())}"
-        raise DataError(what, where=f"{WHERE}, groups", fix="drop the rows that belong to no client")
-    names = groups if groups.dtype.kind in "iuf" else names_in(groups, where=f"{WHERE}, groups")
-    known, number = np.unique(names, return_inverse=True)
+    known, number = np.unique(groups, return_inverse=True)
     clients = []
     for place in range(len(known)):
         mine = np.flatnonzero(number == place)
@@ -141,6 +167,16 @@ def _from_arrays(X: Any, y: Any, groups: Any, missing: Missing, task: TaskName) 
     return Federation.from_arrays(
         clients, names=names_in(known, where=f"{WHERE}, groups").tolist(), missing=missing, task=task
     )
+
+
+def _names(groups: Any) -> Any:
+    """Each row's client: a name as text, or a number, by which clients are in order. [n]"""
+    found = _flat(groups, "groups")
+    gaps = missing_values(found)
+    if gaps.any():
+        what = f"{int(gaps.sum())} names are missing, the first at row {int(gaps.argmax())}"
+        raise DataError(what, where=f"{WHERE}, groups", fix="drop the rows that belong to no client")
+    return found if found.dtype.kind in "iuf" else names_in(found, where=f"{WHERE}, groups")
 
 
 def _taken_from(X: Any, values: Any, what: str) -> str | None:
@@ -152,6 +188,19 @@ def _taken_from(X: Any, values: Any, what: str) -> str | None:
         told = f"column {column!r} holds what {what} holds. It is the {role}, and no feature"
         warnings.warn(FedgmiWarning(f"{told}. Likely fix: give {what}={column!r}"), stacklevel=5)
     return column
+
+
+def _named_so(columns: Sequence[str], given: Mapping[str, Any]) -> list[str]:
+    """The table's columns from which y or groups were made, as their names tell: `table.outcome == "ill"`."""
+    found = []
+    for what, values in given.items():
+        name = getattr(values, "name", None)
+        if isinstance(name, str) and name in columns and name not in found:
+            found.append(name)
+            role = "label" if what == "y" else "client"
+            told = f"{what} is called {name!r}, as a column is: that column tells the {role}, and is no feature"
+            warnings.warn(FedgmiWarning(f"{told}. To use it all the same, rename {what}"), stacklevel=5)
+    return found
 
 
 def _flat(values: Any, what: str, width: int = 1) -> Any:

@@ -23,7 +23,7 @@ from fedgmi.estimator.asking import Asking
 from fedgmi.estimator.base import Whose
 from fedgmi.estimator.diagnosed import Diagnosed, diagnosed
 from fedgmi.estimator.foreign import rows_in
-from fedgmi.estimator.inputs import federation_of
+from fedgmi.estimator.inputs import federation_of, weights_of
 from fedgmi.mixture.matching import match_components
 from fedgmi.mixture.topics import fit_topics
 from fedgmi.modes import own_modes
@@ -68,31 +68,35 @@ class Judging(Asking):
             A share of 1, or nats per row. More is better, and 1 is the most that an accuracy and R² can be.
 
         Raises:
-            DataError: For rows, labels or a client that the model does not know, or labels that are missing.
+            DataError: For rows, labels or a client that the model does not know, missing labels, and weights below 0.
         """
         if isinstance(X, Federation):
+            if sample_weight is not None:
+                fix = "leave it out, or give rows"
+                raise DataError("a federation's clients all count the same", where="score, sample_weight", fix=fix)
             task = self._model().schema.task
             scored = SCORED[task] if task != "classification" or len(self.classes_) else "log_density"
             return float(self.evaluate(X)["mean"][scored])
-        weights = None if sample_weight is None else np.asarray(sample_weight, dtype=float)
         schema = self._model().schema
         if not schema.labelled:
-            return float(np.average(self.score_samples(X, client=client), weights=weights))
+            logs = self.score_samples(X, client=client)
+            return float(np.average(logs, weights=weights_of(sample_weight, len(logs))))
         y = self._known_labels(X, y)
         if y is None:
             raise DataError("there are no labels to score against", where="score", fix="give y")
         if schema.task == "regression":
             target = np.asarray(encode.labels(y, schema, len(by_row(y, "y"))).numpy(), dtype=float)
+            weights = weights_of(sample_weight, len(target))
             return float(r2_score(target, self.predict(X, client=client), sample_weight=weights))
         if schema.task == "survival":
-            if weights is not None:
+            if sample_weight is not None:
                 raise DataError("the C-index has no weights", where="score", fix="leave sample_weight out")
             both = encode.labels(y, schema, len(by_row(y, "y")))
             score = metrics.measure(self._predictions(X, client), both, task="survival")["c_index"]
             return float("nan") if score is None else score
         found = self.predict_log_proba(X, client=client).argmax(1)
         numbers = encode.labels(y, schema, len(found)).numpy()
-        return float(np.average(found == numbers, weights=weights))
+        return float(np.average(found == numbers, weights=weights_of(sample_weight, len(found))))
 
     def evaluate(self, X: Any, y: Any = None, *, groups: Any = None) -> dict[str, Any]:
         """How good each client's predictor is, on rows that training did not see.
@@ -128,13 +132,14 @@ class Judging(Asking):
         schema, clients, logs, labels = self._model().schema, [], [], []
         for name, x, numbers in self._rows_of_clients(X, y, groups):
             known = name in self.client_names_
-            whose: Any = name if known else self.infer_weights(x)
             line: dict[str, Any] = {"name": name, "rows": len(x), "newcomer": not known}
-            line["log_density"] = float(self.score_samples(x, client=whose).mean())
-            if numbers is not None and schema.labelled:
-                logs.append(self._predictions(x, whose))
-                labels.append(numbers)
-                line |= metrics.measure(logs[-1], numbers, task=schema.task)
+            with self._own_order():
+                whose: Any = name if known else self.infer_weights(x)
+                line["log_density"] = float(self.score_samples(x, client=whose).mean())
+                if numbers is not None and schema.labelled:
+                    logs.append(self._predictions(x, whose))
+                    labels.append(numbers)
+                    line |= metrics.measure(logs[-1], numbers, task=schema.task)
             clients.append(line)
         names = [name for name in clients[0] if name not in ("name", "rows", "newcomer")]
         values = {name: [line[name] for line in clients] for name in names}

@@ -25,6 +25,7 @@ from fedgmi.protocol.listener import Listener
 from fedgmi.runs import fitted, model_file
 from fedgmi.runs.config import Config, with_task
 from fedgmi.runs.fit import fit
+from fedgmi.settings.effects import refuse_without_effect
 from fedgmi.settings.run import LR, ROUNDS
 
 
@@ -142,6 +143,8 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
         check_federation(federation)
         check_missing(config, federation)
         config = with_task(config, federation.schema.task)
+        if not federation.schema.labelled:
+            refuse_without_effect(config.expert, "expert", type(config.expert).model_fields, "there are no labels")
         own = {"expert": _own(self.expert), "density": _own(self.density)}
         with progress.shown(self.verbose, listener) as told:
             model = fit(config, federation, told, **own)
@@ -201,7 +204,7 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
         return tags
 
     def _take(self, model: fitted.Fitted) -> None:
-        self._fitted, self._drawn, self._interval = model, {}, None
+        self._fitted, self._drawn, self._interval, self._order_told = model, {}, None, False
         self.weights_ = array(model.proportions)
         self.n_components_ = model.n_components
         self.client_names_ = model.names
@@ -248,6 +251,8 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
         for key, name in SETTING_OF.items():
             if not isinstance(self.settings, Mapping) or key not in self.settings:
                 continue
+            if key == "seed" and self.random_state is not None:
+                name = "random_state"
             own, other = getattr(self, name), self.settings[key]
             if not (own is defaults[name] or own == defaults[name] or own == other):
                 what = f"{name} is {own!r}, and settings say {key} = {other!r}"

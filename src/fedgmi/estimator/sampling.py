@@ -41,7 +41,8 @@ class Sampling(Asking):
         with self._asked() as model:
             where = "FedGMI.sample"
             whole(n, "n", 1, where)
-            if not 0 <= component < self.n_components_:
+            component = whole(component, "component", 0, where)
+            if component >= self.n_components_:
                 fix = f"choose one of 0..{self.n_components_ - 1}"
                 raise ConfigError(f"there is no component {component}", where=where, fix=fix)
             if as_frame and model.schema.kind == "image":

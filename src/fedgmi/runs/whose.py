@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fedgmi.data.names import place_of
+from fedgmi.data.names import names_in, place_of
 from fedgmi.data.sources.arrays import by_row, missing_values
 from fedgmi.errors import DataError
 from fedgmi.runs.fitted import Fitted
@@ -90,6 +90,8 @@ def _names_by_row(model: Fitted, client: Any, n_rows: int) -> list[Any] | None:
     if isinstance(client, str) or hasattr(client, "identified"):
         return None
     given = by_row(client, "client")
+    if given.dtype.kind in "MmScV":  # what names nobody, and is no proportions
+        names_in(np.atleast_1d(given), where="client")
     named = "OUSiub" if n_rows == model.n_components else "OUSiubf"
     if given.ndim != 1 or given.dtype.kind not in named or (given.dtype.kind == "f" and len(given) != n_rows):
         return None

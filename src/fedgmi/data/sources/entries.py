@@ -15,6 +15,7 @@ from fedgmi.data.sources.arrays import Array, by_row, channels_last, numbers, pl
 from fedgmi.data.sources.frames import column_names, number_columns
 from fedgmi.data.sources.labels import label_values
 from fedgmi.data.sources.row_numbers import without_row_numbers
+from fedgmi.data.sources.row_order import refuse_other_order
 from fedgmi.data.sources.targets import targets
 from fedgmi.errors import DataError, nearest
 from fedgmi.settings.run import TaskName
@@ -111,10 +112,36 @@ def by_name(given: Any, names: Sequence[str] | None, group: str) -> tuple[list[A
     return list(given), None if names is None else list(names)
 
 
+def is_pair(entry: Any) -> bool:
+    """Whether a client's entry is (x, y), as a tuple or as a list of rows and what else than such rows.
+
+    Examples:
+        >>> is_pair([[[1.0, 2.0], [3.0, 4.0]], ["a", "b"]]), is_pair([[1.0, 2.0], [3.0, 4.0]])
+        (True, False)
+    """
+    if isinstance(entry, tuple):
+        return len(entry) == 2
+    if not isinstance(entry, list) or len(entry) != 2:
+        return False
+    if any(map(column_names, entry)):
+        return True
+    x, y = map(_shape, entry)
+    return x is not None and y is not None and len(x) >= 2 and x != y
+
+
+def _shape(values: Any) -> tuple[int, ...] | None:
+    """The shape of an array or nested lists; None where lengths differ."""
+    try:
+        return tuple(np.shape(values))
+    except ValueError:
+        return None
+
+
 def _entry(entry: Any, name: str, where: str, task: TaskName) -> Entry:
     if isinstance(entry, tuple) and len(entry) != 2:
         raise DataError(f"the entry is a tuple of {len(entry)}", where=where, fix="give (x, y), or x alone")
-    x, y = entry if isinstance(entry, tuple) else (entry, None)
+    x, y = entry if is_pair(entry) else (entry, None)
+    refuse_other_order(x, y, "y", where)
     columns = column_names(x)
     if columns:
         keep = "rename it"
@@ -177,6 +204,8 @@ def _labels(y: Any, where: str, task: TaskName) -> Array:
     """As they came, objects too, so that their type is known; checked."""
     where = f"{where}, labels"
     values = by_row(y, where)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
     if task != "classification":
         return targets(task, values, where=where)
     label_values(values, where=where, advice="give whole numbers or texts")

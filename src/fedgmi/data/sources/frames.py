@@ -6,7 +6,6 @@ imported. It takes a twentieth of a second to import, and so is imported when th
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +15,19 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.missing import MARK, mark, marked_numbers, with_markers
-from fedgmi.data.names import names_in
+from fedgmi.data.names import AS_TEXTS, names_in
 from fedgmi.data.problems import Problems
 from fedgmi.data.rows import Missing, Parts, Schema
 from fedgmi.data.sources.arrays import is_number
 from fedgmi.data.sources.columns import Kind, require
+from fedgmi.data.sources.copies import copies, without_copies
 from fedgmi.data.sources.labels import NO_LABELS
 from fedgmi.data.sources.row_numbers import ENOUGH, is_row_number, warn_of_counter, without_row_numbers
 from fedgmi.data.sources.sources import Split, client_with
 from fedgmi.data.sources.tables import array_of
 from fedgmi.data.sources.targets import read_labels, with_events
-from fedgmi.data.sources.values import Values, encode_feature, missing_texts, number_block, one_hot
-from fedgmi.errors import DataError, FedgmiWarning, nearest
+from fedgmi.data.sources.values import Values, encode_feature, missing_texts, number_block, one_hot, warn_of_numbers
+from fedgmi.errors import DataError, nearest
 from fedgmi.settings.run import TaskName
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def from_frame(
     with problems.noted():
         chosen = _chosen(table.column_names, client, label, features, event)
         if features is None:
-            chosen = _without_copies(table, chosen, client, label)
+            chosen = without_copies(table, chosen, client, label)
         x, columns = _features(table, chosen, missing, warn=features is None)
     labels = NO_LABELS
     if label is not None and label in table.column_names:
@@ -223,37 +223,18 @@ def same_column(frame: Any, values: Values, name: Any = None) -> str | None:
         'ward'
     """
     table = _arrow(frame)
-    found = _copies(table, values.tolist())
+    found = copies(table, values.tolist())
     by_value = found if len(table) >= ENOUGH else []
     return next((column for column in found if column == name), next(iter(by_value), None))
 
 
-def _copies(table: Any, values: list[Any]) -> list[str]:
-    """The columns that hold given values row by row, as they are or as texts; of constant values, none."""
-    if len(values) != len(table) or len(set(map(str, values))) < 2:
-        return []
-
-    def same(held: list[Any], given: list[Any]) -> bool:
-        return held == given or list(map(str, held)) == list(map(str, given))
-
-    columns = ((name, table.column(name)) for name in table.column_names)
-    return [
-        name
-        for name, column in columns
-        if same(column.slice(0, FEW).to_pylist(), values[:FEW]) and same(column.to_pylist(), values)
-    ]
-
-
-FEW = 16
-"""So many rows show that most columns differ."""
-
-
-def with_columns(frame: Any, columns: Mapping[str, Values]) -> Any:
+def with_columns(frame: Any, columns: Mapping[str, Values], drop: Sequence[str] = ()) -> Any:
     """A table with more columns, row by row as they come; the index of pandas plays no part.
 
     Args:
         frame: A DataFrame of pandas or Polars, or a pyarrow Table.
         columns: Values by name. [n] each
+        drop: The names of columns to leave out.
 
     Returns:
         A pyarrow Table.
@@ -263,7 +244,7 @@ def with_columns(frame: Any, columns: Mapping[str, Values]) -> Any:
     """
     import pyarrow
 
-    table = _arrow(frame)
+    table = _arrow(frame).drop_columns(list(drop))
     for name, values in columns.items():
         if len(values) != len(table):
             what = f"there are {len(values)} entries for {len(table)} rows"
@@ -312,6 +293,9 @@ def _chosen(
     for where, column in (("client", client), ("label", label), ("event", event)):
         if column is not None:
             require(column, columns, where=where)
+    if label == client:
+        what = f"column {label!r} is the client and the label: each client's answer would be its name"
+        raise DataError(what, where="label", fix="choose another label, or another column of clients")
     taken = {client: "the clients' names", label: "the label", event: "the event"}
     if features is None:
         rest = [name for name in columns if name not in taken]
@@ -330,21 +314,6 @@ def _chosen(
     return features
 
 
-def _without_copies(table: Any, chosen: Sequence[str], client: str, label: str | None) -> list[str]:
-    """The features that nobody has named, but for copies of the label and the client, which would tell the answer."""
-    kept = list(chosen)
-    if len(table) < ENOUGH:
-        return kept
-    for role, column in (("label", label), ("client", client)):
-        copies = _copies(table, table.column(column).to_pylist()) if column is not None else []
-        for name in copies:
-            if name in kept:
-                kept.remove(name)
-                told = f"column {name!r} holds what the {role} {column!r} holds, so it is no feature"
-                warnings.warn(FedgmiWarning(f"{told}. To use it all the same, name it in features"), stacklevel=2)
-    return kept
-
-
 def _as_name(column: Any) -> str:
     """A column's name as text: tables of pandas without a header number their columns."""
     return column if isinstance(column, str) else str(column)
@@ -352,6 +321,8 @@ def _as_name(column: Any) -> str:
 
 def _features(table: Any, chosen: Sequence[str], missing: Missing, *, warn: bool) -> tuple[Tensor, tuple[str, ...]]:
     """x [n, features] of the chosen columns, and the features' names."""
+    import pyarrow
+
     problems, numbers = Problems(), []
     blocks: list[npt.NDArray[np.float32]] = []
     columns: list[str] = []
@@ -359,6 +330,8 @@ def _features(table: Any, chosen: Sequence[str], missing: Missing, *, warn: bool
         with problems.noted():
             where = f"column {name!r}"
             kind, values = _column(table, name, where)
+            if kind != "number" and not pyarrow.types.is_dictionary(table.column(name).type):
+                warn_of_numbers(values, where=where, keep='where they are categories, say .astype("category")')
             [block], new = encode_feature(
                 [values], kind, name, where=where, missing=missing, advice="leave it out of features"
             )
@@ -432,6 +405,8 @@ def _opened(x: Any) -> DataFrame[Any] | None:
         found = nw.from_native(x, eager_only=True, pass_through=True)
     except nw.exceptions.DuplicateError as error:
         raise _twice([str(name) for name in getattr(x, "column_names", x.columns)]) from error
+    if nw.dependencies.is_polars_lazyframe(x):
+        raise DataError("this is a LazyFrame, whose rows are not there yet", where="frame", fix="call .collect()")
     return found if isinstance(found, nw.DataFrame) else None
 
 
@@ -511,7 +486,11 @@ def _label_column(table: Any, name: str) -> Values:
 
 def _clients(table: Any, name: str) -> Values:
     """Each row's client."""
-    where = f"column {name!r}"
+    import pyarrow
+
+    where, type_ = f"column {name!r}", table.column(name).type
+    if pyarrow.types.is_temporal(type_):
+        raise DataError(f"it holds dates or times ({type_}), and no names of clients", where=where, fix=AS_TEXTS)
     kind, values = _column(table, name, where)
     gaps = np.isnan(values) if values.dtype.kind == "f" else missing_texts(values)
     if gaps.any():

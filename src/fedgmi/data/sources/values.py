@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,9 @@ import numpy.typing as npt
 
 from fedgmi.data.missing import MARK
 from fedgmi.data.rows import Missing
-from fedgmi.data.sources.arrays import is_missing, numbers
+from fedgmi.data.sources.arrays import is_missing, is_number, numbers
 from fedgmi.data.sources.columns import Kind
-from fedgmi.errors import DataError
+from fedgmi.errors import DataError, FedgmiWarning
 
 MAX_CATEGORIES = 256
 """A column of texts has so many different ones at most."""
@@ -22,6 +23,14 @@ Values = npt.NDArray[Any]
 
 DATE = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})([T ]\d{1,2}:\d{2}.*)?")
 """A date as tables write it, with or without a time of day."""
+
+MANY_NUMBERS = 20
+"""With so many different ones, texts that are numbers are hardly names of categories."""
+
+CODE = re.compile(r"0\d.*")
+"""A number such as 007 is a code: nobody counts like that."""
+
+TO_NUMBERS = "turn them into numbers, such as frame[column] = pandas.to_numeric(frame[column])"
 
 RULES = 'fill or drop these rows, or set missing = "mean" or "indicator" (data.missing in settings)'
 """What helps against missing values."""
@@ -155,6 +164,25 @@ def missing_texts(values: Values) -> npt.NDArray[np.bool_]:
     return np.fromiter((is_missing(value) for value in values), dtype=bool, count=len(values))
 
 
+def warn_of_numbers(values: Values, *, where: str, keep: str) -> None:
+    """Warn of texts that are 20 different numbers or more: they are taken for categories, one column each.
+
+    Args:
+        values: The texts, None where one is missing. [n]
+        where: Where they come from.
+        keep: How to say that they are categories indeed.
+    """
+    texts = np.unique(np.asarray(values)[~missing_texts(values)].astype(str)).tolist()
+    if MANY_NUMBERS <= len(texts) <= MAX_CATEGORIES and _are_numbers(texts):
+        what = f"it holds {len(texts)} different texts, and all are numbers, such as {texts[0]!r}. Each is taken for a"
+        told = f"{where}: {what} category. Likely fix: {TO_NUMBERS}; {keep}"
+        warnings.warn(FedgmiWarning(told), stacklevel=2)
+
+
+def _are_numbers(texts: Sequence[str]) -> bool:
+    return all(map(is_number, texts)) and not any(map(CODE.fullmatch, texts))
+
+
 def _refuse_empty(gaps: Sequence[npt.NDArray[np.bool_]], where: str, advice: str) -> None:
     if any(len(gap) for gap in gaps) and all(gap.all() for gap in gaps):
         raise DataError("it holds no value at all", where=where, fix=advice)
@@ -177,5 +205,5 @@ def _check_texts(texts: Values, where: str, advice: str) -> None:
         raise DataError(
             f"{len(written)} different texts are too many for one column each; {MAX_CATEGORIES} is the most",
             where=where,
-            fix=advice,
+            fix=f"{TO_NUMBERS}, or {advice}" if _are_numbers(written) else advice,
         )
