@@ -516,3 +516,14 @@ def test_settings_of_experts_have_no_effect_without_labels():
         new(settings=SMALL | {"expert.hidden": 3}).fit(BARE, groups=FRAME.ward)
     plain = {name: value for name, value in SMALL.items() if name != "expert.hidden"}
     assert len(new(settings=plain).fit(BARE, groups=FRAME.ward).weights_) == len(WARDS)
+
+
+def test_what_is_measured_at_each_client_is_no_code_of_its_name():
+    """Beside the client's name, a number with a fraction stays a feature; a whole number that numbers them does not."""
+    frame = pd.DataFrame({"ward": np.repeat(list("abcdef"), 20), "age": np.arange(120.0)})
+    frame["share"] = frame.ward.map(dict(zip("abcdef", (0.1, 0.25, 0.3, 0.55, 0.6, 0.9), strict=True)))
+    frame["number"] = frame.ward.map({name: i for i, name in enumerate("abcdef")})
+    frame["ill"] = np.random.default_rng(0).integers(0, 2, 120)
+    with pytest.warns(FedgmiWarning, match="'number' holds what the client 'ward' holds, in other words"):
+        federation = Federation.from_frame(frame, client="ward", label="ill")
+    assert federation.schema.features == ("age", "share")
