@@ -43,7 +43,7 @@ def loop(loss: training.Loss, start: Tensor, jobs: training.Jobs, rows: Rows, no
     for job in range(len(jobs)):
         params = start[job : job + 1].clone().requires_grad_()
         optimiser = torch.optim.Adam([params], lr=1e-3, fused=True)
-        for batch in training._batches(jobs, torch.tensor([job]), rows, SETTINGS.batch_size, noise_size, KEY):
+        for batch in training._batches(jobs, torch.tensor([job]), rows, noise_size, KEY):
             optimiser.zero_grad()
             loss(params, batch).mean().backward()
             optimiser.step()

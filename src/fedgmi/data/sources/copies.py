@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow
 
 from fedgmi.data.sources.row_numbers import ENOUGH
 from fedgmi.errors import FedgmiWarning
 
 FEW = 16
 """So many rows show that most columns differ."""
+
+FRACTIONS = ("halffloat", "float", "double")
+"""Types of Arrow whose numbers may have a fraction."""
 
 CODES = 20
 """So many different values a recoding has at most: with more, every row could have its own."""
@@ -77,9 +79,7 @@ def recodings(table: Any, values: list[Any]) -> list[str]:
 
 def is_measured(column: Any) -> bool:
     """Whether a column has numbers with a fraction: what was measured at each client is no code of its name."""
-    if not pyarrow.types.is_floating(column.type):
-        return False
-    return any(value is not None and value % 1 for value in column.to_pylist())
+    return str(column.type) in FRACTIONS and any(value is not None and value % 1 for value in column.to_pylist())
 
 
 def without_copies(table: Any, chosen: Sequence[str], client: str, label: str | None) -> list[str]:
