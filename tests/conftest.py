@@ -25,6 +25,15 @@ def cache_of_pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def few_passes() -> Iterator[None]:
+    """Clients' own parts are chosen among few passes, in this process: commands that tests start have all of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedgmi.methods.personal.PASSES", (1, 4))
+        patch.setattr("fedgmi.methods.personal.AFRESH", (6,))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def denormals() -> Iterator[None]:
     """A program of ours flushes denormals for good; Hypothesis refuses to draw floats where they are flushed."""

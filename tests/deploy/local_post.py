@@ -40,6 +40,7 @@ def federation_settings(scenario: Scenario = SCENARIO, **changes: object) -> Fed
         "rows": {"kind": "image", "shape": [1, 1, schema.n_features], "classes": ["sick", "well"]},
         "method": {
             "n_components": 3, "codewords": 6, "kmeans_rounds": 2, "calibration_steps": 2, "warm_up_rounds": 1,
+            "personal": False,  # seven exchanges more, which `test_equals_the_run_in_process` has
         },
         "density": {"hidden": 8, "latent": 2, "likelihood": "gaussian"},
         "expert": {"hidden": 8},

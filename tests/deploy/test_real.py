@@ -29,7 +29,8 @@ from fedgmi.storage import checkpoint, folder
 MISSING = [tool for tool in ("openssl", "ssh-keygen") if shutil.which(tool) is None]
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=f"there is no {' and no '.join(MISSING)}")]
 
-TABLE = table_federation(rounds=1, wait_s=300, deadline_s=150).replace("[method]", '[method]\npreset = "plain"')
+METHOD = '[method]\npreset = "plain"\npersonal = false'  # few exchanges: each starts three processes
+TABLE = table_federation(rounds=1, wait_s=300, deadline_s=150).replace("[method]", METHOD)
 FEDERATION = "\n".join(line for line in TABLE.splitlines() if line.partition(" = ")[0] not in UNUSED["plain"])
 
 

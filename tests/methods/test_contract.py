@@ -109,7 +109,9 @@ def test_how_clients_are_packed_changes_nothing(case, how, monkeypatch):
     nets, other_nets = (found.pop("personal", torch.zeros(0)) for found in (states, other_states))
     torch.testing.assert_close(nets, other_nets, atol=1e-2, rtol=1e-2)
     assert_same(states, other_states, 2e-3)
-    assert (end.bytes_down, end.bytes_up) == (other_end.bytes_down, other_end.bytes_up)
+    # weights that have converged to the last bit are not sent again
+    exact = 1e-2 if "personal/weights" in server else 0
+    assert (other_end.bytes_down, other_end.bytes_up) == pytest.approx((end.bytes_down, end.bytes_up), rel=exact)
 
 
 def test_messages_are_additive(case):
