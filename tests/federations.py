@@ -14,11 +14,12 @@ from fedgmi.data.rows import Client, Rows, Schema, pack
 from fedgmi.data.scenarios.scenarios import build_scenario
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import BOUNDS, METHODS, Method, Predictor, Task
+from fedgmi.methods.standardising import prepared
 from fedgmi.models.densities import make_density
 from fedgmi.models.experts import make_expert
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.rounds import Progress, run_rounds
-from fedgmi.protocol.step import Program
+from fedgmi.protocol.step import Program, check_program
 from fedgmi.settings.run import DataSettings, DensitySettings, ExpertSettings, ScenarioSettings
 from fedgmi.settings.run import TrainingSettings as Training
 from fedgmi.tree import Tree
@@ -155,3 +156,13 @@ def with_predictor(method: Method, **changes: Any) -> Method:
 def with_program(method: Method, **changes: Any) -> Method:
     """The method with other parts of its program."""
     return replace(method, program=replace(method.program, **changes))
+
+
+def run_on_one_scale(name: str, federation: Federation) -> tuple[Method, Tree, Tree]:
+    """Two rounds of a method with two components, targets and features on one scale → (method, server, states)."""
+    schema = federation.schema
+    task = make_task(schema, 2, method=name, density="gaussian" if name == "fedgmi" else "vae")
+    method = prepared(METHODS[name](task), schema, standardise=True)
+    check_program(method.name, method.program, method.program.init())
+    server, states, _ = run(method, Scenario(federation), rounds=2)
+    return method, server, states

@@ -11,14 +11,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from federations import BY_CLASS, make_task, run
+from federations import BY_CLASS, make_task, run, run_on_one_scale
 from fedgmi import Federation, FedGMI
 from fedgmi.data.rows import Client, pack
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.errors import ConfigError, DataError, FedgmiWarning, UserError
 from fedgmi.methods import METHODS
 from fedgmi.methods.standardising import prepared
-from fedgmi.protocol.step import check_program, covers, select
+from fedgmi.protocol.step import covers, select
 from fedgmi.report.comparison import to_csv, to_markdown
 from fedgmi.report.picture import words
 from fedgmi.report.tables import print_report
@@ -53,11 +53,7 @@ SMALL = federation()
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in BY_CLASS])
 def test_every_method_predicts_in_the_targets_units(name):
     """And keeps to what it declares, on the scale that is put around it."""
-    schema = SMALL.schema
-    task = make_task(schema, 2, method=name, density="gaussian" if name == "fedgmi" else "vae")
-    method = prepared(METHODS[name](task), schema, standardise=True)
-    check_program(method.name, method.program, method.program.init())
-    server, states, _ = run(method, Scenario(SMALL), rounds=2)
+    method, server, states = run_on_one_scale(name, SMALL)
     rows = pack(SMALL.held_out)
     part = select(server, method.predictor.reads)
     numbers = method.predictor.predict(part, states, replace(rows, y=None))

@@ -10,7 +10,7 @@ import pyarrow
 import pytest
 import torch
 
-from federations import BY_CLASS, make_task, run
+from federations import BY_CLASS, make_task, run, run_on_one_scale
 from fedgmi import Federation, FedGMI
 from fedgmi.data.rows import pack
 from fedgmi.data.scenarios.truth import Scenario
@@ -22,7 +22,7 @@ from fedgmi.methods.target_scale import CELLS, HAZARD, SCALE, cumulative, to_sca
 from fedgmi.mixture import target_bins
 from fedgmi.models.heads import COX
 from fedgmi.models.survival_head import cox_loss
-from fedgmi.protocol.step import check_program, select
+from fedgmi.protocol.step import select
 from fedgmi.runs.config import from_table
 from fedgmi.runs.experiment import run as run_experiment
 from fedgmi.runs.metrics import measure
@@ -156,11 +156,7 @@ def test_times_on_the_scale_keep_their_order_and_events_come_at_rate_one():
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in BY_CLASS])
 def test_every_method_predicts_risks(name):
-    schema = SMALL.schema
-    task = make_task(schema, 2, method=name, density="gaussian" if name == "fedgmi" else "vae")
-    method = prepared(METHODS[name](task), schema, standardise=True)
-    check_program(method.name, method.program, method.program.init())
-    server, states, _ = run(method, Scenario(SMALL), rounds=2)
+    method, server, states = run_on_one_scale(name, SMALL)
     rows = pack(SMALL.held_out)
     numbers = method.predictor.predict(select(server, method.predictor.reads), states, replace(rows, y=None))
     assert numbers.shape[1] % 2 == 0

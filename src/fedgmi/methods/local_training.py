@@ -286,16 +286,33 @@ def own_gradient(task: Task, models: Tensor, rows: Rows) -> Tensor:
     Returns:
         [C, P]
     """
+    total = torch.zeros_like(models)
+    for i, share, gradient in gradients_of_parts(task, models, rows, rows_per_chunk(task.expert.floats_per_row)):
+        total[i] += gradient * share
+    return total
+
+
+def gradients_of_parts(task: Task, models: Tensor, rows: Rows, size: int) -> Iterator[tuple[int, float, Tensor]]:
+    """∇F_b(θ_i), F_b the mean cross-entropy of some of client i's rows, part by part of each client's rows in turn.
+
+    Args:
+        task: Its expert is the form of the models.
+        models: θ_i. [C, P]
+        rows: Of these C clients, with labels.
+        size: Of a part, in rows.
+
+    Yields:
+        i, the part's share of the client's rows, and the gradient [P], which the next one overwrites.
+    """
     assert rows.y is not None
-    objective, total, piece = expert_objective(task), torch.zeros_like(models), torch.empty_like(models[:1])
+    objective, gradient = expert_objective(task), torch.empty_like(models[:1])
     place = torch.arange(len(rows), device=rows.x.device)
     for i, mine in enumerate(torch.split(place, rows.counts.tolist())):
-        for part in torch.split(mine, rows_per_chunk(task.expert.floats_per_row)):
+        for part in torch.split(mine, size):
             noise = rows.x.new_empty(1, len(part), 0)
             batch = training.Batch(part[None], rows.x[part][None], rows.y[part][None], noise)
-            objective.write_gradient(models[i : i + 1].contiguous(), batch, piece)
-            total[i] += piece[0] * (len(part) / len(mine))
-    return total
+            objective.write_gradient(models[i : i + 1].contiguous(), batch, gradient)
+            yield i, len(part) / len(mine), gradient[0]
 
 
 def trained_part(objective: training.Objective, part: slice) -> training.Objective:

@@ -17,6 +17,14 @@ from fedgmi.models.heads import CLASSES, Head
 
 BETAS = torch.logspace(-1.0, 0.5, 31, dtype=torch.float64)
 """β that are tried, from 0.1 to 3.2; 1 is among them."""
+NOBODY = -1
+"""The choice where nobody has rows for validation."""
+
+
+def labelled_validation(rows: Rows) -> Rows | None:
+    """The clients' rows for validation, where they have labels; None where there are none."""
+    held = rows.validation
+    return None if held is None or held.y is None or not len(held) else held
 
 
 def tuned(task: Task, start: Tensor, rows: Rows, stops: Sequence[int], rate: float, round: int) -> Iterator[Tensor]:

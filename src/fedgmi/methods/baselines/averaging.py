@@ -7,7 +7,7 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Method, Predictor, Task
 from fedgmi.methods.local_training import all_rows, expert_objective, need_labels, random_starts, train_components
-from fedgmi.methods.personal import OwnPart, may_have, personal
+from fedgmi.methods.personal import OwnPart, personal
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import ClientStep, Program, Step
 from fedgmi.settings.base import MethodSettings
@@ -116,7 +116,7 @@ def one_model(task: Task, name: str, mu: float = 0.0) -> Method:
             expert=lambda server, x: task.expert.log_prob(server["expert"], x),
         ),
     )
-    if not (isinstance(task.settings, OneModelSettings) and task.settings.personal and may_have(task.schema)):
+    if not (isinstance(task.settings, OneModelSettings) and task.settings.personal):
         return method
     part = OwnPart(
         shared=lambda server, states, rows: [predict(server, states, rows)],

@@ -28,7 +28,7 @@ from fedgmi.data.rows import Rows
 from fedgmi.methods.baselines.ifca import best_of_k
 from fedgmi.methods.baselines.ifca_starts import best_fit
 from fedgmi.methods.contract import Entry, Method, Task
-from fedgmi.methods.local_training import expert_objective, need_labels, train_own
+from fedgmi.methods.local_training import expert_objective, gradients_of_parts, need_labels, train_own
 from fedgmi.models import training
 from fedgmi.protocol.message import Message, Models
 from fedgmi.protocol.step import Step
@@ -143,15 +143,9 @@ def squares(task: Task, models: Tensor, rows: Rows) -> Tensor:
     Returns:
         [C, P]
     """
-    assert rows.y is not None
-    objective, total, piece = expert_objective(task), torch.zeros_like(models), torch.empty_like(models[:1])
-    place = torch.arange(len(rows), device=rows.x.device)
-    for i, mine in enumerate(torch.split(place, rows.counts.tolist())):
-        for part in torch.split(mine, task.training.batch_size):
-            noise = rows.x.new_empty(1, len(part), 0)
-            batch = training.Batch(part[None], rows.x[part][None], rows.y[part][None], noise)
-            objective.write_gradient(models[i : i + 1].contiguous(), batch, piece)
-            total[i].add_(piece[0].square(), alpha=len(part) / len(mine))
+    total = torch.zeros_like(models)
+    for i, share, gradient in gradients_of_parts(task, models, rows, task.training.batch_size):
+        total[i].add_(gradient.square(), alpha=share)
     return total
 
 

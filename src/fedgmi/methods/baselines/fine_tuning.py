@@ -29,14 +29,12 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Method, Task
 from fedgmi.methods.local_training import own_log_prob
-from fedgmi.methods.own_models import BETAS, by_temperature, tuned
+from fedgmi.methods.own_models import BETAS, NOBODY, by_temperature, labelled_validation, tuned
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.settings.base import MethodSettings, PositiveFloats, PositiveInts
 from fedgmi.tree import Tree
 
-NOBODY = -1
-"""The choice where nobody has rows for validation."""
 CHOSEN, BETA = "tuning/chosen", "tuning/beta"
 TELLS = "how likely its rows for validation are under models tuned to its own rows, summed over these rows"
 
@@ -67,9 +65,9 @@ def fine_tuned(method: Method, task: Task[FineTuningSettings]) -> Method:
     candidates = [(0, 1.0), *((n, rate) for rate in rates for n in passes)]
 
     def look(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        shared, held = server["expert"].repeat(rows.n_clients, 1), rows.validation
+        shared, held = server["expert"].repeat(rows.n_clients, 1), labelled_validation(rows)
         likelihood = torch.zeros(len(candidates), len(BETAS), dtype=torch.float64, device=rows.x.device)
-        count = 0 if held is None or held.y is None else len(held)
+        count = 0 if held is None else len(held)
         if held is not None and held.y is not None:
             models = chain([shared], *(tuned(task, shared, rows, passes, rate, round) for rate in rates))
             likelihood = torch.stack(

@@ -33,6 +33,7 @@ from fedgmi.methods.baselines.averaging import one_model
 from fedgmi.methods.baselines.memories import memory_votes, mixed, remembered, shared_log_prob
 from fedgmi.methods.contract import Entry, Method, Task
 from fedgmi.methods.local_training import need_classes
+from fedgmi.methods.own_models import labelled_validation
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.settings.base import MethodSettings, PositiveInt, PositiveInts
@@ -94,7 +95,7 @@ def knn_per(task: Task[KnnPerSettings]) -> Method:
 
     def look(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         found, count = server["expert"].new_zeros(len(pairs), dtype=torch.float64), 0
-        if (held := rows.validation) is not None and held.y is not None:
+        if (held := labelled_validation(rows)) is not None:
             memory = remembered(task, server, rows, settings.capacity)
             found, count = likelihoods(server, memory, held).sum(0), len(held)
         return states, Message(sums={"log_likelihood": found, "rows": found.new_tensor(float(count))})
@@ -109,7 +110,7 @@ def knn_per(task: Task[KnnPerSettings]) -> Method:
 
     def remember(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         memory, chosen = remembered(task, server, rows, settings.capacity), common(server, rows)
-        if (held := rows.validation) is not None and held.y is not None:
+        if (held := labelled_validation(rows)) is not None:
             best = likelihoods(server, memory, held).argmax(1)
             own = held.counts > 0
             table = torch.tensor(pairs, dtype=torch.float64, device=best.device)[best]  # [C, 2]

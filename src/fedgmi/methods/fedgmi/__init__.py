@@ -41,7 +41,7 @@ from fedgmi.methods.fedgmi.state import (
     initial_server,
 )
 from fedgmi.methods.local_training import identified_of
-from fedgmi.methods.personal import OwnPart, may_have, personal
+from fedgmi.methods.personal import OwnPart, personal
 from fedgmi.mixture.information import MIN_CONTRAST
 from fedgmi.mixture.posterior import responsibilities
 from fedgmi.models.expert import mixture_log_prob
@@ -78,7 +78,7 @@ def _build(task: Task[FedGMISettings], name: str, preset: Preset) -> Method:
         warm_up=preset.shared_rounds,
     )
     method = Method(name, program, _predictor(task, preset), metrics, _counts)
-    return _with_own_parts(method, task, preset) if task.settings.personal and may_have(task.schema) else method
+    return _with_own_parts(method, task, preset) if task.settings.personal else method
 
 
 def _with_own_parts(method: Method, task: Task[FedGMISettings], preset: Preset) -> Method:
