@@ -15,7 +15,7 @@ from fedgmi.data.rows import Rows, pack
 from fedgmi.methods import BOUNDS, METHODS, Method, Task
 from fedgmi.methods.fedgmi import schedule
 from fedgmi.methods.fedgmi.oracle import oracle_schedule
-from fedgmi.methods.fedgmi.schedule import Schedule, calibration_has_begun, calibration_is_of_use, of_use
+from fedgmi.methods.fedgmi.schedule import Schedule, applies, calibration_has_begun, calibration_is_of_use, of_use
 from fedgmi.protocol.step import Phase, changed, covers, select
 from fedgmi.tree import Tree
 
@@ -45,7 +45,8 @@ def rows_of(task: Task[Any]) -> Rows:
     """All clients' rows, with nothing kept from earlier exchanges."""
     scenario = FEDERATION if task.schema.n_classes else without_labels(FEDERATION)
     assert scenario.truth is not None
-    return pack(scenario.federation.clients, None, scenario.truth.components)
+    federation = scenario.federation
+    return pack(federation.clients, None, scenario.truth.components, validation=federation.validation)
 
 
 class Watched(dict[str, Tensor]):
@@ -86,7 +87,7 @@ def test_the_default_in_order():
     assert names == {
         "prepare": ["features", "spread", "k-means", "k-means", "histograms", "fold in"],
         "round": [*calibration, "em"],
-        "finish": [*calibration, "e-step", "cells", *gate, "contrast", *own_part],
+        "finish": [*calibration, "e-step", "cells", *gate, "contrast", "switch", *own_part],
     }
     conditions = {step.name: step.when.func for step in program.round if isinstance(step.when, partial)}
     begun = dict.fromkeys(("shares", "calibrate"), calibration_has_begun)
@@ -98,7 +99,7 @@ def test_the_default_in_order():
 def test_programs_are_what_the_table_says(made):
     task, method, table = made
     for phase in PHASES:
-        rows, steps = [row for row in table.rows(phase) if not row.binned], method.program.steps(phase)
+        rows, steps = [row for row in table.rows(phase) if applies(row, task.schema)], method.program.steps(phase)
         assert [row.step for row in rows] == [step.name for step in steps]
         for row, step in zip(rows, steps, strict=True):
             down = table.down(row)
@@ -110,10 +111,10 @@ def test_programs_are_what_the_table_says(made):
 def test_every_row_names_the_file_with_its_arithmetic(made):
     """But for what others do too: sums of features, and the turns of the two calibrations."""
     shared = {"features": "local_training", "gate shares": "calibration", "calibrate gate": "calibration"}
-    _, method, table = made
+    task, method, table = made
     for phase in PHASES:
         for row, step in zip(
-            [row for row in table.rows(phase) if not row.binned], method.program.steps(phase), strict=True
+            [row for row in table.rows(phase) if applies(row, task.schema)], method.program.steps(phase), strict=True
         ):
             assert step.client.__module__.rpartition(".")[2] == shared.get(row.step, row.where)
 

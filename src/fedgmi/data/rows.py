@@ -161,6 +161,15 @@ class Rows:
     def __len__(self) -> int:
         return len(self.x)
 
+    @property
+    def held(self) -> Rows:
+        """The same clients' rows for validation; no row of any of them where there are none."""
+        if self.validation is not None:
+            return self.validation
+        none = None if self.y is None else self.y[:0]
+        counts = torch.zeros_like(self.counts)
+        return Rows(self.x[:0], none, self.client_index[:0], counts, self.ids, by_content=self.by_content)
+
     def sum_by_client(self, values: Tensor) -> Tensor:
         """Sum over each client's rows, in their order, so that the result can be reproduced.
 

@@ -87,12 +87,19 @@ def share_sums(evidence: Tensor, weights: Tensor, bias: Tensor) -> Tree:
 
 
 def calibration_sums(
-    evidence: Tensor, weights: Tensor, bias: Tensor, share: Tensor, proportions: Tensor, rows: Rows
+    evidence: Tensor,
+    weights: Tensor,
+    bias: Tensor,
+    share: Tensor,
+    proportions: Tensor,
+    rows: Rows,
+    *,
+    unseen: bool = False,
 ) -> Tree:
     """What rows add to the objective's slope and curvature.
 
     Each row is scored with its client's proportions without that row, π_i^(−x) = (n_i π_i − r_i(x) + q)/n_i. Otherwise
-    few rows, or clients that are all alike, push λ to infinity.
+    few rows, or clients that are all alike, push λ to infinity. Proportions that come from other rows stay as they are.
 
     Args:
         evidence: v, all kinds. [R, F, K]
@@ -101,6 +108,7 @@ def calibration_sums(
         share: q. [K]
         proportions: π. [C, K]
         rows: The rows that the evidence is about.
+        unseen: Whether proportions come from other rows.
 
     Returns:
         Sums that may be added up over clients: `gradient` [F + K − 1], `fisher`, the empirical Fisher matrix
@@ -110,11 +118,12 @@ def calibration_sums(
     share = share.double()
     ratio = gate / share.clamp(min=PROPORTION_FLOOR)
     own = proportions.double()[rows.client_index]
-    resp = own * ratio
-    resp = resp / resp.sum(1, keepdim=True)
-    counts = rows.counts.double()[rows.client_index][:, None]
-    without = ((counts * own - resp + share) / counts).clamp(min=PROPORTION_FLOOR)
-    joint = without * ratio
+    if not unseen:
+        resp = own * ratio
+        resp = resp / resp.sum(1, keepdim=True)
+        counts = rows.counts.double()[rows.client_index][:, None]
+        own = (counts * own - resp + share) / counts
+    joint = own.clamp(min=PROPORTION_FLOOR) * ratio
     likelihood = joint.sum(1)
     slope = joint / likelihood[:, None] - gate
     gradient = torch.cat([torch.einsum("rk,rfk->rf", slope, evidence.double()), slope[:, 1:]], 1)

@@ -30,6 +30,7 @@ class Side:
         evidence: (server, states, rows) → [R, F, K], nats.
         e_step: (server, states, rows) → the client states from which the gradient is taken.
         proportions: (states) → [C, K].
+        unseen: (server) → whether it is judged by the clients' rows for validation, which no model has seen.
     """
 
     part: type[Calibration] | type[Gate]
@@ -37,6 +38,11 @@ class Side:
     evidence: Callable[[Tree, Tree, Rows], Tensor]
     e_step: Callable[[Tree, Tree, Rows], Tree]
     proportions: Callable[[Tree], Tensor]
+    unseen: Callable[[Tree], bool] = lambda server: False
+
+    def judged(self, server: Tree, rows: Rows) -> Rows:
+        """The rows that it is judged by."""
+        return rows.held if self.unseen(server) else rows
 
 
 def calibration_steps(task: Task[FedGMISettings], rule: Rule) -> dict[str, Step]:
@@ -92,9 +98,9 @@ def fisher_steps(task: Task[FedGMISettings], side: Side) -> dict[str, Step]:
     part = side.part
 
     def send_share(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        now = part(server)
-        sums = calibration.share_sums(side.evidence(server, states, rows), now.weights, now.bias)
-        return states, Message(sums=sums | client_count(rows))
+        now, judged = part(server), side.judged(server, rows)
+        sums = calibration.share_sums(side.evidence(server, states, judged), now.weights, now.bias)
+        return states, Message(sums=sums | client_count(judged))
 
     def take_share(server: Tree, message: Message, round: int) -> Tree:
         if too_few(message):
@@ -103,9 +109,10 @@ def fisher_steps(task: Task[FedGMISettings], side: Side) -> dict[str, Step]:
 
     def send_gradient(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         states, now = side.e_step(server, states, rows), part(server)
-        evidence, proportions = side.evidence(server, states, rows), side.proportions(states)
-        sums = calibration.calibration_sums(evidence, now.weights, now.bias, now.share, proportions, rows)
-        return states, Message(sums=sums | client_count(rows))
+        judged, unseen, proportions = side.judged(server, rows), side.unseen(server), side.proportions(states)
+        evidence, line = side.evidence(server, states, judged), (now.weights, now.bias, now.share)
+        sums = calibration.calibration_sums(evidence, *line, proportions, judged, unseen=unseen)
+        return states, Message(sums=sums | client_count(judged))
 
     def take_gradient(server: Tree, message: Message, round: int) -> Tree:
         if too_few(message) or task.n_components == 1:
@@ -123,5 +130,5 @@ def fisher_steps(task: Task[FedGMISettings], side: Side) -> dict[str, Step]:
 
 
 def client_count(rows: Rows) -> Tree:
-    """Additive: how many clients stand behind a message."""
-    return {"clients": torch.tensor(float(rows.n_clients), dtype=torch.float64, device=rows.x.device)}
+    """Additive: how many clients stand behind a message, with rows."""
+    return {"clients": (rows.counts > 0).sum().double()}

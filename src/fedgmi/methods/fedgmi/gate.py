@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
-from fedgmi.methods.fedgmi.calibration import Side, fisher_steps
-from fedgmi.methods.fedgmi.evidence import Rule, elbo, row_cells, word_evidence
+from fedgmi.methods.fedgmi.calibration import Side, client_count, fisher_steps
+from fedgmi.methods.fedgmi.evidence import Evidence, Rule, elbo, row_cells, word_evidence
+from fedgmi.methods.fedgmi.schedule import too_few
 from fedgmi.methods.fedgmi.settings import FedGMISettings
-from fedgmi.methods.fedgmi.state import Calibration, Gate, Reference, uncalibrated
-from fedgmi.mixture import calibration
+from fedgmi.methods.fedgmi.state import Calibration, Components, Gate, Reference, uncalibrated
+from fedgmi.methods.local_training import row_losses
+from fedgmi.mixture import calibration, switching
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
@@ -33,6 +36,8 @@ def gate_evidence(task: Task[FedGMISettings], server: Tree, rows: Rows, own: Ten
 
 
 EVIDENCE = "gate evidence"  # as rows keep it from one exchange of the gate to the next
+PERMUTATIONS = 99
+SIZE = 0.05  # of the switch's test
 
 
 def cells_step(task: Task[FedGMISettings], rule: Rule) -> Step:
@@ -49,19 +54,21 @@ def cells_step(task: Task[FedGMISettings], rule: Rule) -> Step:
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         resp = rule(server, states, rows).responsibilities
-        rows.cache.pop(EVIDENCE, None)  # an earlier round's, where each round is tried as if it were the last
+        for judged in (rows, rows.held):
+            judged.cache.pop(EVIDENCE, None)  # an earlier round's, where each round is tried as if it were the last
         flat = rows.client_index * n_cells + row_cells(task, server, rows)
         own = resp.new_zeros((rows.n_clients * n_cells, resp.shape[1])).index_add_(0, flat, resp)
         own = own.reshape(rows.n_clients, n_cells, -1)
-        return states | {"own_cells": own}, Message(sums={"cells": own.sum(0)})
+        return states | {"own_cells": own}, Message(sums={"cells": own.sum(0)} | client_count(rows.held))
 
     def take(server: Tree, message: Message, round: int) -> Tree:
         cells = message.sums["cells"]
         share = cells.sum(0) / cells.sum()
         start = torch.tensor([1.0, 0.0], dtype=torch.float64, device=share.device)
-        return server | Gate.leaves(cells=cells, weights=start) | uncalibrated(Gate, share)
+        unseen = torch.tensor(not too_few(message), device=share.device)
+        return server | Gate.leaves(cells=cells, weights=start, unseen=unseen) | uncalibrated(Gate, share)
 
-    made = Gate.names("cells", "weights", "share", "bias")
+    made = Gate.names("cells", "weights", "share", "bias", "unseen")
     return Step("cells", client, take, writes=made)
 
 
@@ -78,7 +85,10 @@ def gate_steps(task: Task[FedGMISettings], proportions: Callable[[Tree], Tensor]
 
     def evidence(server: Tree, states: Tree, rows: Rows) -> Tensor:
         if EVIDENCE not in rows.cache:
-            rows.cache[EVIDENCE] = gate_evidence(task, server, rows, states["own_cells"])
+            if not len(rows):
+                return torch.zeros(0, 2, task.n_components, dtype=torch.float64, device=rows.x.device)
+            asked = replace(rows, by_content=True) if unseen(server) else rows  # as the predictor asks
+            rows.cache[EVIDENCE] = gate_evidence(task, server, asked, None if unseen(server) else states["own_cells"])
         return rows.cache[EVIDENCE]
 
     side = Side(
@@ -87,5 +97,46 @@ def gate_steps(task: Task[FedGMISettings], proportions: Callable[[Tree], Tensor]
         evidence=evidence,
         e_step=lambda server, states, rows: states,
         proportions=proportions,
+        unseen=unseen,
     )
     return fisher_steps(task, side)
+
+
+def unseen(server: Tree) -> bool:
+    """Whether the gate is judged by rows for validation.
+
+    Densities remember what they were trained on. On rows trained on the gate of `label-swap`, where x says nothing,
+    looks better than proportions alone, and on others it is far worse. So rows that no model has seen judge it, as far
+    as enough clients have such.
+    """
+    return bool(Gate(server).unseen)
+
+
+def switch_step(task: Task[FedGMISettings], unlabelled: Evidence, proportions: Callable[[Tree], Tensor]) -> Step:
+    """Whether the gate predicts labels of unseen rows better than proportions do, and better than by chance.
+
+    Args:
+        task: Its experts.
+        unlabelled: The gate's evidence.
+        proportions: (states) → those that the predictor uses. [C, K]
+
+    Returns:
+        The step. Where too few clients have rows for validation it changes nothing.
+    """
+
+    def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        held, pi = rows.held, proportions(states)
+        sums = torch.zeros(2 + PERMUTATIONS, dtype=torch.float64, device=rows.x.device)
+        if held.y is not None and len(held):
+            logs = unlabelled(server, {}, replace(held, y=None, by_content=True))
+            likelihood = -row_losses(task, Components(server).expert, held)
+            sums = switching.likelihoods(logs, likelihood, pi, held, PERMUTATIONS, task.seed)
+        return states, Message(sums={"log_likelihood": sums} | client_count(held))
+
+    def take(server: Tree, message: Message, round: int) -> Tree:
+        if too_few(message):
+            return server
+        of_use = switching.better(message.sums["log_likelihood"], SIZE)
+        return server | Gate.leaves(contrast=Gate(server).contrast * of_use)
+
+    return Step("switch", client, take, writes=Gate.names("contrast"))

@@ -30,10 +30,14 @@ def contrast_step(labelled: Evidence, unlabelled: Evidence) -> Step:
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         kinds = {"labelled": labelled, "unlabelled": unlabelled}
         share = Calibration(server).share
-        sums = {
-            name: contrast_sums(evidence(server, states, rows), share, rows)["joint"]
-            for name, evidence in kinds.items()
-        }
+        judged, states_of = (rows.held, {}) if Gate(server).unseen else (rows, states)
+        nothing = torch.zeros(len(share), len(share), dtype=torch.float64, device=rows.x.device)
+        sums = dict.fromkeys(kinds, nothing)
+        if len(judged):
+            sums = {
+                name: contrast_sums(evidence(server, states_of, judged), share, judged)["joint"]
+                for name, evidence in kinds.items()
+            }
         return states, Message(sums=sums)
 
     def take(server: Tree, message: Message, round: int) -> Tree:

@@ -13,7 +13,7 @@ from fedgmi.methods.fedgmi import schedule
 from fedgmi.methods.fedgmi.calibration import calibration_steps
 from fedgmi.methods.fedgmi.em import e_step_alone, em_step
 from fedgmi.methods.fedgmi.evidence import Evidence, Rule, elbo, labelled_evidence, row_words, word_evidence
-from fedgmi.methods.fedgmi.gate import cells_step, gate_steps, unlabelled_evidence
+from fedgmi.methods.fedgmi.gate import cells_step, gate_steps, switch_step, unlabelled_evidence
 from fedgmi.methods.fedgmi.newcomers import contrast_step
 from fedgmi.methods.fedgmi.schedule import Schedule
 from fedgmi.methods.fedgmi.settings import FedGMISettings
@@ -136,6 +136,7 @@ def steps_of(task: Task[FedGMISettings], preset: Preset) -> dict[str, Step]:
         e_step_alone(preset.posterior),
         cells_step(task, preset.training),
         contrast_step(preset.labelled, preset.unlabelled),
+        switch_step(task, preset.unlabelled, preset.proportions),
     )
     return {
         **codebook_steps(task),

@@ -34,13 +34,14 @@ FEATURE_SCALE = Sketch.names("mean", "std")
 CODEBOOK = Sketch.names("mean", "std", "centres")
 BINS = Sketch.names("edges")
 WORDS = (*CODEBOOK, *BINS, *Sketch.names("word_map", "topics"))
-LINE, GATE_LINE = Calibration.names("weights", "bias"), Gate.names("weights", "bias")
+LINE, JUDGES = Calibration.names("weights", "bias"), Gate.names("unseen")
+GATE_LINE = (*Gate.names("weights", "bias"), *JUDGES)
 MODELS = Components.names("density", "expert", "version")
 SHARE = Calibration.names("share")
 EVIDENCE = (*WORDS, *Reference.names(), *Calibration.names("scale"))
 CALIBRATED = (*EVIDENCE, *LINE, *SHARE)
 GATE_EVIDENCE = (*CODEBOOK, *Gate.names("cells"), *Reference.names("density"), *Calibration.names("scale"))
-CALIBRATED_GATE = (*GATE_EVIDENCE, *GATE_LINE, *Gate.names("share"))
+CALIBRATED_GATE = (*GATE_EVIDENCE, *Gate.names("weights", "bias", "share"))
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Row:
         single: Whether the server sees each client's answer by itself.
         when: On which condition; None: always.
         binned: Whether it is of use only where labels are no classes.
+        labelled: Whether it is of use only where rows have labels.
     """
 
     step: str
@@ -68,6 +70,7 @@ class Row:
     single: bool = False
     when: Condition | None = None
     binned: bool = False
+    labelled: bool = False
 
     def only(self, when: Condition) -> Row:
         """The same exchange under a condition."""
@@ -122,9 +125,22 @@ EM = Row("em", "em", MODELS, UPDATES, e_step=True)
 E_STEP = Row("e-step", "em", (), "", e_step=True)
 CELLS = Row("cells", "gate", CODEBOOK, "how many of its rows of each component are in each cell", e_step=True)
 GATE_SHARES = Row("gate shares", "gate", (*GATE_EVIDENCE, *GATE_LINE), JUDGED)
-CALIBRATE_GATE = Row("calibrate gate", "gate", CALIBRATED_GATE, SLOPES)
+CALIBRATE_GATE = Row("calibrate gate", "gate", (*CALIBRATED_GATE, *JUDGES), SLOPES)
 CONTRAST = Row(
-    "contrast", "newcomers", SHARE, "how well its rows tell components apart: K × K sums", e_step=True, gate=True
+    "contrast",
+    "newcomers",
+    (*SHARE, *JUDGES),
+    "how well its rows tell components apart: K × K sums",
+    e_step=True,
+    gate=True,
+)
+SWITCH = Row(
+    "switch",
+    "gate",
+    Components.names("expert"),
+    "how likely labels of its rows for validation are by the gate, by proportions, and by permutations of the gate",
+    gate=True,
+    labelled=True,
 )
 
 
@@ -135,7 +151,7 @@ def default(own: FedGMISettings) -> Schedule:
     return Schedule(
         prepare=(*codebook(own), HISTOGRAMS, FOLD_IN),
         round=(SCALE.only(calibration_is_of_use), *(row.only(calibration_has_begun) for row in turns), EM),
-        finish=(SCALE, *turns, E_STEP, CELLS, *gate_turns, CONTRAST),
+        finish=(SCALE, *turns, E_STEP, CELLS, *gate_turns, CONTRAST, SWITCH),
         evidence=CALIBRATED,
         gate=CALIBRATED_GATE,
     )
@@ -144,13 +160,13 @@ def default(own: FedGMISettings) -> Schedule:
 def plain() -> Schedule:
     """The abstract's recipe: the densities are all the evidence there is."""
     density = Components.names("density")
-    return Schedule(round=(EM,), finish=(E_STEP, CONTRAST), evidence=density, gate=density)
+    return Schedule(round=(EM,), finish=(E_STEP, CONTRAST, SWITCH), evidence=density, gate=density)
 
 
 def sketch(own: FedGMISettings) -> Schedule:
     """Stage one decides; densities and experts are trained on what it found."""
     prepare = (*codebook(own), HISTOGRAMS, FOLD_IN)
-    return Schedule(prepare, round=(EM,), finish=(CELLS, CONTRAST), evidence=WORDS, gate=CALIBRATED_GATE)
+    return Schedule(prepare, round=(EM,), finish=(CELLS, CONTRAST, SWITCH), evidence=WORDS, gate=CALIBRATED_GATE)
 
 
 def survey(own: FedGMISettings) -> Schedule:
@@ -232,12 +248,17 @@ def lay_out(
         The steps. One that stands several times under the same condition is one object.
     """
     made: dict[Row, Step] = {}
-    rows = [row for row in schedule.rows(phase) if binned(schema) or not row.binned]
+    rows = [row for row in schedule.rows(phase) if applies(row, schema)]
     for row in rows:
         if row not in made:
             when = None if row.when is None else partial(row.when, own)
             made[row] = replace(steps[row.step], reads=of_use(schedule.down(row), schema), tells=row.up, when=when)
     return tuple(made[row] for row in rows)
+
+
+def applies(row: Row, schema: Schema) -> bool:
+    """Whether an exchange is of use for such rows."""
+    return (binned(schema) or not row.binned) and (schema.labelled or not row.labelled)
 
 
 def of_use(reads: tuple[str, ...], schema: Schema) -> tuple[str, ...]:

@@ -154,7 +154,9 @@ class Gate(Part):
         weights: Of cell and density. [2]
         bias: [K]
         share: [K]
-        contrast: How well x alone tells the two components apart that differ most, from 0 to 1.
+        unseen: Whether it is judged by rows for validation, which no model has seen; else by rows trained on.
+        contrast: How well x alone tells the two components apart that differ most, from 0 to 1; 0 where it predicts
+            labels of unseen rows no better than proportions do.
     """
 
     prefix = "gate/"
@@ -162,6 +164,7 @@ class Gate(Part):
     weights = Leaf()
     bias = Leaf()
     share = Leaf()
+    unseen = Leaf()
     contrast = Leaf()
 
 
@@ -195,7 +198,7 @@ def initial_server(task: Task) -> Tree:
         bias=torch.zeros(k, dtype=torch.float64),
     )
     contrasts = {CONTRAST: torch.zeros(2, dtype=torch.float64)}
-    contrasts |= Gate.leaves(contrast=torch.ones((), dtype=torch.float64))
+    contrasts |= Gate.leaves(contrast=torch.ones((), dtype=torch.float64), unseen=torch.tensor(False))
     return components | calibration | contrasts | reference_of(components)
 
 
