@@ -188,7 +188,8 @@ def test_nothing_is_declared_in_vain(case):
     def watch(step: Step) -> Step:
         def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
             watched = Watched(server)
-            answer = step.client(watched, states, replace(rows, cache={}), round)
+            held = rows.validation and replace(rows.validation, cache={})
+            answer = step.client(watched, states, replace(rows, cache={}, validation=held), round)
             read[step.name] |= watched.read
             return answer
 
