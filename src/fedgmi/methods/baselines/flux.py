@@ -8,7 +8,8 @@
 The number of clusters is found, not set: K is not used. A client predicts with its cluster's model. A client that is
 like nobody is a cluster by itself. A newcomer without labels takes the cluster whose mean descriptor of x alone is
 nearest. Descriptors go up one by one, so secure aggregation is not possible. Per round and client: one model down and
-one up, then all clusters' models down, and one and a descriptor up.
+one up, then all clusters' models down, and one and a descriptor up. `method.shared_trunk` gives the clusters all layers
+but the last in common: their mean is over all clients.
 
 Deviations from the paper, and from its code, which this was built from:
 - n is set (`method.joint_rounds`). The code stops FedAvg when accuracy gains little, which clients tell in every round.
@@ -41,21 +42,23 @@ from fedgmi.methods.local_training import (
     expert_objective,
     need_classes,
     own_log_prob,
-    random_starts,
     train_components,
+    train_own,
 )
+from fedgmi.methods.shared_trunk import TrunkSettings, parts_of_own, parts_step, starts
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program, Step
-from fedgmi.settings.base import MethodSettings, PositiveFloat, PositiveInt
+from fedgmi.settings.base import PositiveFloat, PositiveInt
 from fedgmi.tree import Tree
 
 SCALE = ("centres", "low", "span")
 """The leaves by which the nearest cluster is found."""
 LEFT = "joint_rounds_left"
 JOINT_ROUNDS = 5
+UPDATE = "an update of the model of its cluster, weighted by its rows"
 
 
-class FluxSettings(MethodSettings):
+class FluxSettings(TrunkSettings):
     """FLUX's own settings.
 
     Attributes:
@@ -88,6 +91,8 @@ def flux(task: Task[FluxSettings]) -> Method:
             fix="of modules of your own an nn.Sequential has one",
         )
     objective, joint_rounds = expert_objective(task), task.settings.joint_rounds or JOINT_ROUNDS
+    shared = task.settings.shared_trunk
+    first = starts(task, 1, shared, "flux")
 
     def nearest(server: Tree, found: Tensor) -> Tensor:
         """The cluster whose centre is nearest to each descriptor [C, W], or to the first columns of one. [C]"""
@@ -135,6 +140,12 @@ def flux(task: Task[FluxSettings]) -> Method:
         key = (task.seed, round, "expert")
         return states, Message({"expert": train_components(task, rows, weights, server["expert"], objective, key)})
 
+    def train_parts(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        mine = look_up(server["cluster"], client_ids(rows))
+        trained = train_own(task, rows, server["expert"][mine], (task.seed, round, "expert"))
+        mass = F.one_hot(mine, len(server["expert"])) * rows.counts[:, None].double()
+        return states, Message(parts_of_own(task, rows, trained, mass))
+
     def settle(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         known = look_up(server["cluster"], client_ids(rows))
         lost = known == UNKNOWN
@@ -171,7 +182,7 @@ def flux(task: Task[FluxSettings]) -> Method:
         tells="its number, and means and deviations of what its rows are to the joint model, of all and by label",
     )
     trained = replace(
-        experts_step(train, "an update of the model of its cluster, weighted by its rows"),
+        parts_step(task, train_parts, UPDATE) if shared else experts_step(train, UPDATE),
         reads=("expert", "cluster"),
         when=joint_is_done,
     )
@@ -179,8 +190,8 @@ def flux(task: Task[FluxSettings]) -> Method:
         name="flux",
         program=Program(
             init=lambda: {
-                "joint": random_starts(task, 1),
-                "expert": random_starts(task, 1),
+                "joint": first,
+                "expert": first,
                 "cluster": torch.zeros(0, dtype=torch.long),
                 LEFT: torch.tensor(joint_rounds),
             },
@@ -188,7 +199,15 @@ def flux(task: Task[FluxSettings]) -> Method:
             # a round's own steps stand before the joint one, so that they wait for the round after the last of these
             round=(described, trained, joint),
             finish=(Step("settle", settle, reads=("cluster", "joint", *SCALE), when=clustered),),
-            kinds={"expert": "expert", "joint": "expert", "centres": "sketch", "low": "sketch", "span": "sketch"},
+            kinds={
+                "expert": "expert",
+                "joint": "expert",
+                "trunk": "expert",
+                "head": "expert",
+                "centres": "sketch",
+                "low": "sketch",
+                "span": "sketch",
+            },
             warm_up=joint_rounds,
         ),
         predictor=Predictor(
