@@ -290,9 +290,9 @@ def test_large_numbers_that_stay_apart_pass_in_silence(values):
 
 def test_texts_that_look_missing_can_be_kept(tmp_path: Path) -> None:
     path = write_csv(tmp_path, "ward,answer,age\nNA,None,3\nEU,Null,?")
-    with pytest.raises(DataError, match="values are missing"):
-        Federation.from_dataset(path, client="ward", missing_values=["?", "None"])
     features = ["answer", "age"]
+    with pytest.raises(DataError, match="values are missing"):
+        Federation.from_dataset(path, "ward", None, features, missing_values=["?", "None"])
     federation = Federation.from_dataset(path, "ward", None, features, missing_values=["", "?"], missing="mean")
     assert federation.names == ("EU", "NA")
     assert federation.schema.features == ("answer=None", "answer=Null", "age")
