@@ -2,7 +2,7 @@
 
     rounds 1..n      w ← Σ_i n_i w_i / Σ_i n_i, w_i trained from w on client i's rows
     round n + 1      each client sends its descriptor under w: moments of its rows' features, of all and by label
-                     clusters: DBSCAN on descriptors, each block of them scaled to [0, 1]; ε from their distances
+                     clusters: DBSCAN on descriptors, each moment scaled to [0, 1]; ε from their distances
     from then on     w_c ← Σ_{i∈c} n_i w_i / Σ_{i∈c} n_i, w_i trained from w_c; in round n + 1 from w_c = w
 
 The number of clusters is found, not set: K is not used. A client predicts with its cluster's model. A client that is
@@ -15,11 +15,13 @@ Deviations from the paper, and from its code, which this was built from:
 - n is set (`method.joint_rounds`). The code stops FedAvg when accuracy gains little, which clients tell in every round.
 - Features are what the last layer is given. The code takes those of LeNet's convolutions.
 - A seeded rotation projects them to as many numbers as there are classes. The code's is of a PCA of random points.
-- ε is where the chord over the ordered distances to nearest neighbours is farthest; the code's knee has a sensitivity.
 - A client that was away in round n + 1, and a newcomer with labels, take the cluster whose whole mean descriptor is
   nearest. The paper's test clients have no labels, and all its clients take part. So descriptors are sent in every
   later round, too.
 - Adam, fresh in every round.
+
+It is made for clients with one distribution each and many rows of each label. Where clients are mixtures, or have few
+rows, moments by label are noise, and many a client is a cluster by itself: docs/decisions.md has figures.
 """
 
 from __future__ import annotations
