@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 
 from fedgmi.data.rows import Schema
+from fedgmi.errors import ConfigError
 from fedgmi.methods.fedgmi.presets import PRESETS
 from fedgmi.runs import config
 from fedgmi.runs.setup import Setup
@@ -221,6 +222,7 @@ def test_tables_are_standardised_by_those_who_train(tmp_path, write_table):
     ward = [i % 6 for i in range(240)]
     path = write_table({"age": ward, "dose": [1000 * i for i in ward], "ward": [f"ward-{i}" for i in ward]})
     by_ward = (f"data.path={path}", "scenario.name=by-column", "scenario.client_column=ward", "rounds=1")
+    by_ward = (*by_ward, 'data.feature_columns=["age", "dose"]')  # for they tell the ward
     by_ward = (*by_ward, "expert.hidden=200")  # there are no labels, so that nothing else may be said of experts
     got = run(tmp_path / "out", *by_ward, "evaluation.unseen_clients=0.3")
     seen = torch.tensor([float(name.removeprefix("ward-")) for name in got["clients"]])
@@ -230,6 +232,14 @@ def test_tables_are_standardised_by_those_who_train(tmp_path, write_table):
     assert scale["mean"] == pytest.approx([float(seen.mean()), 1000 * float(seen.mean())])
     assert scale["std"] == pytest.approx([std, 1000 * std])
     assert scale["log_det"] == pytest.approx(2 * math.log(std) + math.log(1000))
+
+
+def test_settings_of_experts_are_refused_where_nobody_has_labels(tmp_path, write_table):
+    path = write_table({"age": [float(i % 7) for i in range(120)], "ward": [f"ward-{i % 6}" for i in range(120)]})
+    by_ward = (f"data.path={path}", "scenario.name=by-column", "scenario.client_column=ward", "expert.hidden=9")
+    with pytest.raises(ConfigError, match=r"expert\.hidden: it is 9 and has no effect, for there are no labels"):
+        run(tmp_path / "out", *by_ward)
+    assert not (tmp_path / "out" / "config.toml").exists()
 
 
 def test_bytes_count_the_standardisation(tmp_path, write_table):

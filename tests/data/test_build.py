@@ -428,6 +428,16 @@ def test_a_data_set_gives_all_clients_with_enough_rows(wards: str) -> None:
     assert federation.schema.classes == ("0", "1")
 
 
+def test_how_many_rows_make_a_client_and_choose_is_as_in_settings(wards: str) -> None:
+    federation = Federation.from_dataset(wards, client="ward", features=["number"], min_rows=5, validation_share=0)
+    assert federation.names == ("tiny", "ward-0", "ward-1", "ward-2")
+    assert (federation.validation, [len(client) for client in federation.clients]) == ((), [4, 24, 24, 24])
+    with pytest.raises(ConfigError, match=r"from_dataset: validation_share is 1, expected less than 1"):
+        Federation.from_dataset(wards, client="ward", validation_share=1)
+    with pytest.raises(ConfigError, match=r"from_dataset: min_rows is 0, expected greater than or equal to 1"):
+        Federation.from_dataset(wards, client="ward", min_rows=0)
+
+
 def test_data_sets_that_cannot_be_used(wards: str) -> None:
     with pytest.raises(DataError, match=r"no column 'wards'.*did you mean 'ward'\?"):
         Federation.from_dataset(wards, client="wards")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from local_post import LocalPost, federation_settings, max_difference
+from rich.console import Console
 
 from fedgmi import Federation, FedGMI
 from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.settings import FederationSettings, SiteSettings
 from fedgmi.deploy.site.site import Site
-from fedgmi.deploy.site.site_check import check, leaves
+from fedgmi.deploy.site.site_check import check, leaves, print_check
 from fedgmi.errors import ConfigError, DataError
 from fedgmi.methods.disclosing import disclosing
 from fedgmi.protocol.in_process import InProcess
@@ -106,6 +109,34 @@ def test_a_site_reads_its_targets_and_is_told_what_leaves_it(tmp_path):
     assert "each codeword and bin of the target" in said
     assert "RMSE, MAE, R²" in said
     assert "classes" not in said
+
+
+def told(site: Path) -> str:
+    """What `fedgmi site check` prints."""
+    console = Console(file=io.StringIO(), width=400)
+    print_check(check(site, site.parent / "federation.toml"), console)
+    return console.file.getvalue()
+
+
+def test_a_site_is_told_that_its_own_rows_teach_nothing(tmp_path):
+    """It may take part all the same: others have what is to be learnt."""
+    same = told(write(tmp_path / "a", targets="7"))
+    assert "one target in all the 22 training rows of a (by days): a model of their own alone predicts" in same
+    assert "a is ready for wards." in same
+    assert "training rows of a" not in told(write(tmp_path / "b"))
+
+
+@pytest.mark.parametrize(
+    ("task", "words"), [("survival", "no event in any of 240 training"), ("regression", "the target is 3 in all 240")]
+)
+def test_a_federation_whose_sites_have_nothing_to_learn_from_ends_with_the_reason(tmp_path, monkeypatch, task, words):
+    data = WARDS[task]
+    clients = [replace(client, y=torch.full_like(client.y, 3.0)) for client in data.clients]
+    if task == "survival":
+        clients = [replace(client, y=client.y * torch.tensor([1.0, 0.0])) for client in data.clients]
+    monkeypatch.setitem(WARDS, task, replace(data, clients=tuple(clients)))
+    with pytest.raises(DataError, match=words):
+        deployed(settings_for("fedavg", task), tmp_path)
 
 
 def test_what_a_site_cannot_have_is_refused(tmp_path):

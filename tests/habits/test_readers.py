@@ -266,7 +266,7 @@ def write_csv(folder: Path, text: str, rows: int = 25) -> str:
 def test_codes_stay_texts(tmp_path: Path) -> None:
     path = write_csv(tmp_path, "ward,zip,label,age\n007,01067,01,3\n7,1067,1,4")
     with pytest.warns(FedgmiWarning, match=r"leading zeros: column 'zip' .such as 01067., 'label' .such as 01."):
-        federation = Federation.from_dataset(path, client="ward")
+        federation = Federation.from_dataset(path, client="ward", features=["zip", "age"])
     assert federation.names == ("007", "7")
     assert encode.classes(federation.schema).tolist() == ["01", "1"]
     assert federation.schema.features == ("zip=01067", "zip=1067", "age")
@@ -290,9 +290,10 @@ def test_large_numbers_that_stay_apart_pass_in_silence(values):
 
 def test_texts_that_look_missing_can_be_kept(tmp_path: Path) -> None:
     path = write_csv(tmp_path, "ward,answer,age\nNA,None,3\nEU,Null,?")
+    features = ["answer", "age"]
     with pytest.raises(DataError, match="values are missing"):
-        Federation.from_dataset(path, client="ward", missing_values=["?", "None"])
-    federation = Federation.from_dataset(path, client="ward", missing_values=["", "?"], missing="mean")
+        Federation.from_dataset(path, "ward", None, features, missing_values=["?", "None"])
+    federation = Federation.from_dataset(path, "ward", None, features, missing_values=["", "?"], missing="mean")
     assert federation.names == ("EU", "NA")
     assert federation.schema.features == ("answer=None", "answer=Null", "age")
     assert federation.clients[0].x[:, 2].isnan().all()

@@ -460,6 +460,23 @@ def test_recodings_are_found_in_tables_and_kept_where_they_are_named():
     assert "outcome=ill" in Federation.from_frame(nearly, "ward", "died").schema.features
 
 
+def test_data_sets_are_looked_through_for_recodings_as_tables_are(tmp_path):
+    TOLD.to_csv(tmp_path / "rows.csv", index=False)
+    path = str(tmp_path / "rows.csv")
+    with pytest.warns(FedgmiWarning, match="in other words.*all the same, name the features in data.feature_columns"):
+        federation = Federation.from_dataset(path, "ward", "died")
+    assert federation.schema.features == ("age", "pressure")
+    named = Federation.from_dataset(path, "ward", "died", features=["age", "outcome"])
+    assert named.schema.features[0] == "age"
+    assert len(named.schema.features) == 3
+    TOLD[["ward", "died", "outcome"]].to_csv(path, index=False)
+    with (
+        pytest.warns(FedgmiWarning, match="'outcome' holds"),
+        pytest.raises(DataError, match="every column tells the label or the client"),
+    ):
+        Federation.from_dataset(path, "ward", "died")
+
+
 def test_texts_that_are_numbers_are_told():
     texts = FRAME.assign(dose=FRAME.age.round(1).astype(str), code=[f"{n % 30:03}" for n in range(len(FRAME))])
     with pytest.warns(FedgmiWarning, match="'dose': it holds .* all are numbers.*pandas.to_numeric") as caught:

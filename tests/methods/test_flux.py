@@ -14,7 +14,7 @@ from fedgmi.data.rows import Client, Rows, pack
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
 from fedgmi.methods.baselines.clusters import UNKNOWN
-from fedgmi.methods.baselines.descriptors import alike, describe, turn
+from fedgmi.methods.baselines.descriptors import alike, bend, describe, turn
 from fedgmi.models.experts import expert_from_module
 from fedgmi.runs import config
 from literal import EVERYONE, SIZES, exchange, ragged_scenario, run_rounds, start_of, train_alone, weighted_mean
@@ -41,18 +41,18 @@ def literal_descriptor(model: Tensor, client: Client) -> tuple[list[float], list
 
 
 def scaled(model: Tensor) -> Tensor:
-    """All clients' descriptors, each block to [0, 1] over all clients [N, 2·L + 2·L·L]."""
+    """All clients' descriptors, each label's moments to [0, 1] over all clients, as those of all [N, 2·L + 2·L·L]."""
     found = [literal_descriptor(model, client) for client in CLIENTS]
     blocks = [torch.tensor([one[b] for one in found]) for b in range(4)]
+    blocks = [*blocks[:2], *blocks[2].split(L, 1), *blocks[3].split(L, 1)]
     return torch.cat([(block - block.min()) / (block.max() - block.min()) for block in blocks], 1).double()
 
 
 def literal_clusters(points: Tensor) -> list[list[int]]:
     """Members of each, by scikit-learn's DBSCAN; those whom it takes for noise are alone."""
     distances = torch.stack([(points - point).norm(dim=1) for point in points])
-    nearest = sorted(float(row[row > 0].min()) for row in distances)
-    chord = [i / (N - 1) - (d - nearest[0]) / (nearest[-1] - nearest[0]) for i, d in enumerate(nearest)]
-    labels = DBSCAN(eps=nearest[chord.index(max(chord))] + 1e-9, min_samples=2).fit(points.numpy()).labels_
+    reach = bend(torch.stack([row[row > 0].min() for row in distances]))
+    labels = DBSCAN(eps=reach + 1e-9, min_samples=2).fit(points.numpy()).labels_
     alone = [[i] for i in EVERYONE if labels[i] < 0]
     return sorted(alone + [[i for i in EVERYONE if labels[i] == c] for c in set(labels) if c >= 0])
 
@@ -71,6 +71,20 @@ def test_equals_a_literal_version():
             own = [train_alone(task(), CLIENTS, i, models[c], (0, number, "expert"), component=c) for i in group]
             models[c] = weighted_mean(own, [SIZES[i] for i in group])
     torch.testing.assert_close(server["expert"], torch.stack(models), atol=5e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "found"),
+    [
+        ([1.0, 1.1, 1.2, 1.3, 9.0], 1.3),  # one leap
+        ([1.0, 1.1, 1.2, 5.0, 5.1, 5.2, 5.3, 9.0], 5.3),  # two: the upper one comes first
+        ([1.0, 1.1, 1.2, 1.3, 1.4, 4.0, 9.0], 1.4),  # a leap in two steps
+        ([2.0, 2.0], 2.0),
+    ],
+)
+def test_who_is_near_is_told_by_where_distances_bend(lengths, found):
+    """The first three as the package `kneed` has them, whose rule the code takes."""
+    assert bend(torch.tensor(lengths, dtype=torch.float64)) == found
 
 
 def test_as_long_as_nobody_is_clustered_it_is_fedavg():

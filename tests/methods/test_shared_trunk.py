@@ -12,8 +12,10 @@ from federations import make_task, payload, run, transport_for
 from fedgmi.data.rows import pack
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
+from fedgmi.methods.baselines.bcfl import squares
 from fedgmi.methods.local_training import all_rows, plan
 from fedgmi.models import training
+from fedgmi.protocol.message import Message
 from fedgmi.runs import config
 from literal import EVERYONE, SIZES, exchange, losses, ragged_scenario, run_rounds, start_of, train_alone, weighted_mean
 
@@ -21,6 +23,7 @@ SCENARIO = ragged_scenario()
 CLIENTS = SCENARIO.federation.clients
 K, SOME = 3, (0, 2, 4)
 NAMES = ("ifca", "fedsoft", "fedem", "fedgmm")
+ALL = (*NAMES, "cfl", "flhc", "bcfl", "flux")
 
 
 def task(name: str, **own):
@@ -125,7 +128,68 @@ def test_the_trunk_goes_up_once(name):
     assert shared[1] < apart[1] or name == "ifca"
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_bcfls_trunk_is_one_gaussian_of_all_clients():
+    server, _ = run_rounds(METHODS["bcfl"](task("bcfl")), SCENARIO, [SOME])
+    models, made = started("bcfl"), task("bcfl")
+    chosen, owns, sharps = {}, {}, {}
+    for i in SOME:
+        k = chosen[i] = best("bcfl", models, i)
+
+        def pull(model: Tensor, mean: Tensor = models[k]) -> Tensor:
+            return 0.5 * made.settings.strength * (model - mean).square().sum()
+
+        owns[i] = train_alone(made, CLIENTS, i, models[k], (0, 1, "expert"), pull=pull)
+        sharps[i] = 1.0 + made.training.epochs * squares(made, owns[i][None], pack(CLIENTS, [i]))[0]
+
+    def fused(group: list[int], part: slice) -> Tensor:
+        return sum(sharps[i][part] * owns[i][part] for i in group) / sum(sharps[i][part] for i in group)
+
+    cut = cut_of("bcfl")
+    groups = [[i for i in SOME if chosen[i] == k] for k in range(K)]
+    heads = [fused(group, slice(cut, None)) if group else models[k][cut:] for k, group in enumerate(groups)]
+    assert_models(server["expert"], fused(list(SOME), slice(cut)), heads)
+    sharpest = torch.stack([sharps[i][:cut] for i in SOME]).mean(0)
+    torch.testing.assert_close(server["precision"][:, :cut], sharpest.expand(K, -1), atol=5e-5, rtol=1e-3)
+
+
+LATER = {"flux": {"joint_rounds": 1, "reach": 1e-6}, "flhc": {"joint_rounds": 1}, "cfl": {"mean_below": 0.99}}
+"""With which each has several clusters in the third round."""
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_found_clusters_average_the_trunk_over_all_and_heads_by_cluster(name):
+    method = METHODS[name](task(name, **({"largest_above": 1e-6} if name == "cfl" else {}), **LATER[name]))
+    transport, before = transport_for(method, SCENARIO), method.program.init()
+    for number in (1, 2):
+        before = exchange(transport, before, method.program.round, EVERYONE, number)
+    after = exchange(transport, before, method.program.round, EVERYONE, 3)
+    cut, cluster, models = cut_of(name), before["cluster"].tolist(), before["expert"]
+    assert len(set(cluster)) > 1
+    assert torch.equal(models[:, :cut], models[:1, :cut].expand(len(models), -1))
+    assert not torch.equal(models[0, cut:], models[1, cut:])
+    owns = [train_alone(task(name), CLIENTS, i, models[cluster[i]], (0, 3, "expert")) for i in EVERYONE]
+    trunk = weighted_mean([own[:cut] for own in owns], SIZES)
+    members = [[i for i in EVERYONE if after["cluster"][i] == c] for c in range(len(after["expert"]))]
+    sizes = [[SIZES[i] for i in group] for group in members]
+    heads = [weighted_mean([owns[i][cut:] for i in group], size) for group, size in zip(members, sizes, strict=True)]
+    assert_models(after["expert"], trunk, heads)
+
+
+def test_cfl_splits_by_last_layers_where_the_others_are_shared():
+    """Trunks that pull apart split nobody; last layers that do so split, whatever the trunks."""
+    made = METHODS["cfl"](task("cfl", mean_below=0.5, largest_above=0.5))
+    cut, apart = cut_of("cfl"), torch.tensor([1.0, 1.0, -1.0, -1.0])
+    for part, n_clusters in ((slice(0, cut), 1), (slice(cut, None), 2)):
+        update = torch.zeros(4, task("cfl").expert.size)
+        update[:, cut:] = 0.01  # heads agree
+        update[:, part] += apart[:, None]
+        numbers = torch.arange(4)
+        replies = {"client": numbers, "cluster": torch.zeros_like(numbers), "rows": numbers + 5, "update": update}
+        server = made.program.round[0].server(made.program.init(), Message(replies=replies), 1)
+        assert len(server["expert"]) == n_clusters
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_an_expert_without_a_trunk_is_refused(name):
     made = task(name)
     bare = replace(made, expert=replace(made.expert, trunk=0))

@@ -15,9 +15,11 @@ from federations import BY_CLASS, make_task, run, run_on_one_scale
 from fedgmi import Federation, FedGMI
 from fedgmi.data.rows import Client, pack
 from fedgmi.data.scenarios.truth import Scenario
+from fedgmi.data.validate import check_learnable
 from fedgmi.errors import ConfigError, DataError, FedgmiWarning, UserError
 from fedgmi.methods import METHODS
 from fedgmi.methods.standardising import prepared
+from fedgmi.methods.target_scale import target_leaves, target_sums
 from fedgmi.protocol.step import covers, select
 from fedgmi.report.comparison import to_csv, to_markdown
 from fedgmi.report.picture import words
@@ -182,6 +184,11 @@ def test_a_target_that_never_varies_is_refused_where_it_is_to_be_learnt(fitted):
         DataError, match=r"federation, labels: the target is 4 in all 6 training rows. Likely fix: choo"
     ):
         FedGMI(1, rounds=6, verbose=0).fit(same)
+    with pytest.warns(FedgmiWarning, match=r"one target in all the training rows of 1 of 2 clients \('client-01'\)"):
+        check_learnable(same.schema, [Client("client-00", same.clients[0].x, torch.arange(3.0)), same.clients[1]])
+    tenth = torch.full((7, 1), 0.1)  # whose sums are rounded
+    with pytest.raises(DataError, match=r"the target is 0\.1 in all 7 training rows"):
+        target_leaves(same.schema, target_sums(same.schema, tenth))
     one = fitted.evaluate({"client-00": ([[0.0, 1.0]], [SHIFT])})  # and may be what a fitted model is asked about
     assert one["mean"]["r2"] is None
     assert one["mean"]["rmse"] < 3 * UNIT

@@ -18,7 +18,7 @@ from fedgmi.data.validate import check_learnable
 from fedgmi.errors import ConfigError, DataError, FedgmiWarning
 from fedgmi.methods import METHODS
 from fedgmi.methods.standardising import prepared
-from fedgmi.methods.target_scale import CELLS, HAZARD, SCALE, cumulative, to_scale
+from fedgmi.methods.target_scale import CELLS, HAZARD, SCALE, cumulative, target_leaves, target_sums, to_scale
 from fedgmi.mixture import target_bins
 from fedgmi.models.heads import COX
 from fedgmi.models.survival_head import cox_loss
@@ -237,6 +237,8 @@ def test_without_events_there_is_nothing_to_learn():
     data = Federation.from_arrays([(X, GOOD), (X, none)], task="survival")
     with pytest.warns(FedgmiWarning, match=r"no event in the training rows of 1 of 2 clients \('client-01'\)"):
         check_learnable(data.schema, data.clients)
+    with pytest.raises(DataError, match=r"there is no event in any of 6 training rows"):
+        target_leaves(data.schema, target_sums(data.schema, torch.tensor(none * 2)))
     method = prepared(METHODS["local"](make_task(data.schema, method="local")), data.schema, standardise=True)
     _, states, _ = run(method, Scenario(data))
     assert bool(states["expert"].isfinite().all())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
+from pydantic import ValidationError
 
 from fedgmi.data.missing import mark, no_rule_for_pictures
 from fedgmi.data.names import client_name
@@ -18,7 +19,11 @@ from fedgmi.data.sources.sources import load_source
 from fedgmi.data.sources.targets import read_labels
 from fedgmi.data.validate import warn_of_range
 from fedgmi.errors import unknown
-from fedgmi.settings.run import DataSettings, TaskName
+from fedgmi.settings.base import Section
+from fedgmi.settings.explain import explain
+from fedgmi.settings.run import DataSettings, ScenarioSettings, TaskName
+
+S = TypeVar("S", bound=Section)
 
 
 def from_arrays(
@@ -74,6 +79,8 @@ def from_dataset(
     n_clients: int | None,
     rows_per_client: int | None,
     held_out_rows: int | None,
+    min_rows: int | None,
+    validation_share: float,
     seed: int,
     data: Mapping[str, Any],
 ) -> Parts:
@@ -87,6 +94,8 @@ def from_dataset(
         n_clients: How many clients to choose, or None for all.
         rows_per_client: At most so many training rows a client, or None for all.
         held_out_rows: So many rows of each client are held out, or None for a fifth.
+        min_rows: So many rows of the train split make a value a client, or None for 20.
+        validation_share: The part of each client's rows that is for validation; 0 for none.
         seed: The choice of clients and the split of their rows follow from it.
         data: Further settings of the section `data`.
 
@@ -95,20 +104,29 @@ def from_dataset(
 
     Raises:
         DataError: For a data set or a column that cannot be used.
-        ConfigError: For an option that the section `data` does not have.
+        ConfigError: For an option that the section `data` does not have, and a value that cannot be.
     """
     for name in data.keys() - DataSettings.model_fields.keys():
         raise unknown("option", name, DataSettings.model_fields, "from_dataset")
     columns = None if features is None else list(features)
-    settings = DataSettings(path=path, label_column=label, feature_columns=columns, **data)
-    return split_by_column(
-        load_source(settings, extra_column=client),
-        client,
-        n_clients=n_clients,
-        rows_per_client=rows_per_client,
-        held_out_rows=held_out_rows,
-        seed=seed,
-    )
+    how: dict[str, Any] = {
+        "n_clients": n_clients,
+        "rows_per_client": rows_per_client,
+        "held_out_rows": held_out_rows,
+        "min_rows": min_rows,
+        "validation_share": validation_share,
+    }
+    settings = _read(DataSettings, {"path": path, "label_column": label, "feature_columns": columns, **data})
+    _read(ScenarioSettings, how)
+    return split_by_column(load_source(settings, extra_column=client), client, **how, seed=seed)
+
+
+def _read(section: type[S], given: Mapping[str, Any]) -> S:
+    """A section of the settings, from what `from_dataset` was given."""
+    try:
+        return section.model_validate(given)
+    except ValidationError as error:
+        raise explain(error, section, "from_dataset") from error
 
 
 def _schema(first: Entry | None, labels: Labels, missing: Missing, task: TaskName) -> Schema:

@@ -15,6 +15,7 @@ from fedgmi.data.missing import check_rule
 from fedgmi.data.names import place_of
 from fedgmi.data.rows import Client, Missing, Parts, Schema
 from fedgmi.data.sources import frames
+from fedgmi.data.sources.by_column import VALIDATION_SHARE
 from fedgmi.data.standardise import Standardisation, feature_sums, standardisation
 from fedgmi.data.validate import check_parts, check_scalable, check_task
 from fedgmi.errors import ConfigError
@@ -270,13 +271,15 @@ class Federation:
         n_clients: int | None = None,
         rows_per_client: int | None = None,
         held_out_rows: int | None = None,
+        min_rows: int | None = None,
+        validation_share: float = VALIDATION_SHARE,
         seed: int = 0,
         **data: Any,
     ) -> Federation:
         """A federation from a data set of tables or pictures, split as the scenario `by-column` splits it.
 
-        Clients are the values of one column that have 20 rows or more. A fifth of each client's rows is held out, a
-        tenth is for validation, and the rest is for training.
+        Clients are the values of one column that have 20 rows or more. Held out are each client's rows of the test
+        split, or a fifth of its rows where there are none. A tenth is for validation, and the rest is for training.
 
         Args:
             path: A local folder or file, or the name of a data set on the Hugging Face hub.
@@ -286,6 +289,9 @@ class Federation:
             n_clients: How many clients to choose by the seed; all by default.
             rows_per_client: At most so many training rows a client; all by default.
             held_out_rows: So many rows of each client are held out in place of a fifth, but half of them at most.
+            min_rows: So many rows of the train split make a value a client; 20 by default.
+            validation_share: The part of each client's rows of the train split that is for validation, one row at
+                least; 0: there are no rows for validation.
             seed: The choice of clients and the split of their rows follow from it.
             data: Further settings of the section `data`, such as `missing`, `train_split` or `max_rows`.
 
@@ -294,7 +300,7 @@ class Federation:
 
         Raises:
             DataError: For a data set, a column or rows that cannot be used.
-            ConfigError: For an option that the section `data` does not have.
+            ConfigError: For an option that the section `data` does not have, and a value that cannot be.
         """
         parts = build.from_dataset(
             path,
@@ -304,6 +310,8 @@ class Federation:
             n_clients=n_clients,
             rows_per_client=rows_per_client,
             held_out_rows=held_out_rows,
+            min_rows=min_rows,
+            validation_share=validation_share,
             seed=seed,
             data=data,
         )

@@ -132,6 +132,28 @@ def filled(x: Tensor, values: Tensor) -> Tensor:
     return torch.where(x.isnan(), values.to(x), x)
 
 
+def varies(sums: Tree) -> Tensor:
+    """Which columns vary: those whose deviation is above what float32 resolves beside their mean.
+
+    Args:
+        sums: `feature_sums` of all clients, added up.
+
+    Returns:
+        [D], bool
+    """
+    mean = means(sums)
+    return _variance(sums, mean).sqrt() > _resolved(mean)
+
+
+def _variance(sums: Tree, mean: Tensor) -> Tensor:
+    found: Tensor = sums["squares"] / sums["count"].clamp(min=1.0) - mean * mean
+    return found.clamp(min=0.0)
+
+
+def _resolved(mean: Tensor) -> Tensor:
+    return RESOLUTION * mean.abs() + torch.finfo(torch.float32).tiny
+
+
 def standardisation(sums: Tree, features: Sequence[str] = (), *, common_scale: bool = False) -> Standardisation:
     """The server's part: mean = Σx / n and std = √(Σx²/n − mean²) of all clients' rows together.
 
@@ -153,9 +175,8 @@ def standardisation(sums: Tree, features: Sequence[str] = (), *, common_scale: b
         Standardisation(mean=tensor([3., 0.], dtype=torch.float64), std=tensor([2., 1.], dtype=torch.float64))
     """
     mean = means(sums)
-    variance = (sums["squares"] / sums["count"].clamp(min=1.0) - mean * mean).clamp(min=0.0)
+    variance, resolved = _variance(sums, mean), _resolved(mean)
     std = variance.mean().sqrt().expand_as(variance) if common_scale else variance.sqrt()
-    resolved = RESOLUTION * mean.abs() + torch.finfo(torch.float32).tiny
     std = torch.where(std > resolved, std, resolved.clamp(min=1.0))
     if features:
         named = torch.tensor(["=" in name for name in features], device=mean.device)

@@ -57,6 +57,8 @@ def check_task(task: str) -> TaskName:
 def check_learnable(schema: Schema, clients: Sequence[Client]) -> None:
     """Refuse targets from which nothing can be learnt. Rows that a fitted model is asked about may have such.
 
+    A FedgmiWarning names the clients of which that is true, where others have what is to be learnt.
+
     Args:
         schema: What rows look like.
         clients: With their training rows.
@@ -64,31 +66,68 @@ def check_learnable(schema: Schema, clients: Sequence[Client]) -> None:
     Raises:
         DataError: For a target that is the same everywhere, and for times of which none ended in an event.
     """
-    if schema.task == "regression":
-        _check_varies(clients)
-    if schema.task == "survival":
-        _check_events(clients)
-
-
-def _check_varies(clients: Sequence[Client]) -> None:
-    """Refuse a target that is the same in all training rows of all clients."""
-    found = torch.cat([client.y for client in clients if client.y is not None])
-    if bool((found == found[0]).all()):
-        what = f"the target is {float(found[0]):g} in all {len(found)} training rows"
-        raise DataError(what, where="federation, labels", fix="choose another column: there is nothing to predict")
-
-
-def _check_events(clients: Sequence[Client]) -> None:
-    """Refuse training rows without any event, and warn of clients without."""
-    without = [client.name for client in clients if client.y is not None and not bool(client.y[:, 1].any())]
+    if schema.task == "classification":
+        return
+    without = [client.name for client in clients if teaches_nothing(schema, client)]
     if len(without) == len(clients):
-        what = f"there is no event in any of {sum(map(len, clients))} training rows"
-        raise DataError(what, where="federation, labels", fix="choose another column of events, or swap 0 and 1")
+        y = torch.cat([client.y for client in clients if client.y is not None])
+        if schema.task == "survival" or bool((y == y[0]).all()):
+            raise nothing_to_learn(schema.task, len(y), float(y.flatten()[0]))
     if without:
         few = ", ".join(map(repr, without[:5])) + (", …" if len(without) > 5 else "")
-        what = f"no event in the training rows of {len(without)} of {len(clients)} clients ({few})"
-        told = f"{what}: such rows say how long nothing happened, and not to whom it would. A model of their own alone"
-        warnings.warn(FedgmiWarning(f"{told} learns no order"), stacklevel=4)
+        what, so = TEACHES_NOTHING[schema.task]
+        whose = f"{what} the training rows of {len(without)} of {len(clients)} clients ({few})"
+        warnings.warn(FedgmiWarning(f"{whose}: {so}"), stacklevel=3)
+
+
+TEACHES_NOTHING = {
+    "regression": ("one target in all", "a model of their own alone predicts that number everywhere"),
+    "survival": (
+        "no event in",
+        "such rows say how long nothing happened, and not to whom it would. A model of their own alone learns no order",
+    ),
+}
+"""Of a client that can be among others: what its rows have, and what follows."""
+
+
+def teaches_nothing(schema: Schema, client: Client) -> bool:
+    """Whether a client's own rows say nothing of how the target depends on x: no event, or one target in several rows.
+
+    Args:
+        schema: Which task it is.
+        client: With its training rows.
+
+    Returns:
+        Whether it is so; False for classes, where rows of one class are as good as others.
+    """
+    if client.y is None or schema.task == "classification":
+        return False
+    if schema.task == "survival":
+        return not bool(client.y[:, 1].any())
+    return len(client) > 1 and bool((client.y == client.y[0]).all())
+
+
+def nothing_to_learn(task: str, n_rows: int, value: float = 0.0) -> DataError:
+    """The error for targets of a whole federation from which nothing can be learnt.
+
+    Args:
+        task: "regression" or "survival".
+        n_rows: How many training rows there are.
+        value: The target of all of them, with regression.
+
+    Returns:
+        The error, to be raised.
+    """
+    what, fix = (
+        f"there is no event in any of {n_rows} training rows",
+        "choose another column of events, or swap 0 and 1",
+    )
+    if task == "regression":
+        what, fix = (
+            f"the target is {value:g} in all {n_rows} training rows",
+            "choose another column: there is nothing to predict",
+        )
+    return DataError(what, where="federation, labels", fix=fix)
 
 
 def _check_client(client: Client, schema: Schema, labelled: bool, where: str) -> None:

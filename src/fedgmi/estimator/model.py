@@ -25,7 +25,6 @@ from fedgmi.protocol.listener import Listener
 from fedgmi.runs import fitted, model_file
 from fedgmi.runs.config import Config, with_task
 from fedgmi.runs.fit import fit
-from fedgmi.settings.effects import refuse_without_effect
 from fedgmi.settings.run import LR, ROUNDS
 
 
@@ -143,8 +142,6 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
         check_federation(federation)
         check_missing(config, federation)
         config = with_task(config, federation.schema.task)
-        if not federation.schema.labelled:
-            refuse_without_effect(config.expert, "expert", type(config.expert).model_fields, "there are no labels")
         own = {"expert": _own(self.expert), "density": _own(self.density)}
         with progress.shown(self.verbose, listener) as told:
             model = fit(config, federation, told, **own)

@@ -16,7 +16,18 @@ from fedgmi.methods.local_training import all_rows, by_rows, held_by_all, plan, 
 from fedgmi.models import training
 from fedgmi.protocol.message import Message, Models
 from fedgmi.protocol.step import ClientStep, Step
+from fedgmi.settings.base import MethodSettings
 from fedgmi.tree import Tree
+
+
+class TrunkSettings(MethodSettings):
+    """What methods with several models of one form have in common.
+
+    Attributes:
+        shared_trunk: Whether the models have all layers but the last in common. Their mean is then over all clients.
+    """
+
+    shared_trunk: bool = False
 
 
 def need_trunk(task: Task, what: str, where: str = "expert.shared") -> int:
@@ -78,33 +89,34 @@ def one_trunk(task: Task, models: Tensor) -> Tensor:
     return torch.cat([models[:1, :trunk].expand(len(models), -1), models[:, trunk:]], 1)
 
 
-def parts_of(task: Task, models: Tensor) -> Tree:
+def parts_of(task: Task, models: Tensor, of: str = "") -> Tree:
     """Trunk and heads by the names under which messages have them.
 
     Args:
         task: Its expert has a trunk.
         models: With one trunk. [K, P]
+        of: Before the names, where there are several such.
 
     Returns:
         `trunk` [1, T] and `head` [K, P − T].
     """
     trunk = task.expert.trunk
-    return {"trunk": models[:1, :trunk], "head": models[:, trunk:]}
+    return {f"{of}trunk": models[:1, :trunk], f"{of}head": models[:, trunk:]}
 
 
-def whole(task: Task, models: Tensor, message: Message) -> Tensor:
+def whole(task: Task, models: Tensor, message: Message, of: str = "") -> Tensor:
     """The new models from the sums of trunks and heads in a message.
 
     Args:
         task: Its expert has a trunk.
         models: As they stood. [K, P]
         message: With the models `trunk` and `head`.
+        of: Before these names.
 
     Returns:
         [K, P]
     """
-    old = parts_of(task, models)
-    trunk, head = (message.models[name].mean(old[name]) for name in ("trunk", "head"))
+    trunk, head = (message.models[name].mean(old) for name, old in parts_of(task, models, of).items())
     return torch.cat([trunk.expand(len(models), -1), head], 1)
 
 
@@ -129,7 +141,9 @@ def parts_step(task: Task, client: ClientStep, tells: str) -> Step:
     return Step("train", client, average, reads=("expert",), writes=("expert",), models=models, tells=tells)
 
 
-def parts_of_own(task: Task, rows: Rows, models: Tensor, mass: Tensor) -> dict[str, Models]:
+def parts_of_own(
+    task: Task, rows: Rows, models: Tensor, mass: Tensor, *, of: str = "", alike: bool = False
+) -> dict[str, Models]:
     """Sums of clients' own models: trunks by rows, heads by how much of each component a client has.
 
     Args:
@@ -137,13 +151,17 @@ def parts_of_own(task: Task, rows: Rows, models: Tensor, mass: Tensor) -> dict[s
         rows: Of C clients.
         models: One for each. [C, P]
         mass: [C, K], float64
+        of: Before the names.
+        alike: Whether every client's trunk counts once, and not by its rows.
 
     Returns:
         The models `trunk` and `head` of a message.
     """
-    trunk = task.expert.trunk
-    head = Models(mass.T.to(models.dtype) @ models[:, trunk:], mass.sum(0), (mass != 0).cpu())
-    return {"trunk": by_rows(rows, models[:, :trunk]), "head": head}
+    own, count = models[:, : task.expert.trunk], mass.new_tensor([rows.n_clients])
+    trunk = held_by_all(rows, own.sum(0, keepdim=True), count) if alike else by_rows(rows, own)
+    top = models[:, task.expert.trunk :]
+    head = Models(mass.T.to(models.dtype) @ top, mass.sum(0), (mass != 0).cpu())
+    return {f"{of}trunk": trunk, f"{of}head": head}
 
 
 def train_heads(

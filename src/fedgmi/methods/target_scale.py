@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows, Schema
-from fedgmi.data.standardise import feature_sums, standardisation
+from fedgmi.data.standardise import feature_sums, means, standardisation, varies
+from fedgmi.data.validate import nothing_to_learn
 from fedgmi.models.heads import parts
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
@@ -50,7 +51,7 @@ def target_sums(schema: Schema, y: Tensor) -> Tree:
 def target_leaves(schema: Schema, sums: Tree) -> Tree:
     """The scale from all clients' sums: mean and deviation, or mean time and rate of events.
 
-    A target that is constant has deviation 1. Where there is no event, the rate is that of half an event.
+    A simulation looks at the rows before; a deployment learns here what all sites' rows have together.
 
     Args:
         schema: Which task it is.
@@ -58,12 +59,19 @@ def target_leaves(schema: Schema, sums: Tree) -> Tree:
 
     Returns:
         The server's leaf. [2], float64
+
+    Raises:
+        DataError: For a target that is the same in all rows, and for rows without any event.
     """
     own = {name.removeprefix("target "): leaf for name, leaf in sums.items() if name.startswith("target ")}
     if schema.task == "survival":
         time, events = own["sum"].unbind()
+        if not bool(events > 0):
+            raise nothing_to_learn(schema.task, int(own["count"].max()))
         mean = (time / own["count"].clamp(min=1.0)).clamp(min=torch.finfo(torch.float32).tiny)
-        return {SCALE: torch.stack([mean, events.clamp(min=0.5) / time.clamp(min=torch.finfo(torch.float32).tiny)])}
+        return {SCALE: torch.stack([mean, events / time.clamp(min=torch.finfo(torch.float32).tiny)])}
+    if not bool(varies(own).all()):
+        raise nothing_to_learn(schema.task, int(own["count"].max()), float(means(own)))
     found = standardisation(own)
     return {SCALE: torch.cat([found.mean, found.std])}
 

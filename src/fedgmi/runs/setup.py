@@ -96,7 +96,7 @@ class Setup:
         return 1 if max(task.density.size, task.expert.size) < SMALL else torch.get_num_threads()
 
     def check(self) -> None:
-        """Refuse settings of models where models of the user's own stand in their place.
+        """Refuse settings of models that are not made: there are no labels, or models of the user's own instead.
 
         Raises:
             ConfigError: It names the setting.
@@ -104,6 +104,8 @@ class Setup:
         expert, density, labels = self.config.expert, self.config.density, self.schema.labelled
         if not labels and self.expert is not None:
             raise ConfigError("rows without labels have no expert", where="expert", fix="leave it out, or give labels")
+        if not labels:
+            refuse_without_effect(expert, "expert", type(expert).model_fields, "there are no labels")
         if self.expert is not None:
             refuse_without_effect(expert, "expert", ("name", "hidden"), "the expert is one of your own")
         if self.density is not None:

@@ -82,14 +82,18 @@ def is_measured(column: Any) -> bool:
     return str(column.type) in FRACTIONS and any(value is not None and value % 1 for value in column.to_pylist())
 
 
-def without_copies(table: Any, chosen: Sequence[str], client: str, label: str | None) -> list[str]:
+def without_copies(
+    table: Any, chosen: Sequence[str], client: str | None, label: str | None, *, keep: str, where: str = ""
+) -> list[str]:
     """The features that nobody has named, but for copies and recodings of the label and the client.
 
     Args:
         table: A pyarrow Table. In one of fewer than 50 rows two columns may agree by chance, and all are kept.
         chosen: The features' columns.
-        client: The column of the clients' names.
+        client: The column of the clients' names, or None.
         label: The column of labels, or None.
+        keep: How to use one all the same.
+        where: Where the table comes from.
 
     Returns:
         The others, in their order. A FedgmiWarning names each that is left out.
@@ -108,6 +112,6 @@ def without_copies(table: Any, chosen: Sequence[str], client: str, label: str | 
                 kept.remove(name)
                 holds = f"holds what the {role} {column!r} holds"
                 told = f"column {name!r} {holds}{'' if name in equal else ', in other words'}, so it is no feature"
-                how = "name it in features (of Federation.from_frame)"
-                warnings.warn(FedgmiWarning(f"{told}. To use it all the same, {how}"), stacklevel=2)
+                said = f"{where}{', ' if where else ''}{told}. To use it all the same, {keep}"
+                warnings.warn(FedgmiWarning(said), stacklevel=2)
     return kept

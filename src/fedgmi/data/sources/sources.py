@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from fedgmi.data.missing import mark
 from fedgmi.data.problems import Problems
 from fedgmi.data.rows import Client, Schema
 from fedgmi.data.sources.columns import Kind, Roles, find_roles, kind_of, require
+from fedgmi.data.sources.copies import without_copies
 from fedgmi.data.sources.labels import NO_LABELS, Labels
 from fedgmi.data.sources.row_numbers import warn_of_counter
 from fedgmi.data.sources.tables import all_values, batches, column_values, named_values, open_splits
@@ -142,7 +143,7 @@ def _from_tables(settings: DataSettings, tables: dict[str, Any], extra: str | No
         if roles.image is None:
             why = "these rows are a table, not pictures"
             refuse_without_effect(settings, "data", ["invert", "crop", "size"], why)
-            xs, features = _table(settings, tables, roles)
+            xs, features = _table(settings, tables, _telling_nothing(settings, first, roles, extra))
         else:
             refuse_without_effect(settings, "data", ["missing", "missing_values"], OF_PICTURES)
             xs = read_images(settings, tables, roles.image, cached=True)
@@ -206,6 +207,20 @@ def read_images(settings: DataSettings, tables: dict[str, Any], column: str, *, 
     channels = max(x.shape[1] for x in xs)
     xs = [x.expand(-1, channels, -1, -1) for x in xs]
     return [1 - x for x in xs] if settings.invert else xs
+
+
+def _telling_nothing(settings: DataSettings, table: Any, roles: Roles, extra: str | None) -> Roles:
+    """The roles without features that are the label or the client in other words, unless the settings name them."""
+    if settings.feature_columns is not None:
+        return roles
+    names = [name for name in dict.fromkeys((*roles.features, roles.label, extra)) if name is not None]
+    rows = table.select_columns(names).with_format("arrow")[:]
+    keep = "name the features in data.feature_columns"
+    kept = without_copies(rows, roles.features, extra, roles.label, keep=keep, where=settings.path)
+    if not kept:
+        fix = "add columns, or name those that may be used in data.feature_columns"
+        raise DataError("every column tells the label or the client", where=settings.path, fix=fix)
+    return replace(roles, features=tuple(kept))
 
 
 def _table(settings: DataSettings, tables: dict[str, Any], roles: Roles) -> tuple[list[Tensor], tuple[str, ...]]:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedgmi.data.rows import Client
+from fedgmi.data.validate import TEACHES_NOTHING, teaches_nothing
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
 from fedgmi.deploy.site.site_data import SiteRows, load_site
 from fedgmi.methods import METHODS
@@ -142,11 +143,24 @@ def warning(check: Check) -> str:
     return f"Without secure aggregation, which fedgmi does not bring, the coordinator learns {learnt}{rebuilt}."
 
 
+def lacks(check: Check) -> str:
+    """What the site's own training rows lack, and what follows; empty where they lack nothing."""
+    schema, rows = check.federation.rows.as_schema(), check.rows
+    if not teaches_nothing(schema, rows.train):
+        return ""
+    what, so = TEACHES_NOTHING[schema.task]
+    found = f"{what} the {plural(len(rows.train), 'training row')} of {check.settings.name} (by {rows.label}): {so}"
+    return f"{found}. The federation's models learn from the other sites' rows; is it the right column?"
+
+
 def print_check(check: Check, console: Console) -> None:
     """What was read and how it was matched; then what leaves the site, and what never does."""
     _paragraph(console, "Rows", _rows(check))
     if check.class_counts:
         console.print(Padding(_class_table(check), (0, 0, 0, 2)))
+        console.print()
+    if lacks(check):
+        console.print(Text(lacks(check), style="bold yellow"))
         console.print()
     _paragraph(console, "Leaves the site", leaves(check), "· ")
     _paragraph(console, "Never leaves it", NEVER, "· ")

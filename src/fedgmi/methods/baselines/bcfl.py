@@ -9,6 +9,9 @@ The greedy one of the paper's three algorithms: associations of clients and clus
 is taken. A cluster that nobody chose stays as it was. Clients choose, predict and come anew as in `ifca`. Per round and
 client: K models and their Λ down; one Λ_i, and one Λ_i μ_i up.
 
+With `method.shared_trunk` all layers but the last are one Gaussian, to which all clients add. A cluster's own are
+μ_k and Λ_k of its last layer.
+
 This is built from the paper's abstract and its public code. The text was not at hand, so keep it out of headline
 tables. Deviations from the code:
 - Λ_i's squares are taken in a pass after training. The code adds them up in each step.
@@ -29,17 +32,19 @@ from fedgmi.methods.baselines.ifca import best_of_k
 from fedgmi.methods.baselines.ifca_starts import best_fit
 from fedgmi.methods.contract import Entry, Method, Task
 from fedgmi.methods.local_training import expert_objective, gradients_of_parts, need_labels, train_own
+from fedgmi.methods.shared_trunk import TrunkSettings, parts_of, parts_of_own, starts, whole
 from fedgmi.models import training
 from fedgmi.protocol.message import Message, Models
-from fedgmi.protocol.step import Step
-from fedgmi.settings.base import MethodSettings, PositiveFloat
+from fedgmi.protocol.step import Kind, Step
+from fedgmi.settings.base import PositiveFloat
 from fedgmi.tree import Tree
 
+KIND: Kind = "expert"
 PULLED = "pulled"
 """In messages: Σ_i Λ_i μ_i."""
 
 
-class BcflSettings(MethodSettings):
+class BcflSettings(TrunkSettings):
     """BCFL's own settings.
 
     Attributes:
@@ -63,6 +68,8 @@ def bcfl(task: Task[BcflSettings]) -> Method:
         ConfigError: For rows without labels.
     """
     need_labels(task, "bcfl")
+    shared = task.settings.shared_trunk
+    first = starts(task, task.n_components, shared, "bcfl")
 
     def train(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         chosen = best_fit(task, server["expert"], rows)  # [C, K]
@@ -70,18 +77,31 @@ def bcfl(task: Task[BcflSettings]) -> Method:
         near = prior(expert_objective(task), mean, task.settings.strength * precision, rows)
         own = train_own(task, rows, mean, (task.seed, round, "expert"), objective=near)
         precision = precision + task.training.epochs * squares(task, own, rows)
-        members, count, holders = chosen.to(own.dtype).T, chosen.sum(0), (chosen != 0).cpu()
         sums = {"precision": precision, PULLED: precision * own}
-        return {"proportions": chosen}, Message(
-            {name: Models(members @ leaf, count, holders) for name, leaf in sums.items()}
-        )
+        return {"proportions": chosen}, Message(parted(sums, chosen, rows) if shared else in_cluster(sums, chosen))
 
-    def models(server: Tree) -> Tree:
+    def in_cluster(sums: Tree, chosen: Tensor) -> dict[str, Models]:
+        count, holders = chosen.sum(0), (chosen != 0).cpu()
+        return {name: Models(chosen.to(leaf.dtype).T @ leaf, count, holders) for name, leaf in sums.items()}
+
+    def parted(sums: Tree, chosen: Tensor, rows: Rows) -> dict[str, Models]:
+        parts = [parts_of_own(task, rows, leaf, chosen, of=f"{name} ", alike=True) for name, leaf in sums.items()]
+        return parts[0] | parts[1]
+
+    def sums_of(server: Tree) -> Tree:
         return {"precision": server["precision"], PULLED: server["precision"] * server["expert"]}
 
+    def models(server: Tree) -> Tree:
+        if not shared:
+            return sums_of(server)
+        parts = [parts_of(task, leaf, f"{name} ") for name, leaf in sums_of(server).items()]
+        return parts[0] | parts[1]
+
     def fuse(server: Tree, message: Message, round: int) -> Tree:
-        old = models(server)
-        precision, pulled = (message.models[name].mean(old[name]) for name in ("precision", PULLED))
+        precision, pulled = (
+            whole(task, old, message, f"{name} ") if shared else message.models[name].mean(old)
+            for name, old in sums_of(server).items()
+        )
         return server | {"precision": precision, "expert": pulled / precision}
 
     step = Step(
@@ -96,10 +116,10 @@ def bcfl(task: Task[BcflSettings]) -> Method:
     method = best_of_k(task, "bcfl", step)
 
     def init() -> Tree:
-        first = method.program.init()
-        return first | {"precision": torch.ones_like(first["expert"])}
+        return method.program.init() | {"expert": first, "precision": torch.ones_like(first)}
 
-    kinds = dict(method.program.kinds) | {"precision": "expert", PULLED: "expert"}
+    sent = [f"{name}{part}" for name in ("precision", PULLED) for part in ("", " trunk", " head")]
+    kinds = dict(method.program.kinds) | dict.fromkeys(sent, KIND)
     return replace(method, program=replace(method.program, init=init, kinds=kinds))
 
 

@@ -9,6 +9,9 @@ cluster; their number is found, not set: K is not used. A client predicts with i
 client: all clusters' models down, one update up, and a few numbers. Updates go up one by one, so secure aggregation is
 not possible.
 
+With `method.shared_trunk` the clusters' models have all layers but the last in common, and the mean of these layers'
+updates is over all clients. Whether and where a cluster is split then goes by the last layers' updates.
+
 Clients that are away when their cluster is split do not know their half. They take the cluster model of least loss on
 their rows when they next take part, or in the end. New clients with labels do so too. Those without labels get the
 cluster of the most clients.
@@ -37,6 +40,7 @@ from fedgmi.data.rows import Rows
 from fedgmi.methods.baselines.clusters import (
     UNKNOWN,
     clustered_method,
+    common_layers,
     enter,
     find,
     in_order,
@@ -45,12 +49,13 @@ from fedgmi.methods.baselines.clusters import (
 )
 from fedgmi.methods.contract import Entry, Method, Task
 from fedgmi.methods.local_training import need_labels
+from fedgmi.methods.shared_trunk import TrunkSettings
 from fedgmi.protocol.message import Message
-from fedgmi.settings.base import MethodSettings, ProperFraction
+from fedgmi.settings.base import ProperFraction
 from fedgmi.tree import Tree
 
 
-class CflSettings(MethodSettings):
+class CflSettings(TrunkSettings):
     """CFL's own settings: ε1 and ε2, as shares of the longest update of the first round.
 
     Attributes:
@@ -76,7 +81,7 @@ def cfl(task: Task[CflSettings]) -> Method:
         ConfigError: For rows without labels.
     """
     need_labels(task, "cfl")
-    settings = task.settings
+    settings, common = task.settings, common_layers(task, "cfl")
 
     def train(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         cluster = find(task, server, rows)
@@ -87,17 +92,18 @@ def cfl(task: Task[CflSettings]) -> Method:
 
         replies = in_order(message.replies)
         update, n_rows, cluster = replies["update"], replies["rows"], replies["cluster"].clone()
-        expert, register, length = server["expert"], server["cluster"], update.double().norm(dim=1)
+        own = update[:, common:]  # what a cluster has to itself: the rest rests where all clusters agree
+        expert, register, length = server["expert"], server["cluster"], own.double().norm(dim=1)
         scale = server["scale"] if len(register) else length.max()
-        means = mean_updates(update, n_rows, cluster, len(expert)).double().norm(dim=1)
+        means = mean_updates(own, n_rows, cluster, len(expert)).double().norm(dim=1)
         for c in torch.unique(cluster).tolist():
             here = (cluster == c).nonzero().flatten()
             if torn(means[c] / scale, length[here] / scale):
-                half = agglomerate(cosine_distances(update[here]), 2)
+                half = agglomerate(cosine_distances(own[here]), 2)
                 cluster[here[half == 1]] = len(expert)
                 expert = torch.cat([expert, expert[c : c + 1]])
                 register = register.where(register != c, UNKNOWN)
-        expert = expert + mean_updates(update, n_rows, cluster, len(expert))
+        expert = expert + mean_updates(update, n_rows, cluster, len(expert), common)
         return {"expert": expert, "cluster": enter(register, replies["client"], cluster), "scale": scale}
 
     def torn(mean: Tensor, lengths: Tensor) -> bool:

@@ -73,7 +73,7 @@ def agglomerate(distances: Tensor, n_clusters: int, threshold: float | None = No
     return torch.tensor(labels, device=distances.device)
 
 
-def mean_updates(updates: Tensor, weights: Tensor, cluster: Tensor, n_clusters: int) -> Tensor:
+def mean_updates(updates: Tensor, weights: Tensor, cluster: Tensor, n_clusters: int, common: int = 0) -> Tensor:
     """Each cluster's mean update, Σ_{i∈c} weight_i Δ_i / Σ_{i∈c} weight_i.
 
     Args:
@@ -81,17 +81,23 @@ def mean_updates(updates: Tensor, weights: Tensor, cluster: Tensor, n_clusters: 
         weights: Of the clients. [C]
         cluster: Of the clients, from 0 to G − 1. [C]
         n_clusters: G.
+        common: T. The first T numbers are of lower layers that all clusters share: their mean is over all clients.
 
     Returns:
-        The means in the updates' type; zero for a cluster without clients. [G, P]
+        The means in the updates' type; zero for a cluster without clients, but for these layers. [G, P]
 
     Examples:
         >>> updates = torch.tensor([[1.0], [4.0], [8.0]])
         >>> mean_updates(updates, torch.tensor([2.0, 1.0, 1.0]), torch.tensor([0, 0, 2]), 3).flatten().tolist()
         [2.0, 0.0, 8.0]
+        >>> mean_updates(updates, torch.ones(3), torch.tensor([0, 0, 1]), 2, common=1).tolist()
+        [[4.333333492279053], [4.333333492279053]]
     """
     weights = weights.double()
     total = updates.new_zeros((n_clusters, updates.shape[1]), dtype=torch.float64)
     total.index_add_(0, cluster, updates.double() * weights[:, None])
     mass = weights.new_zeros(n_clusters).index_add_(0, cluster, weights)
-    return (total / mass.where(mass > 0, 1.0)[:, None]).to(updates.dtype)
+    means = total / mass.where(mass > 0, 1.0)[:, None]
+    everybody = mass.sum()
+    means[:, :common] = total[:, :common].sum(0) / everybody.where(everybody > 0, 1.0)
+    return means.to(updates.dtype)

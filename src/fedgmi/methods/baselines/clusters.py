@@ -12,11 +12,30 @@ from fedgmi import tree
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Method, Predictor, Task, client_ids, wrong_index
 from fedgmi.methods.local_training import own_log_prob, random_starts, row_losses, train_own
+from fedgmi.methods.shared_trunk import TrunkSettings, need_trunk
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import ClientStep, Program, ServerStep, Step
 from fedgmi.tree import Tree
 
 UNKNOWN = -1  # the cluster of a client that is in none
+
+
+def common_layers(task: Task[TrunkSettings], name: str) -> int:
+    """How many parameters, from the first on, all clusters have in common.
+
+    Args:
+        task: Its settings say whether they share the lower layers.
+        name: The method's.
+
+    Returns:
+        T where they do, else 0.
+
+    Raises:
+        ConfigError: They are to share them, and the expert has none.
+    """
+    if not task.settings.shared_trunk:
+        return 0
+    return need_trunk(task, f"{name} is to share all layers but the last", "method.shared_trunk")
 
 
 def clustered_method(task: Task, name: str, train: Step, more: Tree) -> Method:

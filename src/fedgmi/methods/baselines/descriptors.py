@@ -2,7 +2,7 @@
 
 z(x)        what the joint model's last layer is given for a row x, projected to L numbers by a seeded rotation
 descriptor  mean and deviation of z over all rows, then means by label, then deviations by label      [2·L + 2·L·L]
-scaled      each of these four blocks to [0, 1] over all clients
+scaled      mean, deviation, and each label's mean and deviation to [0, 1] over all clients         [2 + 2·L blocks]
 """
 
 from __future__ import annotations
@@ -86,14 +86,13 @@ def scale_of(descriptors: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
 
     Args:
         descriptors: [C, W]
-        n_classes: L. The first two blocks have a share of the columns, and the other two L such shares each.
+        n_classes: L. There are 2 + 2·L blocks of as many columns: of all rows, and of each label's.
 
     Returns:
         For every column the least [W], and the span, 1 where there is none [W].
     """
-    width = descriptors.shape[1] // (2 + 2 * n_classes)
     low, span = [], []
-    for block in torch.split(descriptors, [width, width, width * n_classes, width * n_classes], 1):
+    for block in torch.split(descriptors, descriptors.shape[1] // (2 + 2 * n_classes), 1):
         low.append(block.min().expand(block.shape[1]))
         span.append((block.max() - block.min()).expand(block.shape[1]))
     spans = torch.cat(span)
@@ -103,8 +102,7 @@ def scale_of(descriptors: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
 def alike(points: Tensor, reach: float = 1.0) -> Tensor:
     """DBSCAN with two points for a core: who is within ε of anybody is in one cluster with it, and others are alone.
 
-    ε is where the distances to nearest neighbours, in order, bend upward the most: farthest under their chord
-    (Satopää et al. 2011's knee).
+    ε is where the distances to nearest neighbours, in order, bend upward; see `bend`.
 
     Args:
         points: [C, W]
@@ -121,10 +119,7 @@ def alike(points: Tensor, reach: float = 1.0) -> Tensor:
     if n == 1:
         return torch.zeros(1, dtype=torch.long, device=points.device)
     distances = torch.cdist(points.double(), points.double(), compute_mode="donot_use_mm_for_euclid_dist")
-    nearest = distances.clone().fill_diagonal_(torch.inf).amin(1).sort().values
-    rise = (nearest - nearest[0]) / (nearest[-1] - nearest[0]).clamp(min=1e-12)
-    along = torch.linspace(0.0, 1.0, n, dtype=torch.float64, device=points.device)
-    near = distances <= reach * nearest[(along - rise).argmax()]
+    near = distances <= reach * bend(distances.clone().fill_diagonal_(torch.inf).amin(1))
     label = torch.arange(n, device=points.device)
     for _ in range(n):  # the least number spreads through a cluster
         spread = torch.where(near, label, n).amin(1)
@@ -133,3 +128,35 @@ def alike(points: Tensor, reach: float = 1.0) -> Tensor:
         label = spread
     order: Tensor = torch.unique(label, return_inverse=True)[1]  # the least is the first one's, so the order is theirs
     return order
+
+
+def bend(lengths: Tensor) -> float:
+    """Where lengths in order bend upward: the knee of Satopää et al. 2011 ("Kneedle"), with their sensitivity S = 1.
+
+    How far the curve lies under its chord is followed from the longest on. A peak is the knee once the curve has come
+    nearer to the chord by a step of 1/(n − 1) before it rises again. Where no peak is, it is the farthest of all.
+
+    Args:
+        lengths: In any order. [n], n ≥ 2
+
+    Returns:
+        One of them.
+
+    Examples:
+        >>> bend(torch.tensor([1.0, 1.1, 1.2, 1.3, 9.0]))
+        1.2999999523162842
+    """
+    found = lengths.double().sort(descending=True).values
+    fall = (found[0] - found) / (found[0] - found[-1]).clamp(min=1e-12)
+    along = torch.linspace(0.0, 1.0, len(found), dtype=torch.float64, device=found.device)
+    under, at, limit = (fall - along).tolist(), 0, -torch.inf
+    padded = [under[0], *under, under[-1]]
+    for i, here in enumerate(under[:-1]):
+        before, after = padded[i], padded[i + 2]
+        if here >= before and here >= after:
+            at, limit = i, here - 1.0 / (len(found) - 1)
+        if here <= before and here <= after:
+            limit = -torch.inf
+        if after < limit:
+            return float(found[at])
+    return float(found[max(range(len(under)), key=under.__getitem__)])

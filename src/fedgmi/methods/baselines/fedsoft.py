@@ -10,6 +10,7 @@ client: K models down, K up. The smoothing leaves no centre without mass: one th
 all clients. The paper has no rule for clients that were not there.
 
 `method.shared_trunk` gives the centres all layers but the last in common: their mean is by rows, and goes up once.
+Clients' own models stay whole.
 
 Deviations from the paper:
 - The paper selects clients for each centre with probability v_is, and averages them plainly. Here the participants are
@@ -40,32 +41,30 @@ from fedgmi.methods.local_training import (
     row_losses,
     train_own,
 )
-from fedgmi.methods.shared_trunk import parts_of_own, parts_step, starts
+from fedgmi.methods.shared_trunk import TrunkSettings, parts_of_own, parts_step, starts
 from fedgmi.mixture.posterior import uniform
 from fedgmi.models.training import Pull
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program
-from fedgmi.settings.base import MethodSettings, PositiveFloat, PositiveInt
+from fedgmi.settings.base import PositiveFloat, PositiveInt
 from fedgmi.tree import Tree
 
 TELLS = "its own model, weighted by its rows and by how near it is to each cluster"
 
 
-class FedSoftSettings(MethodSettings):
+class FedSoftSettings(TrunkSettings):
     """FedSoft's own settings.
 
     Attributes:
         strength: λ of the proximal terms λ/2·u_is·‖w − c_s‖². 0 would be local training, and is refused.
         interval: τ, the rounds between two estimates of u.
         smoother: u of a cluster that no row prefers.
-        shared_trunk: Whether the clusters' centres have all layers but the last in common. Clients' models are whole.
     """
 
     name: Literal["fedsoft"] = "fedsoft"
     strength: PositiveFloat = 0.01
     interval: PositiveInt = 2
     smoother: PositiveFloat = 1e-4
-    shared_trunk: bool = False
 
 
 def fedsoft(task: Task[FedSoftSettings]) -> Method:

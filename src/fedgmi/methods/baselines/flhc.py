@@ -7,6 +7,9 @@
 A client predicts with its cluster's model. Per round and client: all clusters' models down, one update up, and a few
 numbers. Updates go up one by one, so secure aggregation is not possible.
 
+With `method.shared_trunk` the clusters' models have all layers but the last in common, and the mean of these layers'
+updates is over all clients. Clusters are found by whole updates, for the model was one until then.
+
 The paper clusters all clients at once; here those that take part in round n + 1. One that was away trains from the
 joint w of round n when next it takes part, joins the cluster whose mean update of round n + 1 is nearest to its own,
 and trains with it from then on. Who has not been back in the end takes the cluster model of least loss on its rows.
@@ -31,6 +34,7 @@ from fedgmi.errors import ConfigError
 from fedgmi.methods.baselines.clusters import (
     UNKNOWN,
     clustered_method,
+    common_layers,
     enter,
     in_order,
     look_up,
@@ -39,12 +43,13 @@ from fedgmi.methods.baselines.clusters import (
 )
 from fedgmi.methods.contract import Entry, Method, Task, client_ids
 from fedgmi.methods.local_training import need_labels, random_starts
+from fedgmi.methods.shared_trunk import TrunkSettings
 from fedgmi.protocol.message import Message
-from fedgmi.settings.base import MethodSettings, PositiveFloat, PositiveInt
+from fedgmi.settings.base import PositiveFloat, PositiveInt
 from fedgmi.tree import Tree
 
 
-class FlhcSettings(MethodSettings):
+class FlhcSettings(TrunkSettings):
     """FL+HC's own settings.
 
     Attributes:
@@ -70,7 +75,7 @@ def flhc(task: Task[FlhcSettings]) -> Method:
         ConfigError: For rows without labels.
     """
     need_labels(task, "flhc")
-    settings = task.settings
+    settings, common = task.settings, common_layers(task, "flhc")
 
     def train(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         cluster = look_up(server["cluster"], client_ids(rows))
@@ -95,7 +100,7 @@ def flhc(task: Task[FlhcSettings]) -> Method:
         cluster = agglomerate(euclidean_distances(update, update), task.n_components, settings.distance_threshold)
         n_clusters = int(cluster.max()) + 1
         return server | {
-            "expert": server["joint"] + mean_updates(update, n_rows, cluster, n_clusters),
+            "expert": server["joint"] + mean_updates(update, n_rows, cluster, n_clusters, common),
             "centres": mean_updates(update, torch.ones_like(n_rows), cluster, n_clusters),  # [G, P]
             "cluster": enter(server["cluster"], replies["client"], cluster),
         }
@@ -105,7 +110,7 @@ def flhc(task: Task[FlhcSettings]) -> Method:
 
         new = replies["cluster"] == UNKNOWN
         known, back = tree.take(replies, ~new), tree.take(replies, new)
-        moved = mean_updates(known["update"], known["rows"], known["cluster"], len(server["expert"]))
+        moved = mean_updates(known["update"], known["rows"], known["cluster"], len(server["expert"]), common)
         nearest = euclidean_distances(back["update"], server["centres"]).argmin(1)
         joined = enter(server["cluster"], replies["client"], replies["cluster"].masked_scatter(new, nearest))
         return server | {"expert": server["expert"] + moved, "cluster": joined}

@@ -2,23 +2,26 @@
 
     rounds 1..n      w ← Σ_i n_i w_i / Σ_i n_i, w_i trained from w on client i's rows
     round n + 1      each client sends its descriptor under w: moments of its rows' features, of all and by label
-                     clusters: DBSCAN on descriptors, each block of them scaled to [0, 1]; ε from their distances
+                     clusters: DBSCAN on descriptors, each moment scaled to [0, 1]; ε from their distances
     from then on     w_c ← Σ_{i∈c} n_i w_i / Σ_{i∈c} n_i, w_i trained from w_c; in round n + 1 from w_c = w
 
 The number of clusters is found, not set: K is not used. A client predicts with its cluster's model. A client that is
 like nobody is a cluster by itself. A newcomer without labels takes the cluster whose mean descriptor of x alone is
 nearest. Descriptors go up one by one, so secure aggregation is not possible. Per round and client: one model down and
-one up, then all clusters' models down, and one and a descriptor up.
+one up, then all clusters' models down, and one and a descriptor up. `method.shared_trunk` gives the clusters all layers
+but the last in common: their mean is over all clients.
 
 Deviations from the paper, and from its code, which this was built from:
 - n is set (`method.joint_rounds`). The code stops FedAvg when accuracy gains little, which clients tell in every round.
 - Features are what the last layer is given. The code takes those of LeNet's convolutions.
 - A seeded rotation projects them to as many numbers as there are classes. The code's is of a PCA of random points.
-- ε is where the chord over the ordered distances to nearest neighbours is farthest; the code's knee has a sensitivity.
 - A client that was away in round n + 1, and a newcomer with labels, take the cluster whose whole mean descriptor is
   nearest. The paper's test clients have no labels, and all its clients take part. So descriptors are sent in every
   later round, too.
 - Adam, fresh in every round.
+
+It is made for clients with one distribution each and many rows of each label. Where clients are mixtures, or have few
+rows, moments by label are noise, and many a client is a cluster by itself: docs/decisions.md has figures.
 """
 
 from __future__ import annotations
@@ -41,21 +44,23 @@ from fedgmi.methods.local_training import (
     expert_objective,
     need_classes,
     own_log_prob,
-    random_starts,
     train_components,
+    train_own,
 )
+from fedgmi.methods.shared_trunk import TrunkSettings, parts_of_own, parts_step, starts
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program, Step
-from fedgmi.settings.base import MethodSettings, PositiveFloat, PositiveInt
+from fedgmi.settings.base import PositiveFloat, PositiveInt
 from fedgmi.tree import Tree
 
 SCALE = ("centres", "low", "span")
 """The leaves by which the nearest cluster is found."""
 LEFT = "joint_rounds_left"
 JOINT_ROUNDS = 5
+UPDATE = "an update of the model of its cluster, weighted by its rows"
 
 
-class FluxSettings(MethodSettings):
+class FluxSettings(TrunkSettings):
     """FLUX's own settings.
 
     Attributes:
@@ -88,6 +93,8 @@ def flux(task: Task[FluxSettings]) -> Method:
             fix="of modules of your own an nn.Sequential has one",
         )
     objective, joint_rounds = expert_objective(task), task.settings.joint_rounds or JOINT_ROUNDS
+    shared = task.settings.shared_trunk
+    first = starts(task, 1, shared, "flux")
 
     def nearest(server: Tree, found: Tensor) -> Tensor:
         """The cluster whose centre is nearest to each descriptor [C, W], or to the first columns of one. [C]"""
@@ -135,6 +142,12 @@ def flux(task: Task[FluxSettings]) -> Method:
         key = (task.seed, round, "expert")
         return states, Message({"expert": train_components(task, rows, weights, server["expert"], objective, key)})
 
+    def train_parts(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        mine = look_up(server["cluster"], client_ids(rows))
+        trained = train_own(task, rows, server["expert"][mine], (task.seed, round, "expert"))
+        mass = F.one_hot(mine, len(server["expert"])) * rows.counts[:, None].double()
+        return states, Message(parts_of_own(task, rows, trained, mass))
+
     def settle(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         known = look_up(server["cluster"], client_ids(rows))
         lost = known == UNKNOWN
@@ -171,7 +184,7 @@ def flux(task: Task[FluxSettings]) -> Method:
         tells="its number, and means and deviations of what its rows are to the joint model, of all and by label",
     )
     trained = replace(
-        experts_step(train, "an update of the model of its cluster, weighted by its rows"),
+        parts_step(task, train_parts, UPDATE) if shared else experts_step(train, UPDATE),
         reads=("expert", "cluster"),
         when=joint_is_done,
     )
@@ -179,8 +192,8 @@ def flux(task: Task[FluxSettings]) -> Method:
         name="flux",
         program=Program(
             init=lambda: {
-                "joint": random_starts(task, 1),
-                "expert": random_starts(task, 1),
+                "joint": first,
+                "expert": first,
                 "cluster": torch.zeros(0, dtype=torch.long),
                 LEFT: torch.tensor(joint_rounds),
             },
@@ -188,7 +201,15 @@ def flux(task: Task[FluxSettings]) -> Method:
             # a round's own steps stand before the joint one, so that they wait for the round after the last of these
             round=(described, trained, joint),
             finish=(Step("settle", settle, reads=("cluster", "joint", *SCALE), when=clustered),),
-            kinds={"expert": "expert", "joint": "expert", "centres": "sketch", "low": "sketch", "span": "sketch"},
+            kinds={
+                "expert": "expert",
+                "joint": "expert",
+                "trunk": "expert",
+                "head": "expert",
+                "centres": "sketch",
+                "low": "sketch",
+                "span": "sketch",
+            },
             warm_up=joint_rounds,
         ),
         predictor=Predictor(

@@ -12,22 +12,22 @@ from fedgmi.data.rows import Rows
 from fedgmi.errors import ConfigError
 from fedgmi.methods.contract import Task, client_ids, wrong_index
 from fedgmi.methods.local_training import all_rows, expert_objective, random_starts, row_losses, train_components
+from fedgmi.methods.shared_trunk import TrunkSettings
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.randomness import generator
-from fedgmi.settings.base import Count, MethodSettings, PositiveFloat, PositiveInt
+from fedgmi.settings.base import Count, PositiveFloat, PositiveInt
 from fedgmi.settings.effects import refuse_without_effect
 from fedgmi.tree import Tree
 
 
-class IfcaSettings(MethodSettings):
+class IfcaSettings(TrunkSettings):
     """IFCA's own settings.
 
     Attributes:
         init: How the K models start.
         draws: From how many draws "balanced" takes the best.
         warm_rounds: Rounds of FedAvg before the clusters, which then start from its model; 0: none. See `ifca_warm`.
-        shared_trunk: Whether the clusters' models have all layers but the last in common.
         warm_spread: How far from that model they start, as a share of its parameters' root mean square.
     """
 
@@ -36,7 +36,6 @@ class IfcaSettings(MethodSettings):
     draws: PositiveInt = 10
     warm_rounds: Count = 0
     warm_spread: PositiveFloat = 0.1
-    shared_trunk: bool = False
 
 
 def check_starts(settings: IfcaSettings, rounds: int) -> None:

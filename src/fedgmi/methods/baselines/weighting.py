@@ -18,9 +18,9 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
 from fedgmi.methods.local_training import all_rows, expert_objective, plan, train_chunks, train_components
+from fedgmi.methods.shared_trunk import TrunkSettings
 from fedgmi.models import training
 from fedgmi.protocol.message import Models
-from fedgmi.settings.base import MethodSettings
 from fedgmi.settings.effects import refuse_without_effect
 
 Key = tuple[int | str, ...]
@@ -28,18 +28,15 @@ WEIGHTINGS = {"weighting": ("weight", "draw")}
 """Between which `fedgmi compare --tune` chooses."""
 
 
-class WeightingSettings(MethodSettings):
+class WeightingSettings(TrunkSettings):
     """What methods that train K models on parts of rows have in common.
 
     Attributes:
         weighting: Whether all rows count by a model's share of them in its loss ("weight", the papers' rule), or are
-            drawn in proportion to it ("draw").
-        shared_trunk: Whether the K models have all layers but the last in common. Then each client trains them at once,
-            on all rows.
+            drawn in proportion to it ("draw"). With `shared_trunk` a client trains its models at once, on all rows.
     """
 
     weighting: Literal["draw", "weight"] = "weight"
-    shared_trunk: bool = False
 
 
 def check_weighting(settings: WeightingSettings, rounds: int) -> None:
