@@ -307,6 +307,17 @@ def test_pathological_clients_each_have_their_angle() -> None:
     assert not set(keys(clients[1].x)) & plain
 
 
+def test_mixed_clients_are_a_mixture_of_turns_or_have_an_angle_of_their_own() -> None:
+    mixed, rotation = build("mixed").federation, build("rotation").federation
+    plain = load_source(DIGITS).train.x.flatten(1)
+    assert len(mixed.clients) == 8
+    for part in ("clients", "validation", "held_out"):
+        assert getattr(mixed, part)[:6] == getattr(rotation, part)[:6]
+    for client, degrees in zip(mixed.clients[6:], (90, 270), strict=True):  # (j + ½)/2 of a whole turn
+        upright = rotate(client.x, -degrees)
+        assert torch.cdist(upright.flatten(1), plain).min(1).values.max() < 1e-4
+
+
 def test_rotation_by_any_angle_keeps_the_middle() -> None:
     x = torch.zeros(1, 1, 9, 9)
     x[..., 4, 4] = 1
@@ -399,7 +410,7 @@ def test_by_column_needs_enough_clients(wards: DataSettings) -> None:
         build("by-column", wards, client_column="wards")
 
 
-@pytest.mark.parametrize("name", ["rotation", "domain", "pathological"])
+@pytest.mark.parametrize("name", ["rotation", "domain", "pathological", "mixed"])
 def test_scenarios_of_pictures_refuse_tables(name: str, wards: DataSettings) -> None:
     with pytest.raises(DataError, match=r"needs pictures, but this is a table.*label-swap"):
         build(name, wards)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from fedgmi.data.federation import Federation
 from fedgmi.data.rows import Client
 from fedgmi.data.scenarios.mixing import Batch, Components, by_component, mix, unchanged
 from fedgmi.data.scenarios.transforms import at_most, label_permutations, label_sets, rotate
@@ -37,11 +39,11 @@ def rotation(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scena
     """
     at_most(4, scenario, "a picture has four quarter turns")
     source = _square_images(load_source(data), scenario)
+    return mix(source, scenario, seed, Components(scenario.n_components, _quarter_turns))
 
-    def turn(batch: Batch) -> tuple[Tensor, Tensor | None]:
-        return by_component(batch, lambda x, k: torch.rot90(x, k, dims=(-2, -1))), batch.y
 
-    return mix(source, scenario, seed, Components(scenario.n_components, turn))
+def _quarter_turns(batch: Batch) -> tuple[Tensor, Tensor | None]:
+    return by_component(batch, lambda x, k: torch.rot90(x, k, dims=(-2, -1))), batch.y
 
 
 def labels(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scenario:
@@ -132,14 +134,55 @@ def pathological(data: DataSettings, scenario: ScenarioSettings, seed: int) -> S
     """
     source = _square_images(load_source(data), scenario)
     whole = mix(source, scenario.model_copy(update={"n_components": 1}), seed, Components(1, unchanged)).federation
+    return Scenario(_each(whole, lambda i, c: replace(c, x=rotate(c.x, 360 * i / len(whole.clients)))))
 
-    def turned(clients: tuple[Client, ...]) -> tuple[Client, ...]:
-        return tuple(replace(c, x=rotate(c.x, 360 * i / len(clients))) for i, c in enumerate(clients))
 
+def mixed(data: DataSettings, scenario: ScenarioSettings, seed: int) -> Scenario:
+    """`rotation` for two thirds of the clients; the last third of them, n, turn their pictures by 360°·(j + ½)/n.
+
+    Args:
+        data: The section `data`.
+        scenario: The section `scenario`.
+        seed: The run's.
+
+    Returns:
+        The federation. There is no truth about components: a third of the clients is no mixture of them.
+
+    Raises:
+        ConfigError: For more than four components.
+        DataError: For rows that are not square pictures, and for too few of them.
+    """
+    mixture = rotation(data, scenario, seed).federation
+    source = _square_images(load_source(data), scenario)
+    plain = mix(source, scenario, seed, Components(scenario.n_components, unchanged)).federation  # the same rows
+    first = len(plain.clients) - len(plain.clients) // 3
+    step = 360 / max(1, len(plain.clients) - first)
+
+    def own(i: int, client: Client) -> Client:
+        return replace(client, x=rotate(client.x, step * (i - first + 0.5)))
+
+    turned = _each(plain, own)
     return Scenario(
         replace(
-            whole, clients=turned(whole.clients), validation=turned(whole.validation), held_out=turned(whole.held_out)
+            mixture,
+            clients=mixture.clients[:first] + turned.clients[first:],
+            validation=mixture.validation[:first] + turned.validation[first:],
+            held_out=mixture.held_out[:first] + turned.held_out[first:],
         )
+    )
+
+
+def _each(federation: Federation, change: Callable[[int, Client], Client]) -> Federation:
+    """The federation with every client's rows changed: (its number, the client) → the client."""
+
+    def all_of(clients: tuple[Client, ...]) -> tuple[Client, ...]:
+        return tuple(change(i, client) for i, client in enumerate(clients))
+
+    return replace(
+        federation,
+        clients=all_of(federation.clients),
+        validation=all_of(federation.validation),
+        held_out=all_of(federation.held_out),
     )
 
 

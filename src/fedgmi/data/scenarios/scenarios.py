@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fedgmi.data.federation import Federation, check_federation
 from fedgmi.data.rows import Schema
 from fedgmi.data.scenarios.gaussian import gaussian
-from fedgmi.data.scenarios.mixtures import domain, label_swap, labels, pathological, rotation
+from fedgmi.data.scenarios.mixtures import domain, label_swap, labels, mixed, pathological, rotation
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.data.sources.by_column import split_by_column
 from fedgmi.data.sources.sources import load_source
@@ -159,6 +159,12 @@ OWN = {
     ),
     "pathological": ScenarioSpec(
         "each client has its own rotation: no mixture at all", pathological, has_truth=False, uses=DRAWN
+    ),
+    "mixed": ScenarioSpec(
+        "two thirds of the clients are mixtures of turns; each other has a rotation of its own",
+        mixed,
+        has_truth=False,
+        uses=MIXED,
     ),
     "by-column": ScenarioSpec(
         "clients as a column of the data gives them",
