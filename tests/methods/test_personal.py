@@ -11,7 +11,8 @@ from federations import SMALL, gaussian_scenario, make_task, run
 from fedgmi.data.rows import pack
 from fedgmi.methods import METHODS
 from fedgmi.methods.local_training import own_log_prob
-from fedgmi.methods.personal import BETA, NOBODY, TRIED, WEIGHTS
+from fedgmi.methods.own_models import BETAS
+from fedgmi.methods.personal import BETA, LAST_BETA, NOBODY, TRIED, WEIGHTS
 from fedgmi.mixture.stacking import STRENGTH, own_weights, prior_weights
 from fedgmi.protocol.in_process import InProcess
 
@@ -53,7 +54,9 @@ def test_a_prediction_is_the_mixture_of_tempered_candidates(fitted):
     mixed = (experts * state["proportions"][0].double()[None, :, None]).sum(1).log()
     own = own_log_prob(task, state["personal"], rows).double()
     tempered = [(beta * q).softmax(1) for beta, q in zip(server[BETA], (gated, mixed, own), strict=True)]
-    expected = sum(weight * q for weight, q in zip(state["weights"][0], tempered, strict=True))
+    whole = sum(weight * q for weight, q in zip(state["weights"][0], tempered, strict=True))
+    assert float(server[LAST_BETA]) in BETAS.tolist()
+    expected = whole ** server[LAST_BETA] / (whole ** server[LAST_BETA]).sum(1, keepdim=True)
     found = method.predictor.predict(server, state, rows)
     torch.testing.assert_close(found.exp(), expected, atol=1e-5, rtol=1e-4)
 
@@ -74,9 +77,9 @@ def test_turned_off_nothing_more_is_exchanged():
 
 def test_no_model_travels(fitted):
     method, _, _ = fitted
-    names = ("try own parts", "own part", "weigh", "own weights")
+    names = ("try own parts", "own part", "weigh", "temper", "own weights")
     steps = [step for step in method.program.finish if step.name in names]
-    assert len(steps) == 7
+    assert len(steps) == 6
     assert all(step.models is None for step in steps)
 
 
@@ -120,7 +123,7 @@ def test_who_missed_a_step_of_the_end_has_the_shared_candidates(fitted, missed):
     rows = pack(CLIENTS, [1], validation=HELD)
     state = {name: leaf[1:2] for name, leaf in states.items() if name not in ("personal", "weights")}
     steps = {step.name: step for step in method.program.finish}
-    for name in ("own part", "weigh", "own weights"):
+    for name in ("own part", "weigh", "temper", "own weights"):
         if name != missed:
             state, message = steps[name].client(server, state, rows, 3)
             assert name != "weigh" or (float(message.sums["rows"]) == 0) == (missed == "own part")

@@ -79,7 +79,7 @@ def exchanges(task: Task[Any], method: Method) -> Iterator[tuple[str, Watched, T
 
 def test_the_default_in_order():
     task = make_task(FEDERATION.federation.schema, kmeans_rounds=2, calibration_steps=1)
-    own_part = ["try own parts", "own part", *["weigh"] * 4, "own weights"]
+    own_part = ["try own parts", "own part", *["weigh"] * 2, "temper", "own weights"]
     program = METHODS["fedgmi"](task).program
     names = {phase: [step.name for step in program.steps(phase)] for phase in PHASES}
     calibration = ["scale evidence", "shares", "calibrate", "shares"]

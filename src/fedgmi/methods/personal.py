@@ -13,7 +13,9 @@ Then weights, by stacking (Wolpert 1992; Yao et al. 2018, arXiv 1704.02030). The
 
 r_i(v) ∝ ω_i·q̃_i(y_v | x_v). prior_i is ω̄, the own net's part times n_i/(n_i + s), n_i the rows trained on. So a client
 without validation rows has the prior, one with many has weights of its own, and one with hardly any rows the shared
-model. What travels: sums for each candidate and temperature once, then M + M² sums in each of four exchanges.
+model. Last, a temperature for the whole mixture under the prior's weights: predictors that disagree make one that is
+too modest. What travels: sums for each candidate and temperature, M + M² sums in each of two exchanges, and sums for
+each temperature.
 
 Where nobody has validation rows the shared model stays as it is.
 """
@@ -43,14 +45,15 @@ RATES = (0.3, 1.0)
 """Of the rounds' learning rate."""
 AFRESH = (16, 64)
 """Passes of a net that starts at random, at the rounds' rate: where clients have nothing in common it is the best."""
-NEWTON_STEPS = 4
+NEWTON_STEPS = 2
 LAST = -1
 """The round in whose name newcomers' nets draw their rows."""
-TRIED, BETA, WEIGHTS = "personal/tried", "personal/beta", "personal/weights"
+TRIED, BETA, WEIGHTS, LAST_BETA = (f"personal/{leaf}" for leaf in ("tried", "beta", "weights", "last_beta"))
 TELLS = "how likely its rows for validation are under the shared model and under models tuned to its own rows, summed"
 WEIGHS = (
     "how much likelier its rows for validation are under each candidate than under their mixture: sums and products"
 )
+TEMPERS = "how likely its rows for validation are under the mixture of candidates, by temperature"
 
 
 Stretch = tuple[bool, tuple[int, ...], float]
@@ -119,7 +122,8 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
         beta = BETAS.to(best.device)[torch.cat([place[:n_shared], place[n_shared + chosen].reshape(1)])]
         chosen = NOBODY if float(message.sums["rows"]) == 0 else chosen
         weights = torch.full_like(beta, 1.0 / len(beta))
-        return server | {TRIED: torch.tensor(chosen, device=best.device), BETA: beta, WEIGHTS: weights}
+        made = {TRIED: torch.tensor(chosen, device=best.device), BETA: beta, WEIGHTS: weights}
+        return server | made | {LAST_BETA: torch.ones_like(beta[0])}
 
     def tune(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         *_, net = trained(own.start(server, states, rows), rows, nets[int(server[TRIED])], round)
@@ -146,6 +150,19 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
     def step_up(server: Tree, message: Message, round: int) -> Tree:
         return server | {WEIGHTS: newton_step(server[WEIGHTS], message.sums)}
 
+    def temper(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        held = labelled_validation(rows) if "personal" in states else None
+        if held is None or held.y is None:
+            return states, Message(sums={"log_likelihood": torch.zeros_like(BETAS, device=rows.x.device)})
+        weights = prior_weights(server[WEIGHTS], rows.counts)
+        mixture = blend(head, candidates(server, states, bare(held)), weights.log()[held.client_index])
+        return states, Message(sums={"log_likelihood": by_temperature(mixture, held.y, head)})
+
+    def take_temper(server: Tree, message: Message, round: int) -> Tree:
+        sums = message.sums["log_likelihood"]
+        found = BETAS.to(sums.device)[int(sums.argmax())] if bool(sums.any()) else server[LAST_BETA]
+        return server | {LAST_BETA: found}
+
     def settle(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         if "personal" not in states:
             return states, Message()
@@ -165,18 +182,20 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
             return plain(server, states, rows)
         net = "personal" in states and "weights" in states  # not of newcomers, and not of who missed a step of the end
         weights = states["weights"] if net else only_first(pooled, n_shared).expand(rows.n_clients, -1)
-        return blend(head, candidates(server, states, rows, net), weights.clamp(min=LEAST).log()[rows.client_index])
+        mixture = blend(head, candidates(server, states, rows, net), weights.clamp(min=LEAST).log()[rows.client_index])
+        return head.temper(mixture, server[LAST_BETA]) if net else mixture
 
     def somebody(server: Tree) -> bool:
         return int(server[TRIED]) != NOBODY
 
-    leaves = (TRIED, BETA, WEIGHTS)
+    leaves = (TRIED, BETA, WEIGHTS, LAST_BETA)
     both = tuple(dict.fromkeys((*own.start_reads, *own.reads)))
     weighs = Step("weigh", weigh, step_up, (*own.reads, BETA, WEIGHTS), (WEIGHTS,), tells=WEIGHS, when=somebody)
     steps = (
         Step("try own parts", look, choose, reads=both, writes=leaves, tells=TELLS),
         Step("own part", tune, reads=(*own.start_reads, TRIED), when=somebody),
         *(weighs,) * NEWTON_STEPS,
+        Step("temper", temper, take_temper, (*own.reads, BETA, WEIGHTS), (LAST_BETA,), tells=TEMPERS, when=somebody),
         Step("own weights", settle, reads=(*own.reads, BETA, WEIGHTS), when=somebody),
     )
     return replace(
