@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
-from pydantic import ValidationError
 
 from fedgmi.data.missing import mark, no_rule_for_pictures
 from fedgmi.data.names import client_name
@@ -19,11 +18,8 @@ from fedgmi.data.sources.sources import load_source
 from fedgmi.data.sources.targets import read_labels
 from fedgmi.data.validate import warn_of_range
 from fedgmi.errors import unknown
-from fedgmi.settings.base import Section
-from fedgmi.settings.explain import explain
+from fedgmi.settings.explain import checked
 from fedgmi.settings.run import DataSettings, ScenarioSettings, TaskName
-
-S = TypeVar("S", bound=Section)
 
 
 def from_arrays(
@@ -116,17 +112,10 @@ def from_dataset(
         "min_rows": min_rows,
         "validation_share": validation_share,
     }
-    settings = _read(DataSettings, {"path": path, "label_column": label, "feature_columns": columns, **data})
-    _read(ScenarioSettings, how)
+    given = {"path": path, "label_column": label, "feature_columns": columns, **data}
+    settings = checked(DataSettings, given, "from_dataset")
+    checked(ScenarioSettings, how, "from_dataset")
     return split_by_column(load_source(settings, extra_column=client), client, **how, seed=seed)
-
-
-def _read(section: type[S], given: Mapping[str, Any]) -> S:
-    """A section of the settings, from what `from_dataset` was given."""
-    try:
-        return section.model_validate(given)
-    except ValidationError as error:
-        raise explain(error, section, "from_dataset") from error
 
 
 def _schema(first: Entry | None, labels: Labels, missing: Missing, task: TaskName) -> Schema:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from fedgmi.errors import ConfigError, nearest
 
+M = TypeVar("M", bound=BaseModel)
 Unions = Mapping[str, tuple[str, type[BaseModel]]]
 """By a section's name, where it is of one of several classes: the name and the class of the one chosen."""
 NONE: Unions = {}
@@ -60,6 +61,26 @@ def show(value: Any) -> str:
     text = json.dumps(value, default=str, ensure_ascii=False)
     text = text if len(text) <= 60 else f"{text[:57]}..."
     return f"{text} ({_NOUNS.get(type(value), type(value).__name__)})"
+
+
+def checked(model: type[M], given: Mapping[str, Any], source: str) -> M:
+    """A section of the settings from keyword arguments.
+
+    Args:
+        model: Its class.
+        given: The arguments, under the settings' names.
+        source: What they are arguments of.
+
+    Returns:
+        The section.
+
+    Raises:
+        ConfigError: It names each that cannot be.
+    """
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise explain(error, model, source) from error
 
 
 def explain(
