@@ -28,6 +28,7 @@ from fedgmi.protocol.step import Program
 from fedgmi.runs.config import Config
 from fedgmi.runs.evaluation import predictions
 from fedgmi.runs.metrics import METRICS, USUAL, mean, measure
+from fedgmi.settings.run import TaskName
 from fedgmi.storage.checkpoint import Checkpoint
 from fedgmi.tree import Tree
 
@@ -186,7 +187,7 @@ def best_of(outcomes: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
     return outcomes[METRICS[metric].best([outcome["validation_score"] for outcome in outcomes])]
 
 
-def warn_of_idle_metric(config: Config, task: str, names: Sequence[str]) -> None:
+def warn_of_idle_metric(config: Config, task: TaskName, names: Sequence[str]) -> None:
     """Warn of a metric by which a run chooses nothing: it has one rate, and no patience.
 
     Args:
