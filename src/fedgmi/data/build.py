@@ -112,8 +112,8 @@ def from_dataset(
         "min_rows": min_rows,
         "validation_share": validation_share,
     }
-    given = {"path": path, "label_column": label, "feature_columns": columns, **data}
-    settings = checked(DataSettings, given, "from_dataset")
+    asked = {"path": path, "label_column": label, "feature_columns": columns, **data}
+    settings = checked(DataSettings, asked, "from_dataset")
     checked(ScenarioSettings, how, "from_dataset")
     return split_by_column(load_source(settings, extra_column=client), client, **how, seed=seed)
 

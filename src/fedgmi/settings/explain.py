@@ -64,18 +64,18 @@ def show(value: Any) -> str:
 
 
 def checked(model: type[M], given: Mapping[str, Any], source: str) -> M:
-    """A section of the settings from keyword arguments.
+    """Settings as a class has them.
 
     Args:
-        model: Its class.
-        given: The arguments, under the settings' names.
-        source: What they are arguments of.
+        model: The class.
+        given: Values by name.
+        source: Where they come from.
 
     Returns:
-        The section.
+        An instance of the class.
 
     Raises:
-        ConfigError: It names each that cannot be.
+        ConfigError: For an unknown name, or a value that cannot be.
     """
     try:
         return model.model_validate(given)
