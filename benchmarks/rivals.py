@@ -1,27 +1,30 @@
 """Every rival on every scenario of docs/results.md: a series of `fedgmi compare`, and two tables of them all.
 
     .venv/bin/python benchmarks/rivals.py --mnist path/to/mnist --femnist path/to/femnist --jobs 2
+    .venv/bin/python benchmarks/rivals.py --small --jobs 2
 
-Hours on two cores, hence resumable: finished cells are read, and `--only rotation labels` runs a part. `--tables`
-prints what there is and runs nothing.
+Rivals are all that the table of methods has, those of outside packages too. Hours on two cores, hence resumable:
+finished cells are read, `--only rotation labels` runs a part, and `--methods fedavg flux` runs some. `--small` runs
+every method once on few digits, in minutes: whether each runs, and no figures to compare. `--tables` prints what there
+is and runs nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fedgmi.methods import METHODS
 from fedgmi.report.comparison import write_comparison
 from fedgmi.report.formats import markdown_table, number, percent
-from fedgmi.runs import records
+from fedgmi.runs import config, records
 from fedgmi.runs.compare import compare
-from fedgmi.settings import run as config
 from fedgmi.storage import folder
 
-RIVALS = ("fedavg", "fedprox", "ditto", "ifca", "cfl", "flhc", "fedsoft", "fedem", "fedgmm", "local")
+RIVALS = tuple(name for name in METHODS if name != "fedgmi")
 WITH_TRUTH = ("fedgmi", "oracle", *RIVALS)
 ALL = (*WITH_TRUTH, "fedgmi-plain", "fedgmi-sketch")
 NO_ORACLE = ("fedgmi", *RIVALS)
@@ -50,6 +53,18 @@ SERIES = (
     Comparison("rotation, 20 %", "mnist-rotation", ("method.participation=0.2",)),
     Comparison("writers", "femnist-writers", methods=NO_ORACLE),
     Comparison("pathological", "mnist-pathological", methods=NO_ORACLE),
+)
+SMALL = Comparison(
+    "small",
+    "digits",
+    (
+        "rounds=4",
+        "scenario.n_clients=8",
+        "scenario.rows_per_client=40",
+        "training.epochs=1",
+        "compare.flhc.joint_rounds=2",
+    ),
+    methods=ALL,
 )
 
 
@@ -121,9 +136,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/rivals"))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", nargs="+", choices=[comparison.name for comparison in SERIES])
+    parser.add_argument("--methods", nargs="+", choices=ALL, help="of each comparison's; all by default")
+    parser.add_argument("--small", action="store_true")
     parser.add_argument("--tables", action="store_true")
     options = parser.parse_args()
     series = [comparison for comparison in SERIES if not options.only or comparison.name in options.only]
+    series = [SMALL] if options.small else series
+    if options.methods:
+        chosen = [[name for name in comparison.methods if name in options.methods] for comparison in series]
+        series = [replace(each, methods=tuple(some)) for each, some in zip(series, chosen, strict=True) if some]
     for comparison in () if options.tables else series:
         run(comparison, options.out, {"mnist": options.mnist, "femnist": options.femnist}, options.jobs)
     print(tables(options.out, series))

@@ -179,6 +179,30 @@ def test_rivals_puts_comparisons_side_by_side(tmp_path):
     assert "| fedavg | 3 | 3 |" in text
 
 
+def test_rivals_are_all_methods_and_every_cell_of_the_series_can_be(monkeypatch, tmp_path):
+    from fedgmi.methods import METHODS
+    from fedgmi.runs.cells import cell_config, check_oracle, grid
+    from fedgmi.runs.tuning import runs_of
+
+    monkeypatch.syspath_prepend(str(FOLDER))
+    rivals = importlib.import_module("rivals")
+    found = {}
+
+    def compare(settings, out, methods, seeds, jobs):
+        check_oracle(settings, methods)
+        cells = runs_of(settings, grid(methods, seeds), False)
+        found[out.name] = [cell_config(settings, cell, "oracle" in methods, jobs) for cell in cells]
+
+    monkeypatch.setattr(rivals, "compare", compare)
+    monkeypatch.setattr(rivals, "write_comparison", lambda record, out: None)
+    for comparison in (*rivals.SERIES, rivals.SMALL):
+        rivals.run(comparison, tmp_path, {}, jobs=1)
+    assert len(found) == len(rivals.SERIES) + 1
+    for configs in found.values():
+        assert {each.method.name for each in configs} == set(METHODS)
+    assert {each.rounds for each in found["small"]} == {4}
+
+
 def made_up_table(folder, features, names):
     """Four clients of ten training and five test rows, whose label is the sign of the first feature."""
     import datasets

@@ -37,5 +37,19 @@ def test_the_command_line_loads_nothing_heavy(module):
     assert not loaded & set(HEAVY)
 
 
+def test_a_mistyped_method_is_told_before_anything_heavy_is_loaded():
+    program = """
+import sys
+from fedgmi import cli
+try:
+    cli.main(["compare", "--methods", "fedavg,fedgimm"])
+except SystemExit as end:
+    print(end.code, *sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+    code, *loaded = output_of(program).split()
+    assert code == "2"
+    assert not set(loaded) & set(HEAVY)
+
+
 def test_nothing_needs_posix_locks():
     assert output_of(WITHOUT_POSIX) == "imported\n"

@@ -152,11 +152,15 @@ def compare(
 
     Also fedgmi-plain, fedgmi-sketch (its presets) and oracle. The same command again goes on where it was cut off.
     """
-    from fedgmi.runs import config
+    from fedgmi.runs.contestants import check_contestants
+
+    names = _words(methods)
+    check_contestants(names)
+    from fedgmi.runs import config  # and torch with it, which takes seconds
 
     settings = config.load(file, overrides or [])
     out = out or Path("runs") / f"{_name(file, settings)}-comparison"
-    names, numbers = _words(methods), config.seeds(_words(seeds), "--seeds")
+    numbers = config.seeds(_words(seeds), "--seeds")
     try:
         from fedgmi.report.comparison import print_comparison, write_comparison
         from fedgmi.report.progress import watching

@@ -89,10 +89,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return next(iter(_alike(name, list(known))), "")
 
 
+ALIKE = 0.6
+"""So alike two names are, by difflib's ratio, where one may be a slip of the other."""
+
+
 def _alike(name: str, known: list[str]) -> dict[str, int]:
     """Names that are at all like a given one, and by how many slips they differ; the most like first."""
     lower = {option.lower(): option for option in reversed(known)}
-    close = difflib.get_close_matches(name.lower(), lower, n=10, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), lower, n=10, cutoff=ALIKE)
     found = {lower[option]: slips(name.lower(), option) for option in close}
     return dict(sorted(found.items(), key=lambda pair: (pair[1], known.index(pair[0]))))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fedgmi.errors import ConfigError
+from fedgmi.errors import ConfigError, FedgmiWarning
 from fedgmi.methods import METHODS
 from fedgmi.runs import choosing, experiment
 from fedgmi.runs.metrics import METRICS, of_task
@@ -210,3 +210,8 @@ def test_without_patience_the_last_round_counts_and_nothing_more_is_said(tmp_pat
     got = run(tmp_path)
     assert "best_round" not in got
     assert "best_round" not in records(tmp_path)[-1]
+
+
+def test_a_metric_by_which_nothing_is_chosen_is_told(tmp_path):
+    with pytest.warns(FedgmiWarning, match=r"evaluation\.metric is auc, and nothing is chosen by it.*fedgmi compare"):
+        run(tmp_path / "idle", "method.name=fedavg", "evaluation.metric=auc", "scenario.rows_per_client=20")

@@ -1,12 +1,22 @@
-"""One file per method, one line each in the table."""
+"""One file per method, one line each in the table.
+
+Names are known without torch, so that a mistyped one is told at once: what needs it is imported when first asked for.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from fedgmi.methods.contract import Entry, Method, Predictor, Task, wrong_entry
-from fedgmi.methods.fedgmi import ORACLE
 from fedgmi.plugins import Table
+
+if TYPE_CHECKING:
+    from fedgmi.methods.contract import Entry as Entry
+    from fedgmi.methods.contract import Method as Method
+    from fedgmi.methods.contract import Predictor as Predictor
+    from fedgmi.methods.contract import Task as Task
+
+    BOUNDS: dict[str, Entry[Any]]
 
 OWN = {
     "fedgmi": "fedgmi.methods.fedgmi:FEDGMI",
@@ -35,9 +45,26 @@ OWN = {
     "fedsparse": "fedgmi.methods.baselines.fedsparse:FEDSPARSE",
     "local": "fedgmi.methods.baselines.local:LOCAL",
 }
-METHODS: Table[Entry[Any]] = Table("method", "methods", OWN, wrong_entry)
+
+
+def wrong(name: str, entry: Any) -> str:
+    """What is wrong with an outside package's entry, or ""."""
+    from fedgmi.methods.contract import wrong_entry
+
+    return wrong_entry(name, entry)
+
+
+METHODS: Table[Entry[Any]] = Table("method", "methods", OWN, wrong)
 """Every method by its name in the settings, those of outside packages too. A file is loaded once its method is used."""
-BOUNDS = {"oracle": ORACLE}
-"""What results stand beside, and what nobody can deploy: it knows the truth. Its settings are fedgmi's."""
+
+
+def __getattr__(name: str) -> Any:
+    """The contract's classes; and BOUNDS, what results stand beside, and what nobody can deploy: it knows the truth."""
+    if name == "BOUNDS":
+        return {"oracle": import_module("fedgmi.methods.fedgmi").ORACLE}
+    if name in __all__:
+        return getattr(import_module("fedgmi.methods.contract"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = ["BOUNDS", "METHODS", "Entry", "Method", "Predictor", "Task"]

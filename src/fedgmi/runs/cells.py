@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedgmi.errors import ConfigError, unknown
+from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
 from fedgmi.methods.fedgmi.settings import UNUSED
 from fedgmi.runs.config import Config, settings_of
+from fedgmi.runs.contestants import ORACLE, check_contestants, check_once
 from fedgmi.runs.records import Summary
 from fedgmi.settings.base import MethodSettings
 
-ORACLE = "oracle"
-PRESETS = ("plain", "sketch")
 KEPT = (
     "client_accuracy",
     "client_accuracy_per_client",
@@ -79,18 +78,8 @@ def grid(methods: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
         >>> [cell.name for cell in grid(["fedgmi", "fedavg"], [0, 1])]
         ['fedgmi-0', 'fedavg-0', 'fedgmi-1', 'fedavg-1']
     """
-    known = [*METHODS, *(f"fedgmi-{preset}" for preset in PRESETS), ORACLE]
-    for name in methods:
-        if name not in known:
-            raise unknown("method", name, known, "--methods")
-    for where, values in (("--methods", [*methods]), ("--seeds", [*map(str, seeds)])):
-        twice = next((value for value in values if values.count(value) > 1), None)
-        if twice is not None:
-            raise ConfigError(f"{twice} is named twice", where=where, fix="name each once")
-        if not values:
-            raise ConfigError("there is none", where=where, fix="name at least one")
-    if ORACLE in methods and "fedgmi" not in methods:
-        raise ConfigError("the oracle runs beside fedgmi", where="--methods", fix="add fedgmi")
+    check_contestants(methods)
+    check_once("--seeds", [*map(str, seeds)])
     return [Cell(method, seed) for seed in seeds for method in methods]
 
 

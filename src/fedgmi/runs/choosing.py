@@ -8,6 +8,7 @@ costs is counted. Held-out rows are not looked at.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import torch
 from fedgmi import tree
 from fedgmi.data.federation import Federation
 from fedgmi.data.rows import Client
-from fedgmi.errors import ConfigError
+from fedgmi.errors import ConfigError, FedgmiWarning
 from fedgmi.methods import Method
 from fedgmi.models.heads import HEADS
 from fedgmi.protocol.in_process import InProcess
@@ -27,6 +28,7 @@ from fedgmi.protocol.step import Program
 from fedgmi.runs.config import Config
 from fedgmi.runs.evaluation import predictions
 from fedgmi.runs.metrics import METRICS, USUAL, mean, measure
+from fedgmi.settings.run import TaskName
 from fedgmi.storage.checkpoint import Checkpoint
 from fedgmi.tree import Tree
 
@@ -183,6 +185,22 @@ def choice_of(
 def best_of(outcomes: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
     """The outcome that does best on validation rows; the first of several."""
     return outcomes[METRICS[metric].best([outcome["validation_score"] for outcome in outcomes])]
+
+
+def warn_of_idle_metric(config: Config, task: TaskName, names: Sequence[str]) -> None:
+    """Warn of a metric by which a run chooses nothing: it has one rate, and no patience.
+
+    Args:
+        config: The settings.
+        task: What labels are.
+        names: The methods that run.
+    """
+    metric = config.evaluation.metric
+    chooses = any(len(config.training.lr_candidates(name)) > 1 for name in names)
+    if metric != USUAL[task] and config.training.patience is None and not chooses:
+        what = f"evaluation.metric is {metric}, and nothing is chosen by it: there is one rate, and no patience"
+        told = f"{what}. Likely fix: give training.lr a list, or training.patience; `fedgmi compare` ranks by it"
+        warnings.warn(FedgmiWarning(told), stacklevel=2)
 
 
 def check_choice(config: Config, federation: Federation, program: Program, name: str) -> None:

@@ -15,8 +15,9 @@ from threading import Lock
 from typing import Any, TypeAlias
 
 from fedgmi.errors import ConfigError, UserError
-from fedgmi.runs.cells import ORACLE, cell_config, check_oracle, grid, result
+from fedgmi.runs.cells import cell_config, check_oracle, grid, result
 from fedgmi.runs.config import Config, dump, load
+from fedgmi.runs.contestants import ORACLE
 from fedgmi.runs.records import Comparison, Summary
 from fedgmi.runs.statistics import compared
 from fedgmi.runs.tuning import runs_of, tuned

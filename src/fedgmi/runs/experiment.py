@@ -14,7 +14,7 @@ from fedgmi.data.validate import check_learnable
 from fedgmi.errors import ConfigError, DivergedError, UserError
 from fedgmi.modes import own_modes
 from fedgmi.protocol.listener import Listener
-from fedgmi.runs.choosing import best_of, check_choice
+from fedgmi.runs.choosing import best_of, check_choice, warn_of_idle_metric
 from fedgmi.runs.components import ComponentCount, count_components, warn_of_unshown, warn_of_warm_up
 from fedgmi.runs.config import Config, check_method, check_metric, check_rates, dump, load, refuse_compare
 from fedgmi.runs.records import Estimate, Summary
@@ -64,6 +64,7 @@ def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]
     schema, clients = scenario.federation.schema, scenario.federation.clients
     check_metric(config.evaluation.metric, schema.task)  # a scenario of an outside package may say another task
     check_learnable(schema, clients)
+    warn_of_idle_metric(config, schema.task, chosen_methods(config, scenario))
     setup = Setup(config, schema, 1, wants_scale(config.data, config.scenario, schema))
     setup.say_remarks()
     counted = _counted_before(out) or count_components(config, setup, clients, device)

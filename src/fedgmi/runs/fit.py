@@ -22,7 +22,7 @@ from fedgmi.protocol.listener import Listener
 from fedgmi.protocol.phases import require_finite
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.step import select
-from fedgmi.runs.choosing import UNKNOWN, BestRound, Score, check_choice, choice_of, score
+from fedgmi.runs.choosing import UNKNOWN, BestRound, Score, check_choice, choice_of, score, warn_of_idle_metric
 from fedgmi.runs.components import ComponentCount, count_components, warn_of_unshown, warn_of_warm_up
 from fedgmi.runs.config import Config, check_method, check_metric, check_rates, refuse_compare
 from fedgmi.runs.fitted import Fitted
@@ -65,6 +65,7 @@ def fit(
     check_rates(config)
     check_metric(config.evaluation.metric, federation.schema.task)
     check_learnable(federation.schema, federation.clients)
+    warn_of_idle_metric(config, federation.schema.task, [config.method.name])
     with own_modes(config.threads):
         device, standardise = choose_device(config.device), wants_scale(config.data, config.scenario, federation.schema)
         setup = Setup(config, federation.schema, 1, standardise, expert, density)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from fedgmi.methods import METHODS
-from fedgmi.runs.cells import ORACLE, Cell, result
+from fedgmi.runs.cells import Cell, result
 from fedgmi.runs.choosing import best_of
 from fedgmi.runs.config import Config
+from fedgmi.runs.contestants import ORACLE
 from fedgmi.runs.records import Summary
 
 COSTS = ("seconds", "bytes_down", "bytes_up")

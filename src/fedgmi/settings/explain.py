@@ -129,8 +129,10 @@ def _problem(
     if found[0]["type"] == "extra_forbidden":
         # A section mistyped as a whole is compared with sections, anything else with all keys.
         is_table = isinstance(found[0]["input"], dict)
-        guess = _nearest_key(key, sections if is_table else known)
-        there = f"sections: {', '.join(sorted(sections))}" if sections else f"keys: {', '.join(sorted(known))}"
+        guess = nearest(key, sorted(sections)) if is_table else _nearest_key(key, known)
+        beside = sorted(other for other in known if other.rpartition(".")[0] == key.rpartition(".")[0])
+        outside = sections and (is_table or "." not in key)
+        there = f"sections: {', '.join(sorted(sections))}" if outside else f"keys: {', '.join(beside or sorted(known))}"
         otherwise = f"did you mean {guess}?" if guess else f"known {there}"
         fix = advice(key) or otherwise
         inside = f" (with {', '.join(f'{key}.{name}' for name in found[0]['input'])})" if is_table else ""
@@ -157,7 +159,15 @@ def _expected(finding: Mapping[str, Any]) -> str:
 
 
 def _nearest_key(key: str, known: set[str]) -> str:
-    """The nearest key; the same last part in another section counts as nearest of all."""
-    last = key.rpartition(".")[2]
+    """The nearest key by its last part: the same elsewhere, or else one like it, in its own section first."""
+    section, _, last = key.rpartition(".")
     twins = sorted(k for k in known if k.rpartition(".")[2] == last)
-    return nearest(key, twins) or (twins[0] if twins else nearest(key, sorted(known)))
+    if twins:
+        return nearest(key, twins) or twins[0]
+    for options in (sorted(k for k in known if k.rpartition(".")[0] == section), sorted(known)):
+        names = {k.rpartition(".")[2]: k for k in reversed(options)}
+        holding = [name for name in names if last in name.split("_")]
+        guess = holding[0] if len(holding) == 1 else nearest(last, names)
+        if guess:
+            return names[guess]
+    return ""
