@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pyarrow
 import pytest
 import torch
@@ -13,9 +14,11 @@ import torch
 from federations import BY_CLASS, make_task, run, run_on_one_scale
 from fedgmi import Federation, FedGMI
 from fedgmi.data.rows import pack
+from fedgmi.data.scenarios.scenarios import build_scenario
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.data.validate import check_learnable
 from fedgmi.errors import ConfigError, DataError, FedgmiWarning
+from fedgmi.estimator.inputs import federation_of
 from fedgmi.methods import METHODS
 from fedgmi.methods.standardising import prepared
 from fedgmi.methods.target_scale import CELLS, HAZARD, SCALE, cumulative, target_leaves, target_sums, to_scale
@@ -255,6 +258,40 @@ def test_a_table_names_times_and_events():
         Federation.from_frame(pyarrow.table(columns), "ward", "died", event="days", task="survival")
 
 
+def told_twice(n):
+    """Patients of two wards, and columns that say again whether their time ended in an event."""
+    x, y = patients(0, n)
+    own = {"ward": np.repeat(["a", "b"], n // 2), "age": x[:, 0], "days": y[:, 0], "died": y[:, 1].astype(int)}
+    return pd.DataFrame(own | {"status": y[:, 1] == 1, "outcome": np.where(y[:, 1] == 1, "yes", "no")})
+
+
+def test_what_tells_the_event_is_no_feature():
+    with pytest.warns(FedgmiWarning) as caught:
+        made = Federation.from_frame(told_twice(60), "ward", "days", event="died", task="survival")
+    assert made.schema.features == ("age",)
+    words = " ".join(str(one.message) for one in caught)
+    assert "'status' holds what the event 'died' holds, so" in words
+    assert "'outcome' holds what the event 'died' holds, in other words" in words
+
+
+@pytest.mark.parametrize("n", [60, 20], ids=["large", "small"])
+def test_times_and_events_of_the_table_itself_are_no_features(n):
+    table = told_twice(n)[["ward", "age", "days", "died"]]
+    made = federation_of(table, table[["days", "died"]], "ward", task="survival")
+    assert made.schema.features == ("age",)
+    with pytest.warns(FedgmiWarning, match="y is called 'died'"):
+        changed = federation_of(table, table[["days", "died"]].assign(died=1 - table.died), "ward", task="survival")
+    assert changed.schema.features == ("age",)
+
+
+def test_times_and_events_that_came_as_an_array_are_found():
+    table = told_twice(60).drop(columns=["status", "outcome"])
+    with pytest.warns(FedgmiWarning, match=r"'(days|died)' holds what the (label|event) .* no feature") as caught:
+        made = federation_of(table, table[["days", "died"]].to_numpy(), "ward", task="survival")
+    assert len(caught) == 2
+    assert made.schema.features == ("age",)
+
+
 def settings(path, **data):
     found = {"path": str(path), "task": "survival", "label_column": "days", "event_column": "died"} | data
     return from_table(
@@ -287,6 +324,15 @@ def test_a_run_is_judged_by_its_c_index(rows, tmp_path):
     assert set(summary["metrics"]) == {"c_index"}
     assert summary["validation_score"] is not None
     assert 0 <= summary["fedavg"]["metrics"]["c_index"]["mean"] <= 1
+
+
+def test_a_data_set_s_columns_that_tell_the_event_are_no_features(rows, tmp_path):
+    lines = rows.read_text(encoding="utf-8").splitlines()
+    told = [f"{lines[0]},outcome", *(f"{line},{'ny'[int(line[-1])]}" for line in lines[1:])]
+    rows.write_text("\n".join(told) + "\n", encoding="utf-8")
+    with pytest.warns(FedgmiWarning, match="'outcome' holds what the event 'died' holds, in other words"):
+        made = build_scenario(settings(rows).data, settings(rows).scenario, 0)
+    assert made.federation.schema.features == ("age", "dose")
 
 
 def test_columns_of_survival_are_named_and_never_guessed(rows, tmp_path):

@@ -131,13 +131,12 @@ def _grouped(X: Any, y: Any, groups: Any, missing: Missing, task: TaskName) -> F
         client = _taken_from(X, groups, "groups") or CLIENT
         beside |= {CLIENT: _names(groups)} if client == CLIENT else {}
     if task == "survival":
-        both = targets(task, _flat(y, "y", 2), where=f"{WHERE}, y")
-        label, event = LABEL, EVENT
-        beside |= {LABEL: both[:, 0], EVENT: both[:, 1]}
+        label, event, new = _times_and_events(X, y)
+        beside |= new
     elif y is not None and not isinstance(y, str):
         label = _taken_from(X, y, "y") or LABEL
         beside |= {LABEL: _flat(y, LABEL)} if label == LABEL else {}
-    drop = _named_so([name for name in columns if name not in (client, label)], {"y": y, "groups": groups})
+    drop = _named_so([name for name in columns if name not in (client, label, event)], {"y": y, "groups": groups})
     frame = with_columns(X, beside, drop) if beside else X
     found = Federation.from_frame(frame, client, label, missing=missing, task=task, event=event)
     return replace(
@@ -149,6 +148,20 @@ def _grouped(X: Any, y: Any, groups: Any, missing: Missing, task: TaskName) -> F
 
 CLIENT, LABEL, EVENT = "client (groups)", "label (y)", "event (y)"
 """Columns of our own beside a table's."""
+
+
+def _times_and_events(X: Any, y: Any) -> tuple[str, str, dict[str, Any]]:
+    """The table's columns of times and of events, and those of our own that are put beside it for want of such.
+
+    The table's are taken where y names them. Others that hold the same are found by `Federation.from_frame`.
+    """
+    both = _flat(y, "y", 2)
+    targets("survival", both, where=f"{WHERE}, y")  # refuses what is none
+    named, beside, found = column_names(y) or (None, None), dict[str, Any](), list[str]()
+    for values, name, own in zip(both.T, named, (LABEL, EVENT), strict=True):
+        found.append(name if name is not None and same_column(X, values, name) == name else own)
+        beside |= {own: values} if found[-1] == own else {}
+    return found[0], found[1], beside
 
 
 def _from_arrays(X: Any, y: Any, groups: Any, missing: Missing, task: TaskName) -> Federation:
@@ -192,14 +205,14 @@ def _taken_from(X: Any, values: Any, what: str) -> str | None:
 
 def _named_so(columns: Sequence[str], given: Mapping[str, Any]) -> list[str]:
     """The table's columns from which y or groups were made, as their names tell: `table.outcome == "ill"`."""
-    found = []
+    found: list[str] = []
     for what, values in given.items():
-        name = getattr(values, "name", None)
-        if isinstance(name, str) and name in columns and name not in found:
-            found.append(name)
-            role = "label" if what == "y" else "client"
-            told = f"{what} is called {name!r}, as a column is: that column tells the {role}, and is no feature"
-            warnings.warn(FedgmiWarning(f"{told}. To use it all the same, rename {what}"), stacklevel=5)
+        for name in column_names(values) or (getattr(values, "name", None),):
+            if isinstance(name, str) and name in columns and name not in found:
+                found.append(name)
+                role = "label" if what == "y" else "client"
+                told = f"{what} is called {name!r}, as a column is: that column tells the {role}, and is no feature"
+                warnings.warn(FedgmiWarning(f"{told}. To use it all the same, rename {what}"), stacklevel=5)
     return found
 
 

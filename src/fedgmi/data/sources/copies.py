@@ -83,15 +83,23 @@ def is_measured(column: Any) -> bool:
 
 
 def without_copies(
-    table: Any, chosen: Sequence[str], client: str | None, label: str | None, *, keep: str, where: str = ""
+    table: Any,
+    chosen: Sequence[str],
+    client: str | None,
+    label: str | None,
+    event: str | None = None,
+    *,
+    keep: str,
+    where: str = "",
 ) -> list[str]:
-    """The features that nobody has named, but for copies and recodings of the label and the client.
+    """The features that nobody has named, but for copies and recodings of the label, the event and the client.
 
     Args:
         table: A pyarrow Table. In one of fewer than 50 rows two columns may agree by chance, and all are kept.
         chosen: The features' columns.
         client: The column of the clients' names, or None.
         label: The column of labels, or None.
+        event: The column of events, with survival.
         keep: How to use one all the same.
         where: Where the table comes from.
 
@@ -101,7 +109,7 @@ def without_copies(
     kept = list(chosen)
     if len(table) < ENOUGH:
         return kept
-    for role, column in (("label", label), ("client", client)):
+    for role, column in (("label", label), ("event", event), ("client", client)):
         if column is None:
             continue
         values = table.column(column).to_pylist()

@@ -71,7 +71,7 @@ def from_frame(
         chosen = _chosen(table.column_names, client, label, features, event)
         if features is None:
             keep = "name it in features (of Federation.from_frame)"
-            chosen = without_copies(table, chosen, client, label, keep=keep)
+            chosen = without_copies(table, chosen, client, label, event, keep=keep)
         x, columns = _features(table, chosen, missing, warn=features is None)
     labels = NO_LABELS
     if label is not None and label in table.column_names:

@@ -213,10 +213,10 @@ def _telling_nothing(settings: DataSettings, table: Any, roles: Roles, extra: st
     """The roles without features that are the label or the client in other words, unless the settings name them."""
     if settings.feature_columns is not None:
         return roles
-    names = [name for name in dict.fromkeys((*roles.features, roles.label, extra)) if name is not None]
+    names = [name for name in dict.fromkeys((*roles.features, roles.label, roles.event, extra)) if name is not None]
     rows = table.select_columns(names).with_format("arrow")[:]
     keep = "name the features in data.feature_columns"
-    kept = without_copies(rows, roles.features, extra, roles.label, keep=keep, where=settings.path)
+    kept = without_copies(rows, roles.features, extra, roles.label, roles.event, keep=keep, where=settings.path)
     if not kept:
         fix = "add columns, or name those that may be used in data.feature_columns"
         raise DataError("every column tells the label or the client", where=settings.path, fix=fix)
