@@ -168,6 +168,12 @@ def test_every_method_predicts_risks(name):
     assert measure(numbers, rows.y, task="survival")["c_index"] is not None
 
 
+def test_a_part_of_ones_own_that_nobody_has_is_refused():
+    with pytest.raises(ConfigError, match=r"method.personal: it is true and has no effect, for in survival no client"):
+        METHODS["fedavg"](make_task(SMALL.schema, method="fedavg", personal=True))
+    METHODS["fedgmi"](make_task(SMALL.schema))  # fedgmi's default is as good as left out
+
+
 @pytest.fixture(scope="module")
 def fitted() -> FedGMI:
     settings = {"density.name": "gaussian", "expert.hidden": 16}

@@ -38,6 +38,7 @@ from fedgmi.models.heads import blend
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.randomness import generator
+from fedgmi.settings.effects import refuse_without_effect
 from fedgmi.tree import Tree
 
 PASSES = (1, 2, 4, 8, 16)
@@ -93,8 +94,14 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
 
     Returns:
         The method with more steps at the end, and with clients that predict by their own mixture of candidates.
+
+    Raises:
+        ConfigError: In survival, for a method that has no own parts unless its settings ask for them.
     """
-    if not task.schema.labelled or task.schema.task == "survival":
+    if task.schema.task == "survival":
+        refuse_without_effect(task.settings, "method", ["personal"], "in survival no client has a part of its own")
+        return method
+    if not task.schema.labelled:
         return method
     stretches: tuple[Stretch, ...] = (*((False, PASSES, rate) for rate in RATES), (True, AFRESH, 1.0))
     nets: list[Stretch] = [(new, stops[: i + 1], rate) for new, stops, rate in stretches for i in range(len(stops))]
