@@ -14,6 +14,7 @@ import pytest
 import fedgmi.runs
 from fedgmi import cli
 from fedgmi.errors import DataError
+from fedgmi.methods import METHODS
 from fedgmi.runs import config
 from fedgmi.storage import folder
 from summaries import make_summary
@@ -164,6 +165,10 @@ def test_list_has_a_line_for_every_entry(capsys):
     shown = capsys.readouterr().out.splitlines()
     for name in ("fedgmi", "fedavg", "local", "rotation", "by-column", "vae", "gaussian", "mlp"):
         assert any(re.match(rf"  {name} +\S.{{10,}}", line) for line in shown), name
+    bound = {line.split()[0] for line in shown if line.endswith("(classification alone)")}
+    assert bound == {name for name in METHODS if METHODS[name].tasks == ("classification",)}
+    tasks = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text()
+    assert f"| methods | all | all but {', '.join(sorted(bound))} | all but {', '.join(sorted(bound))} |" in tasks
 
 
 @pytest.mark.parametrize(

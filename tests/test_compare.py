@@ -195,6 +195,13 @@ def test_what_cannot_be_compared(tmp_path, capsys, methods, seeds, message):
     assert not out.exists()
 
 
+def test_methods_that_cannot_do_the_task_are_refused_before_anything_runs(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert exit_code(*words(out, "fedavg,knn-per,flux", "0", "--set", "data.task=regression")) == 2
+    assert "the task is regression, which knn-per and flux cannot do" in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
+
+
 def cell(method, seed, accuracies, **more):
     mean = sum(accuracies) / len(accuracies)
     numbers = {"proportion_tv": None, "bytes_down": 1, "bytes_up": 1, "seconds": 2.0, "rounds": 2}

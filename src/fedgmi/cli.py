@@ -227,9 +227,13 @@ def list_() -> None:
 
 
 def one_line(kind: str, entry: Any) -> str:
-    """An entry's own summary, or the first line of its documentation; densities have a file each."""
+    """An entry's summary, or the first line of its documentation; densities have a file each. Its tasks, unless all."""
+    from fedgmi.settings.run import TASKS
+
     documented = inspect.getmodule(entry) if kind == "density" else entry
-    return str(getattr(entry, "summary", "") or (inspect.getdoc(documented) or "").partition("\n")[0])
+    told = str(getattr(entry, "summary", "") or (inspect.getdoc(documented) or "").partition("\n")[0])
+    tasks = getattr(entry, "tasks", tuple(TASKS))
+    return told if len(tasks) == len(TASKS) else f"{told} ({', '.join(tasks)} alone)"
 
 
 def _words(text: str) -> list[str]:

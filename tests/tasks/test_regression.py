@@ -329,5 +329,5 @@ def test_targets_that_float32_cannot_tell_apart_are_told():
 
 @pytest.mark.parametrize("name", BY_CLASS)
 def test_methods_that_count_by_class_say_so(name):
-    with pytest.raises(ConfigError, match=f"{name} counts rows by class, and the task is regression"):
+    with pytest.raises(ConfigError, match=f"{name} is for classification, and the task is regression"):
         METHODS[name](make_task(SMALL.schema, method=name))

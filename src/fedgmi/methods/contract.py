@@ -16,13 +16,14 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from fedgmi.data.rows import Rows, Schema
+from fedgmi.errors import ConfigError
 from fedgmi.models.density import Density
 from fedgmi.models.expert import Expert
 from fedgmi.models.memory import WorkingMemory
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program
 from fedgmi.settings.base import MethodSettings
-from fedgmi.settings.run import TrainingSettings
+from fedgmi.settings.run import TASKS, TaskName, TrainingSettings
 from fedgmi.tree import Tree
 
 S = TypeVar("S", bound=MethodSettings, default=MethodSettings, covariant=True)
@@ -147,6 +148,7 @@ class Entry(Generic[S]):
         has_histogram: (settings) → whether clients send a histogram of words, to which noise can be added.
         check: (settings, rounds) → raises ConfigError for what contradicts itself, or has no effect.
         settle: (settings, rounds) → the settings of a run of so many rounds, what is left to them filled in.
+        tasks: What labels may be. Others are refused.
         tune: Settings of its own and their values, mostly its paper's, between which `fedgmi compare --tune` chooses.
     """
 
@@ -157,6 +159,7 @@ class Entry(Generic[S]):
     has_histogram: Callable[[Any], bool] = lambda settings: False
     check: Callable[[Any, int], None] = lambda settings, rounds: None
     settle: Callable[[Any, int], Any] = lambda settings, rounds: settings
+    tasks: tuple[TaskName, ...] = tuple(TASKS)
     tune: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     @property
@@ -165,6 +168,9 @@ class Entry(Generic[S]):
         return str(self.settings.model_fields["name"].default)
 
     def __call__(self, task: Task[Any]) -> Method:
+        if task.schema.task not in self.tasks:
+            what = f"{self.name} is for {' and '.join(self.tasks)}, and the task is {task.schema.task}"
+            raise ConfigError(what, where="method.name", fix="take another method: `fedgmi list` shows them")
         return self.build(task)
 
 

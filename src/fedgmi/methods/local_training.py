@@ -228,25 +228,6 @@ def need_labels(task: Task, method: str) -> None:
         )
 
 
-def need_classes(task: Task, method: str) -> None:
-    """Refuse a task whose labels are no classes, for a method that counts by class.
-
-    Args:
-        task: What it is built for.
-        method: The method's name.
-
-    Raises:
-        ConfigError: For rows without labels, for regression and for survival.
-    """
-    need_labels(task, method)
-    if task.schema.task != "classification":
-        raise ConfigError(
-            f"{method} counts rows by class, and the task is {task.schema.task}",
-            where="method.name",
-            fix="take another method: `fedgmi list` shows them",
-        )
-
-
 def expert_objective(task: Task, weights: Tensor | None = None) -> training.Objective:
     """What one expert a job lowers.
 

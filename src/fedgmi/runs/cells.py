@@ -96,6 +96,19 @@ def check_oracle(config: Config, methods: Sequence[str]) -> None:
         raise ConfigError(what, where="--methods", fix="leave it out")
 
 
+def check_tasks(config: Config, methods: Sequence[str]) -> None:
+    """Refuse methods that the task is none of, before anything is run.
+
+    Raises:
+        ConfigError: It names them.
+    """
+    task = config.data.task
+    wrong = [name for name in methods if name in METHODS and task not in METHODS[name].tasks]
+    if wrong:
+        what = f"the task is {task}, which {' and '.join(wrong)} cannot do"
+        raise ConfigError(what, where="--methods", fix=f"leave {'it' if len(wrong) == 1 else 'them'} out")
+
+
 def cell_config(config: Config, cell: Cell, oracle: bool, jobs: int) -> Config:
     """Make the settings of one cell's run.
 

@@ -15,7 +15,7 @@ from threading import Lock
 from typing import Any, TypeAlias
 
 from fedgmi.errors import ConfigError, UserError
-from fedgmi.runs.cells import cell_config, check_oracle, grid, result
+from fedgmi.runs.cells import cell_config, check_oracle, check_tasks, grid, result
 from fedgmi.runs.config import Config, dump, load
 from fedgmi.runs.contestants import ORACLE
 from fedgmi.runs.records import Comparison, Summary
@@ -53,12 +53,13 @@ def compare(
         What `out` then holds as `comparison.json`.
 
     Raises:
-        ConfigError: A method is unknown, a method or seed is named twice, or the folder holds a comparison with other
-            settings.
+        ConfigError: A method is unknown or not for the task, a method or seed is named twice, or the folder holds a
+            comparison with other settings.
         UserError: The folder holds other results, cannot be written, or another process works there.
     """
     cells = grid(methods, seeds)
     check_oracle(config, methods)
+    check_tasks(config, methods)
     _claim(config, out)
     with folder.alone(out):
         files.write_text(out / folder.CONFIG, dump(config))

@@ -42,7 +42,7 @@ from fedgmi.methods.contract import Entry, Method, Predictor, Task, client_ids, 
 from fedgmi.methods.local_training import (
     all_rows,
     expert_objective,
-    need_classes,
+    need_labels,
     own_log_prob,
     train_components,
     train_own,
@@ -85,7 +85,7 @@ def flux(task: Task[FluxSettings]) -> Method:
     Raises:
         ConfigError: For rows without labels, and for an expert without a last layer apart.
     """
-    need_classes(task, "flux")
+    need_labels(task, "flux")
     if task.expert.features is None:
         raise ConfigError(
             f"flux needs what the last layer is given, and the expert {task.expert.name} has no last layer apart",
@@ -260,4 +260,5 @@ FLUX = Entry(
     has_components=False,
     check=check_flux,
     settle=settle_flux,
+    tasks=("classification",),
 )

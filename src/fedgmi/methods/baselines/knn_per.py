@@ -32,7 +32,7 @@ from fedgmi.errors import ConfigError
 from fedgmi.methods.baselines.averaging import one_model
 from fedgmi.methods.baselines.memories import memory_votes, mixed, remembered, shared_log_prob
 from fedgmi.methods.contract import Entry, Method, Task
-from fedgmi.methods.local_training import need_classes
+from fedgmi.methods.local_training import need_labels
 from fedgmi.methods.own_models import labelled_validation
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
@@ -70,9 +70,9 @@ def knn_per(task: Task[KnnPerSettings]) -> Method:
         The method.
 
     Raises:
-        ConfigError: For labels that are no classes, and for an expert without a last layer apart.
+        ConfigError: For rows without labels, and for an expert without a last layer apart.
     """
-    need_classes(task, "knn-per")
+    need_labels(task, "knn-per")
     method, settings = one_model(task, "knn-per"), task.settings
     if task.expert.features is None:
         raise ConfigError(
@@ -144,5 +144,9 @@ def knn_per(task: Task[KnnPerSettings]) -> Method:
 
 
 KNN_PER = Entry(
-    knn_per, KnnPerSettings, "FedAvg's model, and every client's memory of its own rows", has_components=False
+    knn_per,
+    KnnPerSettings,
+    "FedAvg's model, and every client's memory of its own rows",
+    has_components=False,
+    tasks=("classification",),
 )
