@@ -9,6 +9,7 @@ import pytest
 from fedgmi.methods import METHODS
 from fedgmi.report import comparison
 from fedgmi.runs import cells, config, tuning
+from fedgmi.runs.setup import settings_for
 from tiny import TINY, exit_code
 
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]
@@ -68,6 +69,14 @@ def test_a_method_without_such_settings_has_one_run():
 )
 def test_what_the_settings_say_is_not_chosen(overrides):
     assert tuning.candidates(config.load(None, overrides), cells.Cell("ditto", 0)) == [cells.Cell("ditto", 0)]
+
+
+@pytest.mark.parametrize(("rounds", "left"), [(30, (1, 5, 10)), (6, (1, 5)), (4, ())])
+def test_values_that_a_short_run_cannot_have_are_left_out(rounds, left):
+    settings = config.load(None, [f"rounds={rounds}"])
+    found = tuning.candidates(settings, cells.Cell("flhc", 0))
+    assert found == ([cells.Cell("flhc", 0, (("joint_rounds", n),)) for n in left] or [cells.Cell("flhc", 0)])
+    assert settings_for(cells.cell_config(settings, found[0], False, 1), "flhc").joint_rounds < rounds
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -330,7 +330,7 @@ def test_a_setting_changes_something_or_is_refused(key, folders, tmp_path):
 @pytest.mark.parametrize("name", METHODS)
 def test_what_all_methods_share_has_an_effect_on_each(name):
     """`density` and `expert` are of use to those that have such models: one file serves many methods."""
-    needed = {"fedgmi": FEW, "flhc": ("method.joint_rounds=1",)}.get(name, ())
+    needed = {"fedgmi": FEW}.get(name, ())
     words = [*BASE, f"method.name={name}", *needed]
     before = run(config.load(None, words))
     changes = ["seed=1", "method.participation=0.5", "training.max_steps=1", "expert.hidden=4"]

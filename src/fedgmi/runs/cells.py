@@ -122,8 +122,7 @@ def cell_config(config: Config, cell: Cell, oracle: bool, jobs: int) -> Config:
         The comparison's settings with the cell's method, seed and share of the CPU. Other methods and bounds do not run
         beside it.
     """
-    name, _, preset = cell.method.partition("-") if cell.method not in METHODS else (cell.method, "", "")
-    settings = cell_settings(config, name, preset).model_copy(update=dict(cell.settings))
+    settings = own_settings(config, cell)
     bounds = {"fedavg": False, "local": False, "oracle": oracle and cell.method == "fedgmi"}
     share = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None  # alone, a run decides for itself
     return config.model_copy(
@@ -135,6 +134,22 @@ def cell_config(config: Config, cell: Cell, oracle: bool, jobs: int) -> Config:
             "compare": {},
         }
     )
+
+
+def of_method(name: str) -> tuple[str, str]:
+    """A compared method as its name in METHODS, and the preset of fedgmi that it has of its own, or "".
+
+    Examples:
+        >>> of_method("fedgmi-plain"), of_method("fedavg-ft")
+        (('fedgmi', 'plain'), ('fedavg-ft', ''))
+    """
+    found, _, preset = name.partition("-") if name not in METHODS else (name, "", "")
+    return found, preset
+
+
+def own_settings(config: Config, cell: Cell) -> MethodSettings:
+    """The settings of a cell's method, with what the cell has in place of the comparison's."""
+    return cell_settings(config, *of_method(cell.method)).model_copy(update=dict(cell.settings))
 
 
 def cell_settings(config: Config, name: str, preset: str) -> MethodSettings:

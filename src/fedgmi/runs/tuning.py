@@ -11,8 +11,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
-from fedgmi.runs.cells import Cell, result
+from fedgmi.runs.cells import Cell, own_settings, result
 from fedgmi.runs.choosing import best_of
 from fedgmi.runs.config import Config
 from fedgmi.runs.contestants import ORACLE
@@ -29,14 +30,27 @@ def candidates(config: Config, cell: Cell) -> list[Cell]:
         cell: Whose.
 
     Returns:
-        A cell for each combination of values; the cell itself where there is nothing to choose.
+        A cell for each combination of values that such a run can have; the cell itself where nothing is to choose.
     """
     if cell.method not in METHODS:
         return [cell]
     said = set(config.compare.get(cell.method, {}))
     said |= config.method.model_fields_set if config.method.name == cell.method else set()
     open_ = {key: values for key, values in METHODS[cell.method].tune.items() if key not in said}
-    return [Cell(cell.method, cell.seed, tuple(zip(open_, chosen, strict=True))) for chosen in product(*open_.values())]
+    tried = [
+        Cell(cell.method, cell.seed, tuple(zip(open_, chosen, strict=True))) for chosen in product(*open_.values())
+    ]
+    possible = [one for one in tried if _possible(config, one)]
+    return possible if len(possible) > 1 else [cell]
+
+
+def _possible(config: Config, cell: Cell) -> bool:
+    """Whether a run may have a candidate's values: in a short one not every number of rounds can be."""
+    try:
+        METHODS[cell.method].check(own_settings(config, cell), config.rounds)
+    except ConfigError:
+        return False
+    return True
 
 
 def tuned(config: Config, cell: Cell, runs: Path, reasons: Mapping[str, str]) -> dict[str, Any]:

@@ -41,24 +41,24 @@ from fedgmi.methods.baselines.clusters import (
     update_reply,
     update_step,
 )
+from fedgmi.methods.baselines.joint_rounds import JointSettings, check_joint_rounds, settle_joint_rounds
 from fedgmi.methods.contract import Entry, Method, Task, client_ids
 from fedgmi.methods.local_training import need_labels, random_starts
-from fedgmi.methods.shared_trunk import TrunkSettings
 from fedgmi.protocol.message import Message
-from fedgmi.settings.base import PositiveFloat, PositiveInt
+from fedgmi.settings.base import PositiveFloat
 from fedgmi.tree import Tree
 
+JOINT_ROUNDS = 10
 
-class FlhcSettings(TrunkSettings):
-    """FL+HC's own settings.
+
+class FlhcSettings(JointSettings):
+    """FL+HC's own settings; n is 10 in a long run.
 
     Attributes:
-        joint_rounds: n, the rounds of FedAvg before the clustering.
         distance_threshold: Clusters merge while their farthest updates are nearer than this. None: until there are K.
     """
 
     name: Literal["flhc"] = "flhc"
-    joint_rounds: PositiveInt = 10
     distance_threshold: PositiveFloat | None = None
 
 
@@ -76,6 +76,7 @@ def flhc(task: Task[FlhcSettings]) -> Method:
     """
     need_labels(task, "flhc")
     settings, common = task.settings, common_layers(task, "flhc")
+    joint_rounds = settings.joint_rounds or JOINT_ROUNDS
 
     def train(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         cluster = look_up(server["cluster"], client_ids(rows))
@@ -87,7 +88,7 @@ def flhc(task: Task[FlhcSettings]) -> Method:
         from fedgmi.methods.baselines.clustering import mean_updates  # no site's part
 
         replies = in_order(message.replies)
-        if round <= settings.joint_rounds:
+        if round <= joint_rounds:
             one = torch.zeros_like(replies["cluster"])
             joint = server["joint"] + mean_updates(replies["update"], replies["rows"], one, 1)
             return server | {"joint": joint, "expert": joint}
@@ -118,7 +119,7 @@ def flhc(task: Task[FlhcSettings]) -> Method:
     writes = ("centres", "cluster", "expert", "joint")
     step = update_step(train, average, reads=("cluster", "expert", "joint"), writes=writes, lowest=UNKNOWN)
     method = clustered_method(task, "flhc", step, {"joint": random_starts(task, 1)})
-    return replace(method, program=replace(method.program, warm_up=settings.joint_rounds))
+    return replace(method, program=replace(method.program, warm_up=joint_rounds))
 
 
 def check_flhc(settings: FlhcSettings, rounds: int) -> None:
@@ -131,12 +132,7 @@ def check_flhc(settings: FlhcSettings, rounds: int) -> None:
     Raises:
         ConfigError: For a clustering that comes after the last round, or that is given both a number and a distance.
     """
-    if settings.joint_rounds >= rounds:
-        raise ConfigError(
-            f"clients are clustered after that many rounds, and there are {rounds} in all",
-            where="method.joint_rounds",
-            fix="lower it, or raise rounds",
-        )
+    check_joint_rounds(settings, rounds)
     if settings.n_components is not None and settings.distance_threshold is not None:
         raise ConfigError(
             "flhc merges clusters up to a distance or down to a number of them, not both",
@@ -150,5 +146,6 @@ FLHC = Entry(
     FlhcSettings,
     "FedAvg, one clustering of the clients, then FedAvg per cluster",
     check=check_flhc,
+    settle=settle_joint_rounds(JOINT_ROUNDS),
     tune={"joint_rounds": (1, 5, 10)},
 )

@@ -36,8 +36,14 @@ from torch.nn import functional as F
 from fedgmi.data.rows import Rows
 from fedgmi.errors import ConfigError
 from fedgmi.methods.baselines.averaging import experts_step
-from fedgmi.methods.baselines.clusters import UNKNOWN, enter, in_order, look_up
+from fedgmi.methods.baselines.clusters import (
+    UNKNOWN,
+    enter,
+    in_order,
+    look_up,
+)
 from fedgmi.methods.baselines.descriptors import alike, describe, scale_of
+from fedgmi.methods.baselines.joint_rounds import JointSettings, check_joint_rounds, settle_joint_rounds
 from fedgmi.methods.contract import Entry, Method, Predictor, Task, client_ids, wrong_index
 from fedgmi.methods.local_training import (
     all_rows,
@@ -47,10 +53,10 @@ from fedgmi.methods.local_training import (
     train_components,
     train_own,
 )
-from fedgmi.methods.shared_trunk import TrunkSettings, parts_of_own, parts_step, starts
+from fedgmi.methods.shared_trunk import parts_of_own, parts_step, starts
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program, Step
-from fedgmi.settings.base import PositiveFloat, PositiveInt
+from fedgmi.settings.base import PositiveFloat
 from fedgmi.tree import Tree
 
 SCALE = ("centres", "low", "span")
@@ -60,16 +66,14 @@ JOINT_ROUNDS = 5
 UPDATE = "an update of the model of its cluster, weighted by its rows"
 
 
-class FluxSettings(TrunkSettings):
-    """FLUX's own settings.
+class FluxSettings(JointSettings):
+    """FLUX's own settings; n is 5 in a long run.
 
     Attributes:
-        joint_rounds: n, the rounds of FedAvg before the clustering. None: 5, and no more than half of the run's.
         reach: How many times ε of the distances is the ε that joins clients.
     """
 
     name: Literal["flux"] = "flux"
-    joint_rounds: PositiveInt | None = None
     reach: PositiveFloat = 1.0
 
 
@@ -221,44 +225,12 @@ def flux(task: Task[FluxSettings]) -> Method:
     )
 
 
-def check_flux(settings: FluxSettings, rounds: int) -> None:
-    """Refuse a clustering that comes after the last round.
-
-    Args:
-        settings: FLUX's.
-        rounds: R.
-
-    Raises:
-        ConfigError: It names the setting.
-    """
-    if settings.joint_rounds is not None and settings.joint_rounds >= rounds:
-        raise ConfigError(
-            f"clients are clustered after that many rounds, and there are {rounds} in all",
-            where="method.joint_rounds",
-            fix="lower it, or raise rounds",
-        )
-
-
-def settle_flux(settings: FluxSettings, rounds: int) -> FluxSettings:
-    """Fill in n for a run of so many rounds.
-
-    Args:
-        settings: FLUX's.
-        rounds: R.
-
-    Returns:
-        Settings with n.
-    """
-    joint_rounds = settings.joint_rounds or max(1, min(JOINT_ROUNDS, rounds // 2))
-    return settings.model_copy(update={"joint_rounds": joint_rounds})
-
-
 FLUX = Entry(
     flux,
     FluxSettings,
     "clusters of clients by what their rows look like to a joint model",
     has_components=False,
-    check=check_flux,
-    settle=settle_flux,
+    check=check_joint_rounds,
+    settle=settle_joint_rounds(JOINT_ROUNDS),
     tasks=("classification",),
 )
