@@ -9,17 +9,19 @@ import shutil
 import psutil
 import pytest
 
+from fedgmi.errors import FedgmiWarning
 from fedgmi.report import comparison
-from fedgmi.runs import cells, config
+from fedgmi.runs import cells, config, reach
 from fedgmi.runs import compare as comparing
 from fedgmi.runs.statistics import compared, summarise
-from tiny import TINY, exit_code, hashes
-
-SETTINGS = [word for setting in TINY for word in ("--set", setting)]
+from tiny import OWN, TINY, exit_code, hashes
 
 
 def words(out, methods, seeds="0", *more):
-    return ("compare", "--methods", methods, "--seeds", seeds, "--out", str(out), *SETTINGS, *more)
+    """A command; fedgmi's own settings are in it where it is compared."""
+    own = [setting for setting in TINY if "fedgmi" in methods or setting not in OWN]
+    settings = [word for setting in own for word in ("--set", setting)]
+    return ("compare", "--methods", methods, "--seeds", seeds, "--out", str(out), *settings, *more)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +137,7 @@ def test_a_comparison_that_is_none(tmp_path, capsys):
 
 def test_a_comparison_of_other_settings_stays_untouched(finished, capsys):
     before = (finished / "comparison.json").read_bytes()
-    assert exit_code(*words(finished, "fedavg"), "--set", "rounds=1") == 2
+    assert exit_code(*words(finished, "fedgmi"), "--set", "rounds=1") == 2
     assert "other settings" in capsys.readouterr().err
     assert (finished / "comparison.json").read_bytes() == before
 
@@ -144,7 +146,7 @@ def test_two_at_once(finished, capsys):
     from fedgmi.storage import folder
 
     with folder.alone(finished):
-        assert exit_code(*words(finished, "fedavg")) == 2
+        assert exit_code(*words(finished, "fedgmi")) == 2
     assert "another fedgmi is at work there" in " ".join(capsys.readouterr().err.split())
 
 
@@ -200,6 +202,46 @@ def test_methods_that_cannot_do_the_task_are_refused_before_anything_runs(tmp_pa
     assert exit_code(*words(out, "fedavg,knn-per,flux", "0", "--set", "data.task=regression")) == 2
     assert "the task is regression, which knn-per and flux cannot do" in " ".join(capsys.readouterr().err.split())
     assert not out.exists()
+
+
+def own_setting(settings, method, key):
+    return getattr(cells.cell_config(settings, cells.Cell(method, 0), False, 1).method, key, None)
+
+
+@pytest.mark.parametrize("base", ["fedgmi", "ifca"])
+def test_what_the_command_line_says_of_methods_reaches_all_that_have_it(base):
+    words = [f"method.name={base}", "method.shared_trunk=true"]
+    settings, told = reach.load_for(None, words, ["ifca", "fedem", "fedavg"])
+    assert [own_setting(settings, m, "shared_trunk") for m in ("ifca", "fedem", "fedavg")] == [True, True, None]
+    assert told == ["method.shared_trunk = true counts for ifca, fedem, and not for fedavg"]
+    words = ["compare.fedem.weighting=weight", f"method.name={base}", "method.weighting=draw"]
+    settings, _ = reach.load_for(None, words, ["fedem", "fedgmm"])
+    assert [own_setting(settings, m, "weighting") for m in ("fedem", "fedgmm")] == ["weight", "draw"]
+
+
+def test_the_presets_of_fedgmi_have_what_means_something_to_them():
+    _, told = reach.load_for(None, ["method.codewords=5"], ["fedgmi", "fedgmi-plain", "fedgmi-sketch", "oracle"])
+    assert told == ["method.codewords = 5 counts for fedgmi, fedgmi-sketch, and not for fedgmi-plain"]
+
+
+def test_the_file_s_settings_of_a_method_that_is_not_compared_are_told(tmp_path):
+    (tmp_path / "mine.toml").write_text("[method]\ncodewords = 5\n")
+    with pytest.warns(FedgmiWarning, match=r"method.codewords: settings of fedgmi, which is not compared"):
+        reach.load_for(tmp_path / "mine.toml", ["method.shared_trunk=true"], ["ifca"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("method.shared_trunkk=true", "did you mean method.shared_trunk?"),
+        ("method.mu=0.1", "none of the compared methods has it: ifca, fedem. Likely fix: leave it out, or compare one"),
+        ("method.shared_trunk=5", "shared_trunk is 5 (a whole number), expected true or false"),
+    ],
+)
+def test_settings_that_no_compared_method_has_are_refused(tmp_path, capsys, setting, message):
+    assert exit_code(*words(tmp_path / "out", "ifca,fedem", "0", "--set", setting)) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
 
 
 def cell(method, seed, accuracies, **more):

@@ -10,9 +10,9 @@ from fedgmi.methods import METHODS
 from fedgmi.report import comparison
 from fedgmi.runs import cells, config, tuning
 from fedgmi.runs.setup import settings_for
-from tiny import TINY, exit_code
+from tiny import OWN, TINY, exit_code
 
-SETTINGS = [word for setting in TINY for word in ("--set", setting)]
+SETTINGS = [word for setting in TINY if setting not in OWN for word in ("--set", setting)]
 
 
 @pytest.fixture(scope="module")

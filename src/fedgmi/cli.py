@@ -151,16 +151,19 @@ def compare(
     """Run methods side by side over seeds, and say which is best, and whether it is.
 
     Also fedgmi-plain, fedgmi-sketch (its presets) and oracle. The same command again goes on where it was cut off.
+    --set method.KEY=VALUE is for every compared method that has the setting, --set compare.NAME.KEY=VALUE for one.
     """
     from fedgmi.runs.contestants import check_contestants
 
     names = _words(methods)
     check_contestants(names)
-    from fedgmi.runs import config  # and torch with it, which takes seconds
+    from fedgmi.runs import config, reach  # and torch with it, which takes seconds
 
-    settings = config.load(file, overrides or [])
+    settings, told = reach.load_for(file, overrides or [], names)
     out = out or Path("runs") / f"{_name(file, settings)}-comparison"
     numbers = config.seeds(_words(seeds), "--seeds")
+    for line in told:
+        _errors().print(line, markup=False, highlight=False, soft_wrap=True)
     try:
         from fedgmi.report.comparison import print_comparison, write_comparison
         from fedgmi.report.progress import watching

@@ -66,8 +66,9 @@ class Config(Section):
         training: Local training, the same for all methods.
         evaluation: What runs beside the method.
         compare: For `fedgmi compare` alone: settings of methods other than `method.name`, by name. What they leave out
-            has its default, but for n_components and participation, which are those of `method`. Commands that run one
-            method refuse it.
+            has its default, but for n_components and participation, which are those of `method`. The command line's
+            `--set method.KEY=VALUE` stands here too, for every compared method that has it; see `runs.reach`.
+            Commands that run one method refuse it.
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
