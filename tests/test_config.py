@@ -132,6 +132,20 @@ def test_wrong_value_tells_found_and_expected(override, found, expected):
     assert f"expected {expected}" in told or expected in told
 
 
+@pytest.mark.parametrize(
+    ("overrides", "fix"),
+    [
+        (("method.name=knn-per", "method.neighbours=5,10"), "--set 'method.neighbours=[5, 10]'"),
+        (("method.name=knn-per", "method.neighbours=5"), "method.neighbours = [5], on"),
+        (("data.feature_columns=age,sex",), """--set 'data.feature_columns=["age", "sex"]'"""),
+        (("training.lr=0.1,0.2",), "--set 'training.lr=[0.1, 0.2]'"),
+    ],
+)
+def test_a_list_without_its_brackets_is_shown_with_them(overrides, fix):
+    assert fix in message(*overrides)
+    assert "brackets" not in message("training.lr=fast")
+
+
 def test_several_problems_come_in_one_message():
     told = message("seed=-1", "rounds=0", "scenario.alhpa=1")
     assert "3 settings are wrong" in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -149,7 +150,31 @@ def _problem(
         return f"{key} is {show(value).rpartition(' (')[0]}, expected {' or '.join(expected)}", ""
     unquoted = "text" in expected and isinstance(value, bool | int | float)
     fix = f'quote it, {key} = "{value}", on the command line --set \'{key}="{value}"\'' if unquoted else ""
+    bare = isinstance(value, str | int | float) and not isinstance(value, bool)
+    if bare and "a list" in expected and (len(expected) == 1 or "," in str(value)):
+        written = as_list(value)
+        fix = f"put it in brackets, {key} = {written}, on the command line --set '{key}={written}'"
     return f"{key} is {show(value)}, expected {' or '.join(expected)}", fix
+
+
+def as_list(value: str | float) -> str:
+    """Write a list that stands there without its brackets, or a single value, as TOML has it.
+
+    Examples:
+        >>> as_list("5,10"), as_list(5), as_list("age, sex")
+        ('[5, 10]', '[5]', '["age", "sex"]')
+    """
+    words = [word.strip() for word in str(value).split(",")]
+    return (
+        f"[{', '.join(word if _is_number(word) else json.dumps(word, ensure_ascii=False) for word in words if word)}]"
+    )
+
+
+def _is_number(word: str) -> bool:
+    try:
+        return math.isfinite(float(word))
+    except ValueError:
+        return False
 
 
 def _expected(finding: Mapping[str, Any]) -> str:
