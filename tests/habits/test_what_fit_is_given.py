@@ -13,6 +13,7 @@ from sklearn import config_context
 from sklearn.model_selection import KFold, cross_val_score
 
 from fedgmi import Federation, FedGMI
+from fedgmi.drift import Monitor
 from fedgmi.errors import ConfigError, DataError, FedgmiWarning
 from fedgmi.modes import own_modes
 
@@ -116,6 +117,25 @@ WAYS = {
     "list": lambda fitted: fitted.fit([(part[["age", "pressure"]], part.died) for part in PARTS.values()]),
     "dict": lambda fitted: fitted.fit({n: (part[["age", "pressure"]], part.died) for n, part in PARTS.items()}),
 }
+
+
+def test_a_newcomer_s_labels_are_read_from_its_table_as_score_reads_them(model):
+    sub = FRAME[FRAME.ward == 20]
+    own = model.infer_weights(sub)
+    np.testing.assert_array_equal(own.weights, model.infer_weights(sub, sub.died).weights)
+    renamed = sub.rename(columns={"died": "dead"})[["age", "pressure", "dead"]]
+    with pytest.warns(FedgmiWarning, match="'dead', which the federation did not have"):
+        np.testing.assert_array_equal(own.weights, model.infer_weights(renamed, "dead").weights)
+    assert not np.array_equal(own.weights, model.infer_weights(sub.drop(columns="died")).weights)
+    assert model.score(sub, "died") == model.score(sub)
+    with pytest.raises(DataError, match="rows without named columns have no column 'died'"):
+        model.infer_weights(sub[["age", "pressure"]].to_numpy(), "died")
+
+
+def test_a_monitor_takes_labels_from_tables_or_from_none(model):
+    monitor = Monitor(model, "20", reference=(FRAME[FRAME.ward == 20], None))
+    with pytest.raises(DataError, match="earlier rows had labels, these have none"):
+        monitor.update(FRAME[FRAME.ward == 20].drop(columns="died"))
 
 
 @pytest.mark.filterwarnings("ignore:X has no column names")

@@ -46,6 +46,18 @@ class Model(Protocol):
         ...
 
 
+def labels_of(model: Model, x: Any, y: Any) -> Any:
+    """Labels as given; without such, those that a `FedGMI` reads from a table's own column; None: there are none.
+
+    Args:
+        model: Fitted.
+        x: Rows. [n, …]
+        y: Labels [n], or None.
+    """
+    read = getattr(model, "_known_labels", None)
+    return y if read is None else read(x, y)
+
+
 def evidence(model: Model, x: Any, y: Any, where: str) -> tuple[Array, Array]:
     """What the model says of rows.
 

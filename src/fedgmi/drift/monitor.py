@@ -12,7 +12,7 @@ from fedgmi.data.names import place_of
 from fedgmi.data.rows import Client, pack
 from fedgmi.drift import watch
 from fedgmi.drift.charts import Array, threshold_for
-from fedgmi.drift.model import Model, evidence, tells_components_apart
+from fedgmi.drift.model import Model, evidence, labels_of, tells_components_apart
 from fedgmi.drift.report import Report, State
 from fedgmi.drift.watch import Watch
 from fedgmi.errors import CheckpointError, ConfigError, DataError
@@ -103,7 +103,7 @@ class Monitor:
 
         Args:
             x: Rows, in order of arrival. [n, …]
-            y: Labels [n], if the reference had them.
+            y: Labels [n], if the reference had them. None: a table has them in the column that the model was fitted to.
 
         Returns:
             What is to be said after it.
@@ -192,6 +192,7 @@ class Monitor:
 
     def _evidence(self, x: Any, y: Any, where: str) -> tuple[Array, Array]:
         """Log ratios and log densities of the rows; the first ones settle what is watched."""
+        y = labels_of(self._model, x, y)
         if self._labelled is not None and self._labelled != (y is not None):
             had, have = ("labels", "none") if self._labelled else ("none", "labels")
             fix = "give labels with the reference and with every batch, or with none of them"

@@ -246,7 +246,8 @@ class Asking(Base):
 
         Args:
             X: Its rows, in their own units. [n, *shape]
-            y: Their labels; None: they are not known. [n]
+            y: Their labels, or the name of the table's column of labels. None: those in the column of labels that the
+                federation's table had, and where X has none, they are not known. [n]
 
         Returns:
             Proportions, and how well they are known.
@@ -254,6 +255,7 @@ class Asking(Base):
         Raises:
             DataError: For rows or labels that the model does not know.
         """
+        y = self._known_labels(X, y)
         with self._asked() as model:
             found = model.infer(self._rows(X, y))
         return InferredWeights(array(found.proportions), found.identified, array(found.standard_errors))

@@ -136,8 +136,13 @@ class Base:
         return names_in(values_of(X, column), where=f"column {column!r}")
 
     def _known_labels(self, X: Any, y: Any) -> Any:
-        """The labels as given, else those of the table's own column."""
+        """The labels as given or as the table's column of that name has them, else those of its own column."""
         refuse_other_order(X, y, "y", "y")
+        if isinstance(y, str):
+            if not column_names(X):
+                fix = "give a table with that column, or a label for each row"
+                raise DataError(f"rows without named columns have no column {y!r}", where="y", fix=fix)
+            return values_of(X, y)
         column = self._model().label_column
         if y is not None or column is None or column not in column_names(X):
             return y

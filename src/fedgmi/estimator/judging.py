@@ -60,7 +60,7 @@ class Judging(Asking):
 
         Args:
             X: Rows, in their own units [n, *shape], or a federation: then it is the mean over its clients.
-            y: Their labels; None: those in the table's column of labels. [n]
+            y: Their labels, or the table's column of them; None: the column that the federation's table had. [n]
             client: See `predict`.
             sample_weight: How much each row counts; None: all the same. [n]
 
