@@ -282,5 +282,9 @@ def test_with_rows_for_validation_a_named_client_predicts_by_its_own_part(tmp_pa
     own, shared = model.predict_proba(x, client=name), model.predict_proba(x, client=model.weights_[0])
     assert np.abs(own - shared).max() > 1e-3
     assert np.array_equal(FedGMI.load(model.save(tmp_path)).predict_proba(x, client=name), own)
+    parts = model.own_parts_
+    assert parts["personal"].shape[0] == len(parts["weights"]) == len(CLIENTS)
+    np.testing.assert_allclose(parts["weights"].sum(1), 1.0)
+    assert not new(rounds=1).fit(Federation.from_arrays(CLIENTS)).own_parts_
     with pytest.raises(DataError, match="the federation has rows for validation"):
         federation.with_validation()

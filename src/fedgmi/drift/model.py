@@ -54,7 +54,7 @@ def labels_of(model: Model, x: Any, y: Any) -> Any:
         x: Rows. [n, …]
         y: Labels [n], or None.
     """
-    read = getattr(model, "_known_labels", None)
+    read = getattr(model, "labels_in", None)
     return y if read is None else read(x, y)
 
 

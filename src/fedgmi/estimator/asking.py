@@ -238,6 +238,15 @@ class Asking(Base):
         """The proportions of all training rows together: those of a client of whom nothing is known. [K]"""
         return array(self._model().pooled())
 
+    @property
+    def own_parts_(self) -> dict[str, Array]:
+        """What clients have of their own besides proportions, by name; rows as `client_names_`. [clients, …] each
+
+        With `method.personal` these are `personal`, the parameters of each client's net, and `weights`, how much the
+        shared predictors count and, last, the net. Empty where clients have nothing of their own.
+        """
+        return {name: array(leaf) for name, leaf in self._model().own.items()}
+
     def infer_weights(self, X: npt.ArrayLike, y: npt.ArrayLike | None = None) -> InferredWeights:
         """The proportions of a client that was not there, from its rows. Nothing is trained.
 

@@ -135,6 +135,21 @@ class Base:
             return client
         return names_in(values_of(X, column), where=f"column {column!r}")
 
+    def labels_in(self, X: Any, y: Any = None) -> Any:
+        """The labels that `score` and `infer_weights` take for those of rows.
+
+        Args:
+            X: Rows, in their own units. [n, *shape]
+            y: Their labels, or the table's column of them; None: the column that the federation's table had.
+
+        Returns:
+            Labels as they were given [n]; None where there are none.
+
+        Raises:
+            DataError: For a column that X does not have.
+        """
+        return self._known_labels(X, y)
+
     def _known_labels(self, X: Any, y: Any) -> Any:
         """The labels as given or as the table's column of that name has them, else those of its own column."""
         refuse_other_order(X, y, "y", "y")
