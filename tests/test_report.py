@@ -210,13 +210,17 @@ def test_a_page_fits_a_telephone(tmp_path):
 
 def test_a_page_has_words_and_keeps_its_labels_apart(tmp_path):
     """Narrow screens move the figure sideways; the heading is text that wraps, and names are no markup."""
-    summary = make_summary() | {"scenario": "<b>wards</b>", "majority_accuracy": 0.5}
+    accuracy = {"accuracy": {"mean": 0.87, "worst_tenth": 0.8, "all_rows": 0.912, "per_client": [0.87] * 4}}
+    summary = make_summary() | {"scenario": "<b>wards</b>", "majority_accuracy": 0.5, "metrics": accuracy}
     picture.write_picture(summary, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     words = re.sub("<script.*?</script>", "", page, flags=re.DOTALL)
     assert "<h1>What 4 clients are made of: &lt;b&gt;wards&lt;/b&gt;, 2 components, proportion error 0.034" in words
-    assert "label 87.0 % of held-out rows rightly; saying each client's most frequent class would, of 50.0 %." in (
-        html.unescape(words)
+    told = html.unescape(words)
+    assert (
+        "labels 87.0 % of its held-out rows rightly (mean over clients); of all clients' rows together it is 91.2 %"
+        in told
     )
+    assert "most frequent class would, of 50.0 % (mean over clients)." in told
     assert f"min-width: {picture.LEAST_WIDTH}px" in words
     assert "overflow-x: auto" in words

@@ -66,20 +66,28 @@ def words(summary: Summary) -> dict[str, list[str]]:
         how.append("A point is a client and a component. If all estimates were right, all would lie on the line.")
     found = {"How to read it": how}
     if summary.get("client_accuracy") is not None:
-        label = f"Clients' own predictors label {percent(summary['client_accuracy'])} % of held-out rows rightly"
-        common = summary.get("majority_accuracy")
-        beside = "" if common is None else f"; saying each client's most frequent class would, of {percent(common)} %"
-        found["How good are predictions?"] = [f"{label}{beside}."]
+        found["How good are predictions?"] = _accuracy(summary)
     c_index = (summary.get("metrics") or {}).get("c_index")
     if c_index and c_index["mean"] is not None:
         label = "Of two held-out rows of a client, its own predictor gives the greater risk to the one whose event came"
-        found["How good are predictions?"] = [f"{label} first {percent(c_index['mean'])} % of the time (C-index)."]
+        share = f"{percent(c_index['mean'])} % of the time (C-index, mean over clients)"
+        found["How good are predictions?"] = [f"{label} first {share}."]
     rmse = (summary.get("metrics") or {}).get("rmse")
     if rmse and rmse["mean"] is not None:
         label = f"Clients' own predictors miss held-out targets by {number(rmse['mean'], 3)} (RMSE, mean over clients)"
         of_all = summary["metrics"]["r2"]["all_rows"]
         found["How good are predictions?"] = [f"{label}; over all rows R² is {number(of_all, 3)}."]
     return found
+
+
+def _accuracy(summary: Summary) -> list[str]:
+    """The mean over clients, and what is easily taken for it: the share of all rows."""
+    own = f"A client's own predictor labels {percent(summary['client_accuracy'])} % of its held-out rows rightly"
+    of_all = ((summary.get("metrics") or {}).get("accuracy") or {}).get("all_rows")
+    together = "" if of_all is None else f"; of all clients' rows together it is {percent(of_all)} %"
+    common = summary.get("majority_accuracy")
+    beside = f"Saying each client's most frequent class would, of {percent(common)} % (mean over clients)."
+    return [f"{own} (mean over clients){together}.", *([] if common is None else [beside])]
 
 
 def write_page(drawn: Any, path: Path, title: str, words: Mapping[str, Sequence[str]]) -> None:

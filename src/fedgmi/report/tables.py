@@ -146,6 +146,7 @@ def headline_table(summary: Summary) -> Table:
         ("client accuracy, %", "client_accuracy", None),
         ("… of the shared part alone, %", "client_accuracy_shared", None),
         ("… of the worst tenth, %", "metrics.accuracy.worst_tenth", None),
+        ("… of all rows together, %", "metrics.accuracy.all_rows", None),
         ("… by each client's commonest class, %", "majority_accuracy", None),
         ("balanced accuracy, %", "metrics.balanced_accuracy.mean", None),
         ("macro-F1, %", "metrics.macro_f1.mean", None),
@@ -175,6 +176,7 @@ def headline_table(summary: Summary) -> Table:
         values = [_at(part, key) for part in parts]
         if any(value is not None for value in values):
             table.add_row(label, *(percent(v) if digits is None else number(v, digits) for v in values))
+    table.caption = "of held-out rows, as means over clients where nothing else is said"
     return table
 
 
