@@ -189,6 +189,14 @@ def test_metrics_stand_beside_the_commonest_class_and_classes_below():
     assert shown.index("sick") < shown.index("well")  # the worst class first
 
 
+def test_the_chosen_metric_and_the_shared_part_by_it_are_shown():
+    auc = {"mean": 0.749, "worst_tenth": 0.558, "all_rows": 0.76, "per_client": [0.7, 0.6, 0.8, 0.9]}
+    summary = make_summary(truth=False) | {"metric": "auc", "metrics": {"auc": auc}, "shared_score": 0.742}
+    assert re.search(r"… of the shared part alone, % +74.2 +–", printed(summary))
+    [*_, told] = picture.words(summary)["How good are predictions?"]
+    assert told.endswith("AUC, they have 74.9 % (mean over clients). The shared part alone has 74.2 %.")
+
+
 def test_many_runs_say_how_long_they_will_take():
     now = [0.0]
     left = progress._Left(lambda: now[0])

@@ -186,6 +186,7 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
             method.predictor,
             predict=predict,
             shared=plain,
+            has_own=somebody,
             welcome=welcome,
             own=(*method.predictor.own, "personal", "weights"),
             reads=tuple(dict.fromkeys((*method.predictor.reads, *own.reads, *leaves))),

@@ -13,26 +13,11 @@ from typing import Any
 from rich.console import Console
 
 from fedgmi.report.formats import bare_table, markdown_table, number, percent, size
+from fedgmi.report.numbers import METRICS
 from fedgmi.storage import files, folder
 
 Comparison = dict[str, Any]
 """What `comparison.json` holds."""
-
-METRICS: dict[str, tuple[str, Callable[[Any], str], str, bool]] = {
-    "accuracy": ("client accuracy %", percent, "points", True),
-    "balanced_accuracy": ("balanced accuracy %", percent, "points", True),
-    "macro_f1": ("macro-F1 %", percent, "points", True),
-    "auc": ("AUC %", percent, "points", True),
-    "log_loss": ("log loss, nats", partial(number, digits=3), "nats", False),
-    "calibration_error": ("calibration error, points", percent, "points", False),
-    "rmse": ("RMSE", partial(number, digits=3), "RMSE", False),
-    "mae": ("MAE", partial(number, digits=3), "MAE", False),
-    "r2": ("R²", partial(number, digits=3), "R²", True),
-    "nll": ("−log density, nats", partial(number, digits=3), "nats", False),
-    "coverage": ("coverage %", percent, "points", True),
-    "c_index": ("C-index %", percent, "points", True),
-}
-"""By name: a column's head, how values are written, the unit of differences, and whether more is better."""
 
 CLASSES = ("balanced_accuracy", "macro_f1", "auc", "log_loss", "calibration_error")
 """Of classification, beside the accuracy."""
@@ -171,7 +156,7 @@ def ranked(comparison: Comparison) -> list[tuple[str, dict[str, Any]]]:
         Names and numbers.
     """
     metric = comparison.get("metric", "accuracy")
-    higher = METRICS[metric][3]
+    higher = METRICS[metric].higher
 
     def badness(entry: tuple[str, dict[str, Any]]) -> float:
         found = entry[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,40 @@ HIGHER = ("accuracy", "r2", "c_index")
 """Of the metrics by which clients are ordered, those of which more is better."""
 BESIDE = ("fedavg", "local", "oracle")
 """What may have run beside the method."""
+
+HEADLINES: tuple[tuple[str, str, int | None], ...] = (
+    ("proportion error (TV)", "proportion_tv", 3),
+    ("… to the drawn proportions", "proportion_tv_drawn", 3),
+    ("rows assigned rightly, %", "assignment_accuracy", None),
+    ("client accuracy, %", "client_accuracy", None),
+    ("… of the shared part alone, %", "client_accuracy_shared", None),
+    ("… of the worst tenth, %", "metrics.accuracy.worst_tenth", None),
+    ("… of all rows together, %", "metrics.accuracy.all_rows", None),
+    ("… by each client's commonest class, %", "majority_accuracy", None),
+    ("balanced accuracy, %", "metrics.balanced_accuracy.mean", None),
+    ("macro-F1, %", "metrics.macro_f1.mean", None),
+    ("AUC, %", "metrics.auc.mean", None),
+    ("log loss, nats", "metrics.log_loss.mean", 3),
+    ("calibration error, points", "metrics.calibration_error.mean", None),
+    ("RMSE", "metrics.rmse.mean", 3),
+    ("… of the worst tenth", "metrics.rmse.worst_tenth", 3),
+    ("… of all rows together", "metrics.rmse.all_rows", 3),
+    ("MAE", "metrics.mae.mean", 3),
+    ("R²", "metrics.r2.mean", 3),
+    ("… of all rows together", "metrics.r2.all_rows", 3),
+    ("−log density, nats", "metrics.nll.mean", 3),
+    ("coverage of 90% intervals, %", "metrics.coverage.mean", None),
+    ("C-index, %", "metrics.c_index.mean", None),
+    ("… of the worst tenth, %", "metrics.c_index.worst_tenth", None),
+    ("… of all rows together, %", "metrics.c_index.all_rows", None),
+    ("best round", "best_round", 0),
+    ("unseen clients: proportion error", "unseen.proportion_tv", 3),
+    ("… from rows without labels", "unseen.proportion_tv_unlabelled", 3),
+    ("unseen clients: accuracy, %", "unseen.client_accuracy", None),
+    ("unseen clients: RMSE", "unseen.metrics.rmse.mean", 3),
+    ("unseen clients: C-index, %", "unseen.metrics.c_index.mean", None),
+)
+"""By row of the table of numbers: its name, the key in a summary, and digits; None: a share, in percent."""
 
 
 def print_report(summary: Summary, out: Path, console: Console) -> None:
@@ -139,45 +173,21 @@ def headline_table(summary: Summary) -> Table:
     """
     beside = [name for name in BESIDE if summary.get(name) and name != summary.get("method")]
     table = bare_table("Result", ["", str(summary.get("method", "fedgmi")), *beside])
-    rows = (
-        ("proportion error (TV)", "proportion_tv", 3),
-        ("… to the drawn proportions", "proportion_tv_drawn", 3),
-        ("rows assigned rightly, %", "assignment_accuracy", None),
-        ("client accuracy, %", "client_accuracy", None),
-        ("… of the shared part alone, %", "client_accuracy_shared", None),
-        ("… of the worst tenth, %", "metrics.accuracy.worst_tenth", None),
-        ("… of all rows together, %", "metrics.accuracy.all_rows", None),
-        ("… by each client's commonest class, %", "majority_accuracy", None),
-        ("balanced accuracy, %", "metrics.balanced_accuracy.mean", None),
-        ("macro-F1, %", "metrics.macro_f1.mean", None),
-        ("AUC, %", "metrics.auc.mean", None),
-        ("log loss, nats", "metrics.log_loss.mean", 3),
-        ("calibration error, points", "metrics.calibration_error.mean", None),
-        ("RMSE", "metrics.rmse.mean", 3),
-        ("… of the worst tenth", "metrics.rmse.worst_tenth", 3),
-        ("… of all rows together", "metrics.rmse.all_rows", 3),
-        ("MAE", "metrics.mae.mean", 3),
-        ("R²", "metrics.r2.mean", 3),
-        ("… of all rows together", "metrics.r2.all_rows", 3),
-        ("−log density, nats", "metrics.nll.mean", 3),
-        ("coverage of 90% intervals, %", "metrics.coverage.mean", None),
-        ("C-index, %", "metrics.c_index.mean", None),
-        ("… of the worst tenth, %", "metrics.c_index.worst_tenth", None),
-        ("… of all rows together, %", "metrics.c_index.all_rows", None),
-        ("best round", "best_round", 0),
-        ("unseen clients: proportion error", "unseen.proportion_tv", 3),
-        ("… from rows without labels", "unseen.proportion_tv_unlabelled", 3),
-        ("unseen clients: accuracy, %", "unseen.client_accuracy", None),
-        ("unseen clients: RMSE", "unseen.metrics.rmse.mean", 3),
-        ("unseen clients: C-index, %", "unseen.metrics.c_index.mean", None),
-    )
     parts = (summary, *(summary[name] for name in beside))
-    for label, key, digits in rows:
+    for label, key, digits in _headlines(summary.get("metric")):
         values = [_at(part, key) for part in parts]
         if any(value is not None for value in values):
             table.add_row(label, *(percent(v) if digits is None else number(v, digits) for v in values))
     table.caption = "of held-out rows, as means over clients where nothing else is said"
     return table
+
+
+def _headlines(metric: str | None) -> Iterator[tuple[str, str, int | None]]:
+    """The rows, with the shared part's score below that of the metric that chooses."""
+    for label, key, digits in HEADLINES:
+        yield label, key, digits
+        if key == f"metrics.{metric}.mean":
+            yield f"… of the shared part alone{', %' if digits is None else ''}", "shared_score", digits
 
 
 def _at(part: Summary, key: str) -> Any:

@@ -193,8 +193,8 @@ class Runner:
         return evaluation.proportion_error(method.predictor, transport.states, self.scenario)
 
     def _evaluate(self, method: Method, lr: float, transport: InProcess, progress: Progress) -> dict[str, Any]:
-        task = self.setup.task(method.name)
-        result = evaluation.evaluate(method, task, progress.server, transport.states, self.scenario)
+        task, metric = self.setup.task(method.name), self.setup.config.evaluation.metric
+        result = evaluation.evaluate(method, task, progress.server, transport.states, self.scenario, metric)
         if self.unseen is not None:
             seen = self.scenario
             result["unseen"] = evaluation.newcomers(
