@@ -215,6 +215,19 @@ def test_the_best_is_only_called_so_where_the_test_says_so():
     assert "level with c" in comparison.to_markdown(level)
 
 
+def test_of_few_clients_it_is_said_that_nothing_can_be_told():
+    """Four hospitals, eleven points apart: that is neither a difference nor a draw."""
+    high, low = [0.8, 0.81, 0.82, 0.83], [0.69, 0.71, 0.7, 0.72]
+    told = compared("x", ["a", "b", "c"], [0], [cell("a", 0, high), cell("b", 0, low), cell("c", 0, low)])
+    said = comparison.verdict(told)
+    assert told["paired"]["least_p"] == 0.25
+    assert (
+        "a has the best mean. With 4 pairs of seed and client, and 2 methods beside it, this test cannot tell" in said
+    )
+    assert "no p can be below 0.250" in said
+    assert "level" not in said
+
+
 def test_pairs_are_of_the_same_seed_and_client():
     a = [cell("a", 0, [0.5, 0.6]), cell("a", 1, [0.7, 0.8])]
     b = [cell("b", 1, [0.6, 0.6])]

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fedgmi.report.formats import bare_table, markdown_table, number, percent, size
+from fedgmi.report.formats import bare_table, markdown_table, number, percent, plural, size
 from fedgmi.report.numbers import METRICS
 from fedgmi.storage import files, folder
 
@@ -174,14 +174,19 @@ def verdict(comparison: Comparison) -> str:
         comparison: What `comparison.json` holds, with `paired`.
 
     Returns:
-        One sentence.
+        One sentence; two where there are too few pairs for any difference to be told.
     """
-    significant = comparison.get("significant", USUAL)
+    significant, paired = comparison.get("significant", USUAL), comparison["paired"]
     if comparison["best"]:
         return f"{comparison['best']} is the best of them ({comparison['test']}; p < {significant} against each)."
-    paired = comparison["paired"]
-    level = [method for method, gap in paired["against"].items() if gap["p"] >= significant]
-    return f"{paired['best']} has the best mean, but it is level with {', '.join(level)} ({comparison['test']})."
+    gaps, least = paired["against"], paired.get("least_p") or 0.0
+    level = [method for method, gap in gaps.items() if gap["p"] >= significant]
+    if least < significant or len(level) < len(gaps):
+        return f"{paired['best']} has the best mean, but it is level with {', '.join(level)} ({comparison['test']})."
+    pairs = max(gap["pairs"] for gap in gaps.values())
+    few = f"With {plural(pairs, 'pair')} of seed and client, and {plural(len(gaps), 'method')} beside it, this test"
+    cannot = f"{few} cannot tell methods apart: no p can be below {number(least, 3)}"
+    return f"{paired['best']} has the best mean. {cannot} ({comparison['test']})."
 
 
 def choices(comparison: Comparison) -> list[str]:
