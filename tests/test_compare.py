@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
+from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
 from fedgmi.report import comparison
 from fedgmi.runs import cells, config
@@ -226,6 +229,20 @@ def test_of_few_clients_it_is_said_that_nothing_can_be_told():
     )
     assert "no p can be below 0.250" in said
     assert "level" not in said
+
+
+def test_names_of_methods_stay_whole_in_80_columns():
+    console = Console(file=io.StringIO(), width=80)
+    names, accuracies = ["fedgmi-plain", "fedavg-ft", "fedadagrad"], [0.7, 0.6, 0.8, 0.9]
+    cells = [
+        cell(name, seed, accuracies, proportion_tv=0.1, bytes_down=123_456_789, bytes_up=123_456_789)
+        for name in names
+        for seed in (0, 1)
+    ]
+    comparison.print_comparison(compared("x", names, [0, 1], cells), Path("here"), console)
+    shown = console.file.getvalue()
+    assert all(f"\n{name} " in shown for name in names)
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_pairs_are_of_the_same_seed_and_client():

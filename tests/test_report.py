@@ -79,7 +79,7 @@ def test_unmatched_component_has_no_true_one():
 @pytest.mark.parametrize(("truth", "by"), [(True, "proportion error"), (False, "accuracy")])
 def test_many_clients_are_cut_to_the_worst_and_best(truth, by):
     shown = printed(make_summary(50, truth=truth))
-    assert f"by {by}; 20 more clients" in " ".join(shown.split())
+    assert f"by {by}, the worst first; 20 more clients" in " ".join(shown.split())
     assert len(re.findall(r"client-\d+", shown)) == tables.MOST_CLIENTS
 
 
@@ -186,13 +186,15 @@ def test_metrics_stand_beside_the_commonest_class_and_classes_below():
     shown = printed(summary)
     for text in ("43.2", "61.1", "macro-F1, %", "log loss, nats", "7 of 10 rounds (the best by accuracy: 4)"):
         assert text in " ".join(shown.split()) or text in shown
-    assert shown.index("sick") < shown.index("well")  # the worst class first
+    assert shown.index("sick") < shown.index("well")
+    assert "the worst by F1 first" in shown
 
 
 def test_the_chosen_metric_and_the_shared_part_by_it_are_shown():
     auc = {"mean": 0.749, "worst_tenth": 0.558, "all_rows": 0.76, "per_client": [0.7, 0.6, 0.8, 0.9]}
     summary = make_summary(truth=False) | {"metric": "auc", "metrics": {"auc": auc}, "shared_score": 0.742}
     assert re.search(r"… of the shared part alone, % +74.2 +–", printed(summary))
+    assert re.search(r"client-1 +70 +\S+ \S+ +60.0", printed(summary))  # of the AUC, by client
     [*_, told] = picture.words(summary)["How good are predictions?"]
     assert told.endswith("AUC, they have 74.9 % (mean over clients). The shared part alone has 74.2 %.")
 

@@ -21,6 +21,8 @@ Comparison = dict[str, Any]
 
 CLASSES = ("balanced_accuracy", "macro_f1", "auc", "log_loss", "calibration_error")
 """Of classification, beside the accuracy."""
+SHORT = {"proportion error": "TV", "client accuracy %": "client acc. %"}
+"""Heads of columns on the terminal: 80 columns hold no more."""
 USUAL = 0.05
 """Where an older record does not say below which p-value a difference is one."""
 
@@ -46,8 +48,8 @@ def print_comparison(comparison: Comparison, out: Path, console: Console) -> Non
         console: Where to print.
     """
     head, *lines = rows(comparison)
-    head = ["TV" if name == "proportion error" else name for name in head]  # 80 columns hold no more
-    table = bare_table(f"{comparison['scenario']}, seeds {', '.join(map(str, comparison['seeds']))}", head)
+    head = [SHORT.get(name, name) for name in head]
+    table = bare_table(f"{comparison['scenario']}, seeds {', '.join(map(str, comparison['seeds']))}", head, whole=True)
     for line in lines:
         table.add_row(*(cell.replace("*", "") for cell in line))
     console.print(table)

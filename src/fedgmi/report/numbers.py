@@ -77,13 +77,13 @@ def errors(summary: Summary) -> list[float | None]:
 
 
 def judged_by(summary: Summary) -> str:
-    """The metric that tables show by client: the accuracy, or where labels are no classes the one that chooses."""
-    metrics = summary.get("metrics") or {}
-    return "accuracy" if "accuracy" in metrics or not metrics else str(summary.get("metric", next(iter(metrics))))
+    """The metric that tables show by client: the one that chooses, where it was measured; else the accuracy."""
+    metric = str(summary.get("metric", "accuracy"))
+    return metric if metric in (summary.get("metrics") or {}) else "accuracy"
 
 
 def per_client(summary: Summary, run: str | None = None) -> list[float | None] | None:
-    """Every client's accuracy, or what `judged_by` says in its place.
+    """What every client has by the metric of `judged_by`.
 
     Args:
         summary: What `summary.json` holds.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from fedgmi.report.formats import bare_table, number, percent, short_shares, size
-from fedgmi.report.numbers import Summary, errors, judged_by, own_and_others, per_client
+from fedgmi.report.numbers import METRICS, Summary, errors, judged_by, own_and_others, per_client
 
 MOST_CLIENTS = 30
 """Clients that are shown."""
 MOST_CLASSES = 20
 """Classes that are shown."""
-HIGHER = ("accuracy", "r2", "c_index")
-"""Of the metrics by which clients are ordered, those of which more is better."""
 BESIDE = ("fedavg", "local", "oracle")
 """What may have run beside the method."""
 
@@ -93,14 +90,15 @@ def clients_table(summary: Summary) -> Table:
     baselines = [name for name in ("fedavg", "local") if name != summary.get("method")]
     accuracies = {run: per_client(summary, run) for run in (None, *baselines)}
     metric = judged_by(summary)
-    show = percent if metric in ("accuracy", "c_index") else partial(number, digits=3)
-    present = {run or metric: values for run, values in accuracies.items() if values is not None}
-    common = summary.get("majority_accuracy_per_client")
+    show, word = METRICS[metric].show, metric.replace("_", " ")
+    present = {run or word: values for run, values in accuracies.items() if values is not None}
+    common = summary.get("majority_accuracy_per_client") if metric == "accuracy" else None
     present |= {"one class": common} if common else {}
     estimated, true = summary.get("proportions"), summary.get("true_proportions")
     shares = ["estimated"] if estimated else []  # fedavg and local estimate none
     table = bare_table("Clients", ["client", "rows", *shares, *(["true", "TV"] if true else []), *present])
-    chosen, left_out = _shown(tv, present.get(metric) if metric in HIGHER else _negated(present.get(metric)))
+    own = present.get(word)
+    chosen, left_out = _shown(tv, own if METRICS[metric].higher else _negated(own))
     for position, i in enumerate(chosen):
         if left_out and position == MOST_CLIENTS // 2:
             table.add_section()
@@ -112,9 +110,9 @@ def clients_table(summary: Summary) -> Table:
         truth = [short_shares(true[i]), number(tv[i], 3)] if true else []
         table.add_row(*client, *truth, *(show(values[i]) for values in present.values()))
     if left_out:
-        by = "proportion error" if true else metric
-        half = MOST_CLIENTS // 2
-        table.caption = f"the {half} worst and the {half} best by {by}; {left_out} more clients in summary.json"
+        by = "proportion error" if true else word
+        half, more = MOST_CLIENTS // 2, f"{left_out} more clients in summary.json"
+        table.caption = f"the {half} worst and the {half} best by {by}, the worst first; {more}"
     return table
 
 
@@ -158,7 +156,8 @@ def classes_table(summary: Summary) -> Table:
     for one in classes[:MOST_CLASSES]:
         table.add_row(one["name"], *(percent(one[key]) for key in ("precision", "recall", "f1")), str(one["support"]))
     left_out = len(classes) - MOST_CLASSES
-    table.caption = f"in %, the worst first; {left_out} more classes in summary.json" if left_out > 0 else "in %"
+    table.caption = "in %, the worst by F1 first"
+    table.caption += f"; {left_out} more classes in summary.json" if left_out > 0 else ""
     return table
 
 
