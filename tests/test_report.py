@@ -147,7 +147,7 @@ def test_progress_in_a_pipe_is_a_few_plain_lines():
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert len(lines) == 11
     assert lines[0].startswith("fedgmi: prepared")
-    assert lines[1] == "fedgmi: round 10/95  bound -101.23 nats/row  proportion error 0.032  2 min 50 s left"
+    assert lines[1] == "fedgmi: round 10/95  bound -101.23 nats/row  proportion error 0.032  2 min 50 s of rounds left"
     assert lines[-1].startswith("fedgmi: done")
     assert lines[-1].endswith("3 min 17 s")
 
@@ -157,7 +157,16 @@ def test_progress_of_a_resumed_run_knows_its_pace():
     with progress.listening(console) as listener:
         listener.started("fedgmi", 10)
         listener.round_done({"run": "fedgmi", "round": 4, "seconds": 10.0})
-    assert console.file.getvalue() == "fedgmi: round 4/10  12 s left\n"  # type: ignore[attr-defined]
+    assert console.file.getvalue() == "fedgmi: round 4/10  12 s of rounds left\n"  # type: ignore[attr-defined]
+
+
+def test_what_follows_the_last_round_is_named_and_no_time_is_promised():
+    console = Console(file=io.StringIO(), force_terminal=False)
+    with progress.listening(console) as listener:
+        listener.started("fedgmi", 1)
+        listener.round_done({"run": "fedgmi", "round": 1, "seconds": 3.0, "bound": -1.0})
+        listener.doing("fedgmi", "own parts")
+    assert console.file.getvalue() == "fedgmi: round 1/1  bound -1.00 nats/row\nfedgmi: own parts\n"  # type: ignore[attr-defined]
 
 
 def test_progress_on_a_terminal_is_a_bar():

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 
 import torch
@@ -172,12 +173,13 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
 
     leaves = (TRIED, BETA, WEIGHTS)
     both = tuple(dict.fromkeys((*own.start_reads, *own.reads)))
-    weighs = Step("weigh", weigh, step_up, (*own.reads, BETA, WEIGHTS), (WEIGHTS,), tells=WEIGHS, when=somebody)
+    ending = partial(Step, part="own parts")
+    weighs = ending("weigh", weigh, step_up, (*own.reads, BETA, WEIGHTS), (WEIGHTS,), tells=WEIGHS, when=somebody)
     steps = (
-        Step("try own parts", look, choose, reads=both, writes=leaves, tells=TELLS),
-        Step("own part", tune, reads=(*own.start_reads, TRIED), when=somebody),
+        ending("try own parts", look, choose, reads=both, writes=leaves, tells=TELLS),
+        ending("own part", tune, reads=(*own.start_reads, TRIED), when=somebody),
         *(weighs,) * NEWTON_STEPS,
-        Step("own weights", settle, reads=(*own.reads, BETA, WEIGHTS), when=somebody),
+        ending("own weights", settle, reads=(*own.reads, BETA, WEIGHTS), when=somebody),
     )
     return replace(
         method,
