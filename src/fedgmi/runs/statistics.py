@@ -124,7 +124,7 @@ def differences(finished: dict[str, list[Cell]], metric: str = "accuracy") -> di
     return {
         "best": best,
         "against": {method: found | {"p": p} for (method, found), p in adjusted},
-        "least_p": least_p(max((found["pairs"] for found in against.values()), default=0), len(against)),
+        "least_p": least_p(max((int(found["pairs"]) for found in against.values()), default=0), len(against)),
     }
 
 
