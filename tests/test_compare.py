@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
+from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
 from fedgmi.errors import FedgmiWarning
 from fedgmi.report import comparison
@@ -262,6 +265,33 @@ def test_the_best_is_only_called_so_where_the_test_says_so():
     level = compared("x", ["a", "c"], [0], [cell("a", 0, high), cell("c", 0, close)])
     assert level["best"] is None
     assert "level with c" in comparison.to_markdown(level)
+
+
+def test_of_few_clients_it_is_said_that_nothing_can_be_told():
+    """Four hospitals, eleven points apart: that is neither a difference nor a draw."""
+    high, low = [0.8, 0.81, 0.82, 0.83], [0.69, 0.71, 0.7, 0.72]
+    told = compared("x", ["a", "b", "c"], [0], [cell("a", 0, high), cell("b", 0, low), cell("c", 0, low)])
+    said = comparison.verdict(told)
+    assert told["paired"]["least_p"] == 0.25
+    assert (
+        "a has the best mean. With 4 pairs of seed and client, and 2 methods beside it, this test cannot tell" in said
+    )
+    assert "no p can be below 0.250" in said
+    assert "level" not in said
+
+
+def test_names_of_methods_stay_whole_in_80_columns():
+    console = Console(file=io.StringIO(), width=80)
+    names, accuracies = ["fedgmi-plain", "fedavg-ft", "fedadagrad"], [0.7, 0.6, 0.8, 0.9]
+    cells = [
+        cell(name, seed, accuracies, proportion_tv=0.1, bytes_down=123_456_789, bytes_up=123_456_789)
+        for name in names
+        for seed in (0, 1)
+    ]
+    comparison.print_comparison(compared("x", names, [0, 1], cells), Path("here"), console)
+    shown = console.file.getvalue()
+    assert all(f"\n{name} " in shown for name in names)
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_pairs_are_of_the_same_seed_and_client():

@@ -76,6 +76,18 @@ def test_client_accuracy_is_the_mean_over_clients_on_their_own_rows():
     assert "assignment_accuracy" not in found
 
 
+def test_the_shared_part_is_told_by_the_chosen_metric_where_there_is_an_own_part():
+    """Clients' own predictor says 1 of all rows, the shared one 0."""
+    both = with_predictor(always(1), shared=always(0).predictor.predict, has_own=lambda server: True)
+    found = evaluate(both, TASK, {}, {}, SCENARIO, "balanced_accuracy")
+    assert found["own_part"] is True
+    assert found["client_accuracy_shared"] == pytest.approx(1 - found["client_accuracy"])
+    assert found["shared_score"] == pytest.approx(0.5)  # of two classes, the one that is said is always found
+    unused = numbers_of(with_predictor(both, has_own=lambda server: False))
+    assert unused["own_part"] is False
+    assert not {"client_accuracy_shared", "shared_score"} & unused.keys()
+
+
 def test_states_stay_with_their_clients_however_they_are_chunked(monkeypatch):
     def by_client(server: Tree, states: Tree, rows: Rows) -> Tensor:
         assert torch.equal(states["id"], torch.tensor(rows.ids))

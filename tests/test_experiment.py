@@ -13,10 +13,10 @@ import torch
 from fedgmi.data.rows import Schema
 from fedgmi.errors import ConfigError
 from fedgmi.methods.fedgmi.presets import PRESETS
-from fedgmi.runs import config
+from fedgmi.runs import config, experiment
 from fedgmi.runs.setup import Setup
 from fedgmi.storage import folder
-from tiny import ALL_BOUNDS, arguments, exit_code, run, without_seconds
+from tiny import ALL_BOUNDS, arguments, exit_code, run, settings, without_seconds
 
 KEYS = {
     "proportion_tv", "proportion_tv_drawn", "fedavg", "local", "assignment_accuracy", "expert_accuracy",
@@ -149,6 +149,24 @@ def test_rivals_as_the_method(tmp_path, name, capsys):
     assert got["proportion_tv"] is got["oracle"] is None
     assert got["client_accuracy"] > 0
     assert "client accuracy, %" in capsys.readouterr().out
+
+
+def test_who_listens_hears_what_follows_the_last_round(tmp_path):
+    heard = []
+
+    class Ear:
+        def started(self, name, rounds): ...
+
+        def round_done(self, record):
+            heard.append(record["round"])
+
+        def doing(self, name, part):
+            heard.append(part)
+
+        def finished(self, name): ...
+
+    experiment.run(settings(), tmp_path / "out", listener=Ear())
+    assert heard == [0, 1, 2, "last steps", "own parts", "evaluation", 3]
 
 
 def test_partial_participation(tmp_path):

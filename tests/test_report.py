@@ -79,7 +79,7 @@ def test_unmatched_component_has_no_true_one():
 @pytest.mark.parametrize(("truth", "by"), [(True, "proportion error"), (False, "accuracy")])
 def test_many_clients_are_cut_to_the_worst_and_best(truth, by):
     shown = printed(make_summary(50, truth=truth))
-    assert f"by {by}; 20 more clients" in " ".join(shown.split())
+    assert f"by {by}, the worst first; 20 more clients" in " ".join(shown.split())
     assert len(re.findall(r"client-\d+", shown)) == tables.MOST_CLIENTS
 
 
@@ -147,7 +147,7 @@ def test_progress_in_a_pipe_is_a_few_plain_lines():
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert len(lines) == 11
     assert lines[0].startswith("fedgmi: prepared")
-    assert lines[1] == "fedgmi: round 10/95  bound -101.23 nats/row  proportion error 0.032  2 min 50 s left"
+    assert lines[1] == "fedgmi: round 10/95  bound -101.23 nats/row  proportion error 0.032  2 min 50 s of rounds left"
     assert lines[-1].startswith("fedgmi: done")
     assert lines[-1].endswith("3 min 17 s")
 
@@ -157,7 +157,16 @@ def test_progress_of_a_resumed_run_knows_its_pace():
     with progress.listening(console) as listener:
         listener.started("fedgmi", 10)
         listener.round_done({"run": "fedgmi", "round": 4, "seconds": 10.0})
-    assert console.file.getvalue() == "fedgmi: round 4/10  12 s left\n"  # type: ignore[attr-defined]
+    assert console.file.getvalue() == "fedgmi: round 4/10  12 s of rounds left\n"  # type: ignore[attr-defined]
+
+
+def test_what_follows_the_last_round_is_named_and_no_time_is_promised():
+    console = Console(file=io.StringIO(), force_terminal=False)
+    with progress.listening(console) as listener:
+        listener.started("fedgmi", 1)
+        listener.round_done({"run": "fedgmi", "round": 1, "seconds": 3.0, "bound": -1.0})
+        listener.doing("fedgmi", "own parts")
+    assert console.file.getvalue() == "fedgmi: round 1/1  bound -1.00 nats/row\nfedgmi: own parts\n"  # type: ignore[attr-defined]
 
 
 def test_progress_on_a_terminal_is_a_bar():
@@ -186,7 +195,17 @@ def test_metrics_stand_beside_the_commonest_class_and_classes_below():
     shown = printed(summary)
     for text in ("43.2", "61.1", "macro-F1, %", "log loss, nats", "7 of 10 rounds (the best by accuracy: 4)"):
         assert text in " ".join(shown.split()) or text in shown
-    assert shown.index("sick") < shown.index("well")  # the worst class first
+    assert shown.index("sick") < shown.index("well")
+    assert "the worst by F1 first" in shown
+
+
+def test_the_chosen_metric_and_the_shared_part_by_it_are_shown():
+    auc = {"mean": 0.749, "worst_tenth": 0.558, "all_rows": 0.76, "per_client": [0.7, 0.6, 0.8, 0.9]}
+    summary = make_summary(truth=False) | {"metric": "auc", "metrics": {"auc": auc}, "shared_score": 0.742}
+    assert re.search(r"… of the shared part alone, % +74.2 +–", printed(summary))
+    assert re.search(r"client-1 +70 +\S+ \S+ +60.0", printed(summary))  # of the AUC, by client
+    [*_, told] = picture.words(summary)["How good are predictions?"]
+    assert told.endswith("AUC, they have 74.9 % (mean over clients). The shared part alone has 74.2 %.")
 
 
 def test_many_runs_say_how_long_they_will_take():
@@ -210,13 +229,17 @@ def test_a_page_fits_a_telephone(tmp_path):
 
 def test_a_page_has_words_and_keeps_its_labels_apart(tmp_path):
     """Narrow screens move the figure sideways; the heading is text that wraps, and names are no markup."""
-    summary = make_summary() | {"scenario": "<b>wards</b>", "majority_accuracy": 0.5}
+    accuracy = {"accuracy": {"mean": 0.87, "worst_tenth": 0.8, "all_rows": 0.912, "per_client": [0.87] * 4}}
+    summary = make_summary() | {"scenario": "<b>wards</b>", "majority_accuracy": 0.5, "metrics": accuracy}
     picture.write_picture(summary, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     words = re.sub("<script.*?</script>", "", page, flags=re.DOTALL)
     assert "<h1>What 4 clients are made of: &lt;b&gt;wards&lt;/b&gt;, 2 components, proportion error 0.034" in words
-    assert "label 87.0 % of held-out rows rightly; saying each client's most frequent class would, of 50.0 %." in (
-        html.unescape(words)
+    told = html.unescape(words)
+    assert (
+        "labels 87.0 % of its held-out rows rightly (mean over clients); of all clients' rows together it is 91.2 %"
+        in told
     )
+    assert "most frequent class would, of 50.0 % (mean over clients)." in told
     assert f"min-width: {picture.LEAST_WIDTH}px" in words
     assert "overflow-x: auto" in words

@@ -52,6 +52,8 @@ class Killer:
         if (record["run"], record["round"]) == self._last:
             raise KeyboardInterrupt
 
+    def doing(self, name: str, part: str) -> None: ...
+
     def finished(self, name: str) -> None: ...
 
 

@@ -24,7 +24,7 @@ class Published(NamedTuple):
     train: int
     test: int
     features: int  # with each text as one column a value
-    classes: int
+    classes: int  # 0: the label is no class
     smallest: int  # training rows of the smallest client
 
 
@@ -35,6 +35,8 @@ FEDERATIONS = {
     "landmine": Published(29, 7414, 7406, 9, 2, 223),
     "wisdm": Published(36, 4065, 1353, 45, 6, 45),
     "watch-exercises": Published(20, 1724, 645, 30, 7, 51),
+    "school-scores": Published(139, 11517, 3845, 27, 0, 16),
+    "fed-tcga-brca": Published(6, 866, 222, 39, 0, 40),
     "us-math": Published(160, 5392, 1793, 11, 3, 10),
     "adult": Published(2, 32561, 16281, 107, 2, 413),
 }
@@ -62,6 +64,13 @@ def test_a_real_federation_has_its_published_clients_and_splits(name: str) -> No
     assert int(sizes[2].sum()) == published.test
     assert (federation.schema.n_features, federation.schema.n_classes) == (published.features, published.classes)
     assert bool((sizes > 0).all())
+
+
+def test_configurations_name_local_data_or_an_owner_at_the_hub() -> None:
+    paths = {file.stem: config.load(file).data.path for file in (PROJECT / "configs").glob("*.toml")}
+    assert len(paths) > 10
+    for name, path in paths.items():
+        assert path == "digits" or path.startswith("../shared/data/") or path.count("/") == 1, name
 
 
 def test_flambys_rows_are_not_scaled_again_and_others_are() -> None:

@@ -279,6 +279,22 @@ def test_missing_folder_names_the_nearest(tmp_path: Path) -> None:
         load_source(DataSettings(path="./nowhere/at/all"))
 
 
+def test_only_owner_and_name_ask_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import datasets
+
+    asked: list[str] = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, **_options: asked.append(name) or {"all": []})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    for name in ("school-scores", "school-scores/", "../shared/school-scores", "data/school-scores"):
+        with pytest.raises(DataError, match="no such folder or file"):
+            load_source(DataSettings(path=name))
+    assert asked == []
+    with pytest.raises(DataError, match="no split"):
+        load_source(DataSettings(path="owner/school-scores"))
+    assert asked == ["owner/school-scores"]
+
+
 def test_unreadable_folder_and_file(tmp_path: Path, write_table: Write) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"cannot be read \(.*check that it holds Parquet"):

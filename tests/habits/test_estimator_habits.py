@@ -313,6 +313,15 @@ def test_scores(model):
     assert blind.score(NAMED["a"][0], client=0) == pytest.approx(blind.score_samples(NAMED["a"][0], client=0).mean())
 
 
+def test_a_federation_is_scored_by_clients_and_a_table_by_rows(model):
+    few = FRAME[(FRAME.ward != "a") | (np.arange(len(FRAME)) < 3)]  # of the first ward three rows
+    right = model.predict(few) == few.outcome
+    assert model.score(few) == pytest.approx(right.mean())
+    by_ward = right.groupby(few.ward).mean().mean()
+    assert model.score(Federation.from_frame(few, "ward", "outcome")) == pytest.approx(by_ward)
+    assert abs(right.mean() - by_ward) > 1e-6
+
+
 def test_an_evaluation_says_how_each_client_fares(model):
     federation = Federation.from_frame(FRAME, "ward", "outcome")
     found = model.evaluate(federation)

@@ -147,6 +147,15 @@ def test_a_code_is_no_number() -> None:
         encode.labels([7], Schema((2,), 1, "tabular", ("007",)), 1)
 
 
+def test_numbers_behind_the_names_of_classes_are_told_as_such() -> None:
+    """As when pandas reads the file of a data set whose labels have names."""
+    schema = Schema((2,), 2, "tabular", ("no disease", "disease"))
+    with pytest.raises(DataError, match=r"label '0' at row 0 .* the classes' names, give model.classes_\[y\]"):
+        encode.labels([0, 1], schema, 2)
+    with pytest.raises(DataError, match="leave these rows out"):
+        encode.labels([0, 2], schema, 2)  # 2 is behind no name
+
+
 @pytest.mark.parametrize(
     ("classes", "dtype"), [([3, 5], "int64"), ([False, True], "bool"), (["03", "3"], "<U2"), ([], "int64")]
 )

@@ -65,6 +65,7 @@ def test_without_validation_rows_the_shared_mixture_stays_as_it_is():
     method, server, states = ended(validation=())
     assert int(server[TRIED]) == NOBODY
     assert "personal" not in states
+    assert not method.predictor.has_own(server)
     rows = replace(pack(SCENARIO.federation.held_out), y=None)
     assert torch.equal(method.predictor.predict(server, states, rows), method.predictor.shared(server, states, rows))
 
@@ -76,7 +77,8 @@ def test_turned_off_nothing_more_is_exchanged():
 
 
 def test_no_model_travels(fitted):
-    method, _, _ = fitted
+    method, server, _ = fitted
+    assert method.predictor.has_own(server)
     names = ("try own parts", "own part", "weigh", "temper", "own weights")
     steps = [step for step in method.program.finish if step.name in names]
     assert len(steps) == 6

@@ -21,7 +21,7 @@ def summary_of(name: str, data: Path, out: Path) -> dict:
 
 def test_school_scores(school_scores: Path, tmp_path: Path) -> None:
     summary = summary_of("school-scores", school_scores, tmp_path / "run")
-    assert len(summary["clients"]) > 130
+    assert len(summary["clients"]) == 139
     assert summary["metrics"]["r2"]["all_rows"] > 0.1
 
 

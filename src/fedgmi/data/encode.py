@@ -104,11 +104,13 @@ def labels(y: Any, schema: Schema, n_rows: int, *, where: str = "y") -> Tensor:
     names = label_names(values)
     strange = [row for row, name in enumerate(names) if name not in lookup]
     if strange:
-        row = strange[0]
+        row, fix = strange[0], "leave these rows out, or make the federation anew with them"
+        if label_type(schema) == "str" and {names[row] for row in strange} <= {str(k) for k in range(len(lookup))}:
+            fix = "if these are the numbers behind the classes' names, give model.classes_[y]"
         raise DataError(
             f"label {names[row]!r} at row {row} is not among the federation's: {', '.join(lookup)}",
             where=where,
-            fix="leave these rows out, or make the federation anew with them",
+            fix=fix,
         )
     return torch.tensor([lookup[name] for name in names])
 

@@ -59,7 +59,8 @@ class Judging(Asking):
         For regression it is R², and for survival the C-index.
 
         Args:
-            X: Rows, in their own units [n, *shape], or a federation: then it is the mean over its clients.
+            X: Rows, in their own units [n, *shape], or a federation: then it is the mean over its clients,
+                and not over all rows together.
             y: Their labels, or the table's column of them; None: the column that the federation's table had. [n]
             client: See `predict`.
             sample_weight: How much each row counts; None: all the same. [n]

@@ -88,6 +88,8 @@ class Predictor:
         welcome: (server, states of newcomers, rows) → the same states with parts of their own, from rows with labels.
             This trains. None where clients have nothing of their own.
         shared: As `predict`, without what clients have of their own; None where they have nothing.
+        has_own: (server) → whether clients ended with a part of their own beside `shared`. Without rows for validation
+            they do not.
         density: (server, x [R, *shape], noise [R, S, Z]) → log p_k(x). [R, K], nats
         sample: (server, component, n, generator) → rows of a component. [n, *shape]
         expert: (server, x [R, *shape]) → log p_k(y | x). [R, K, L], nats; of other tasks [R, K, Q]
@@ -106,6 +108,7 @@ class Predictor:
     own: tuple[str, ...] = ()
     welcome: Callable[[Tree, Tree, Rows], Tree] | None = None
     shared: Callable[[Tree, Tree, Rows], Tensor] | None = None
+    has_own: Callable[[Tree], bool] = lambda server: False
     density: Callable[[Tree, Tensor, Tensor], Tensor] | None = None
     sample: Callable[..., Tensor] | None = None
     expert: Callable[[Tree, Tensor], Tensor] | None = None

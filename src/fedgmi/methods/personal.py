@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 
 import torch
@@ -197,13 +198,14 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
 
     leaves = (TRIED, BETA, WEIGHTS, LAST_BETA)
     both = tuple(dict.fromkeys((*own.start_reads, *own.reads)))
-    weighs = Step("weigh", weigh, step_up, (*own.reads, BETA, WEIGHTS), (WEIGHTS,), tells=WEIGHS, when=somebody)
+    ending = partial(Step, part="own parts")
+    weighs = ending("weigh", weigh, step_up, (*own.reads, BETA, WEIGHTS), (WEIGHTS,), tells=WEIGHS, when=somebody)
     steps = (
-        Step("try own parts", look, choose, reads=both, writes=leaves, tells=TELLS),
-        Step("own part", tune, reads=(*own.start_reads, TRIED), when=somebody),
+        ending("try own parts", look, choose, reads=both, writes=leaves, tells=TELLS),
+        ending("own part", tune, reads=(*own.start_reads, TRIED), when=somebody),
         *(weighs,) * NEWTON_STEPS,
-        Step("temper", temper, take_temper, (*own.reads, BETA, WEIGHTS), (LAST_BETA,), tells=TEMPERS, when=somebody),
-        Step("own weights", settle, reads=(*own.reads, BETA, WEIGHTS), when=somebody),
+        ending("temper", temper, take_temper, (*own.reads, BETA, WEIGHTS), (LAST_BETA,), tells=TEMPERS, when=somebody),
+        ending("own weights", settle, reads=(*own.reads, BETA, WEIGHTS), when=somebody),
     )
     return replace(
         method,
@@ -212,6 +214,7 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
             method.predictor,
             predict=predict,
             shared=plain,
+            has_own=somebody,
             welcome=welcome,
             own=(*method.predictor.own, "personal", "weights"),
             reads=tuple(dict.fromkeys((*method.predictor.reads, *own.reads, *leaves))),

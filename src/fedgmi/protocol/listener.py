@@ -25,6 +25,14 @@ class Listener(Protocol):
                 `records.jsonl` has.
         """
 
+    def doing(self, name: str, part: str) -> None:
+        """The last round is over, and a part of the end begins: it may take longer than all rounds.
+
+        Args:
+            name: Of the run.
+            part: In a word or two: "last steps", "own parts", "fine-tuning", "evaluation".
+        """
+
     def finished(self, name: str) -> None:
         """The run has come to its end.
 

@@ -48,6 +48,10 @@ class Progress:
         return cls(server, record["round"], record["bytes_down"], record["bytes_up"], record["seconds"])
 
 
+def silent(part: str) -> None:
+    """Nobody is told."""
+
+
 def participants(n_clients: int, fraction: float, seed: int, round: int) -> list[int]:
     """⌈fraction·N⌉ clients drawn without replacement, by (seed, round).
 
@@ -98,6 +102,7 @@ def run_rounds(
     seed: int,
     after: Callable[[Progress], None] = lambda progress: None,
     choice: Choice | None = None,
+    tell: Callable[[str], None] = silent,
 ) -> Progress:
     """Run a program from where `progress` stands to its end.
 
@@ -112,6 +117,7 @@ def run_rounds(
         seed: By which they are drawn.
         after: It sees every completed round.
         choice: Of the round that the run ends with; None: the last.
+        tell: It is told the parts of the end as they begin, see `Step.part`.
 
     Returns:
         Where the run stands in the end.
@@ -129,14 +135,21 @@ def run_rounds(
         phase = phase_of(number, rounds)
         ids = participants(n_clients, participation, seed, number) if phase == "round" else everyone
         chosen = choice.end(progress) if choice else None
-        progress = chosen or advance(name, program.steps(phase), transport, progress, ids, number)
+        told = tell if phase == "finish" else silent
+        progress = chosen or advance(name, program.steps(phase), transport, progress, ids, number, told)
         progress = choice.after_round(progress) if choice and not chosen and phase == "round" else progress
         after(progress)
     return progress
 
 
 def advance(
-    name: str, steps: Sequence[Step], transport: Transport, progress: Progress, ids: Sequence[int], number: int
+    name: str,
+    steps: Sequence[Step],
+    transport: Transport,
+    progress: Progress,
+    ids: Sequence[int],
+    number: int,
+    tell: Callable[[str], None] = silent,
 ) -> Progress:
     """Run the steps of one phase.
 
@@ -147,6 +160,7 @@ def advance(
         progress: Where the run stands.
         ids: The clients that take part.
         number: The round's.
+        tell: It is told of each part, as `Step.part` has it, when its first step begins.
 
     Returns:
         Where the run stands after them, at that round.
@@ -155,11 +169,13 @@ def advance(
         DivergedError: At the first message or server state that is not finite.
     """
     began = time.perf_counter()
-    server = progress.server
+    server, part = progress.server, ""
     with torch.no_grad():
         for step in steps:
             if step.when is not None and not step.when(server):
                 continue
+            if step.part != part:
+                tell(part := step.part)
             message = transport.exchange(step, server, ids, number)
             require_finite(flatten(message), name, number)
             before, server = server, step.server(server, message, number)

@@ -12,30 +12,17 @@ from typing import Any
 
 from rich.console import Console
 
-from fedgmi.report.formats import bare_table, markdown_table, number, percent, size
+from fedgmi.report.formats import bare_table, markdown_table, number, percent, plural, size
+from fedgmi.report.numbers import METRICS
 from fedgmi.storage import files, folder
 
 Comparison = dict[str, Any]
 """What `comparison.json` holds."""
 
-METRICS: dict[str, tuple[str, Callable[[Any], str], str, bool]] = {
-    "accuracy": ("client accuracy %", percent, "points", True),
-    "balanced_accuracy": ("balanced accuracy %", percent, "points", True),
-    "macro_f1": ("macro-F1 %", percent, "points", True),
-    "auc": ("AUC %", percent, "points", True),
-    "log_loss": ("log loss, nats", partial(number, digits=3), "nats", False),
-    "calibration_error": ("calibration error, points", percent, "points", False),
-    "rmse": ("RMSE", partial(number, digits=3), "RMSE", False),
-    "mae": ("MAE", partial(number, digits=3), "MAE", False),
-    "r2": ("R²", partial(number, digits=3), "R²", True),
-    "nll": ("−log density, nats", partial(number, digits=3), "nats", False),
-    "coverage": ("coverage %", percent, "points", True),
-    "c_index": ("C-index %", percent, "points", True),
-}
-"""By name: a column's head, how values are written, the unit of differences, and whether more is better."""
-
 CLASSES = ("balanced_accuracy", "macro_f1", "auc", "log_loss", "calibration_error")
 """Of classification, beside the accuracy."""
+SHORT = {"proportion error": "TV", "client accuracy %": "client acc. %"}
+"""Heads of columns on the terminal: 80 columns hold no more."""
 USUAL = 0.05
 """Where an older record does not say below which p-value a difference is one."""
 
@@ -61,8 +48,8 @@ def print_comparison(comparison: Comparison, out: Path, console: Console) -> Non
         console: Where to print.
     """
     head, *lines = rows(comparison)
-    head = ["TV" if name == "proportion error" else name for name in head]  # 80 columns hold no more
-    table = bare_table(f"{comparison['scenario']}, seeds {', '.join(map(str, comparison['seeds']))}", head)
+    head = [SHORT.get(name, name) for name in head]
+    table = bare_table(f"{comparison['scenario']}, seeds {', '.join(map(str, comparison['seeds']))}", head, whole=True)
     for line in lines:
         table.add_row(*(cell.replace("*", "") for cell in line))
     console.print(table)
@@ -171,7 +158,7 @@ def ranked(comparison: Comparison) -> list[tuple[str, dict[str, Any]]]:
         Names and numbers.
     """
     metric = comparison.get("metric", "accuracy")
-    higher = METRICS[metric][3]
+    higher = METRICS[metric].higher
 
     def badness(entry: tuple[str, dict[str, Any]]) -> float:
         found = entry[1]
@@ -189,14 +176,19 @@ def verdict(comparison: Comparison) -> str:
         comparison: What `comparison.json` holds, with `paired`.
 
     Returns:
-        One sentence.
+        One sentence; two where there are too few pairs for any difference to be told.
     """
-    significant = comparison.get("significant", USUAL)
+    significant, paired = comparison.get("significant", USUAL), comparison["paired"]
     if comparison["best"]:
         return f"{comparison['best']} is the best of them ({comparison['test']}; p < {significant} against each)."
-    paired = comparison["paired"]
-    level = [method for method, gap in paired["against"].items() if gap["p"] >= significant]
-    return f"{paired['best']} has the best mean, but it is level with {', '.join(level)} ({comparison['test']})."
+    gaps, least = paired["against"], paired.get("least_p") or 0.0
+    level = [method for method, gap in gaps.items() if gap["p"] >= significant]
+    if least < significant or len(level) < len(gaps):
+        return f"{paired['best']} has the best mean, but it is level with {', '.join(level)} ({comparison['test']})."
+    pairs = max(gap["pairs"] for gap in gaps.values())
+    few = f"With {plural(pairs, 'pair')} of seed and client, and {plural(len(gaps), 'method')} beside it, this test"
+    cannot = f"{few} cannot tell methods apart: no p can be below {number(least, 3)}"
+    return f"{paired['best']} has the best mean. {cannot} ({comparison['test']})."
 
 
 def choices(comparison: Comparison) -> list[str]:

@@ -10,12 +10,13 @@ from rich import box, filesize
 from rich.table import Table
 
 
-def bare_table(title: str, columns: Sequence[str]) -> Table:
+def bare_table(title: str, columns: Sequence[str], *, whole: bool = False) -> Table:
     """An empty table for the terminal, without a frame.
 
     Args:
         title: Above the table.
         columns: Their names. The first column is text, the others are numbers.
+        whole: Whether the first column is never broken, and the others give way.
 
     Returns:
         The table, to which rows can be added.
@@ -25,7 +26,10 @@ def bare_table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left", **look)
     for column, name in enumerate(columns):
         word = max(map(len, name.split()), default=0)  # which a narrow terminal would break
-        table.add_column(name, justify="left" if column == 0 else "right", overflow="fold", min_width=word)
+        kept = whole and column == 0
+        table.add_column(
+            name, justify="right" if column else "left", overflow="fold", min_width=0 if whole else word, no_wrap=kept
+        )
     return table
 
 

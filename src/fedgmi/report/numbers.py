@@ -2,11 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from fedgmi.report.formats import number, percent
 
 Summary = dict[str, Any]
 """What `summary.json` holds."""
+
+
+class Shown(NamedTuple):
+    """How a metric is shown.
+
+    Attributes:
+        head: Of its column.
+        show: A value as text.
+        unit: Of differences.
+        higher: Whether more is better.
+    """
+
+    head: str
+    show: Callable[[Any], str]
+    unit: str
+    higher: bool
+
+    def said(self, value: Any) -> str:
+        """A value within a sentence: shares with their sign."""
+        return self.show(value) + " %" * self.head.endswith("%")
+
+
+METRICS: dict[str, Shown] = {
+    "accuracy": Shown("client accuracy %", percent, "points", True),
+    "balanced_accuracy": Shown("balanced accuracy %", percent, "points", True),
+    "macro_f1": Shown("macro-F1 %", percent, "points", True),
+    "auc": Shown("AUC %", percent, "points", True),
+    "log_loss": Shown("log loss, nats", partial(number, digits=3), "nats", False),
+    "calibration_error": Shown("calibration error, points", percent, "points", False),
+    "rmse": Shown("RMSE", partial(number, digits=3), "RMSE", False),
+    "mae": Shown("MAE", partial(number, digits=3), "MAE", False),
+    "r2": Shown("R²", partial(number, digits=3), "R²", True),
+    "nll": Shown("−log density, nats", partial(number, digits=3), "nats", False),
+    "coverage": Shown("coverage %", percent, "points", True),
+    "c_index": Shown("C-index %", percent, "points", True),
+}
+"""By name."""
 
 
 def total_variation(estimated: Sequence[float], true: Sequence[float]) -> float:
@@ -37,13 +77,13 @@ def errors(summary: Summary) -> list[float | None]:
 
 
 def judged_by(summary: Summary) -> str:
-    """The metric that tables show by client: the accuracy, or where labels are no classes the one that chooses."""
-    metrics = summary.get("metrics") or {}
-    return "accuracy" if "accuracy" in metrics or not metrics else str(summary.get("metric", next(iter(metrics))))
+    """The metric that tables show by client: the one that chooses, where it was measured; else the accuracy."""
+    metric = str(summary.get("metric", "accuracy"))
+    return metric if metric in (summary.get("metrics") or {}) else "accuracy"
 
 
 def per_client(summary: Summary, run: str | None = None) -> list[float | None] | None:
-    """Every client's accuracy, or what `judged_by` says in its place.
+    """What every client has by the metric of `judged_by`.
 
     Args:
         summary: What `summary.json` holds.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgmi.report.formats import number, percent
-from fedgmi.report.numbers import Summary
+from fedgmi.report.numbers import METRICS, Summary
 from fedgmi.storage import files
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7F7F7F")
@@ -65,21 +65,41 @@ def words(summary: Summary) -> dict[str, list[str]]:
     if summary.get("true_proportions") is not None:
         how.append("A point is a client and a component. If all estimates were right, all would lie on the line.")
     found = {"How to read it": how}
-    if summary.get("client_accuracy") is not None:
-        label = f"Clients' own predictors label {percent(summary['client_accuracy'])} % of held-out rows rightly"
-        common = summary.get("majority_accuracy")
-        beside = "" if common is None else f"; saying each client's most frequent class would, of {percent(common)} %"
-        found["How good are predictions?"] = [f"{label}{beside}."]
-    c_index = (summary.get("metrics") or {}).get("c_index")
-    if c_index and c_index["mean"] is not None:
-        label = "Of two held-out rows of a client, its own predictor gives the greater risk to the one whose event came"
-        found["How good are predictions?"] = [f"{label} first {percent(c_index['mean'])} % of the time (C-index)."]
-    rmse = (summary.get("metrics") or {}).get("rmse")
-    if rmse and rmse["mean"] is not None:
-        label = f"Clients' own predictors miss held-out targets by {number(rmse['mean'], 3)} (RMSE, mean over clients)"
-        of_all = summary["metrics"]["r2"]["all_rows"]
-        found["How good are predictions?"] = [f"{label}; over all rows R² is {number(of_all, 3)}."]
+    if any(quality := [*_accuracy(summary), *_chosen(summary)]):
+        found["How good are predictions?"] = quality
     return found
+
+
+def _accuracy(summary: Summary) -> list[str]:
+    """The mean over clients, and what is easily taken for it: the share of all rows."""
+    if summary.get("client_accuracy") is None:
+        return []
+    own = f"A client's own predictor labels {percent(summary['client_accuracy'])} % of its held-out rows rightly"
+    of_all = ((summary.get("metrics") or {}).get("accuracy") or {}).get("all_rows")
+    together = "" if of_all is None else f"; of all clients' rows together it is {percent(of_all)} %"
+    common = summary.get("majority_accuracy")
+    beside = f"Saying each client's most frequent class would, of {percent(common)} % (mean over clients)."
+    return [f"{own} (mean over clients){together}.", *([] if common is None else [beside])]
+
+
+def _chosen(summary: Summary) -> list[str]:
+    """The metric that chooses, where it is not the accuracy; and the shared part by it."""
+    metric = summary.get("metric") or "accuracy"
+    measured = (summary.get("metrics") or {}).get(metric) or {}
+    shared, mean = summary.get("shared_score"), measured.get("mean")
+    shown = METRICS[metric]
+    alone = "" if shared is None else f" The shared part alone has {shown.said(shared)}."
+    if metric == "accuracy" or mean is None:
+        return [alone.strip()] if alone else []
+    if metric == "c_index":
+        label = "Of two held-out rows of a client, its own predictor gives the greater risk to the one whose event came"
+        return [f"{label} first {shown.said(mean)} of the time (C-index, mean over clients).{alone}"]
+    if metric == "rmse":
+        of_all = number(summary["metrics"]["r2"]["all_rows"], 3)
+        label = f"Clients' own predictors miss held-out targets by {shown.said(mean)} (RMSE, mean over clients)"
+        return [f"{label}; over all rows R² is {of_all}.{alone}"]
+    name = shown.head.removesuffix(" %")
+    return [f"By the metric that chooses, {name}, they have {shown.said(mean)} (mean over clients).{alone}"]
 
 
 def write_page(drawn: Any, path: Path, title: str, words: Mapping[str, Sequence[str]]) -> None:

@@ -94,10 +94,10 @@ class _Left:
 def _share(stage: str) -> float:
     """How much of a run is done.
 
-    >>> _share("round 3/6"), _share("failed"), _share("preparing")
-    (0.5, 1.0, 0.0)
+    >>> _share("round 3/6"), _share("failed"), _share("preparing"), _share("ending")
+    (0.5, 1.0, 0.0, 1.0)
     """
-    if stage in OVER:
+    if stage in (*OVER, "ending"):
         return 1.0
     number, _, rounds = stage.removeprefix("round ").partition("/")
     return min(1.0, int(number) / int(rounds)) if rounds else 0.0
@@ -121,7 +121,10 @@ class _Finished:
 
 
 class _Pace:
-    """Where a run stands and how long it will take, from a running mean of the seconds that recent rounds took."""
+    """Where a run stands, and how long its rounds will take, by a running mean of the seconds that recent ones took.
+
+    What the end takes is not known before: it may be longer than all rounds, so that no time is promised for it.
+    """
 
     def __init__(self, rounds: int) -> None:
         self.rounds = rounds
@@ -149,7 +152,7 @@ class _Pace:
         words = [
             f"bound {bound:.2f} nats/row" if bound is not None else "",
             f"proportion error {error:.3f}" if error is not None else "",
-            f"{_duration(self._mean * left)} left" if left >= 0 else f"{_duration(seconds)}",
+            f"{_duration(self._mean * left)} of rounds left" if left > 0 else _duration(seconds) if left < 0 else "",
         ]
         return "  ".join(word for word in words if word)
 
@@ -171,6 +174,10 @@ class Bars:
         task, pace = self._runs[record["run"]]
         completed = min(int(record["round"]), pace.rounds)
         self._progress.update(task, completed=completed, stage=pace.stage(record), status=pace.status(record))
+
+    def doing(self, name: str, part: str) -> None:
+        """A part of the end begins."""
+        self._progress.update(self._runs[name][0], stage=part, status="after the last round")
 
     def finished(self, name: str) -> None:
         """A run is over."""
@@ -194,6 +201,10 @@ class Lines:
         stage, status, number = pace.stage(record), pace.status(record), int(record["round"])
         if number > pace.rounds or number % max(1, -(-pace.rounds // LINES_PER_RUN)) == 0:
             self._console.print(f"{record['run']}: {stage}  {status}", soft_wrap=True, highlight=False, markup=False)
+
+    def doing(self, name: str, part: str) -> None:
+        """A part of the end begins."""
+        self._console.print(f"{name}: {part}", soft_wrap=True, highlight=False, markup=False)
 
     def finished(self, name: str) -> None:
         """A run is over. Nothing is left to say."""

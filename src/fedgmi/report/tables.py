@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,48 @@ from rich.console import Console
 from rich.table import Table
 
 from fedgmi.report.formats import bare_table, number, percent, short_shares, size
-from fedgmi.report.numbers import Summary, errors, judged_by, own_and_others, per_client
+from fedgmi.report.numbers import METRICS, Summary, errors, judged_by, own_and_others, per_client
 
 MOST_CLIENTS = 30
 """Clients that are shown."""
 MOST_CLASSES = 20
 """Classes that are shown."""
-HIGHER = ("accuracy", "r2", "c_index")
-"""Of the metrics by which clients are ordered, those of which more is better."""
 BESIDE = ("fedavg", "local", "oracle")
 """What may have run beside the method."""
+
+HEADLINES: tuple[tuple[str, str, int | None], ...] = (
+    ("proportion error (TV)", "proportion_tv", 3),
+    ("… to the drawn proportions", "proportion_tv_drawn", 3),
+    ("rows assigned rightly, %", "assignment_accuracy", None),
+    ("client accuracy, %", "client_accuracy", None),
+    ("… of the shared part alone, %", "client_accuracy_shared", None),
+    ("… of the worst tenth, %", "metrics.accuracy.worst_tenth", None),
+    ("… of all rows together, %", "metrics.accuracy.all_rows", None),
+    ("… by each client's commonest class, %", "majority_accuracy", None),
+    ("balanced accuracy, %", "metrics.balanced_accuracy.mean", None),
+    ("macro-F1, %", "metrics.macro_f1.mean", None),
+    ("AUC, %", "metrics.auc.mean", None),
+    ("log loss, nats", "metrics.log_loss.mean", 3),
+    ("calibration error, points", "metrics.calibration_error.mean", None),
+    ("RMSE", "metrics.rmse.mean", 3),
+    ("… of the worst tenth", "metrics.rmse.worst_tenth", 3),
+    ("… of all rows together", "metrics.rmse.all_rows", 3),
+    ("MAE", "metrics.mae.mean", 3),
+    ("R²", "metrics.r2.mean", 3),
+    ("… of all rows together", "metrics.r2.all_rows", 3),
+    ("−log density, nats", "metrics.nll.mean", 3),
+    ("coverage of 90% intervals, %", "metrics.coverage.mean", None),
+    ("C-index, %", "metrics.c_index.mean", None),
+    ("… of the worst tenth, %", "metrics.c_index.worst_tenth", None),
+    ("… of all rows together, %", "metrics.c_index.all_rows", None),
+    ("best round", "best_round", 0),
+    ("unseen clients: proportion error", "unseen.proportion_tv", 3),
+    ("… from rows without labels", "unseen.proportion_tv_unlabelled", 3),
+    ("unseen clients: accuracy, %", "unseen.client_accuracy", None),
+    ("unseen clients: RMSE", "unseen.metrics.rmse.mean", 3),
+    ("unseen clients: C-index, %", "unseen.metrics.c_index.mean", None),
+)
+"""By row of the table of numbers: its name, the key in a summary, and digits; None: a share, in percent."""
 
 
 def print_report(summary: Summary, out: Path, console: Console) -> None:
@@ -59,14 +90,15 @@ def clients_table(summary: Summary) -> Table:
     baselines = [name for name in ("fedavg", "local") if name != summary.get("method")]
     accuracies = {run: per_client(summary, run) for run in (None, *baselines)}
     metric = judged_by(summary)
-    show = percent if metric in ("accuracy", "c_index") else partial(number, digits=3)
-    present = {run or metric: values for run, values in accuracies.items() if values is not None}
-    common = summary.get("majority_accuracy_per_client")
+    show, word = METRICS[metric].show, metric.replace("_", " ")
+    present = {run or word: values for run, values in accuracies.items() if values is not None}
+    common = summary.get("majority_accuracy_per_client") if metric == "accuracy" else None
     present |= {"one class": common} if common else {}
     estimated, true = summary.get("proportions"), summary.get("true_proportions")
     shares = ["estimated"] if estimated else []  # fedavg and local estimate none
     table = bare_table("Clients", ["client", "rows", *shares, *(["true", "TV"] if true else []), *present])
-    chosen, left_out = _shown(tv, present.get(metric) if metric in HIGHER else _negated(present.get(metric)))
+    own = present.get(word)
+    chosen, left_out = _shown(tv, own if METRICS[metric].higher else _negated(own))
     for position, i in enumerate(chosen):
         if left_out and position == MOST_CLIENTS // 2:
             table.add_section()
@@ -78,9 +110,9 @@ def clients_table(summary: Summary) -> Table:
         truth = [short_shares(true[i]), number(tv[i], 3)] if true else []
         table.add_row(*client, *truth, *(show(values[i]) for values in present.values()))
     if left_out:
-        by = "proportion error" if true else metric
-        half = MOST_CLIENTS // 2
-        table.caption = f"the {half} worst and the {half} best by {by}; {left_out} more clients in summary.json"
+        by = "proportion error" if true else word
+        half, more = MOST_CLIENTS // 2, f"{left_out} more clients in summary.json"
+        table.caption = f"the {half} worst and the {half} best by {by}, the worst first; {more}"
     return table
 
 
@@ -124,7 +156,8 @@ def classes_table(summary: Summary) -> Table:
     for one in classes[:MOST_CLASSES]:
         table.add_row(one["name"], *(percent(one[key]) for key in ("precision", "recall", "f1")), str(one["support"]))
     left_out = len(classes) - MOST_CLASSES
-    table.caption = f"in %, the worst first; {left_out} more classes in summary.json" if left_out > 0 else "in %"
+    table.caption = "in %, the worst by F1 first"
+    table.caption += f"; {left_out} more classes in summary.json" if left_out > 0 else ""
     return table
 
 
@@ -139,43 +172,21 @@ def headline_table(summary: Summary) -> Table:
     """
     beside = [name for name in BESIDE if summary.get(name) and name != summary.get("method")]
     table = bare_table("Result", ["", str(summary.get("method", "fedgmi")), *beside])
-    rows = (
-        ("proportion error (TV)", "proportion_tv", 3),
-        ("… to the drawn proportions", "proportion_tv_drawn", 3),
-        ("rows assigned rightly, %", "assignment_accuracy", None),
-        ("client accuracy, %", "client_accuracy", None),
-        ("… of the shared part alone, %", "client_accuracy_shared", None),
-        ("… of the worst tenth, %", "metrics.accuracy.worst_tenth", None),
-        ("… by each client's commonest class, %", "majority_accuracy", None),
-        ("balanced accuracy, %", "metrics.balanced_accuracy.mean", None),
-        ("macro-F1, %", "metrics.macro_f1.mean", None),
-        ("AUC, %", "metrics.auc.mean", None),
-        ("log loss, nats", "metrics.log_loss.mean", 3),
-        ("calibration error, points", "metrics.calibration_error.mean", None),
-        ("RMSE", "metrics.rmse.mean", 3),
-        ("… of the worst tenth", "metrics.rmse.worst_tenth", 3),
-        ("… of all rows together", "metrics.rmse.all_rows", 3),
-        ("MAE", "metrics.mae.mean", 3),
-        ("R²", "metrics.r2.mean", 3),
-        ("… of all rows together", "metrics.r2.all_rows", 3),
-        ("−log density, nats", "metrics.nll.mean", 3),
-        ("coverage of 90% intervals, %", "metrics.coverage.mean", None),
-        ("C-index, %", "metrics.c_index.mean", None),
-        ("… of the worst tenth, %", "metrics.c_index.worst_tenth", None),
-        ("… of all rows together, %", "metrics.c_index.all_rows", None),
-        ("best round", "best_round", 0),
-        ("unseen clients: proportion error", "unseen.proportion_tv", 3),
-        ("… from rows without labels", "unseen.proportion_tv_unlabelled", 3),
-        ("unseen clients: accuracy, %", "unseen.client_accuracy", None),
-        ("unseen clients: RMSE", "unseen.metrics.rmse.mean", 3),
-        ("unseen clients: C-index, %", "unseen.metrics.c_index.mean", None),
-    )
     parts = (summary, *(summary[name] for name in beside))
-    for label, key, digits in rows:
+    for label, key, digits in _headlines(summary.get("metric")):
         values = [_at(part, key) for part in parts]
         if any(value is not None for value in values):
             table.add_row(label, *(percent(v) if digits is None else number(v, digits) for v in values))
+    table.caption = "of held-out rows, as means over clients where nothing else is said"
     return table
+
+
+def _headlines(metric: str | None) -> Iterator[tuple[str, str, int | None]]:
+    """The rows, with the shared part's score below that of the metric that chooses."""
+    for label, key, digits in HEADLINES:
+        yield label, key, digits
+        if key == f"metrics.{metric}.mean":
+            yield f"… of the shared part alone{', %' if digits is None else ''}", "shared_score", digits
 
 
 def _at(part: Summary, key: str) -> Any:

@@ -25,7 +25,7 @@ from fedgmi.storage import files, folder
 
 POLL_S = 0.2
 Watcher: TypeAlias = Callable[[dict[str, str]], None]
-"""Told by a cell's name what it is at: "waiting", "preparing", "round 3/30", "done", "failed"."""
+"""Told by a cell's name what it is at: "waiting", "preparing", "round 3/30", "ending", "done", "failed"."""
 
 
 def compare(
@@ -183,7 +183,8 @@ def _log(name: str, where: Path) -> Path:
 
 def _stage(run: Path, rounds: int) -> str:
     records = folder.read_records(run)
-    return f"round {min(records[-1]['round'], rounds)}/{rounds}" if records else "preparing"
+    last = records[-1]["round"] if records else -1
+    return "preparing" if last < 0 else f"round {last}/{rounds}" if last < rounds else "ending"
 
 
 def _last_line(log: Path, code: int) -> str:

@@ -10,19 +10,23 @@ import torch
 from torch import Tensor
 
 from fedgmi import tree
+from fedgmi.data.federation import Federation
 from fedgmi.data.rows import Client, Rows, Schema, chunks, pack
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import Method, Predictor, Task
 from fedgmi.mixture.matching import match_components, reorder, total_variation
 from fedgmi.randomness import generator
-from fedgmi.runs.metrics import majority, mean, measure, of_clients, per_class
+from fedgmi.runs.metrics import USUAL, majority, mean, measure, of_clients, per_class
+from fedgmi.settings.run import MetricName
 from fedgmi.tree import Tree
 
 ACCURACY = ("client_accuracy", "client_accuracy_per_client")
 DENSITY_SAMPLES = 16  # of the importance-weighted bound on held-out rows
 
 
-def evaluate(method: Method, task: Task, server: Tree, states: Tree, scenario: Scenario) -> dict[str, Any]:
+def evaluate(
+    method: Method, task: Task, server: Tree, states: Tree, scenario: Scenario, metric: MetricName | None = None
+) -> dict[str, Any]:
     """Everything that `summary.json` says of one method after its last round, but for what the run cost.
 
     Args:
@@ -31,6 +35,7 @@ def evaluate(method: Method, task: Task, server: Tree, states: Tree, scenario: S
         server: The server's state.
         states: The clients' states. [C, …]
         scenario: Rows, and the truth where it is known.
+        metric: By which the shared part is told; None: the task's usual one.
 
     Returns:
         Numbers by name; `records.Outcome` says what each means. Those that cannot be are left out, or None.
@@ -39,9 +44,8 @@ def evaluate(method: Method, task: Task, server: Tree, states: Tree, scenario: S
     predicted = predictions(predictor, server, states, federation.held_out)
     result: dict[str, Any] = {"n_components": task.n_components if predictor.proportions else 1}
     result |= quality(predicted, federation.clients, federation.schema)
-    classes = federation.schema.task == "classification"
-    shared = shared_accuracy(predictor, server, states, federation.held_out) if classes else None
-    result |= {} if shared is None else {"client_accuracy_shared": shared}
+    metric = metric or USUAL[federation.schema.task]
+    result |= shared_quality(predictor, server, states, federation, metric)
     metrics = method.metrics(server)
     if "components_shown" in metrics:
         result["components_shown"] = int(metrics["components_shown"])
@@ -135,22 +139,33 @@ def quality(
     }
 
 
-def shared_accuracy(predictor: Predictor, server: Tree, states: Tree, held_out: Sequence[Client]) -> float | None:
-    """The mean over clients of the share of right labels, without what clients have of their own.
+def shared_quality(
+    predictor: Predictor, server: Tree, states: Tree, federation: Federation, metric: MetricName
+) -> dict[str, Any]:
+    """How good predictions are without what clients have of their own, as means over clients.
 
     Args:
         predictor: The method's.
         server: The server's state.
         states: The clients' states. [C, …]
-        held_out: Each client's rows, with labels.
+        federation: Its held-out rows count.
+        metric: The one of `shared_score`.
 
     Returns:
-        None where clients have nothing of their own, or there are no labels.
+        `own_part`, whether clients have such a part. If so, and rows have labels: `shared_score`, and of classes
+        `client_accuracy_shared`.
     """
-    if predictor.shared is None:
-        return None
-    found = client_accuracy(replace(predictor, predict=predictor.shared), server, states, held_out)
-    return None if found is None else mean([None if value.isnan() else float(value) for value in found])
+    if predictor.shared is None or not predictor.has_own(server):
+        return {"own_part": False}
+    predicted = predictions(replace(predictor, predict=predictor.shared), server, states, federation.held_out)
+    if predicted is None:
+        return {"own_part": True}
+    task = federation.schema.task
+    names = dict.fromkeys([metric, *(["accuracy"] if task == "classification" else [])])
+    each = [measure(logs, y, list(names), task=task) for logs, y in predicted]
+    found = {name: mean(one[name] for one in each) for name in names}
+    shared = {"client_accuracy_shared": found["accuracy"]} if "accuracy" in found else {}
+    return {"own_part": True, "shared_score": found[metric], **shared}
 
 
 def newcomers(

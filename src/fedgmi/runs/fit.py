@@ -134,6 +134,10 @@ class _Run:
             if listener is not None:
                 listener.round_done(record)
 
+        def tell(part: str) -> None:
+            if listener is not None:
+                listener.doing(self.name, part)
+
         if listener is not None:
             listener.started(self.name, config.rounds)
         end = run_rounds(
@@ -147,6 +151,7 @@ class _Run:
             seed=config.seed,
             after=after,
             choice=choice,
+            tell=tell,
         )
         if listener is not None:
             listener.finished(self.name)

@@ -92,7 +92,13 @@ class Runner:
             self.listener.started(key, config.rounds)
         result: dict[str, Any] = {}
 
+        def tell(part: str) -> None:
+            if self.listener:
+                self.listener.doing(key, part)
+
         def after(progress: Progress) -> None:
+            if progress.round > config.rounds:
+                tell("evaluation")
             require_finite(transport.states, method.name, progress.round)
             record = self._record(key, method, transport, progress)
             meta = record | {"digest": config.digest(), "threads": threads, "validation": self.validation}
@@ -107,13 +113,19 @@ class Runner:
             if self.listener:
                 self.listener.round_done(record)
 
-        self._run(method, lr, transport, progress, after)
+        self._run(method, lr, transport, progress, after, tell)
         if self.listener:
             self.listener.finished(key)
         return result
 
     def _run(
-        self, method: Method, lr: float, transport: InProcess, start: Progress, after: Callable[[Progress], None]
+        self,
+        method: Method,
+        lr: float,
+        transport: InProcess,
+        start: Progress,
+        after: Callable[[Progress], None],
+        tell: Callable[[str], None],
     ) -> None:
         """The round loop under this configuration; what runs away is told with the rate that it ran at."""
         config = self.setup.config
@@ -129,6 +141,7 @@ class Runner:
                 seed=config.seed,
                 after=after,
                 choice=self.choice,
+                tell=tell,
             )
         except DivergedError as error:
             raw = self.setup.schema.kind == "tabular" and not self.setup.standardise
@@ -193,8 +206,8 @@ class Runner:
         return evaluation.proportion_error(method.predictor, transport.states, self.scenario)
 
     def _evaluate(self, method: Method, lr: float, transport: InProcess, progress: Progress) -> dict[str, Any]:
-        task = self.setup.task(method.name)
-        result = evaluation.evaluate(method, task, progress.server, transport.states, self.scenario)
+        task, metric = self.setup.task(method.name), self.setup.config.evaluation.metric
+        result = evaluation.evaluate(method, task, progress.server, transport.states, self.scenario, metric)
         if self.unseen is not None:
             seen = self.scenario
             result["unseen"] = evaluation.newcomers(

@@ -104,7 +104,7 @@ def differences(finished: dict[str, list[Cell]], metric: str = "accuracy") -> di
 
     Returns:
         `best`, and `against`: by method `difference`, which is positive where the best one is better, `pairs` and the
-        adjusted `p`. None where fewer than two methods have any such number.
+        adjusted `p`; `least_p`, see there. None where fewer than two methods have any such number.
     """
     rank = METRICS[metric].rank
     pairs = {method: _by_client(cells, metric) for method, cells in finished.items()}
@@ -121,7 +121,24 @@ def differences(finished: dict[str, list[Cell]], metric: str = "accuracy") -> di
         p_values.append(signed_rank(gaps))
         against[method] = {"difference": statistics.mean(gaps), "pairs": len(gaps)}
     adjusted = zip(against.items(), holm(p_values), strict=True)
-    return {"best": best, "against": {method: found | {"p": p} for (method, found), p in adjusted}}
+    return {
+        "best": best,
+        "against": {method: found | {"p": p} for (method, found), p in adjusted},
+        "least_p": least_p(max((int(found["pairs"]) for found in against.values()), default=0), len(against)),
+    }
+
+
+def least_p(pairs: int, methods: int) -> float:
+    """The smallest adjusted p there can be: that of one method of which every pair says the same.
+
+    Args:
+        pairs: Of seed and client.
+        methods: How many stand against the best.
+
+    >>> least_p(4, 1), least_p(4, 3), least_p(9, 1) < 0.05
+    (0.125, 0.375, True)
+    """
+    return min(1.0, methods * signed_rank(range(1, pairs + 1)))
 
 
 def signed_rank(gaps: Sequence[float]) -> float:

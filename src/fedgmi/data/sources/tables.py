@@ -164,8 +164,7 @@ def _load(settings: DataSettings, cache: str | None, texts: Sequence[str]) -> An
         if path.exists():
             fix = "check that it holds Parquet, CSV, JSON or picture files of one layout"
             raise DataError(f"cannot be read ({reason})", where=where, fix=fix) from error
-        close = nearest(settings.path, ["digits"])
-        fix = "did you mean 'digits'?" if close else "check the name and the network, or give a local folder"
+        fix = "check the name and the network, or give a local folder"
         what = f"no such folder here, and loading it from the hub failed ({reason})"
         raise DataError(what, where=where, fix=fix) from error
 
@@ -178,12 +177,26 @@ def _check_local(name: str, path: Path) -> None:
             where=f"data.path {name!r}",
             fix=f"give one of {', '.join(BUILDERS)}, or a folder",
         )
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or path.suffix in BUILDERS
-    if looks_local and not path.exists():
-        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        guess = nearest(path.name, beside)
-        fix = f"did you mean {str(path.parent / guess)!r}?" if guess else "check the path"
-        raise DataError("no such folder or file", where=f"data.path {name!r}", fix=fix)
+    if may_be_on_hub(name) or path.exists():
+        return
+    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    bare = "/" not in name
+    guess = nearest(path.name, ["digits", *beside] if bare else beside)
+    fix = f"did you mean {str(path.parent / guess)!r}?" if guess else "check the path"
+    if bare and not guess:
+        fix += ", or write owner/name for a data set of the hub"
+    raise DataError("no such folder or file", where=f"data.path {name!r}", fix=fix)
+
+
+def may_be_on_hub(name: str) -> bool:
+    """Whether a `data.path` can be a hub id, owner/name. All others are local, and the network is never asked.
+
+    >>> [may_be_on_hub(name) for name in ("ylecun/mnist", "../data/adult", "adult", "adult/", "a/b.csv")]
+    [True, False, False, False, False]
+    """
+    owner, _, rest = name.partition("/")
+    plain = all((owner, rest)) and "/" not in rest and "\\" not in name and not name.startswith((".", "~"))
+    return plain and Path(name).suffix not in BUILDERS and not Path(owner).is_dir()
 
 
 @contextmanager

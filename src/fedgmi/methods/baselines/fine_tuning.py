@@ -101,8 +101,8 @@ def fine_tuned(method: Method, task: Task[FineTuningSettings]) -> Method:
 
     program, predictor = method.program, method.predictor
     steps = (
-        Step("try tuning", look, choose, reads=("expert",), writes=(CHOSEN, BETA), tells=TELLS),
-        Step("tune", tune, reads=("expert", CHOSEN, BETA)),
+        Step("try tuning", look, choose, reads=("expert",), writes=(CHOSEN, BETA), tells=TELLS, part="fine-tuning"),
+        Step("tune", tune, reads=("expert", CHOSEN, BETA), part="fine-tuning"),
     )
     return replace(
         method,

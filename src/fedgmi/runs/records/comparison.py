@@ -137,10 +137,12 @@ class Paired(Part):
     Attributes:
         best: The method with the best mean.
         against: The others.
+        least_p: The smallest p that so few pairs and so many methods can have.
     """
 
     best: str
     against: dict[str, Gap]
+    least_p: float | None = None
 
 
 class Comparison(Written):

@@ -115,7 +115,9 @@ class Outcome(Part):
         components_shown: How many components the clients' counts stand up for.
         client_accuracy: Share of right labels on a client's own held-out rows, mean over clients.
         client_accuracy_per_client: By client.
-        client_accuracy_shared: Mean over clients without what they have of their own; see `method.personal`.
+        client_accuracy_shared: Mean over clients without what they have of their own; null where they have nothing.
+        shared_score: The same by the metric that chooses.
+        own_part: Whether clients predict with a part of their own beside the shared model; see `method.personal`.
         metrics: Of held-out rows, by name: shares, the log loss in nats, and errors of regression in its units.
         majority_accuracy: What saying each client's most frequent training class reaches on held-out rows, mean over
             clients.
@@ -150,6 +152,8 @@ class Outcome(Part):
     client_accuracy: float | None
     client_accuracy_per_client: list[float | None] | None
     client_accuracy_shared: float | None = None
+    shared_score: float | None = None
+    own_part: bool | None = None
     metrics: Metrics | None = None
     majority_accuracy: float | None = None
     majority_accuracy_per_client: list[float | None] | None = None
