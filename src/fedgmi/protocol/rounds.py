@@ -118,10 +118,11 @@ def run_rounds(
 
     Raises:
         ProgramError: Where a step reads what no earlier one writes; before anything is asked.
+        CheckpointError: Where another fedgmi's checkpoint lacks what steps read.
         ConfigError: Where a wrapper cannot wrap a step; before anything is asked.
         DivergedError: At the first message or server state that is not finite.
     """
-    check_program(name, program, progress.server)
+    check_program(name, program, progress.server, prepared=progress.round >= 0)
     check_wrappers(name, program, transport.wrappers)
     everyone = list(range(n_clients))
     while progress.round < rounds + 1:

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
-from fedgmi.errors import FedgmiError
+from fedgmi.errors import CheckpointError, FedgmiError
 from fedgmi.protocol.message import Message
 from fedgmi.tree import Tree
 
@@ -125,21 +125,27 @@ def select(server: Mapping[str, Tensor], entries: Iterable[str]) -> Tree:
     return {name: leaf for name, leaf in server.items() if any(covers(entry, name) for entry in wanted)}
 
 
-def check_program(name: str, program: Program, server: Mapping[str, Tensor]) -> None:
+def check_program(name: str, program: Program, server: Mapping[str, Tensor], *, prepared: bool = False) -> None:
     """Refuse a program in which a step reads what nobody has written by then.
 
     Args:
         name: The method's.
         program: What is to be run.
         server: The state that it begins with.
+        prepared: Whether the preparation is over, in a run that is resumed.
 
     Raises:
         ProgramError: It names the method, the step and the leaf.
+        CheckpointError: For a run that is resumed.
     """
     there = set(server)
-    for step in program.all_steps:
+    for step in (*program.round, *program.finish) if prepared else program.all_steps:
         for entry in step.reads:
             if not any(covers(entry, leaf) or covers(leaf, entry) for leaf in there):
+                if prepared:
+                    what = f"the checkpoint lacks {entry!r}, which step {step.name!r} of this fedgmi reads"
+                    fix = "resume with the fedgmi that wrote it, or start the run again in another folder, with --out"
+                    raise CheckpointError(what, where=name, fix=fix)
                 known = ", ".join(sorted(there)) or "nothing"
                 raise ProgramError(
                     f"{name}, step {step.name!r}: it reads {entry!r}, which no earlier step writes. The server's state "
