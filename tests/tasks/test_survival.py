@@ -17,9 +17,11 @@ from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.data.validate import check_learnable
 from fedgmi.errors import CheckpointError, ConfigError, DataError, FedgmiWarning
 from fedgmi.methods import METHODS
+from fedgmi.methods.local_training import expert_objective
 from fedgmi.methods.standardising import prepared
 from fedgmi.methods.target_scale import EXPECTED, cumulative, target_leaves, target_sums, to_scale
 from fedgmi.mixture import life_table, target_bins
+from fedgmi.models import training
 from fedgmi.models.heads import COX
 from fedgmi.models.survival_head import cox_loss
 from fedgmi.protocol.step import check_program, select
@@ -65,6 +67,22 @@ def test_the_loss_is_breslows_partial_likelihood_and_the_level(case):
     if case == "by hand":  # risk sets of 6 (twice), 3 and 1 rows
         assert partial == pytest.approx(2 * math.log(6) + math.log(3))
     assert float((weight * found).sum()) == pytest.approx(partial + literal_level(risk, y, weight), rel=1e-4)
+
+
+def test_a_row_that_is_not_a_models_own_is_in_none_of_its_risk_sets():
+    task, (_, y) = make_task(SMALL.schema, method="fedem"), drawn()
+    x, place = torch.randn(40, 2, generator=torch.Generator().manual_seed(1)), torch.arange(40)
+    own = torch.rand(40, generator=torch.Generator().manual_seed(2)) * (place % 2)
+    params = task.expert.init(torch.Generator().manual_seed(0))[None]
+
+    def lowered(rows: torch.Tensor) -> float:
+        batch = training.Batch(rows[None], x[rows][None], y[rows][None], torch.zeros(1, len(rows), 0))
+        return float(expert_objective(task, own).loss(params, batch).sum())
+
+    assert lowered(place) == pytest.approx(lowered(place[own > 0]), rel=1e-5)
+    risk = task.expert.logits(params, x[None])[0, :, 0]
+    literal = literal_partial(risk, y, own.clamp(min=1e-12)) + literal_level(risk, y, own)
+    assert lowered(place) == pytest.approx(literal, rel=1e-4)
 
 
 def test_the_level_changes_no_slope_once_it_is_right():
