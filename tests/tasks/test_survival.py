@@ -274,12 +274,19 @@ def test_an_earlier_survival_model_is_told_as_such(fitted, tmp_path):
 
 def test_what_means_nothing_for_times_is_refused(fitted):
     x, y = patients(200, 5)
-    with pytest.raises(DataError, match=r"has no classes. Likely fix: ask predict or predict_survival"):
+    with pytest.raises(DataError, match=r"a time, and has no classes. Likely fix: ask predict or predict_survival"):
         fitted.predict_proba(x, client="client-00")
-    with pytest.raises(DataError, match="predict_interval is for task regression"):
+    with pytest.raises(DataError, match=r"risks, which have no interval. Likely fix: ask predict_survival; predict_in"):
         fitted.predict_interval(x, client="client-00")
     with pytest.raises(DataError, match="a time is below 0"):
         fitted.predict_survival(x, [-1.0], client="client-00")
+    with pytest.raises(DataError, match=r"predict_survival, times: they are no numbers"):
+        fitted.predict_survival(x, "a", client="client-00")
+    with pytest.raises(DataError, match=r"times: their shape is .1, 2.. Likely fix: give one list"):
+        fitted.predict_survival(x, [[1, 2]], client="client-00")
+    assert fitted.predict_survival(x, 5, client="client-00").shape == (5, 1)
+    tied = Federation.from_arrays([(x, np.tile([7.0, 1.0], (5, 1)))], task="survival")
+    assert math.isnan(fitted.score(tied))
     with pytest.raises(DataError, match="the C-index has no weights"):
         fitted.score(x, y, client="client-00", sample_weight=np.ones(5))
 

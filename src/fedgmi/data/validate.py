@@ -113,13 +113,14 @@ def teaches_nothing(schema: Schema, client: Client) -> bool:
     return len(client) > 1 and bool((client.y == client.y[0]).all())
 
 
-def nothing_to_learn(task: str, n_rows: int, value: float = 0.0) -> DataError:
+def nothing_to_learn(task: str, n_rows: int, value: float = 0.0, *, nearly: bool = False) -> DataError:
     """The error for targets of a whole federation from which nothing can be learnt.
 
     Args:
         task: "regression" or "survival".
         n_rows: How many training rows there are.
         value: The target of all of them, with regression.
+        nearly: Whether that is known from sums alone, as far as 32 bits tell.
 
     Returns:
         The error, to be raised.
@@ -130,8 +131,8 @@ def nothing_to_learn(task: str, n_rows: int, value: float = 0.0) -> DataError:
     )
     if task == "regression":
         what, fix = (
-            f"the target is {value:g} in all {n_rows} training rows",
-            "choose another column: there is nothing to predict",
+            f"the target is {value:g} in all {n_rows} training rows" + ", as far as 32 bits tell" * nearly,
+            "choose another column: there is nothing to predict" + ", or give larger numbers, in another unit" * nearly,
         )
     return DataError(what, where="federation, labels", fix=fix)
 

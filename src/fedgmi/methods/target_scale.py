@@ -82,7 +82,7 @@ def target_leaves(schema: Schema, sums: Tree) -> Tree:
             raise nothing_to_learn(schema.task, int(own["count"]))
         return {EDGES: first_edges().to(own["events"].device)}
     if not bool(varies(own).all()):
-        raise nothing_to_learn(schema.task, int(own["count"].max()), float(means(own)))
+        raise nothing_to_learn(schema.task, int(own["count"].max()), float(means(own)), nearly=True)
     found = standardisation(own)
     return {SCALE: torch.cat([found.mean, found.std])}
 
