@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
+from fedgmi.errors import DivergedError
 from fedgmi.protocol.message import flatten
 from fedgmi.protocol.phases import phase_of, require_finite
 from fedgmi.protocol.step import Program, Step, changed, check_program
@@ -125,14 +126,19 @@ def run_rounds(
     check_program(name, program, progress.server, prepared=progress.round >= 0)
     check_wrappers(name, program, transport.wrappers)
     everyone = list(range(n_clients))
-    while progress.round < rounds + 1:
-        number = progress.round + 1
-        phase = phase_of(number, rounds)
-        ids = participants(n_clients, participation, seed, number) if phase == "round" else everyone
-        chosen = choice.end(progress) if choice else None
-        progress = chosen or advance(name, program.steps(phase), transport, progress, ids, number)
-        progress = choice.after_round(progress) if choice and not chosen and phase == "round" else progress
-        after(progress)
+    try:
+        while progress.round < rounds + 1:
+            number = progress.round + 1
+            phase = phase_of(number, rounds)
+            ids = participants(n_clients, participation, seed, number) if phase == "round" else everyone
+            chosen = choice.end(progress) if choice else None
+            progress = chosen or advance(name, program.steps(phase), transport, progress, ids, number)
+            progress = choice.after_round(progress) if choice and not chosen and phase == "round" else progress
+            after(progress)
+    except DivergedError as error:
+        if not program.rate:
+            raise
+        raise DivergedError(error.what, where=error.where, fix=f"lower {program.rate}") from error
     return progress
 
 

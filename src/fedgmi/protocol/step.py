@@ -79,6 +79,7 @@ class Program:
             stands for all below it.
         warm_up: The first rounds, in which the method is not yet what it is to be: none of them is chosen as the best.
         joins_late: Whether a client that missed the preparation begins as a newcomer does. None: where there is one.
+        rate: The setting to lower where numbers run away; "": the learning rate.
     """
 
     init: Callable[[], Tree]
@@ -89,6 +90,7 @@ class Program:
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     joins_late: bool | None = None
     warm_up: int = 0
+    rate: str = ""
 
     def steps(self, phase: Phase) -> tuple[Step, ...]:
         """The steps of a phase."""
