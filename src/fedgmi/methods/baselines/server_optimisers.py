@@ -37,7 +37,7 @@ Second = Callable[[Tensor, Tensor], Tensor]
 
 
 FAR = 1.0
-"""A server's rate above this is the likelier reason where numbers run away: a round moves parameters by about as much."""
+"""A round moves parameters by about the server's rate: above this it is the likelier reason where numbers run away."""
 
 
 class ServerOptimiserSettings(OneModelSettings):
