@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 import fedgmi
 from fedgmi import Federation
 from fedgmi.data import encode
+from fedgmi.data.federation import check_federation
 from fedgmi.data.rows import Schema
 from fedgmi.data.scenarios.scenarios import build_scenario
 from fedgmi.data.sources import frames
@@ -436,6 +438,17 @@ def test_how_many_rows_make_a_client_and_choose_is_as_in_settings(wards: str) ->
         Federation.from_dataset(wards, client="ward", validation_share=1)
     with pytest.raises(ConfigError, match=r"from_dataset: min_rows is 0, expected greater than or equal to 1"):
         Federation.from_dataset(wards, client="ward", min_rows=0)
+
+
+def test_a_client_with_one_row_trains_on_it(tmp_path: Path) -> None:
+    for split, sizes in (("train", {"a": 30, "b": 2, "c": 1}), ("test", {"a": 9, "c": 3})):
+        lines = [f"{i},{ward},{i % 2}" for ward, n in sizes.items() for i in range(n)]
+        (tmp_path / f"{split}.csv").write_text("number,ward,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.warns(FedgmiWarning, match=r"no test rows for 1 clients \(b\)"):
+        data = Federation.from_dataset(str(tmp_path), "ward", "label", min_rows=1)
+    groups = (data.clients, data.validation, data.held_out)
+    assert [[len(client) for client in group] for group in groups] == [[27, 1, 1], [3, 0, 0], [9, 1, 3]]
+    check_federation(data)
 
 
 def test_data_sets_that_cannot_be_used(wards: str) -> None:

@@ -90,6 +90,14 @@ def test_single_clients_may_have_no_validation_rows():
     assert bool(states["personal"].isfinite().all())
 
 
+def test_a_rate_that_runs_away_drops_out():
+    plain, _ = ended(METHODS["fedavg-ft"](task(rates=[0.3])))
+    server, states = ended(METHODS["fedavg-ft"](task(rates=[0.3, 1e30])))
+    assert torch.equal(server[CHOSEN], plain[CHOSEN])
+    assert torch.equal(server[BETA], plain[BETA])
+    assert bool(states["personal"].isfinite().all())
+
+
 def test_a_client_with_no_validation_rows_tells_nothing_and_is_tuned_as_all():
     """Sums alone travel, so what the others choose is what it does."""
     method = METHODS["fedavg-ft"](task())

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from federations import make_task, payload, run
+from fedgmi.errors import DivergedError
 from fedgmi.methods import METHODS
 from literal import SOME_AWAY, ragged_scenario, run_rounds, start_of, train_alone, weighted_mean
 
@@ -68,3 +69,11 @@ def test_adagrad_never_forgets():
 def test_bytes_are_those_of_fedavg(name):
     average = METHODS["fedavg"](make_task(SCENARIO.federation.schema, method="fedavg"))
     assert payload(METHODS[name](task(name)), SCENARIO) == payload(average, SCENARIO)
+
+
+@pytest.mark.parametrize(("server_lr", "words"), [(1e30, "lower method.server_lr"), (0.01, "training.lr")])
+def test_what_runs_away_is_told_with_the_rate_that_is_far_too_high(server_lr, words):
+    made = task("fedadam", server_lr=server_lr)
+    method = METHODS["fedadam"](made if server_lr > 1 else made.replace(lr=1e38))
+    with pytest.raises(DivergedError, match=words):
+        run(method, SCENARIO, rounds=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -147,11 +148,22 @@ def test_what_means_nothing_for_a_number_is_refused(fitted):
         fitted.predict_proba(x, client="client-00")
     with pytest.raises(ConfigError, match=r"level is 90. Likely fix: give a share such as 0.9"):
         fitted.predict_interval(x, level=90, client="client-00")
+    with pytest.raises(ConfigError, match=r"level is 'a'. Likely fix: give a share such as 0.9"):
+        fitted.predict_interval(x, level="a", client="client-00")
     with pytest.raises(DataError, match="the targets are texts, not numbers"):
         fitted.score(x, ["a", "b", "c"], client="client-00")
     classes = FedGMI(1, rounds=6, verbose=0).fit([(x, [0, 1, 1])] * 2)
     with pytest.raises(DataError, match=r"classes have no interval.* ask predict_proba"):
         classes.predict_interval(x, client="client-00")
+
+
+@pytest.mark.parametrize("ask", ["score", "evaluate"])
+def test_a_federation_of_another_task_is_refused(fitted, ask):
+    times = Federation.from_arrays([([[0.0, 1.0]] * 2, [[1, 1], [2, 1]])], task="survival")
+    with pytest.raises(
+        DataError, match=r"federation's task is survival, and the model's is regression. .*=.regression"
+    ):
+        getattr(fitted, ask)(times)
 
 
 def test_a_federation_and_settings_that_differ_in_the_task_are_refused():
@@ -192,6 +204,10 @@ def test_a_target_that_never_varies_is_refused_where_it_is_to_be_learnt(fitted):
     one = fitted.evaluate({"client-00": ([[0.0, 1.0]], [SHIFT])})  # and may be what a fitted model is asked about
     assert one["mean"]["r2"] is None
     assert one["mean"]["rmse"] < 3 * UNIT
+    assert math.isnan(fitted.score(Federation.from_arrays([([[0.0, 1.0]] * 2, [4, 4])], task="regression")))
+    tiny = Federation.from_arrays([(X, [1e-42, 2e-42, 3e-42])] * 2, task="regression")
+    with pytest.raises(DataError, match=r"in all 6 training rows, as far as 32 bits tell.* another unit"):
+        FedGMI(1, rounds=6, verbose=0).fit(tiny)
 
 
 def test_a_federation_without_targets_has_no_task():

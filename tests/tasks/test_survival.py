@@ -17,15 +17,18 @@ from fedgmi.data.rows import pack
 from fedgmi.data.scenarios.scenarios import build_scenario
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.data.validate import check_learnable
-from fedgmi.errors import ConfigError, DataError, FedgmiWarning
+from fedgmi.errors import CheckpointError, ConfigError, DataError, FedgmiWarning
 from fedgmi.estimator.inputs import federation_of
 from fedgmi.methods import METHODS
+from fedgmi.methods.local_training import expert_objective
 from fedgmi.methods.standardising import prepared
-from fedgmi.methods.target_scale import CELLS, HAZARD, SCALE, cumulative, target_leaves, target_sums, to_scale
-from fedgmi.mixture import target_bins
+from fedgmi.methods.target_scale import EXPECTED, cumulative, target_leaves, target_sums, to_scale
+from fedgmi.mixture import life_table, target_bins
+from fedgmi.models import training
 from fedgmi.models.heads import COX
 from fedgmi.models.survival_head import cox_loss
-from fedgmi.protocol.step import select
+from fedgmi.protocol.step import check_program, select
+from fedgmi.runs import model_file
 from fedgmi.runs.config import from_table
 from fedgmi.runs.experiment import run as run_experiment
 from fedgmi.runs.metrics import measure
@@ -67,6 +70,22 @@ def test_the_loss_is_breslows_partial_likelihood_and_the_level(case):
     if case == "by hand":  # risk sets of 6 (twice), 3 and 1 rows
         assert partial == pytest.approx(2 * math.log(6) + math.log(3))
     assert float((weight * found).sum()) == pytest.approx(partial + literal_level(risk, y, weight), rel=1e-4)
+
+
+def test_a_row_that_is_not_a_models_own_is_in_none_of_its_risk_sets():
+    task, (_, y) = make_task(SMALL.schema, method="fedem"), drawn()
+    x, place = torch.randn(40, 2, generator=torch.Generator().manual_seed(1)), torch.arange(40)
+    own = torch.rand(40, generator=torch.Generator().manual_seed(2)) * (place % 2)
+    params = task.expert.init(torch.Generator().manual_seed(0))[None]
+
+    def lowered(rows: torch.Tensor) -> float:
+        batch = training.Batch(rows[None], x[rows][None], y[rows][None], torch.zeros(1, len(rows), 0))
+        return float(expert_objective(task, own).loss(params, batch).sum())
+
+    assert lowered(place) == pytest.approx(lowered(place[own > 0]), rel=1e-5)
+    risk = task.expert.logits(params, x[None])[0, :, 0]
+    literal = literal_partial(risk, y, own.clamp(min=1e-12)) + literal_level(risk, y, own)
+    assert lowered(place) == pytest.approx(literal, rel=1e-4)
 
 
 def test_the_level_changes_no_slope_once_it_is_right():
@@ -143,18 +162,70 @@ def test_times_on_the_scale_keep_their_order_and_events_come_at_rate_one():
     data = federation(200)
     method = prepared(METHODS["fedavg"](make_task(data.schema, method="fedavg")), data.schema, standardise=True)
     server, _, _ = run(method, Scenario(data), rounds=1)
-    assert server[HAZARD].shape == (CELLS,)
+    assert server[EXPECTED].shape == (3, life_table.CELLS + 1)
     y = torch.cat([client.y for client in data.clients])
     scaled = to_scale(data.schema, server, y)
-    assert torch.equal(scaled[:, 0].argsort(), y[:, 0].argsort())
-    assert float(scaled[:, 0].sum() / y[:, 1].sum()) == pytest.approx(1.0, abs=0.1)
+    for part in (cumulative(server, y[:, 0]), scaled[:, 0].where(y[:, 1] > 0, torch.nan)):
+        rising = part[y[:, 0].argsort()]
+        assert bool((rising[~rising.isnan()].diff() >= 0).all())
+    assert float(scaled[:, 0].sum() / y[:, 1].sum()) == pytest.approx(1.0, abs=0.03)
     assert float(cumulative(server, torch.zeros(1))[0]) == 0.0
-    assert float(server[SCALE][0]) == pytest.approx(float(y[:, 0].mean()))
-    end = torch.tensor([1e9])
-    assert bool(cumulative(server, end).isfinite())
+    last = cumulative(server, torch.tensor([float(y[y[:, 1] > 0, 0].max()), 1e9, math.inf]))
+    assert torch.equal(last[1:], last[1:].new_full((2,), float(last.max())))
+    assert float(last[0]) > 1
     words = target_bins.values(data.schema, scaled, torch.tensor([0.3, 0.6]).double())
     assert int(words.max()) == 2 * target_bins.BINS - 1
     assert torch.equal(words >= target_bins.BINS, y[:, 1] > 0)
+
+
+def kaplan_meier(y: torch.Tensor, time: float) -> float:
+    times = y[y[:, 1] > 0, 0].unique()
+    died = [((y[:, 0] == t) & (y[:, 1] > 0)).sum() / (y[:, 0] >= t).sum() for t in times if t <= time]
+    return math.prod(1 - float(share) for share in died)
+
+
+TIMES = {
+    "far from 0": lambda draw: 1000 + draw.exponential(1, 750),
+    "of one size": lambda draw: draw.normal(75, 8, 750),
+    "orders of magnitude": lambda draw: draw.lognormal(0, 3, 750),
+    "heavy tail": lambda draw: draw.weibull(0.4, 750),
+    "months": lambda draw: np.ceil(draw.exponential(6, 750)),
+    "tenths of years": lambda draw: np.ceil(draw.exponential(5, 750)) / 10,
+    "outliers": lambda draw: np.where(np.arange(750) < 3, 1e9, draw.exponential(1, 750)),
+    "half at once": lambda draw: np.where(draw.random(750) < 0.5, 0.0, draw.exponential(1, 750)),
+    "few": lambda draw: draw.exponential(1, 40),
+}
+
+
+@pytest.mark.parametrize("case", TIMES)
+def test_wherever_times_lie_the_curve_is_kaplan_and_meiers(case):
+    draw = np.random.default_rng(0)
+    time, seen = TIMES[case](draw), 2 * TIMES[case](draw)
+    y = torch.tensor(np.stack([np.minimum(time, seen), time <= seen], 1)).float()
+    edges = life_table.first_edges()
+    for _ in range(life_table.EXCHANGES - 1):
+        edges = life_table.refined(edges, sum(life_table.counts(edges, part) for part in y.split(150)))
+    found = life_table.expected(life_table.counts(edges, y))
+    asked = y[:, 0].quantile(torch.tensor([0.05, 0.1, 0.25, 0.5, 0.75, 0.9])).contiguous()
+    curve = (-life_table.read(edges, found, asked)).exp()
+    truth = [kaplan_meier(y, float(t)) for t in asked]
+    assert np.abs(curve.numpy() - truth).max() < 0.03
+    assert float(life_table.read(edges, found, *y.unbind(1)).sum()) == pytest.approx(float(y[:, 1].sum()), rel=0.03)
+
+
+def test_life_tables_by_hand():
+    """4 rows: an event at 1, one at 2 beside a censored row, and one who is seen no more at 3."""
+    y = torch.tensor([[1.0, 1.0], [2.0, 1.0], [2.0, 0.0], [3.0, 0.0]])
+    edges = life_table.first_edges()
+    for _ in range(life_table.EXCHANGES - 1):
+        edges = life_table.refined(edges, life_table.counts(edges, y))
+    found = life_table.expected(life_table.counts(edges, y))
+    curve = life_table.read(edges, found, torch.tensor([0.999, 1.0, 1.999, 2.0, 3.0, 9.0]))
+    first, second = math.log(4.5 / 3.5), math.log(3.5 / 2.5)  # 1/4 and 1/3, but for .001
+    expected = [0.0, first, first, first + second, first + second, first + second]
+    assert curve.tolist() == pytest.approx(expected, abs=1e-6)
+    own = life_table.read(edges, found, *y.unbind(1))
+    assert own.tolist() == pytest.approx([1 - 3 * first, first + 1 - 2 * second, first + second, first + second])
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in BY_CLASS])
@@ -196,14 +267,35 @@ def test_the_risk_that_was_put_in_is_found(fitted, tmp_path):
     assert np.array_equal(again.predict_survival(x, [300.0], client="client-00"), curve[:, 1:2])
 
 
+def test_an_earlier_survival_model_is_told_as_such(fitted, tmp_path):
+    server = {name: leaf for name, leaf in fitted._fitted.server.items() if name != EXPECTED}
+    model_file.save(tmp_path / "old", replace(fitted._fitted, server=server), {})
+    with pytest.raises(CheckpointError, match="a model of survival of an earlier fedgmi"):
+        FedGMI.load(tmp_path / "old")
+    program = prepared(
+        METHODS["local"](make_task(SMALL.schema, method="local")), SMALL.schema, standardise=True
+    ).program
+    with pytest.raises(
+        CheckpointError, match="the checkpoint lacks 'target/expected', which step 'train' of this fedgmi"
+    ):
+        check_program("local", program, server, prepared=True)
+
+
 def test_what_means_nothing_for_times_is_refused(fitted):
     x, y = patients(200, 5)
-    with pytest.raises(DataError, match=r"has no classes. Likely fix: ask predict or predict_survival"):
+    with pytest.raises(DataError, match=r"a time, and has no classes. Likely fix: ask predict or predict_survival"):
         fitted.predict_proba(x, client="client-00")
-    with pytest.raises(DataError, match="predict_interval is for task regression"):
+    with pytest.raises(DataError, match=r"risks, which have no interval. Likely fix: ask predict_survival; predict_in"):
         fitted.predict_interval(x, client="client-00")
     with pytest.raises(DataError, match="a time is below 0"):
         fitted.predict_survival(x, [-1.0], client="client-00")
+    with pytest.raises(DataError, match=r"predict_survival, times: they are no numbers"):
+        fitted.predict_survival(x, "a", client="client-00")
+    with pytest.raises(DataError, match=r"times: their shape is .1, 2.. Likely fix: give one list"):
+        fitted.predict_survival(x, [[1, 2]], client="client-00")
+    assert fitted.predict_survival(x, 5, client="client-00").shape == (5, 1)
+    tied = Federation.from_arrays([(x, np.tile([7.0, 1.0], (5, 1)))], task="survival")
+    assert math.isnan(fitted.score(tied))
     with pytest.raises(DataError, match="the C-index has no weights"):
         fitted.score(x, y, client="client-00", sample_weight=np.ones(5))
 

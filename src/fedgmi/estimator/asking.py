@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -59,10 +61,13 @@ class Asking(Base):
             ConfigError: For a level outside (0, 1).
             DataError: See `predict`; and where the task is not regression.
         """
-        if not 0 < level < 1:
+        if not (isinstance(level, Real) and 0 < level < 1):
             raise ConfigError(f"level is {level!r}", where="predict_interval", fix="give a share such as 0.9")
         if self._model().schema.task != "regression":
-            what, fix = "classes have no interval", "ask predict_proba; predict_interval is for task regression"
+            what, fix = "classes have no interval", "ask predict_proba"
+            if self._model().schema.task == "survival":
+                what, fix = "survival predicts risks, which have no interval", "ask predict_survival"
+            fix += "; predict_interval is for task regression"
             raise DataError(what, where="FedGMI.predict_interval", fix=fix)
         return target_metrics.interval_of(self._predictions(X, client), level)
 
@@ -73,19 +78,26 @@ class Asking(Base):
 
         Args:
             X: Rows, in their own units. [n, *shape]
-            times: In the unit of the training times, 0 or more. [T]
+            times: In the unit of the training times, 0 or more: one, or several. [T]
             client: See `predict`.
 
         Returns:
             Probabilities. [n, T]
 
         Raises:
-            DataError: See `predict`; for times below 0; and where the task is not survival.
+            DataError: See `predict`; for times that are no numbers, or below 0; and where the task is not survival.
         """
         if self._model().schema.task != "survival":
             what, fix = "only survival has times", "ask predict"
             raise DataError(what, where="FedGMI.predict_survival", fix=fix)
-        asked = torch.as_tensor(np.asarray(times, dtype=float)).flatten()
+        try:
+            asked = torch.from_numpy(np.atleast_1d(np.asarray(times, dtype=float)).copy())
+        except (TypeError, ValueError) as error:
+            fix = "give numbers, such as [100, 1000]"
+            raise DataError("they are no numbers", where="predict_survival, times", fix=fix) from error
+        if asked.ndim > 1:
+            what, fix = f"their shape is {tuple(asked.shape)}", "give one list of times, which counts for all rows"
+            raise DataError(what, where="predict_survival, times", fix=fix)
         if not bool((asked >= 0).all()):
             fix = "give times of 0 or more"
             raise DataError("a time is below 0 or missing", where="predict_survival, times", fix=fix)
@@ -123,6 +135,8 @@ class Asking(Base):
         """
         if self._model().schema.task != "classification":
             what = "the target is a number, and has no classes"
+            if self._model().schema.task == "survival":
+                what = "the target is a time, and has no classes"
             fix = "ask predict or predict_" + ("interval" if self._model().schema.task == "regression" else "survival")
             raise DataError(what, where="FedGMI.predict_proba", fix=fix)
         return self._predictions(X, client).astype(np.float32)

@@ -27,8 +27,12 @@ def rows_in(
         A client's name, its x in the model's columns, and its labels as the model's class numbers, or None.
 
     Raises:
-        DataError: For columns or labels that the model does not have.
+        DataError: For columns or labels that the model does not have, and for those of another task.
     """
+    if schema.labelled and federation.schema.labelled and federation.schema.task != schema.task:
+        what = f"the federation's task is {federation.schema.task}, and the model's is {schema.task}"
+        fix = f'give a federation of task="{schema.task}", or fit a model to this one'
+        raise DataError(what, where="federation", fix=fix)
     places = _columns(federation.schema, schema, scale)
     classes = encode.classes(federation.schema) if federation.schema.n_classes else None
     for client in federation.held_out or federation.clients:

@@ -66,7 +66,8 @@ class Judging(Asking):
             sample_weight: How much each row counts; None: all the same. [n]
 
         Returns:
-            A share of 1, or nats per row. More is better, and 1 is the most that an accuracy and R² can be.
+            A share of 1, or nats per row. More is better, and 1 is the most that an accuracy and R² can be. NaN where
+            it means nothing: R² of one target, the C-index of times without an order that is known.
 
         Raises:
             DataError: For rows, labels or a client that the model does not know, missing labels, and weights below 0.
@@ -77,7 +78,10 @@ class Judging(Asking):
                 raise DataError("a federation's clients all count the same", where="score, sample_weight", fix=fix)
             task = self._model().schema.task
             scored = SCORED[task] if task != "classification" or len(self.classes_) else "log_density"
-            return float(self.evaluate(X)["mean"][scored])
+            means = self.evaluate(X)["mean"]
+            if scored not in means:
+                raise DataError("there are no labels to score against", where="score", fix="give a federation with y")
+            return float("nan") if means[scored] is None else float(means[scored])
         schema = self._model().schema
         if not schema.labelled:
             logs = self.score_samples(X, client=client)
@@ -118,7 +122,7 @@ class Judging(Asking):
             What means nothing is None.
 
         Raises:
-            DataError: For a federation with other columns or labels.
+            DataError: For a federation with other columns or labels, or of another task.
 
         Examples:
             >>> import numpy as np

@@ -243,8 +243,7 @@ def expert_objective(task: Task, weights: Tensor | None = None) -> training.Obje
 
     def loss(params: Tensor, batch: training.Batch) -> Tensor:
         assert batch.y is not None
-        losses = expert.loss(params, batch.x, batch.y)
-        return losses if weights is None else weights[batch.row] * losses
+        return expert.loss(params, batch.x, batch.y, None if weights is None else weights[batch.row])
 
     def gradient(params: Tensor, batch: training.Batch, out: Tensor) -> None:
         assert batch.y is not None

@@ -17,6 +17,8 @@ from fedgmi.models.heads import CLASSES, Head
 
 BETAS = torch.logspace(-1.0, 0.5, 31, dtype=torch.float64)
 """β that are tried, from 0.1 to 3.2; 1 is among them."""
+WORST = -1e10
+"""Of a candidate that ran away, in the place of −∞: it has to travel, and to fit into masked sums."""
 NOBODY = -1
 """The choice where nobody has rows for validation."""
 
@@ -67,4 +69,20 @@ def by_temperature(logs: Tensor, labels: Tensor, head: Head = CLASSES) -> Tensor
         True
     """
     tempered = head.temper(logs.double()[:, None], BETAS.to(logs.device)[:, None])  # [V, B, L]
-    return head.log_lik(tempered, labels).sum(0)
+    return told(head.log_lik(tempered, labels).sum(0))
+
+
+def told(likelihood: Tensor) -> Tensor:
+    """What candidates' log likelihoods are told as: one that ran away counts as the worst, and is not chosen.
+
+    Args:
+        likelihood: Any numbers, NaN and infinities among them, in nats.
+
+    Returns:
+        −1e10 in their place, and no less. The same shape
+
+    Examples:
+        >>> told(torch.tensor([-3.0, torch.nan])).tolist()
+        [-3.0, -10000000000.0]
+    """
+    return torch.where(likelihood.isfinite(), likelihood, WORST).clamp(min=WORST)

@@ -198,8 +198,8 @@ def train_heads(
         assert batch.y is not None
         outputs = expert.heads(params, batch.x)  # [J, B, K, L]
         share = shares[batch.row].transpose(1, 2)  # [J, K, B]
-        losses = expert.head.loss(outputs.transpose(1, 2), of_each_head(batch.y, outputs.shape[2]), share)
-        return (share * losses).sum(1)
+        y = of_each_head(batch.y, outputs.shape[2])
+        return expert.head.weighted_loss(outputs.transpose(1, 2), y, share).sum(1)
 
     def gradient(params: Tensor, batch: training.Batch, out: Tensor) -> None:
         assert batch.y is not None

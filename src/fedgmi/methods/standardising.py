@@ -25,14 +25,12 @@ from fedgmi.data.standardise import Standardisation, feature_sums, filled, means
 from fedgmi.data.validate import check_scalable
 from fedgmi.methods.contract import Method, Predictor
 from fedgmi.methods.local_training import FEATURE_SUMS
-from fedgmi.methods.target_scale import SCALE as SCALED_TARGET
 from fedgmi.methods.target_scale import (
-    TARGET,
     TARGET_LEAVES,
     TELLS,
-    hazard_step,
     target_leaves,
     target_sums,
+    time_steps,
     to_scale,
     to_units,
 )
@@ -97,7 +95,7 @@ def standardised(method: Method, schema: Schema, *, scale: bool = True) -> Metho
             program,
             prepare=(
                 standardise_step(schema, scale=scale),
-                *([hazard_step()] if schema.task == "survival" else []),
+                *(time_steps() if schema.task == "survival" else ()),
                 *wrap(program.prepare),
             ),
             round=wrap(program.round),
@@ -113,7 +111,8 @@ def standardise_step(schema: Schema, *, scale: bool = True) -> Step:
     sums of targets that are no classes."""
     gaps, leaves = schema.missing != "refuse", _leaves(schema, scale)
     tells = [FILLED if gaps else FEATURE_SUMS] if SCALE in leaves else []
-    tells += [TELLS[schema.task]] if TARGET in leaves else []
+    target = TARGET_LEAVES[schema.task]
+    tells += [TELLS[schema.task]] if target else []
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         sums: Tree = {}
@@ -121,12 +120,12 @@ def standardise_step(schema: Schema, *, scale: bool = True) -> Step:
         for x in torch.split(rows.x, sizes) if SCALE in leaves else ():  # client by client, as a deployment adds them
             sums = tree.add(sums, feature_sums(x, gaps=gaps))
         ys: Tree = {}
-        for y in torch.split(rows.y, sizes) if TARGET in leaves and rows.y is not None else ():
+        for y in torch.split(rows.y, sizes) if target and rows.y is not None else ():
             ys = tree.add(ys, target_sums(schema, y))
         return states, Message(sums=sums | ys)
 
     def take(server: Tree, message: Message, round: int) -> Tree:
-        made = target_leaves(schema, message.sums) if TARGET in leaves else {}
+        made = target_leaves(schema, message.sums) if target else {}
         if SCALE in leaves:
             mean, (centre, std) = means(message.sums), standardisation(message.sums, schema.features)
             if not scale:
@@ -138,7 +137,7 @@ def standardise_step(schema: Schema, *, scale: bool = True) -> Step:
         "standardise",
         client,
         take,
-        writes=tuple(SCALED_TARGET if leaf == TARGET else leaf for leaf in leaves),
+        writes=tuple(leaf for leaf in leaves if leaf not in target[1:]),  # others come of steps of their own
         tells="; ".join(tells),
     )
 
@@ -146,7 +145,7 @@ def standardise_step(schema: Schema, *, scale: bool = True) -> Step:
 def _leaves(schema: Schema, scale: bool) -> tuple[str, ...]:
     """Which scales there are: of features, of targets."""
     features = scale or schema.missing != "refuse"
-    return (*((SCALE,) if features else ()), *(() if schema.task == "classification" else (TARGET,)))
+    return (*((SCALE,) if features else ()), *TARGET_LEAVES[schema.task])
 
 
 def scale_of(server: Tree) -> Standardisation | None:
@@ -163,9 +162,8 @@ def _on_scale(step: Step, leaves: tuple[str, ...], schema: Schema) -> Step:
         return step.client(server, states, _rescaled(server, rows, schema), round)
 
     def take(server: Tree, message: Message, round: int) -> Tree:
-        return {leaf: server[leaf] for leaf in (MEAN, STD, FILL, *TARGET_LEAVES) if leaf in server} | step.server(
-            server, message, round
-        )
+        kept = (MEAN, STD, FILL, *TARGET_LEAVES[schema.task])
+        return {leaf: server[leaf] for leaf in kept if leaf in server} | step.server(server, message, round)
 
     return replace(step, client=client, server=take, reads=(*step.reads, *leaves))
 

@@ -65,18 +65,19 @@ class Expert:
         """
         return self.trunk + n_experts * (self.size - self.trunk)
 
-    def loss(self, params: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """−log p(y | x), as the head has it.
+    def loss(self, params: Tensor, x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+        """−log p(y | x), as the head has it, times the rows' weights.
 
         Args:
             params: [J, P]
             x: Rows. [J, B, *shape]
             y: Labels. [J, B]
+            weight: How much each row counts; None: all 1. [J, B]
 
         Returns:
             [J, B], nats
         """
-        return self.head.loss(self.logits(params, x), y, None)
+        return self.head.weighted_loss(self.logits(params, x), y, weight)
 
     @torch.no_grad()
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:

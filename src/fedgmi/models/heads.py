@@ -49,6 +49,20 @@ class Head:
     mix: Callable[[Tensor, Tensor], Tensor]
     temper: Callable[[Tensor, Tensor], Tensor]
 
+    def weighted_loss(self, outputs: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
+        """What training lowers, each row's part times its weight. Risk sets know the weights as well.
+
+        Args:
+            outputs: [J, …, O]
+            y: [J, …]
+            weight: 0 or more; None: all 1. [J, …]
+
+        Returns:
+            [J, …], nats
+        """
+        losses = self.loss(outputs, y, weight)
+        return losses if weight is None else weight * losses
+
 
 def class_loss(outputs: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Cross-entropy −log p(y | x).

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
+from fedgmi.errors import DivergedError
 from fedgmi.protocol.message import flatten
 from fedgmi.protocol.phases import phase_of, require_finite
 from fedgmi.protocol.step import Program, Step, changed, check_program
@@ -124,21 +125,27 @@ def run_rounds(
 
     Raises:
         ProgramError: Where a step reads what no earlier one writes; before anything is asked.
+        CheckpointError: Where another fedgmi's checkpoint lacks what steps read.
         ConfigError: Where a wrapper cannot wrap a step; before anything is asked.
         DivergedError: At the first message or server state that is not finite.
     """
-    check_program(name, program, progress.server)
+    check_program(name, program, progress.server, prepared=progress.round >= 0)
     check_wrappers(name, program, transport.wrappers)
     everyone = list(range(n_clients))
-    while progress.round < rounds + 1:
-        number = progress.round + 1
-        phase = phase_of(number, rounds)
-        ids = participants(n_clients, participation, seed, number) if phase == "round" else everyone
-        chosen = choice.end(progress) if choice else None
-        told = tell if phase == "finish" else silent
-        progress = chosen or advance(name, program.steps(phase), transport, progress, ids, number, told)
-        progress = choice.after_round(progress) if choice and not chosen and phase == "round" else progress
-        after(progress)
+    try:
+        while progress.round < rounds + 1:
+            number = progress.round + 1
+            phase = phase_of(number, rounds)
+            ids = participants(n_clients, participation, seed, number) if phase == "round" else everyone
+            chosen = choice.end(progress) if choice else None
+            told = tell if phase == "finish" else silent
+            progress = chosen or advance(name, program.steps(phase), transport, progress, ids, number, told)
+            progress = choice.after_round(progress) if choice and not chosen and phase == "round" else progress
+            after(progress)
+    except DivergedError as error:
+        if not program.rate:
+            raise
+        raise DivergedError(error.what, where=error.where, fix=f"lower {program.rate}") from error
     return progress
 
 

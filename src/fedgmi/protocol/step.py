@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
-from fedgmi.errors import FedgmiError
+from fedgmi.errors import CheckpointError, FedgmiError
 from fedgmi.protocol.message import Message
 from fedgmi.tree import Tree
 
@@ -81,6 +81,7 @@ class Program:
             stands for all below it.
         warm_up: The first rounds, in which the method is not yet what it is to be: none of them is chosen as the best.
         joins_late: Whether a client that missed the preparation begins as a newcomer does. None: where there is one.
+        rate: The setting to lower where numbers run away; "": the learning rate.
     """
 
     init: Callable[[], Tree]
@@ -91,6 +92,7 @@ class Program:
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     joins_late: bool | None = None
     warm_up: int = 0
+    rate: str = ""
 
     def steps(self, phase: Phase) -> tuple[Step, ...]:
         """The steps of a phase."""
@@ -127,21 +129,27 @@ def select(server: Mapping[str, Tensor], entries: Iterable[str]) -> Tree:
     return {name: leaf for name, leaf in server.items() if any(covers(entry, name) for entry in wanted)}
 
 
-def check_program(name: str, program: Program, server: Mapping[str, Tensor]) -> None:
+def check_program(name: str, program: Program, server: Mapping[str, Tensor], *, prepared: bool = False) -> None:
     """Refuse a program in which a step reads what nobody has written by then.
 
     Args:
         name: The method's.
         program: What is to be run.
         server: The state that it begins with.
+        prepared: Whether the preparation is over, in a run that is resumed.
 
     Raises:
         ProgramError: It names the method, the step and the leaf.
+        CheckpointError: For a run that is resumed.
     """
     there = set(server)
-    for step in program.all_steps:
+    for step in (*program.round, *program.finish) if prepared else program.all_steps:
         for entry in step.reads:
             if not any(covers(entry, leaf) or covers(leaf, entry) for leaf in there):
+                if prepared:
+                    what = f"the checkpoint lacks {entry!r}, which step {step.name!r} of this fedgmi reads"
+                    fix = "resume with the fedgmi that wrote it, or start the run again in another folder, with --out"
+                    raise CheckpointError(what, where=name, fix=fix)
                 known = ", ".join(sorted(there)) or "nothing"
                 raise ProgramError(
                     f"{name}, step {step.name!r}: it reads {entry!r}, which no earlier step writes. The server's state "

@@ -13,6 +13,7 @@ from torch import Tensor
 from fedgmi import __version__
 from fedgmi.data.rows import Schema
 from fedgmi.errors import CheckpointError, ConfigError, UserError
+from fedgmi.methods.target_scale import EDGES, EXPECTED
 from fedgmi.models.own import Own
 from fedgmi.randomness import generator
 from fedgmi.runs import config
@@ -161,7 +162,10 @@ def _require(name: str, given: Own, saved: str | None, where: Path) -> None:
 
 
 def _check_models(setup: Setup, server: Tree, path: Path) -> None:
-    """What has been saved needs models that are here, and of the same size."""
+    """What has been saved needs models that are here, and of the same size; and times need the cells of this fedgmi."""
+    if setup.schema.task == "survival" and not {EDGES, EXPECTED} <= server.keys():
+        what = "a model of survival of an earlier fedgmi, whose cells of time are not those of this one"
+        raise CheckpointError(what, where=str(path), fix="load it with the fedgmi that saved it, or fit it anew")
     try:
         task = setup.task()
     except (ConfigError, UserError) as error:

@@ -146,7 +146,8 @@ class Runner:
         except DivergedError as error:
             raw = self.setup.schema.kind == "tabular" and not self.setup.standardise
             scales = ", or data.standardise = true," if raw else ""
-            fix = f"set training.lr below {lr:g}{scales} and give another folder with --out"
+            lower = error.fix if method.program.rate else f"set training.lr below {lr:g}{scales}"
+            fix = f"{lower} and give another folder with --out"
             raise DivergedError(error.what, where=error.where, fix=fix) from error
 
     def _start(self, found: Checkpoint | None, method: Method, transport: InProcess) -> tuple[Progress, int]:

@@ -47,8 +47,8 @@ def split_by_column(
         held_out_rows: At most so many rows of the test split are held out, drawn by the seed. Of the train split, so
             many in place of a fifth, but half of a client's rows at most.
         min_rows: So many rows of the train split make a value a client; None: 20.
-        validation_share: The part of each client's rows of the train split that is for validation, one row at least;
-            0: there are no rows for validation.
+        validation_share: The part of each client's rows of the train split that is for validation, one row at least
+            where another is left to train on; 0: there are no rows for validation.
         seed: The choice of clients and the split of their rows follow from it.
 
     Returns:
@@ -78,6 +78,7 @@ def split_by_column(
         tested = numpy_generator(seed, "by-column", "test rows", name).permutation(np.flatnonzero(test_names == name))
         n_held_out = 0 if len(tested) else min(held_out_rows or max(1, len(rows) // 5), len(rows) // 2)
         n_validation = max(1, int(len(rows) * validation_share)) if validation_share else 0
+        n_validation = min(n_validation, len(rows) - n_held_out - 1)  # a last row is for training
         later, for_choice, train = np.split(rows, [n_held_out, n_held_out + n_validation])
         untested += [name] if source.test is not None and not len(tested) else []
         for clients, part in zip(made[:2], (train[:rows_per_client], for_choice), strict=True):
@@ -89,7 +90,7 @@ def split_by_column(
     kept = sum(len(client) for group in made for client in group)
     _tell(source, row_names, test_names, chosen, kept, untested, min_rows)
     training, validation, held_out = (tuple(group) for group in made)
-    validation = validation if validation_share else ()
+    validation = validation if any(map(len, validation)) else ()
     return Parts(source.schema, training, validation, held_out, column, source.label_column)
 
 

@@ -9,6 +9,8 @@ is Guo et al. 2017 (arXiv 1706.04599). It is fitted before the choice: a fine-tu
 modest, and raw likelihood stops too early. Zero passes are always among those tried. What travels is one log likelihood
 for each candidate and each β of a grid, summed over rows. The tuned models stay with their clients.
 
+A candidate that runs away at some client drops out: its likelihood counts as −∞.
+
 Where nobody has rows for validation, nothing is chosen: as many passes as a round has, at the rounds' rate, β = 1.
 
 A newcomer gets the shared model, at the shared model's own β: `infer_client` trains nothing. So does a client that

@@ -33,7 +33,7 @@ from fedgmi.methods.baselines.averaging import one_model
 from fedgmi.methods.baselines.memories import memory_votes, mixed, remembered, shared_log_prob
 from fedgmi.methods.contract import Entry, Method, Task
 from fedgmi.methods.local_training import need_labels
-from fedgmi.methods.own_models import labelled_validation
+from fedgmi.methods.own_models import labelled_validation, told
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.settings.base import MethodSettings, PositiveInt, PositiveInts
@@ -91,7 +91,7 @@ def knn_per(task: Task[KnnPerSettings]) -> Method:
         for k in ks:
             votes = memory_votes(task, server, memory, held, held.counts.new_full(held.counts.shape, k), logs)
             columns += [mixed(logs, votes, share).gather(1, labels) for share in SHARES]
-        return held.sum_by_client(torch.cat(columns, 1))
+        return told(held.sum_by_client(torch.cat(columns, 1)))
 
     def look(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         found, count = server["expert"].new_zeros(len(pairs), dtype=torch.float64), 0

@@ -36,6 +36,10 @@ Second = Callable[[Tensor, Tensor], Tensor]
 """(v [1, P], Δ² [1, P]) → the new v."""
 
 
+FAR = 1.0
+"""A round moves parameters by about the server's rate: above this it is the likelier reason where numbers run away."""
+
+
 class ServerOptimiserSettings(OneModelSettings):
     """What the three have in common.
 
@@ -129,7 +133,8 @@ def optimised(task: Task[ServerOptimiserSettings], name: str, second: Second) ->
         return server | {"expert": new, "momentum": momentum, "second": v}
 
     step = replace(step, server=move, writes=("expert", "momentum", "second"))
-    return replace(method, program=replace(method.program, init=init, round=(step,)))
+    rate = "method.server_lr" if task.settings.server_lr > FAR else ""
+    return replace(method, program=replace(method.program, init=init, round=(step,), rate=rate))
 
 
 RATES = {"server_lr": (0.001, 0.01, 0.1)}
