@@ -85,7 +85,8 @@ class Predictor:
         client_state: (proportions [C, K]) → states of clients that are known by their proportions alone.
         own: The leaves of clients' states, besides the proportions, by which they predict. A saved model holds them.
         welcome: (server, states of newcomers, rows) → the same states with parts of their own, from rows with labels.
-            This trains. None where clients have nothing of their own.
+            This trains. Without `infer_client` there are no states to begin with ({}). None where clients have nothing
+            of their own.
         shared: As `predict`, without what clients have of their own; None where they have nothing.
         density: (server, x [R, *shape], noise [R, S, Z]) → log p_k(x). [R, K], nats
         sample: (server, component, n, generator) → rows of a component. [n, *shape]

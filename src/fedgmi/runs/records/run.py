@@ -80,7 +80,9 @@ Metrics = dict[MetricName, Measured]
 
 
 class Unseen(Part):
-    """Clients that took no part in training. `_unlabelled`: as inferred from rows without their labels.
+    """Clients that took no part in training. `_unlabelled`: as inferred from rows without their labels. `_shared`:
+    with nothing trained on their rows, where the method gives them a part of their own; where it has no such predictor,
+    null. Without `_shared`: as they would be deployed.
 
     Attributes:
         clients: Their names.
@@ -93,6 +95,9 @@ class Unseen(Part):
         client_accuracy: Of held-out rows, mean over clients.
         client_accuracy_per_client: By client.
         metrics: Of held-out rows, by name.
+        client_accuracy_shared: See client_accuracy.
+        client_accuracy_per_client_shared: By client.
+        metrics_shared: See metrics.
     """
 
     clients: list[str]
@@ -105,6 +110,9 @@ class Unseen(Part):
     client_accuracy: float | None
     client_accuracy_per_client: list[float | None] | None
     metrics: Metrics | None = None
+    client_accuracy_shared: float | None = None
+    client_accuracy_per_client_shared: list[float | None] | None = None
+    metrics_shared: Metrics | None = None
 
 
 class Outcome(Part):
