@@ -588,3 +588,15 @@ def test_newcomers_with_labels_get_what_clients_have_of_their_own(trained):
         assert int(server[TRIED]) == NOBODY
     elif predictor.infer_client is not None:
         assert not torch.equal(logs, predictor.predict(server, known, bare))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_client_may_have_no_rows_for_validation(name):
+    federation = gaussian_scenario(3, 12).federation
+    first, *others = federation.validation
+    none = replace(first, x=first.x[:0], y=first.y[:0])
+    method = METHODS[name](make_task(federation.schema, 2, method=name))
+    server, states, _ = run(method, Scenario(replace(federation, validation=(none, *others))), rounds=1)
+    assert_finite(server, states)
+    rows = replace(pack(federation.held_out), y=None)
+    assert bool(method.predictor.predict(server, states, rows).isfinite().all())

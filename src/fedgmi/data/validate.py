@@ -13,9 +13,13 @@ from fedgmi.data.rows import Client, Parts, Schema
 from fedgmi.errors import DataError, FedgmiWarning, unknown
 from fedgmi.settings.run import TASKS, TaskName
 
+VALIDATION = " (validation)"
+"""After the names of clients, where their rows for validation are meant."""
+
 
 def check_parts(parts: Parts) -> None:
-    """Refuse clients whose rows cannot be used. A client with one row, or with rows of one class, is fine.
+    """Refuse clients whose rows cannot be used. A client with one row, with rows of one class, or without rows for
+    validation, is fine.
 
     Args:
         parts: All that the federation is made of.
@@ -31,13 +35,15 @@ def check_parts(parts: Parts) -> None:
     if repeated is not None:
         raise DataError("two clients have this name", where=f"client {repeated!r}", fix="give each client its own")
     labelled = parts.clients[0].y is not None
-    groups = {"": parts.clients, " (validation)": parts.validation, " (held-out)": parts.held_out}
+    groups = {"": parts.clients, VALIDATION: parts.validation, " (held-out)": parts.held_out}
     problems, empty = Problems(), {client.name for client in parts.clients if not len(client)}
     for group, clients in groups.items():
         _check_names(group, clients, names)
         for client in clients:
             if group and client.name in empty:
                 continue  # it is told once
+            if group == VALIDATION and not len(client) and (client.y is not None) == labelled:
+                continue
             with problems.noted():
                 _check_client(client, parts.schema, labelled, f"client {client.name!r}{group}")
     problems.tell()
