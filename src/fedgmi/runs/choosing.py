@@ -205,7 +205,7 @@ def check_choice(config: Config, federation: Federation, program: Program, name:
     where, fix = ("training.patience", "unset it") if patience else ("training.lr", "give one rate")
     fix += ", or give the federation validation rows with labels"
     choices = "the best round" if patience else "a learning rate"
-    why = _undecided(federation, metric)
+    why = undecided(federation, metric)
     if why:
         usual = USUAL[federation.schema.task]
         fix = fix if metric == usual else f"{fix}, or set evaluation.metric to {usual}"
@@ -218,7 +218,7 @@ def check_choice(config: Config, federation: Federation, program: Program, name:
         )
 
 
-def _undecided(federation: Federation, metric: str) -> str:
+def undecided(federation: Federation, metric: str) -> str:
     """Why validation rows cannot choose by a metric; "" where they can."""
     if not any(len(client) for client in federation.validation):
         return "there are none"
