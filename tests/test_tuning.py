@@ -110,4 +110,19 @@ def test_every_value_is_one_that_its_method_takes(name):
     entry = METHODS[name]
     for cell in tuning.candidates(config.load(None), cells.Cell(name, 0)):
         entry.check(entry.settings.model_validate({"name": name, **dict(cell.settings)}), 30)
-    assert all(len(set(values)) == len(values) > 1 for values in entry.tune.values())
+    assert all(len(set(map(str, values))) == len(values) > 1 for values in entry.tune.values())
+
+
+def test_methods_are_tuned_evenly():
+    """Who has settings of its own has values for them, but for those that choose as they run."""
+    without = {name for name, entry in METHODS.items() if not entry.tune}
+    assert without == {"fedgmi", "fedavg", "fedavg-ft", "fedper", "scaffold", "local"}
+    assert METHODS["fedprox-ft"].tune == METHODS["fedprox"].tune
+
+
+def test_tables_name_those_that_had_nothing_to_choose():
+    chosen = {"settings": {"mu": 0.1}, "candidates": 3, "failed": 0, "seconds": 1.0, "bytes_down": 1, "bytes_up": 1}
+    cells_ = [{"method": "ditto", "tuned": chosen}, {"method": "local"}, {"method": "cfl", "failed": "it ran away"}]
+    found = comparison.choices({"methods": ["local", "ditto", "cfl"], "cells": cells_})
+    assert found[-1] == "Nothing to choose: local."
+    assert comparison.choices({"methods": ["local"], "cells": cells_[1:2]}) == []

@@ -260,4 +260,5 @@ FLUX = Entry(
     has_components=False,
     check=check_flux,
     settle=settle_flux,
+    tune={"joint_rounds": (1, 5, 10)},
 )

@@ -14,6 +14,7 @@ missed the last step. With labels it remembers its own rows (`welcome`), and tra
 
 Deviations from the paper:
 - λ and k are chosen by likelihood, not by accuracy: on few rows many pairs have the same.
+- `fedgmi compare --tune` tries half and twice the paper's k.
 - λ is 0, 0.1, …, 0.9. At 1, classes that no neighbour has would be impossible.
 - A client remembers at most `method.capacity` rows, evenly spaced. The paper's code draws them. A memory takes the
   place of so many, whatever it holds: capacity · F numbers a client.
@@ -144,5 +145,9 @@ def knn_per(task: Task[KnnPerSettings]) -> Method:
 
 
 KNN_PER = Entry(
-    knn_per, KnnPerSettings, "FedAvg's model, and every client's memory of its own rows", has_components=False
+    knn_per,
+    KnnPerSettings,
+    "FedAvg's model, and every client's memory of its own rows",
+    has_components=False,
+    tune={"neighbours": ([5], [10], [20])},
 )
