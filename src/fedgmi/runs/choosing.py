@@ -3,6 +3,9 @@
 A round is judged by the predictor that the run would have if it ended there: the last steps of the method's program
 are run, the predictor is asked about validation rows, and the clients then go on as if nothing had been. What that
 costs is counted. Held-out rows are not looked at.
+
+What clients have of their own (fine-tuning, memories, weights) was chosen by the same rows, so the score is better than
+that of rows which chose nothing. It ranks rates and rounds, and is no estimate of how well clients will fare.
 """
 
 from __future__ import annotations

@@ -144,7 +144,8 @@ class Outcome(Part):
         best_round: After which the predictor is taken, as validation rows chose; where `training.patience` is set.
         stopped_round: The last one that was trained; where `training.patience` is set.
         learning_rate: As it was chosen.
-        validation_accuracy: Mean over clients, on validation rows.
+        validation_accuracy: Mean over clients, on validation rows. They chose parts of clients' own (fine-tuning,
+            memories, weights), too: it is higher than on rows that chose nothing.
         validation_score: The same of the metric that chooses.
         gain_last_5_rounds: By how much it rose in the last five rounds.
         bytes_down: To all clients.
