@@ -18,9 +18,11 @@ from federations import (
 )
 from fedgmi.data.rows import Rows, chunks, pack
 from fedgmi.data.scenarios.truth import Scenario
+from fedgmi.data.scenarios.unseen import set_aside
 from fedgmi.methods import METHODS, Method
 from fedgmi.runs import evaluation
-from fedgmi.runs.evaluation import evaluate
+from fedgmi.runs.evaluation import evaluate, newcomers
+from fedgmi.runs.records.run import Unseen
 from fedgmi.tree import Tree
 
 SCENARIO = gaussian_scenario(5, 30)
@@ -185,6 +187,28 @@ def test_without_truth_there_is_no_error_and_no_matrix():
     assert (
         evaluation.proportion_error(knowing(TRUTH.proportions()).predictor, {}, Scenario(SCENARIO.federation)) is None
     )
+
+
+def test_newcomers_are_judged_with_a_part_of_their_own_and_without():
+    seen, unseen = set_aside(SCENARIO, 0.2, seed=0)
+    found = {}
+    for name in ("ditto", "fedavg", "fedper"):
+        method = METHODS[name](make_task(SCENARIO.federation.schema, method=name))
+        server, states, _ = run(method, seen)
+        found[name] = newcomers(method.predictor, server, states, seen, unseen)
+        Unseen.model_validate(found[name])
+    average, ditto, head = found["fedavg"]["metrics"], found["ditto"], found["fedper"]
+    assert ditto["metrics_shared"] == average  # FedAvg's model, on which nothing was trained
+    assert ditto["metrics"] != average
+    assert "metrics_shared" not in found["fedavg"]
+    assert head["client_accuracy"] is not None
+    assert head["client_accuracy_shared"] is None  # nothing that is not trained can stand for a head
+
+
+def test_a_method_without_a_predictor_for_newcomers_has_no_numbers_of_them():
+    seen, unseen = set_aside(SCENARIO, 0.2, seed=0)
+    found = newcomers(always(0).predictor, {"some": torch.zeros(1)}, {}, seen, unseen)
+    assert found == {"clients": ["client-01"], "client_accuracy": None, "client_accuracy_per_client": None}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -54,6 +54,18 @@ def test_tables_show_every_client_and_the_headline():
     assert "local" not in shown
 
 
+def test_a_method_that_knows_nothing_of_newcomers_says_so():
+    said = "has no predictor for clients that took no part"
+    one = {"clients": ["client-9"], "client_accuracy": None}
+    judged = make_summary() | {"metrics": {"accuracy": {"mean": 0.9}}}
+    assert said in printed(judged | {"unseen": one})
+    known = one | {"client_accuracy": 0.7, "client_accuracy_shared": 0.6, "metrics": {"accuracy": {"mean": 0.7}}}
+    shown = printed(judged | {"unseen": known})
+    assert said not in shown
+    assert "nothing trained on their rows, %" in shown
+    assert "60.0" in shown
+
+
 def test_tables_without_truth():
     shown = printed(make_summary(truth=False))
     for text in ("TV", "true one", "expert: own", "oracle"):

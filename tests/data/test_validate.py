@@ -76,3 +76,13 @@ def test_refused(federation: Federation, message: str) -> None:
 )
 def test_accepted(client: Client) -> None:
     check_federation(Federation(TABLE, (client,), validation=(client,), held_out=(client,)))
+
+
+def test_single_clients_may_have_no_rows_for_validation() -> None:
+    """`with_validation` leaves a single row to training, and such a federation can be fitted."""
+    federation = Federation(TABLE, (GOOD, replace(GOOD, name="one row", x=GOOD.x[:1], y=GOOD.y[:1])))
+    chosen = federation.with_validation(0.25)
+    assert [len(client) for client in chosen.validation] == [1, 0]
+    check_federation(chosen)
+    with pytest.raises(DataError, match=r"'one row' \(held-out\): it has no rows"):
+        check_federation(replace(chosen, held_out=chosen.validation))

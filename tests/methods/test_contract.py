@@ -25,6 +25,7 @@ from fedgmi.errors import ConfigError
 from fedgmi.methods import BOUNDS, METHODS, Method
 from fedgmi.methods.contract import wrong_entry
 from fedgmi.methods.disclosing import disclosing
+from fedgmi.methods.personal import NOBODY, TRIED
 from fedgmi.methods.standardising import standardised
 from fedgmi.protocol import in_process
 from fedgmi.protocol.message import Message, flatten, mean_by_mass
@@ -223,6 +224,9 @@ def test_a_predictor_keeps_no_leaf_in_vain(trained):
         for rows in (clients, bare):
             if function is not None:
                 function(watched, replace(rows, cache={}))
+    if predictor.welcome is not None:
+        known = {} if predictor.infer_client is None else predictor.infer_client(server, clients)
+        predictor.welcome(watched, known, replace(clients, cache={}))
     if predictor.expert is not None:
         predictor.expert(watched, bare.x)
     if predictor.density is not None:
@@ -539,8 +543,9 @@ def test_a_new_clients_states_are_inferred_without_training(case):
     """By its rows alone, with labels and without; the server's state and its own place among others change nothing."""
     method = case.method(SMALL, density="gaussian")  # no noise, which would be drawn by the client's place
     if method.predictor.infer_client is None:
-        # only who trains a client's own model may have nothing to offer
+        # only who trains a client's own model may have nothing to offer to those without labels
         assert "expert" in method.program.client_init((0,))
+        assert method.predictor.welcome is not None
         return
     server, _, _ = run(method, SMALL)
     rows = pack(gaussian_scenario(3, 30, seed=5).federation.clients)
@@ -563,3 +568,35 @@ def test_a_new_clients_states_are_inferred_without_training(case):
         x, y = rows.x[rows.client_index == 1], rows.y[rows.client_index == 1]
         alone = method.predictor.infer_client(server, pack([Client("new", x, y if seen.y is not None else None)]))
         torch.testing.assert_close(method.predictor.proportions(alone)[0], proportions[1], atol=1e-4, rtol=0)
+
+
+def test_newcomers_with_labels_get_what_clients_have_of_their_own(trained):
+    """Who predicts with a client's own model gives newcomers one as well: a comparison would be unfair otherwise."""
+    method, server, states = trained
+    predictor, rows = method.predictor, pack(gaussian_scenario(2, 30, seed=5).federation.clients)
+    if predictor.welcome is None:
+        assert not {"personal", "memory"} & states.keys()
+        return
+    known = {} if predictor.infer_client is None else predictor.infer_client(server, rows)
+    bare = replace(rows, y=None, cache={})
+    assert predictor.welcome(server, known, bare) is known
+    own = predictor.welcome(server, known, rows)
+    logs = predictor.predict(server, own, bare)
+    assert float(logs.logsumexp(1).abs().max()) < 1e-5
+    assert torch.equal(logs, predictor.predict(server, predictor.welcome(server, known, rows), bare))
+    if own is known:
+        assert int(server[TRIED]) == NOBODY
+    elif predictor.infer_client is not None:
+        assert not torch.equal(logs, predictor.predict(server, known, bare))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_client_may_have_no_rows_for_validation(name):
+    federation = gaussian_scenario(3, 12).federation
+    first, *others = federation.validation
+    none = replace(first, x=first.x[:0], y=first.y[:0])
+    method = METHODS[name](make_task(federation.schema, 2, method=name))
+    server, states, _ = run(method, Scenario(replace(federation, validation=(none, *others))), rounds=1)
+    assert_finite(server, states)
+    rows = replace(pack(federation.held_out), y=None)
+    assert bool(method.predictor.predict(server, states, rows).isfinite().all())

@@ -96,12 +96,12 @@ def test_without_validation_rows_both_count_alike():
 def test_newcomers_remember_their_labelled_rows_and_without_labels_have_fedavgs_model():
     method, server, _ = ended(task(capacity=10))
     rows: Rows = pack(CLIENTS)
-    states = method.predictor.infer_client(server, rows)
+    states = method.predictor.welcome(server, {}, rows)
     assert [int(n) for n in (states["labels"] >= 0).sum(1)] == [min(n, 10) for n in SIZES]
     assert set(states["share"].tolist()) == {float(server["memory/share"])}
     blind = replace(rows, y=None, cache={})
     shared = task().expert.log_prob(server["expert"], rows.x)[:, 0].double()
-    found = method.predictor.predict(server, method.predictor.infer_client(server, blind), blind)
+    found = method.predictor.predict(server, method.predictor.welcome(server, {}, blind), blind)
     torch.testing.assert_close(found, shared, atol=1e-6, rtol=0)
     assert float((method.predictor.predict(server, states, blind) - shared).abs().max()) > 0.1
 

@@ -190,7 +190,8 @@ class Federation:
                 brought to the order of the first client's by name. y holds classes as whole numbers or texts [n]. They
                 are numbered over all clients, and come back from predictions as they were given.
             names: The clients' names; "client-00", "client-01", … by default.
-            validation: Rows for validation, as `clients` and in the same order.
+            validation: Rows for validation, as `clients` and in the same order. Single clients may have
+                none: (x[:0], y[:0]).
             held_out: Rows that training never sees, as `clients` and in the same order.
             missing: What becomes of missing values (NaN, None, masked ones): "refuse", "mean" or "indicator"; see
                 docs/tables.md. Missing labels are refused always.

@@ -86,7 +86,8 @@ class Predictor:
         client_state: (proportions [C, K]) → states of clients that are known by their proportions alone.
         own: The leaves of clients' states, besides the proportions, by which they predict. A saved model holds them.
         welcome: (server, states of newcomers, rows) → the same states with parts of their own, from rows with labels.
-            This trains. None where clients have nothing of their own.
+            This trains. Without `infer_client` there are no states to begin with ({}). None where clients have nothing
+            of their own.
         shared: As `predict`, without what clients have of their own; None where they have nothing.
         has_own: (server) → whether clients ended with a part of their own beside `shared`. Without rows for validation
             they do not.

@@ -5,7 +5,8 @@ A temperature β makes q̃ ∝_y q^β (Guo et al. 2017, arXiv 1706.04599): a net
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
 from fedgmi.methods.local_training import train_own
 from fedgmi.models.heads import CLASSES, Head
+from fedgmi.protocol.step import ClientStep
+from fedgmi.tree import Tree
 
 BETAS = torch.logspace(-1.0, 0.5, 31, dtype=torch.float64)
 """β that are tried, from 0.1 to 3.2; 1 is among them."""
@@ -21,6 +24,11 @@ WORST = -1e10
 """Of a candidate that ran away, in the place of −∞: it has to travel, and to fit into masked sums."""
 NOBODY = -1
 """The choice where nobody has rows for validation."""
+LAST = -1
+"""The round in whose name newcomers' models draw their rows; those before it count down."""
+PASSES, PASSES_AFRESH = 16, 64
+"""Passes of a newcomer's own model from a shared one, and from a random start: the most that fine-tuning and the
+personal part try."""
 
 
 def labelled_validation(rows: Rows) -> Rows | None:
@@ -50,6 +58,32 @@ def tuned(task: Task, start: Tensor, rows: Rows, stops: Sequence[int], rate: flo
         model = train_own(task.replace(lr=rate * task.lr, training=stretch), rows, model, key)
         done = stop
         yield model
+
+
+def welcomed(
+    client: ClientStep, epochs: int, passes: int = PASSES, start: Callable[[Tree, Rows], Tree] | None = None
+) -> Callable[[Tree, Tree, Rows], Tree]:
+    """What gives newcomers a model of their own, by a method's rounds in which the server's state stands still.
+
+    Args:
+        client: What a client does in a round, after which its states predict. Messages go nowhere.
+        epochs: Its passes in a round.
+        passes: So many are made, in whole rounds.
+        start: (server, rows) → states to begin with; None: those of `infer_client`.
+
+    Returns:
+        See `Predictor.welcome`. Rows without labels leave states as they are.
+    """
+
+    def welcome(server: Tree, states: Tree, rows: Rows) -> Tree:
+        if rows.y is None:
+            return states
+        states = states if start is None else start(server, rows)
+        for number in range(math.ceil(passes / epochs)):
+            states, _ = client(server, states, rows, LAST - number)
+        return states
+
+    return welcome
 
 
 def by_temperature(logs: Tensor, labels: Tensor, head: Head = CLASSES) -> Tensor:

@@ -33,7 +33,7 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Method, Task
 from fedgmi.methods.local_training import own_log_prob
-from fedgmi.methods.own_models import BETAS, NOBODY, by_temperature, labelled_validation, tuned
+from fedgmi.methods.own_models import BETAS, LAST, NOBODY, by_temperature, labelled_validation, tuned
 from fedgmi.mixture.stacking import LEAST, newton_step, only_first, own_weights, prior_weights
 from fedgmi.models.heads import blend
 from fedgmi.protocol.message import Message
@@ -48,8 +48,6 @@ RATES = (0.3, 1.0)
 AFRESH = (16, 64)
 """Passes of a net that starts at random, at the rounds' rate: where clients have nothing in common it is the best."""
 NEWTON_STEPS = 2
-LAST = -1
-"""The round in whose name newcomers' nets draw their rows."""
 TRIED, BETA, WEIGHTS, LAST_BETA = (f"personal/{leaf}" for leaf in ("tried", "beta", "weights", "last_beta"))
 TELLS = "how likely its rows for validation are under the shared model and under models tuned to its own rows, summed"
 WEIGHS = (

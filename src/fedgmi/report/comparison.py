@@ -198,9 +198,9 @@ def choices(comparison: Comparison) -> list[str]:
         comparison: What `comparison.json` holds.
 
     Returns:
-        Lines; none where nothing was left to choose.
+        Lines, the last for those that had nothing to choose; none where nobody had.
     """
-    lines = []
+    lines, without = list[str](), list[str]()
     for method in comparison["methods"]:
         found = [cell["tuned"] for cell in comparison["cells"] if cell["method"] == method and cell.get("tuned")]
         if found:
@@ -210,7 +210,9 @@ def choices(comparison: Comparison) -> list[str]:
             cost = f"{runs} runs, {number(sum(one['seconds'] for one in found), 1)} s, {spent}"
             failed = f", {lost} of them failed" if lost else ""
             lines.append(f"{method}: validation rows chose {' and '.join(keys)}, by seed ({cost}{failed}).")
-    return lines
+        elif any(cell["method"] == method and "failed" not in cell for cell in comparison["cells"]):
+            without.append(method)
+    return [*lines, f"Nothing to choose: {', '.join(without)}."] if lines and without else lines
 
 
 def _matrix(method: str, found: dict[str, Any]) -> str:

@@ -48,8 +48,11 @@ HEADLINES: tuple[tuple[str, str, int | None], ...] = (
     ("unseen clients: proportion error", "unseen.proportion_tv", 3),
     ("… from rows without labels", "unseen.proportion_tv_unlabelled", 3),
     ("unseen clients: accuracy, %", "unseen.client_accuracy", None),
+    ("… nothing trained on their rows, %", "unseen.client_accuracy_shared", None),
     ("unseen clients: RMSE", "unseen.metrics.rmse.mean", 3),
+    ("… nothing trained on their rows", "unseen.metrics_shared.rmse.mean", 3),
     ("unseen clients: C-index, %", "unseen.metrics.c_index.mean", None),
+    ("… nothing trained on their rows, %", "unseen.metrics_shared.c_index.mean", None),
 )
 """By row of the table of numbers: its name, the key in a summary, and digits; None: a share, in percent."""
 
@@ -72,6 +75,9 @@ def print_report(summary: Summary, out: Path, console: Console) -> None:
     if not summary.get("proportions"):
         name = summary.get("method", "it")
         console.print(f"{name} estimates no proportions. The command fedgmi diagnose does.", highlight=False)
+    if summary.get("metrics") and summary.get("unseen") and not summary["unseen"].get("metrics"):
+        name = summary.get("method", "it")
+        console.print(f"{name} has no predictor for clients that took no part in training.", highlight=False)
     if summary.get("client_accuracy") is None and not summary.get("metrics"):
         console.print("There are no labels, so there are no predictors. data.label_column names their column.")
     console.print(f"Results: {out}", highlight=False, soft_wrap=True)

@@ -3,6 +3,9 @@
 A round is judged by the predictor that the run would have if it ended there: the last steps of the method's program
 are run, the predictor is asked about validation rows, and the clients then go on as if nothing had been. What that
 costs is counted. Held-out rows are not looked at.
+
+What clients have of their own (fine-tuning, memories, weights) was chosen by the same rows, so the score is better than
+that of rows which chose nothing. It ranks rates and rounds, and is no estimate of how well clients will fare.
 """
 
 from __future__ import annotations
@@ -223,7 +226,7 @@ def check_choice(config: Config, federation: Federation, program: Program, name:
     where, fix = ("training.patience", "unset it") if patience else ("training.lr", "give one rate")
     fix += ", or give the federation validation rows with labels"
     choices = "the best round" if patience else "a learning rate"
-    why = _undecided(federation, metric)
+    why = undecided(federation, metric)
     if why:
         usual = USUAL[federation.schema.task]
         fix = fix if metric == usual else f"{fix}, or set evaluation.metric to {usual}"
@@ -236,7 +239,7 @@ def check_choice(config: Config, federation: Federation, program: Program, name:
         )
 
 
-def _undecided(federation: Federation, metric: str) -> str:
+def undecided(federation: Federation, metric: str) -> str:
     """Why validation rows cannot choose by a metric; "" where they can."""
     if not any(len(client) for client in federation.validation):
         return "there are none"

@@ -20,7 +20,7 @@ from fedgmi.runs.config import Config, dump, load
 from fedgmi.runs.contestants import ORACLE
 from fedgmi.runs.records import Comparison, Summary
 from fedgmi.runs.statistics import compared
-from fedgmi.runs.tuning import runs_of, tuned
+from fedgmi.runs.tuning import check_folder, check_tuning, runs_of, tuned
 from fedgmi.storage import files, folder
 
 POLL_S = 0.2
@@ -53,13 +53,16 @@ def compare(
         What `out` then holds as `comparison.json`.
 
     Raises:
-        ConfigError: A method is unknown or not for the task, a method or seed is named twice, or the folder holds a
-            comparison with other settings.
+        ConfigError: A method is unknown or not for the task, a method or seed is named twice, validation rows are to
+            choose and cannot, or the folder holds a comparison with other settings.
         UserError: The folder holds other results, cannot be written, or another process works there.
     """
     cells = grid(methods, seeds)
     check_oracle(config, methods)
     check_tasks(config, methods)
+    check_folder(config, out, tune)
+    if tune:
+        check_tuning(config, cells)
     _claim(config, out)
     with folder.alone(out):
         files.write_text(out / folder.CONFIG, dump(config))

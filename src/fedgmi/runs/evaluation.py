@@ -168,14 +168,12 @@ def shared_quality(
     return {"own_part": True, "shared_score": found[metric], **shared}
 
 
-def newcomers(
-    predictor: Predictor, server: Tree, states: Tree, seen: Scenario, unseen: Scenario
-) -> dict[str, Any] | None:
+def newcomers(predictor: Predictor, server: Tree, states: Tree, seen: Scenario, unseen: Scenario) -> dict[str, Any]:
     """How clients fare that took no part in training.
 
-    Their states are inferred from their training rows, with labels and without. Their predictors, those of the states
-    from labelled rows with parts of their own, are evaluated on held-out rows. Components are in the order that fits
-    the *seen* clients.
+    Their states are inferred from their training rows, with labels and without. On held-out rows two predictors of
+    those inferred with labels are evaluated: one for which nothing is trained, and one with a part of their own, where
+    the method has such. Components are in the order that fits the *seen* clients.
 
     Args:
         predictor: The method's.
@@ -185,18 +183,16 @@ def newcomers(
         unseen: The others.
 
     Returns:
-        Numbers by name; `records.Unseen` says what each means. None where the method cannot infer anybody's state.
+        Numbers by name; `records.Unseen` says what each means.
     """
-    if predictor.infer_client is None:
-        return None
     clients, truth = unseen.federation.clients, unseen.truth
-    device = next(iter(server.values())).device
-    rows = pack(clients, device=device)
-    kinds = {"": predictor.infer_client(server, rows)}
-    if rows.y is not None:
-        kinds["_unlabelled"] = predictor.infer_client(server, replace(rows, y=None, cache={}))
+    device = next(iter((server or states).values())).device
+    rows, infer = pack(clients, device=device), predictor.infer_client
+    kinds = {} if infer is None else {"": infer(server, rows)}
+    if rows.y is not None and infer is not None:
+        kinds["_unlabelled"] = infer(server, replace(rows, y=None, cache={}))
     result: dict[str, Any] = {"clients": list(unseen.federation.names)}
-    if predictor.proportions is not None:
+    if predictor.proportions is not None and kinds:
         _, order = proportion_errors(predictor.proportions(states).cpu(), seen)
         for suffix, inferred in kinds.items():
             estimated = predictor.proportions(inferred).cpu()
@@ -205,10 +201,14 @@ def newcomers(
             result |= {f"proportion_tv{suffix}": error, f"proportions{suffix}": estimated.tolist()}
             if predictor.identified is not None:
                 result[f"identified{suffix}"] = bool(predictor.identified(inferred).all())
-    own = kinds[""] if predictor.welcome is None else predictor.welcome(server, kinds[""], rows)
-    predicted = predictions(predictor, server, own, unseen.federation.held_out)
-    found = quality(predicted, clients, unseen.federation.schema)
-    return result | {key: found[key] for key in (*ACCURACY, "metrics") if key in found}
+    known, welcome = kinds.get("", {}), predictor.welcome if rows.y is not None else None
+    own = {"": known} if welcome is None else {"": welcome(server, known, rows), "_shared": known}
+    for suffix, at in own.items():
+        there = (suffix == "" and welcome is not None) or infer is not None
+        predicted = predictions(predictor, server, at, unseen.federation.held_out) if there else None
+        found = quality(predicted, clients, unseen.federation.schema)
+        result |= {f"{key}{suffix}": found[key] for key in (*ACCURACY, "metrics") if key in found}
+    return result
 
 
 def proportion_error(predictor: Predictor, states: Tree, scenario: Scenario) -> float | None:

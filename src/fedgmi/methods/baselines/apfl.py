@@ -10,7 +10,8 @@ F_i is the mean cross-entropy of client i's rows. v_i and α_i stay with the cli
 Per round and client: one model down, one up. The global model is FedAvg's.
 
 A client that was never drawn predicts with the mixture of its random start and the global model. One that was never
-there gets the global model: `infer_client` trains nothing.
+there gets the global model: `infer_client` trains nothing. With labels its own begins there, for rounds of 16 passes
+in which the global model stands still (`welcome`).
 
 Deviations from the paper:
 - Adam, fresh in every round, in place of SGD. So α, which takes plain gradient steps, has a rate of its own.
@@ -37,6 +38,7 @@ from fedgmi.methods.local_training import (
     random_starts,
     train_own,
 )
+from fedgmi.methods.own_models import welcomed
 from fedgmi.models import training
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program
@@ -98,6 +100,7 @@ def apfl(task: Task[ApflSettings]) -> Method:
             predict=predict,
             reads=("expert",),
             infer_client=lambda server, rows: state(server["expert"], rows.n_clients),
+            welcome=welcomed(client, task.training.epochs),
             expert=lambda server, x: task.expert.log_prob(server["expert"], x),
         ),
     )

@@ -169,4 +169,9 @@ def squares(task: Task, models: Tensor, rows: Rows) -> Tensor:
     return total
 
 
-BCFL = Entry(bcfl, BcflSettings, "clusters whose models are Gaussians, every client in its likeliest one")
+BCFL = Entry(
+    bcfl,
+    BcflSettings,
+    "clusters whose models are Gaussians, every client in its likeliest one",
+    tune={"strength": (0.001, 0.01, 0.1)},
+)

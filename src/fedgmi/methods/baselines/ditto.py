@@ -7,7 +7,8 @@ w_t is the global model as the round received it, F_i the mean cross-entropy of 
 client, is never averaged, and is what predicts. Per round and client: one model down, one up.
 
 A client that was never drawn predicts with v_i's random start. One that was never there gets the global model, near
-which its own would be held: `infer_client` trains nothing.
+which its own would be held: `infer_client` trains nothing. With labels its own begins there, held near it, for 16
+passes (`welcome`).
 
 Deviations from the paper:
 - One μ for all. The paper's clients choose among 0.1, 1 and 2 by their validation rows, or take 1, our default, where
@@ -26,6 +27,7 @@ from fedgmi.data.rows import Rows
 from fedgmi.methods.baselines.averaging import average_step
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import need_labels, own_log_prob, random_starts, train_own
+from fedgmi.methods.own_models import welcomed
 from fedgmi.models.training import Pull
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program, Step
@@ -79,6 +81,7 @@ def ditto(task: Task[DittoSettings]) -> Method:
             predict=predict,
             reads=("expert",),
             infer_client=lambda server, rows: {"personal": copies(server["expert"], rows.n_clients)},
+            welcome=welcomed(personalise, task.training.epochs),
             expert=lambda server, x: task.expert.log_prob(server["expert"], x),
         ),
     )

@@ -9,7 +9,7 @@ Deviations from the paper:
 - Means are over the participants. In the paper all clients take part in every round.
 - Adam, fresh in every round.
 
-A client that was never there cannot predict: see `own_heads`.
+A client that was never there has no head: see `own_heads`.
 """
 
 from __future__ import annotations

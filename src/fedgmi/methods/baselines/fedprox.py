@@ -20,6 +20,9 @@ from fedgmi.methods.baselines.averaging import OneModelSettings, one_model
 from fedgmi.methods.contract import Entry, Method, Task
 from fedgmi.settings.base import PositiveFloat
 
+MUS = (0.001, 0.01, 0.1, 1.0)
+"""μ from which the paper chooses."""
+
 
 class FedProxSettings(OneModelSettings):
     """FedProx's own settings.
@@ -52,5 +55,5 @@ FEDPROX = Entry(
     FedProxSettings,
     "FedAvg whose clients are held near the global model",
     has_components=False,
-    tune={"mu": (0.001, 0.01, 0.1, 1.0)},
+    tune={"mu": MUS},
 )

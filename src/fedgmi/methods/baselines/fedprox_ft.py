@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 from fedgmi.methods.baselines.averaging import one_model
+from fedgmi.methods.baselines.fedprox import MUS
 from fedgmi.methods.baselines.fine_tuning import FineTuningSettings, fine_tuned
 from fedgmi.methods.contract import Entry, Method, Task
 from fedgmi.settings.base import PositiveFloat
@@ -42,5 +43,9 @@ def fedprox_ft(task: Task[FedProxFtSettings]) -> Method:
 
 
 FEDPROX_FT = Entry(
-    fedprox_ft, FedProxFtSettings, "FedProx, tuned to each client's rows at the end", has_components=False
+    fedprox_ft,
+    FedProxFtSettings,
+    "FedProx, tuned to each client's rows at the end",
+    has_components=False,
+    tune={"mu": MUS},
 )

@@ -12,7 +12,7 @@ Deviations from the paper:
 - Adam, fresh for each of the two.
 
 Heads are not trained anew after the last mean: clients predict with the final representation and with the heads of
-their last round. A client that was never there cannot predict: see `own_heads`.
+their last round. A client that was never there has no head: see `own_heads`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@
 F_i is the mean cross-entropy of client i's rows. The K centres c_s have a random start each, and all w_i another one in
 common. w_i stays with the client and is what predicts. u_i, scaled to sum to one, are the proportions. Per round and
 client: K models down, K up. The smoothing leaves no centre without mass: one that no row prefers becomes the mean of
-all clients. The paper has no rule for clients that were not there.
+all clients. The paper has no rule for clients that were not there. Here one with labels begins at
+Σ_s u_is c_s / Σ_s u_is, and goes on by the rule above for 16 passes (`welcome`).
 
 `method.shared_trunk` gives the centres all layers but the last in common: their mean is by rows, and goes up once.
 Clients' own models stay whole.
@@ -30,6 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedgmi import tree
 from fedgmi.data.rows import Rows
 from fedgmi.methods.baselines.averaging import experts_step
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
@@ -41,6 +43,7 @@ from fedgmi.methods.local_training import (
     row_losses,
     train_own,
 )
+from fedgmi.methods.own_models import LAST, welcomed
 from fedgmi.methods.shared_trunk import TrunkSettings, parts_of_own, parts_step, starts
 from fedgmi.mixture.posterior import uniform
 from fedgmi.models.training import Pull
@@ -120,6 +123,11 @@ def fedsoft(task: Task[FedSoftSettings]) -> Method:
             "estimated": torch.zeros(len(ids), dtype=torch.long),  # the round of the last estimate; 0: none yet
         }
 
+    def start(server: Tree, rows: Rows) -> Tree:
+        states = tree.to(client_init(rows.ids), rows.x.device)
+        share = estimate(server, states, rows, LAST)["importance"].to(server["expert"].dtype)
+        return states | {"expert": share @ server["expert"] / share.sum(1, keepdim=True)}
+
     return Method(
         name="fedsoft",
         program=Program(
@@ -133,6 +141,7 @@ def fedsoft(task: Task[FedSoftSettings]) -> Method:
             reads=("expert",),
             proportions=lambda states: states["importance"] / states["importance"].sum(1, keepdim=True),
             responsibilities=lambda server, states, rows: nearest(server, rows),
+            welcome=welcomed(client, task.training.epochs, start=start),
             expert=lambda server, x: task.expert.log_prob(server["expert"], x),
         ),
     )

@@ -138,4 +138,10 @@ def gated(task: Task[FedSparseSettings], centre: Tensor, gates: Tensor, rows: Ro
     return training.Objective(loss, model=f"expert {task.expert.name}")
 
 
-FEDSPARSE = Entry(fedsparse, FedSparseSettings, "FedAvg with gates that close parameters for all", has_components=False)
+FEDSPARSE = Entry(
+    fedsparse,
+    FedSparseSettings,
+    "FedAvg with gates that close parameters for all",
+    has_components=False,
+    tune={"sparsity": (0.01, 0.1, 1.0)},
+)

@@ -14,7 +14,7 @@ A candidate that runs away at some client drops out: its likelihood counts as �
 Where nobody has rows for validation, nothing is chosen: as many passes as a round has, at the rounds' rate, β = 1.
 
 A newcomer gets the shared model, at the shared model's own β: `infer_client` trains nothing. So does a client that
-missed the last steps.
+missed the last steps. With labels a newcomer tunes as the others do (`welcome`).
 
 Adam is fresh in each stretch between two numbers of passes, and a stretch has at least one step. Models that were tried
 are not kept: the chosen one is trained again, by the same draws.
@@ -31,7 +31,7 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Method, Task
 from fedgmi.methods.local_training import own_log_prob
-from fedgmi.methods.own_models import BETAS, NOBODY, by_temperature, labelled_validation, tuned
+from fedgmi.methods.own_models import BETAS, LAST, NOBODY, by_temperature, labelled_validation, tuned
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.settings.base import MethodSettings, PositiveFloats, PositiveInts
@@ -96,6 +96,9 @@ def fine_tuned(method: Method, task: Task[FineTuningSettings]) -> Method:
         shared = server["expert"].repeat(rows.n_clients, 1)
         return {"personal": shared, "beta": server[BETA][0].expand(rows.n_clients)}
 
+    def welcome(server: Tree, states: Tree, rows: Rows) -> Tree:
+        return states if rows.y is None else tune(server, states, rows, LAST)[0]
+
     def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
         own = states if "personal" in states else infer_client(server, rows)
         logs = own_log_prob(task, own["personal"], rows)
@@ -106,8 +109,9 @@ def fine_tuned(method: Method, task: Task[FineTuningSettings]) -> Method:
         Step("try tuning", look, choose, reads=("expert",), writes=(CHOSEN, BETA), tells=TELLS, part="fine-tuning"),
         Step("tune", tune, reads=("expert", CHOSEN, BETA), part="fine-tuning"),
     )
+    reads = (*predictor.reads, CHOSEN, BETA)
     return replace(
         method,
         program=replace(program, finish=(*program.finish, *steps)),
-        predictor=replace(predictor, predict=predict, reads=(*predictor.reads, BETA), infer_client=infer_client),
+        predictor=replace(predictor, predict=predict, reads=reads, infer_client=infer_client, welcome=welcome),
     )

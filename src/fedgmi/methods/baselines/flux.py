@@ -233,4 +233,5 @@ FLUX = Entry(
     check=check_joint_rounds,
     settle=settle_joint_rounds(JOINT_ROUNDS),
     tasks=("classification",),
+    tune={"joint_rounds": (1, 5, 10)},
 )

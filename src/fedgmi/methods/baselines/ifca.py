@@ -149,4 +149,10 @@ def best_of_k(task: Task, name: str, train: Step) -> Method:
     )
 
 
-IFCA = Entry(ifca, IfcaSettings, "every client joins the one cluster whose model fits it best", check=check_starts)
+IFCA = Entry(
+    ifca,
+    IfcaSettings,
+    "every client joins the one cluster whose model fits it best",
+    check=check_starts,
+    tune={"init": ("random", "balanced", "farthest")},
+)

@@ -9,11 +9,12 @@ rows for validation. What travels after the rounds is one log likelihood for eac
 rows. Per round and client: one model down, one up.
 
 The pair that is best for all clients' validation rows together is that of clients without any, and of newcomers. Where
-nobody has any, λ is 0.5 and k the first of `method.neighbours`. A newcomer with labels remembers its own rows, and
-trains nothing. Without labels it gets FedAvg's model, as does a client that missed the last step.
+nobody has any, λ is 0.5 and k the first of `method.neighbours`. A newcomer gets FedAvg's model, as does a client that
+missed the last step. With labels it remembers its own rows (`welcome`), and trains nothing.
 
 Deviations from the paper:
 - λ and k are chosen by likelihood, not by accuracy: on few rows many pairs have the same.
+- `fedgmi compare --tune` tries half and twice the paper's k.
 - λ is 0, 0.1, …, 0.9. At 1, classes that no neighbour has would be impossible.
 - A client remembers at most `method.capacity` rows, evenly spaced. The paper's code draws them. A memory takes the
   place of so many, whatever it holds: capacity · F numbers a client.
@@ -120,8 +121,8 @@ def knn_per(task: Task[KnnPerSettings]) -> Method:
             }
         return states | memory | chosen, Message()
 
-    def infer_client(server: Tree, rows: Rows) -> Tree:
-        return remembered(task, server, rows, settings.capacity) | common(server, rows)
+    def welcome(server: Tree, states: Tree, rows: Rows) -> Tree:
+        return states if rows.y is None else remembered(task, server, rows, settings.capacity) | common(server, rows)
 
     def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
         logs = shared_log_prob(task, server, rows)
@@ -139,7 +140,7 @@ def knn_per(task: Task[KnnPerSettings]) -> Method:
     return replace(
         method,
         program=replace(program, finish=(*program.finish, *steps)),
-        predictor=replace(predictor, predict=predict, reads=reads, infer_client=infer_client),
+        predictor=replace(predictor, predict=predict, reads=reads, welcome=welcome),
     )
 
 
@@ -149,4 +150,5 @@ KNN_PER = Entry(
     "FedAvg's model, and every client's memory of its own rows",
     has_components=False,
     tasks=("classification",),
+    tune={"neighbours": ([5], [10], [20])},
 )

@@ -1,4 +1,7 @@
-"""Local: every client alone, on its own rows. The bound that shows what federation buys; no model travels."""
+"""Local: every client alone, on its own rows. The bound that shows what federation buys; no model travels.
+
+A client that was never there does as the others did, for 64 passes (`welcome`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.local_training import need_labels, own_log_prob, random_starts, train_own
+from fedgmi.methods.own_models import PASSES_AFRESH, welcomed
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program, Step
 from fedgmi.settings.base import MethodSettings
@@ -38,6 +42,12 @@ def local(task: Task[LocalSettings]) -> Method:
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         return {"expert": train_own(task, rows, states["expert"], (task.seed, round, "expert"))}, Message()
 
+    def client_init(ids: tuple[int, ...]) -> Tree:
+        return {"expert": random_starts(task, 1).repeat(len(ids), 1)}
+
+    def start(server: Tree, rows: Rows) -> Tree:
+        return {"expert": client_init(rows.ids)["expert"].to(rows.x.device)}
+
     def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
         return own_log_prob(task, states["expert"], rows)
 
@@ -45,10 +55,10 @@ def local(task: Task[LocalSettings]) -> Method:
         name="local",
         program=Program(
             init=dict,
-            client_init=lambda ids: {"expert": random_starts(task, 1).repeat(len(ids), 1)},
+            client_init=client_init,
             round=(Step("train", client),),
         ),
-        predictor=Predictor(predict=predict),
+        predictor=Predictor(predict=predict, welcome=welcomed(client, task.training.epochs, PASSES_AFRESH, start)),
     )
 
 

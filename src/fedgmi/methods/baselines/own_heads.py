@@ -1,8 +1,11 @@
 """One trunk for all and a head for every client: what FedPer and FedRep have in common.
 
 The server's leaf `expert` [1, T] holds the shared lower layers, a client's state `expert` [C, P − T] its own last
-layer. Heads never travel. A client that was never there has no head, and nothing that is not trained can stand for one:
-there is no `infer_client`. All heads begin at one random start.
+layer. Heads never travel. All heads begin at one random start.
+
+A client that was never there has no head, and nothing that is not trained can stand for one: there is no
+`infer_client`. With labels it trains one from the same start, for 64 passes in which the trunk stands still
+(`welcome`).
 """
 
 from __future__ import annotations
@@ -15,7 +18,16 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.baselines.averaging import experts_step
 from fedgmi.methods.contract import Method, Predictor, Task
-from fedgmi.methods.local_training import by_rows, need_labels, own_log_prob, random_starts
+from fedgmi.methods.local_training import (
+    by_rows,
+    expert_objective,
+    need_labels,
+    own_log_prob,
+    random_starts,
+    train_own,
+    trained_part,
+)
+from fedgmi.methods.own_models import PASSES_AFRESH, welcomed
 from fedgmi.methods.shared_trunk import need_trunk
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program
@@ -50,6 +62,17 @@ def own_heads(task: Task, name: str, train: Train) -> Method:
         trained = train(whole(server, states), rows, round)
         return {"expert": trained[:, trunk:]}, Message({"expert": by_rows(rows, trained[:, :trunk])})
 
+    def client_init(ids: tuple[int, ...]) -> Tree:
+        return {"expert": random_starts(task, 1)[:, trunk:].repeat(len(ids), 1)}
+
+    def head_alone(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        top = trained_part(expert_objective(task), slice(trunk, None))
+        models = train_own(task, rows, whole(server, states), (task.seed, round, "head"), objective=top)
+        return {"expert": models[:, trunk:]}, Message()
+
+    def start(server: Tree, rows: Rows) -> Tree:
+        return {"expert": client_init(rows.ids)["expert"].to(server["expert"])}
+
     def predict(server: Tree, states: Tree, rows: Rows) -> Tensor:
         return own_log_prob(task, whole(server, states), rows)
 
@@ -57,9 +80,13 @@ def own_heads(task: Task, name: str, train: Train) -> Method:
         name=name,
         program=Program(
             init=lambda: {"expert": random_starts(task, 1)[:, :trunk]},
-            client_init=lambda ids: {"expert": random_starts(task, 1)[:, trunk:].repeat(len(ids), 1)},
+            client_init=client_init,
             round=(experts_step(client, "updates of the shared layers, weighted by its rows"),),
             kinds={"expert": "expert"},
         ),
-        predictor=Predictor(predict=predict, reads=("expert",)),
+        predictor=Predictor(
+            predict=predict,
+            reads=("expert",),
+            welcome=welcomed(head_alone, task.training.epochs, PASSES_AFRESH, start),
+        ),
     )

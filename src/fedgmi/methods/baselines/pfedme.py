@@ -11,7 +11,8 @@ local rounds as K-step stretches fit into its passes over its rows, the last one
 as in the other methods. Per round and client: one model down, one up.
 
 A client that was never drawn predicts with θ_i's random start. One that was never there gets the global model, near
-which its own would be held: `infer_client` trains nothing.
+which its own would be held: `infer_client` trains nothing. With labels it makes one in a round, as all do: θ_i begins
+at the global model in each (`welcome`).
 
 Deviations from the paper:
 - Every step of the K has a batch of its own. The paper's K steps have one in common.
@@ -41,6 +42,7 @@ from fedgmi.methods.local_training import (
     plan,
     random_starts,
 )
+from fedgmi.methods.own_models import welcomed
 from fedgmi.models import training
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program
@@ -93,6 +95,7 @@ def pfedme(task: Task[PFedMeSettings]) -> Method:
             predict=lambda server, states, rows: own_log_prob(task, states["personal"], rows),
             reads=("expert",),
             infer_client=lambda server, rows: {"personal": server["expert"].repeat(rows.n_clients, 1)},
+            welcome=welcomed(client, task.training.epochs, passes=1),
             expert=lambda server, x: task.expert.log_prob(server["expert"], x),
         ),
     )

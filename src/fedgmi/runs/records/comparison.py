@@ -20,9 +20,9 @@ class Tuned(Part):
         settings: By key.
         candidates: How many combinations were run.
         failed: How many of these did not come to their end.
-        seconds: Of all runs.
-        bytes_down: Of all runs, to all clients.
-        bytes_up: Of all runs, from all clients.
+        seconds: Of all runs, failed ones up to their last record.
+        bytes_down: Likewise, to all clients.
+        bytes_up: Likewise, from all clients.
     """
 
     settings: dict[str, Any]

@@ -80,7 +80,9 @@ Metrics = dict[MetricName, Measured]
 
 
 class Unseen(Part):
-    """Clients that took no part in training. `_unlabelled`: as inferred from rows without their labels.
+    """Clients that took no part in training. `_unlabelled`: as inferred from rows without their labels. `_shared`:
+    with nothing trained on their rows, where the method gives them a part of their own; where it has no such predictor,
+    null. Without `_shared`: as they would be deployed.
 
     Attributes:
         clients: Their names.
@@ -93,6 +95,9 @@ class Unseen(Part):
         client_accuracy: Of held-out rows, mean over clients.
         client_accuracy_per_client: By client.
         metrics: Of held-out rows, by name.
+        client_accuracy_shared: See client_accuracy.
+        client_accuracy_per_client_shared: By client.
+        metrics_shared: See metrics.
     """
 
     clients: list[str]
@@ -105,6 +110,9 @@ class Unseen(Part):
     client_accuracy: float | None
     client_accuracy_per_client: list[float | None] | None
     metrics: Metrics | None = None
+    client_accuracy_shared: float | None = None
+    client_accuracy_per_client_shared: list[float | None] | None = None
+    metrics_shared: Metrics | None = None
 
 
 class Outcome(Part):
@@ -138,7 +146,8 @@ class Outcome(Part):
         best_round: After which the predictor is taken, as validation rows chose; where `training.patience` is set.
         stopped_round: The last one that was trained; where `training.patience` is set.
         learning_rate: As it was chosen.
-        validation_accuracy: Mean over clients, on validation rows.
+        validation_accuracy: Mean over clients, on validation rows. They chose parts of clients' own (fine-tuning,
+            memories, weights), too: it is higher than on rows that chose nothing.
         validation_score: The same of the metric that chooses.
         gain_last_5_rounds: By how much it rose in the last five rounds.
         bytes_down: To all clients.
