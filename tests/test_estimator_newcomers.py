@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -61,3 +63,45 @@ def test_a_newcomer_of_hardly_any_rows_stays_near_the_shared_mixture(model, rows
     welcomed = model.welcome(NEW[0][:rows], NEW[1][:rows])
     assert float(welcomed.own["weights"][0, -1]) <= rows / (rows + 5)
     assert np.isfinite(model.predict_proba(LATER[0], client=welcomed)).all()
+
+
+def test_without_rows_for_validation_it_is_said_that_nobody_has_a_part_of_its_own():
+    new = FedGMI(2, rounds=1, settings=SMALL, verbose=0)
+    with pytest.warns(FedgmiWarning, match=r"nobody has rows for validation.*with_validation\(0.2\)") as told:
+        model = new.fit(FEDERATION)
+    assert sum("nobody has rows for validation" in str(one.message) for one in told) == 1
+    assert not model.welcome(*NEW).own
+    shared = np.array([model.weights_[0]])[0]
+    assert np.array_equal(model.predict_proba(NEW[0], client="at 0"), model.predict_proba(NEW[0], client=shared))
+
+
+@pytest.mark.parametrize("meant", ["turned off", "no labels"])
+def test_nothing_is_said_where_it_is_meant_or_is_not_so(meant, recwarn):
+    settings = SMALL | ({"method.personal": False} if meant == "turned off" else {})
+    federation = FEDERATION
+    if meant == "no labels":
+        settings = {name: value for name, value in SMALL.items() if not name.startswith("expert.")}
+        federation = Federation.from_arrays([client.x.numpy() for client in FEDERATION])
+    warnings.simplefilter("always")
+    FedGMI(2, rounds=1, settings=settings, verbose=0).fit(federation)
+    assert not [one for one in recwarn if "rows for validation" in str(one.message)]
+
+
+@pytest.mark.parametrize("held", ["no rows", "one row", "one class"])
+def test_a_client_may_have_hardly_any_rows_for_validation(held):
+    """The others choose then, and it has a part of its own by their weights."""
+    clients = [of_angle(angle, 60, angle) for angle in range(6)]
+    x, y = NEW
+    bad = {"no rows": (x[:0], y[:0]), "one row": (x[:1], y[:1]), "one class": (x[y == 1], y[y == 1])}[held]
+    validation = [bad, *(of_angle(angle, 20, 30 + angle) for angle in range(1, 6))]
+    federation = Federation.from_arrays(clients, validation=validation)
+    model = FedGMI(2, rounds=1, settings=SMALL, verbose=0).fit(federation)
+    probabilities = model.predict_proba(x, client="client-00")
+    assert np.isfinite(probabilities).all()
+    assert np.abs(probabilities - model.predict_proba(x, client=model.weights_[0])).max() > 1e-4
+
+
+def test_who_has_a_single_row_keeps_it_for_training():
+    federation = Federation.from_arrays([*(of_angle(angle, 40, angle) for angle in range(4)), of_angle(1, 1, 9)])
+    model = FedGMI(2, rounds=1, settings=SMALL, verbose=0).fit(federation.with_validation(0.3))
+    assert np.isfinite(model.predict_proba(NEW[0], client="client-04")).all()

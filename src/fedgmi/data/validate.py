@@ -15,7 +15,8 @@ from fedgmi.settings.run import TASKS, TaskName
 
 
 def check_parts(parts: Parts) -> None:
-    """Refuse clients whose rows cannot be used. A client with one row, or with rows of one class, is fine.
+    """Refuse clients whose rows cannot be used. A client with one row, with rows of one class, or with no rows for
+    validation is fine.
 
     Args:
         parts: All that the federation is made of.
@@ -38,6 +39,8 @@ def check_parts(parts: Parts) -> None:
         for client in clients:
             if group and client.name in empty:
                 continue  # it is told once
+            if clients is parts.validation and not len(client):
+                continue  # a client may have no rows for validation: a single row is for training
             with problems.noted():
                 _check_client(client, parts.schema, labelled, f"client {client.name!r}{group}")
     problems.tell()

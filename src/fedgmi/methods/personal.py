@@ -44,6 +44,7 @@ RATES = (0.3, 1.0)
 AFRESH = (16, 64)
 """Passes of a net that starts at random, at the rounds' rate: where clients have nothing in common it is the best."""
 NEWTON_STEPS = 4
+SHARED_ALONE = "nobody has rows for validation: all clients have the shared mixture, and no part of their own"
 LAST = -1
 """The round in whose name newcomers' nets draw their rows."""
 TRIED, BETA, WEIGHTS = "personal/tried", "personal/beta", "personal/weights"
