@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from fedgmi.data.federation import Federation
 from fedgmi.data.rows import Client, Schema
 from fedgmi.data.scenarios import scenarios
 from fedgmi.data.scenarios.truth import Scenario
+from fedgmi.errors import FedgmiWarning
 from fedgmi.methods import METHODS
 from fedgmi.runs import config, experiment
 from fedgmi.storage import folder
@@ -306,3 +308,22 @@ def test_tiny_settings_are_what_they_say():
     """The helper's settings reach the run: otherwise none of these tests would be fast, or about what they say."""
     assert settings() == config.load(None, TINY)
     assert experiment.chosen_methods(settings(), federation([3])) == ["fedgmi"]
+
+
+def test_without_rows_for_validation_a_run_says_that_nobody_has_a_part_of_its_own(tmp_path, monkeypatch):
+    scenario = federation([30] * 6)
+    overrides = offer(monkeypatch, replace(scenario, federation=replace(scenario.federation, validation=())))
+    with pytest.warns(FedgmiWarning, match=r"nobody has rows for validation.*set scenario.validation_share = 0.1"):
+        got = run(tmp_path / "out", *overrides)
+    assert got["client_accuracy"] == got["client_accuracy_shared"]
+
+
+def test_a_value_a_thousand_deviations_out_is_told_in_one_line_and_does_no_harm(tmp_path, monkeypatch):
+    scenario = federation([30, 30, 40, 25, 30, 30])
+    usual = run(tmp_path / "usual", *offer(monkeypatch, scenario))
+    scenario.federation.clients[2].x[7, 1] = 1e5
+    told = r"client 'client-2', column 'dose': 100000 is [\d,]+ deviations from the median [-.\d]+\. Likely fix"
+    with pytest.warns(FedgmiWarning, match=told):
+        got = run(tmp_path / "far", *offer(monkeypatch, scenario))
+    assert np.isfinite(got["proportions"]).all()
+    assert got["client_accuracy"] > usual["client_accuracy"] - 0.1

@@ -52,8 +52,8 @@ def noise_for(density: Density, n: int, samples: int = 1, seed: int = 1) -> torc
     return torch.randn(n, samples, density.noise_size, generator=seeded(seed))
 
 
-def train(density: Density, x: torch.Tensor, epochs: int = 60) -> torch.Tensor:
-    """Parameters [1, P] fitted to x in the density's own way."""
+def train(density: Density, x: torch.Tensor, epochs: int = 60, longest: float | None = None) -> torch.Tensor:
+    """Parameters [1, P] fitted to x in the density's own way, by gradients of any length or shortened ones."""
     rows = pack([Client("all", x)])
     if density.fit is not None:
         return density.fit(x, torch.ones(len(x), 1), rows.client_index, 1)[0]
@@ -61,7 +61,7 @@ def train(density: Density, x: torch.Tensor, epochs: int = 60) -> torch.Tensor:
     assert loss is not None
     jobs = plan_jobs(torch.ones(len(x), 1), rows.client_index, epochs=epochs, batch_size=50)
     return fit(
-        Objective(lambda params, batch: loss(params, batch.x, batch.noise)),
+        Objective(lambda params, batch: loss(params, batch.x, batch.noise), longest=longest),
         start, jobs, rows, settings=TrainingSettings(), lr=3e-3, key=(0,), noise_size=density.noise_size,
     )  # fmt: skip
 
@@ -121,6 +121,32 @@ def test_a_gradient_that_is_written_out_is_autograds(case):
     with torch.no_grad():
         density.gradient(params, x, noise, found)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name, (_, schema) in CASES.items() if schema is TABLE])
+def test_a_row_a_thousand_deviations_out_moves_no_density_away_from_the_others(name):
+    """An encoder's log variance of such a row was beyond what float32 has the exponential of."""
+    density = make_density(*CASES[name])
+    x = random_rows(TABLE, 200)
+    rows = torch.cat([x, torch.full((1, 3), 1000.0)])
+    usual, spiked = (train(density, some, longest=density.longest) for some in (x, rows))
+    scores = density.log_prob(torch.cat([usual, spiked]), rows, noise_for(density, 201, samples=4))
+    assert bool(scores.isfinite().all())
+    median = scores[:200].median(0).values
+    assert float(median[0]) > float(scores[200, 0]) + 100  # that row is none of the usual ones
+    if density.loss is not None:
+        assert float((median[1] - median[0]).abs()) < 1.0
+
+
+def test_far_rows_have_the_gradient_of_the_loss_too():
+    density = make_density(*CASES["vae table"])
+    params = (density.init(seeded(0))[None] + 0.05).requires_grad_()
+    x, noise = 200.0 * random_rows(TABLE, 5)[None], noise_for(density, 5)[:, 0][None]
+    (expected,) = torch.autograd.grad(density.loss(params, x, noise).mean(1).sum(), params)
+    found = torch.full_like(params, torch.nan).detach()
+    with torch.no_grad():
+        density.gradient(params, x, noise, found)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
 
 
 def test_scores_do_not_depend_on_chunks(case, monkeypatch):

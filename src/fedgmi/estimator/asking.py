@@ -1,4 +1,4 @@
-"""What a fitted estimator answers row by row, and about newcomers."""
+"""What a fitted estimator answers row by row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from fedgmi.errors import ConfigError, DataError
-from fedgmi.estimator.base import Base, InferredWeights, Whose, array
+from fedgmi.estimator.base import Base, Whose, array
 from fedgmi.estimator.parameters import whole
 from fedgmi.methods.target_scale import cumulative
 from fedgmi.runs import survival_metrics, target_metrics
@@ -17,7 +17,7 @@ from fedgmi.runs.whose import Array
 
 
 class Asking(Base):
-    """Predictions, responsibilities, densities and newcomers. What is said of a row depends on no other row."""
+    """Predictions, responsibilities and densities. What is said of a row depends on no other row."""
 
     def predict(self, X: npt.ArrayLike, *, client: Whose | None = None) -> Array:
         """The likeliest label of each row, by the client's own predictor; for regression the mean of the target, for
@@ -25,8 +25,9 @@ class Asking(Base):
 
         Args:
             X: Rows, in their own units: a table with the federation's columns, or an array. [n, *shape]
-            client: A name in `client_names_`, a name for each row [n], or proportions [K] such as `infer_weights`
-                returns. A whole number is a name, too; where no client's name is one, it is a place in `client_names_`.
+            client: A name in `client_names_`, a name for each row [n], proportions [K], or what `infer_weights` and
+                `welcome` return. A whole number is a name, too; where no client's name is one, it is a place in
+                `client_names_`.
                 None: the column of clients that the table has, as the federation's table had it.
 
         Returns:
@@ -150,7 +151,7 @@ class Asking(Base):
             features = self._features(X)
             found: Array | None = None
             for rows, who in self._clients(X, client, len(features)):
-                state = model.state(torch.from_numpy(who.weights), who.place)
+                state = model.state(torch.from_numpy(who.weights), who.place, who.own)
                 some = model.rows(features[torch.from_numpy(rows)])
                 part = array(model.method.predictor.predict(model.server, state, some))
                 found = np.empty((len(features), part.shape[1])) if found is None else found
@@ -260,25 +261,3 @@ class Asking(Base):
         shared predictors count and, last, the net. Empty where clients have nothing of their own.
         """
         return {name: array(leaf) for name, leaf in self._model().own.items()}
-
-    def infer_weights(self, X: npt.ArrayLike, y: npt.ArrayLike | None = None) -> InferredWeights:
-        """The proportions of a client that was not there, from its rows. Nothing is trained.
-
-        Where the p_k(x) coincide, rows without labels say nothing. `identified` is then False, and the weights are the
-        pooled proportions.
-
-        Args:
-            X: Its rows, in their own units. [n, *shape]
-            y: Their labels, or the name of the table's column of labels. None: those in the column of labels that the
-                federation's table had, and where X has none, they are not known. [n]
-
-        Returns:
-            Proportions, and how well they are known.
-
-        Raises:
-            DataError: For rows or labels that the model does not know.
-        """
-        y = self._known_labels(X, y)
-        with self._asked() as model:
-            found = model.infer(self._rows(X, y))
-        return InferredWeights(array(found.proportions), found.identified, array(found.standard_errors))

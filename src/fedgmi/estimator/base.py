@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from fedgmi.errors import DataError, FedgmiWarning
 from fedgmi.modes import own_modes
 from fedgmi.runs import fitted
 from fedgmi.runs.whose import Array, Member, by_client
+from fedgmi.tree import Tree
 
 
 class ConvergenceWarning(FedgmiWarning, sklearn.exceptions.ConvergenceWarning):  # type: ignore[misc]
@@ -31,17 +32,19 @@ class ConvergenceWarning(FedgmiWarning, sklearn.exceptions.ConvergenceWarning): 
 
 @dataclass(frozen=True)
 class InferredWeights:
-    """Proportions of a client that was not there, by the E-step alone. `numpy.asarray` of it is `weights`.
+    """What is known of a client that was not there. `numpy.asarray` of it is `weights`, its proportions by the E-step.
 
     Attributes:
         weights: The proportions. [K]
         identified: Whether such rows can tell the components apart. Where not, the weights are the pooled ones.
         standard_errors: Of the weights, the components taken as known. [K]
+        own: The part of its own that `welcome` trained, by which it predicts; empty where there is none.
     """
 
     weights: Array
     identified: bool
     standard_errors: Array
+    own: Tree = field(default_factory=dict, repr=False, compare=False)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.array(self.weights, dtype=dtype)

@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from fedgmi.data import decode, encode
 from fedgmi.data.federation import Federation
-from fedgmi.data.rows import Schema
+from fedgmi.data.rows import Client, Schema
 from fedgmi.errors import DataError
 from fedgmi.runs.whose import Array
 
 
-def rows_in(
-    federation: Federation, schema: Schema, scale: tuple[Array, Array] | None
-) -> Iterator[tuple[str, Array, Array | None]]:
+class Labelled(NamedTuple):
+    """Rows in the model's columns, and their labels.
+
+    Attributes:
+        x: [n, *shape]
+        y: Class numbers of the model, or targets; None: there are none. [n]
+    """
+
+    x: Array
+    y: Array | None
+
+
+class Asked(NamedTuple):
+    """A client to evaluate.
+
+    Attributes:
+        name: Its name.
+        rows: Those that count.
+        other: Its training rows, where those that count are held out.
+    """
+
+    name: str
+    rows: Labelled
+    other: Labelled | None = None
+
+
+def rows_in(federation: Federation, schema: Schema, scale: tuple[Array, Array] | None) -> Iterator[Asked]:
     """The rows to evaluate on: held-out ones where there are any, else all that clients have.
 
     Args:
@@ -24,7 +49,7 @@ def rows_in(
         scale: The model's; see `decode.value_columns`.
 
     Yields:
-        A client's name, its x in the model's columns, and its labels as the model's class numbers, or None.
+        Client by client.
 
     Raises:
         DataError: For columns or labels that the model does not have, and for those of another task.
@@ -35,7 +60,8 @@ def rows_in(
         raise DataError(what, where="federation", fix=fix)
     places = _columns(federation.schema, schema, scale)
     classes = encode.classes(federation.schema) if federation.schema.n_classes else None
-    for client in federation.held_out or federation.clients:
+
+    def read(client: Client) -> Labelled:
         x, where = client.x.numpy(), f"client {client.name!r}"
         if places is not None:
             x = np.concatenate([x, np.zeros((len(x), 1), x.dtype)], axis=1)[:, places]
@@ -44,7 +70,13 @@ def rows_in(
             y = client.y.numpy()
         elif client.y is not None and classes is not None and schema.n_classes:
             y = encode.labels(classes[client.y.numpy()], schema, len(x), where=where).numpy()
-        yield client.name, x, y
+        return Labelled(x, y)
+
+    if not federation.held_out:
+        yield from (Asked(client.name, read(client)) for client in federation.clients)
+        return
+    for client, held in zip(federation.clients, federation.held_out, strict=True):
+        yield Asked(held.name, read(held), read(client))
 
 
 def _columns(found: Schema, wanted: Schema, scale: tuple[Array, Array] | None) -> list[int] | None:

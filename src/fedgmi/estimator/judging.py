@@ -19,11 +19,11 @@ from fedgmi.data.sources.frames import column_names
 from fedgmi.diagnosis.intervals import proportion_intervals
 from fedgmi.diagnosis.survey import merged_counts
 from fedgmi.errors import ConfigError, DataError
-from fedgmi.estimator.asking import Asking
-from fedgmi.estimator.base import Whose
+from fedgmi.estimator.base import InferredWeights, Whose
 from fedgmi.estimator.diagnosed import Diagnosed, diagnosed
-from fedgmi.estimator.foreign import rows_in
+from fedgmi.estimator.foreign import Asked, Labelled, rows_in
 from fedgmi.estimator.inputs import federation_of, weights_of
+from fedgmi.estimator.newcomers import Newcomers
 from fedgmi.mixture.matching import match_components
 from fedgmi.mixture.topics import fit_topics
 from fedgmi.modes import own_modes
@@ -36,7 +36,7 @@ SCORED = {"classification": "accuracy", "regression": "r2", "survival": "c_index
 """What `score` gives, by task."""
 
 
-class Judging(Asking):
+class Judging(Newcomers):
     """Scores, evaluations and diagnoses."""
 
     weights_: Array
@@ -110,7 +110,9 @@ class Judging(Asking):
             X: A federation, or what else `fit` takes; a table may come alone where it has the columns of clients and
                 labels that the model was fitted to. Held-out rows count. Where there are none, all rows count: give the
                 second part of `Federation.split`, and not what the model was fitted to. A client that the model does
-                not know is a newcomer, whose proportions come from its rows without labels.
+                not know is a newcomer. Where there are held-out rows, it is welcomed with its other ones, and has a
+                part of its own if they have labels (see `welcome`). Elsewhere its proportions come from the rows that
+                count, labels not seen.
             y: See `fit`.
             groups: See `fit`.
 
@@ -135,11 +137,11 @@ class Judging(Asking):
             ([15, 15, 15, 15], ['accuracy', 'auc', 'balanced_accuracy'])
         """
         schema, clients, logs, labels = self._model().schema, [], [], []
-        for name, x, numbers in self._rows_of_clients(X, y, groups):
+        for name, (x, numbers), other in self._rows_of_clients(X, y, groups):
             known = name in self.client_names_
             line: dict[str, Any] = {"name": name, "rows": len(x), "newcomer": not known}
             with self._own_order():
-                whose: Any = name if known else self.infer_weights(x)
+                whose: Any = name if known else self._newcomer(x, other)
                 line["log_density"] = float(self.score_samples(x, client=whose).mean())
                 if numbers is not None and schema.labelled:
                     logs.append(self._predictions(x, whose))
@@ -189,8 +191,16 @@ class Judging(Asking):
         with own_modes(config.threads):
             return diagnosed(Setup(config, federation.schema, 1, standardise), federation, k, like)
 
-    def _rows_of_clients(self, X: Any, y: Any, groups: Any) -> Iterator[tuple[str, Array, Array | None]]:
-        """Each client's name, rows and class numbers. A table is read as `predict` reads it, by the model's rule."""
+    def _newcomer(self, x: Array, other: Labelled | None) -> InferredWeights:
+        """Who a client is that was not there: by other rows than those that count, if it has some."""
+        if other is None:
+            return self.infer_weights(x)
+        with self._asked() as model:
+            y = None if other.y is None or not model.schema.labelled else torch.from_numpy(other.y)
+            return self._welcomed(model.rows(self._features(other.x), y))
+
+    def _rows_of_clients(self, X: Any, y: Any, groups: Any) -> Iterator[Asked]:
+        """Each client's rows and class numbers. A table is read as `predict` reads it, by the model's rule."""
         model = self._model()
         names = None if isinstance(X, Federation) or isinstance(groups, str) else self._whose(X, groups)
         if names is None or isinstance(y, str) or not column_names(X):
@@ -204,7 +214,7 @@ class Judging(Asking):
         there = set(found.tolist())
         for name in (*(name for name in model.names if name in there), *sorted(there - {*model.names})):
             mine = np.flatnonzero(found == name)
-            yield name, rows[mine], None if numbers is None else numbers[mine]
+            yield Asked(name, Labelled(rows[mine], None if numbers is None else numbers[mine]))
 
     def _federation(self, X: Any, y: Any, groups: Any) -> Federation:
         """What is meant; a table's own columns of clients and labels are those that the model was fitted to."""

@@ -48,6 +48,7 @@ RATES = (0.3, 1.0)
 AFRESH = (16, 64)
 """Passes of a net that starts at random, at the rounds' rate: where clients have nothing in common it is the best."""
 NEWTON_STEPS = 2
+SHARED_ALONE = "nobody has rows for validation: all clients have the shared mixture, and no part of their own"
 TRIED, BETA, WEIGHTS, LAST_BETA = (f"personal/{leaf}" for leaf in ("tried", "beta", "weights", "last_beta"))
 TELLS = "how likely its rows for validation are under the shared model and under models tuned to its own rows, summed"
 WEIGHS = (

@@ -33,6 +33,7 @@ class Density:
             out [J, P]. None: autograd finds it.
         fit: x [R, *shape], weights [R, K], client_index [R], n_clients → each client's own maximum-likelihood
             parameters in closed form [C, K, P], zeros where a client holds no mass. None where training is by `loss`.
+        longest: The norm to which longer gradients are shortened in training; None: they stay as they are.
         remarks: What a user should know of it, said once at the start of a run.
     """
 
@@ -46,6 +47,7 @@ class Density:
     sample: Callable[[Tensor, int, torch.Generator], Tensor]
     gradient: Callable[[Tensor, Tensor, Tensor, Tensor], None] | None = None
     fit: Callable[[Tensor, Tensor, Tensor, int], Tensor] | None = None
+    longest: float | None = None
     remarks: tuple[str, ...] = ()
 
 

@@ -60,22 +60,27 @@ class Objective:
             autograd finds it.
         by_job: Whether `gradient` takes one job after another, which is of use on a CPU alone.
         model: What is trained, for messages.
+        longest: The norm to which each job's longer gradients are shortened (Pascanu et al. 2013, arXiv 1211.5063).
+            None: they stay as they are.
     """
 
     loss: Loss
     gradient: Gradient | None = None
     by_job: bool = False
     model: str = "the model"
+    longest: float | None = None
 
     def write_gradient(self, params: Tensor, batch: Batch, out: Tensor) -> None:
         """Write the gradient of each job's mean loss to `out`. Jobs share no parameters, so that of the sum is each
         job's own."""
         if self.gradient is not None and not (self.by_job and params.is_cuda):
             self.gradient(params, batch, out)
-            return
-        params = params.detach().requires_grad_()
-        with torch.enable_grad():
-            out.copy_(torch.autograd.grad(self.loss(params, batch).mean(1).sum(), params)[0])
+        else:
+            params = params.detach().requires_grad_()
+            with torch.enable_grad():
+                out.copy_(torch.autograd.grad(self.loss(params, batch).mean(1).sum(), params)[0])
+        if self.longest is not None:
+            out.mul_((self.longest / out.norm(dim=1, keepdim=True)).clamp_(max=1.0))
 
 
 @dataclass(frozen=True)

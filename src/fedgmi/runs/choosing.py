@@ -24,6 +24,7 @@ from fedgmi.data.federation import Federation
 from fedgmi.data.rows import Client
 from fedgmi.errors import ConfigError, FedgmiWarning
 from fedgmi.methods import Method
+from fedgmi.methods.personal import SHARED_ALONE
 from fedgmi.models.heads import HEADS
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.rounds import Progress, advance
@@ -170,6 +171,19 @@ def split(found: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
 def to_device(found: Checkpoint, device: torch.device) -> Checkpoint:
     """A checkpoint whose states lie on a device."""
     return replace(found, server=tree.to(found.server, device), clients=tree.to(found.clients, device))
+
+
+def warn_of_shared_alone(method: Method, validation: Sequence[Client], fix: str) -> None:
+    """Warn that nobody gets a part of its own, where clients could and nobody has rows for validation.
+
+    Args:
+        method: Whose.
+        validation: The clients' rows for validation.
+        fix: How there would be some.
+    """
+    if method.predictor.welcome is not None and not any(map(len, validation)):
+        what = f"{SHARED_ALONE}. Likely fix: {fix}, or set method.personal = false if that is meant"
+        warnings.warn(FedgmiWarning(what), stacklevel=2)
 
 
 def choice_of(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fedgmi.data.far import warn_of_far_values
 from fedgmi.data.scenarios.scenarios import build_scenario, wants_scale
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.data.scenarios.unseen import set_aside
@@ -14,7 +15,7 @@ from fedgmi.data.validate import check_learnable
 from fedgmi.errors import ConfigError, DivergedError, UserError
 from fedgmi.modes import own_modes
 from fedgmi.protocol.listener import Listener
-from fedgmi.runs.choosing import best_of, check_choice, warn_of_idle_metric
+from fedgmi.runs.choosing import best_of, check_choice, warn_of_idle_metric, warn_of_shared_alone
 from fedgmi.runs.components import ComponentCount, count_components, warn_of_unshown, warn_of_warm_up
 from fedgmi.runs.config import Config, check_method, check_metric, check_rates, dump, load, refuse_compare
 from fedgmi.runs.records import Estimate, Summary
@@ -67,10 +68,12 @@ def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]
     warn_of_idle_metric(config, schema.task, chosen_methods(config, scenario))
     setup = Setup(config, schema, 1, wants_scale(config.data, config.scenario, schema))
     setup.say_remarks()
+    warn_of_far_values(schema, clients)
     counted = _counted_before(out) or count_components(config, setup, clients, device)
     setup = replace(setup, n_components=counted.n_components)
     method = setup.method()
     warn_of_warm_up(method, config.rounds)
+    warn_of_shared_alone(method, scenario.federation.validation, "set scenario.validation_share = 0.1")
     program = method.program  # what cannot be is refused before anything is written
     for name in chosen_methods(config, scenario):
         check_choice(config, scenario.federation, setup.method(name).program, name)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fedgmi import tree
+from fedgmi.data.far import warn_of_far_values
 from fedgmi.data.federation import Federation
 from fedgmi.data.rows import Client
 from fedgmi.data.scenarios.scenarios import wants_scale
@@ -22,7 +23,16 @@ from fedgmi.protocol.listener import Listener
 from fedgmi.protocol.phases import require_finite
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.step import select
-from fedgmi.runs.choosing import UNKNOWN, BestRound, Score, check_choice, choice_of, score, warn_of_idle_metric
+from fedgmi.runs.choosing import (
+    UNKNOWN,
+    BestRound,
+    Score,
+    check_choice,
+    choice_of,
+    score,
+    warn_of_idle_metric,
+    warn_of_shared_alone,
+)
 from fedgmi.runs.components import ComponentCount, count_components, warn_of_unshown, warn_of_warm_up
 from fedgmi.runs.config import Config, check_method, check_metric, check_rates, refuse_compare
 from fedgmi.runs.fitted import Fitted
@@ -78,9 +88,11 @@ def _best(setup: Setup, federation: Federation, device: torch.device, listener: 
     config, name = setup.config, setup.config.method.name
     rates = config.training.lr_candidates(name)
     setup.say_remarks()
+    warn_of_far_values(federation.schema, federation.clients)
     counted = count_components(config, setup, federation.clients, device)
     setup = replace(setup, n_components=counted.n_components)
     warn_of_warm_up(setup.method(), config.rounds)
+    warn_of_shared_alone(setup.method(), federation.validation, "fit(federation.with_validation(0.2))")
     if federation.schema.labelled or config.training.patience is not None:
         check_choice(config, federation, setup.method().program, name)
     elif len(rates) > 1 and not federation.validation:

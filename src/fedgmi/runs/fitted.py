@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedgmi import tree
 from fedgmi.data.rows import Client, Rows, Schema, pack
 from fedgmi.data.standardise import Standardisation
 from fedgmi.methods import Method
@@ -109,12 +110,21 @@ class Fitted:
         """Rows that are asked about, in their own units."""
         return pack([Client("rows", x, y)], device=self.device, by_content=True)
 
-    def state(self, proportions: Tensor, place: int | None = None) -> Tree:
-        """The state of the client at that place, of these proportions [K]; None: of one that is not among ours."""
+    def state(self, proportions: Tensor, place: int | None = None, own: Tree | None = None) -> Tree:
+        """A client's state [1, …].
+
+        Args:
+            proportions: [K]
+            place: Where it is among ours; None: it is not.
+            own: What one that is not among ours has of its own, from `welcome`; None: nothing.
+
+        Returns:
+            What the predictor takes.
+        """
         assert self.method.predictor.client_state is not None
         state = self.method.predictor.client_state(proportions.double().to(self.device)[None])
-        own = {} if place is None else {name: leaf[place][None].to(self.device) for name, leaf in self.own.items()}
-        return state | own
+        ours = {} if place is None else {name: leaf[place][None] for name, leaf in self.own.items()}
+        return state | tree.to(ours | (own or {}), self.device)
 
     def pooled(self) -> Tensor:
         """The proportions of all rows together. [K], float64"""
@@ -146,6 +156,23 @@ class Fitted:
             bool(predictor.identified(client)[0]),
             predictor.standard_errors(client)[0],
         )
+
+    def welcome(self, rows: Rows) -> Tree:
+        """What a client that was not there has of its own. This trains, on its rows with labels; nothing else changes.
+
+        Args:
+            rows: The client's.
+
+        Returns:
+            Leaves of its state [1, …]. None, where clients have no part of their own, or the rows have no labels.
+        """
+        predictor = self.method.predictor
+        if predictor.welcome is None:
+            return {}
+        assert predictor.infer_client is not None
+        with torch.no_grad():
+            state = predictor.welcome(self.server, predictor.infer_client(self.server, rows), rows)
+        return {name: state[name] for name in predictor.own if name in state}
 
     def log_density(self, x: Tensor, n_samples: int) -> Tensor:
         """log p_k(x): exact, or the importance-weighted bound of n_samples. [R, K], nats of the rows' own units"""

@@ -13,9 +13,10 @@ from fedgmi.data.names import names_in, place_of
 from fedgmi.data.sources.arrays import by_row, missing_values
 from fedgmi.errors import DataError
 from fedgmi.runs.fitted import Fitted
+from fedgmi.tree import Tree
 
 Array = npt.NDArray[Any]
-ADVICE = "For a new client give infer_weights(x) in its place"
+ADVICE = "For a new client give infer_weights(x) in its place, or with labels welcome(x, y)"
 
 
 class Member(NamedTuple):
@@ -23,11 +24,13 @@ class Member(NamedTuple):
 
     Attributes:
         weights: The client's proportions. [K]
-        place: Its place in the federation; None for one that is known by its proportions alone.
+        place: Its place in the federation; None for one that was not there.
+        own: What one that was not there has of its own; None: nothing.
     """
 
     weights: Array
     place: int | None = None
+    own: Tree | None = None
 
 
 def member(model: Fitted, client: Any) -> Member:
@@ -54,7 +57,7 @@ def member(model: Fitted, client: Any) -> Member:
     if given.shape != (model.n_components,) or not np.isclose(given.sum(), 1.0, atol=1e-4) or given.min() < 0:
         fix = f"give {model.n_components} shares of at least 0 that sum to 1, or the name of a client"
         raise DataError(f"{np.round(given, 4).tolist()} are no proportions", where="client", fix=fix)
-    return Member(given)
+    return Member(given, own=getattr(client, "own", None))
 
 
 def by_client(model: Fitted, client: Any, n_rows: int) -> Iterator[tuple[Array, Member]]:

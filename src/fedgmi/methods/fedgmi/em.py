@@ -100,13 +100,12 @@ def density_objective(density: Density) -> Objective:
     """What one density a job lowers: −log p(x), or the negative ELBO."""
     loss, gradient = density.loss, density.gradient
     assert loss is not None
-    model = f"density {density.name}"
-    if gradient is None:
-        return Objective(lambda params, batch: loss(params, batch.x, batch.noise), model=model)
+    written = None if gradient is None else lambda params, batch, out: gradient(params, batch.x, batch.noise, out)
     return Objective(
         lambda params, batch: loss(params, batch.x, batch.noise),
-        lambda params, batch, out: gradient(params, batch.x, batch.noise, out),
-        model=model,
+        written,
+        model=f"density {density.name}",
+        longest=density.longest,
     )
 
 

@@ -21,6 +21,13 @@ MIN_SCALE = 1e-2
 SCALE_SPEED = 5.0
 """The log scale is this times its parameter. At the weights' own learning rate it would take hundreds of steps."""
 
+MAX_LOG_VARIANCE = 5.0
+"""Of the code: q(z|x) is at most 12 times as wide as the prior, where a sensible one is narrower. For a row far from
+all others an encoder extrapolates, and exp would run out of float32."""
+
+LONGEST_GRADIENT = 3.0
+"""Under the Gaussian likelihood. One row 35 deviations out otherwise makes a step for all."""
+
 
 def vae(settings: DensitySettings, schema: Schema) -> Density:
     """ELBO(x) = E_q log p(x|z) − KL(q(z|x) ‖ N(0, I)), q(z|x) = N(m(x), diag s²(x)), with z = m + s·noise.
@@ -55,7 +62,7 @@ def vae(settings: DensitySettings, schema: Schema) -> Density:
 
     def loss(params: Tensor, x: Tensor, noise: Tensor) -> Tensor:
         parts = layout.split(params)
-        mean, log_variance = network.encode(parts, x).chunk(2, -1)
+        mean, log_variance = _code(network.encode(parts, x))
         z = mean + noise * (0.5 * log_variance).exp()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
         return divergence - likelihood(parts, network.decode(parts, z), x.flatten(2))
@@ -66,7 +73,7 @@ def vae(settings: DensitySettings, schema: Schema) -> Density:
         (encoder, decoder), parts, slopes = network.layers, layout.split(params), layout.split(out)
         x, share = x.flatten(2), 1.0 / x.shape[1]
         inner, hidden, code = encoder.forward(parts, x)
-        mean, log_variance = code.chunk(2, -1)
+        mean, log_variance = _code(code)
         spread = noise * (0.5 * log_variance).exp()
         z = mean + spread
         inner_z, hidden_z, output = decoder.forward(parts, z)
@@ -74,12 +81,13 @@ def vae(settings: DensitySettings, schema: Schema) -> Density:
         below = decoder.backward(parts, slopes, z, inner_z, hidden_z, slope)
         of_z = torch.bmm(below, parts["decode_1.weight"].mT)
         of_log_variance = 0.5 * (of_z * spread + share * (log_variance.exp() - 1))
+        of_log_variance.masked_fill_(log_variance >= MAX_LOG_VARIANCE, 0.0)
         encoder.backward(parts, slopes, x, inner, hidden, torch.cat([of_z + share * mean, of_log_variance], -1))
 
     def weighted_bound(params: Tensor, x: Tensor, noise: Tensor) -> Tensor:
         """log mean_s p(x|z_s) p(z_s) / q(z_s|x): params [K, P], x [K, R, *shape], noise [R, S, Z] → [K, R]"""
         parts, (n_rows, n_samples) = layout.split(params), noise.shape[:2]
-        mean, log_variance = network.encode(parts, x).unsqueeze(2).chunk(2, -1)  # [K, R, 1, Z]
+        mean, log_variance = _code(network.encode(parts, x).unsqueeze(2))  # [K, R, 1, Z]
         z = mean + noise * (0.5 * log_variance).exp()  # [K, R, S, Z]
         ratio = 0.5 * (noise.square() + log_variance - z.square()).sum(-1)  # [K, R, S] log p(z)/q(z|x); 2π cancels
         repeated = x.flatten(2).repeat_interleave(n_samples, dim=1)  # [K, R·S, D]
@@ -109,8 +117,24 @@ def vae(settings: DensitySettings, schema: Schema) -> Density:
         noise = torch.randn(n, schema.n_features, generator=generator).to(params)
         return (output + _scale(parts) * noise).view(n, *schema.shape)
 
-    written_out = gradient if network.layers else None
-    return Density(settings.name, False, layout.size, settings.latent, init, loss, log_prob, sample, written_out)
+    return Density(
+        name=settings.name,
+        exact=False,
+        size=layout.size,
+        noise_size=settings.latent,
+        init=init,
+        loss=loss,
+        log_prob=log_prob,
+        sample=sample,
+        gradient=gradient if network.layers else None,
+        longest=LONGEST_GRADIENT if likelihood is _gaussian else None,
+    )
+
+
+def _code(encoded: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log variance of the code, from the encoder's output [..., 2Z] → [..., Z] each"""
+    mean, log_variance = encoded.chunk(2, -1)
+    return mean, log_variance.clamp(max=MAX_LOG_VARIANCE)
 
 
 def _bernoulli(parts: Parts, output: Tensor, x: Tensor) -> Tensor:
