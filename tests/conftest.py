@@ -29,8 +29,8 @@ def cache_of_pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 def few_passes() -> Iterator[None]:
     """Clients' own parts are chosen among few passes, in this process: commands that tests start have all of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedgmi.methods.personal.PASSES", (1, 4))
-        patch.setattr("fedgmi.methods.personal.AFRESH", (6,))
+        patch.setattr("fedgmi.methods.candidates.PASSES", (1, 4))
+        patch.setattr("fedgmi.methods.candidates.AFRESH", (6,))
         yield
 
 

@@ -23,9 +23,10 @@ from fedgmi.data.rows import Client, Rows, pack
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.errors import ConfigError
 from fedgmi.methods import BOUNDS, METHODS, Method
+from fedgmi.methods.candidates import TRIED
 from fedgmi.methods.contract import wrong_entry
 from fedgmi.methods.disclosing import disclosing
-from fedgmi.methods.personal import NOBODY, TRIED
+from fedgmi.methods.own_models import NOBODY
 from fedgmi.methods.standardising import standardised
 from fedgmi.protocol import in_process
 from fedgmi.protocol.message import Message, flatten, mean_by_mass

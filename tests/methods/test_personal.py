@@ -10,9 +10,9 @@ import torch
 from federations import SMALL, gaussian_scenario, make_task, run
 from fedgmi.data.rows import pack
 from fedgmi.methods import METHODS
+from fedgmi.methods.candidates import BETA, LAST_BETA, TRIED, WEIGHTS
 from fedgmi.methods.local_training import own_log_prob
-from fedgmi.methods.own_models import BETAS
-from fedgmi.methods.personal import BETA, LAST_BETA, NOBODY, TRIED, WEIGHTS
+from fedgmi.methods.own_models import BETAS, NOBODY
 from fedgmi.mixture.stacking import STRENGTH, own_weights, prior_weights
 from fedgmi.protocol.in_process import InProcess
 

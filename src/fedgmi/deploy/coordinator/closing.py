@@ -14,9 +14,10 @@ from fedgmi.deploy.coordinator.roster import Member
 from fedgmi.diagnosis.diagnose import Diagnosis, diagnose
 from fedgmi.diagnosis.survey import merged_counts
 from fedgmi.errors import UserError
+from fedgmi.methods.candidates import TRIED
 from fedgmi.methods.disclosing import disclosed
 from fedgmi.methods.own_models import NOBODY
-from fedgmi.methods.personal import SHARED_ALONE, TRIED
+from fedgmi.methods.personal import SHARED_ALONE
 from fedgmi.protocol.blocks import cut
 from fedgmi.protocol.ledger import bytes_by_kind
 from fedgmi.protocol.rounds import Progress

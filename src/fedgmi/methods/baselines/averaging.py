@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
+from fedgmi.methods.candidates import OwnPart
 from fedgmi.methods.contract import Method, Predictor, Task
 from fedgmi.methods.local_training import all_rows, expert_objective, need_labels, random_starts, train_components
-from fedgmi.methods.personal import OwnPart, personal
+from fedgmi.methods.personal import personal
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import ClientStep, Program, Step
 from fedgmi.settings.base import MethodSettings

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
+from fedgmi.methods.candidates import OwnPart
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.fedgmi.newcomers import infer_client
 from fedgmi.methods.fedgmi.presets import PRESETS, Preset, steps_of
@@ -41,7 +42,7 @@ from fedgmi.methods.fedgmi.state import (
     initial_server,
 )
 from fedgmi.methods.local_training import identified_of
-from fedgmi.methods.personal import OwnPart, personal
+from fedgmi.methods.personal import personal
 from fedgmi.mixture.information import MIN_CONTRAST
 from fedgmi.mixture.posterior import responsibilities
 from fedgmi.models.expert import mixture_log_prob
