@@ -26,6 +26,7 @@ from torch import Tensor
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
+from fedgmi.methods.fedgmi.judges import no_sums
 from fedgmi.methods.fedgmi.newcomers import infer_client
 from fedgmi.methods.fedgmi.presets import PRESETS, Preset, steps_of
 from fedgmi.methods.fedgmi.schedule import lay_out, of_use
@@ -69,7 +70,7 @@ def _build(task: Task[FedGMISettings], name: str, preset: Preset) -> Method:
         return lay_out(preset.schedule, which, steps, task.settings, task.schema)
 
     program = Program(
-        init=lambda: initial_server(task),
+        init=lambda: initial_server(task) | (no_sums(task) if task.settings.judges == "closed" else {}),
         client_init=lambda ids: initial_clients(task, ids),
         prepare=phase("prepare"),
         round=phase("round"),

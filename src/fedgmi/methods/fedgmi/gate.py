@@ -11,6 +11,7 @@ from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi.calibration import Side, fisher_steps
 from fedgmi.methods.fedgmi.evidence import Rule, elbo, row_cells, word_evidence
+from fedgmi.methods.fedgmi.judges import by_features
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Gate, Reference, uncalibrated
 from fedgmi.mixture import calibration
@@ -21,13 +22,15 @@ from fedgmi.tree import Tree
 
 def unlabelled_evidence(task: Task[FedGMISettings], server: Tree, states: Tree, rows: Rows) -> Tensor:
     """log p_k(x)/P(x) as calibrated without labels, for prediction. [R, K], nats"""
-    evidence, now = gate_evidence(task, server, rows, states.get("own_cells")), Gate(server)
+    evidence, now = gate_evidence(task, server, rows, states), Gate(server)
     return calibration.log_evidence(evidence, now.weights, now.bias, now.share)
 
 
-def gate_evidence(task: Task[FedGMISettings], server: Tree, rows: Rows, own: Tensor | None = None) -> Tensor:
+def gate_evidence(task: Task[FedGMISettings], server: Tree, rows: Rows, states: Tree) -> Tensor:
     """The evidence that needs no label: the cell and the density. [R, 2, K], nats and deviations"""
-    cell = word_evidence(Gate(server).cells, own, row_cells(task, server, rows), rows).double()
+    cell = word_evidence(Gate(server).cells, states.get("own_cells"), row_cells(task, server, rows), rows).double()
+    if task.settings.judges == "closed":
+        return calibration.centre(torch.stack([cell, by_features(task, server, states, rows)], 1))
     bound = elbo(task, Reference(server).density, rows).double() / Calibration(server).scale[1]
     return calibration.centre(torch.stack([cell, bound], 1))
 
@@ -78,7 +81,7 @@ def gate_steps(task: Task[FedGMISettings], proportions: Callable[[Tree], Tensor]
 
     def evidence(server: Tree, states: Tree, rows: Rows) -> Tensor:
         if EVIDENCE not in rows.cache:
-            rows.cache[EVIDENCE] = gate_evidence(task, server, rows, states["own_cells"])
+            rows.cache[EVIDENCE] = gate_evidence(task, server, rows, states)
         return rows.cache[EVIDENCE]
 
     side = Side(

@@ -14,6 +14,7 @@ from fedgmi.methods.fedgmi.calibration import calibration_steps
 from fedgmi.methods.fedgmi.em import e_step_alone, em_step
 from fedgmi.methods.fedgmi.evidence import Evidence, Rule, elbo, labelled_evidence, row_words, word_evidence
 from fedgmi.methods.fedgmi.gate import cells_step, gate_steps, unlabelled_evidence
+from fedgmi.methods.fedgmi.judges import judges_step
 from fedgmi.methods.fedgmi.newcomers import contrast_step
 from fedgmi.methods.fedgmi.schedule import Schedule
 from fedgmi.methods.fedgmi.settings import FedGMISettings
@@ -134,6 +135,7 @@ def steps_of(task: Task[FedGMISettings], preset: Preset) -> dict[str, Step]:
     alone = (
         em,
         e_step_alone(preset.posterior),
+        judges_step(task, preset.training),
         cells_step(task, preset.training),
         contrast_step(preset.labelled, preset.unlabelled),
     )

@@ -18,6 +18,8 @@ class FedGMISettings(MethodSettings):
 
     Attributes:
         preset: "default", or "plain" (the abstract's recipe), or "sketch" (stage one alone).
+        judges: What judges rows beside their words. "density": the densities and experts as they are trained.
+            "closed": Gaussians made of sums, from which a client takes its own out; densities are trained all the same.
         codewords: Cells of the codebook. A word is a cell, or a cell with a label.
         projection: The dimension in which cells are.
         kmeans_rounds: Exchanges in which the codebook is learnt.
@@ -33,6 +35,7 @@ class FedGMISettings(MethodSettings):
 
     name: Literal["fedgmi"] = "fedgmi"
     preset: Literal["default", "plain", "sketch"] = "default"
+    judges: Literal["density", "closed"] = "density"
     codewords: PositiveInt = 20
     projection: PositiveInt = 32
     kmeans_rounds: PositiveInt = 10
@@ -50,8 +53,16 @@ class FedGMISettings(MethodSettings):
 
 
 UNUSED = {
-    "plain": ("codewords", "projection", "kmeans_rounds", "calibration_steps", "warm_up_rounds", "reference_rounds"),
-    "sketch": ("calibration_steps", "reference_rounds"),
+    "plain": (
+        "judges",
+        "codewords",
+        "projection",
+        "kmeans_rounds",
+        "calibration_steps",
+        "warm_up_rounds",
+        "reference_rounds",
+    ),
+    "sketch": ("judges", "calibration_steps", "reference_rounds"),
     "default": (),
 }
 """By preset: settings without effect."""
