@@ -21,6 +21,8 @@ To read on: `schedule` is the page. `sketch` is stage one. `evidence`, `calibrat
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -30,7 +32,14 @@ from fedgmi.methods.fedgmi.judges import no_sums
 from fedgmi.methods.fedgmi.newcomers import infer_client
 from fedgmi.methods.fedgmi.presets import PRESETS, Preset, steps_of
 from fedgmi.methods.fedgmi.schedule import lay_out, of_use
-from fedgmi.methods.fedgmi.settings import FedGMISettings, check_fedgmi, has_histogram, require_histogram, settle
+from fedgmi.methods.fedgmi.settings import (
+    FedGMISettings,
+    check_fedgmi,
+    choose_judges,
+    has_histogram,
+    require_histogram,
+    settle,
+)
 from fedgmi.methods.fedgmi.state import (
     BYTES,
     CONTRAST,
@@ -53,6 +62,7 @@ from fedgmi.tree import Tree
 def fedgmi(task: Task[FedGMISettings]) -> Method:
     """The method, as the preset in `task.settings` has it."""
     require_histogram(task.settings)
+    task = _with_judges(task)
     return _build(task, "fedgmi", PRESETS[task.settings.preset](task))
 
 
@@ -60,7 +70,12 @@ def oracle(task: Task[FedGMISettings]) -> Method:
     """The bound that every result stands beside; see `oracle.oracle_preset`."""
     from fedgmi.methods.fedgmi.oracle import oracle_preset  # what knows the truth is not even loaded elsewhere
 
+    task = _with_judges(task)
     return _build(task, "oracle", oracle_preset(task))
+
+
+def _with_judges(task: Task[FedGMISettings]) -> Task[FedGMISettings]:
+    return replace(task, settings=choose_judges(task.settings, task.schema.n_classes))
 
 
 def _build(task: Task[FedGMISettings], name: str, preset: Preset) -> Method:

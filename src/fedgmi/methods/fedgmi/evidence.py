@@ -50,6 +50,12 @@ def raw_words(task: Task[FedGMISettings], server: Tree, rows: Rows) -> Tensor:
     return cell if label is None else cell * target_bins.n_values(task.schema) + label
 
 
+def judged_labels(task: Task[FedGMISettings], server: Tree, rows: Rows) -> Tensor:
+    """By what judges in closed form tell rows apart beforehand: label, bin, or without labels the cell. [R]"""
+    label = label_values(task.schema, server, rows)
+    return row_cells(task, server, rows) if label is None else label
+
+
 def word_evidence(counts: Tensor, own: Tensor | None, words: Tensor, rows: Rows) -> Tensor:
     """log p(w | k) of each row's word, from the rows of all other clients where `own` is given.
 
@@ -114,13 +120,14 @@ def stack_evidence(task: Task[FedGMISettings], server: Tree, states: Tree, rows:
         words = word_evidence(Sketch(server).topics, states.get("own_words"), row_words(task, server, rows), rows)
         return centre(torch.stack([words.double(), *(kind.double() for kind in others())], 1))
 
-    if task.settings.judges == "closed":
-        turn = int(Judging(server).turn)
-        return kept(rows, "evidence", turn, lambda: stack(lambda: by_label(task, server, states, rows)))
+    def closed() -> tuple[Tensor, Tensor]:
+        return by_label(task, server, states, rows, judged_labels(task, server, rows))
 
     def models() -> tuple[Tensor, Tensor]:
         return elbo(task, reference.density, rows, reference.version), expert_evidence(task, server, rows)
 
+    if task.settings.judges == "closed":
+        return kept(rows, "evidence", int(Judging(server).turn), lambda: stack(closed))
     reference = Reference(server)
     return kept(rows, "evidence", int(reference.version), lambda: stack(models)) / Calibration(server).scale[:, None]
 

@@ -2,6 +2,8 @@
 
 Before the first round the E-step and the judges take turns. A turn asks for the sums under the responsibilities as they
 are, then calibrates, as in `calibration`. Nothing is trained meanwhile, and afterwards no judge changes any more.
+
+Where rows have no labels the codebook's cells take their place: one Gaussian a component is too plain for pictures.
 """
 
 from __future__ import annotations
@@ -27,9 +29,14 @@ MOST_SUMS = 40_000
 """Numbers that a client sends in a turn, at most: many components and labels are judged in fewer dimensions."""
 
 
+def n_labels(task: Task[FedGMISettings]) -> int:
+    """L: labels, or bins of what is no class, or cells of the codebook."""
+    return target_bins.n_values(task.schema) if task.schema.labelled else task.settings.codewords
+
+
 def dimension(task: Task[FedGMISettings]) -> int:
     """d, in how many projected dimensions rows are judged."""
-    cells = task.n_components * target_bins.n_values(task.schema)
+    cells = task.n_components * n_labels(task)
     dim = min(task.settings.projection, task.schema.n_features)
     while dim > 1 and cells * n_sums(dim) > MOST_SUMS:
         dim -= 1
@@ -38,7 +45,7 @@ def dimension(task: Task[FedGMISettings]) -> int:
 
 def no_sums(task: Task[FedGMISettings]) -> Tree:
     """The leaves before anybody was asked. Of such sums all components are alike."""
-    shape = (task.n_components, target_bins.n_values(task.schema), n_sums(dimension(task)))
+    shape = (task.n_components, n_labels(task), n_sums(dimension(task)))
     return Judging.leaves(sums=torch.zeros(shape, dtype=torch.float64), turn=torch.tensor(0))
 
 
@@ -65,14 +72,13 @@ def own_sums(server: Tree, states: Tree) -> Tensor | None:
     return states["own_judges"] * there[:, None, None, None]
 
 
-def by_label(task: Task[FedGMISettings], server: Tree, states: Tree, rows: Rows) -> tuple[Tensor, Tensor]:
-    """log p_k(z | y) and log p_k(y) from the rows of all other clients; without labels log p_k(z) and zeros. [R, K]"""
-    points, labels = judge_points(task, server, rows), label_values(task.schema, server, rows)
+def by_label(
+    task: Task[FedGMISettings], server: Tree, states: Tree, rows: Rows, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """log p_k(z | y) and log p_k(y) of each row's label [R], from the rows of all other clients. [R, K]"""
+    points = judge_points(task, server, rows)
 
     def ask(judges: Judges, at: slice) -> Tensor:
-        if labels is None:
-            given = judges.log_prob(points[at])
-            return torch.stack([given, torch.zeros_like(given)], 1)
         return torch.stack([judges.log_prob_given(points[at], labels[at]), judges.log_label[:, labels[at]].T], 1)
 
     found = by_others(Judging(server).sums, own_sums(server, states), rows, ask)
@@ -86,22 +92,25 @@ def by_features(task: Task[FedGMISettings], server: Tree, states: Tree, rows: Ro
     return by_others(Judging(server).sums, own, rows, lambda judges, at: judges.log_prob(points[at]))
 
 
-def judges_step(task: Task[FedGMISettings], rule: Callable[[Tree, Tree, Rows], Posterior]) -> Step:
+def judges_step(
+    task: Task[FedGMISettings],
+    rule: Callable[[Tree, Tree, Rows], Posterior],
+    labels: Callable[[Tree, Rows], Tensor],
+) -> Step:
     """Sums of every component and label under the responsibilities as they are.
 
     Args:
         task: Its settings.
         rule: Whose responsibilities.
+        labels: (server, rows) → the label of each row, or what takes its place. [R]
 
     Returns:
         The step.
     """
-    n_labels = target_bins.n_values(task.schema)
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         resp, turn = rule(server, states, rows).responsibilities, Judging(server).turn + 1
-        points, labels = judge_points(task, server, rows), label_values(task.schema, server, rows)
-        own = moment_sums(points, resp, labels, n_labels, rows)
+        own = moment_sums(judge_points(task, server, rows), resp, labels(server, rows), n_labels(task), rows)
         kept = {"own_judges": own, "judged_in": turn.expand(rows.n_clients).clone()}
         return states | kept, Message(sums={"judges": own.sum(0)})
 

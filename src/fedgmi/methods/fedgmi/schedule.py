@@ -43,7 +43,7 @@ GATE_EVIDENCE = (*CODEBOOK, *Gate.names("cells"), *Reference.names("density"), *
 CALIBRATED_GATE = (*GATE_EVIDENCE, *GATE_LINE, *Gate.names("share"))
 CLOSED_EVIDENCE = (*WORDS, *Judging.names())
 CLOSED = (*CLOSED_EVIDENCE, *LINE, *SHARE)
-CLOSED_GATE_EVIDENCE = (*CODEBOOK, *Gate.names("cells"), *Judging.names())
+CLOSED_GATE_EVIDENCE = (*CODEBOOK, *Gate.names("cells"), *Judging.names("sums"))
 CLOSED_GATE = (*CLOSED_GATE_EVIDENCE, *GATE_LINE, *Gate.names("share"))
 
 
@@ -124,7 +124,7 @@ CALIBRATE = Row("calibrate", "calibration", CALIBRATED, SLOPES, e_step=True)
 JUDGES = Row(
     "judges",
     "judges",
-    (*CODEBOOK, *BINS),
+    (*CODEBOOK, *BINS, *Judging.names("turn")),
     "how many of its rows of each component have each label, and sums of their projected features and of products",
     e_step=True,
 )
@@ -161,10 +161,11 @@ def closed(own: FedGMISettings) -> Schedule:
     """Sketch first; then judges and E-step take turns until they agree; then rounds only train."""
     shares, calibrate = replace(SHARES, down=(*CLOSED_EVIDENCE, *LINE)), replace(CALIBRATE, down=CLOSED)
     turn = (JUDGES, shares, *(calibrate, shares) * own.calibration_steps)
-    gate_shares = replace(GATE_SHARES, down=(*CLOSED_GATE_EVIDENCE, *GATE_LINE))
-    gate_turns = (replace(CALIBRATE_GATE, down=CLOSED_GATE), gate_shares) * (2 * own.calibration_steps)
+    gate_shares = replace(GATE_SHARES, down=(*CLOSED_GATE_EVIDENCE, *GATE_LINE, *Judging.names("turn")))
+    calibrate_gate = replace(CALIBRATE_GATE, down=(*CLOSED_GATE, *Judging.names("turn")))
+    gate_turns = (calibrate_gate, gate_shares) * (2 * own.calibration_steps)
     return Schedule(
-        prepare=(*codebook(own), HISTOGRAMS, FOLD_IN, *turn * JUDGE_TURNS),
+        prepare=(*codebook(own), HISTOGRAMS, FOLD_IN, *turn * own.judge_turns),
         round=(EM,),
         finish=(E_STEP, CELLS, gate_shares, *gate_turns, CONTRAST),
         evidence=CLOSED,
@@ -198,7 +199,6 @@ MIN_CLIENTS = 5  # with fewer participants the last calibration stands
 SETTLED = 0.01  # of a weight, or of 1 where that is more: where less changes, the next round goes without
 LARGEST = (1.0, 1.0, 2.0)  # nats a nat, by KINDS
 LARGEST_CLOSED = (1.0, 1.0, 1.0)
-JUDGE_TURNS = 8  # of judges in closed form and E-step; docs/decisions.md has what fewer do
 
 
 def warming_up(rounds: int, server: Tree) -> bool:
