@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from federations import gaussian_scenario, make_task, run, transport_for
+from federations import gaussian_scenario, make_task, run, transport_for, without_labels
 from fedgmi.data.rows import pack
 from fedgmi.methods import BOUNDS
 from fedgmi.protocol.step import select
@@ -41,3 +41,13 @@ def test_the_oracle_gates_by_the_realised_proportions():
     flipped = {name: states[name].flip(1) for name in ("proportions", "realised")}
     assert torch.equal(method.predictor.predict(server, states | {"proportions": flipped["proportions"]}, rows), found)
     assert not torch.allclose(method.predictor.predict(server, states | {"realised": flipped["realised"]}, rows), found)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_the_oracle_judges_in_closed_form_by_the_truth(labels):
+    scenario = FEDERATION if labels else without_labels(FEDERATION)
+    task = make_task(scenario.federation.schema, method="oracle", judges="closed", judge_turns=1)
+    server, _, _ = run(BOUNDS["oracle"](task), scenario, rounds=1)
+    assert scenario.truth is not None
+    true = torch.cat(scenario.truth.components).bincount(minlength=3).double()
+    torch.testing.assert_close(server["judges/sums"][:, :, 0].sum(1), true)

@@ -27,7 +27,9 @@ PRESETS = {
     "plain": lambda own: schedule.plain(),
     "sketch": schedule.sketch,
     "oracle": oracle_schedule,
+    "closed": schedule.closed,
 }
+OWN = {"oracle": {"method": "oracle"}, "closed": {"judges": "closed", "judge_turns": 2}}
 
 
 @pytest.fixture(params=[(preset, labels) for preset in PRESETS for labels in (True, False)], ids=str)
@@ -35,7 +37,7 @@ def made(request: pytest.FixtureRequest) -> tuple[Task[Any], Method, Schedule]:
     """A task, its method, and the preset's schedule; with labels and without."""
     preset, labels = request.param
     schema = (FEDERATION if labels else without_labels(FEDERATION)).federation.schema
-    own = {"method": "oracle"} if preset == "oracle" else {"preset": preset}
+    own = OWN.get(preset, {"preset": preset})
     task = make_task(schema, reference_rounds=2, personal=False, **own)  # what follows at the end is any method's
     method = (METHODS | BOUNDS)[str(own.get("method", "fedgmi"))](task)
     return task, method, PRESETS[preset](task.settings)

@@ -21,16 +21,26 @@ To read on: `schedule` is the page. `sketch` is stage one. `evidence`, `calibrat
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods.candidates import OwnPart
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
+from fedgmi.methods.fedgmi.judges import no_sums
 from fedgmi.methods.fedgmi.newcomers import infer_client
 from fedgmi.methods.fedgmi.presets import PRESETS, Preset, steps_of
 from fedgmi.methods.fedgmi.schedule import lay_out, of_use
-from fedgmi.methods.fedgmi.settings import FedGMISettings, check_fedgmi, has_histogram, require_histogram, settle
+from fedgmi.methods.fedgmi.settings import (
+    FedGMISettings,
+    check_fedgmi,
+    choose_judges,
+    has_histogram,
+    require_histogram,
+    settle,
+)
 from fedgmi.methods.fedgmi.state import (
     BYTES,
     CONTRAST,
@@ -53,6 +63,7 @@ from fedgmi.tree import Tree
 def fedgmi(task: Task[FedGMISettings]) -> Method:
     """The method, as the preset in `task.settings` has it."""
     require_histogram(task.settings)
+    task = _with_judges(task)
     return _build(task, "fedgmi", PRESETS[task.settings.preset](task))
 
 
@@ -60,7 +71,12 @@ def oracle(task: Task[FedGMISettings]) -> Method:
     """The bound that every result stands beside; see `oracle.oracle_preset`."""
     from fedgmi.methods.fedgmi.oracle import oracle_preset  # what knows the truth is not even loaded elsewhere
 
+    task = _with_judges(task)
     return _build(task, "oracle", oracle_preset(task))
+
+
+def _with_judges(task: Task[FedGMISettings]) -> Task[FedGMISettings]:
+    return replace(task, settings=choose_judges(task.settings, task.schema.n_classes))
 
 
 def _build(task: Task[FedGMISettings], name: str, preset: Preset) -> Method:
@@ -70,7 +86,7 @@ def _build(task: Task[FedGMISettings], name: str, preset: Preset) -> Method:
         return lay_out(preset.schedule, which, steps, task.settings, task.schema)
 
     program = Program(
-        init=lambda: initial_server(task),
+        init=lambda: initial_server(task) | (no_sums(task) if task.settings.judges == "closed" else {}),
         client_init=lambda ids: initial_clients(task, ids),
         prepare=phase("prepare"),
         round=phase("round"),

@@ -1,4 +1,7 @@
-"""What speaks for component k on a row: its word, its density, its expert, each centred over components."""
+"""What speaks for component k on a row: its word, its density, its expert, each centred over components.
+
+Where judges are in closed form they take the place of density and expert.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from torch import Tensor
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
+from fedgmi.methods.fedgmi.judges import by_label, label_values
 from fedgmi.methods.fedgmi.settings import FedGMISettings
-from fedgmi.methods.fedgmi.state import Calibration, Reference, Sketch
+from fedgmi.methods.fedgmi.state import Calibration, Judging, Reference, Sketch
 from fedgmi.methods.local_training import row_losses
 from fedgmi.mixture import calibration, target_bins
 from fedgmi.mixture.calibration import centre
@@ -42,11 +46,14 @@ def row_words(task: Task[FedGMISettings], server: Tree, rows: Rows) -> Tensor:
 
 def raw_words(task: Task[FedGMISettings], server: Tree, rows: Rows) -> Tensor:
     """The word before merging [R]: cell · L + label; the cell alone without labels. What is no class is binned."""
-    cell, schema = row_cells(task, server, rows), task.schema
-    if rows.y is None:
-        return cell
-    label = target_bins.values(schema, rows.y, Sketch(server).edges) if target_bins.binned(schema) else rows.y
-    return cell * target_bins.n_values(schema) + label
+    cell, label = row_cells(task, server, rows), label_values(task.schema, server, rows)
+    return cell if label is None else cell * target_bins.n_values(task.schema) + label
+
+
+def judged_labels(task: Task[FedGMISettings], server: Tree, rows: Rows) -> Tensor:
+    """By what judges in closed form tell rows apart beforehand: label, bin, or without labels the cell. [R]"""
+    label = label_values(task.schema, server, rows)
+    return row_cells(task, server, rows) if label is None else label
 
 
 def word_evidence(counts: Tensor, own: Tensor | None, words: Tensor, rows: Rows) -> Tensor:
@@ -106,17 +113,23 @@ def expert_evidence(task: Task[FedGMISettings], server: Tree, rows: Rows) -> Ten
 def stack_evidence(task: Task[FedGMISettings], server: Tree, states: Tree, rows: Rows) -> Tensor:
     """The calibrated E-step's evidence with labels seen: word, density and expert, in KINDS' order. [R, F, K]
 
-    It is kept while the reference models do not change: the exchanges of one calibration use it again.
+    It is kept while what judges does not change: the exchanges of one calibration use it again.
     """
-    reference = Reference(server)
 
-    def stack() -> Tensor:
+    def stack(others: Callable[[], tuple[Tensor, Tensor]]) -> Tensor:
         words = word_evidence(Sketch(server).topics, states.get("own_words"), row_words(task, server, rows), rows)
-        bound = elbo(task, reference.density, rows, reference.version)
-        kinds = [words.double(), bound.double(), expert_evidence(task, server, rows).double()]
-        return centre(torch.stack(kinds, 1))
+        return centre(torch.stack([words.double(), *(kind.double() for kind in others())], 1))
 
-    return kept(rows, "evidence", int(reference.version), stack) / Calibration(server).scale[:, None]
+    def closed() -> tuple[Tensor, Tensor]:
+        return by_label(task, server, states, rows, judged_labels(task, server, rows))
+
+    def models() -> tuple[Tensor, Tensor]:
+        return elbo(task, reference.density, rows, reference.version), expert_evidence(task, server, rows)
+
+    if task.settings.judges == "closed":
+        return kept(rows, "evidence", int(Judging(server).turn), lambda: stack(closed))
+    reference = Reference(server)
+    return kept(rows, "evidence", int(reference.version), lambda: stack(models)) / Calibration(server).scale[:, None]
 
 
 def labelled_evidence(task: Task[FedGMISettings], server: Tree, states: Tree, rows: Rows) -> Tensor:

@@ -12,6 +12,7 @@ from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi.calibration import Side, client_count, fisher_steps
 from fedgmi.methods.fedgmi.evidence import Evidence, Rule, elbo, row_cells, word_evidence
+from fedgmi.methods.fedgmi.judges import by_features
 from fedgmi.methods.fedgmi.schedule import too_few
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Components, Gate, Reference, uncalibrated
@@ -24,13 +25,15 @@ from fedgmi.tree import Tree
 
 def unlabelled_evidence(task: Task[FedGMISettings], server: Tree, states: Tree, rows: Rows) -> Tensor:
     """log p_k(x)/P(x) as calibrated without labels, for prediction. [R, K], nats"""
-    evidence, now = gate_evidence(task, server, rows, states.get("own_cells")), Gate(server)
+    evidence, now = gate_evidence(task, server, rows, states), Gate(server)
     return calibration.log_evidence(evidence, now.weights, now.bias, now.share)
 
 
-def gate_evidence(task: Task[FedGMISettings], server: Tree, rows: Rows, own: Tensor | None = None) -> Tensor:
+def gate_evidence(task: Task[FedGMISettings], server: Tree, rows: Rows, states: Tree) -> Tensor:
     """The evidence that needs no label: the cell and the density. [R, 2, K], nats and deviations"""
-    cell = word_evidence(Gate(server).cells, own, row_cells(task, server, rows), rows).double()
+    cell = word_evidence(Gate(server).cells, states.get("own_cells"), row_cells(task, server, rows), rows).double()
+    if task.settings.judges == "closed":
+        return calibration.centre(torch.stack([cell, by_features(task, server, states, rows)], 1))
     bound = elbo(task, Reference(server).density, rows).double() / Calibration(server).scale[1]
     return calibration.centre(torch.stack([cell, bound], 1))
 
@@ -65,7 +68,8 @@ def cells_step(task: Task[FedGMISettings], rule: Rule) -> Step:
         cells = message.sums["cells"]
         share = cells.sum(0) / cells.sum()
         start = torch.tensor([1.0, 0.0], dtype=torch.float64, device=share.device)
-        unseen = torch.tensor(not too_few(message), device=share.device)
+        remembers = task.settings.judges == "density"  # others leave a client's rows out of what judges them
+        unseen = torch.tensor(remembers and not too_few(message), device=share.device)
         return server | Gate.leaves(cells=cells, weights=start, unseen=unseen) | uncalibrated(Gate, share)
 
     made = Gate.names("cells", "weights", "share", "bias", "unseen")
@@ -88,7 +92,7 @@ def gate_steps(task: Task[FedGMISettings], proportions: Callable[[Tree], Tensor]
             if not len(rows):
                 return torch.zeros(0, 2, task.n_components, dtype=torch.float64, device=rows.x.device)
             asked = replace(rows, by_content=True) if unseen(server) else rows  # as the predictor asks
-            rows.cache[EVIDENCE] = gate_evidence(task, server, asked, None if unseen(server) else states["own_cells"])
+            rows.cache[EVIDENCE] = gate_evidence(task, server, asked, {} if unseen(server) else states)
         return rows.cache[EVIDENCE]
 
     side = Side(

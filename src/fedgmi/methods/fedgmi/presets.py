@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from torch import Tensor
 
@@ -12,8 +13,17 @@ from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi import schedule
 from fedgmi.methods.fedgmi.calibration import calibration_steps
 from fedgmi.methods.fedgmi.em import e_step_alone, em_step
-from fedgmi.methods.fedgmi.evidence import Evidence, Rule, elbo, labelled_evidence, row_words, word_evidence
+from fedgmi.methods.fedgmi.evidence import (
+    Evidence,
+    Rule,
+    elbo,
+    judged_labels,
+    labelled_evidence,
+    row_words,
+    word_evidence,
+)
 from fedgmi.methods.fedgmi.gate import cells_step, gate_steps, switch_step, unlabelled_evidence
+from fedgmi.methods.fedgmi.judges import judges_step
 from fedgmi.methods.fedgmi.newcomers import contrast_step
 from fedgmi.methods.fedgmi.schedule import Schedule
 from fedgmi.methods.fedgmi.settings import FedGMISettings
@@ -134,6 +144,7 @@ def steps_of(task: Task[FedGMISettings], preset: Preset) -> dict[str, Step]:
     alone = (
         em,
         e_step_alone(preset.posterior),
+        judges_step(task, preset.training, partial(judged_labels, task)),
         cells_step(task, preset.training),
         contrast_step(preset.labelled, preset.unlabelled),
         switch_step(task, preset.unlabelled, preset.proportions),

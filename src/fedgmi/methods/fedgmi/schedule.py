@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fedgmi.data.rows import Schema
 from fedgmi.methods.fedgmi.settings import FedGMISettings
-from fedgmi.methods.fedgmi.state import Calibration, Components, Gate, Reference, Sketch
+from fedgmi.methods.fedgmi.state import Calibration, Components, Gate, Judging, Reference, Sketch
 from fedgmi.mixture.target_bins import binned
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Phase, Step
@@ -34,14 +34,18 @@ FEATURE_SCALE = Sketch.names("mean", "std")
 CODEBOOK = Sketch.names("mean", "std", "centres")
 BINS = Sketch.names("edges")
 WORDS = (*CODEBOOK, *BINS, *Sketch.names("word_map", "topics"))
-LINE, JUDGES = Calibration.names("weights", "bias"), Gate.names("unseen")
-GATE_LINE = (*Gate.names("weights", "bias"), *JUDGES)
+LINE, BY_WHICH = Calibration.names("weights", "bias"), Gate.names("unseen")
+GATE_LINE = (*Gate.names("weights", "bias"), *BY_WHICH)
 MODELS = Components.names("density", "expert", "version")
 SHARE = Calibration.names("share")
 EVIDENCE = (*WORDS, *Reference.names(), *Calibration.names("scale"))
 CALIBRATED = (*EVIDENCE, *LINE, *SHARE)
 GATE_EVIDENCE = (*CODEBOOK, *Gate.names("cells"), *Reference.names("density"), *Calibration.names("scale"))
 CALIBRATED_GATE = (*GATE_EVIDENCE, *Gate.names("weights", "bias", "share"))
+CLOSED_EVIDENCE = (*WORDS, *Judging.names())
+CLOSED = (*CLOSED_EVIDENCE, *LINE, *SHARE)
+CLOSED_GATE_EVIDENCE = (*CODEBOOK, *Gate.names("cells"), *Judging.names("sums"))
+CLOSED_GATE = (*CLOSED_GATE_EVIDENCE, *Gate.names("weights", "bias", "share"))
 
 
 @dataclass(frozen=True)
@@ -120,16 +124,23 @@ FOLD_IN = Row("fold in", "sketch", (*WORDS, *SHARE), "")
 SCALE = Row("scale evidence", "calibration", EVIDENCE, "mean squares of the evidence in its rows")
 SHARES = Row("shares", "calibration", (*EVIDENCE, *LINE), JUDGED)
 CALIBRATE = Row("calibrate", "calibration", CALIBRATED, SLOPES, e_step=True)
+JUDGES = Row(
+    "judges",
+    "judges",
+    (*CODEBOOK, *BINS, *Judging.names("turn")),
+    "how many of its rows of each component have each label, and sums of their projected features and of products",
+    e_step=True,
+)
 EM = Row("em", "em", MODELS, UPDATES, e_step=True)
 
 E_STEP = Row("e-step", "em", (), "", e_step=True)
 CELLS = Row("cells", "gate", CODEBOOK, "how many of its rows of each component are in each cell", e_step=True)
 GATE_SHARES = Row("gate shares", "gate", (*GATE_EVIDENCE, *GATE_LINE), JUDGED)
-CALIBRATE_GATE = Row("calibrate gate", "gate", (*CALIBRATED_GATE, *JUDGES), SLOPES)
+CALIBRATE_GATE = Row("calibrate gate", "gate", (*CALIBRATED_GATE, *BY_WHICH), SLOPES)
 CONTRAST = Row(
     "contrast",
     "newcomers",
-    (*SHARE, *JUDGES),
+    (*SHARE, *BY_WHICH),
     "how well its rows tell components apart: K × K sums",
     e_step=True,
     gate=True,
@@ -145,7 +156,12 @@ SWITCH = Row(
 
 
 def default(own: FedGMISettings) -> Schedule:
-    """Sketch first; then every round calibrates the evidence, infers proportions, and trains."""
+    """Sketch first; then every round calibrates the evidence, infers proportions, and trains.
+
+    With judges in closed form all of that but the training is done before the first round.
+    """
+    if own.judges == "closed":
+        return closed(own)
     turns = (SHARES, *(CALIBRATE, SHARES) * own.calibration_steps)
     gate_turns = (GATE_SHARES, *(CALIBRATE_GATE, GATE_SHARES) * (2 * own.calibration_steps))
     return Schedule(
@@ -154,6 +170,22 @@ def default(own: FedGMISettings) -> Schedule:
         finish=(SCALE, *turns, E_STEP, CELLS, *gate_turns, CONTRAST, SWITCH),
         evidence=CALIBRATED,
         gate=CALIBRATED_GATE,
+    )
+
+
+def closed(own: FedGMISettings) -> Schedule:
+    """Sketch first; then judges and E-step take turns until they agree; then rounds only train."""
+    shares, calibrate = replace(SHARES, down=(*CLOSED_EVIDENCE, *LINE)), replace(CALIBRATE, down=CLOSED)
+    turn = (JUDGES, shares, *(calibrate, shares) * own.calibration_steps)
+    gate_shares = replace(GATE_SHARES, down=(*CLOSED_GATE_EVIDENCE, *GATE_LINE, *Judging.names("turn")))
+    calibrate_gate = replace(CALIBRATE_GATE, down=(*CLOSED_GATE, *BY_WHICH, *Judging.names("turn")))
+    gate_turns = (calibrate_gate, gate_shares) * (2 * own.calibration_steps)
+    return Schedule(
+        prepare=(*codebook(own), HISTOGRAMS, FOLD_IN, *turn * own.judge_turns),
+        round=(EM,),
+        finish=(E_STEP, CELLS, gate_shares, *gate_turns, CONTRAST, SWITCH),
+        evidence=CLOSED,
+        gate=CLOSED_GATE,
     )
 
 
@@ -182,6 +214,7 @@ def codebook(own: FedGMISettings) -> tuple[Row, ...]:
 MIN_CLIENTS = 5  # with fewer participants the last calibration stands
 SETTLED = 0.01  # of a weight, or of 1 where that is more: where less changes, the next round goes without
 LARGEST = (1.0, 1.0, 2.0)  # nats a nat, by KINDS
+LARGEST_CLOSED = (1.0, 1.0, 1.0)
 
 
 def warming_up(rounds: int, server: Tree) -> bool:
@@ -226,6 +259,8 @@ def largest_weights(own: FedGMISettings, server: Tree) -> Tensor:
     proportions into the corners.
     """
     scale = Calibration(server).scale
+    if own.judges == "closed":  # they are no better for being trained longer
+        return scale.new_tensor(LARGEST_CLOSED)
     value = scale * torch.tensor(LARGEST, dtype=scale.dtype, device=scale.device)
     if not warming_up(own.warm_up, server):
         return value

@@ -18,6 +18,11 @@ class FedGMISettings(MethodSettings):
 
     Attributes:
         preset: "default", or "plain" (the abstract's recipe), or "sketch" (stage one alone).
+        judges: What judges rows beside their words. "density": the densities and experts as they are trained.
+            "closed": Gaussians made of sums, from which a client takes its own out; densities are trained all the
+            same, in the first `reference_rounds`. "auto": "closed" where labels are classes, else "density".
+        judge_turns: How often judges in closed form and proportions take turns before the first round. A turn is
+            2 + 2·`calibration_steps` exchanges.
         codewords: Cells of the codebook. A word is a cell, or a cell with a label.
         projection: The dimension in which cells are.
         kmeans_rounds: Exchanges in which the codebook is learnt.
@@ -33,6 +38,8 @@ class FedGMISettings(MethodSettings):
 
     name: Literal["fedgmi"] = "fedgmi"
     preset: Literal["default", "plain", "sketch"] = "default"
+    judges: Literal["density", "closed", "auto"] = "density"
+    judge_turns: PositiveInt = 8
     codewords: PositiveInt = 20
     projection: PositiveInt = 32
     kmeans_rounds: PositiveInt = 10
@@ -49,9 +56,38 @@ class FedGMISettings(MethodSettings):
         return WARM_UP if self.warm_up_rounds is None else self.warm_up_rounds
 
 
+def choose_judges(settings: FedGMISettings, n_classes: int) -> FedGMISettings:
+    """The settings with "auto" decided; docs/decisions.md has by what figures.
+
+    Args:
+        settings: With judges of any kind.
+        n_classes: L; 0 where labels are no classes, and without labels.
+
+    Returns:
+        The settings, with judges "density" or "closed".
+
+    Examples:
+        >>> [choose_judges(FedGMISettings(judges="auto"), n_classes).judges for n_classes in (10, 0)]
+        ['closed', 'density']
+    """
+    if settings.judges != "auto":
+        return settings
+    closed = n_classes > 0 and settings.preset == "default"
+    return settings.model_copy(update={"judges": "closed" if closed else "density"})
+
+
 UNUSED = {
-    "plain": ("codewords", "projection", "kmeans_rounds", "calibration_steps", "warm_up_rounds", "reference_rounds"),
-    "sketch": ("calibration_steps", "reference_rounds"),
+    "plain": (
+        "judges",
+        "judge_turns",
+        "codewords",
+        "projection",
+        "kmeans_rounds",
+        "calibration_steps",
+        "warm_up_rounds",
+        "reference_rounds",
+    ),
+    "sketch": ("judges", "judge_turns", "calibration_steps", "reference_rounds"),
     "default": (),
 }
 """By preset: settings without effect."""
@@ -82,6 +118,8 @@ def check_fedgmi(settings: FedGMISettings, rounds: int) -> None:
     """
     require_histogram(settings)
     refuse_without_effect(settings, "method", UNUSED[settings.preset], f"the preset is {settings.preset}")
+    if settings.judges == "density":
+        refuse_without_effect(settings, "method", ("judge_turns",), "rows are judged by densities (method.judges)")
 
 
 def require_histogram(settings: FedGMISettings) -> None:

@@ -3,6 +3,7 @@
     density, expert, version, bound     the components as they stand
     reference/…                         the densities and experts that rows are judged by
     sketch/…                            codebook, histograms, topics
+    judges/…                            sums that judges in closed form are made of; see `judges`
     calibration/…                       how much evidence counts, labels seen
     gate/…                              the same for prediction, which sees no labels
     contrast                            whether components can be told apart: labels seen, and not
@@ -25,7 +26,8 @@ from fedgmi.randomness import generator
 from fedgmi.tree import Tree
 
 KINDS = ("word", "density", "expert")
-"""The kinds of evidence, in the order of their weights."""
+"""The kinds of evidence, in the order of their weights. Judges in closed form take the place of the latter two: by the
+features of a label, and by the label."""
 
 
 class Leaf:
@@ -123,6 +125,19 @@ class Sketch(Part):
     word_map = Leaf()
     topics = Leaf()
     components_shown = Leaf()
+
+
+class Judging(Part):
+    """What judges in closed form are made of; see `fedgmi.mixture.judges`.
+
+    Attributes:
+        sums: Of all clients that answered in the last turn. [K, L, S]
+        turn: How often they were asked.
+    """
+
+    prefix = "judges/"
+    sums = Leaf()
+    turn = Leaf()
 
 
 class Calibration(Part):

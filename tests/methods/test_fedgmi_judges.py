@@ -1,0 +1,109 @@
+"""Judges in closed form as steps: kilobytes before training, and nobody is judged by what it has taught."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from federations import gaussian_scenario, make_task, transport_for, without_labels
+from fedgmi.data.rows import pack
+from fedgmi.data.scenarios.truth import Scenario
+from fedgmi.methods import METHODS, Task
+from fedgmi.methods.fedgmi.judges import MOST_SUMS, by_features, dimension, own_sums
+from fedgmi.mixture.judges import n_sums
+from fedgmi.mixture.matching import match_components, reorder, total_variation
+from fedgmi.protocol.in_process import InProcess
+from fedgmi.protocol.secure_sum import masked_sum
+from fedgmi.tree import Tree
+
+FEDERATION = gaussian_scenario(15, 80, separation=2.0)
+CLOSED = {"judges": "closed", "codewords": 10, "judge_turns": 2, "calibration_steps": 4, "personal": False}
+
+
+def prepared(task: Task, scenario: Scenario, until: str = "") -> tuple[Tree, InProcess]:
+    """The server and the transport before the first round, or before the first step of that name."""
+    method = METHODS["fedgmi"](task)
+    transport, server = transport_for(method, scenario), method.program.init()
+    with torch.no_grad():
+        for step in method.program.prepare:
+            if step.name == until:
+                break
+            everyone = range(len(scenario.federation.clients))
+            server = step.server(server, transport.exchange(step, server, everyone, 0), 0)
+    return server, transport
+
+
+@pytest.fixture(scope="module")
+def judged() -> tuple[Task, Tree, Tree]:
+    """A task, and the server's and the clients' states before the first round; for tests that only read them."""
+    task = make_task(FEDERATION.federation.schema, **CLOSED)
+    server, transport = prepared(task, FEDERATION)
+    return task, server, transport.states
+
+
+def error(scenario: Scenario, proportions: torch.Tensor) -> float:
+    assert scenario.truth is not None
+    true = scenario.truth.proportions()
+    return float(total_variation(reorder(proportions, match_components(proportions, true)), true).mean())
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_proportions_are_better_than_the_sketchs_before_anything_is_trained(labels):
+    scenario = FEDERATION if labels else without_labels(FEDERATION)
+    task = make_task(scenario.federation.schema, **CLOSED)
+    sketched, judged = (prepared(task, scenario, until)[1].states["proportions"] for until in ("judges", ""))
+    assert error(scenario, judged) < 0.9 * error(scenario, sketched)
+
+
+def test_rounds_only_train():
+    method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, **CLOSED))
+    assert [step.name for step in method.program.round] == ["em"]
+    assert not any(entry.startswith("reference/") for step in method.program.all_steps for entry in step.reads)
+    assert not any(entry.startswith("reference/") for entry in method.predictor.reads)
+
+
+def test_a_client_is_judged_by_the_others_and_a_newcomer_by_all(judged):
+    task, server, states = judged
+    rows = pack(FEDERATION.federation.clients)
+    own, new = by_features(task, server, states, rows), by_features(task, server, {}, rows)
+    assert float((own - new).abs().max()) > 1e-3
+    rest = server | {"judges/sums": server["judges/sums"] - states["own_judges"][0]}
+    first = rows.client_index == 0
+    torch.testing.assert_close(own[first], by_features(task, rest, {}, rows)[first])
+
+
+def test_who_missed_the_last_turn_takes_nothing_out_of_it(judged):
+    _, server, states = judged
+    own = own_sums(server, states | {"judged_in": states["judged_in"] - torch.eye(15, dtype=torch.long)[3]})
+    assert own is not None
+    assert float(own[3].abs().max()) == 0.0
+    assert torch.equal(own[4], states["own_judges"][4])
+
+
+def test_sums_of_judges_may_be_masked():
+    task = make_task(FEDERATION.federation.schema, **CLOSED)
+    method, (server, plain) = METHODS["fedgmi"](task), prepared(task, FEDERATION, "judges")
+    step = next(step for step in method.program.prepare if step.name == "judges")
+    assert masked_sum().refuses(step) is None
+    masked = InProcess(FEDERATION.federation.clients, method.program, wrappers=(masked_sum(),))
+    masked.follow(plain)
+    with torch.no_grad():
+        sums = [transport.exchange(step, server, range(15), 0).sums["judges"] for transport in (masked, plain)]
+    torch.testing.assert_close(sums[0], sums[1], atol=1e-5, rtol=0)
+
+
+def test_many_labels_are_judged_in_fewer_dimensions():
+    schema = gaussian_scenario().federation.schema
+    wide = make_task(type(schema)((1, 28, 28), 62, "image"), judges="closed")
+    assert dimension(make_task(schema, judges="closed")) == 8
+    assert 3 * 62 * n_sums(dimension(wide)) <= MOST_SUMS < 3 * 62 * n_sums(dimension(wide) + 1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "preset", "expected"),
+    [(True, "default", "closed"), (False, "default", "density"), (True, "sketch", "density")],
+)
+def test_auto_judges_in_closed_form_where_labels_are_classes(labels, preset, expected):
+    schema = (FEDERATION if labels else without_labels(FEDERATION)).federation.schema
+    method = METHODS["fedgmi"](make_task(schema, judges="auto", preset=preset))
+    assert ("judges/sums" in method.program.init()) is (expected == "closed")
