@@ -38,7 +38,7 @@ class FedGMISettings(MethodSettings):
 
     name: Literal["fedgmi"] = "fedgmi"
     preset: Literal["default", "plain", "sketch"] = "default"
-    judges: Literal["density", "closed", "auto"] = "density"
+    judges: Literal["auto", "density", "closed"] = "auto"
     judge_turns: PositiveInt = 8
     codewords: PositiveInt = 20
     projection: PositiveInt = 32
