@@ -11,7 +11,7 @@ from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi import schedule
 from fedgmi.methods.fedgmi.evidence import raw_words
 from fedgmi.methods.fedgmi.presets import Preset, default
-from fedgmi.methods.fedgmi.schedule import BINS, CELLS, CODEBOOK, EM, FOLD_IN, HISTOGRAMS, JUDGES, Row, Schedule
+from fedgmi.methods.fedgmi.schedule import BINS, CELLS, CODEBOOK, EM, FOLD_IN, HISTOGRAMS, JUDGE_SUMS, Row, Schedule
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.sketch import count_words
 from fedgmi.methods.fedgmi.state import Calibration, Sketch, uncalibrated
@@ -27,7 +27,7 @@ TRUE_TOPICS = Row(
 
 def oracle_schedule(own: FedGMISettings) -> Schedule:
     """As the default's, with the truth where the default estimates, and no calibration within rounds."""
-    by_truth = {row: replace(row, e_step=False) for row in (EM, CELLS, JUDGES)}  # the truth needs no evidence
+    by_truth = {row: replace(row, e_step=False) for row in (EM, CELLS, JUDGE_SUMS)}  # the truth needs no evidence
     usual = schedule.default(own)
     return replace(
         usual,

@@ -124,7 +124,7 @@ FOLD_IN = Row("fold in", "sketch", (*WORDS, *SHARE), "")
 SCALE = Row("scale evidence", "calibration", EVIDENCE, "mean squares of the evidence in its rows")
 SHARES = Row("shares", "calibration", (*EVIDENCE, *LINE), JUDGED)
 CALIBRATE = Row("calibrate", "calibration", CALIBRATED, SLOPES, e_step=True)
-JUDGES = Row(
+JUDGE_SUMS = Row(
     "judges",
     "judges",
     (*CODEBOOK, *BINS, *Judging.names("turn")),
@@ -176,7 +176,7 @@ def default(own: FedGMISettings) -> Schedule:
 def closed(own: FedGMISettings) -> Schedule:
     """Sketch first; then judges and E-step take turns until they agree; then rounds only train."""
     shares, calibrate = replace(SHARES, down=(*CLOSED_EVIDENCE, *LINE)), replace(CALIBRATE, down=CLOSED)
-    turn = (JUDGES, shares, *(calibrate, shares) * own.calibration_steps)
+    turn = (JUDGE_SUMS, shares, *(calibrate, shares) * own.calibration_steps)
     gate_shares = replace(GATE_SHARES, down=(*CLOSED_GATE_EVIDENCE, *GATE_LINE, *Judging.names("turn")))
     calibrate_gate = replace(CALIBRATE_GATE, down=(*CLOSED_GATE, *BY_WHICH, *Judging.names("turn")))
     gate_turns = (calibrate_gate, gate_shares) * (2 * own.calibration_steps)
