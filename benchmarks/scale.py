@@ -45,6 +45,9 @@ class Clock:
         self.seconds.append(now - self.last)
         self.last = now
 
+    def doing(self, name: str, part: str) -> None:
+        """See `Listener`."""
+
     def finished(self, name: str) -> None:
         """See `Listener`."""
 

@@ -315,7 +315,8 @@ def test_without_rows_for_validation_a_run_says_that_nobody_has_a_part_of_its_ow
     overrides = offer(monkeypatch, replace(scenario, federation=replace(scenario.federation, validation=())))
     with pytest.warns(FedgmiWarning, match=r"nobody has rows for validation.*set scenario.validation_share = 0.1"):
         got = run(tmp_path / "out", *overrides)
-    assert got["client_accuracy"] == got["client_accuracy_shared"]
+    assert got["own_part"] is False
+    assert "client_accuracy_shared" not in got
 
 
 def test_a_value_a_thousand_deviations_out_is_told_in_one_line_and_does_no_harm(tmp_path, monkeypatch):

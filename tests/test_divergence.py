@@ -48,7 +48,7 @@ def test_rate_that_diverges_is_out_of_the_running(tmp_path):
 def test_scales_are_named_where_they_may_be_the_reason(tmp_path, write_table, standardise):
     rows = {"dose": [1e6 * (i % 7) for i in range(240)], "age": [i % 50 for i in range(240)]}
     path = write_table(rows | {"ward": [f"ward-{i % 6}" for i in range(240)]})
-    by_ward = ("scenario.name=by-column", "scenario.client_column=ward", f"data.path={path}")
+    by_ward = ("scenario.name=by-column", "scenario.client_column=ward", f"data.path={path}", "expert.hidden=200")
     with pytest.raises(DivergedError) as caught:
         run(tmp_path / "out", *by_ward, "training.lr=1e9", f"data.standardise={standardise}")
     hint = ", or data.standardise = true," if standardise == "false" else ""

@@ -42,6 +42,7 @@ SHARED = (
     "contract",
     "disclosing",
     "local_training",
+    "candidates",
     "own_models",
     "personal",
     "shared_trunk",

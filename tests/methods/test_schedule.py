@@ -16,6 +16,7 @@ from fedgmi.methods import BOUNDS, METHODS, Method, Task
 from fedgmi.methods.fedgmi import schedule
 from fedgmi.methods.fedgmi.oracle import oracle_schedule
 from fedgmi.methods.fedgmi.schedule import Schedule, applies, calibration_has_begun, calibration_is_of_use, of_use
+from fedgmi.methods.fedgmi.settings import choose_judges
 from fedgmi.protocol.step import Phase, changed, covers, select
 from fedgmi.tree import Tree
 
@@ -29,7 +30,11 @@ PRESETS = {
     "oracle": oracle_schedule,
     "closed": schedule.closed,
 }
-OWN = {"oracle": {"method": "oracle"}, "closed": {"judges": "closed", "judge_turns": 2}}
+OWN = {
+    "oracle": {"method": "oracle", "judge_turns": 2},
+    "default": {"judges": "density"},
+    "closed": {"judges": "closed", "judge_turns": 2},
+}
 
 
 @pytest.fixture(params=[(preset, labels) for preset in PRESETS for labels in (True, False)], ids=str)
@@ -37,10 +42,12 @@ def made(request: pytest.FixtureRequest) -> tuple[Task[Any], Method, Schedule]:
     """A task, its method, and the preset's schedule; with labels and without."""
     preset, labels = request.param
     schema = (FEDERATION if labels else without_labels(FEDERATION)).federation.schema
-    own = OWN.get(preset, {"preset": preset})
-    task = make_task(schema, reference_rounds=2, personal=False, **own)  # what follows at the end is any method's
-    method = (METHODS | BOUNDS)[str(own.get("method", "fedgmi"))](task)
-    return task, method, PRESETS[preset](task.settings)
+    given = OWN.get(preset, {"preset": preset})
+    task = make_task(schema, reference_rounds=2, personal=False, **given)  # what follows at the end is any method's
+    method = (METHODS | BOUNDS)[str(given.get("method", "fedgmi"))](task)
+    own = choose_judges(task.settings, schema.n_classes)
+    table = oracle_schedule(own, schema.labelled) if preset == "oracle" else PRESETS[preset](own)
+    return task, method, table
 
 
 def rows_of(task: Task[Any]) -> Rows:
@@ -79,8 +86,23 @@ def exchanges(task: Task[Any], method: Method) -> Iterator[tuple[str, Watched, T
             yield f"{phase} {step.name}", part, before, server, states
 
 
-def test_the_default_in_order():
-    task = make_task(FEDERATION.federation.schema, kmeans_rounds=2, calibration_steps=1)
+def test_judges_in_closed_form_take_turns_before_the_first_round():
+    """So it is by default where labels are classes."""
+    task = make_task(FEDERATION.federation.schema, kmeans_rounds=1, calibration_steps=1, judge_turns=2, personal=False)
+    program = METHODS["fedgmi"](task).program
+    turn = ["judges", "shares", "calibrate", "shares"]
+    assert [step.name for step in program.prepare] == [
+        *("features", "spread", "k-means", "histograms", "fold in"),
+        *turn,
+        *turn,
+    ]
+    assert [step.name for step in program.round] == ["em"]
+    gate = ["gate shares", *["calibrate gate", "gate shares"] * 2]
+    assert [step.name for step in program.finish] == ["e-step", "cells", *gate, "contrast", "switch"]
+
+
+def test_where_densities_judge_the_order_is():
+    task = make_task(FEDERATION.federation.schema, judges="density", kmeans_rounds=2, calibration_steps=1)
     own_part = ["try own parts", "own part", *["weigh"] * 2, "temper", "own weights"]
     program = METHODS["fedgmi"](task).program
     names = {phase: [step.name for step in program.steps(phase)] for phase in PHASES}

@@ -11,10 +11,21 @@ from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi import schedule
 from fedgmi.methods.fedgmi.evidence import raw_words
 from fedgmi.methods.fedgmi.presets import Preset, default
-from fedgmi.methods.fedgmi.schedule import BINS, CELLS, CODEBOOK, EM, FOLD_IN, HISTOGRAMS, JUDGE_SUMS, Row, Schedule
+from fedgmi.methods.fedgmi.schedule import (
+    BINS,
+    CELLS,
+    CODEBOOK,
+    EM,
+    FEATURE_SCALE,
+    FOLD_IN,
+    HISTOGRAMS,
+    JUDGE_SUMS,
+    Row,
+    Schedule,
+)
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.sketch import count_words
-from fedgmi.methods.fedgmi.state import Calibration, Sketch, uncalibrated
+from fedgmi.methods.fedgmi.state import Calibration, Judging, Sketch, uncalibrated
 from fedgmi.mixture.posterior import Posterior
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
@@ -25,9 +36,11 @@ TRUE_TOPICS = Row(
 )
 
 
-def oracle_schedule(own: FedGMISettings) -> Schedule:
+def oracle_schedule(own: FedGMISettings, labelled: bool = True) -> Schedule:
     """As the default's, with the truth where the default estimates, and no calibration within rounds."""
     by_truth = {row: replace(row, e_step=False) for row in (EM, CELLS, JUDGE_SUMS)}  # the truth needs no evidence
+    if labelled:  # then judges need no cell, and the truth needs none at all
+        by_truth[JUDGE_SUMS] = replace(by_truth[JUDGE_SUMS], down=(*FEATURE_SCALE, *BINS, *Judging.names("turn")))
     usual = schedule.default(own)
     return replace(
         usual,
@@ -50,7 +63,7 @@ def oracle_preset(task: Task[FedGMISettings]) -> Preset:
 
     return replace(
         default(task),
-        schedule=oracle_schedule(task.settings),
+        schedule=oracle_schedule(task.settings, task.schema.labelled),
         training=truth,
         reference_rounds=None,
         proportions=realised_proportions,
