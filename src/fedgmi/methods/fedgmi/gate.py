@@ -16,7 +16,7 @@ from fedgmi.methods.fedgmi.judges import by_features
 from fedgmi.methods.fedgmi.schedule import too_few
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Components, Gate, Reference, uncalibrated
-from fedgmi.methods.local_training import row_losses
+from fedgmi.methods.own_models import BETAS
 from fedgmi.mixture import calibration, switching
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
@@ -41,6 +41,7 @@ def gate_evidence(task: Task[FedGMISettings], server: Tree, rows: Rows, states: 
 EVIDENCE = "gate evidence"  # as rows keep it from one exchange of the gate to the next
 PERMUTATIONS = 99
 SIZE = 0.05  # of the switch's test
+TEMPERATURES = BETAS[::5]  # 0.1 to 3.2; 1 is among them
 
 
 def cells_step(task: Task[FedGMISettings], rule: Rule) -> Step:
@@ -130,11 +131,17 @@ def switch_step(task: Task[FedGMISettings], unlabelled: Evidence, proportions: C
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         held, pi = rows.held, proportions(states)
-        sums = torch.zeros(2 + PERMUTATIONS, dtype=torch.float64, device=rows.x.device)
-        if held.y is not None and len(held):
+        sums = torch.zeros(2 + PERMUTATIONS, len(TEMPERATURES), dtype=torch.float64, device=rows.x.device)
+        labels, head = held.y, task.expert.head
+        if labels is not None and len(held):
             logs = unlabelled(server, {}, replace(held, y=None, by_content=True))
-            likelihood = -row_losses(task, Components(server).expert, held)
-            sums = switching.likelihoods(logs, likelihood, pi, held, PERMUTATIONS, task.seed)
+            experts, beta = task.expert.log_prob(Components(server).expert, held.x), TEMPERATURES.to(held.x.device)
+
+            def told(log_gate: Tensor) -> Tensor:
+                mixture = head.mix(experts, log_gate)
+                return head.log_lik(head.temper(mixture.double()[:, None], beta[:, None]), labels).sum(0)
+
+            sums = switching.likelihoods(logs, told, pi, held, PERMUTATIONS, task.seed)
         return states, Message(sums={"log_likelihood": sums} | client_count(held))
 
     def take(server: Tree, message: Message, round: int) -> Tree:
