@@ -9,14 +9,15 @@ At the end each client mixes this, and the same with π_i for a gate, with a net
 
 Only the paper's abstract is public, so the rules are ours. `schedule` tells them on one page. Presets:
 
-default   stage one is the sketch (word counts → proportions), stage two EM rounds whose evidence ℓ (word, density,
-          expert) is calibrated by co-occurrence across clients.
+default   stage one is the sketch (word counts → proportions). Then the evidence ℓ is calibrated by co-occurrence across
+          clients, and proportions follow it. Where labels are classes ℓ is word, and Gaussians made of all other
+          clients' sums (`judges`), before the first round; elsewhere word, density and expert, in every round.
 plain     the abstract's recipe: random start, the ELBO alone as evidence.
 sketch    proportions and word posteriors from the sketch, held fixed; densities and experts trained on them.
 
-To read on: `schedule` is the page. `sketch` is stage one. `evidence`, `calibration`, `em` and `experts` are a round.
-`gate` and `newcomers` are the end. `state` names the server's leaves. `presets` says where evidence comes from.
-`oracle` alone knows the truth.
+To read on: `schedule` is the page. `sketch` is stage one. `judges`, `evidence`, `calibration`, `em` and `experts` are
+what follows. `gate` and `newcomers` are the end. `state` names the server's leaves. `presets` says where evidence comes
+from. `oracle` alone knows the truth.
 """
 
 from __future__ import annotations

@@ -3,12 +3,17 @@
 Stage one, once. A codebook is learnt from sums. Every client counts its words: a word is a cell of the codebook and a
 label. The server finds K topics in the counts, and every client its own proportions.
 
-Stage two, in rounds. First the evidence is calibrated: a few numbers say how much word, density and expert count. Then
-EM: each client finds responsibilities, and trains the components on its rows weighted by them.
+Stage two, where labels are classes: judges in closed form and proportions take turns (`closed`). A turn asks for sums,
+then calibrates: a few numbers say how much each kind of evidence counts. Rounds then train the components, each client
+on its rows weighted by responsibilities.
+
+Elsewhere, or with `judges = "density"`, stage two is in rounds (`default`). First the evidence is calibrated: word,
+density and expert. Then EM: each client finds responsibilities, and trains.
 
 At the end each client has its proportions from the last models, and a gate is calibrated that predicts without labels.
 
-`default` below is the order. A row's arithmetic is in the file that it names, and `presets` builds the steps.
+`default` and `closed` below are the order. A row's arithmetic is in the file that it names, and `presets` builds the
+steps.
 """
 
 from __future__ import annotations
