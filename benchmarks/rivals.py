@@ -62,7 +62,6 @@ SMALL = Comparison(
         "scenario.n_clients=8",
         "scenario.rows_per_client=40",
         "training.epochs=1",
-        "compare.flhc.joint_rounds=2",
     ),
     methods=ALL,
 )

@@ -86,13 +86,14 @@ def welcomed(
     return welcome
 
 
-def by_temperature(logs: Tensor, labels: Tensor, head: Head = CLASSES) -> Tensor:
-    """The log likelihood of labels at every β of the grid, where p^β is made to sum to one again.
+def by_temperature(logs: Tensor, labels: Tensor, head: Head = CLASSES, betas: Tensor = BETAS) -> Tensor:
+    """The log likelihood of labels at every β of a grid, where p^β is made to sum to one again.
 
     Args:
         logs: log p(y | x) of every class [V, L], nats; of other heads their numbers.
         labels: [V]
         head: How logs are read.
+        betas: The grid. [B]
 
     Returns:
         Summed over rows. [B], float64, nats
@@ -102,7 +103,7 @@ def by_temperature(logs: Tensor, labels: Tensor, head: Head = CLASSES) -> Tensor
         >>> bool(by_temperature(logs, torch.tensor([0, 1])).argmax() == 0)  # a coin's toss: the smallest β
         True
     """
-    tempered = head.temper(logs.double()[:, None], BETAS.to(logs.device)[:, None])  # [V, B, L]
+    tempered = head.temper(logs.double()[:, None], betas.to(logs.device)[:, None])  # [V, B, L]
     return told(head.log_lik(tempered, labels).sum(0))
 
 

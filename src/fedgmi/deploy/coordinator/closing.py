@@ -14,9 +14,8 @@ from fedgmi.deploy.coordinator.roster import Member
 from fedgmi.diagnosis.diagnose import Diagnosis, diagnose
 from fedgmi.diagnosis.survey import merged_counts
 from fedgmi.errors import UserError
-from fedgmi.methods.candidates import TRIED
+from fedgmi.methods.candidates import TRIED, somebody
 from fedgmi.methods.disclosing import disclosed
-from fedgmi.methods.own_models import NOBODY
 from fedgmi.methods.personal import SHARED_ALONE
 from fedgmi.protocol.blocks import cut
 from fedgmi.protocol.ledger import bytes_by_kind
@@ -46,7 +45,7 @@ def close(remote: Remote, end: Progress, out: Path) -> dict[str, Any]:
         The summary.
     """
     remote.recall()
-    if TRIED in end.server and int(end.server[TRIED]) == NOBODY:
+    if TRIED in end.server and not somebody(end.server):
         remote.roster.tell(f"{SHARED_ALONE}. Likely fix: validation = 0.1 in the sites' site.toml")
     found = diagnosis(remote, end)
     known = None if found is None else files.finite(found.to_json())

@@ -16,7 +16,7 @@ from fedgmi.methods.fedgmi.judges import by_features
 from fedgmi.methods.fedgmi.schedule import too_few
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Components, Gate, Reference, uncalibrated
-from fedgmi.methods.own_models import BETAS
+from fedgmi.methods.own_models import BETAS, by_temperature
 from fedgmi.mixture import calibration, switching
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
@@ -135,11 +135,10 @@ def switch_step(task: Task[FedGMISettings], unlabelled: Evidence, proportions: C
         labels, head = held.y, task.expert.head
         if labels is not None and len(held):
             logs = unlabelled(server, {}, replace(held, y=None, by_content=True))
-            experts, beta = task.expert.log_prob(Components(server).expert, held.x), TEMPERATURES.to(held.x.device)
+            experts = task.expert.log_prob(Components(server).expert, held.x)
 
             def told(log_gate: Tensor) -> Tensor:
-                mixture = head.mix(experts, log_gate)
-                return head.log_lik(head.temper(mixture.double()[:, None], beta[:, None]), labels).sum(0)
+                return by_temperature(head.mix(experts, log_gate), labels, head, TEMPERATURES)
 
             sums = switching.likelihoods(logs, told, pi, held, PERMUTATIONS, task.seed)
         return states, Message(sums={"log_likelihood": sums} | client_count(held))
