@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -316,6 +317,9 @@ def test_without_rows_for_validation_a_run_says_that_nobody_has_a_part_of_its_ow
     with pytest.warns(FedgmiWarning, match=r"nobody has rows for validation.*set scenario.validation_share = 0.1"):
         got = run(tmp_path / "out", *overrides)
     assert got["own_part"] is False
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="nobody has rows for validation")
+        run(tmp_path / "ditto", *overrides, "method.name=ditto")  # whose own models need none
     assert "client_accuracy_shared" not in got
 
 

@@ -24,6 +24,7 @@ from fedgmi.data.federation import Federation
 from fedgmi.data.rows import Client
 from fedgmi.errors import ConfigError, FedgmiWarning
 from fedgmi.methods import Method
+from fedgmi.methods.candidates import TRIED
 from fedgmi.methods.personal import SHARED_ALONE
 from fedgmi.models.heads import HEADS
 from fedgmi.protocol.in_process import InProcess
@@ -181,7 +182,7 @@ def warn_of_shared_alone(method: Method, validation: Sequence[Client], fix: str)
         validation: The clients' rows for validation.
         fix: How there would be some.
     """
-    if method.predictor.welcome is not None and not any(map(len, validation)):
+    if TRIED in method.predictor.reads and not any(map(len, validation)):  # rivals' own models need no such rows
         what = f"{SHARED_ALONE}. Likely fix: {fix}, or set method.personal = false if that is meant"
         warnings.warn(FedgmiWarning(what), stacklevel=2)
 
