@@ -81,7 +81,7 @@ def test_no_model_travels(fitted):
     assert method.predictor.has_own(server)
     names = ("try own parts", "own part", "weigh", "temper", "own weights")
     steps = [step for step in method.program.finish if step.name in names]
-    assert len(steps) == 6
+    assert len(steps) == 7
     assert all(step.models is None for step in steps)
 
 

@@ -29,6 +29,15 @@ def test_four_steps_reach_the_maximum(seed):
     assert float(most - reached) < 1e-4
 
 
+def test_a_predictor_that_few_rows_need_is_kept():
+    """One row in twenty is impossible under the predictor that is best on all others: Newton alone went to a corner."""
+    logs = torch.tensor([[0.0, -0.7]] * 95 + [[-30.0, -0.7]] * 5, dtype=torch.float64)
+    weights = torch.full((2,), 0.5, dtype=torch.float64)
+    for _ in range(3):
+        weights = newton_step(weights, sums(logs, weights))
+    assert float(weights[1]) == pytest.approx(0.1, abs=0.02)
+
+
 def test_sums_of_clients_are_those_of_all_rows():
     logs, weights = torch.randn(30, 3, generator=draw(), dtype=torch.float64), torch.tensor([0.2, 0.3, 0.5]).double()
     whole, parts = sums(logs, weights), [sums(part, weights) for part in logs.split(7)]

@@ -12,7 +12,7 @@ Then weights, by stacking (Wolpert 1992; Yao et al. 2018, arXiv 1704.02030). The
 r_i(v) ∝ ω_i·q̃_i(y_v | x_v). prior_i is ω̄, the own net's part times n_i/(n_i + s), n_i the rows trained on. So a client
 without validation rows has the prior, one with many has weights of its own, and one with hardly any rows the shared
 model. Last, a temperature for the whole mixture under the prior's weights: predictors that disagree make one that is
-too modest. What travels: sums for each candidate and temperature, M + M² sums in each of two exchanges, and sums for
+too modest. What travels: sums for each candidate and temperature, M + M² sums in each of three exchanges, and sums for
 each temperature.
 
 Where nobody has validation rows the shared model stays as it is.
@@ -38,7 +38,7 @@ from fedgmi.protocol.step import Step
 from fedgmi.settings.effects import refuse_without_effect
 from fedgmi.tree import Tree
 
-NEWTON_STEPS = 2
+NEWTON_STEPS = 3
 SHARED_ALONE = "nobody has rows for validation: all clients have the shared mixture, and no part of their own"
 TELLS = "how likely its rows for validation are under the shared model and under models tuned to its own rows, summed"
 WEIGHS = (

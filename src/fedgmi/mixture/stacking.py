@@ -21,12 +21,16 @@ LEAST = 1e-9
 FLOOR = 1e-6
 """The least pooled weight: one at 0 could not come back."""
 EM_STEPS = 100
+SLOWEST = 0.25
+"""Of EM's next weight: a Newton step leaves as much. Where a predictor gives a few rows hardly any probability, the
+quadratic model holds near the weights alone, and its maximum can be at a corner from which Newton does not return."""
 
 
 def newton_step(weights: Tensor, sums: Tree, floor: float = FLOOR) -> Tensor:
     """The weights on the simplex that maximise the quadratic model of the log likelihood around some weights.
 
-    By multiplicative ascent, on the server alone: at ω the model's gradient is 2g − Hω, g and H a row's.
+    By multiplicative ascent, on the server alone: at ω the model's gradient is 2g − Hω, g and H a row's. No weight falls
+    below a quarter of what a step of EM makes of it, ω·g.
 
     Args:
         weights: [M], positive, with sum 1.
@@ -43,7 +47,8 @@ def newton_step(weights: Tensor, sums: Tree, floor: float = FLOOR) -> Tensor:
     for _ in range(300):
         new = (new * (2.0 * gradient - curvature @ new).clamp(min=LEAST)).clamp(min=floor)
         new = new / new.sum()
-    return new
+    new = new.maximum(SLOWEST * weights * gradient)
+    return new / new.sum()
 
 
 def only_first(weights: Tensor, n: int) -> Tensor:
