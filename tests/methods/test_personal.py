@@ -96,6 +96,15 @@ def test_a_client_with_hardly_any_validation_rows_has_sensible_weights(bad):
         torch.testing.assert_close(states["weights"][2:3], prior)
 
 
+def test_one_row_for_validation_in_all_is_no_proof():
+    """Not for nets, and not for models that are as sure as the grid goes, or as unsure."""
+    alone = tuple(replace(client, x=client.x[: i == 2], y=client.y[: i == 2]) for i, client in enumerate(HELD))
+    _, server, _ = ended(n_components=1, validation=alone)
+    assert float(server[WEIGHTS][-1]) < 0.6
+    for beta in (*server[BETA].tolist(), float(server[LAST_BETA])):
+        assert 0.3 < beta < 2.0
+
+
 def test_newcomers_have_a_part_of_their_own_where_they_have_labels(fitted):
     method, server, _ = fitted
     rows = pack(CLIENTS, [3])

@@ -17,7 +17,7 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
 from fedgmi.methods.local_training import own_log_prob
-from fedgmi.methods.own_models import BETAS, NOBODY, by_temperature, labelled_validation, tuned
+from fedgmi.methods.own_models import BETAS, NOBODY, by_temperature, doubted, labelled_validation, tuned
 from fedgmi.protocol.message import Message
 from fedgmi.randomness import generator
 from fedgmi.tree import Tree
@@ -112,7 +112,7 @@ class Candidates:
     def choose(self, server: Tree, message: Message, round: int) -> Tree:
         """The server takes the best net, and the best temperature for each candidate."""
         n_shared = self.own.n_shared
-        best, place = message.sums["log_likelihood"].max(1)
+        best, place = doubted(message.sums["log_likelihood"]).max(1)
         chosen = int(best[n_shared:].argmax())
         beta = BETAS.to(best.device)[torch.cat([place[:n_shared], place[n_shared + chosen].reshape(1)])]
         chosen = NOBODY if float(message.sums["rows"]) == 0 else chosen

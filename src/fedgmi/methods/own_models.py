@@ -20,6 +20,8 @@ from fedgmi.tree import Tree
 
 BETAS = torch.logspace(-1.0, 0.5, 31, dtype=torch.float64)
 """β that are tried, from 0.1 to 3.2; 1 is among them."""
+DOUBT = 3.0
+"""c of a prior exp(−c·log²β): a handful of rows, all of them right, would make any model as sure as the grid goes."""
 WORST = -1e10
 """Of a candidate that ran away, in the place of −∞: it has to travel, and to fit into masked sums."""
 NOBODY = -1
@@ -105,6 +107,22 @@ def by_temperature(logs: Tensor, labels: Tensor, head: Head = CLASSES, betas: Te
     """
     tempered = head.temper(logs.double()[:, None], betas.to(logs.device)[:, None])  # [V, B, L]
     return told(head.log_lik(tempered, labels).sum(0))
+
+
+def doubted(likelihood: Tensor) -> Tensor:
+    """Summed log likelihoods at every β of `BETAS` with the prior on β: by this the server chooses.
+
+    Args:
+        likelihood: Summed over clients. […, B], nats
+
+    Returns:
+        […, B], nats
+
+    Examples:
+        >>> float(BETAS[doubted(torch.zeros(31)).argmax()])
+        1.0
+    """
+    return likelihood - DOUBT * BETAS.to(likelihood.device).log().square()
 
 
 def told(likelihood: Tensor) -> Tensor:

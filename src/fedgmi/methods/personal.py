@@ -5,7 +5,8 @@
 The candidates of client i: the shared predictors, and its own net; `candidates` says how they are made and tempered.
 
 Then weights, by stacking (Wolpert 1992; Yao et al. 2018, arXiv 1704.02030). The pooled ω̄ maximises
-Σ_i Σ_v log Σ_m ω̄_m q̃_im(y_v | x_v), a concave problem, by Newton steps whose sums add up. Of n validation rows v,
+Σ_i Σ_v log Σ_m ω̄_m q̃_im(y_v | x_v), a concave problem, by Newton steps whose sums add up, with one more row that speaks
+for the shared predictors. Of n validation rows v,
 
     ω_i = (Σ_v r_i(v) + s·prior_i) / (n + s)
 
@@ -30,8 +31,8 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.candidates import BETA, LAST_BETA, TRIED, WEIGHTS, Candidates, OwnPart, bare, somebody
 from fedgmi.methods.contract import Method, Task
-from fedgmi.methods.own_models import BETAS, LAST, by_temperature, labelled_validation
-from fedgmi.mixture.stacking import LEAST, newton_step, only_first, own_weights, prior_weights
+from fedgmi.methods.own_models import BETAS, LAST, by_temperature, doubted, labelled_validation
+from fedgmi.mixture.stacking import LEAST, newton_step, only_first, own_weights, prior_weights, with_prior
 from fedgmi.models.heads import Head, blend
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
@@ -126,7 +127,7 @@ class Stack:
 
     def step_up(self, server: Tree, message: Message, round: int) -> Tree:
         """The server makes a Newton step."""
-        return server | {WEIGHTS: newton_step(server[WEIGHTS], message.sums)}
+        return server | {WEIGHTS: newton_step(server[WEIGHTS], with_prior(server[WEIGHTS], message.sums))}
 
     def tell_temper(self, server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         """A client tells how likely its rows for validation are under the mixture, by temperature."""
@@ -138,9 +139,8 @@ class Stack:
 
     def take_temper(self, server: Tree, message: Message, round: int) -> Tree:
         """The server takes the best temperature."""
-        sums = message.sums["log_likelihood"]
-        found = BETAS.to(sums.device)[int(sums.argmax())] if bool(sums.any()) else server[LAST_BETA]
-        return server | {LAST_BETA: found}
+        sums = doubted(message.sums["log_likelihood"])
+        return server | {LAST_BETA: BETAS.to(sums.device)[int(sums.argmax())]}
 
     def settle(self, server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         """A client finds its own weights."""

@@ -29,8 +29,8 @@ quadratic model holds near the weights alone, and its maximum can be at a corner
 def newton_step(weights: Tensor, sums: Tree, floor: float = FLOOR) -> Tensor:
     """The weights on the simplex that maximise the quadratic model of the log likelihood around some weights.
 
-    By multiplicative ascent, on the server alone: at ω the model's gradient is 2g − Hω, g and H a row's. No weight falls
-    below a quarter of what a step of EM makes of it, ω·g.
+    By multiplicative ascent, on the server alone: at ω the model's gradient is 2g − Hω, g and H a row's. No weight
+    falls below a quarter of what a step of EM makes of it, ω·g.
 
     Args:
         weights: [M], positive, with sum 1.
@@ -49,6 +49,25 @@ def newton_step(weights: Tensor, sums: Tree, floor: float = FLOOR) -> Tensor:
         new = new / new.sum()
     new = new.maximum(SLOWEST * weights * gradient)
     return new / new.sum()
+
+
+def with_prior(weights: Tensor, sums: Tree) -> Tree:
+    """The sums with those of one more row, which belongs to the shared predictors: a few rows are no proof for nets.
+
+    Args:
+        weights: Where the sums were taken; the own net's is the last. [M]
+        sums: As for `newton_step`.
+
+    Returns:
+        Of the log likelihood plus the mean of log ω_m over the shared predictors.
+    """
+    share = torch.full_like(weights, 1.0 / (len(weights) - 1))
+    share[-1] = 0.0
+    return {
+        "gradient": sums["gradient"] + share / weights,
+        "curvature": sums["curvature"] + torch.diag(share / weights.square()),
+        "rows": sums["rows"] + 1.0,
+    }
 
 
 def only_first(weights: Tensor, n: int) -> Tensor:

@@ -2,12 +2,13 @@
 
     w_i(e, ρ) ← e passes over client i's rows, from the shared model w, at ρ times the rounds' learning rate
     q̃ ∝_y q^β                                        temperature, one β for each (e, ρ)
-    (e, ρ, β) = argmax Σ_i Σ_v log q̃_i(y_v | x_v)     v: client i's rows for validation; all clients' sums together
+    (e, ρ, β) = argmax Σ_i Σ_v log q̃_i(y_v | x_v) − 3·log²β     v: client i's rows for validation
 
 Fine-tuning before deployment is Wang et al. 2019 (arXiv 1910.10252) and Yu et al. 2020 (arXiv 2002.04758). Temperature
 is Guo et al. 2017 (arXiv 1706.04599). It is fitted before the choice: a fine-tuned net is right long before it is
-modest, and raw likelihood stops too early. Zero passes are always among those tried. What travels is one log likelihood
-for each candidate and each β of a grid, summed over rows. The tuned models stay with their clients.
+modest, and raw likelihood stops too early. The last term is a prior: a handful of rows says little of β. Zero passes are
+always among those tried. What travels is one log likelihood for each candidate and each β of a grid, summed over rows.
+The tuned models stay with their clients.
 
 A candidate that runs away at some client drops out: its likelihood counts as −∞.
 
@@ -31,7 +32,7 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Method, Task
 from fedgmi.methods.local_training import own_log_prob
-from fedgmi.methods.own_models import BETAS, LAST, NOBODY, by_temperature, labelled_validation, tuned
+from fedgmi.methods.own_models import BETAS, LAST, NOBODY, by_temperature, doubted, labelled_validation, tuned
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.settings.base import MethodSettings, PositiveFloats, PositiveInts
@@ -78,7 +79,7 @@ def fine_tuned(method: Method, task: Task[FineTuningSettings]) -> Method:
         return states, Message(sums={"log_likelihood": likelihood, "rows": likelihood.new_tensor(float(count))})
 
     def choose(server: Tree, message: Message, round: int) -> Tree:
-        best, place = message.sums["log_likelihood"].max(1)
+        best, place = doubted(message.sums["log_likelihood"]).max(1)
         beta, chosen = BETAS.to(best.device)[place], best.argmax()
         beta = torch.stack([beta[0], beta[chosen]])  # of the shared model, and of the chosen ones
         if float(message.sums["rows"]) == 0:
