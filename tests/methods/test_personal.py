@@ -7,13 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from federations import SMALL, gaussian_scenario, make_task, run
+from federations import SMALL, draw, gaussian_scenario, make_task, run
 from fedgmi.data.rows import pack
 from fedgmi.methods import METHODS
 from fedgmi.methods.candidates import BETA, LAST_BETA, TRIED, WEIGHTS
 from fedgmi.methods.local_training import own_log_prob
-from fedgmi.methods.own_models import BETAS, NOBODY
+from fedgmi.methods.own_models import BETAS, NOBODY, by_temperature
 from fedgmi.mixture.stacking import STRENGTH, own_weights, prior_weights
+from fedgmi.models import density
+from fedgmi.models.heads import CLASSES
 from fedgmi.protocol.in_process import InProcess
 
 SCENARIO = gaussian_scenario(6, 40, separation=4.0)
@@ -94,6 +96,22 @@ def test_a_client_with_hardly_any_validation_rows_has_sensible_weights(bad):
     if bad == "no rows":
         prior = prior_weights(server[WEIGHTS], torch.tensor([len(CLIENTS[2])]))
         torch.testing.assert_close(states["weights"][2:3], prior)
+
+
+def test_rows_of_many_classes_are_tempered_in_parts(monkeypatch):
+    """All at once 1,000 classes of 10,000 rows would take gigabytes."""
+    sizes = []
+
+    def temper(logs, beta):
+        found = CLASSES.temper(logs, beta)
+        sizes.append(found.nbytes)
+        return found
+
+    logs, labels = torch.randn(50, 7, generator=draw()), torch.arange(50) % 7
+    whole = by_temperature(logs, labels)
+    monkeypatch.setattr(density, "CHUNK_BYTES", 20_000)
+    assert torch.equal(by_temperature(logs, labels, replace(CLASSES, temper=temper)), whole)
+    assert max(sizes) <= 20_000
 
 
 def test_one_row_for_validation_in_all_is_no_proof():

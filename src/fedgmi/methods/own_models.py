@@ -14,6 +14,7 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
 from fedgmi.methods.local_training import train_own
+from fedgmi.models.density import rows_per_chunk
 from fedgmi.models.heads import CLASSES, Head
 from fedgmi.protocol.step import ClientStep
 from fedgmi.tree import Tree
@@ -105,8 +106,12 @@ def by_temperature(logs: Tensor, labels: Tensor, head: Head = CLASSES, betas: Te
         >>> bool(by_temperature(logs, torch.tensor([0, 1])).argmax() == 0)  # a coin's toss: the smallest β
         True
     """
-    tempered = head.temper(logs.double()[:, None], betas.to(logs.device)[:, None])  # [V, B, L]
-    return told(head.log_lik(tempered, labels).sum(0))
+    found = [logs.new_zeros((0, len(betas)), dtype=torch.float64)]
+    n = rows_per_chunk(8 * len(betas) * logs.shape[1])  # float64, with copies: of 1,000 classes it would be gigabytes
+    for some, own in zip(logs.split(n), labels.split(n), strict=True):
+        tempered = head.temper(some.double()[:, None], betas.to(logs.device)[:, None])  # [V', B, L]
+        found.append(head.log_lik(tempered, own))
+    return told(torch.cat(found).sum(0))
 
 
 def doubted(likelihood: Tensor) -> Tensor:

@@ -6,9 +6,9 @@
 
 Fine-tuning before deployment is Wang et al. 2019 (arXiv 1910.10252) and Yu et al. 2020 (arXiv 2002.04758). Temperature
 is Guo et al. 2017 (arXiv 1706.04599). It is fitted before the choice: a fine-tuned net is right long before it is
-modest, and raw likelihood stops too early. The last term is a prior: a handful of rows says little of β. Zero passes are
-always among those tried. What travels is one log likelihood for each candidate and each β of a grid, summed over rows.
-The tuned models stay with their clients.
+modest, and raw likelihood stops too early. The last term is a prior: a handful of rows says little of β. Zero passes
+are always among those tried. What travels is one log likelihood for each candidate and each β of a grid, summed over
+rows. The tuned models stay with their clients.
 
 A candidate that runs away at some client drops out: its likelihood counts as −∞.
 
