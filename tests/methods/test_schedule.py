@@ -103,7 +103,7 @@ def test_judges_in_closed_form_take_turns_before_the_first_round():
 
 def test_where_densities_judge_the_order_is():
     task = make_task(FEDERATION.federation.schema, judges="density", kmeans_rounds=2, calibration_steps=1)
-    own_part = ["try own parts", "own part", *["weigh"] * 2, "temper", "own weights"]
+    own_part = ["try own parts", "own part", *["weigh"] * 3, "temper", "own weights"]
     program = METHODS["fedgmi"](task).program
     names = {phase: [step.name for step in program.steps(phase)] for phase in PHASES}
     calibration = ["scale evidence", "shares", "calibrate", "shares"]
