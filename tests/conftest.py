@@ -26,6 +26,14 @@ def cache_of_pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 
 @pytest.fixture(autouse=True, scope="session")
+def no_power_cuts() -> Iterator[None]:
+    """Writing waits for no disk: half of a deployment's time in a test, and no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def few_passes() -> Iterator[None]:
     """Clients' own parts are chosen among few passes, in this process: commands that tests start have all of them."""
     with pytest.MonkeyPatch.context() as patch:

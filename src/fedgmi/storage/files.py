@@ -79,28 +79,31 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, payload: bytes) -> None:
+def write_bytes(path: Path, payload: bytes, *, sync: bool = True) -> None:
     """Write a file atomically. Readers see the old file or the whole new one, also after a crash.
 
     Args:
         path: The file. Its folder is made where there is none.
         payload: What to write.
+        sync: Whether to wait until the disk has it. Without, a power cut may leave a damaged file, so only what its
+            reader checks and can do without is written so.
 
     Raises:
         UserError: The disk is full, or the folder cannot be written.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, payload)
+        _replace(path, payload, sync)
 
 
-def _replace(path: Path, payload: bytes) -> None:
+def _replace(path: Path, payload: bytes, sync: bool) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)  # mkstemp's own mode would hide the file from a group that may read the folder

@@ -136,9 +136,11 @@ class Site:
         step = steps[int(header["step"])]
         cache = memory.where / "cache.safetensors"
         results.read_cache(cache, self._cache_key(header), rows)
+        known = dict(rows.cache)
         with torch.no_grad():
             state, message = step.client(server, state, rows, int(header["round"]))
-        results.write_cache(cache, self._cache_key(header), rows)
+        if any(known.get(name) is not leaf for name, leaf in rows.cache.items()):
+            results.write_cache(cache, self._cache_key(header), rows)
         reply = flatten(message)
         require_finite(reply, self.settings.name, int(header["round"]))
         require_finite(state, self.settings.name, int(header["round"]))
