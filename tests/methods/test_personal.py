@@ -10,13 +10,14 @@ import torch
 from federations import SMALL, draw, gaussian_scenario, make_task, run
 from fedgmi.data.rows import pack
 from fedgmi.methods import METHODS
-from fedgmi.methods.candidates import BETA, LAST_BETA, TRIED, WEIGHTS
+from fedgmi.methods.candidates import BETA, KEPT, LAST_BETA, TRIED, WEIGHTS, Candidates, OwnPart
 from fedgmi.methods.local_training import own_log_prob
-from fedgmi.methods.own_models import BETAS, NOBODY, by_temperature
+from fedgmi.methods.own_models import BETAS, NOBODY, WORST, by_temperature
 from fedgmi.mixture.stacking import STRENGTH, own_weights, prior_weights
 from fedgmi.models import density
 from fedgmi.models.heads import CLASSES
 from fedgmi.protocol.in_process import InProcess
+from fedgmi.protocol.message import Message
 
 SCENARIO = gaussian_scenario(6, 40, separation=4.0)
 CLIENTS, HELD = SCENARIO.federation.clients, SCENARIO.federation.validation
@@ -54,8 +55,8 @@ def test_a_prediction_is_the_mixture_of_tempered_candidates(fitted):
     experts = task.expert.log_prob(server["expert"], rows.x).double().exp()
     gated = method.predictor.shared(server, state, rows).double()
     mixed = (experts * state["proportions"][0].double()[None, :, None]).sum(1).log()
-    own = own_log_prob(task, state["personal"], rows).double()
-    tempered = [(beta * q).softmax(1) for beta, q in zip(server[BETA], (gated, mixed, own), strict=True)]
+    own = [own_log_prob(task, state["personal"][:, i], rows).double() for i in range(KEPT)]
+    tempered = [(beta * q).softmax(1) for beta, q in zip(server[BETA], (gated, mixed, *own), strict=True)]
     whole = sum(weight * q for weight, q in zip(state["weights"][0], tempered, strict=True))
     assert float(server[LAST_BETA]) in BETAS.tolist()
     expected = whole ** server[LAST_BETA] / (whole ** server[LAST_BETA]).sum(1, keepdim=True)
@@ -63,9 +64,45 @@ def test_a_prediction_is_the_mixture_of_tempered_candidates(fitted):
     torch.testing.assert_close(found.exp(), expected, atol=1e-5, rtol=1e-4)
 
 
+def candidates():
+    return Candidates(make_task(SCENARIO.federation.schema), OwnPart(lambda *_: [], 2, lambda *_: None, (), ()))
+
+
+def choose(likelihood):
+    """The server's leaves after it heard of two shared candidates and of nets, the best temperature being the first."""
+    sums = {"log_likelihood": torch.full((len(likelihood), len(BETAS)), WORST).double(), "rows": torch.tensor(9.0)}
+    sums["log_likelihood"][:, 0] = torch.tensor(likelihood, dtype=torch.float64)
+    return candidates().choose({}, Message(sums=sums), 3)
+
+
+def test_the_likeliest_nets_are_kept_whatever_they_started_from():
+    nets = [-90.0, -20.0, -30.0, -90.0, -90.0, -90.0, -40.0, -90.0, -90.0, -90.0, -90.0, -10.0]
+    server = choose([-1.0, -1.0, *nets])
+    assert server[TRIED].tolist() == [1, 2, 6, 11]
+    assert len(server[BETA]) == len(server[WEIGHTS]) == 2 + KEPT
+
+
+def test_a_net_that_ran_away_at_one_client_is_not_kept_for_want_of_others():
+    server = choose([-1.0, -1.0, -20.0, -30.0, *[WORST - 50.0] * 10])
+    assert server[TRIED].tolist() == [0, 1]
+
+
+def test_nets_that_are_kept_are_those_that_were_tried(fitted):
+    """Their likelihoods on rows for validation are the best of the ones that were told."""
+    method, server, states = fitted
+    rows = pack(CLIENTS, validation=HELD)
+    steps = {step.name: step for step in method.program.finish}
+    look = steps["try own parts"].client(server, states, rows, 3)[1].sums["log_likelihood"][2:]
+    nets = steps["own part"].client(server, states, rows, 3)[0]["personal"]
+    task, held = make_task(SCENARIO.federation.schema), rows.held
+    found = torch.stack([by_temperature(own_log_prob(task, net, held), held.y) for net in nets.unbind(1)])
+    torch.testing.assert_close(found, look[server[TRIED]])
+    assert set(server[TRIED].tolist()) == set(look.max(1).values.topk(KEPT).indices.tolist())
+
+
 def test_without_validation_rows_the_shared_mixture_stays_as_it_is():
     method, server, states = ended(validation=())
-    assert int(server[TRIED]) == NOBODY
+    assert server[TRIED].unique().tolist() == [NOBODY]
     assert "personal" not in states
     assert not method.predictor.has_own(server)
     rows = replace(pack(SCENARIO.federation.held_out), y=None)
@@ -94,7 +131,7 @@ def test_a_client_with_hardly_any_validation_rows_has_sensible_weights(bad):
     _, server, states = ended(validation=(*HELD[:2], replace(HELD[2], x=held, y=y), *HELD[3:]))
     torch.testing.assert_close(states["weights"].sum(1), torch.ones(6, dtype=torch.float64))
     if bad == "no rows":
-        prior = prior_weights(server[WEIGHTS], torch.tensor([len(CLIENTS[2])]))
+        prior = prior_weights(server[WEIGHTS], torch.tensor([len(CLIENTS[2])]), 2)
         torch.testing.assert_close(states["weights"][2:3], prior)
 
 
@@ -128,8 +165,8 @@ def test_newcomers_have_a_part_of_their_own_where_they_have_labels(fitted):
     rows = pack(CLIENTS, [3])
     known = method.predictor.infer_client(server, rows)
     with_labels = method.predictor.welcome(server, known, rows)
-    assert with_labels["personal"].shape == (1, server["expert"].shape[1])
-    torch.testing.assert_close(with_labels["weights"], prior_weights(server[WEIGHTS], rows.counts))
+    assert with_labels["personal"].shape == (1, KEPT, server["expert"].shape[1])
+    torch.testing.assert_close(with_labels["weights"], prior_weights(server[WEIGHTS], rows.counts, 2))
     bare = replace(rows, y=None)
     without = method.predictor.welcome(server, known, bare)
     assert without == known

@@ -51,11 +51,12 @@ def test_without_rows_weights_stay():
 
 
 @given(st.lists(st.floats(0.0, 1.0), min_size=3, max_size=6), st.lists(st.integers(0, 1000), min_size=1, max_size=4))
-def test_priors_are_weights_and_trust_a_net_by_its_rows(raw, counts):
+def test_priors_are_weights_and_trust_nets_by_their_rows(raw, counts):
     weights = torch.tensor(raw, dtype=torch.float64).clamp(min=FLOOR)
     weights = weights / weights.sum()
-    prior = prior_weights(weights, torch.tensor(counts))
-    torch.testing.assert_close(prior.sum(1), torch.ones(len(counts), dtype=torch.float64))
-    assert (prior[:, -1] <= weights[-1] + 1e-12).all()
-    assert all(float(row[-1]) == 0.0 for row, n in zip(prior, counts, strict=True) if n == 0)
+    for n_shared in (1, 2):
+        prior = prior_weights(weights, torch.tensor(counts), n_shared)
+        torch.testing.assert_close(prior.sum(1), torch.ones(len(counts), dtype=torch.float64))
+        assert (prior[:, n_shared:] <= weights[n_shared:] + 1e-12).all()
+        assert all(not row[n_shared:].any() for row, n in zip(prior, counts, strict=True) if n == 0)
     torch.testing.assert_close(only_first(weights, 2).sum(), torch.ones((), dtype=torch.float64))

@@ -1,8 +1,9 @@
-"""What a client may predict with at the end: the shared predictors, and a net of its own. No model travels.
+"""What a client may predict with at the end: the shared predictors, and nets of its own. No model travels.
 
-The net starts as the client's average of the shared experts, or at random, and makes passes over the client's rows.
-Which start, how many passes, at which rate, and a temperature for every candidate: by the log likelihood of all
-clients' validation rows together, temperatures first. What travels are these sums, for each candidate and temperature.
+A net starts as the client's average of the shared experts, or at random, and makes passes over the client's rows. Of
+those that are tried the best few are kept. Which starts, how many passes, at which rates, and a temperature for every
+candidate: by the log likelihood of all clients' validation rows together, temperatures first. What travels are these
+sums, for each candidate and temperature.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
 from fedgmi.methods.local_training import own_log_prob
-from fedgmi.methods.own_models import BETAS, NOBODY, by_temperature, doubted, labelled_validation, tuned
+from fedgmi.methods.own_models import BETAS, NOBODY, WORST, by_temperature, doubted, labelled_validation, tuned
 from fedgmi.protocol.message import Message
 from fedgmi.randomness import generator
 from fedgmi.tree import Tree
@@ -27,8 +28,10 @@ RATES = (0.3, 1.0)
 """Of the rounds' learning rate."""
 AFRESH = (16, 64)
 """Passes of a net that starts at random, at the rounds' rate: where clients have nothing in common it is the best."""
+KEPT = 4
+"""So many nets a client keeps: one early and one late are wrong about different rows."""
 TRIED, BETA, WEIGHTS, LAST_BETA = (f"personal/{leaf}" for leaf in ("tried", "beta", "weights", "last_beta"))
-"""The server's leaves: the chosen net, the candidates' temperatures, what they count, and the temperature of all."""
+"""The server's leaves: the chosen nets, the candidates' temperatures, what they count, and the temperature of all."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,9 @@ class Candidates:
         return (*(Stretch(False, PASSES, rate) for rate in RATES), Stretch(True, AFRESH, 1.0))
 
     @property
-    def nets(self) -> list[Stretch]:
-        """What each net that is tried takes to be trained."""
-        return [replace(one, stops=one.stops[: i + 1]) for one in self.stretches for i in range(len(one.stops))]
+    def nets(self) -> list[tuple[int, int]]:
+        """Each net that is tried: of which stretch, and at which of its stops."""
+        return [(i, j) for i, stretch in enumerate(self.stretches) for j in range(len(stretch.stops))]
 
     def trained(self, begin: Tensor, rows: Rows, stretch: Stretch, round: int) -> Iterator[Tensor]:
         """Nets after each number of passes. [C, P] each"""
@@ -110,25 +113,33 @@ class Candidates:
         return states, Message(sums={"log_likelihood": likelihood, "rows": likelihood.new_tensor(float(len(held)))})
 
     def choose(self, server: Tree, message: Message, round: int) -> Tree:
-        """The server takes the best net, and the best temperature for each candidate."""
+        """The server takes the best nets, but none that ran away, and the best temperature for each candidate."""
         n_shared = self.own.n_shared
         best, place = doubted(message.sums["log_likelihood"]).max(1)
-        chosen = int(best[n_shared:].argmax())
-        beta = BETAS.to(best.device)[torch.cat([place[:n_shared], place[n_shared + chosen].reshape(1)])]
-        chosen = NOBODY if float(message.sums["rows"]) == 0 else chosen
+        likeliest = best[n_shared:].argsort(descending=True, stable=True)[:KEPT]
+        sane = likeliest[best[n_shared:][likeliest] > WORST / 2]
+        chosen = (sane if len(sane) else likeliest[:1]).sort().values
+        beta = BETAS.to(best.device)[torch.cat([place[:n_shared], place[n_shared:][chosen]])]
+        if float(message.sums["rows"]) == 0:
+            chosen = torch.full_like(chosen, NOBODY)
         weights = torch.full_like(beta, 1.0 / len(beta))
-        made = {TRIED: torch.tensor(chosen, device=best.device), BETA: beta, WEIGHTS: weights}
-        return server | made | {LAST_BETA: torch.ones_like(beta[0])}
+        return server | {TRIED: chosen, BETA: beta, WEIGHTS: weights, LAST_BETA: torch.ones_like(beta[0])}
 
     def tune(self, server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        """A client trains the chosen net on its rows, by the same draws as when it was tried."""
-        *_, net = self.trained(self.own.start(server, states, rows), rows, self.nets[int(server[TRIED])], round)
-        return states | {"personal": net}, Message()
+        """A client trains the chosen nets on its rows, by the same draws as when they were tried."""
+        begin, chosen = self.own.start(server, states, rows), [self.nets[int(net)] for net in server[TRIED]]
+        kept: list[Tensor] = []
+        for i, stretch in enumerate(self.stretches):
+            stops = [stop for of, stop in chosen if of == i]
+            if stops:
+                part = replace(stretch, stops=stretch.stops[: stops[-1] + 1])
+                kept += [net for j, net in enumerate(self.trained(begin, rows, part, round)) if j in stops]
+        return states | {"personal": torch.stack(kept, 1)}, Message()
 
-    def tempered(self, server: Tree, states: Tree, rows: Rows, net: bool = True) -> list[Tensor]:
-        """log q̃ of each candidate, with the client's own net or without. [R, L] each, nats; of other heads [R, Q]"""
+    def tempered(self, server: Tree, states: Tree, rows: Rows, nets: bool = True) -> list[Tensor]:
+        """log q̃ of each candidate, with the client's own nets or without. [R, L] each, nats; of other heads [R, Q]"""
         found = list(self.own.shared(server, states, rows))
-        found += [own_log_prob(self.task, states["personal"], rows)] if net else []
+        found += [own_log_prob(self.task, one, rows) for one in states["personal"].unbind(1)] if nets else []
         temper = self.task.expert.head.temper
         return [temper(one.double(), beta) for one, beta in zip(found, server[BETA], strict=False)]
 
@@ -142,7 +153,7 @@ class Candidates:
 
 def somebody(server: Tree) -> bool:
     """Whether anybody has rows for validation, and so all have parts of their own."""
-    return int(server[TRIED]) != NOBODY
+    return int(server[TRIED][0]) != NOBODY
 
 
 def bare(rows: Rows) -> Rows:

@@ -2,7 +2,8 @@
 
     p_i(y | x) = Σ_m ω_im · q̃_im(y | x)        q̃_im ∝_y q_im^β_m
 
-The candidates of client i: the shared predictors, and its own net; `candidates` says how they are made and tempered.
+The candidates of client i: the shared predictors, and nets of its own; `candidates` says how they are made and
+tempered.
 
 Then weights, by stacking (Wolpert 1992; Yao et al. 2018, arXiv 1704.02030). The pooled ω̄ maximises
 Σ_i Σ_v log Σ_m ω̄_m q̃_im(y_v | x_v), a concave problem, by Newton steps whose sums add up, with one more row that speaks
@@ -10,7 +11,7 @@ for the shared predictors. Of n validation rows v,
 
     ω_i = (Σ_v r_i(v) + s·prior_i) / (n + s)
 
-r_i(v) ∝ ω_i·q̃_i(y_v | x_v). prior_i is ω̄, the own net's part times n_i/(n_i + s), n_i the rows trained on. So a client
+r_i(v) ∝ ω_i·q̃_i(y_v | x_v). prior_i is ω̄, its own nets' part times n_i/(n_i + s), n_i the rows trained on. So a client
 without validation rows has the prior, one with many has weights of its own, and one with hardly any rows the shared
 model. Last, a temperature for the whole mixture under the prior's weights: predictors that disagree make one that is
 too modest. What travels: sums for each candidate and temperature, M + M² sums in each of three exchanges, and sums for
@@ -134,7 +135,7 @@ class Stack:
         held = _judging(states, rows)
         if held is None or held.y is None:
             return states, Message(sums={"log_likelihood": torch.zeros_like(BETAS, device=rows.x.device)})
-        mixture = self._mixture(server, states, bare(held), prior_weights(server[WEIGHTS], rows.counts))
+        mixture = self._mixture(server, states, bare(held), self._prior(server, rows))
         return states, Message(sums={"log_likelihood": by_temperature(mixture, held.y, self._head)})
 
     def take_temper(self, server: Tree, message: Message, round: int) -> Tree:
@@ -146,18 +147,16 @@ class Stack:
         """A client finds its own weights."""
         if "personal" not in states:
             return states, Message()
-        weights, held = prior_weights(server[WEIGHTS], rows.counts), labelled_validation(rows)
+        weights, held = self._prior(server, rows), labelled_validation(rows)
         if held is not None:
             weights = own_weights(self.candidates.at_labels(server, states, held), held, weights)
         return states | {"weights": weights}, Message()
 
     def welcome(self, server: Tree, states: Tree, rows: Rows) -> Tree:
-        """Newcomers with labels get a net, and the prior's weights."""
+        """Newcomers with labels get nets, and the prior's weights."""
         if rows.y is None or not somebody(server):
             return states
-        return self.candidates.tune(server, states, rows, LAST)[0] | {
-            "weights": prior_weights(server[WEIGHTS], rows.counts)
-        }
+        return self.candidates.tune(server, states, rows, LAST)[0] | {"weights": self._prior(server, rows)}
 
     def predict(self, server: Tree, states: Tree, rows: Rows) -> Tensor:
         """log p_i(y | x) [R, L], nats; of other heads their numbers [R, Q]."""
@@ -169,12 +168,16 @@ class Stack:
         shared = only_first(
             server[WEIGHTS], self.candidates.own.n_shared
         )  # newcomers, and who missed a step of the end
-        return self._mixture(server, states, rows, shared.expand(rows.n_clients, -1), net=False)
+        return self._mixture(server, states, rows, shared.expand(rows.n_clients, -1), nets=False)
 
-    def _mixture(self, server: Tree, states: Tree, rows: Rows, weights: Tensor, net: bool = True) -> Tensor:
+    def _mixture(self, server: Tree, states: Tree, rows: Rows, weights: Tensor, nets: bool = True) -> Tensor:
         """The candidates in proportions `weights` [C, M], before the last temperature."""
-        found = self.candidates.tempered(server, states, rows, net)
+        found = self.candidates.tempered(server, states, rows, nets)
         return blend(self._head, found, weights.clamp(min=LEAST).log()[rows.client_index])
+
+    def _prior(self, server: Tree, rows: Rows) -> Tensor:
+        """The weights of clients that know nothing better. [C, M]"""
+        return prior_weights(server[WEIGHTS], rows.counts, self.candidates.own.n_shared)
 
     @property
     def _head(self) -> Head:
@@ -182,5 +185,5 @@ class Stack:
 
 
 def _judging(states: Tree, rows: Rows) -> Rows | None:
-    """The rows by which clients' candidates are weighed; None for who missed "own part" and has no net."""
+    """The rows by which clients' candidates are weighed; None for who missed "own part" and has no nets."""
     return labelled_validation(rows) if "personal" in states else None

@@ -76,20 +76,21 @@ def only_first(weights: Tensor, n: int) -> Tensor:
     return first / first.sum()
 
 
-def prior_weights(weights: Tensor, counts: Tensor, strength: float = STRENGTH) -> Tensor:
-    """The pooled weights, the own net's times n/(n + s), the rest to the shared candidates.
+def prior_weights(weights: Tensor, counts: Tensor, n_shared: int, strength: float = STRENGTH) -> Tensor:
+    """The pooled weights, those of own nets times n/(n + s), the rest to the shared candidates.
 
     Args:
-        weights: Pooled; the own net's is the last. [M]
+        weights: Pooled, shared candidates first. [M]
         counts: The rows that each client trains on. [C]
+        n_shared: How many candidates are shared.
         strength: s, rows.
 
     Returns:
         [C, M]
     """
     trust = (counts.double() / (counts.double() + strength)).to(weights.device)[:, None]
-    own = trust * weights[-1]
-    return torch.cat([only_first(weights, len(weights) - 1) * (1.0 - own), own], 1)
+    own = trust * weights[n_shared:]
+    return torch.cat([only_first(weights, n_shared) * (1.0 - own.sum(1, keepdim=True)), own], 1)
 
 
 def own_weights(logs: Tensor, held: Rows, prior: Tensor, strength: float = STRENGTH) -> Tensor:

@@ -5,7 +5,7 @@
 E-step (client): r_ik(x) ∝ π_ik·exp ℓ_k(x), π_i its mean over the client's rows. M-step (client): θ_k, φ_k on rows drawn
 ∝ r_ik. Server: θ_k ← Σ_i N_ik θ_ik / Σ_i N_ik. Predict: p(y | x) = Σ_k r_ik(x)·p_k(y | x), r from x alone.
 
-At the end each client mixes this, and the same with π_i for a gate, with a net of its own; see `methods.personal`.
+At the end each client mixes this, and the same with π_i for a gate, with nets of its own; see `methods.personal`.
 
 Only the paper's abstract is public, so the rules are ours. `schedule` tells them on one page. Presets:
 
