@@ -30,7 +30,7 @@ class FedGMISettings(MethodSettings):
         warm_up_rounds: Rounds in which the experts are one model, and words alone are evidence. Unset: five, or half of
             the rounds where there are fewer than ten.
         parting_rounds: Rounds after the warm-up in which experts part by equal steps: at first all learn from all rows,
-            at the end each from its own. 1: at once. Unset: until three fifths of the rounds are over.
+            at the end each from its own. 1: at once. Unset: until two fifths of the rounds are over.
         reference_rounds: Rounds after which the reference models, by which rows are judged, stay as they are.
         elbo_samples: Draws for a VAE's bound on log p(x).
         personal: Whether clients end with a part of their own, which never travels; see `methods.personal`.
@@ -104,18 +104,18 @@ UNUSED = {
 
 def settle(settings: FedGMISettings, rounds: int) -> FedGMISettings:
     """The settings of a run of so many rounds: a short one has a short warm-up, or all its experts would be one model.
-    Experts have parted when three fifths of the rounds are over.
+    In a long one experts have parted when two fifths of the rounds are over, in one of fewer than 18 at once.
 
     Examples:
         >>> [settle(FedGMISettings(), rounds).warm_up for rounds in (1, 2, 5, 9, 10, 30)]
         [0, 1, 2, 4, 5, 5]
         >>> [settle(FedGMISettings(), rounds).parting for rounds in (1, 2, 5, 9, 12, 30)]
-        [1, 1, 1, 1, 2, 13]
+        [1, 1, 1, 1, 1, 7]
     """
     warm_up = settings.warm_up_rounds
     if warm_up is None:
         warm_up = min(WARM_UP, rounds // 2)
-    parting = settings.parting_rounds or max(1, 3 * rounds // 5 - warm_up)
+    parting = settings.parting_rounds or max(1, 2 * rounds // 5 - warm_up)
     return settings.model_copy(update={"warm_up_rounds": warm_up, "parting_rounds": parting})
 
 
