@@ -195,7 +195,6 @@ SWEEP: dict[str, Line] = {
     "fedgmi.kmeans_rounds": Line("1", run, FEW),
     "fedgmi.calibration_steps": Line("1", run, FEW),
     "fedgmi.warm_up_rounds": Line("2", run, FEW),
-    "fedgmi.parting_rounds": Line("3", run, FEW),
     "fedgmi.reference_rounds": Line("1", run, FEW),
     "fedgmi.elbo_samples": Line("3", run, FEW),
     "fedgmi.personal": Line("false", run, FEW),
@@ -500,8 +499,6 @@ def test_a_short_run_trains_more_than_one_model(rounds):
 def test_long_runs_have_the_warm_up_that_they_had():
     assert {settle(FedGMISettings(), rounds).warm_up for rounds in range(10, 200)} == {5}
     assert settle(FedGMISettings(warm_up_rounds=7), 3).warm_up == 7
-    assert {settle(FedGMISettings(), rounds).parting for rounds in range(1, 18)} == {1}
-    assert settle(FedGMISettings(parting_rounds=4), 30).parting == 4
     assert BOUNDS["oracle"].settle(FedGMISettings(), 4).warm_up == 2
 
 

@@ -58,18 +58,6 @@ def test_experts_are_fedavg_while_the_warm_up_lasts(preset):
     assert not torch.equal(apart["expert"][0], apart["expert"][1])
 
 
-def test_experts_part_step_by_step():
-    """After the warm-up they learn from each other's rows, too, the less the later."""
-    versions = [{"version": torch.tensor(version)} for version in range(6)]
-    assert [schedule.parted(2, 4, server) for server in versions] == [0.0, 0.0, 0.25, 0.5, 0.75, 1.0]
-    between = []
-    for parting in (1, 4):
-        task = make_task(FEDERATION.federation.schema, warm_up_rounds=1, parting_rounds=parting)
-        server, _, _ = run(METHODS["fedgmi"](task), FEDERATION, rounds=2)
-        between.append(float((server["expert"][0] - server["expert"][1]).norm()))
-    assert 0.0 < between[1] < between[0]
-
-
 def test_reference_models_stay_and_components_train_on():
     schema = FEDERATION.federation.schema
     task = make_task(schema, warm_up_rounds=1, reference_rounds=2)

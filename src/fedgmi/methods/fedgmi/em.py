@@ -8,7 +8,7 @@ from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi.evidence import Rule, elbo
 from fedgmi.methods.fedgmi.experts import average_experts, expert_models, train_experts
-from fedgmi.methods.fedgmi.schedule import parted, reference_stays, warming_up
+from fedgmi.methods.fedgmi.schedule import reference_stays, warming_up
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Components, Reference, reference_of
 from fedgmi.methods.local_training import all_rows, train_components
@@ -25,22 +25,19 @@ def em_step(
     rule: Rule,
     *,
     shared_rounds: int = 0,
-    parting_rounds: int = 1,
     shared_trunk: bool = False,
     reference_rounds: int | None = None,
 ) -> Step:
     """E-step by the rule, M-step by packed training; the server takes means weighted by mass.
 
     Each component sees a share of the rows only, and what its expert needs to know of pictures as such is learnt from
-    everybody's. So experts part step by step: with a from 0 to 1 they are trained and averaged by a·r_ik + (1 − a)/K.
-    After `reference_rounds` only experts are trained and sent where there are labels: densities do nothing
+    everybody's. After `reference_rounds` only experts are trained and sent where there are labels: densities do nothing
     but judge.
 
     Args:
         task: Its models and settings.
         rule: Whose responsibilities.
         shared_rounds: The first rounds, in which the experts are one model, trained on all rows.
-        parting_rounds: The rounds after these in which they part.
         shared_trunk: Whether they keep their lower layers in common for good.
         reference_rounds: After which the reference models stay as they are; None: they always follow.
 
@@ -56,9 +53,8 @@ def em_step(
             message = Message({"density": density}, bound_sums(task, server, posterior, rows))
         if rows.y is not None:
             one = warming_up(shared_rounds, server)
-            shares = drawn_together(posterior.responsibilities, parted(shared_rounds, parting_rounds, server))
-            experts, shares = (now.expert[:1], all_rows(rows)) if one else (now.expert, shares)
-            message += Message(train_experts(task, experts, rows, shares, round, shared_trunk=shared_trunk))
+            experts, resp = (now.expert[:1], all_rows(rows)) if one else (now.expert, posterior.responsibilities)
+            message += Message(train_experts(task, experts, rows, resp, round, shared_trunk=shared_trunk))
         return states | {"proportions": posterior.proportions}, message
 
     def take(server: Tree, message: Message, round: int) -> Tree:
@@ -77,19 +73,6 @@ def em_step(
         return {"density": now.density} | expert_models(task, now.expert)
 
     return Step("em", client, take, writes=(*Components.names(), *Reference.names()), models=models)
-
-
-def drawn_together(resp: Tensor, parted: float) -> Tensor:
-    """a·r + (1 − a)/K, of which a = 1 and K = 1 leave r to the bit.
-
-    Args:
-        resp: r. [R, K]
-        parted: a, from 0 (all experts learn from all rows alike) to 1 (each from its own).
-
-    Returns:
-        The weights of rows for experts. [R, K]
-    """
-    return resp + (1.0 - parted) * (1.0 / resp.shape[1] - resp)
 
 
 def e_step_alone(rule: Rule) -> Step:

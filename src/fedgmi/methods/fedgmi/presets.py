@@ -50,7 +50,6 @@ class Preset:
         posterior: What the method itself believes of labelled rows.
         training: Whose responsibilities the M-step and the gate's cells use.
         shared_rounds: The first rounds, in which the experts are one model.
-        parting_rounds: The rounds after these in which they part.
         shared_trunk: Whether they have their lower layers in common for good, where `expert.shared` says so.
         reference_rounds: The rounds after which the reference models stay; None: they always follow.
         proportions: (states) → the proportions that the predictor uses. [C, K]
@@ -63,7 +62,6 @@ class Preset:
     posterior: Rule
     training: Rule
     shared_rounds: int = 0
-    parting_rounds: int = 1
     shared_trunk: bool = False
     reference_rounds: int | None = None
     proportions: Callable[[Tree], Tensor] = own_proportions
@@ -86,7 +84,6 @@ def default(task: Task[FedGMISettings]) -> Preset:
         posterior=posterior,
         training=posterior,
         shared_rounds=task.settings.warm_up,
-        parting_rounds=task.settings.parting,
         shared_trunk=True,
         reference_rounds=task.settings.reference_rounds,
     )
@@ -141,7 +138,6 @@ def steps_of(task: Task[FedGMISettings], preset: Preset) -> dict[str, Step]:
         task,
         preset.training,
         shared_rounds=preset.shared_rounds,
-        parting_rounds=preset.parting_rounds,
         shared_trunk=preset.shared_trunk,
         reference_rounds=preset.reference_rounds,
     )

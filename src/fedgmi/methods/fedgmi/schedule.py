@@ -5,7 +5,7 @@ label. The server finds K topics in the counts, and every client its own proport
 
 Stage two, where labels are classes: judges in closed form and proportions take turns (`closed`). A turn asks for sums,
 then calibrates: a few numbers say how much each kind of evidence counts. Rounds then train the components, each client
-on its rows weighted by responsibilities. Experts begin as one model and part step by step.
+on its rows weighted by responsibilities.
 
 Elsewhere, or with `judges = "density"`, stage two is in rounds (`default`). First the evidence is calibrated: word,
 density and expert. Then EM: each client finds responsibilities, and trains.
@@ -228,14 +228,6 @@ def warming_up(rounds: int, server: Tree) -> bool:
     Models that have hardly begun to differ differ by noise alone.
     """
     return int(Components(server).version) < rounds
-
-
-def parted(warm_up: int, parting: int, server: Tree) -> float:
-    """How far experts have parted in the coming round, from 0 in the warm-up to 1, by equal steps.
-
-    An expert that is left to its own rows at once starves where these are few, and drifts away from the others.
-    """
-    return min(max(int(Components(server).version) + 1 - warm_up, 0) / parting, 1.0)
 
 
 def reference_stays(rounds: int | None, server: Tree) -> bool:

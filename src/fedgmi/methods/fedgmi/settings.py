@@ -29,8 +29,6 @@ class FedGMISettings(MethodSettings):
         calibration_steps: Fisher steps of a calibration.
         warm_up_rounds: Rounds in which the experts are one model, and words alone are evidence. Unset: five, or half of
             the rounds where there are fewer than ten.
-        parting_rounds: Rounds after the warm-up in which experts part by equal steps: at first all learn from all rows,
-            at the end each from its own. 1: at once. Unset: until two fifths of the rounds are over.
         reference_rounds: Rounds after which the reference models, by which rows are judged, stay as they are.
         elbo_samples: Draws for a VAE's bound on log p(x).
         personal: Whether clients end with a part of their own, which never travels; see `methods.personal`.
@@ -47,7 +45,6 @@ class FedGMISettings(MethodSettings):
     kmeans_rounds: PositiveInt = 10
     calibration_steps: PositiveInt = 8
     warm_up_rounds: PositiveInt | None = None
-    parting_rounds: PositiveInt | None = None
     reference_rounds: PositiveInt = 15
     elbo_samples: PositiveInt = 1
     personal: bool = True
@@ -57,11 +54,6 @@ class FedGMISettings(MethodSettings):
     def warm_up(self) -> int:
         """Rounds of warm-up, where nobody knows how many rounds there are."""
         return WARM_UP if self.warm_up_rounds is None else self.warm_up_rounds
-
-    @property
-    def parting(self) -> int:
-        """Rounds in which experts part, where nobody knows how many rounds there are."""
-        return 1 if self.parting_rounds is None else self.parting_rounds
 
 
 def choose_judges(settings: FedGMISettings, n_classes: int) -> FedGMISettings:
@@ -93,7 +85,6 @@ UNUSED = {
         "kmeans_rounds",
         "calibration_steps",
         "warm_up_rounds",
-        "parting_rounds",
         "reference_rounds",
     ),
     "sketch": ("judges", "judge_turns", "calibration_steps", "reference_rounds"),
@@ -104,19 +95,14 @@ UNUSED = {
 
 def settle(settings: FedGMISettings, rounds: int) -> FedGMISettings:
     """The settings of a run of so many rounds: a short one has a short warm-up, or all its experts would be one model.
-    In a long one experts have parted when two fifths of the rounds are over, in one of fewer than 18 at once.
 
     Examples:
         >>> [settle(FedGMISettings(), rounds).warm_up for rounds in (1, 2, 5, 9, 10, 30)]
         [0, 1, 2, 4, 5, 5]
-        >>> [settle(FedGMISettings(), rounds).parting for rounds in (1, 2, 5, 9, 12, 30)]
-        [1, 1, 1, 1, 1, 7]
     """
-    warm_up = settings.warm_up_rounds
-    if warm_up is None:
-        warm_up = min(WARM_UP, rounds // 2)
-    parting = settings.parting_rounds or max(1, 2 * rounds // 5 - warm_up)
-    return settings.model_copy(update={"warm_up_rounds": warm_up, "parting_rounds": parting})
+    if settings.warm_up_rounds is not None:
+        return settings
+    return settings.model_copy(update={"warm_up_rounds": min(WARM_UP, rounds // 2)})
 
 
 def has_histogram(settings: FedGMISettings) -> bool:
