@@ -24,7 +24,7 @@ from fedgmi.tree import Tree
 
 PASSES = (1, 2, 4, 8, 16)
 RATES = (0.3, 1.0, 3.0)
-"""Of the rounds' learning rate. Rates of tables are small, and nets of clients' own are far from done after 16 passes."""
+"""Of the rounds' learning rate. Those of tables are small, and at them 16 passes are not enough for a client's net."""
 AFRESH = (16, 64)
 """Passes of a net that starts at random, at the rounds' rate: where clients have nothing in common it is the best."""
 TRIED, BETA, WEIGHTS, LAST_BETA = (f"personal/{leaf}" for leaf in ("tried", "beta", "weights", "last_beta"))
