@@ -38,6 +38,7 @@ def few_passes() -> Iterator[None]:
     """Clients' own parts are chosen among few passes, in this process: commands that tests start have all of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fedgmi.methods.candidates.PASSES", (1, 4))
+        patch.setattr("fedgmi.methods.candidates.RATES", (0.3, 3.0))
         patch.setattr("fedgmi.methods.candidates.AFRESH", (6,))
         yield
 

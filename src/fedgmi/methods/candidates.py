@@ -24,8 +24,8 @@ from fedgmi.randomness import generator
 from fedgmi.tree import Tree
 
 PASSES = (1, 2, 4, 8, 16)
-RATES = (0.3, 1.0)
-"""Of the rounds' learning rate."""
+RATES = (0.3, 1.0, 3.0)
+"""Of the rounds' learning rate. Those of tables are small, and at them 16 passes are not enough for a client's net."""
 AFRESH = (16, 64)
 """Passes of a net that starts at random, at the rounds' rate: where clients have nothing in common it is the best."""
 KEPT = 4

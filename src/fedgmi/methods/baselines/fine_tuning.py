@@ -51,7 +51,7 @@ class FineTuningSettings(MethodSettings):
     """
 
     passes: PositiveInts = [1, 2, 4, 8, 16]  # noqa: RUF012  # pydantic copies it
-    rates: PositiveFloats = [0.3, 1.0]  # noqa: RUF012
+    rates: PositiveFloats = [0.3, 1.0, 3.0]  # noqa: RUF012
 
 
 def fine_tuned(method: Method, task: Task[FineTuningSettings]) -> Method:
