@@ -3,6 +3,7 @@
 The net starts as the client's average of the shared experts, or at random, and makes passes over the client's rows.
 Which start, how many passes, at which rate, and a temperature for every candidate: by the log likelihood of all
 clients' validation rows together, temperatures first. What travels are these sums, for each candidate and temperature.
+In survival there are no temperatures, and nets that start at random have to be proven better (`own_models.proven`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
 from fedgmi.methods.local_training import own_log_prob
-from fedgmi.methods.own_models import BETAS, NOBODY, by_temperature, labelled_validation, tuned
+from fedgmi.methods.own_models import NOBODY, betas_of, by_temperature, labelled_validation, proven, tuned
 from fedgmi.protocol.message import Message
 from fedgmi.randomness import generator
 from fedgmi.tree import Tree
@@ -98,7 +99,7 @@ class Candidates:
         held = labelled_validation(rows)
         if held is None or held.y is None:
             n = self.own.n_shared + len(self.nets)
-            nothing = torch.zeros(n, len(BETAS), dtype=torch.float64, device=rows.x.device)
+            nothing = torch.zeros(n, len(betas_of(self.task.expert.head)), dtype=torch.float64, device=rows.x.device)
             return states, Message(sums={"log_likelihood": nothing, "rows": nothing.new_zeros(())})
         begin = self.own.start(server, states, rows)
         models = chain.from_iterable(self.trained(begin, rows, stretch, round) for stretch in self.stretches)
@@ -111,10 +112,12 @@ class Candidates:
 
     def choose(self, server: Tree, message: Message, round: int) -> Tree:
         """The server takes the best net, and the best temperature for each candidate."""
-        n_shared = self.own.n_shared
-        best, place = message.sums["log_likelihood"].max(1)
-        chosen = int(best[n_shared:].argmax())
-        beta = BETAS.to(best.device)[torch.cat([place[:n_shared], place[n_shared + chosen].reshape(1)])]
+        n_shared, found, head = self.own.n_shared, message.sums["log_likelihood"], self.task.expert.head
+        best, place = found.max(1)
+        first = n_shared + sum(not net.afresh for net in self.nets)  # the place of the first that starts at random
+        last = None if proven(found[first:], found[:first], head) else first
+        chosen = int(best[n_shared:last].argmax())
+        beta = betas_of(head).to(best.device)[torch.cat([place[:n_shared], place[n_shared + chosen].reshape(1)])]
         chosen = NOBODY if float(message.sums["rows"]) == 0 else chosen
         weights = torch.full_like(beta, 1.0 / len(beta))
         made = {TRIED: torch.tensor(chosen, device=best.device), BETA: beta, WEIGHTS: weights}

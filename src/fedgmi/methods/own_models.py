@@ -20,6 +20,8 @@ from fedgmi.tree import Tree
 
 BETAS = torch.logspace(-1.0, 0.5, 31, dtype=torch.float64)
 """β that are tried, from 0.1 to 3.2; 1 is among them."""
+PROOF = 20.0
+"""So many times likelier rows for validation have to be where `Head.rare`."""
 WORST = -1e10
 """Of a candidate that ran away, in the place of −∞: it has to travel, and to fit into masked sums."""
 NOBODY = -1
@@ -86,14 +88,46 @@ def welcomed(
     return welcome
 
 
-def by_temperature(logs: Tensor, labels: Tensor, head: Head = CLASSES, betas: Tensor = BETAS) -> Tensor:
+def betas_of(head: Head) -> Tensor:
+    """The β that are tried. Of risks a β moves the level alone, and a few events more or less would choose it: 1."""
+    return torch.ones(1, dtype=torch.float64) if head.rare else BETAS
+
+
+def proven(own: Tensor, others: Tensor, head: Head) -> bool:
+    """Whether rows for validation prove some models to be better than others.
+
+        mean over these models of exp(L − max L of the others) ≥ 20
+
+    Were the best of the others true, a likelihood ratio on rows that trained neither would have mean 1, and so would a
+    mean of ratios. It then reaches 20 with a probability of 5 % at most (Markov), however many models are tried.
+
+    Args:
+        own: L, the log likelihood of all clients' rows. [M, B], nats
+        others: Likewise. [S, B]
+        head: Whether anything is to be proven.
+
+    Returns:
+        True where nothing is.
+
+    Examples:
+        >>> from fedgmi.models.heads import COX
+        >>> [proven(torch.tensor([[gain], [0.0]]), torch.zeros(1, 1), COX) for gain in (3.5, 4.0)]  # 17 and 28 times
+        [False, True]
+    """
+    if not head.rare:
+        return True
+    ratios = (own - others.max()).flatten()
+    return float(ratios.logsumexp(0)) >= math.log(PROOF * len(ratios))
+
+
+def by_temperature(logs: Tensor, labels: Tensor, head: Head = CLASSES, betas: Tensor | None = None) -> Tensor:
     """The log likelihood of labels at every β of a grid, where p^β is made to sum to one again.
 
     Args:
         logs: log p(y | x) of every class [V, L], nats; of other heads their numbers.
         labels: [V]
         head: How logs are read.
-        betas: The grid. [B]
+        betas: The grid; None: that of the head. [B]
 
     Returns:
         Summed over rows. [B], float64, nats
@@ -103,6 +137,7 @@ def by_temperature(logs: Tensor, labels: Tensor, head: Head = CLASSES, betas: Te
         >>> bool(by_temperature(logs, torch.tensor([0, 1])).argmax() == 0)  # a coin's toss: the smallest β
         True
     """
+    betas = betas_of(head) if betas is None else betas
     tempered = head.temper(logs.double()[:, None], betas.to(logs.device)[:, None])  # [V, B, L]
     return told(head.log_lik(tempered, labels).sum(0))
 

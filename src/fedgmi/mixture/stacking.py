@@ -46,6 +46,30 @@ def newton_step(weights: Tensor, sums: Tree, floor: float = FLOOR) -> Tensor:
     return new
 
 
+def with_doubt(weights: Tensor, sums: Tree, n: int) -> Tree:
+    """The sums of `newton_step` with one more row, of which the first n candidates alone know anything.
+
+    So the others have to make all rows together more than a nat likelier before they count for anything.
+
+    Args:
+        weights: [M]
+        sums: See `newton_step`.
+        n: How many come first.
+
+    Returns:
+        The sums.
+
+    Examples:
+        >>> half, none = torch.tensor([0.5, 0.5]), {"gradient": torch.zeros(2), "curvature": torch.zeros(2, 2)}
+        >>> newton_step(half, with_doubt(half, none | {"rows": torch.tensor(0)}, 1)).argmax()
+        tensor(0)
+    """
+    ratio = torch.zeros_like(weights)
+    ratio[:n] = 1.0 / weights[:n].sum()
+    more = {"gradient": ratio, "curvature": torch.outer(ratio, ratio), "rows": 1.0}
+    return {name: sums[name] + more[name] for name in more}
+
+
 def only_first(weights: Tensor, n: int) -> Tensor:
     """The weights of the first n candidates, brought to sum 1. [n]"""
     first = weights[:n].clamp(min=FLOOR)
