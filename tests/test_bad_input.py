@@ -311,16 +311,21 @@ def test_tiny_settings_are_what_they_say():
     assert experiment.chosen_methods(settings(), federation([3])) == ["fedgmi"]
 
 
-def test_without_rows_for_validation_a_run_says_that_nobody_has_a_part_of_its_own(tmp_path, monkeypatch):
-    scenario = federation([30] * 6)
+def test_without_rows_for_validation_a_run_sets_a_fifth_aside_for_who_chooses_by_such(tmp_path, monkeypatch):
+    scenario = federation([30, 30, 30, 30, 4, 30])
     overrides = offer(monkeypatch, replace(scenario, federation=replace(scenario.federation, validation=())))
-    with pytest.warns(FedgmiWarning, match=r"nobody has rows for validation.*set scenario.validation_share = 0.1"):
+    told = r"nobody has rows for validation: a fifth of each .* 30 of 154, .*set scenario.validation_share = 0.1"
+    with pytest.warns(FedgmiWarning, match=told):
         got = run(tmp_path / "out", *overrides)
-    assert got["own_part"] is False
+    assert got["own_part"] is True
+    assert got["rows_per_client"] == [24, 24, 24, 24, 4, 24]
+    with pytest.warns(FedgmiWarning, match=told) as rival:  # gets the same help
+        assert run(tmp_path / "ft", *overrides, "method.name=fedavg-ft")["rows_per_client"] == got["rows_per_client"]
+    assert "method.personal" not in str(rival[0].message)  # which it does not have
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="nobody has rows for validation")
-        run(tmp_path / "ditto", *overrides, "method.name=ditto")  # whose own models need none
-    assert "client_accuracy_shared" not in got
+        for name, *more in (("off", "method.personal=false"), ("ditto", "method.name=ditto")):  # need none
+            assert run(tmp_path / name, *overrides, *more)["rows_per_client"] == [30, 30, 30, 30, 4, 30]
 
 
 def test_a_value_a_thousand_deviations_out_is_told_in_one_line_and_does_no_harm(tmp_path, monkeypatch):

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from fedgmi import Federation, FedGMI
+from fedgmi.data.scenarios.aside import fifth_aside
+from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.errors import FedgmiWarning
 
 SMALL = {"expert.hidden": 8, "density.hidden": 4, "density.latent": 2, "method.codewords": 4}
@@ -65,14 +67,27 @@ def test_a_newcomer_of_hardly_any_rows_stays_near_the_shared_mixture(model, rows
     assert np.isfinite(model.predict_proba(LATER[0], client=welcomed)).all()
 
 
-def test_without_rows_for_validation_it_is_said_that_nobody_has_a_part_of_its_own():
+def test_without_rows_for_validation_a_fifth_is_set_aside():
+    """As if it had been given so: own parts are chosen by rows that nothing was trained on, and one line says it."""
     new = FedGMI(2, rounds=1, settings=SMALL, verbose=0)
-    with pytest.warns(FedgmiWarning, match=r"nobody has rows for validation.*with_validation\(0.2\)") as told:
+    with pytest.warns(FedgmiWarning, match=r"nobody has rows for validation: a fifth.*with_validation\(0.2\)") as told:
         model = new.fit(FEDERATION)
-    assert sum("nobody has rows for validation" in str(one.message) for one in told) == 1
-    assert not model.welcome(*NEW).own
+    [line] = [str(one.message) for one in told if "nobody has rows for validation" in str(one.message)]
+    assert f"72 of {sum(map(len, FEDERATION))}" in line
+    assert model.own_parts_["weights"].shape == (len(FEDERATION), 3)
+    aside = fifth_aside(Scenario(FEDERATION), seed=0).federation
+    given = FedGMI(2, rounds=1, settings=SMALL, verbose=0).fit(aside)
+    for name, leaf in given.own_parts_.items():
+        assert np.array_equal(leaf, model.own_parts_[name])
+
+
+def test_where_no_client_has_five_rows_all_have_the_shared_mixture():
+    few = Federation.from_arrays([of_angle(angle, 4, angle) for angle in range(6)])
+    with pytest.warns(FedgmiWarning, match=r"no part of their own. No client has the five rows"):
+        model = FedGMI(2, rounds=1, settings=SMALL, verbose=0).fit(few)
+    assert not model.own_parts_
     shared = np.array([model.weights_[0]])[0]
-    assert np.array_equal(model.predict_proba(NEW[0], client="at 0"), model.predict_proba(NEW[0], client=shared))
+    assert np.array_equal(model.predict_proba(NEW[0], client="client-00"), model.predict_proba(NEW[0], client=shared))
 
 
 @pytest.mark.parametrize("meant", ["turned off", "no labels"])

@@ -13,7 +13,9 @@ from sklearn.linear_model import RidgeClassifier
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from fedgmi.data.federation import Federation
 from fedgmi.data.rows import Client
+from fedgmi.data.scenarios.aside import fifth_aside
 from fedgmi.data.scenarios.scenarios import SCENARIOS, build_scenario
 from fedgmi.data.scenarios.truth import Scenario, Truth
 from fedgmi.settings.run import DataSettings, ScenarioSettings
@@ -96,3 +98,21 @@ def test_a_wrong_truth_is_found(name, wrong):
     scenario = built(name)
     assert scenario.truth is not None
     assert told in " ".join(findings(replace(scenario, truth=make(scenario.truth))))
+
+
+def test_rows_that_are_set_aside_take_their_truth_along():
+    """Every row is in one place, a client of four rows keeps them, and what is left has its own components."""
+    clients = tuple(
+        Client(str(i), torch.arange(float(n))[:, None] + 100 * i, torch.arange(n)) for i, n in enumerate((20, 4, 5))
+    )
+    truth = Truth(torch.zeros(3, 2), tuple(client.y % 2 for client in clients), (), ())
+    schema = built("rotation").federation.schema
+    found = fifth_aside(Scenario(Federation(schema, clients), truth), seed=3)
+    assert [len(client) for client in found.federation.validation] == [4, 0, 1]
+    for before, left, taken, z in zip(
+        clients, found.federation.clients, found.federation.validation, found.truth.components, strict=True
+    ):
+        assert torch.equal(torch.cat([left.x, taken.x]).sort(0).values, before.x)
+        assert torch.equal(left.y % 2, z)
+    other = fifth_aside(Scenario(Federation(schema, clients)), seed=4).federation
+    assert other.validation != found.federation.validation

@@ -10,7 +10,8 @@ import torch
 from federations import gaussian_scenario, make_task, run
 from fedgmi.data.rows import pack
 from fedgmi.methods import METHODS
-from fedgmi.methods.baselines.fine_tuning import BETA, BETAS, CHOSEN, NOBODY, fine_tuned
+from fedgmi.methods.baselines.fine_tuning import BETA, CHOSEN, NOBODY, fine_tuned
+from fedgmi.methods.own_models import BETAS
 from fedgmi.methods.standardising import standardised
 from fedgmi.protocol.in_process import InProcess
 from literal import EVERYONE, ragged_scenario, train_alone

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 from fedgmi.data.rows import Schema
-from fedgmi.methods.baselines.fine_tuning import BETAS, by_temperature
+from fedgmi.methods.own_models import BETAS, by_temperature
 from fedgmi.mixture import target_bins
 from fedgmi.models.experts import make_expert
 from fedgmi.models.heads import GAUSSIAN

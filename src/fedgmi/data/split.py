@@ -61,6 +61,26 @@ def split_clients(parts: Parts, share: float, seed: int) -> tuple[Parts, Parts]:
     return subset(parts, here), subset(parts, there)
 
 
+def drawn(client: Client, share: float, *key: int | str, fewest: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Which of a client's rows stay, and which are taken. Both are in their order.
+
+    Args:
+        client: Whose.
+        share: Of its rows.
+        key: Of the draw; the client's name is added.
+        fewest: Of a client with fewer rows none is taken.
+
+    Returns:
+        Places of rows. [n − m], [m]
+
+    Raises:
+        ConfigError: For a share outside (0, 1).
+    """
+    n = _size(share, len(client)) if len(client) >= fewest else 0
+    order = numpy_generator(*key, client.name).permutation(len(client))
+    return np.sort(order[n:]), np.sort(order[:n])
+
+
 def split_rows(parts: Parts, share: float, seed: int) -> tuple[Parts, Parts]:
     """Some of every client's training rows here, the others there. Rows keep their order.
 
@@ -79,10 +99,9 @@ def split_rows(parts: Parts, share: float, seed: int) -> tuple[Parts, Parts]:
     """
     here, there = [], []
     for client in parts.clients:
-        n = _size(share, len(client)) if len(client) > 1 else 0
-        order = numpy_generator(seed, "split", "rows", client.name).permutation(len(client))
-        here.append(_rows(client, np.sort(order[n:])))
-        there += [_rows(client, np.sort(order[:n]))] if n else []
+        stay, taken = drawn(client, share, seed, "split", "rows")
+        here.append(rows_of(client, stay))
+        there += [rows_of(client, taken)] if len(taken) else []
     if not there:
         raise DataError("no client has two rows", where="split", fix='split the clients, with over="clients"')
     return parts._replace(clients=tuple(here)), parts._replace(clients=tuple(there), validation=(), held_out=())
@@ -107,7 +126,7 @@ def set_aside(parts: Parts, share: float, seed: int) -> Parts:
         raise DataError("the federation has rows for validation", where="with_validation", fix="take it as it is")
     here, there = split_rows(parts, share, seed)
     taken = {client.name: client for client in there.clients}
-    return here._replace(validation=tuple(taken.get(client.name, _rows(client, [])) for client in here.clients))
+    return here._replace(validation=tuple(taken.get(client.name, rows_of(client, [])) for client in here.clients))
 
 
 def _size(share: float, total: int) -> int:
@@ -118,6 +137,7 @@ def _size(share: float, total: int) -> int:
     return min(max(1, round(share * total)), total - 1)
 
 
-def _rows(client: Client, rows: Sequence[int] | np.ndarray[tuple[int], np.dtype[np.int64]]) -> Client:
+def rows_of(client: Client, rows: Sequence[int] | np.ndarray) -> Client:
+    """The client with some of its rows alone."""
     index = torch.as_tensor(rows, dtype=torch.int64)
     return Client(client.name, client.x[index], None if client.y is None else client.y[index])

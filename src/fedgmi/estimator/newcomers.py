@@ -47,7 +47,8 @@ class Newcomers(Asking):
 
         Its net is fine-tuned to its rows as theirs were, which takes seconds. The net joins the shared mixture with
         the weight ω̄ that all clients' rows for validation gave nets, times n/(n + 5): so few rows change little.
-        Where the model has no own parts (nobody had rows for validation, or survival), it is `infer_weights`.
+        Where the model has no own parts (nobody had rows for validation, or in survival they proved nothing), it is
+        `infer_weights`.
 
         Args:
             X: Its rows, in their own units. [n, *shape]

@@ -3,7 +3,8 @@
 A net starts as the client's average of the shared experts, or at random, and makes passes over the client's rows. Of
 those that are tried the best few are kept. Which starts, how many passes, at which rates, and a temperature for every
 candidate: by the log likelihood of all clients' validation rows together, temperatures first. What travels are these
-sums, for each candidate and temperature.
+sums, for each candidate and temperature. In survival there are no temperatures, and nets that start at random have to
+be proven better (`own_models.proven`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
 from fedgmi.methods.local_training import own_log_prob
-from fedgmi.methods.own_models import BETAS, NOBODY, WORST, by_temperature, doubted, labelled_validation, tuned
+from fedgmi.methods.own_models import (
+    NOBODY,
+    WORST,
+    betas_of,
+    by_temperature,
+    doubted,
+    labelled_validation,
+    proven,
+    tuned,
+)
 from fedgmi.protocol.message import Message
 from fedgmi.randomness import generator
 from fedgmi.tree import Tree
@@ -101,7 +111,7 @@ class Candidates:
         held = labelled_validation(rows)
         if held is None or held.y is None:
             n = self.own.n_shared + len(self.nets)
-            nothing = torch.zeros(n, len(BETAS), dtype=torch.float64, device=rows.x.device)
+            nothing = torch.zeros(n, len(betas_of(self.task.expert.head)), dtype=torch.float64, device=rows.x.device)
             return states, Message(sums={"log_likelihood": nothing, "rows": nothing.new_zeros(())})
         begin = self.own.start(server, states, rows)
         models = chain.from_iterable(self.trained(begin, rows, stretch, round) for stretch in self.stretches)
@@ -114,12 +124,15 @@ class Candidates:
 
     def choose(self, server: Tree, message: Message, round: int) -> Tree:
         """The server takes the best nets, but none that ran away, and the best temperature for each candidate."""
-        n_shared = self.own.n_shared
-        best, place = doubted(message.sums["log_likelihood"]).max(1)
-        likeliest = best[n_shared:].argsort(descending=True, stable=True)[:KEPT]
+        n_shared, head = self.own.n_shared, self.task.expert.head
+        betas, found = betas_of(head), message.sums["log_likelihood"]
+        best, place = doubted(found, betas).max(1)
+        first = n_shared + sum(not self.stretches[i].afresh for i, _ in self.nets)  # the place of the first that starts at random
+        last = None if proven(found[first:], found[:first], head) else first
+        likeliest = best[n_shared:last].argsort(descending=True, stable=True)[:KEPT]
         sane = likeliest[best[n_shared:][likeliest] > WORST / 2]
         chosen = (sane if len(sane) else likeliest[:1]).sort().values
-        beta = BETAS.to(best.device)[torch.cat([place[:n_shared], place[n_shared:][chosen]])]
+        beta = betas.to(best.device)[torch.cat([place[:n_shared], place[n_shared:][chosen]])]
         if float(message.sums["rows"]) == 0:
             chosen = torch.full_like(chosen, NOBODY)
         weights = torch.full_like(beta, 1.0 / len(beta))

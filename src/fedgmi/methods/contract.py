@@ -131,6 +131,8 @@ class Method:
         metrics: (server) → what outer rooms may show of the server's state: `bound` (nats per row) and
             `components_shown`, where there are such.
         counts: (server) → the clients' counts of words from which a diagnosis can be made [C, W], where there are any.
+        chooses: Whether rows for validation choose what clients have of their own. Where nobody has such, a run sets
+            some aside.
     """
 
     name: str
@@ -138,6 +140,7 @@ class Method:
     predictor: Predictor
     metrics: Callable[[Tree], dict[str, float]] = no_metrics
     counts: Callable[[Tree], Tensor | None] = lambda server: None
+    chooses: bool = False
 
 
 @dataclass(frozen=True)

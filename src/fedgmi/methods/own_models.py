@@ -23,6 +23,8 @@ BETAS = torch.logspace(-1.0, 0.5, 31, dtype=torch.float64)
 """β that are tried, from 0.1 to 3.2; 1 is among them."""
 DOUBT = 3.0
 """c of a prior exp(−c·log²β): a handful of rows, all of them right, would make any model as sure as the grid goes."""
+PROOF = 20.0
+"""So many times likelier rows for validation have to be where `Head.rare`."""
 WORST = -1e10
 """Of a candidate that ran away, in the place of −∞: it has to travel, and to fit into masked sums."""
 NOBODY = -1
@@ -89,14 +91,46 @@ def welcomed(
     return welcome
 
 
-def by_temperature(logs: Tensor, labels: Tensor, head: Head = CLASSES, betas: Tensor = BETAS) -> Tensor:
+def betas_of(head: Head) -> Tensor:
+    """The β that are tried. Of risks a β moves the level alone, and a few events more or less would choose it: 1."""
+    return torch.ones(1, dtype=torch.float64) if head.rare else BETAS
+
+
+def proven(own: Tensor, others: Tensor, head: Head) -> bool:
+    """Whether rows for validation prove some models to be better than others.
+
+        mean over these models of exp(L − max L of the others) ≥ 20
+
+    Were the best of the others true, a likelihood ratio on rows that trained neither would have mean 1, and so would a
+    mean of ratios. It then reaches 20 with a probability of 5 % at most (Markov), however many models are tried.
+
+    Args:
+        own: L, the log likelihood of all clients' rows. [M, B], nats
+        others: Likewise. [S, B]
+        head: Whether anything is to be proven.
+
+    Returns:
+        True where nothing is.
+
+    Examples:
+        >>> from fedgmi.models.heads import COX
+        >>> [proven(torch.tensor([[gain], [0.0]]), torch.zeros(1, 1), COX) for gain in (3.5, 4.0)]  # 17 and 28 times
+        [False, True]
+    """
+    if not head.rare:
+        return True
+    ratios = (own - others.max()).flatten()
+    return float(ratios.logsumexp(0)) >= math.log(PROOF * len(ratios))
+
+
+def by_temperature(logs: Tensor, labels: Tensor, head: Head = CLASSES, betas: Tensor | None = None) -> Tensor:
     """The log likelihood of labels at every β of a grid, where p^β is made to sum to one again.
 
     Args:
         logs: log p(y | x) of every class [V, L], nats; of other heads their numbers.
         labels: [V]
         head: How logs are read.
-        betas: The grid. [B]
+        betas: The grid; None: that of the head. [B]
 
     Returns:
         Summed over rows. [B], float64, nats
@@ -106,19 +140,21 @@ def by_temperature(logs: Tensor, labels: Tensor, head: Head = CLASSES, betas: Te
         >>> bool(by_temperature(logs, torch.tensor([0, 1])).argmax() == 0)  # a coin's toss: the smallest β
         True
     """
+    betas = betas_of(head) if betas is None else betas
     found = [logs.new_zeros((0, len(betas)), dtype=torch.float64)]
     n = rows_per_chunk(8 * len(betas) * logs.shape[1])  # float64, with copies: of 1,000 classes it would be gigabytes
-    for some, own in zip(logs.split(n), labels.split(n), strict=True):
+    for some, own in zip(torch.split(logs, n), torch.split(labels, n), strict=True):
         tempered = head.temper(some.double()[:, None], betas.to(logs.device)[:, None])  # [V', B, L]
         found.append(head.log_lik(tempered, own))
     return told(torch.cat(found).sum(0))
 
 
-def doubted(likelihood: Tensor) -> Tensor:
-    """Summed log likelihoods at every β of `BETAS` with the prior on β: by this the server chooses.
+def doubted(likelihood: Tensor, betas: Tensor = BETAS) -> Tensor:
+    """Summed log likelihoods at every β of a grid with the prior on β: by this the server chooses.
 
     Args:
         likelihood: Summed over clients. […, B], nats
+        betas: The grid. [B]
 
     Returns:
         […, B], nats
@@ -127,7 +163,7 @@ def doubted(likelihood: Tensor) -> Tensor:
         >>> float(BETAS[doubted(torch.zeros(31)).argmax()])
         1.0
     """
-    return likelihood - DOUBT * BETAS.to(likelihood.device).log().square()
+    return likelihood - DOUBT * betas.to(likelihood.device).log().square()
 
 
 def told(likelihood: Tensor) -> Tensor:

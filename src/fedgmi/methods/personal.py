@@ -17,7 +17,9 @@ model. Last, a temperature for the whole mixture under the prior's weights: pred
 too modest. What travels: sums for each candidate and temperature, M + M² sums in each of three exchanges, and sums for
 each temperature.
 
-Where nobody has validation rows the shared model stays as it is.
+Where nobody has validation rows the shared model stays as it is. In survival a row's likelihood is
+exp(δ·η − u·exp η) (`models.survival_head`), and mixtures are of densities. Few rows end in an event there, and chance
+would choose: no temperature is fitted, and nets that start at random have to be proven (`own_models.proven`).
 """
 
 from __future__ import annotations
@@ -32,12 +34,11 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.candidates import BETA, LAST_BETA, TRIED, WEIGHTS, Candidates, OwnPart, bare, somebody
 from fedgmi.methods.contract import Method, Task
-from fedgmi.methods.own_models import BETAS, LAST, by_temperature, doubted, labelled_validation
-from fedgmi.mixture.stacking import LEAST, newton_step, only_first, own_weights, prior_weights, with_prior
+from fedgmi.methods.own_models import LAST, betas_of, by_temperature, doubted, labelled_validation
+from fedgmi.mixture.stacking import LEAST, newton_step, only_first, own_weights, prior_weights, with_doubt
 from fedgmi.models.heads import Head, blend
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
-from fedgmi.settings.effects import refuse_without_effect
 from fedgmi.tree import Tree
 
 NEWTON_STEPS = 3
@@ -52,8 +53,7 @@ TEMPERS = "how likely its rows for validation are under the mixture of candidate
 def personal(method: Method, task: Task, own: OwnPart) -> Method:
     """A method whose clients end with a part of their own.
 
-    It stays as it is where rows have no labels, and in survival: rows for validation have few events, by which chance
-    chooses. On TCGA that gave up 24 points of the C-index.
+    It stays as it is where rows have no labels.
 
     Args:
         method: Any with shared experts.
@@ -62,13 +62,7 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
 
     Returns:
         The method with more steps at the end, and with clients that predict by their own mixture of candidates.
-
-    Raises:
-        ConfigError: In survival, for a method that has no own parts unless its settings ask for them.
     """
-    if task.schema.task == "survival":
-        refuse_without_effect(task.settings, "method", ["personal"], "in survival no client has a part of its own")
-        return method
     if not task.schema.labelled:
         return method
     stack = Stack(Candidates(task, own), method.predictor.predict)
@@ -85,6 +79,7 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
             own=(*predictor.own, "personal", "weights"),
             reads=tuple(dict.fromkeys((*predictor.reads, *own.reads, *leaves))),
         ),
+        chooses=True,
     )
 
 
@@ -128,20 +123,24 @@ class Stack:
 
     def step_up(self, server: Tree, message: Message, round: int) -> Tree:
         """The server makes a Newton step."""
-        return server | {WEIGHTS: newton_step(server[WEIGHTS], with_prior(server[WEIGHTS], message.sums))}
+        weights = server[WEIGHTS]
+        sums = with_doubt(weights, message.sums, self.candidates.own.n_shared)
+        return server | {WEIGHTS: newton_step(weights, sums)}
 
     def tell_temper(self, server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         """A client tells how likely its rows for validation are under the mixture, by temperature."""
         held = _judging(states, rows)
         if held is None or held.y is None:
-            return states, Message(sums={"log_likelihood": torch.zeros_like(BETAS, device=rows.x.device)})
+            nothing = torch.zeros_like(betas_of(self._head), device=rows.x.device)
+            return states, Message(sums={"log_likelihood": nothing})
         mixture = self._mixture(server, states, bare(held), self._prior(server, rows))
         return states, Message(sums={"log_likelihood": by_temperature(mixture, held.y, self._head)})
 
     def take_temper(self, server: Tree, message: Message, round: int) -> Tree:
         """The server takes the best temperature."""
-        sums = doubted(message.sums["log_likelihood"])
-        return server | {LAST_BETA: BETAS.to(sums.device)[int(sums.argmax())]}
+        betas = betas_of(self._head)
+        sums = doubted(message.sums["log_likelihood"], betas)
+        return server | {LAST_BETA: betas.to(sums.device)[int(sums.argmax())]}
 
     def settle(self, server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         """A client finds its own weights."""

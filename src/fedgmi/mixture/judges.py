@@ -160,7 +160,7 @@ class Judges:
             [R, K], float64, nats
         """
         found = points.new_empty((len(points), len(self.mean)), dtype=torch.float64)
-        for label in labels.unique().tolist():  # of many labels most clients have few
+        for label in torch.unique(labels).tolist():  # of many labels most clients have few
             at = (labels == label).nonzero().flatten()
             found[at] = self._student(points[at].double(), slice(label, label + 1))[:, :, 0]
         return found

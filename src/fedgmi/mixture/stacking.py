@@ -51,23 +51,28 @@ def newton_step(weights: Tensor, sums: Tree, floor: float = FLOOR) -> Tensor:
     return new / new.sum()
 
 
-def with_prior(weights: Tensor, sums: Tree) -> Tree:
-    """The sums with those of one more row, which belongs to the shared predictors: a few rows are no proof for nets.
+def with_doubt(weights: Tensor, sums: Tree, n: int) -> Tree:
+    """The sums of `newton_step` with one more row, of which the first n candidates alone know anything.
+
+    So the others have to make all rows together more than a nat likelier before they count for anything.
 
     Args:
-        weights: Where the sums were taken; the own net's is the last. [M]
-        sums: As for `newton_step`.
+        weights: [M]
+        sums: See `newton_step`.
+        n: How many come first.
 
     Returns:
-        Of the log likelihood plus the mean of log ω_m over the shared predictors.
+        The sums.
+
+    Examples:
+        >>> half, none = torch.tensor([0.5, 0.5]), {"gradient": torch.zeros(2), "curvature": torch.zeros(2, 2)}
+        >>> newton_step(half, with_doubt(half, none | {"rows": torch.tensor(0)}, 1)).argmax()
+        tensor(0)
     """
-    share = torch.full_like(weights, 1.0 / (len(weights) - 1))
-    share[-1] = 0.0
-    return {
-        "gradient": sums["gradient"] + share / weights,
-        "curvature": sums["curvature"] + torch.diag(share / weights.square()),
-        "rows": sums["rows"] + 1.0,
-    }
+    ratio = torch.zeros_like(weights)
+    ratio[:n] = 1.0 / weights[:n].sum()
+    more = {"gradient": ratio, "curvature": torch.outer(ratio, ratio), "rows": torch.ones_like(ratio[0])}
+    return {name: sums[name] + more[name] for name in more}
 
 
 def only_first(weights: Tensor, n: int) -> Tensor:

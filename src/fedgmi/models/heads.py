@@ -39,6 +39,8 @@ class Head:
         log_lik: (numbers [R, …, Q], y [R]) → log p(y | x). [R, …], nats
         mix: (numbers [R, K, Q], log of weights that sum to one [R, K]) → numbers of the mixture. [R, Q'], float64
         temper: (numbers […, Q], β, which broadcasts to […, 1]) → numbers of p^β, made to sum to one again. […, Q]
+        rare: Whether few rows say much, so that chance often chooses: β stays 1, and own nets that start at random have
+            to be proven better than others. See `own_models`.
     """
 
     task: TaskName
@@ -48,6 +50,7 @@ class Head:
     log_lik: Callable[[Tensor, Tensor], Tensor]
     mix: Callable[[Tensor, Tensor], Tensor]
     temper: Callable[[Tensor, Tensor], Tensor]
+    rare: bool = False
 
     def weighted_loss(self, outputs: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
         """What training lowers, each row's part times its weight. Risk sets know the weights as well.
@@ -167,6 +170,6 @@ CLASSES = Head(
     lambda logs, beta: (logs * beta).log_softmax(-1),
 )
 GAUSSIAN = Head("regression", 3, gaussian_loss, read_gaussian, gaussian_log_lik, mix_parts, temper_gaussian)
-COX = Head("survival", 2, cox_loss, read_risk, survival_log_lik, mix_parts, temper_risk)
+COX = Head("survival", 2, cox_loss, read_risk, survival_log_lik, mix_parts, temper_risk, rare=True)
 HEADS: dict[TaskName, Head] = {"classification": CLASSES, "regression": GAUSSIAN, "survival": COX}
 """By task."""

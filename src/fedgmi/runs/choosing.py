@@ -22,6 +22,9 @@ import torch
 from fedgmi import tree
 from fedgmi.data.federation import Federation
 from fedgmi.data.rows import Client
+from fedgmi.data.scenarios.aside import fifth_aside
+from fedgmi.data.scenarios.truth import Scenario
+from fedgmi.data.validate import check_learnable
 from fedgmi.errors import ConfigError, FedgmiWarning
 from fedgmi.methods import Method
 from fedgmi.methods.candidates import TRIED
@@ -39,6 +42,7 @@ from fedgmi.tree import Tree
 
 CHOSEN = "chosen/"
 """Before the names of the chosen round's leaves in a checkpoint."""
+ASIDE = "nobody has rows for validation: a fifth of each client's rows is set aside to choose what it has of its own"
 
 
 class Score(NamedTuple):
@@ -174,17 +178,51 @@ def to_device(found: Checkpoint, device: torch.device) -> Checkpoint:
     return replace(found, server=tree.to(found.server, device), clients=tree.to(found.clients, device))
 
 
-def warn_of_shared_alone(method: Method, validation: Sequence[Client], fix: str) -> None:
-    """Warn that nobody gets a part of its own, where clients could and nobody has rows for validation.
+def with_rows_to_choose(scenario: Scenario, method: Method, seed: int) -> Scenario:
+    """The scenario that a method is trained on: with a fifth of each client's rows set aside, where it chooses by rows
+    for validation and nobody has such.
 
     Args:
-        method: Whose.
-        validation: The clients' rows for validation.
-        fix: How there would be some.
+        scenario: As it came.
+        method: Any.
+        seed: Of the draw.
+
+    Returns:
+        The scenario. Other methods have it as it came.
+
+    Raises:
+        DataError: Where nothing can be learnt from the rows that are left.
     """
-    if TRIED in method.predictor.reads and not any(map(len, validation)):  # rivals' own models need no such rows
-        what = f"{SHARED_ALONE}. Likely fix: {fix}, or set method.personal = false if that is meant"
-        warnings.warn(FedgmiWarning(what), stacklevel=2)
+    if not method.chooses or any(map(len, scenario.federation.validation)):
+        return scenario
+    found = fifth_aside(scenario, seed)
+    if found is scenario:
+        return scenario
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they were said of the federation as it came
+        check_learnable(found.federation.schema, found.federation.clients)
+    return found
+
+
+def say_what_chooses(method: Method, came: Federation, trained: Federation, fix: str) -> None:
+    """Warn of rows that were set aside, or that no client had enough of them.
+
+    Args:
+        method: Which is trained.
+        came: As it came.
+        trained: As it is trained on.
+        fix: How it would come with rows for validation.
+    """
+    if not method.chooses or any(map(len, came.validation)):
+        return
+    taken, personal = sum(map(len, trained.validation)), TRIED in method.predictor.reads
+    if taken:
+        told = f"{ASIDE}, {taken:,} of {sum(map(len, came)):,}, and not trained on. Likely fix: {fix}"
+        told += ", or set method.personal = false to train on all" if personal else ""
+        warnings.warn(FedgmiWarning(told), stacklevel=2)
+    elif personal:
+        why = f"{SHARED_ALONE}. No client has the five rows of which one could be set aside"
+        warnings.warn(FedgmiWarning(f"{why}. Likely fix: {fix}, or set method.personal = false"), stacklevel=2)
 
 
 def choice_of(

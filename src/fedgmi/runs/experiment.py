@@ -15,7 +15,7 @@ from fedgmi.data.validate import check_learnable
 from fedgmi.errors import ConfigError, DivergedError, UserError
 from fedgmi.modes import own_modes
 from fedgmi.protocol.listener import Listener
-from fedgmi.runs.choosing import best_of, check_choice, warn_of_idle_metric, warn_of_shared_alone
+from fedgmi.runs.choosing import best_of, check_choice, say_what_chooses, warn_of_idle_metric, with_rows_to_choose
 from fedgmi.runs.components import ComponentCount, count_components, warn_of_unshown, warn_of_warm_up
 from fedgmi.runs.config import Config, check_method, check_metric, check_rates, dump, load, refuse_compare
 from fedgmi.runs.records import Estimate, Summary
@@ -61,26 +61,30 @@ def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]
     """The run, in a folder that is nobody else's meanwhile."""
     device = choose_device(config.device)
     scenario = build_scenario(config.data, config.scenario, config.seed)
-    scenario, unseen = set_aside(scenario, config.evaluation.unseen_clients, config.seed)
-    schema, clients = scenario.federation.schema, scenario.federation.clients
+    came, unseen = set_aside(scenario, config.evaluation.unseen_clients, config.seed)
+    schema = came.federation.schema
     check_metric(config.evaluation.metric, schema.task)  # a scenario of an outside package may say another task
-    check_learnable(schema, clients)
-    warn_of_idle_metric(config, schema.task, chosen_methods(config, scenario))
+    check_learnable(schema, came.federation.clients)
+    names = chosen_methods(config, came)
+    warn_of_idle_metric(config, schema.task, names)
     setup = Setup(config, schema, 1, wants_scale(config.data, config.scenario, schema))
     setup.say_remarks()
-    warn_of_far_values(schema, clients)
-    counted = _counted_before(out) or count_components(config, setup, clients, device)
+    warn_of_far_values(schema, came.federation.clients)
+    scenario = with_rows_to_choose(came, setup.method(), config.seed)
+    counted = _counted_before(out) or count_components(config, setup, scenario.federation.clients, device)
     setup = replace(setup, n_components=counted.n_components)
     method = setup.method()
     warn_of_warm_up(method, config.rounds)
-    warn_of_shared_alone(method, scenario.federation.validation, "set scenario.validation_share = 0.1")
+    say_what_chooses(method, came.federation, scenario.federation, "set scenario.validation_share = 0.1")
     program = method.program  # what cannot be is refused before anything is written
-    for name in chosen_methods(config, scenario):
-        check_choice(config, scenario.federation, setup.method(name).program, name)
+    for name in names:
+        check_choice(config, came.federation, setup.method(name).program, name)
     if counted.estimated:
         Estimate.write(out, counted.to_json())
-    runner = Runner(setup, out, scenario, device, listener, unseen, counted.survey)
-    results = {name: best_rate(runner, name) for name in chosen_methods(config, scenario)}
+    results = {}
+    for name in names:
+        trained = with_rows_to_choose(came, setup.method(name), config.seed)
+        results[name] = best_rate(Runner(setup, out, trained, device, listener, unseen, counted.survey), name)
     main = results[config.method.name]
     counted.charge(main, program)
     warn_of_unshown(setup.n_components, main.get("components_shown"))

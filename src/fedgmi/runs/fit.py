@@ -13,6 +13,7 @@ from fedgmi.data.far import warn_of_far_values
 from fedgmi.data.federation import Federation
 from fedgmi.data.rows import Client
 from fedgmi.data.scenarios.scenarios import wants_scale
+from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.data.validate import check_learnable
 from fedgmi.errors import ConfigError, DivergedError
 from fedgmi.methods import Method
@@ -29,9 +30,10 @@ from fedgmi.runs.choosing import (
     Score,
     check_choice,
     choice_of,
+    say_what_chooses,
     score,
     warn_of_idle_metric,
-    warn_of_shared_alone,
+    with_rows_to_choose,
 )
 from fedgmi.runs.components import ComponentCount, count_components, warn_of_unshown, warn_of_warm_up
 from fedgmi.runs.config import Config, check_method, check_metric, check_rates, refuse_compare
@@ -88,14 +90,15 @@ def _best(setup: Setup, federation: Federation, device: torch.device, listener: 
     config, name = setup.config, setup.config.method.name
     rates = config.training.lr_candidates(name)
     setup.say_remarks()
+    came, federation = federation, with_rows_to_choose(Scenario(federation), setup.method(), config.seed).federation
     warn_of_far_values(federation.schema, federation.clients)
     counted = count_components(config, setup, federation.clients, device)
     setup = replace(setup, n_components=counted.n_components)
     warn_of_warm_up(setup.method(), config.rounds)
-    warn_of_shared_alone(setup.method(), federation.validation, "fit(federation.with_validation(0.2))")
+    say_what_chooses(setup.method(), came, federation, "fit(federation.with_validation(0.2))")
     if federation.schema.labelled or config.training.patience is not None:
-        check_choice(config, federation, setup.method().program, name)
-    elif len(rates) > 1 and not federation.validation:
+        check_choice(config, came, setup.method().program, name)
+    elif len(rates) > 1 and not came.validation:
         what = f"validation rows choose a learning rate of {len(rates)}, and there are none"
         raise ConfigError(what, where="training.lr", fix="give one rate, or Federation.from_arrays(validation=…)")
     fits: list[Fitted] = []

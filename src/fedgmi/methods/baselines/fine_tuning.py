@@ -10,6 +10,8 @@ modest, and raw likelihood stops too early. The last term is a prior: a handful 
 are always among those tried. What travels is one log likelihood for each candidate and each β of a grid, summed over
 rows. The tuned models stay with their clients.
 
+In survival β is 1: see `own_models.betas_of`.
+
 A candidate that runs away at some client drops out: its likelihood counts as −∞.
 
 Where nobody has rows for validation, nothing is chosen: as many passes as a round has, at the rounds' rate, β = 1.
@@ -32,7 +34,7 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Method, Task
 from fedgmi.methods.local_training import own_log_prob
-from fedgmi.methods.own_models import BETAS, LAST, NOBODY, by_temperature, doubted, labelled_validation, tuned
+from fedgmi.methods.own_models import LAST, NOBODY, betas_of, by_temperature, doubted, labelled_validation, tuned
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.settings.base import MethodSettings, PositiveFloats, PositiveInts
@@ -69,7 +71,8 @@ def fine_tuned(method: Method, task: Task[FineTuningSettings]) -> Method:
 
     def look(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         shared, held = server["expert"].repeat(rows.n_clients, 1), labelled_validation(rows)
-        likelihood = torch.zeros(len(candidates), len(BETAS), dtype=torch.float64, device=rows.x.device)
+        shape = len(candidates), len(betas_of(task.expert.head))
+        likelihood = torch.zeros(*shape, dtype=torch.float64, device=rows.x.device)
         count = 0 if held is None else len(held)
         if held is not None and held.y is not None:
             models = chain([shared], *(tuned(task, shared, rows, passes, rate, round) for rate in rates))
@@ -79,8 +82,9 @@ def fine_tuned(method: Method, task: Task[FineTuningSettings]) -> Method:
         return states, Message(sums={"log_likelihood": likelihood, "rows": likelihood.new_tensor(float(count))})
 
     def choose(server: Tree, message: Message, round: int) -> Tree:
-        best, place = doubted(message.sums["log_likelihood"]).max(1)
-        beta, chosen = BETAS.to(best.device)[place], best.argmax()
+        betas = betas_of(task.expert.head)
+        best, place = doubted(message.sums["log_likelihood"], betas).max(1)
+        beta, chosen = betas.to(best.device)[place], best.argmax()
         beta = torch.stack([beta[0], beta[chosen]])  # of the shared model, and of the chosen ones
         if float(message.sums["rows"]) == 0:
             beta, chosen = torch.ones_like(beta), torch.full_like(chosen, NOBODY)
@@ -115,4 +119,5 @@ def fine_tuned(method: Method, task: Task[FineTuningSettings]) -> Method:
         method,
         program=replace(program, finish=(*program.finish, *steps)),
         predictor=replace(predictor, predict=predict, reads=reads, infer_client=infer_client, welcome=welcome),
+        chooses=True,
     )

@@ -141,6 +141,7 @@ def knn_per(task: Task[KnnPerSettings]) -> Method:
         method,
         program=replace(program, finish=(*program.finish, *steps)),
         predictor=replace(predictor, predict=predict, reads=reads, welcome=welcome),
+        chooses=True,
     )
 
 
