@@ -332,3 +332,4 @@ def test_a_value_a_thousand_deviations_out_is_told_in_one_line_and_does_no_harm(
         got = run(tmp_path / "far", *offer(monkeypatch, scenario))
     assert np.isfinite(got["proportions"]).all()
     assert got["client_accuracy"] > usual["client_accuracy"] - 0.1
+    assert got["standardisation"]["std"] == pytest.approx(usual["standardisation"]["std"], rel=0.1)  # for nobody else
