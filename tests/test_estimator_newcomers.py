@@ -70,7 +70,8 @@ def test_without_rows_for_validation_it_is_said_that_nobody_has_a_part_of_its_ow
     with pytest.warns(FedgmiWarning, match=r"nobody has rows for validation.*with_validation\(0.2\)") as told:
         model = new.fit(FEDERATION)
     assert sum("nobody has rows for validation" in str(one.message) for one in told) == 1
-    assert not model.welcome(*NEW).own
+    with pytest.warns(FedgmiWarning, match="neither has the newcomer: it gets proportions alone"):
+        assert not model.welcome(*NEW).own
     shared = np.array([model.weights_[0]])[0]
     assert np.array_equal(model.predict_proba(NEW[0], client="at 0"), model.predict_proba(NEW[0], client=shared))
 
