@@ -175,16 +175,23 @@ def to_device(found: Checkpoint, device: torch.device) -> Checkpoint:
 
 
 def warn_of_shared_alone(method: Method, validation: Sequence[Client], fix: str) -> None:
-    """Warn that nobody gets a part of its own, where clients could and nobody has rows for validation.
+    """Warn where clients could have parts of their own, and nobody has rows for validation, or some have none.
 
     Args:
         method: Whose.
         validation: The clients' rows for validation.
         fix: How there would be some.
     """
-    if TRIED in method.predictor.reads and not any(map(len, validation)):  # rivals' own models need no such rows
+    if TRIED not in method.predictor.reads:  # rivals' own models need no such rows
+        return
+    without = [client.name for client in validation if not len(client)]
+    if len(without) == len(validation):
         what = f"{SHARED_ALONE}. Likely fix: {fix}, or set method.personal = false if that is meant"
         warnings.warn(FedgmiWarning(what), stacklevel=2)
+    elif without:
+        others = f" and {len(without) - 1} more" if len(without) > 1 else ""
+        what = f"no rows for validation: client {without[0]!r}{others}. Without such rows a client's own net counts"
+        warnings.warn(FedgmiWarning(f"{what} as much as others' nets do, less where its rows are few"), stacklevel=2)
 
 
 def choice_of(
