@@ -294,6 +294,12 @@ def test_names_of_methods_stay_whole_in_80_columns():
     assert max(map(len, shown.splitlines())) <= 80
 
 
+def test_rivals_whose_clients_were_given_a_part_of_their_own_are_marked():
+    made = [cell(name, 0, [0.9, 0.8], own_part=name != "local") for name in ("fedgmi", "fedavg", "local")]
+    names = {row[0] for row in comparison.rows(compared("x", ["fedgmi", "fedavg", "local"], [0], made))[1:]}
+    assert names == {"fedgmi", "fedavg + own part", "local"}
+
+
 def test_pairs_are_of_the_same_seed_and_client():
     a = [cell("a", 0, [0.5, 0.6]), cell("a", 1, [0.7, 0.8])]
     b = [cell("b", 1, [0.6, 0.6])]

@@ -109,6 +109,7 @@ def test_unknown_key_like_no_other_lists_sections():
         ("seed=true", "true (true or false)", "a whole number"),
         ("rounds=2.5", "2.5 (a number)", "a whole number"),
         ("rounds=0", "0,", "greater than or equal to 1"),
+        ("evaluation.unseen_clients=3", "3,", "less than 1. Likely fix: it is a share: 0.2 is a fifth"),
         ("threads=100000", "100000,", "less than or equal to 1024"),
         ("scenario.size_ratio=inf", "Infinity", "a finite number"),
         ("scenario.alpha=nan", "NaN,", "finite number"),

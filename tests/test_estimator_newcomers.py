@@ -74,7 +74,7 @@ def test_without_rows_for_validation_a_fifth_is_set_aside():
         model = new.fit(FEDERATION)
     [line] = [str(one.message) for one in told if "nobody has rows for validation" in str(one.message)]
     assert f"72 of {sum(map(len, FEDERATION))}" in line
-    assert model.own_parts_["weights"].shape == (len(FEDERATION), 3)
+    assert model.own_parts_["weights"].shape == (len(FEDERATION), 6)
     aside = fifth_aside(Scenario(FEDERATION), seed=0).federation
     given = FedGMI(2, rounds=1, settings=SMALL, verbose=0).fit(aside)
     for name, leaf in given.own_parts_.items():
@@ -86,6 +86,8 @@ def test_where_no_client_has_five_rows_all_have_the_shared_mixture():
     with pytest.warns(FedgmiWarning, match=r"no part of their own. No client has the five rows"):
         model = FedGMI(2, rounds=1, settings=SMALL, verbose=0).fit(few)
     assert not model.own_parts_
+    with pytest.warns(FedgmiWarning, match="neither has the newcomer: it gets proportions alone"):
+        assert not model.welcome(*NEW).own
     shared = np.array([model.weights_[0]])[0]
     assert np.array_equal(model.predict_proba(NEW[0], client="client-00"), model.predict_proba(NEW[0], client=shared))
 

@@ -13,12 +13,17 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
+from federations import bare_method, rows_of, with_program
 from fedgmi import tree
+from fedgmi.data.far import tamed
 from fedgmi.data.federation import Federation
-from fedgmi.data.rows import Client, Schema
+from fedgmi.data.rows import Client, Rows, Schema
 from fedgmi.data.scenarios.scenarios import build_scenario, wants_scale
 from fedgmi.data.standardise import Standardisation, feature_sums, standardisation
 from fedgmi.errors import DataError
+from fedgmi.methods.standardising import standardised
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.step import Step
 from fedgmi.settings.run import DataSettings, ScenarioSettings
 from fedgmi.tree import Tree
 
@@ -181,3 +186,43 @@ def test_pictures_are_left_alone_and_may_not_be_standardised():
     assert not wants_scale(DataSettings(), chosen, schema)
     with pytest.raises(DataError, match=r"data.standardise: pictures are in \[0, 1\] already.*leave it \"auto\""):
         wants_scale(DataSettings(standardise=True), chosen, schema)
+
+
+def test_a_wild_value_of_one_client_leaves_the_scale_of_all_as_it_was():
+    x = table(120, [1.0, 50.0], seed=3)
+    usual, wild = federation_of(x, [40, 40, 40]).standardisation(), x.clone()
+    wild[7, 1] = 1e9
+    scale = federation_of(wild, [40, 40, 40]).standardisation()
+    assert scale.mean[0] == usual.mean[0]
+    torch.testing.assert_close(tuple(scale), tuple(usual), rtol=0.1, atol=0)
+
+
+def test_values_that_a_twentieth_of_the_rows_or_more_is_like_are_not_wild():
+    x = table(40, [1.0], seed=0)
+    x[:4] *= 1e6
+    assert torch.equal(tamed(x), x)
+
+
+def test_columns_of_mostly_one_value_and_missing_values_stay_as_they_are():
+    x = torch.zeros(40, 2)
+    x[3, 0], x[5, 1] = 1e6, float("nan")
+    assert torch.equal(tamed(x).nan_to_num(7.0), x.nan_to_num(7.0))
+
+
+def test_models_see_wild_values_at_the_bound():
+    x = torch.linspace(-1, 1, 40)[:, None]
+    x[3] = 1e7
+    seen = []
+
+    def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
+        seen.append(rows.x)
+        return states, Message()
+
+    look = Step("look", client, lambda server, message, round: server)
+    method = with_program(bare_method("none"), prepare=(look,))
+    program = standardised(method, Schema((1,), 0, "tabular", features=("dose",))).program
+    server: Tree = {}
+    for step in program.prepare:
+        server = step.server(server, step.client(server, {}, rows_of([40], x), 0)[1], 0)
+    assert seen[0].max() == 100
+    assert 1 < seen[0].sort(0).values[-2] < 3

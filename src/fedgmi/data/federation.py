@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fedgmi import tree
 from fedgmi.data import build, encode, split
+from fedgmi.data.far import tamed
 from fedgmi.data.missing import check_rule
 from fedgmi.data.names import place_of
 from fedgmi.data.rows import Client, Missing, Parts, Schema
@@ -332,7 +333,7 @@ class Federation:
         check_scalable(self.schema)
         sums: Tree = {}
         for client in self.clients:
-            sums = tree.add(sums, feature_sums(client.x, gaps=self.schema.missing != "refuse"))
+            sums = tree.add(sums, feature_sums(tamed(client.x), gaps=self.schema.missing != "refuse"))
         return standardisation(sums, self.schema.features)
 
     def _parts(self) -> Parts:

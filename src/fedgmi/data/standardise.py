@@ -5,7 +5,7 @@
     client   Standardisation.apply(x)   → (x − mean) / std, on its training, validation and held-out rows alike
 
 For D columns that is once 2·D + 1 float64 numbers up and 2·D down per client. Without secure sums the server sees every
-client's own mean and variance.
+client's own mean and variance. A client leaves values that are far from all its others out of them (`fedgmi.data.far`).
 """
 
 from __future__ import annotations

@@ -16,6 +16,10 @@ UNLABELLED = (
     "the newcomer's rows have no labels: it has no part of its own, and predicts by the shared mixture. "
     "Likely fix: give y, or ask infer_weights, which needs none"
 )
+NO_PARTS = (
+    "clients of this model have no part of their own, and neither has the newcomer: it gets proportions alone, as by "
+    "infer_weights. Likely fix: fit with rows for validation (federation.with_validation(0.2)) and method.personal"
+)
 
 
 class Newcomers(Asking):
@@ -61,13 +65,16 @@ class Newcomers(Asking):
             DataError: For rows or labels that the model does not know.
 
         Warns:
-            FedgmiWarning: Where there are no labels, and so no part of its own.
+            FedgmiWarning: Where it gets no part of its own: there are no labels, or nobody has one.
         """
         y = self._known_labels(X, y)
         with self._asked() as model:
+            found = self._welcomed(self._rows(X, y))
             if y is None and model.schema.labelled:
                 warnings.warn(FedgmiWarning(UNLABELLED), stacklevel=2)
-            return self._welcomed(self._rows(X, y))
+            elif not found.own:
+                warnings.warn(FedgmiWarning(NO_PARTS), stacklevel=2)
+            return found
 
     def _inferred(self, rows: Rows) -> InferredWeights:
         found = self._model().infer(rows)

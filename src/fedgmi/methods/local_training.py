@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fedgmi.data.far import tamed
 from fedgmi.data.rows import Rows
 from fedgmi.data.standardise import feature_sums, standardisation
 from fedgmi.errors import ConfigError
@@ -141,7 +142,10 @@ def feature_scale_step(task: Task, prefix: str = "") -> Step:
     names = f"{prefix}mean", f"{prefix}std"
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        return states, Message(sums=feature_sums(rows.x))
+        x = rows.x
+        if task.schema.kind == "tabular":
+            x = torch.cat([tamed(own) for own in torch.split(x, rows.counts.tolist())])
+        return states, Message(sums=feature_sums(x))
 
     def take(server: Tree, message: Message, round: int) -> Tree:
         scale = standardisation(message.sums, common_scale=task.schema.kind == "image")

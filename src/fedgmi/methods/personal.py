@@ -88,11 +88,10 @@ def _steps(stack: Stack) -> tuple[Step, ...]:
     made, own = stack.candidates, stack.candidates.own
     both = tuple(dict.fromkeys((*own.start_reads, *own.reads)))
     weighed = (*own.reads, BETA, WEIGHTS)
-    first = partial(Step, part="own parts")
-    then = partial(first, when=somebody)
+    then = partial(Step, part="own parts", when=somebody)  # the first step finds out whether anybody has one
     leaves = (TRIED, BETA, WEIGHTS, LAST_BETA)
     return (
-        first("try own parts", made.look, made.choose, reads=both, writes=leaves, tells=TELLS),
+        Step("try own parts", made.look, made.choose, reads=both, writes=leaves, tells=TELLS),
         then("own part", made.tune, reads=(*own.start_reads, TRIED)),
         *(then("weigh", stack.weigh, stack.step_up, weighed, (WEIGHTS,), tells=WEIGHS),) * NEWTON_STEPS,
         then("temper", stack.tell_temper, stack.take_temper, weighed, (LAST_BETA,), tells=TEMPERS),

@@ -1,7 +1,9 @@
 """A table's numbers on one scale, and its missing values filled: one more step before a method's own.
 
     client   Σ x, Σ x², n of its rows            → server   mean and deviation, the leaves `scale/mean`, `scale/std`
-    from then on every step, and the predictor, sees (x − mean) / std
+    from then on every step, and the predictor, sees (x − mean) / std, at most 100 from 0
+
+A value that is far from all others of its client has no part in the sums; see `fedgmi.data.far`.
 
 Where values may be missing, the sums are over those that are there, with a count for each column. The columns' means go
 back as the leaf `scale/fill`, and take the place of missing values before anything else is done. Targets that are no
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor
 
 from fedgmi import tree
+from fedgmi.data.far import BOUND, tamed
 from fedgmi.data.rows import Rows, Schema
 from fedgmi.data.standardise import Standardisation, feature_sums, filled, means, standardisation
 from fedgmi.data.validate import check_scalable
@@ -118,7 +121,7 @@ def standardise_step(schema: Schema, *, scale: bool = True) -> Step:
         sums: Tree = {}
         sizes = rows.counts.tolist()
         for x in torch.split(rows.x, sizes) if SCALE in leaves else ():  # client by client, as a deployment adds them
-            sums = tree.add(sums, feature_sums(x, gaps=gaps))
+            sums = tree.add(sums, feature_sums(tamed(x), gaps=gaps))
         ys: Tree = {}
         for y in torch.split(rows.y, sizes) if target and rows.y is not None else ():
             ys = tree.add(ys, target_sums(schema, y))
@@ -178,10 +181,10 @@ def _rescaled(server: Tree, rows: Rows, schema: Schema) -> Rows:
 
 
 def _complete(server: Tree, x: Tensor) -> Tensor:
-    """x on the server's scale, without gaps."""
+    """x on the server's scale, without gaps, within the bound."""
     if MEAN not in server:
         return x
-    return _scale(server).apply(filled(x, server[FILL]) if FILL in server else x)
+    return _scale(server).apply(filled(x, server[FILL]) if FILL in server else x).clamp(-BOUND, BOUND)
 
 
 def _predictor(old: Predictor, leaves: tuple[str, ...], schema: Schema) -> Predictor:

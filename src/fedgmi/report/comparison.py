@@ -27,6 +27,10 @@ USUAL = 0.05
 """Where an older record does not say below which p-value a difference is one."""
 
 
+OURS = ("fedgmi", "oracle")
+"""Methods that have parts of clients' own by default, presets included."""
+
+
 def write_comparison(comparison: Comparison, out: Path) -> None:
     """Write `comparison.csv` and `comparison.md`.
 
@@ -116,7 +120,8 @@ def rows(comparison: Comparison) -> list[list[str]]:
         comparison: What `comparison.json` holds.
 
     Returns:
-        Rows of cells. The first row is the head, and the name of the best method stands in asterisks.
+        Rows of cells. The first row is the head, and the name of the best method stands in asterisks. A rival to whose
+        clients `method.personal` gave a part of their own is told so; fedgmi has one by default.
     """
     metric = comparison.get("metric", "accuracy")
     name, show, unit, _ = METRICS[metric]
@@ -126,13 +131,15 @@ def rows(comparison: Comparison) -> list[list[str]]:
     table = [[*head, f"behind the best, {unit}", "p", "proportion error", "down", "up", "s a round"]]
     paired = comparison["paired"] or {"best": None, "against": {}}
     cell = partial(_cell, n_seeds=len(comparison["seeds"]))
+    personal = {cell["method"] for cell in comparison["cells"] if cell.get("own_part")}
     for method, found in ranked(comparison):
         chosen = (found.get("metrics") or {}).get(metric, {"mean": None, "worst_tenth": None})
         accuracy = cell(found["client_accuracy"], percent)
         own = [cell(chosen["mean"], show), cell(chosen["worst_tenth"], show), *([accuracy] if of_classes else [])]
         quality = own if metric != "accuracy" else [accuracy, cell(found["worst_decile"], percent)]
         gap = paired["against"].get(method)
-        name = f"**{method}**" if method == comparison["best"] else method
+        told = f"{method} + own part" if method in personal and not method.startswith(OURS) else method
+        name = f"**{told}**" if method == comparison["best"] else told
         table.append(
             [
                 name,

@@ -31,6 +31,7 @@ KEPT = (
     "stopped_round",
     "learning_rate",
     "unseen",
+    "own_part",
 )
 """The keys of a run's summary that a comparison keeps."""
 

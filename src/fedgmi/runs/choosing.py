@@ -213,7 +213,10 @@ def say_what_chooses(method: Method, came: Federation, trained: Federation, fix:
         trained: As it is trained on.
         fix: How it would come with rows for validation.
     """
-    if not method.chooses or any(map(len, came.validation)):
+    if not method.chooses:
+        return
+    if any(map(len, came.validation)):
+        _say_who_has_none(method, came)
         return
     taken, personal = sum(map(len, trained.validation)), TRIED in method.predictor.reads
     if taken:
@@ -223,6 +226,15 @@ def say_what_chooses(method: Method, came: Federation, trained: Federation, fix:
     elif personal:
         why = f"{SHARED_ALONE}. No client has the five rows of which one could be set aside"
         warnings.warn(FedgmiWarning(f"{why}. Likely fix: {fix}, or set method.personal = false"), stacklevel=2)
+
+
+def _say_who_has_none(method: Method, came: Federation) -> None:
+    """Warn of single clients without rows for validation, where clients have parts of their own."""
+    without = [client.name for client in came.validation if not len(client)]
+    if without and TRIED in method.predictor.reads:  # rivals' own models need no such rows
+        others = f" and {len(without) - 1} more" if len(without) > 1 else ""
+        what = f"no rows for validation: client {without[0]!r}{others}. Without such rows a client's own nets count"
+        warnings.warn(FedgmiWarning(f"{what} as much as others' do, less where its rows are few"), stacklevel=3)
 
 
 def choice_of(

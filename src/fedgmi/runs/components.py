@@ -14,6 +14,8 @@ from fedgmi.data.rows import Client
 from fedgmi.diagnosis.survey import Survey, begins_with, take_survey
 from fedgmi.errors import FedgmiWarning, too_many_components
 from fedgmi.methods import Method
+from fedgmi.methods.fedgmi.schedule import MIN_CLIENTS
+from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.mixture.spectrum import estimate_components
 from fedgmi.protocol.ledger import bytes_by_kind
 from fedgmi.protocol.step import Program
@@ -110,6 +112,16 @@ def warn_of_warm_up(method: Method, rounds: int) -> None:
     if 0 < rounds <= method.program.warm_up:
         every = f"all {rounds} round{'s belong' if rounds > 1 else ' belongs'} to the warm-up of {method.name}"
         what = f"{every}, in which one model is trained for everybody. Run {method.program.warm_up + 1} rounds or more"
+        warnings.warn(FedgmiWarning(what), stacklevel=2)
+
+
+def warn_of_few_clients(setup: Setup, n_clients: int) -> None:
+    """Warn of so few clients that fedgmi calibrates nothing, whoever judges."""
+    own = setup.config.method
+    calibrates = isinstance(own, FedGMISettings) and own.preset == "default" and setup.n_components > 1
+    if calibrates and n_clients < MIN_CLIENTS:
+        who = f"{n_clients} client{'s' if n_clients > 1 else ''}, and fewer than {MIN_CLIENTS} calibrate nothing"
+        what = f"{who}: proportions come from clients' counts of words alone, and method.judges changes nothing"
         warnings.warn(FedgmiWarning(what), stacklevel=2)
 
 

@@ -16,7 +16,13 @@ from fedgmi.errors import ConfigError, DivergedError, UserError
 from fedgmi.modes import own_modes
 from fedgmi.protocol.listener import Listener
 from fedgmi.runs.choosing import best_of, check_choice, say_what_chooses, warn_of_idle_metric, with_rows_to_choose
-from fedgmi.runs.components import ComponentCount, count_components, warn_of_unshown, warn_of_warm_up
+from fedgmi.runs.components import (
+    ComponentCount,
+    count_components,
+    warn_of_few_clients,
+    warn_of_unshown,
+    warn_of_warm_up,
+)
 from fedgmi.runs.config import Config, check_method, check_metric, check_rates, dump, load, refuse_compare
 from fedgmi.runs.records import Estimate, Summary
 from fedgmi.runs.run import Runner
@@ -75,6 +81,7 @@ def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]
     setup = replace(setup, n_components=counted.n_components)
     method = setup.method()
     warn_of_warm_up(method, config.rounds)
+    warn_of_few_clients(setup, len(scenario.federation.clients))
     say_what_chooses(method, came.federation, scenario.federation, "set scenario.validation_share = 0.1")
     program = method.program  # what cannot be is refused before anything is written
     for name in names:

@@ -35,7 +35,13 @@ from fedgmi.runs.choosing import (
     warn_of_idle_metric,
     with_rows_to_choose,
 )
-from fedgmi.runs.components import ComponentCount, count_components, warn_of_unshown, warn_of_warm_up
+from fedgmi.runs.components import (
+    ComponentCount,
+    count_components,
+    warn_of_few_clients,
+    warn_of_unshown,
+    warn_of_warm_up,
+)
 from fedgmi.runs.config import Config, check_method, check_metric, check_rates, refuse_compare
 from fedgmi.runs.fitted import Fitted
 from fedgmi.runs.metrics import METRICS
@@ -95,6 +101,7 @@ def _best(setup: Setup, federation: Federation, device: torch.device, listener: 
     counted = count_components(config, setup, federation.clients, device)
     setup = replace(setup, n_components=counted.n_components)
     warn_of_warm_up(setup.method(), config.rounds)
+    warn_of_few_clients(setup, len(federation.clients))
     say_what_chooses(setup.method(), came, federation, "fit(federation.with_validation(0.2))")
     if federation.schema.labelled or config.training.patience is not None:
         check_choice(config, came, setup.method().program, name)

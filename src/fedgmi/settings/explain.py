@@ -16,6 +16,7 @@ Unions = Mapping[str, tuple[str, type[BaseModel]]]
 """By a section's name, where it is of one of several classes: the name and the class of the one chosen."""
 NONE: Unions = {}
 _NOUNS = {dict: "a table", list: "a list", str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+BELOW_ONE = "less than 1"
 _EXPECTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -147,7 +148,8 @@ def _problem(
     expected = dict.fromkeys(_expected(f) for f in telling)
     value = telling[0]["input"]
     if about_value:  # it is of the right type, and -1 for a number like 0.5 needs no "a whole number"
-        return f"{key} is {show(value).rpartition(' (')[0]}, expected {' or '.join(expected)}", ""
+        fix = "it is a share: 0.2 is a fifth" if list(expected) == [BELOW_ONE] else ""
+        return f"{key} is {show(value).rpartition(' (')[0]}, expected {' or '.join(expected)}", fix
     unquoted = "text" in expected and isinstance(value, bool | int | float)
     fix = f'quote it, {key} = "{value}", on the command line --set \'{key}="{value}"\'' if unquoted else ""
     bare = isinstance(value, str | int | float) and not isinstance(value, bool)

@@ -19,7 +19,7 @@ class OneModelSettings(MethodSettings):
     """What methods with one model for all have in common.
 
     Attributes:
-        personal: Whether clients end with a part of their own, which never travels; see `methods.personal`.
+        personal: Whether clients end with a part of their own, which never travels (docs/estimator.md).
     """
 
     personal: bool = False

@@ -31,7 +31,7 @@ class FedGMISettings(MethodSettings):
             the rounds where there are fewer than ten.
         reference_rounds: Rounds after which the reference models, by which rows are judged, stay as they are.
         elbo_samples: Draws for a VAE's bound on log p(x).
-        personal: Whether clients end with a part of their own, which never travels; see `methods.personal`.
+        personal: Whether clients end with a part of their own, which never travels (docs/estimator.md).
         epsilon: Each client's histogram of words goes out with noise, under which any one row is ε-differentially
             private. Nothing else that leaves a client is (docs/privacy.md). None: no noise.
     """

@@ -54,6 +54,7 @@ class Cell(Part):
         bytes_down: To all clients.
         bytes_up: From all clients.
         seconds: Of the run.
+        own_part: Whether clients ended with a part of their own beside a shared model; see `method.personal`.
         tuned: What `--tune` chose, and what it cost; None where there was nothing to choose.
     """
 
@@ -71,6 +72,7 @@ class Cell(Part):
     best_round: int | None = None
     stopped_round: int | None = None
     learning_rate: float | None = None
+    own_part: bool | None = None
     bytes_down: int | None = None
     bytes_up: int | None = None
     seconds: float | None = None
