@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fedgmi.mixture.multiple_tests import holm
 from fedgmi.mixture.resampling import resample, word_probs
-from fedgmi.mixture.topics import Topics, standardised, word_log_probs
+from fedgmi.mixture.scatter import standardised
+from fedgmi.mixture.topics import Topics, word_log_probs
 from fedgmi.randomness import numpy_generator
 
 CHUNK = 25

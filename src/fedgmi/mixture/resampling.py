@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedgmi.mixture.scatter import LEAST
 from fedgmi.mixture.topics import Topics, word_log_probs
 
 
@@ -21,14 +22,15 @@ def word_probs(fitted: Topics) -> Tensor:
     return fitted.proportions @ word_log_probs(fitted.counts).exp().T
 
 
-def resample(probs: Tensor, totals: Tensor, n: int, rng: np.random.Generator) -> Tensor:
-    """Histograms of n federations in which client i draws totals_i words from probs_i.
+def resample(probs: Tensor, totals: Tensor, n: int, rng: np.random.Generator, *, rho: float = 0.0) -> Tensor:
+    """Histograms of n federations in which client i draws totals_i words from P_i ~ Dirichlet((1/ρ − 1)·probs_i).
 
     Args:
-        probs: The distribution of each client's words. [C, W]
+        probs: The mean distribution of each client's words. [C, W]
         totals: How many words each client draws. [C]
         n: How many federations.
         rng: Where the draws come from.
+        rho: How much clients scatter on their own (`scatter`). 0: P_i = probs_i.
 
     Returns:
         Counts. [n, C, W], float64
@@ -37,8 +39,11 @@ def resample(probs: Tensor, totals: Tensor, n: int, rng: np.random.Generator) ->
     >>> draws.sum(-1).tolist(), draws[:, 1].tolist()
     ([[4.0, 3.0], [4.0, 3.0]], [[0.0, 3.0], [0.0, 3.0]])
     """
-    rows = probs.double().cpu().numpy()
-    rows = rows / np.maximum(rows.sum(1, keepdims=True), 1e-300)
-    rows[:, -1] = np.maximum(0.0, 1.0 - rows[:, :-1].sum(1))  # what rounding left over: NumPy checks the sum
-    drawn = rng.multinomial(totals.long().cpu().numpy(), rows, size=(n, len(rows)))
+    rows = np.broadcast_to(probs.double().cpu().numpy(), (n, *probs.shape))
+    if rho > LEAST:
+        gammas = rng.standard_gamma((1 / rho - 1) * rows)
+        rows = np.where(gammas.sum(-1, keepdims=True) > 0, gammas, rows)  # all too small to be told from 0
+    rows = rows / np.maximum(rows.sum(-1, keepdims=True), 1e-300)
+    rows[..., -1] = np.maximum(0.0, 1.0 - rows[..., :-1].sum(-1))  # what rounding left over: NumPy checks the sum
+    drawn = rng.multinomial(totals.long().cpu().numpy(), rows)
     return torch.from_numpy(drawn).double()
