@@ -135,9 +135,7 @@ def rounded(energy: Tensor) -> Tensor:
     return values.where(values > ROUNDING, 0.0)
 
 
-def leading(
-    histograms: Tensor, n_directions: int, noise_variance: Tensor | None = None, rho: float = 0.0
-) -> Tensor:
+def leading(histograms: Tensor, n_directions: int, noise_variance: Tensor | None = None, rho: float = 0.0) -> Tensor:
     """Each client's word distribution, with only the leading directions of the federation kept.
 
     Args:
