@@ -34,10 +34,11 @@ def proportion_intervals(histograms: Tensor, fitted: Topics, seed: int, *, level
     """Intervals for the proportions π_ik that each client's rows were *drawn* with.
 
     Federations are simulated. π* ~ Dirichlet is fitted to all clients' estimates, words are drawn from the fitted
-    topics with the clients' own scatter ρ̂ (`mixture.scatter`), and the estimates π̂* come from refitting topics and all. Among simulated clients whose estimate π̂*_k and
-    number of rows are nearest to client i's, the quantiles of π*_k − π̂*_k say how far the truth lies from such an
-    estimate. This is an empirical Bayes interval (Morris 1983), computed as in approximate Bayes (Beaumont et al.
-    2002). It holds what rows and scatter leave open, the topics' error and the estimator's bias, and it keeps to [0, 1].
+    topics with the clients' own scatter ρ̂ (`mixture.scatter`), and the estimates π̂* come from refitting topics and all.
+    Among simulated clients whose estimate π̂*_k and number of rows are nearest to client i's, the quantiles of π*_k −
+    π̂*_k say how far the truth lies from such an estimate. This is an empirical Bayes interval (Morris 1983), computed
+    as in approximate Bayes (Beaumont et al. 2002). It holds what rows and scatter leave open, the topics' error and the
+    estimator's bias, and it keeps to [0, 1].
 
     Args:
         histograms: Counts. [C, W]

@@ -64,8 +64,8 @@ def misfit(histograms: Tensor, fitted: Topics, seed: int, *, size: float = 0.01,
       dimensions does. See `off_simplex`. With K = 1 both are a point, and this is not asked.
 
     None depends on how large the scatter is. The p-value is their number times the smallest (Bonferroni). Client i is
-    judged by its deviance D_i = 2 Σ_w h_iw log(h_iw / (n_i Σ_k π_ik p_k(w))). Words are many and rows few, so degrees of
-    freedom are not counted but measured: they are D_i's mean over federations that are drawn from the fitted mixture
+    judged by its deviance D_i = 2 Σ_w h_iw log(h_iw / (n_i Σ_k π_ik p_k(w))). Words are many and rows few, so degrees
+    of freedom are not counted but measured: they are D_i's mean over federations that are drawn from the fitted mixture
     with that scatter, and refitted like the data, from the same start.
 
     Args:
@@ -114,7 +114,8 @@ def statistics(histograms: Tensor, held: Tensor, fitted: Topics) -> tuple[Tensor
         Deviances [B, C], and energy outside the simplex [B].
     """
     deviances, outside = [], []
-    for some in histograms.split(CHUNK):
+    for start in range(0, len(histograms), CHUNK):
+        some = histograms[start : start + CHUNK]
         expected = refit(some, fitted)
         deviances.append(deviance(some, expected))
         outside.append(off_simplex(some[:, held], expected[:, held], fitted.proportions.shape[1]))
@@ -160,8 +161,8 @@ def deviance(histograms: Tensor, expected: Tensor) -> Tensor:
 def off_simplex(histograms: Tensor, expected: Tensor, n_components: int) -> Tensor:
     """Energy that the mixture leaves over, as a multiple of what the best flat of K − 1 dimensions leaves over.
 
-    Σ_iw (h_iw − e_iw)²/(n_i p_w) / Σ_{j ≥ K} s_j², with s the singular values of the standardised counts. Every matrix of
-    the mixture's rank leaves over as much as the flat (Eckart & Young 1936), which need not hold a simplex. 1 where
+    Σ_iw (h_iw − e_iw)²/(n_i p_w) / Σ_{j ≥ K} s_j², with s the singular values of the standardised counts. Every matrix
+    of the mixture's rank leaves over as much as the flat (Eckart & Young 1936), which need not hold a simplex. 1 where
     nothing is left over.
 
     Args:

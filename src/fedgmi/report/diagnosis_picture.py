@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedgmi.report.diagnosis_words import Diagnosis, answers
-from fedgmi.report.explained_words import explained
+from fedgmi.report.diagnosis_words import answers
+from fedgmi.report.explained_words import Diagnosis, explained
 from fedgmi.report.formats import number, plural, short_share
 from fedgmi.report.picture import COLOURS, client_order, write_page
 
@@ -140,7 +140,7 @@ def groups(diagnosis: Diagnosis) -> dict[bool, list[int]]:
 
 
 def _singular_values(drawn: Any, diagnosis: Diagnosis) -> None:
-    """The largest ones in panel (1, 1), those that count filled; what chance and own scatter make on average, and at most."""
+    """The largest ones in panel (1, 1), those that count filled; what chance and scatter make, on average and at most."""
     import plotly.graph_objects as go
 
     threshold = diagnosis["threshold"]
