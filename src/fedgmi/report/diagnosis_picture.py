@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgmi.report.diagnosis_words import answers
-from fedgmi.report.explained_words import Diagnosis, explained
+from fedgmi.report.explained_words import Diagnosis, percent
 from fedgmi.report.formats import number, plural, short_share
 from fedgmi.report.picture import COLOURS, client_order, write_page
 
@@ -140,7 +140,7 @@ def groups(diagnosis: Diagnosis) -> dict[bool, list[int]]:
 
 
 def _singular_values(drawn: Any, diagnosis: Diagnosis) -> None:
-    """The largest ones in panel (1, 1), those that count filled; what chance and scatter make, on average and at most."""
+    """The largest ones in panel (1, 1), those that count filled; and what chance and scatter make of them."""
     import plotly.graph_objects as go
 
     threshold = diagnosis["threshold"]
@@ -252,8 +252,9 @@ def _lay_out(drawn: Any, diagnosis: Diagnosis) -> None:
         verdict += f" but {plural(n_unfit, 'client')}"
     title = f"{diagnosis['scenario']}: {plural(n_components, 'component')}, {verdict}"
     p = f"p = {diagnosis['p_value']:.2g}" if diagnosis["p_value"] >= 0.001 else "p < 0.001"
-    share = explained(diagnosis) if n_components > 1 else None
-    title += f" ({p})" if share is None else f" (explained {share}, {p})"
+    if n_components > 1 and diagnosis["explained"] is not None:
+        p = f"{percent(diagnosis['explained'])} % explained, {p}"
+    title += f" ({p})"
     drawn.update_layout(
         title={"text": title, "x": 0.02},
         template="plotly_white",

@@ -24,7 +24,6 @@ from fedgmi.tree import Tree
 if TYPE_CHECKING:
     from fedgmi.privacy.geometric import Noise
 
-SPECTRUM_RESAMPLES = 20  # enough to warn of components that the data do not show
 Steps = dict[str, Step]
 
 
@@ -182,7 +181,7 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
         counts = merge_words(released.clamp(min=0.0), word_map)
         fitted = topics.fit_topics(counts, task.n_components, task.seed, phantom_rows=phantom_rows)
         merged = merge_words(released, word_map)
-        shown = estimate_components(merged, task.seed, noise=noise, resamples=SPECTRUM_RESAMPLES).n_components
+        shown = estimate_components(merged, task.seed, noise=noise).n_components
         found = Sketch.leaves(
             histograms=histograms, word_map=word_map, topics=fitted.counts, components_shown=torch.tensor(shown)
         )
