@@ -23,7 +23,7 @@ from fedgmi.runs.setup import Setup
 SURVEYED = "fedgmi"  # whose sketch asks for the counts, whatever method they are for
 ONE = (
     "one component was estimated: clients are alike, or each scatters on its own. There are no proportions to tell "
-    "apart; one model is trained for all, and each client's own part"
+    "apart, and one model is trained for all"
 )
 
 
