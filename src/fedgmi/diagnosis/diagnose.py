@@ -15,6 +15,7 @@ from fedgmi.diagnosis.explained import Explained, explain
 from fedgmi.diagnosis.intervals import anchor_mass, proportion_intervals, purest
 from fedgmi.diagnosis.misfit import Misfit, misfit
 from fedgmi.errors import DataError, too_many_components
+from fedgmi.mixture.scatter import effective, scatter_beside
 from fedgmi.mixture.spectrum import Spectrum, estimate_components
 from fedgmi.mixture.topics import Topics, fit_topics
 
@@ -132,7 +133,7 @@ def diagnose(
         raise too_many_components(n_components, len(histograms), where="n_components", fix=fix)
     spectrum = estimate_components(histograms, seed)
     k = n_components or spectrum.n_components
-    fitted = fit_topics(histograms, k, seed)
+    fitted = fit_topics(effective(histograms, scatter_beside(histograms, k)), k, seed)
     return Diagnosis(
         n_components=k,
         size=size,

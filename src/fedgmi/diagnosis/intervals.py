@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedgmi.mixture.matching import match_components, reorder
 from fedgmi.mixture.resampling import resample
-from fedgmi.mixture.scatter import overdispersion
+from fedgmi.mixture.scatter import effective, scatter_beside
 from fedgmi.mixture.topics import Topics, fit_topics, word_log_probs
 from fedgmi.randomness import numpy_generator
 
@@ -42,7 +42,7 @@ def proportion_intervals(histograms: Tensor, fitted: Topics, seed: int, *, level
 
     Args:
         histograms: Counts. [C, W]
-        fitted: Topics and proportions of these counts.
+        fitted: Topics and proportions of these counts, `effective` beside their scatter.
         seed: Of the simulations.
         level: The share of intervals that should hold the truth, as an average over clients.
 
@@ -53,7 +53,7 @@ def proportion_intervals(histograms: Tensor, fitted: Topics, seed: int, *, level
     if n_components == 1:
         return torch.ones(n_clients, 1, 2, dtype=torch.float64)
     totals, estimate = histograms.sum(1).cpu(), fitted.proportions.cpu()
-    rho = overdispersion(histograms[histograms.sum(1) > 0].double().cpu(), n_components - 1)
+    rho = scatter_beside(histograms.cpu(), n_components)
     true, found = simulate(totals, fitted, PILOTS, numpy_generator(seed, "intervals", "pilot"), rho=rho)
     overspread = _spread(found) / _spread(true)
     n = min(max(math.ceil(SIMULATED_CLIENTS / n_clients), FEDERATIONS[0]), FEDERATIONS[1])
@@ -114,7 +114,7 @@ def simulate(
             rng.dirichlet(population((estimate - given) / kept, overspread=overspread), len(totals))
         )
         draw = resample((true * kept + given) @ probs.T, totals, 1, rng, rho=rho)[0]
-        found = fit_topics(draw, true.shape[1], seed=0, restarts=0).proportions
+        found = fit_topics(effective(draw, rho), true.shape[1], seed=0, restarts=0).proportions
         found = reorder(found, match_components(found, true))
         pairs.append((true, found))
     return torch.stack([true for true, _ in pairs]), torch.stack([found for _, found in pairs])

@@ -12,7 +12,7 @@ from torch import Tensor
 from fedgmi.mixture.multiple_tests import holm
 from fedgmi.mixture.remainder import largest, roundness, spectra
 from fedgmi.mixture.resampling import resample, word_probs
-from fedgmi.mixture.scatter import energies, overdispersion, standardised
+from fedgmi.mixture.scatter import energies, scatter_beside, standardised
 from fedgmi.mixture.topics import Topics, word_log_probs
 from fedgmi.randomness import numpy_generator
 
@@ -81,7 +81,7 @@ def misfit(histograms: Tensor, fitted: Topics, seed: int, *, size: float = 0.01,
     histograms = histograms.double().cpu()
     totals, k = histograms.sum(1), fitted.proportions.shape[1] - 1
     held = totals > 0
-    rho = overdispersion(histograms[held], k)
+    rho = scatter_beside(histograms, k + 1)
     draws = resample(word_probs(fitted), totals, resamples, numpy_generator(seed, "misfit"), rho=rho)
     own, own_off = statistics(histograms[None], held, fitted)
     null, null_off = statistics(draws, held, fitted)

@@ -38,6 +38,38 @@ def dispersion(totals: Tensor, rho: float) -> Tensor:
     return 1 + (totals - 1).clamp(min=0.0) * rho
 
 
+def effective(histograms: Tensor, rho: float) -> Tensor:
+    """h_i/φ_i: counts of as many independently drawn rows as would say as much.
+
+    With them the likelihood of words is a quasi-likelihood (McCullagh & Nelder 1989). Clients whose counts vary more
+    weigh less. A client of many rows weighs hardly more than others once its own scatter is all that is left.
+
+    Args:
+        histograms: Counts. [..., C, W]
+        rho: ρ.
+
+    Returns:
+        [..., C, W]
+
+    >>> effective(torch.tensor([[30.0, 70.0]]), 1 / 99).round().tolist()
+    [[15.0, 35.0]]
+    """
+    return histograms / dispersion(histograms.sum(-1, keepdim=True), rho)
+
+
+def scatter_beside(histograms: Tensor, n_components: int) -> float:
+    """ρ̂ of exact counts beside K components; clients without rows say nothing.
+
+    Args:
+        histograms: Counts. [C, W]
+        n_components: K.
+
+    Returns:
+        ρ̂.
+    """
+    return overdispersion(histograms[histograms.sum(1) > 0].double(), n_components - 1)
+
+
 def mean_words(histograms: Tensor, rho: float = 0.0) -> Tensor:
     """p_w: the mean of the clients' word distributions, weighted by n_i/φ_i.
 
@@ -48,7 +80,7 @@ def mean_words(histograms: Tensor, rho: float = 0.0) -> Tensor:
     Returns:
         [..., 1, W]
     """
-    weighted = histograms / dispersion(histograms.sum(-1, keepdim=True), rho)
+    weighted = effective(histograms, rho)
     mean: Tensor = weighted.sum(-2, keepdim=True) / weighted.sum((-2, -1), keepdim=True)
     return mean
 
