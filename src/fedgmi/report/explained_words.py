@@ -9,6 +9,8 @@ from fedgmi.report.formats import plural
 Diagnosis = dict[str, Any]
 """What `diagnosis.json` holds."""
 
+VISIBLE = 1.05
+"""Own scatter whose interval begins below is no more than rounding, or chance."""
 DIFFERS = "of what differs between these clients"
 
 
@@ -76,7 +78,7 @@ def percent(share: float) -> str:
 
 def scatters(diagnosis: Diagnosis) -> bool:
     """Whether clients scatter on their own beyond doubt."""
-    return bool(diagnosis["own_scatter_interval"][0] > 1)
+    return bool(diagnosis["own_scatter_interval"][0] >= VISIBLE)
 
 
 def scattering(diagnosis: Diagnosis) -> list[str]:
