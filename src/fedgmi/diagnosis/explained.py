@@ -7,6 +7,7 @@ from statistics import NormalDist
 
 from torch import Tensor
 
+from fedgmi.mixture.resampling import in_parts
 from fedgmi.mixture.scatter import dispersion, energies, overdispersion, standardised
 from fedgmi.mixture.spectrum import around
 from fedgmi.randomness import numpy_generator
@@ -56,7 +57,7 @@ def explain(histograms: Tensor, n_components: int, seed: int, *, level: float = 
     histograms = histograms[histograms.sum(1) > 0].double().cpu()
     k = n_components - 1
     rho, draws = around(histograms, k, RESAMPLES, numpy_generator(seed, "explained"))
-    left = energies(standardised(draws, rho=rho))[:, k:].sum(1)
+    left = in_parts(draws, lambda some: energies(standardised(some, rho=rho)))[:, k:].sum(1)
     spread = NormalDist().inv_cdf((1 + level) / 2) * float(left.std())
     targets = [float(left.mean()) + shift for shift in (0.0, -spread, spread)]
     rho, high, low = (overdispersion(histograms, k, target=target) for target in targets)

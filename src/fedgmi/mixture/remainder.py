@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fedgmi.mixture.resampling import in_parts
 from fedgmi.mixture.scatter import energies, gram, standardised
 
 TRACY_WIDOM_SHAPE = 46.446
@@ -35,12 +36,17 @@ def spectra(
     Returns:
         Energies [M] and [R, M], M = min(C, W).
     """
-    data, null = (standardised(counts, noise_variance, rho) for counts in (histograms, draws))
-    seen, chance = word_variances(data, k), word_variances(null, k)
+    data = standardised(histograms, noise_variance, rho)
+    seen = word_variances(data, k)
+    chance = in_parts(draws, lambda some: word_variances(standardised(some, noise_variance, rho), k))
     differ = float(seen.var(-1, correction=0))
     share = max(0.0, 1 - float(chance.var(-1, correction=0).mean()) / differ) if differ > 0 else 0.0
-    scale = [(1 - share + share * v.clamp(min=SMALLEST_VARIANCE)).sqrt() for v in (seen, chance)]
-    return energies(data / scale[0]), energies(null / scale[1])
+
+    def evened(matrix: Tensor) -> Tensor:
+        variances = word_variances(matrix, k).clamp(min=SMALLEST_VARIANCE) if share else 1.0
+        return energies(matrix / torch.as_tensor(1 - share + share * variances).sqrt())
+
+    return evened(data), in_parts(draws, lambda some: evened(standardised(some, noise_variance, rho)))
 
 
 def word_variances(matrix: Tensor, k: int) -> Tensor:

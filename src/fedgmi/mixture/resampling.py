@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedgmi.mixture.scatter import LEAST
 from fedgmi.mixture.topics import Topics, word_log_probs
+
+AT_ONCE = 2**22
+"""Counts that are worked on at once, for the sake of memory."""
+
+
+def in_parts(draws: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """A function of some federations' counts, taken of many, a part at a time.
+
+    Args:
+        draws: Counts. [n, C, W]
+        function: Of counts [m, C, W], with m values.
+
+    Returns:
+        Its values. [n, ...]
+    """
+    at_once = max(1, AT_ONCE // draws[0].numel())
+    return torch.cat([function(draws[start : start + at_once]) for start in range(0, len(draws), at_once)])
 
 
 def word_probs(fitted: Topics) -> Tensor:
@@ -39,6 +58,10 @@ def resample(probs: Tensor, totals: Tensor, n: int, rng: np.random.Generator, *,
     >>> draws.sum(-1).tolist(), draws[:, 1].tolist()
     ([[4.0, 3.0], [4.0, 3.0]], [[0.0, 3.0], [0.0, 3.0]])
     """
+    at_once = max(1, AT_ONCE // probs.numel())
+    if n > at_once:
+        parts = (min(at_once, n - start) for start in range(0, n, at_once))
+        return torch.cat([resample(probs, totals, part, rng, rho=rho) for part in parts])
     rows = np.broadcast_to(probs.double().cpu().numpy(), (n, *probs.shape))
     if rho > LEAST:
         gammas = rng.standard_gamma((1 / rho - 1) * rows)

@@ -15,13 +15,17 @@ import torch
 from torch import Tensor
 
 from fedgmi.mixture.remainder import largest, spectra, upper_limit
-from fedgmi.mixture.resampling import resample
+from fedgmi.mixture.resampling import in_parts, resample
 from fedgmi.mixture.scatter import energies, mean_words, overdispersion, scales, standardised
 from fedgmi.privacy.geometric import Noise
 from fedgmi.randomness import numpy_generator
 
 ROUNDING = 1e-6
 """Singular values below this are rounding errors."""
+KEPT = 2**25
+"""Counts of resamples that are kept, for the sake of memory: of federations with more, fewer resamples are drawn."""
+FEWEST = 20
+"""Resamples that are drawn all the same."""
 SHOWN = 20
 """Resamples for the mean singular values of noise, which are shown and decide nothing."""
 
@@ -62,7 +66,8 @@ def estimate_components(
         noise: What was added to the counts, which may then be negative. The resamples get the same. None for exact
             counts.
         size: The chance to count one component too many.
-        resamples: How many federations each direction is compared with.
+        resamples: How many federations each direction is compared with, at most; fewer where C·W is above half a
+            million.
 
     Returns:
         K̂ and the values that it rests on.
@@ -72,6 +77,7 @@ def estimate_components(
     1
     """
     histograms = histograms[histograms.sum(1) > 0].double().cpu()  # who has no rows says nothing
+    resamples = min(resamples, max(FEWEST, KEPT // histograms.numel()))
     found, last = 0, min(histograms.shape) - 2
     while True:
         rng = numpy_generator(seed, "spectrum", found)
@@ -109,7 +115,7 @@ def around(
     totals, variance, target = histograms.sum(1), variance_of(noise, histograms), None
     if noise is not None:
         plain = resample(leading(histograms, k, variance), totals, n, rng) + noise.draw(n, len(histograms), rng)
-        target = float(energies(standardised(plain, variance))[:, k:].sum(1).mean())
+        target = float(in_parts(plain, lambda some: energies(standardised(some, variance)))[:, k:].sum(1).mean())
     rho = overdispersion(histograms, k, target=target, noise_variance=variance)
     draws = resample(leading(histograms, k, variance, rho), totals, n, rng, rho=rho)
     return rho, draws if noise is None else draws + noise.draw(n, len(histograms), rng)
@@ -121,7 +127,7 @@ def alone(histograms: Tensor, rho: float, rng: np.random.Generator, noise: Noise
     draws = resample(leading(histograms, 0, variance, rho), histograms.sum(1), SHOWN, rng, rho=rho)
     if noise is not None:
         draws = draws + noise.draw(SHOWN, len(histograms), rng)
-    return rounded(energies(standardised(draws, variance, rho))).mean(0)
+    return rounded(in_parts(draws, lambda some: energies(standardised(some, variance, rho)))).mean(0)
 
 
 def variance_of(noise: Noise | None, histograms: Tensor) -> Tensor | None:
