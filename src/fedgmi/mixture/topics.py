@@ -128,6 +128,7 @@ def fold_in(
         share = histograms[:, :, None] * resp
         own = went_in[:, :, None] * resp if fixed is None else None
         updated = (share.sum(1) + pooled) / (totals + 1.0)
+        updated = updated / updated.sum(1, keepdim=True)  # rounding: a single component has exactly 1
         done = bool((updated - proportions).abs().max() < 1e-7)
         proportions = updated
         if done:
@@ -176,6 +177,7 @@ def plsa(
             totals = share.sum((0, 2))
         pooled = counts.sum(2) / counts.sum()
         updated = (share.sum(2) + pooled) / (totals + 1.0)
+        updated = updated / updated.sum(0)  # rounding: a single component has exactly 1
         done = step > warm_up and bool((updated - proportions).abs().max() < 1e-6)
         proportions = updated
         if done:
