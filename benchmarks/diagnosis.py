@@ -90,7 +90,8 @@ def numbers(found: Diagnosis, scenario: Scenario) -> dict[str, Any]:
         "k_estimated": found.spectrum.n_components,
         "supported": found.mixture_supported,
         "p_value": found.misfit.p_value,
-        "per_dof": found.misfit.per_dof,
+        "explained": found.explained.share or 0.0,
+        "own_scatter": found.explained.own_scatter,
         "unfit": len(found.misfit.unfit),
     }
     if scenario.truth is None:
@@ -130,7 +131,7 @@ def range_names(most: int) -> list[str]:
     return [f"K={k}" for k in range(1, most + 1)]
 
 
-HEAD = ["runs", "K̂ = K", "coverage %", "width", "TV to drawn π", "called no mixture", "misfit per dof", "CPU s"]
+HEAD = ["runs", "K̂ = K", "coverage %", "width", "TV to drawn π", "called no mixture", "explained", "φ̂", "CPU s"]
 
 
 def whole_row(name: str, results: list[dict[str, Any]], k: int | None) -> list[str]:
@@ -147,7 +148,8 @@ def whole_row(name: str, results: list[dict[str, Any]], k: int | None) -> list[s
         f"{mean(r['width'] for r in results):.3f}" if known else "–",
         f"{mean(r['tv'] for r in results):.3f}" if known else "–",
         str(sum(not r["supported"] for r in results)),
-        f"{mean(r['per_dof'] for r in results):.3f}",
+        f"{mean(r['explained'] for r in results):.2f}",
+        f"{mean(r['own_scatter'] for r in results):.2f}",
         f"{mean(r['seconds'] for r in results):.1f}",
     ]
 

@@ -22,7 +22,8 @@ from test_bad_input import assert_one_message, federation, offer
 from tiny import TINY, Killer, arguments, exit_code, hashes, run, settings, without_seconds
 
 PROMISED = {
-    "n_components", "singular_values", "noise", "threshold", "mixture_supported", "misfit_per_dof", "p_value",
+    "n_components", "singular_values", "noise", "threshold", "explained", "explained_interval", "own_scatter",
+    "mixture_supported", "p_value",
     "client_misfit", "client_p_value", "unfit_clients", "proportions", "proportion_intervals", "purest", "anchor_mass",
     "interval_width", "warnings", "clients", "scenario", "seed", "bytes_down", "bytes_up", "seconds",
     "true_n_components", "proportion_tv",
@@ -81,7 +82,13 @@ def test_terminal_tells_it_and_report_tells_it_again(tmp_path, capsys):
     out = tmp_path / "out"
     assert exit_code(*words(out, *TOLD_APART)) == 0
     shown = capsys.readouterr()
-    for part in ("3 components.", "The scenario was made of 3.", "Nothing speaks against it", "client-11", str(out)):
+    for part in (
+        "3 components explain",
+        "The scenario was made of 3.",
+        "Nothing speaks against it",
+        "client-11",
+        str(out),
+    ):
         assert part in " ".join(shown.out.split())
     assert "\x1b" not in shown.out + shown.err
     before, picture = hashes(out), out / folder.DIAGNOSIS_PICTURE
@@ -116,7 +123,7 @@ def test_clients_that_are_alike_are_one_component(tmp_path, capsys):
     assert exit_code(*words(tmp_path / "out", "scenario.n_components=1")) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert read(tmp_path / "out")["n_components"] == 1
-    assert "1 component. All clients look alike" in shown
+    assert "One component. All clients look alike" in shown
 
 
 def test_without_truth_and_without_labels(tmp_path, monkeypatch):
@@ -263,7 +270,7 @@ def test_auto_with_noise_on_the_counts(tmp_path):
 
 def test_estimated_components_that_are_wrong_count_as_error(tmp_path):
     """Fewer than there are: the proportions of the missing ones are missing mass."""
-    with pytest.warns(FedgmiWarning, match="look alike"):
+    with pytest.warns(FedgmiWarning, match="one component was estimated"):
         got = run(tmp_path / "out", "scenario.name=gaussian", "scenario.separation=0.01", AUTO)
     assert got["n_components"] == 1
     missing = [1 - max(shares) for shares in got["true_proportions"]]
@@ -276,7 +283,7 @@ def test_one_component_is_told_on_the_terminal(tmp_path, capsys):
     alike = ("scenario.name=gaussian", "scenario.separation=0.01", AUTO)
     assert exit_code(*arguments(tmp_path / "out", *alike)) == 0
     shown = capsys.readouterr()
-    assert re.search(r"^warning: the clients look alike", shown.err, re.MULTILINE)
+    assert re.search(r"^warning: one component was estimated: clients are alike", shown.err, re.MULTILINE)
     assert ".py" not in shown.err
     assert "1 components (estimated)" in " ".join(shown.out.split())
 

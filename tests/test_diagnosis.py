@@ -16,8 +16,12 @@ KEYS = {
     "singular_values",
     "noise",
     "threshold",
+    "explained",
+    "explained_interval",
+    "own_scatter",
+    "own_scatter_interval",
     "mixture_supported",
-    "misfit_per_dof",
+    "speaks_against",
     "p_value",
     "test_size",
     "client_misfit",
@@ -46,7 +50,9 @@ def test_a_mixture_is_found_and_supported():
     told = diagnose(mixture(3)[0], seed=0).to_json()
     assert_complete(told, 30, 3)
     assert told["mixture_supported"] is True
-    assert told["misfit_per_dof"] == pytest.approx(1.0, abs=0.1)
+    assert told["explained_interval"][0] <= told["explained"] <= told["explained_interval"][1] == 1
+    assert told["explained"] > 0.9
+    assert told["own_scatter"] == pytest.approx(1.0, abs=0.1)
     assert told["unfit_clients"] == []
     assert told["warnings"] == []
     assert 0 < told["interval_width"] < 0.3
@@ -61,7 +67,8 @@ def test_a_ring_is_found_out():
 def test_all_clients_alike_are_one_component():
     told = diagnose(mixture(1)[0], seed=0).to_json()
     assert_complete(told, 30, 1)
-    assert told["warnings"] == ["All clients look alike. The data show one component."]
+    assert told["warnings"] == []
+    assert told["own_scatter_interval"][0] == 1
     assert told["proportions"] == [[1.0]] * 30
 
 
@@ -84,7 +91,8 @@ def test_fewer_components_than_the_data_show_do_not_fit_and_that_is_said():
         (mixture(2, n_clients=6)[0], "6 clients are few"),
         (mixture(2, n_rows=50)[0], "50 rows or fewer"),
         (ODD["one client"], "There is a single client"),
-        (torch.diag(torch.full((16,), 200.0)), "16 clients are few for 16 components"),
+        (mixture(3, n_clients=8, anchored=True)[0], "8 clients are few for 3 components"),
+        (ODD["two clients"], "There are two clients"),
     ],
 )
 def test_what_a_reader_should_know(counts, words):
@@ -105,7 +113,7 @@ def test_whole_numbers_of_any_type_will_do():
 def test_nothing_else_but_the_seed_decides():
     counts = mixture(2)[0]
     assert diagnose(counts, seed=3).to_json() == diagnose(counts, seed=3).to_json()
-    assert diagnose(counts, seed=3).misfit.p_value != diagnose(counts, seed=4).misfit.p_value
+    assert diagnose(counts, seed=3).misfit.parts != diagnose(counts, seed=4).misfit.parts
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from fedgmi.report.diagnosis_picture import moved
 from summaries import make_diagnosis
 
 UNFIT = {"unfit_clients": [1, 4], "client_misfit": [1.0, 3.0, 1.0, 1.0, 5.0, 1.0]}
-REFUSED = {"mixture_supported": False, "misfit_per_dof": 5.7, "p_value": 1e-9, **UNFIT}
+REFUSED = {"mixture_supported": False, "speaks_against": "direction", "p_value": 1e-9, **UNFIT}
 
 
 def printed(diagnosis: dict[str, Any], width: int = 80) -> str:
@@ -32,9 +32,10 @@ def said(diagnosis: dict[str, Any]) -> str:
     return " ".join(sentence for part in diagnosis_words.answers(diagnosis).values() for sentence in part)
 
 
-def test_number_of_components_comes_with_its_gap():
+def test_number_of_components_comes_with_what_it_explains_and_its_gap():
     told = said(make_diagnosis(true_n_components=3))
-    assert told.startswith("3 components. 2 singular values (60.0 and 59.0) stand above what chance can make (12.0). ")
+    assert told.startswith("3 components explain 84 % (79 to 88 %) of what differs between these clients. ")
+    assert "2 singular values (60.0 and 59.0) stand above what chance and own scatter can make (12.0). " in told
     assert "The next one (11.0) does not. The gap is clear. The scenario was made of 3." in told
 
 
@@ -49,13 +50,47 @@ def test_gap_in_words(value, words):
 
 
 def test_clients_that_are_alike():
+    told = said(make_diagnosis(1, own_scatter=1.0, own_scatter_interval=[1.0, 1.1]))
+    assert told.startswith("One component. All clients look alike. No singular value (11.0) is above what chance and")
+    assert "With one component, every proportion is 1. There is one model for all to train, and each client's" in told
+    assert "own: counts vary" not in told
+
+
+def test_one_component_and_clients_that_scatter_on_their_own():
     told = said(make_diagnosis(1))
-    assert "1 component. All clients look alike. No singular value (11.0) is above what chance can make (12.0)." in told
-    assert "With one component, every proportion is 1." in told
+    assert told.startswith(
+        "One component; each client scatters on its own. That is each client's own: counts vary 1.3 (1.2"
+    )
+    assert "alike" not in told
+
+
+def test_one_component_is_no_excuse_for_what_has_a_shape():
+    told = said(make_diagnosis(1, n_components_estimated=False, **REFUSED))
+    assert told.startswith("One component, as you asked. What differs between these clients is not shapeless")
+
+
+@pytest.mark.parametrize(
+    ("against", "why"),
+    [
+        ("direction", "the rest is not shapeless"),
+        ("roundness", "the rest is not shapeless"),
+        ("simplex", "no 6 distributions have these clients between them"),
+    ],
+)
+def test_what_is_no_mixture_has_directions_and_no_components(against, why):
+    found = REFUSED | {"explained": 0.56, "explained_interval": [0.46, 0.64], "speaks_against": against}
+    told = said(make_diagnosis(6, **found))
+    assert told.startswith("6 directions explain 56 % (46 to 64 %) of what differs between these clients; ")
+    assert f"; {why}: no mixture of 6. The rest is each client's own: counts vary 1.3 (1.2 to 1.4) times" in told
+
+
+def test_components_of_clients_that_do_not_differ():
+    told = said(make_diagnosis(explained=None, explained_interval=None, own_scatter=1.0, own_scatter_interval=[1, 1]))
+    assert told.startswith("3 components, but these clients differ no more than by chance.")
 
 
 def test_what_was_asked_for_is_told_apart():
-    assert "3 components, as you asked." in said(make_diagnosis(n_components_estimated=False))
+    assert "3 components, as you asked, explain 84 %" in said(make_diagnosis(n_components_estimated=False))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +121,6 @@ def test_clients_of_which_nothing_is_known_are_named():
 
 def test_mixture_that_holds_is_not_proven():
     assert "Nothing speaks against it. 43 of 100" in said(make_diagnosis())
-    assert "The misfit per degree of freedom is 1.01, where 1 is expected." in said(make_diagnosis())
 
 
 def test_mixture_that_does_not_hold_comes_with_advice():
@@ -169,7 +203,8 @@ def test_picture_is_one_self_contained_page(tmp_path, n_components, changes):
     diagnosis_picture.write_diagnosis_picture(make_diagnosis(n_components, **changes), tmp_path / "diagnosis.html")
     page = (tmp_path / "diagnosis.html").read_text(encoding="utf-8")
     assert "client-5" in page
-    assert ("not a mixture of them (misfit 5.70, p < 0.001)" in html.unescape(page)) == bool(changes)
+    assert ("not a mixture of them (" in html.unescape(page)) == bool(changes)
+    assert ("% explained, p" in html.unescape(page)) == (n_components > 1)
     assert not re.search(r"<(script|link)[^>]+(src|href)=", page)
 
 
@@ -182,7 +217,7 @@ def test_title_gives_the_verdict():
         diagnosis_picture.figure(make_diagnosis(**changes)).layout.title.text
         for changes in ({}, UNFIT, {"mixture_supported": False})
     ]
-    assert "3 components, nothing speaks against a mixture (misfit 1.01, p = 0.43)" in titles[0]
+    assert "3 components, nothing speaks against a mixture (84 % explained, p = 0.43)" in titles[0]
     assert "nothing speaks against a mixture but 2 clients (" in titles[1]
     assert "not a mixture of them (" in titles[2]
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from federations import dirichlet, draw
+from fedgmi.mixture.resampling import resample
+from fedgmi.randomness import numpy_generator
 
 
 def topics_of(n_topics: int, n_words: int = 24, seed: int = 0, *, anchored: bool = False) -> Tensor:
@@ -45,6 +47,15 @@ def ring(n_clients: int = 30, n_rows: int = 600, seed: int = 0) -> Tensor:
     return counts_from(probs, n_rows, seed)
 
 
+def scattered(
+    n_topics: int, phi: float, *, n_clients: int = 30, n_rows: int = 300, alpha: float = 1.0, seed: int = 0
+) -> Tensor:
+    """Histograms [C, W] of clients that scatter around a mixture: their variance is φ times that of a multinomial."""
+    drawn, rng = dirichlet(n_clients, n_topics, alpha, seed), numpy_generator(seed, "scattered")
+    rho, totals = (phi - 1) / (n_rows - 1), torch.full((n_clients,), n_rows)
+    return resample(drawn @ topics_of(n_topics).T, totals, 1, rng, rho=rho)[0]
+
+
 ODD = {
     "one client": torch.tensor([[4.0, 3.0, 2.0]]),
     "two clients": torch.tensor([[40.0, 3.0, 2.0], [2.0, 30.0, 4.0]]),
@@ -53,4 +64,8 @@ ODD = {
     "one row each": torch.eye(6),
     "no rows and one": torch.tensor([[0.0, 0, 0], [1, 0, 0], [9, 30, 2], [30, 5, 9], [4, 8, 30]]),
     "empty word": torch.tensor([[9.0, 0, 3], [2, 0, 9], [5, 0, 5], [9, 0, 1]]),
+    "a client of one row": torch.tensor([[0.0, 1, 0], [20, 31, 9], [25, 28, 7], [18, 30, 12]]),
+    "a word that one client alone has": torch.tensor(
+        [[20.0, 30, 0], [22, 28, 0], [0, 0, 50], [27, 23, 0], [24, 26, 0]]
+    ),
 }

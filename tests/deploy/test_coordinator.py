@@ -116,6 +116,7 @@ def test_every_site_has_its_own_predictor_proportions_and_diagnosis(clean):
         assert [one["name"] for one in own["per_class"]] == ["sick", "well"]
         diagnosis = json.loads((results / "diagnosis.json").read_text())
         assert len(diagnosis["proportion_intervals"]) == 3
+        assert 0 <= diagnosis["explained"] <= 1 <= diagnosis["own_scatter"]
         assert not any(
             other.name in json.dumps(diagnosis) for other in SCENARIO.federation.clients if other is not client
         )

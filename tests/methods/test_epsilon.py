@@ -114,7 +114,7 @@ def test_noise_that_drowns_the_counts_is_survived_and_told(tmp_path):
 
 
 def test_how_many_components_is_estimated_from_noisy_counts(tmp_path):
-    with pytest.warns(FedgmiWarning, match="the clients look alike"):
+    with pytest.warns(FedgmiWarning, match="one component was estimated"):
         summary = tiny.run(tmp_path / "out", "method.epsilon=0.001", "method.n_components=auto")
     assert summary["n_components"] == 1
 

@@ -7,17 +7,35 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedgmi.mixture.remainder import upper_limit
 from fedgmi.mixture.resampling import resample, word_probs
-from fedgmi.mixture.spectrum import estimate_components, leading, upper_limit
+from fedgmi.mixture.spectrum import estimate_components, leading
 from fedgmi.mixture.topics import fit_topics
 from fedgmi.randomness import numpy_generator
-from wordcounts import ODD, counts_from, mixture, topics_of
+from wordcounts import ODD, counts_from, mixture, scattered, topics_of
 
 
 @pytest.mark.parametrize("n_topics", [1, 2, 3, 5])
 def test_components_of_a_mixture_are_counted(n_topics):
     found = [estimate_components(mixture(n_topics, seed=seed)[0], seed).n_components for seed in range(4)]
     assert found == [n_topics] * 4
+
+
+@pytest.mark.parametrize(("n_topics", "phi"), [(1, 1.1), (1, 2.0), (1, 5.0), (2, 2.0), (3, 2.0)])
+def test_clients_own_scatter_is_no_component(n_topics, phi):
+    found = [estimate_components(scattered(n_topics, phi, seed=seed), seed).n_components for seed in range(4)]
+    assert found == [n_topics] * 4
+
+
+def test_words_that_scatter_more_than_others_are_no_component():
+    """Four words of 24 have φ = 6, the others 1: not of Dirichlet, yet without a shape."""
+    for seed in range(3):
+        calm, wild = counts_from(torch.full((30, 20), 0.05), 250, seed), scattered(1, 6.0, n_rows=50, seed=seed)[:, :4]
+        assert estimate_components(torch.cat([calm, wild], 1), seed).n_components == 1
+
+
+def test_what_two_clients_differ_by_may_be_anybodys():
+    assert estimate_components(mixture(2, n_clients=2, n_rows=2000)[0], 0).n_components == 1
 
 
 def test_one_component_too_many_as_often_as_the_size_says():

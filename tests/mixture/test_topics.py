@@ -9,6 +9,7 @@ from torch import Tensor
 from federations import dirichlet, draw
 from fedgmi.mixture import topics
 from fedgmi.mixture.matching import match_components, reorder, total_variation
+from fedgmi.mixture.scatter import standardised
 
 
 def separated_topics(n_words: int = 30, n_topics: int = 3) -> Tensor:
@@ -101,7 +102,7 @@ def test_corners_of_noiseless_data_are_exact():
 def test_standardised_counts_have_unit_variance_where_clients_are_alike():
     pooled = torch.tensor([[0.5, 0.3, 0.15, 0.05]], dtype=torch.float64)
     histograms = counts_of(torch.ones(2000, 1, dtype=torch.float64), pooled.T, 50, 0)
-    values = topics.standardised(histograms)
+    values = standardised(histograms)
     torch.testing.assert_close(values.var(0), (1 - pooled)[0], atol=0.1, rtol=0)
     torch.testing.assert_close(values.mean(0), torch.zeros(4, dtype=torch.float64), atol=1e-9, rtol=0)
 

@@ -1,7 +1,7 @@
 """What a federation is made of, as far as its word counts tell.
 
-How many components there are, whether the federation is a mixture of them at all, which clients do not fit, and how
-well the proportions are known.
+How many components there are, how much they explain and how much is each client's own, whether the federation is a
+mixture of them at all, which clients do not fit, and how well the proportions are known.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
+from fedgmi.diagnosis.explained import Explained, explain
 from fedgmi.diagnosis.intervals import anchor_mass, proportion_intervals, purest
 from fedgmi.diagnosis.misfit import Misfit, misfit
 from fedgmi.errors import DataError, too_many_components
+from fedgmi.mixture.scatter import effective, scatter_beside
 from fedgmi.mixture.spectrum import Spectrum, estimate_components
 from fedgmi.mixture.topics import Topics, fit_topics
 
@@ -33,6 +35,7 @@ class Diagnosis:
         n_components: K.
         size: Of the test for a mixture.
         spectrum: How many components the data show.
+        explained: How much K components explain of what differs between clients, and how much is each client's own.
         misfit: Whether a mixture of K components fits, and which clients do not.
         topics: The proportions and what they rest on.
         intervals: How well the proportions are known. [C, K, 2]
@@ -44,6 +47,7 @@ class Diagnosis:
     n_components: int
     size: float
     spectrum: Spectrum
+    explained: Explained
     misfit: Misfit
     topics: Topics
     intervals: Tensor
@@ -79,8 +83,12 @@ class Diagnosis:
             "singular_values": self.spectrum.singular_values.tolist(),
             "noise": self.spectrum.noise.tolist(),
             "threshold": self.spectrum.threshold,
+            "explained": self.explained.share,
+            "explained_interval": None if self.explained.interval is None else list(self.explained.interval),
+            "own_scatter": self.explained.own_scatter,
+            "own_scatter_interval": list(self.explained.own_scatter_interval),
             "mixture_supported": self.mixture_supported,
-            "misfit_per_dof": self.misfit.per_dof,
+            "speaks_against": self.misfit.against,
             "p_value": self.misfit.p_value,
             "test_size": self.size,
             "client_misfit": self.misfit.client_per_dof.tolist(),
@@ -125,11 +133,12 @@ def diagnose(
         raise too_many_components(n_components, len(histograms), where="n_components", fix=fix)
     spectrum = estimate_components(histograms, seed)
     k = n_components or spectrum.n_components
-    fitted = fit_topics(histograms, k, seed)
+    fitted = fit_topics(effective(histograms, scatter_beside(histograms, k)), k, seed)
     return Diagnosis(
         n_components=k,
         size=size,
         spectrum=spectrum,
+        explained=explain(histograms, k, seed, level=level),
         misfit=misfit(histograms, fitted, seed, size=size),
         topics=fitted,
         intervals=proportion_intervals(histograms, fitted, seed, level=level),
@@ -167,8 +176,8 @@ def cautions(histograms: Tensor, n_components: int, spectrum: Spectrum) -> list[
     said, found, n_clients = [], spectrum.n_components, len(histograms)
     if n_clients == 1:
         said.append("There is a single client. With one client, nothing tells components apart.")
-    elif found == 1:
-        said.append("All clients look alike. The data show one component.")
+    elif n_clients == 2:
+        said.append("There are two clients. Nothing tells a component from what each client has for itself.")
     if n_components > found:
         said.append(f"{n_components} components were asked for. The data support {found}. The others are invented.")
     if n_components < found:

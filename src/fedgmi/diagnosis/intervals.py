@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedgmi.mixture.matching import match_components, reorder
 from fedgmi.mixture.resampling import resample
+from fedgmi.mixture.scatter import effective, scatter_beside
 from fedgmi.mixture.topics import Topics, fit_topics, word_log_probs
 from fedgmi.randomness import numpy_generator
 
@@ -33,14 +34,15 @@ def proportion_intervals(histograms: Tensor, fitted: Topics, seed: int, *, level
     """Intervals for the proportions π_ik that each client's rows were *drawn* with.
 
     Federations are simulated. π* ~ Dirichlet is fitted to all clients' estimates, words are drawn from the fitted
-    topics, and the estimates π̂* come from refitting topics and all. Among simulated clients whose estimate π̂*_k and
-    number of rows are nearest to client i's, the quantiles of π*_k − π̂*_k say how far the truth lies from such an
-    estimate. This is an empirical Bayes interval (Morris 1983), computed as in approximate Bayes (Beaumont et al.
-    2002). It holds what the rows leave open, the topics' error and the estimator's bias, and it keeps to [0, 1].
+    topics with the clients' own scatter ρ̂ (`mixture.scatter`), and the estimates π̂* come from refitting topics and all.
+    Among simulated clients whose estimate π̂*_k and number of rows are nearest to client i's, the quantiles of π*_k −
+    π̂*_k say how far the truth lies from such an estimate. This is an empirical Bayes interval (Morris 1983), computed
+    as in approximate Bayes (Beaumont et al. 2002). It holds what rows and scatter leave open, the topics' error and the
+    estimator's bias, and it keeps to [0, 1].
 
     Args:
         histograms: Counts. [C, W]
-        fitted: Topics and proportions of these counts.
+        fitted: Topics and proportions of these counts, `effective` beside their scatter.
         seed: Of the simulations.
         level: The share of intervals that should hold the truth, as an average over clients.
 
@@ -51,10 +53,11 @@ def proportion_intervals(histograms: Tensor, fitted: Topics, seed: int, *, level
     if n_components == 1:
         return torch.ones(n_clients, 1, 2, dtype=torch.float64)
     totals, estimate = histograms.sum(1).cpu(), fitted.proportions.cpu()
-    true, found = simulate(totals, fitted, PILOTS, numpy_generator(seed, "intervals", "pilot"))
+    rho = scatter_beside(histograms.cpu(), n_components)
+    true, found = simulate(totals, fitted, PILOTS, numpy_generator(seed, "intervals", "pilot"), rho=rho)
     overspread = _spread(found) / _spread(true)
     n = min(max(math.ceil(SIMULATED_CLIENTS / n_clients), FEDERATIONS[0]), FEDERATIONS[1])
-    true, found = simulate(totals, fitted, n, numpy_generator(seed, "intervals"), overspread=overspread)
+    true, found = simulate(totals, fitted, n, numpy_generator(seed, "intervals"), rho=rho, overspread=overspread)
     sizes = totals.clamp(min=1.0).log()
     limits = _nearest_quantiles(estimate, sizes, true.flatten(0, 1), found.flatten(0, 1), sizes.repeat(n), level)
     return limits.clamp(0.0, 1.0)
@@ -82,7 +85,7 @@ def population(proportions: Tensor, *, overspread: float = 1.0) -> np.ndarray[tu
 
 
 def simulate(
-    totals: Tensor, fitted: Topics, n: int, rng: np.random.Generator, *, overspread: float = 1.0
+    totals: Tensor, fitted: Topics, n: int, rng: np.random.Generator, *, rho: float = 0.0, overspread: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Proportions of simulated federations with these rows per client and the fitted topics.
 
@@ -96,6 +99,7 @@ def simulate(
         fitted: Topics and proportions.
         n: How many federations.
         rng: Where the draws come from.
+        rho: How much clients scatter on their own.
         overspread: How many times as much estimates vary as the truth does.
 
     Returns:
@@ -109,8 +113,8 @@ def simulate(
         true = torch.from_numpy(
             rng.dirichlet(population((estimate - given) / kept, overspread=overspread), len(totals))
         )
-        draw = resample((true * kept + given) @ probs.T, totals, 1, rng)[0]
-        found = fit_topics(draw, true.shape[1], seed=0, restarts=0).proportions
+        draw = resample((true * kept + given) @ probs.T, totals, 1, rng, rho=rho)[0]
+        found = fit_topics(effective(draw, rho), true.shape[1], seed=0, restarts=0).proportions
         found = reorder(found, match_components(found, true))
         pairs.append((true, found))
     return torch.stack([true for true, _ in pairs]), torch.stack([found for _, found in pairs])

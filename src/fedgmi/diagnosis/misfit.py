@@ -1,4 +1,4 @@
-"""Is it a mixture of K components at all? The misfit of the fitted topics, for the federation and for each client."""
+"""Is it a mixture of K components at all? What the fitted mixture leaves over, for the federation and each client."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from scipy import stats
 from torch import Tensor
 
 from fedgmi.mixture.multiple_tests import holm
+from fedgmi.mixture.remainder import largest, roundness, spectra
 from fedgmi.mixture.resampling import resample, word_probs
-from fedgmi.mixture.topics import Topics, standardised, word_log_probs
+from fedgmi.mixture.scatter import energies, scatter_beside, standardised
+from fedgmi.mixture.topics import Topics, word_log_probs
 from fedgmi.randomness import numpy_generator
 
 CHUNK = 25
@@ -22,114 +24,102 @@ TINY = 1e-300
 """No number is divided by less."""
 NOTHING = 1e-6
 """A mean deviance below this is rounding."""
-DOUBTFUL = 0.001, 0.05
-"""A federation's p-value between these is counted, for here the tail's exact shape decides."""
-COUNTED = 999
-"""Resamples to count from."""
+SKEWNESS = 0.05, 2.0
+"""Resamples are too few to tell a skewness outside of this."""
 
 
 @dataclass(frozen=True)
 class Misfit:
-    """How badly the model fits. 1 is expected where it holds.
+    """How badly the model fits.
 
     Attributes:
-        per_dof: Misfit of the federation.
-        p_value: Of the federation.
-        client_per_dof: Misfit of each client. [C]
+        p_value: Of "a mixture of these K components, around which each client scatters without a shape".
+        parts: The p-values that it is made from: "direction", "roundness" and "simplex", as far as there is anything
+            left over to ask.
+        client_per_dof: Misfit of each client. 1 is expected. [C]
         client_p_value: Of each client. [C]
         unfit: The clients that do not fit, after Holm's correction for there being so many of them.
     """
 
-    per_dof: float
     p_value: float
+    parts: dict[str, float]
     client_per_dof: Tensor
     client_p_value: Tensor
     unfit: tuple[int, ...]
 
+    @property
+    def against(self) -> str | None:
+        """Which part speaks most against a mixture; None where there is none to ask."""
+        return min(self.parts, key=self.parts.__getitem__) if self.parts else None
+
 
 def misfit(histograms: Tensor, fitted: Topics, seed: int, *, size: float = 0.01, resamples: int = 100) -> Misfit:
-    """Two questions to the counts, each answered by a parametric bootstrap.
+    """Three questions about the federation and one about each client, answered by a parametric bootstrap.
 
-    Do the words fit? The deviance is D = Σ_i D_i with D_i = 2 Σ_w h_iw log(h_iw / (n_i Σ_k π_ik p_k(w))).
+    What K − 1 directions leave over is chance and each client's own scatter, ρ̂ (`scatter`). It must have no shape:
 
-    Do the clients lie in a simplex? A federation that is no mixture may still lie near a flat of K − 1 dimensions once
-    K is large enough. A mixture must lie in a simplex of distributions there. See `excess`.
+    - direction: T_{K−1}, no further direction stands out;
+    - roundness: U_{K−1}, nor do many stand out a little;
+    - simplex: a mixture lies in a simplex of K distributions, and leaves over hardly more than the best flat of as many
+      dimensions does. See `off_simplex`. With K = 1 both are a point, and this is not asked.
 
-    Federations are drawn from the fitted model and refitted like the data, from the same start. They tell how D and the
-    excess are distributed where the federation is a mixture. Words are many and rows few, so degrees of freedom are not
-    counted but measured: they are D's mean over the resamples. p-values take a statistic for a scaled χ² with the
-    resamples' mean and variance, so that 1/1000 needs no 1000 resamples. The federation's p-value is twice the smaller
-    of the two (Bonferroni). One that is in doubt is counted from 999 resamples, for the excess has a longer tail than a
-    χ².
+    None depends on how large the scatter is. The p-value is their number times the smallest (Bonferroni). Client i is
+    judged by its deviance D_i = 2 Σ_w h_iw log(h_iw / (n_i Σ_k π_ik p_k(w))). Words are many and rows few, so degrees
+    of freedom are not counted but measured: they are D_i's mean over federations that are drawn from the fitted mixture
+    with that scatter, and refitted like the data, from the same start.
 
     Args:
         histograms: Counts h. [C, W]
         fitted: Topics and proportions of these counts.
         seed: Of the resamples.
         size: The chance to call one client or more unfit where all fit.
-        resamples: How many federations are drawn at first.
+        resamples: How many federations are drawn.
 
     Returns:
         The misfit of the federation and of each client.
     """
     histograms = histograms.double().cpu()
-    n_components, totals = fitted.proportions.shape[1], histograms.sum(1)
-    rng = numpy_generator(seed, "misfit")
-    null, null_excess = null_statistics(fitted, totals, resamples, rng)
-    expected = refit(histograms[None], fitted)
-    observed = deviance(histograms[None], expected)[0]
-    beyond = excess(histograms[None], expected, n_components)
-    p_values = torch.cat([tail(observed.sum()[None], null.sum(1, keepdim=True)), tail(beyond, null_excess[:, None])])
-    if DOUBTFUL[0] < 2 * float(p_values.min()) < DOUBTFUL[1]:
-        more, more_excess = null_statistics(fitted, totals, COUNTED - resamples, rng)
-        sums, beyonds = torch.cat([null, more]).sum(1), torch.cat([null_excess, more_excess])
-        p_values = torch.stack([counted(observed.sum(), sums), counted(beyond[0], beyonds)])
-    client_p_value = tail(observed, null)
+    totals, k = histograms.sum(1), fitted.proportions.shape[1] - 1
+    held = totals > 0
+    rho = scatter_beside(histograms, k + 1)
+    draws = resample(word_probs(fitted), totals, resamples, numpy_generator(seed, "misfit"), rho=rho)
+    own, own_off = statistics(histograms[None], held, fitted)
+    null, null_off = statistics(draws, held, fitted)
+    parts = {}
+    if k < min(int(held.sum()), histograms.shape[1]) - 1:  # else nothing is left over
+        energy, drawn = spectra(histograms[held], draws[:, held], k, rho)
+        parts = {
+            "direction": upper_tail(largest(energy, k), largest(drawn, k)),
+            "roundness": upper_tail(roundness(energy, k), roundness(drawn, k)),
+        } | ({"simplex": upper_tail(own_off[0], null_off)} if k else {})
+    client_p_value = tail(own[0], null)
     return Misfit(
-        per_dof=float(ratio(observed.sum(), null.sum(1).mean())),
-        p_value=min(1.0, 2 * float(p_values.min())),
-        client_per_dof=ratio(observed, null.mean(0)),
+        p_value=min([1.0, *(len(parts) * p for p in parts.values())]),
+        parts=parts,
+        client_per_dof=ratio(own[0], null.mean(0)),
         client_p_value=client_p_value,
         unfit=tuple(i for i, p in enumerate(holm(client_p_value.tolist())) if p <= size),
     )
 
 
-def null_statistics(fitted: Topics, totals: Tensor, n: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """The statistics of federations drawn from the fitted model and refitted.
+def statistics(histograms: Tensor, held: Tensor, fitted: Topics) -> tuple[Tensor, Tensor]:
+    """Deviances and `off_simplex` of federations that are refitted.
 
     Args:
-        fitted: Topics and proportions.
-        totals: Rows of each client. [C]
-        n: How many federations.
-        rng: Where the draws come from.
+        histograms: Counts h of B federations. [B, C, W]
+        held: Which clients have rows. [C]
+        fitted: Topics and proportions to start from.
 
     Returns:
-        Deviances [n, C] and excesses [n].
+        Deviances [B, C], and energy outside the simplex [B].
     """
-    probs, n_components = word_probs(fitted), fitted.proportions.shape[1]
-    deviances, excesses = [], []
-    for start in range(0, n, CHUNK):
-        draws = resample(probs, totals, min(CHUNK, n - start), rng)
-        expected = refit(draws, fitted)
-        deviances.append(deviance(draws, expected))
-        excesses.append(excess(draws, expected, n_components))
-    return torch.cat(deviances), torch.cat(excesses)
-
-
-def counted(observed: Tensor, null: Tensor) -> Tensor:
-    """(1 + how many resamples reach the statistic) / (1 + how many there are).
-
-    Args:
-        observed: The statistic. []
-        null: The resamples' statistics. [B]
-
-    Returns:
-        A p-value. []
-
-    >>> float(counted(torch.tensor(3.0), torch.tensor([1.0, 2.0, 4.0])))
-    0.5
-    """
-    return (1.0 + (null >= observed).sum().double()) / (1.0 + len(null))
+    deviances, outside = [], []
+    for start in range(0, len(histograms), CHUNK):
+        some = histograms[start : start + CHUNK]
+        expected = refit(some, fitted)
+        deviances.append(deviance(some, expected))
+        outside.append(off_simplex(some[:, held], expected[:, held], fitted.proportions.shape[1]))
+    return torch.cat(deviances), torch.cat(outside)
 
 
 def refit(histograms: Tensor, start: Topics) -> Tensor:
@@ -168,34 +158,33 @@ def deviance(histograms: Tensor, expected: Tensor) -> Tensor:
     return 2 * torch.xlogy(histograms, histograms / expected.clamp(min=TINY)).sum(-1)
 
 
-def excess(histograms: Tensor, expected: Tensor, n_components: int) -> Tensor:
-    """How much worse the mixture does than the best flat of K − 1 dimensions, which need not hold a simplex.
+def off_simplex(histograms: Tensor, expected: Tensor, n_components: int) -> Tensor:
+    """Energy that the mixture leaves over, as a multiple of what the best flat of K − 1 dimensions leaves over.
 
-    Σ_iw (h_iw − e_iw)²/(n_i p_w) − Σ_{j ≥ K} s_j², with s the singular values of the standardised counts. This is what
-    the mixture leaves over, less what every matrix of its rank must leave over (Eckart & Young 1936).
+    Σ_iw (h_iw − e_iw)²/(n_i p_w) / Σ_{j ≥ K} s_j², with s the singular values of the standardised counts. Every matrix
+    of the mixture's rank leaves over as much as the flat (Eckart & Young 1936), which need not hold a simplex. 1 where
+    nothing is left over.
 
     Args:
-        histograms: Counts h. [B, C, W]
+        histograms: Counts h; each client has a row. [B, C, W]
         expected: Counts e under the model. [B, C, W]
         n_components: K.
 
     Returns:
         [B]
     """
-    leftover = []
-    for counts, fitted in zip(histograms, expected, strict=True):
-        weights = counts.sum(1, keepdim=True) * counts.sum(0) / counts.sum()
-        residual = ((counts - fitted).square() / weights.clamp(min=TINY)).sum()
-        leftover.append(residual - torch.linalg.svdvals(standardised(counts))[n_components - 1 :].square().sum())
-    return torch.stack(leftover)
+    weights = histograms.sum(-1, keepdim=True) * histograms.sum(-2, keepdim=True)
+    weights = weights / histograms.sum((-2, -1), keepdim=True)
+    outside = ((histograms - expected).square() / weights.clamp(min=TINY)).where(weights > 0, 0.0).sum((-2, -1))
+    return ratio(outside, energies(standardised(histograms))[:, n_components - 1 :].sum(-1))
 
 
 def ratio(observed: Tensor, expected: Tensor) -> Tensor:
-    """Observed over expected deviance. 1 where no rows say anything.
+    """Observed over expected. 1 where nothing is expected.
 
     Args:
         observed: Of the data.
-        expected: Mean over the resamples. Of the same shape.
+        expected: Of the same shape.
     """
     return torch.where(expected > NOTHING, observed / expected.clamp(min=NOTHING), 1.0)
 
@@ -215,3 +204,20 @@ def tail(observed: Tensor, null: Tensor) -> Tensor:
     mean, variance = mean.where(known, 1.0), variance.where(known, 1.0)
     values = stats.chi2.sf((2 * mean / variance * observed).numpy(), (2 * mean**2 / variance).numpy())
     return torch.from_numpy(values).where(known, 1.0)
+
+
+def upper_tail(observed: Tensor, null: Tensor) -> float:
+    """P(statistic ≥ observed) for a gamma law with the place, deviation and skewness of the resamples (Pearson's III).
+
+    Args:
+        observed: The statistic. []
+        null: Of the resamples. [B]
+
+    Returns:
+        A p-value, 1 where the resamples say nothing.
+    """
+    values = null.numpy()
+    if values.std() <= NOTHING * abs(values.mean()):
+        return 1.0
+    skewness = float(np.clip(stats.skew(values), *SKEWNESS))
+    return float(stats.pearson3.sf((float(observed) - values.mean()) / values.std(ddof=1), skewness))

@@ -25,6 +25,7 @@ from fedgmi.estimator.foreign import Asked, Labelled, rows_in
 from fedgmi.estimator.inputs import federation_of, weights_of
 from fedgmi.estimator.newcomers import Newcomers
 from fedgmi.mixture.matching import match_components
+from fedgmi.mixture.scatter import effective, scatter_beside
 from fedgmi.mixture.topics import fit_topics
 from fedgmi.modes import own_modes
 from fedgmi.runs import metrics
@@ -243,9 +244,10 @@ class Judging(Newcomers):
                 f"weights_interval_: this model has no exact counts of its clients. Likely fix: {fix}."
             )
         if self._interval is None:
-            counts, _ = merged_counts(model.counts, None)
-            fitted = fit_topics(counts.double(), model.n_components, model.config.seed)
+            counts = merged_counts(model.counts, None)[0].double()
+            alike = effective(counts, scatter_beside(counts, model.n_components))
+            fitted = fit_topics(alike, model.n_components, model.config.seed)
             order = match_components(fitted.proportions, torch.from_numpy(self.weights_))
-            intervals = proportion_intervals(counts.double(), fitted, model.config.seed)
+            intervals = proportion_intervals(counts, fitted, model.config.seed)
             self._interval = intervals[:, torch.as_tensor(order)].numpy()
         return self._interval

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedgmi.mixture.scatter import standardised
 from fedgmi.randomness import generator
 
 SMOOTHING = 0.05
@@ -32,45 +33,6 @@ class Topics:
     proportions: Tensor
     counts: Tensor
     log_likelihood: float
-
-
-def standardised(histograms: Tensor, noise_variance: Tensor | None = None) -> Tensor:
-    """(p_iw − p_w)·a_i/s_w. Where all clients are alike, every entry has mean 0 and variance about 1 − p_w.
-
-    Args:
-        histograms: Counts. [C, W]
-        noise_variance: Variance of the noise in each word's count, which may then be negative. None for exact counts.
-            [W]
-
-    Returns:
-        The standardised counts. [C, W]
-    """
-    totals = histograms.sum(1, keepdim=True).clamp(min=1.0)
-    pooled = histograms.sum(0) / histograms.sum()
-    word_scale, client_scale = scales(histograms, noise_variance)
-    return (histograms / totals - pooled) / word_scale * client_scale
-
-
-def scales(histograms: Tensor, noise_variance: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """s_w = √p_w and a_i = √n_i: with them (p_iw − p_w)·a_i/s_w has unit variance where clients are alike.
-
-    With noise of variance σ_w² in the counts, s_w² = p_w + σ_w²/n̄ and a_i² = n_i·(1 + S/n̄)/(1 + S/n_i), S = Σ_w σ_w².
-    s_w²/a_i² is then close to the variance p_w/n_i + σ_w²/n_i², as in biwhitening (Landa, Zhang & Kluger 2022).
-
-    Args:
-        histograms: Counts. [C, W]
-        noise_variance: σ_w². None for exact counts. [W]
-
-    Returns:
-        s [W] and a [C, 1].
-    """
-    totals = histograms.sum(1, keepdim=True).clamp(min=1.0)
-    pooled = histograms.sum(0) / histograms.sum()
-    if noise_variance is None:
-        return pooled.clamp(min=1e-12).sqrt(), totals.sqrt()
-    mean, summed = totals.mean(), noise_variance.sum()
-    word_scale = (pooled.clamp(min=0.0) + noise_variance / mean).clamp(min=1e-12).sqrt()
-    return word_scale, (totals * (1 + summed / mean) / (1 + summed / totals)).sqrt()
 
 
 def corners(histograms: Tensor, n_components: int, jitter: torch.Generator | None = None) -> Tensor:
@@ -166,6 +128,7 @@ def fold_in(
         share = histograms[:, :, None] * resp
         own = went_in[:, :, None] * resp if fixed is None else None
         updated = (share.sum(1) + pooled) / (totals + 1.0)
+        updated = updated / updated.sum(1, keepdim=True)  # rounding: a single component has exactly 1
         done = bool((updated - proportions).abs().max() < 1e-7)
         proportions = updated
         if done:
@@ -214,6 +177,7 @@ def plsa(
             totals = share.sum((0, 2))
         pooled = counts.sum(2) / counts.sum()
         updated = (share.sum(2) + pooled) / (totals + 1.0)
+        updated = updated / updated.sum(0)  # rounding: a single component has exactly 1
         done = step > warm_up and bool((updated - proportions).abs().max() < 1e-6)
         proportions = updated
         if done:

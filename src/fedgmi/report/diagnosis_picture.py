@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedgmi.report.diagnosis_words import Diagnosis, answers
+from fedgmi.report.diagnosis_words import answers
+from fedgmi.report.explained_words import Diagnosis, percent
 from fedgmi.report.formats import number, plural, short_share
 from fedgmi.report.picture import COLOURS, client_order, write_page
 
@@ -139,7 +140,7 @@ def groups(diagnosis: Diagnosis) -> dict[bool, list[int]]:
 
 
 def _singular_values(drawn: Any, diagnosis: Diagnosis) -> None:
-    """The largest ones in panel (1, 1), those that count filled; what chance makes of them on average, and at most."""
+    """The largest ones in panel (1, 1), those that count filled; and what chance and scatter make of them."""
     import plotly.graph_objects as go
 
     threshold = diagnosis["threshold"]
@@ -152,9 +153,9 @@ def _singular_values(drawn: Any, diagnosis: Diagnosis) -> None:
     lines = [
         go.Scatter(x=numbers, y=heights, name=name, mode="lines", hoverinfo="skip", line=look)
         for name, heights, look in (
-            ("on average, if all were alike", diagnosis["noise"][: len(values)], {"color": FAINT, "dash": "dot"}),
+            ("on average, without components", diagnosis["noise"][: len(values)], {"color": FAINT, "dash": "dot"}),
             (
-                f"the most that chance makes: {threshold:.1f}",
+                f"the most that chance and own scatter make: {threshold:.1f}",
                 [threshold] * len(values),
                 {"color": COLOURS[5], "width": 1},
             ),
@@ -251,7 +252,9 @@ def _lay_out(drawn: Any, diagnosis: Diagnosis) -> None:
         verdict += f" but {plural(n_unfit, 'client')}"
     title = f"{diagnosis['scenario']}: {plural(n_components, 'component')}, {verdict}"
     p = f"p = {diagnosis['p_value']:.2g}" if diagnosis["p_value"] >= 0.001 else "p < 0.001"
-    title += f" (misfit {number(diagnosis['misfit_per_dof'], 2)}, {p})"
+    if n_components > 1 and diagnosis["explained"] is not None:
+        p = f"{percent(diagnosis['explained'])} % explained, {p}"
+    title += f" ({p})"
     drawn.update_layout(
         title={"text": title, "x": 0.02},
         template="plotly_white",

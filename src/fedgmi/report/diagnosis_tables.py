@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from fedgmi.report.diagnosis_words import Diagnosis, answers, worst_first
+from fedgmi.report.diagnosis_words import answers, worst_first
+from fedgmi.report.explained_words import Diagnosis
 from fedgmi.report.formats import bare_table, number, plural, short_share, short_shares, size
 from fedgmi.storage import folder
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from fedgmi.report.explained_words import Diagnosis, headline
 from fedgmi.report.formats import listed, number, plural, short_share
-
-Diagnosis = dict[str, Any]
-"""What `diagnosis.json` holds."""
 
 CLEAR, VISIBLE = 1.3, 1.1
 """A gap is clear, or visible, where the last singular value that counts is as many times the threshold."""
@@ -33,7 +29,7 @@ def answers(diagnosis: Diagnosis) -> dict[str, list[str]]:
 
 
 def how_many(diagnosis: Diagnosis) -> list[str]:
-    """K, how clear the gap is, and the truth where it is known.
+    """What K components explain, how clear the gap is, and the truth where it is known.
 
     Args:
         diagnosis: What `diagnosis.json` holds.
@@ -41,10 +37,9 @@ def how_many(diagnosis: Diagnosis) -> list[str]:
     Returns:
         Sentences.
     """
-    values, threshold, n_components = (diagnosis[key] for key in ("singular_values", "threshold", "n_components"))
-    asked = "" if diagnosis["n_components_estimated"] else ", as you asked"
-    sentences = [f"{plural(n_components, 'component')}{asked}."]
-    chance, n_above = f"what chance can make ({threshold:.1f})", found(diagnosis) - 1
+    values, threshold = diagnosis["singular_values"], diagnosis["threshold"]
+    sentences = headline(diagnosis)
+    chance, n_above = f"what chance and own scatter can make ({threshold:.1f})", found(diagnosis) - 1
     if n_above:
         shown = listed([f"{value:.1f}" for value in values[:n_above]])
         verb = "stands" if n_above == 1 else "stand"
@@ -52,7 +47,7 @@ def how_many(diagnosis: Diagnosis) -> list[str]:
         if n_above < len(values):
             sentences.append(f"The next one ({values[n_above]:.1f}) does not.")
     else:
-        sentences.append(f"All clients look alike. No singular value ({number(values[0], 1)}) is above {chance}.")
+        sentences.append(f"No singular value ({number(values[0], 1)}) is above {chance}.")
     if n_above:
         sentences.append(gap(values[n_above - 1] / threshold))
     if diagnosis["true_n_components"] is not None:
@@ -94,7 +89,6 @@ def is_a_mixture(diagnosis: Diagnosis) -> list[str]:
     chance = f"{frequency(diagnosis['p_value'])} true mixtures would fit as badly, or worse."
     chance = chance[0].upper() + chance[1:]
     chance += f" The test says no where fewer than {frequency(diagnosis['test_size'])} would."
-    misfit = f"The misfit per degree of freedom is {number(diagnosis['misfit_per_dof'], 2)}, where 1 is expected."
     if not diagnosis["mixture_supported"]:
         more = n_components + 1 if found(diagnosis) <= n_components else found(diagnosis)
         advice = ["train clients on their own (--set method.name=local)"]
@@ -106,10 +100,10 @@ def is_a_mixture(diagnosis: Diagnosis) -> list[str]:
         advice += [f"look at the clients that do not fit: {listed(unfit)}"] if unfit else []
         nobody = "" if unfit else " No single client stands out."
         return [
-            f"No. {chance} {misfit}{nobody} The proportions below are a summary at best.",
+            f"No. {chance}{nobody} The proportions below are a summary at best.",
             f"What to do: {', or '.join(advice)}.",
         ]
-    sentences = [f"Nothing speaks against it. {chance} {misfit}"]
+    sentences = [f"Nothing speaks against it. {chance}"]
     if unfit:
         verb, whose = ("does", "its") if len(unfit) == 1 else ("do", "their")
         sentences.append(f"But {listed(unfit)} {verb} not fit.")
@@ -139,7 +133,10 @@ def how_well(diagnosis: Diagnosis) -> list[str]:
     """
     purest, own = diagnosis["purest"], diagnosis["anchor_mass"]
     if diagnosis["n_components"] == 1:
-        return ["With one component, every proportion is 1."]
+        return [
+            "With one component, every proportion is 1.",
+            "There is one model for all to train, and each client's own part.",
+        ]
     level = f"{100 * diagnosis['interval_level']:.0f} %"
     sentences = [
         f"The {level} intervals are {diagnosis['interval_width']:.2f} wide on average.",

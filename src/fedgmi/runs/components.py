@@ -23,7 +23,10 @@ from fedgmi.runs.config import Config
 from fedgmi.runs.setup import Setup
 
 SURVEYED = "fedgmi"  # whose sketch asks for the counts, whatever method they are for
-ALIKE = "the clients look alike, so one component was estimated: there are no proportions to tell apart"
+ONE = (
+    "one component was estimated: clients are alike, or each scatters on its own. There are no proportions to tell "
+    "apart, and one model is trained for all"
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def count_components(config: Config, setup: Setup, clients: Sequence[Client], de
     began = time.perf_counter()
     found = estimate_components(survey.histograms, config.seed, noise=survey.noise).n_components
     if found == 1:
-        warnings.warn(ALIKE, FedgmiWarning, stacklevel=2)
+        warnings.warn(ONE, FedgmiWarning, stacklevel=2)
     seconds = survey.seconds + time.perf_counter() - began
     return ComponentCount(found, True, bytes_by_kind(survey.transport.ledger), seconds, survey.steps, survey)
 

@@ -28,7 +28,10 @@ from fedgmi.settings.run import TaskName
 from fedgmi.storage import files
 
 OF_CLIENTS = {"client_misfit": "misfit", "client_p_value": "p_value", "proportion_intervals": "proportion_intervals"}
-OF_ALL = ("n_components", "mixture_supported", "misfit_per_dof", "p_value", "warnings")
+OF_ALL = (
+    *("n_components", "explained", "explained_interval", "own_scatter", "own_scatter_interval"),
+    *("mixture_supported", "p_value", "warnings"),
+)
 MAJORITY = "majority_accuracy"
 LEVEL = 0.9  # of the intervals
 

@@ -124,7 +124,7 @@ SPREAD = Row("spread", "sketch", FEATURE_SCALE, "sums of its projected features 
 K_MEANS = Row("k-means", "sketch", CODEBOOK, CELL_SUMS)
 TARGET = Row("target", "sketch", (), "how many of its rows have a label in each cell of a grid of 64", binned=True)
 HISTOGRAMS = Row("histograms", "sketch", (*CODEBOOK, *BINS), "how many of its rows have each word", single=True)
-FOLD_IN = Row("fold in", "sketch", (*WORDS, *SHARE), "")
+FOLD_IN = Row("fold in", "sketch", (*WORDS, *SHARE, *Sketch.names("scatter")), "")
 
 SCALE = Row("scale evidence", "calibration", EVIDENCE, "mean squares of the evidence in its rows")
 SHARES = Row("shares", "calibration", (*EVIDENCE, *LINE), JUDGED)

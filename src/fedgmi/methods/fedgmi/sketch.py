@@ -15,7 +15,7 @@ from fedgmi.methods.fedgmi.evidence import raw_words
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Sketch, uncalibrated
 from fedgmi.methods.local_training import feature_scale_step
-from fedgmi.mixture import codebook, target_bins, topics
+from fedgmi.mixture import codebook, scatter, target_bins, topics
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import ServerStep, Step
 from fedgmi.randomness import KeyedBits
@@ -24,7 +24,6 @@ from fedgmi.tree import Tree
 if TYPE_CHECKING:
     from fedgmi.privacy.geometric import Noise
 
-SPECTRUM_RESAMPLES = 20  # enough to warn of components that the data do not show
 Steps = dict[str, Step]
 
 
@@ -180,18 +179,24 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
         word_map, noise = map_words(released, task.settings.epsilon)
         phantom_rows = None if noise is None else noise.phantom_rows
         counts = merge_words(released.clamp(min=0.0), word_map)
-        fitted = topics.fit_topics(counts, task.n_components, task.seed, phantom_rows=phantom_rows)
+        rho = scatter.scatter_beside(counts, task.n_components) if noise is None else 0.0
+        effective = scatter.effective(counts, rho)
+        fitted = topics.fit_topics(effective, task.n_components, task.seed, phantom_rows=phantom_rows)
         merged = merge_words(released, word_map)
-        shown = estimate_components(merged, task.seed, noise=noise, resamples=SPECTRUM_RESAMPLES).n_components
+        shown = estimate_components(merged, task.seed, noise=noise).n_components
         found = Sketch.leaves(
-            histograms=histograms, word_map=word_map, topics=fitted.counts, components_shown=torch.tensor(shown)
+            histograms=histograms,
+            word_map=word_map,
+            topics=fitted.counts,
+            components_shown=torch.tensor(shown),
+            scatter=torch.tensor(rho, dtype=torch.float64),
         )
         return server | found | uncalibrated(Calibration, fitted.counts.sum(0) / fitted.counts.sum())
 
     def fold_in(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         sketch = Sketch(server)
         counts = codebook.histogram(raw_words(task, server, rows), rows, n_words).double()
-        merged = merge_words(counts, sketch.word_map)
+        merged = scatter.effective(merge_words(counts, sketch.word_map), float(sketch.scatter))
         start = Calibration(server).share.expand(rows.n_clients, -1)
         sent = None
         if "released" in states:  # the topics were fitted to these, the proportions are to the exact counts
@@ -201,7 +206,7 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
         return states | {"proportions": proportions, "own_words": own}, Message()
 
     made = (
-        *Sketch.names("histograms", "word_map", "topics", "components_shown"),
+        *Sketch.names("histograms", "word_map", "topics", "components_shown", "scatter"),
         *Calibration.names("share", "bias"),
     )
     return {

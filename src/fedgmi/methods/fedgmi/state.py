@@ -114,6 +114,7 @@ class Sketch(Part):
         word_map: Where each word goes when rare ones are merged. [W]
         topics: Rows of each component in each merged word. [W', K]
         components_shown: K̂, as the counts show it.
+        scatter: ρ̂, how much clients scatter on their own beside K components. 0 where counts have noise.
     """
 
     prefix = "sketch/"
@@ -125,6 +126,7 @@ class Sketch(Part):
     word_map = Leaf()
     topics = Leaf()
     components_shown = Leaf()
+    scatter = Leaf()
 
 
 class Judging(Part):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from fedgmi.runs.records.base import Written
 from fedgmi.storage import folder
 
@@ -22,13 +24,20 @@ class DiagnosisRecord(Written):
         true_n_components: Where it is known.
         proportion_tv: Mean total variation between estimated and realised proportions, where those are known.
         singular_values: Of the clients' differences, from the largest.
-        noise: What chance makes of them on average, if all clients were alike.
-        threshold: The most that chance makes.
-        mixture_supported: Whether nothing speaks against a mixture of K components.
-        misfit_per_dof: Of all clients; 1 is expected of a mixture.
-        p_value: Of that misfit.
+        noise: What chance and clients' own scatter make of them on average, if clients shared all else.
+        threshold: The most that chance and own scatter make.
+        explained: Of what differs between clients beyond chance, the share that K components explain; the rest is each
+            client's own. 0 for one component. Unknown where clients differ no more than by chance.
+        explained_interval: Of that share, from low to high.
+        own_scatter: φ̂ = 1 + (n̄ − 1)·ρ̂, the variance of the counts of a client with the mean number of rows n̄ around its
+            mixture, as a multiple of that of rows drawn independently; 1: clients do not scatter on their own.
+        own_scatter_interval: Of it, from low to high.
+        mixture_supported: Whether nothing speaks against a mixture of K components, around which each client scatters.
+        speaks_against: What speaks most against one: a further direction, the roundness of what is left over, or the
+            simplex that clients should lie in.
+        p_value: Of a mixture of K components.
         test_size: Below which p-value something speaks against a mixture.
-        client_misfit: Per degree of freedom, by client.
+        client_misfit: Per degree of freedom, by client; 1 is expected, own scatter included.
         client_p_value: By client.
         unfit_clients: Places of those that do not fit.
         proportions: Estimated. [client, component]; components in the order of the true ones where those are known, and
@@ -60,8 +69,12 @@ class DiagnosisRecord(Written):
     singular_values: list[float]
     noise: list[float]
     threshold: float
+    explained: float | None
+    explained_interval: tuple[float, float] | None
+    own_scatter: float
+    own_scatter_interval: tuple[float, float]
     mixture_supported: bool
-    misfit_per_dof: float | None
+    speaks_against: Literal["direction", "roundness", "simplex"] | None
     p_value: float
     test_size: float
     client_misfit: list[float | None]
