@@ -71,7 +71,7 @@ class Cell:
             "scenario.n_components": self.k,
             "scenario.n_clients": options.clients,
             "scenario.rows_per_client": options.rows,
-            "scenario.alpha": 1.0,
+            **({} if self.scenario == "pathological" else {"scenario.alpha": 1.0}),
         }
         loaded = config.load(None, [f"{key}={value}" for key, value in (settings | self.changes).items()])
         scenario = build_scenario(loaded.data, loaded.scenario, self.seed)
