@@ -66,7 +66,7 @@ def with_doubt(weights: Tensor, sums: Tree, n: int) -> Tree:
     """
     ratio = torch.zeros_like(weights)
     ratio[:n] = 1.0 / weights[:n].sum()
-    more = {"gradient": ratio, "curvature": torch.outer(ratio, ratio), "rows": 1.0}
+    more = {"gradient": ratio, "curvature": torch.outer(ratio, ratio), "rows": ratio.new_ones(())}
     return {name: sums[name] + more[name] for name in more}
 
 
