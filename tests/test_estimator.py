@@ -14,7 +14,13 @@ from fedgmi import Federation, FedGMI
 from fedgmi.errors import CheckpointError, ConfigError, DataError, FedgmiWarning
 
 SHARES = (0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 0.5, 0.1)
-SMALL = {"density.hidden": 16, "density.latent": 2, "expert.hidden": 16, "method.codewords": 8}
+SMALL = {
+    "density.hidden": 16,
+    "density.latent": 2,
+    "expert.hidden": 16,
+    "method.codewords": 8,
+    "method.personal": False,  # all rows train the shared mixture
+}
 
 
 def two_blobs(shares=SHARES, rows=80, seed=0):
