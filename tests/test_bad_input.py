@@ -349,7 +349,7 @@ def test_few_clients_and_one_without_rows_for_validation_are_told_in_a_line_each
     few = "4 clients, and fewer than 5 calibrate nothing.*method.judges changes nothing"
     with (
         pytest.warns(FedgmiWarning, match=few),
-        pytest.warns(FedgmiWarning, match=r"no rows for validation: client 'client-0'\. Where"),
+        pytest.warns(FedgmiWarning, match=r"no rows for validation: client 'client-0'\. Without"),
     ):
         got = run(tmp_path / "out", *overrides)
     assert got["own_part"] is True
