@@ -11,8 +11,9 @@ from fedgmi.data.rows import pack
 from fedgmi.errors import ConfigError, FedgmiWarning
 from fedgmi.methods import METHODS, Task
 from fedgmi.methods.fedgmi.evidence import raw_words
-from fedgmi.methods.fedgmi.sketch import merge_words, survey_steps
+from fedgmi.methods.fedgmi.sketch import survey_steps
 from fedgmi.mixture.codebook import histogram
+from fedgmi.mixture.rare_words import merge_words
 from fedgmi.runs import cells, config
 from fedgmi.runs import diagnose as diagnose_run
 from fedgmi.runs.evaluation import proportion_error
@@ -107,14 +108,15 @@ def test_a_mild_epsilon_costs_next_to_nothing(preset):
 
 
 def test_noise_that_drowns_the_counts_is_survived_and_told(tmp_path):
-    with pytest.warns(FedgmiWarning, match="the clients show 1"):
+    with pytest.warns(FedgmiWarning, match="words too rare"), pytest.warns(FedgmiWarning, match="the clients show 1"):
         summary = tiny.run(tmp_path / "out", "method.epsilon=1e-6", "method.preset=sketch")
     assert summary["proportion_tv"] < 1.0
     assert summary["epsilon"] == 1e-6
 
 
 def test_how_many_components_is_estimated_from_noisy_counts(tmp_path):
-    with pytest.warns(FedgmiWarning, match="one component was estimated"):
+    one = "one component was estimated"
+    with pytest.warns(FedgmiWarning, match="words too rare"), pytest.warns(FedgmiWarning, match=one):
         summary = tiny.run(tmp_path / "out", "method.epsilon=0.001", "method.n_components=auto")
     assert summary["n_components"] == 1
 

@@ -10,6 +10,8 @@ from fedgmi.data.rows import pack
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import METHODS, Task
 from fedgmi.methods.fedgmi.judges import MOST_SUMS, by_features, dimension, own_sums
+from fedgmi.methods.fedgmi.schedule import largest_weights
+from fedgmi.methods.fedgmi.state import Judging, initial_server
 from fedgmi.mixture.judges import n_sums
 from fedgmi.mixture.matching import match_components, reorder, total_variation
 from fedgmi.protocol.in_process import InProcess
@@ -107,3 +109,27 @@ def test_auto_judges_in_closed_form_where_labels_are_classes(labels, preset, exp
     schema = (FEDERATION if labels else without_labels(FEDERATION)).federation.schema
     method = METHODS["fedgmi"](make_task(schema, judges="auto", preset=preset))
     assert ("judges/sums" in method.program.init()) is (expected == "closed")
+
+
+def test_words_follow_the_judges_where_counts_are_exact():
+    task = make_task(FEDERATION.federation.schema, **CLOSED)
+    before, _ = prepared(task, FEDERATION, until="judges")
+    server, transport = prepared(task, FEDERATION)
+    own = transport.states["own_words"]
+    torch.testing.assert_close(own.sum(0), server["sketch/topics"])
+    assert float(server["sketch/topics"].sum()) == pytest.approx(15 * 80)
+    assert not torch.equal(server["sketch/topics"], before["sketch/topics"])
+    noisy = task.replace(settings=task.settings.model_copy(update={"epsilon": 1.0}))
+    sketched, _ = prepared(noisy, FEDERATION, until="judges")
+    assert torch.equal(prepared(noisy, FEDERATION)[0]["sketch/topics"], sketched["sketch/topics"])
+
+
+def test_in_the_first_turn_judges_are_calibrated_without_words():
+    schema = FEDERATION.federation.schema
+    several, once = (make_task(schema, judges="closed", judge_turns=turns).settings for turns in (2, 1))
+    server = initial_server(make_task(schema))
+    limits = [
+        largest_weights(own, server | Judging.leaves(turn=torch.tensor(t)))[0]
+        for own, t in ((several, 1), (several, 2), (once, 1))
+    ]
+    assert [float(limit) for limit in limits] == [0.0, 1.0, 1.0]

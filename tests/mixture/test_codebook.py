@@ -14,7 +14,6 @@ from federations import draw, rows_of
 from fedgmi import tree
 from fedgmi.data.rows import Rows
 from fedgmi.data.standardise import feature_sums, standardisation
-from fedgmi.methods.fedgmi.sketch import merge_words
 from fedgmi.mixture import codebook
 
 few = settings(max_examples=25, deadline=None)
@@ -168,16 +167,3 @@ def test_where_every_cell_is_kept_back_the_centres_stay():
 def test_a_histogram_counts_each_clients_words():
     words = torch.tensor([0, 2, 2, 1, 1, 1])
     assert codebook.histogram(words, rows_of([3, 3]), 4).tolist() == [[1, 0, 2, 0], [0, 3, 0, 0]]
-
-
-@few
-@given(pooled=st.lists(st.integers(0, 60), min_size=1, max_size=12))
-def test_rare_words_become_one_and_no_row_is_lost(pooled):
-    counts = torch.tensor(pooled)
-    where = codebook.merge_rare(counts)
-    frequent = [w for w, n in enumerate(pooled) if n >= codebook.MIN_WORD_ROWS]
-    assert [int(where[w]) for w in frequent] == list(range(len(frequent)))
-    assert {int(where[w]) for w in range(len(pooled)) if w not in frequent} <= {len(frequent)}
-    merged = merge_words(counts[None].double(), where)
-    assert float(merged.sum()) == sum(pooled)
-    assert merged[0, : len(frequent)].tolist() == [pooled[w] for w in frequent]

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fedgmi.data.rows import Client, Rows
+from fedgmi.data.rows import Client, Rows, Schema
 from fedgmi.methods import Method, Predictor, Task
 from fedgmi.methods.fedgmi.settings import FedGMISettings
-from fedgmi.methods.fedgmi.sketch import map_words, merge_words, survey_steps
+from fedgmi.methods.fedgmi.sketch import map_words, survey_steps
 from fedgmi.methods.fedgmi.state import BYTES, Sketch
 from fedgmi.methods.standardising import prepared
+from fedgmi.mixture import target_bins
+from fedgmi.mixture.rare_words import merge_words, share_lost
 from fedgmi.privacy.geometric import Noise
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.message import Message
@@ -27,13 +29,14 @@ class Survey:
     """The clients' counts, and what they cost.
 
     Attributes:
-        histograms: Each client's rows per word, rare words merged. [C, W]
+        histograms: Each client's rows per word, after rare words backed off. [C, W]
         noise: What clients added to them, with `method.epsilon`.
         counts: The same as clients sent them, for a method that begins with a survey. [C, W]
         server: The server's state after it.
         steps: The names of its exchanges, in order; the last one brought the counts.
         transport: Over which it was taken, with its ledger and what clients hold by now.
         seconds: Spent.
+        lost: The share of rows in words so rare that neither cell nor label is left of them.
     """
 
     histograms: Tensor
@@ -43,6 +46,7 @@ class Survey:
     steps: tuple[str, ...]
     transport: InProcess
     seconds: float
+    lost: float = 0.0
 
     @property
     def bytes_down(self) -> int:
@@ -106,8 +110,18 @@ def take_survey(
     )
     counts = method.counts(end.server)
     assert counts is not None
-    held, noise = merged_counts(counts.cpu(), task.settings.epsilon)
-    return Survey(held, noise, counts, end.server, step_names(method.program), transport, end.seconds)
+    n_values = target_bins.n_values(task.schema)
+    word_map, noise = map_words(counts.cpu(), task.settings.epsilon, n_values)
+    return Survey(
+        histograms=held(counts.cpu(), word_map, noise),
+        noise=noise,
+        counts=counts,
+        server=end.server,
+        steps=step_names(method.program),
+        transport=transport,
+        seconds=end.seconds,
+        lost=share_lost(counts.cpu().sum(0), word_map, n_values),
+    )
 
 
 def begins_with(program: Program, steps: Sequence[str]) -> bool:
@@ -120,19 +134,24 @@ def step_names(program: Program) -> tuple[str, ...]:
     return tuple(step.name for step in program.prepare)
 
 
-def merged_counts(counts: Tensor, epsilon: float | None) -> tuple[Tensor, Noise | None]:
-    """Clients' counts as a diagnosis takes them: rare words merged, words that nobody holds left out.
+def merged_counts(counts: Tensor, schema: Schema) -> Tensor:
+    """Exact counts as a diagnosis takes them: rare words back off, and words that nobody holds are left out.
 
     Args:
         counts: As clients sent them. [C, W]
-        epsilon: Of the noise in them; None: there is none.
+        schema: Of their rows.
 
     Returns:
-        The counts [C, W'], and the noise in them.
+        [C, W']
     """
-    word_map, noise = map_words(counts, epsilon)
+    word_map, noise = map_words(counts, None, target_bins.n_values(schema))
+    return held(counts, word_map, noise)
+
+
+def held(counts: Tensor, word_map: Tensor, noise: Noise | None) -> Tensor:
+    """Counts of merged words, without words that nobody holds where there is no noise to tell that. [C, W']"""
     merged = merge_words(counts, word_map)
-    return (merged if noise is not None else merged[:, merged.any(0)]), noise
+    return merged if noise is not None else merged[:, merged.any(0)]
 
 
 def survey_method(task: Task[FedGMISettings], *, standardise: bool = False) -> Method:

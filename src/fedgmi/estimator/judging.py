@@ -244,7 +244,7 @@ class Judging(Newcomers):
                 f"weights_interval_: this model has no exact counts of its clients. Likely fix: {fix}."
             )
         if self._interval is None:
-            counts = merged_counts(model.counts, None)[0].double()
+            counts = merged_counts(model.counts, model.schema).double()
             alike = effective(counts, scatter_beside(counts, model.n_components))
             fitted = fit_topics(alike, model.n_components, model.config.seed)
             order = match_components(fitted.proportions, torch.from_numpy(self.weights_))

@@ -1,8 +1,8 @@
 """The federated codebook: rows become words, and only sums and counts leave a client.
 
 Rows are standardised by federated sums, projected to a few dimensions by a seeded random matrix, and quantised by
-federated k-means. Both sides draw the matrix, and nobody sends it. A word is a cell and a label. Words that are too
-rare are merged into one.
+federated k-means. Both sides draw the matrix, and nobody sends it. A word is a cell and a label; `rare_words` says what
+becomes of those with few rows.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from fedgmi.tree import Tree
 
 MIN_CELL_ROWS = 5
 """A client keeps silent about a cell in which it has fewer rows."""
-MIN_WORD_ROWS = 20
-"""Words with fewer pooled rows are merged."""
 
 
 class Projector(NamedTuple):
@@ -164,23 +162,3 @@ def histogram(words: Tensor, rows: Rows, n_words: int) -> Tensor:
     """
     flat = torch.bincount(rows.client_index * n_words + words, minlength=rows.n_clients * n_words)
     return flat.reshape(rows.n_clients, n_words)
-
-
-def merge_rare(counts: Tensor, noise_deviation: float = 0.0) -> Tensor:
-    """Where each word goes: all words with fewer than 20 pooled rows share the last index.
-
-    Args:
-        counts: Pooled rows of each word. [W]
-        noise_deviation: Standard deviation of the noise in the pooled counts. A word is also rare where its count is
-            less than two deviations.
-
-    Returns:
-        The new index of each word. [W]
-
-    >>> merge_rare(torch.tensor([30, 1, 40])).tolist()
-    [0, 2, 1]
-    >>> merge_rare(torch.tensor([30, 1, 40]), noise_deviation=18.0).tolist()
-    [1, 1, 0]
-    """
-    frequent = counts >= max(MIN_WORD_ROWS, 2 * noise_deviation)
-    return torch.where(frequent, frequent.cumsum(0) - 1, frequent.sum())

@@ -16,6 +16,7 @@ from fedgmi.errors import FedgmiWarning, too_many_components
 from fedgmi.methods import Method
 from fedgmi.methods.fedgmi.schedule import MIN_CLIENTS
 from fedgmi.methods.fedgmi.settings import FedGMISettings
+from fedgmi.mixture.rare_words import MUCH_LOST
 from fedgmi.mixture.spectrum import estimate_components
 from fedgmi.protocol.ledger import bytes_by_kind
 from fedgmi.protocol.step import Program
@@ -126,6 +127,22 @@ def warn_of_few_clients(setup: Setup, n_clients: int) -> None:
         who = f"{n_clients} client{'s' if n_clients > 1 else ''}, and fewer than {MIN_CLIENTS} calibrate nothing"
         what = f"{who}: proportions come from clients' counts of words alone, and method.judges changes nothing"
         warnings.warn(FedgmiWarning(what), stacklevel=2)
+
+
+def lost_words(share: float | None) -> list[str]:
+    """A sentence where many rows have words that are lost (None: nobody counted); else none."""
+    if share is None or share <= MUCH_LOST:
+        return []
+    return [
+        f"{share:.0%} of all rows have words too rare to count, even by cell or by label alone: they tell clients "
+        "apart by little. More rows help, or fewer cells (method.codewords)."
+    ]
+
+
+def warn_of_lost_words(share: float | None) -> None:
+    """Warn where many rows have words that are lost."""
+    for what in lost_words(share):
+        warnings.warn(what, FedgmiWarning, stacklevel=2)
 
 
 def warn_of_unshown(n_components: int, shown: float | None) -> None:

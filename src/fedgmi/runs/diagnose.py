@@ -12,7 +12,7 @@ from fedgmi.diagnosis.diagnose import diagnose
 from fedgmi.diagnosis.survey import Survey, take_survey
 from fedgmi.errors import ConfigError
 from fedgmi.modes import own_modes
-from fedgmi.runs.components import count_components
+from fedgmi.runs.components import count_components, lost_words
 from fedgmi.runs.config import Config, dump, refuse_compare
 from fedgmi.runs.evaluation import proportion_errors
 from fedgmi.runs.records import DiagnosisRecord
@@ -64,6 +64,7 @@ def _run(config: Config, out: Path) -> dict[str, Any]:
     errors, order = proportion_errors(found.topics.proportions, scenario)
     found = found if order is None else found.in_order(order)  # as `fedgmi run` numbers them
     record = found.to_json() | {"n_components_estimated": asked is None, "interval_level": LEVEL}
+    record["warnings"] += lost_words(survey.lost)
     record |= context(config, scenario, survey) | {"seconds": survey.seconds + time.perf_counter() - began}
     written = DiagnosisRecord.write(out, record | truth(scenario, errors["proportion_tv"]))
     files.write_text(out / folder.CONFIG, dump(config))

@@ -49,6 +49,7 @@ def evaluate(
     metrics = method.metrics(server)
     if "components_shown" in metrics:
         result["components_shown"] = int(metrics["components_shown"])
+        result["rows_in_lost_words"] = metrics["rows_in_lost_words"]
     order = None
     if predictor.proportions is not None:
         numbers, order = proportion_errors(predictor.proportions(states).cpu(), scenario)

@@ -22,6 +22,7 @@ from fedgmi.protocol.ledger import bytes_by_kind
 from fedgmi.protocol.rounds import Progress
 from fedgmi.protocol.step import select
 from fedgmi.protocol.wire import Parcel, WireError, unpack
+from fedgmi.runs.components import lost_words
 from fedgmi.runs.metrics import USUAL, mean, of_clients, of_task
 from fedgmi.runs.records import DiagnosisRecord
 from fedgmi.settings.run import TaskName
@@ -136,7 +137,9 @@ def diagnosis(remote: Remote, end: Progress) -> Diagnosis | None:
     settings, counts = remote.settings, remote.method.counts(end.server)
     if counts is None or settings.method.model_dump().get("epsilon") is not None:
         return None
-    held, _ = merged_counts(counts.double().cpu(), None)
+    for line in lost_words(remote.method.metrics(end.server).get("rows_in_lost_words")):
+        remote.roster.tell(line)
+    held = merged_counts(counts.double().cpu(), remote.probe.schema)
     try:
         return diagnose(held, n_components=remote.n_components, seed=settings.seed, level=LEVEL)
     except UserError as error:

@@ -154,10 +154,11 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
 
 
 def metrics(server: Tree) -> dict[str, float]:
-    """The bound (nats per row), and how many components the sketch's counts show, where there are such."""
-    [bound], [shown] = Components.names("bound"), Sketch.names("components_shown")
-    found = {"bound": float(server[bound])} if bound in server else {}
-    return found | ({"components_shown": int(server[shown])} if shown in server else {})
+    """The bound (nats per row), how many components the sketch's counts show, and in which share of rows the word is
+    lost, where there are such."""
+    names = {"bound": Components.names("bound"), "components_shown": Sketch.names("components_shown")}
+    names |= {"rows_in_lost_words": Sketch.names("lost")}
+    return {name: server[leaf].item() for name, [leaf] in names.items() if leaf in server}
 
 
 def _counts(server: Tree) -> Tensor | None:

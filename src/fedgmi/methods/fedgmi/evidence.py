@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
-from fedgmi.methods.fedgmi.judges import by_label, label_values
+from fedgmi.methods.fedgmi.judges import by_label, label_values, own_words
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Judging, Reference, Sketch
 from fedgmi.methods.local_training import row_losses
@@ -117,7 +117,7 @@ def stack_evidence(task: Task[FedGMISettings], server: Tree, states: Tree, rows:
     """
 
     def stack(others: Callable[[], tuple[Tensor, Tensor]]) -> Tensor:
-        words = word_evidence(Sketch(server).topics, states.get("own_words"), row_words(task, server, rows), rows)
+        words = word_evidence(Sketch(server).topics, own_words(server, states), row_words(task, server, rows), rows)
         return centre(torch.stack([words.double(), *(kind.double() for kind in others())], 1))
 
     def closed() -> tuple[Tensor, Tensor]:

@@ -72,6 +72,14 @@ def own_sums(server: Tree, states: Tree) -> Tensor | None:
     return states["own_judges"] * there[:, None, None, None]
 
 
+def own_words(server: Tree, states: Tree) -> Tensor | None:
+    """What the clients put into the topics; None for clients that had no part in them. [C, W, K]"""
+    own = states.get("own_words")
+    if own is None or "words_in" not in states:  # the latter: they are the sketch's topics still
+        return own
+    return own * (states["words_in"] == Judging(server).turn)[:, None, None]
+
+
 def by_label(
     task: Task[FedGMISettings], server: Tree, states: Tree, rows: Rows, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -92,29 +100,52 @@ def by_features(task: Task[FedGMISettings], server: Tree, states: Tree, rows: Ro
     return by_others(Judging(server).sums, own, rows, lambda judges, at: judges.log_prob(points[at]))
 
 
+def word_counts(words: Tensor, resp: Tensor, n_words: int, rows: Rows) -> Tensor:
+    """How many rows of each component each client has in each word. [C, W, K], float64"""
+    flat = rows.client_index * n_words + words
+    counts = resp.new_zeros((rows.n_clients * n_words, resp.shape[1]), dtype=torch.float64)
+    return counts.index_add_(0, flat, resp.double()).reshape(rows.n_clients, n_words, -1)
+
+
 def judges_step(
     task: Task[FedGMISettings],
     rule: Callable[[Tree, Tree, Rows], Posterior],
     labels: Callable[[Tree, Rows], Tensor],
+    words: Callable[[Tree, Rows], Tensor] | None = None,
 ) -> Step:
-    """Sums of every component and label under the responsibilities as they are.
+    """Sums of every component and label under the responsibilities as they are, and rows of every component and word.
+
+    So words follow the judges. The sketch's topics know of words alone, and calibration would find them wrong, or
+    right for the proportions that they have made. Where histograms have noise no exact counts are sent, and the
+    sketch's topics stay.
 
     Args:
         task: Its settings.
         rule: Whose responsibilities.
         labels: (server, rows) → the label of each row, or what takes its place. [R]
+        words: (server, rows) → the word of each row; None: topics stay. [R]
 
     Returns:
         The step.
     """
 
+    if task.settings.epsilon is not None:
+        words = None
+
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         resp, turn = rule(server, states, rows).responsibilities, Judging(server).turn + 1
         own = moment_sums(judge_points(task, server, rows), resp, labels(server, rows), n_labels(task), rows)
         kept = {"own_judges": own, "judged_in": turn.expand(rows.n_clients).clone()}
-        return states | kept, Message(sums={"judges": own.sum(0)})
+        sums = {"judges": own.sum(0)}
+        if words is not None:
+            counts = word_counts(words(server, rows), resp, len(Sketch(server).topics), rows)
+            kept |= {"own_words": counts, "words_in": kept["judged_in"]}
+            sums |= {"topics": counts.sum(0)}
+        return states | kept, Message(sums=sums)
 
     def take(server: Tree, message: Message, round: int) -> Tree:
-        return server | Judging.leaves(sums=message.sums["judges"], turn=Judging(server).turn + 1)
+        topics = Sketch.leaves(topics=message.sums["topics"]) if words is not None else {}
+        return server | topics | Judging.leaves(sums=message.sums["judges"], turn=Judging(server).turn + 1)
 
-    return Step("judges", client, take, writes=Judging.names())
+    made = (*Judging.names(), *(Sketch.names("topics") if words is not None else ()))
+    return Step("judges", client, take, writes=made)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi import schedule
-from fedgmi.methods.fedgmi.evidence import raw_words
+from fedgmi.methods.fedgmi.evidence import judged_labels, raw_words
+from fedgmi.methods.fedgmi.judges import judges_step, word_counts
 from fedgmi.methods.fedgmi.presets import Preset, default
 from fedgmi.methods.fedgmi.schedule import (
     BINS,
@@ -67,7 +69,10 @@ def oracle_preset(task: Task[FedGMISettings]) -> Preset:
         training=truth,
         reference_rounds=None,
         proportions=realised_proportions,
-        more={"true topics": true_topics_step(task)},
+        more={
+            "true topics": true_topics_step(task),
+            "judges": judges_step(task, truth, partial(judged_labels, task)),  # its topics are true from the start
+        },
     )
 
 
@@ -82,9 +87,7 @@ def true_topics_step(task: Task[FedGMISettings]) -> Step:
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         truth = true_components(rows, task.n_components)
-        flat = rows.client_index * n_words + raw_words(task, server, rows)
-        own = truth.new_zeros((rows.n_clients * n_words, task.n_components)).index_add_(0, flat, truth)
-        own = own.reshape(rows.n_clients, n_words, -1)
+        own = word_counts(raw_words(task, server, rows), truth, n_words, rows)
         realised = rows.sum_by_client(truth) / rows.counts[:, None]
         return states | {"own_words": own, "realised": realised}, Message(sums={"topics": own.sum(0)})
 

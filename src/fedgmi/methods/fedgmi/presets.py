@@ -53,7 +53,7 @@ class Preset:
         shared_trunk: Whether they have their lower layers in common for good, where `expert.shared` says so.
         reference_rounds: The rounds after which the reference models stay; None: they always follow.
         proportions: (states) → the proportions that the predictor uses. [C, K]
-        more: Steps by name that no other preset has.
+        more: Steps by name that no other preset has, or that it has in another way.
     """
 
     schedule: Schedule
@@ -144,7 +144,7 @@ def steps_of(task: Task[FedGMISettings], preset: Preset) -> dict[str, Step]:
     alone = (
         em,
         e_step_alone(preset.posterior),
-        judges_step(task, preset.training, partial(judged_labels, task)),
+        judges_step(task, preset.training, partial(judged_labels, task), partial(row_words, task)),
         cells_step(task, preset.training),
         contrast_step(preset.labelled, preset.unlabelled),
         switch_step(task, preset.unlabelled, preset.proportions),

@@ -133,7 +133,7 @@ JUDGE_SUMS = Row(
     "judges",
     "judges",
     (*CODEBOOK, *BINS, *Judging.names("turn")),
-    "how many of its rows of each component have each label, and sums of their projected features and of products",
+    "how many of its rows of each component have each label and each word, and sums of projected features and products",
     e_step=True,
 )
 EM = Row("em", "em", MODELS, UPDATES, e_step=True)
@@ -219,7 +219,6 @@ def codebook(own: FedGMISettings) -> tuple[Row, ...]:
 MIN_CLIENTS = 5  # with fewer participants the last calibration stands
 SETTLED = 0.01  # of a weight, or of 1 where that is more: where less changes, the next round goes without
 LARGEST = (1.0, 1.0, 2.0)  # nats a nat, by KINDS
-LARGEST_CLOSED = (1.0, 1.0, 1.0)
 
 
 def warming_up(rounds: int, server: Tree) -> bool:
@@ -259,14 +258,18 @@ def too_few(message: Message) -> bool:
 def largest_weights(own: FedGMISettings, server: Tree) -> Tensor:
     """The largest weight of each kind of evidence [F]; 0 for densities and experts in the warm-up.
 
-    Words and densities count one nat a nat at most: they are more sure of themselves than they should be. Experts count
-    two: heads that grew from one another differ by less than their components do, and evidence that is too weak drives
-    proportions into the corners.
+    Words and densities count one nat a nat at most: they are more sure of themselves than they should be. Experts and
+    labels count two: heads that grew from one another differ by less than their components do, judges of labels are
+    made of soft responsibilities, and evidence that is too weak lets proportions sink towards the mean.
+
+    Judges in closed form have the first turn for themselves: proportions that words have made confirm these words, and
+    judges that say otherwise would get no weight beside them.
     """
     scale = Calibration(server).scale
-    if own.judges == "closed":  # they are no better for being trained longer
-        return scale.new_tensor(LARGEST_CLOSED)
     value = scale * torch.tensor(LARGEST, dtype=scale.dtype, device=scale.device)
+    if own.judges == "closed":
+        alone = int(Judging(server).turn) == 1 < own.judge_turns
+        return value * torch.tensor([0.0 if alone else 1.0, 1.0, 1.0], dtype=value.dtype, device=value.device)
     if not warming_up(own.warm_up, server):
         return value
     return value * torch.tensor([1.0, 0.0, 0.0], dtype=value.dtype, device=value.device)

@@ -15,7 +15,8 @@ from fedgmi.methods.fedgmi.evidence import raw_words
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Sketch, uncalibrated
 from fedgmi.methods.local_training import feature_scale_step
-from fedgmi.mixture import codebook, scatter, target_bins, topics
+from fedgmi.mixture import codebook, rare_words, scatter, target_bins, topics
+from fedgmi.mixture.rare_words import merge_words
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import ServerStep, Step
 from fedgmi.randomness import KeyedBits
@@ -148,35 +149,36 @@ def noise_source(task: Task[FedGMISettings], server: Tree, client: int) -> Keyed
     return KeyedBits(task.secret, "histogram noise", client, *request)
 
 
-def map_words(released: torch.Tensor, epsilon: float | None) -> tuple[torch.Tensor, Noise | None]:
-    """Where each word goes when rare ones are merged, and the noise in the words afterwards.
+def map_words(released: torch.Tensor, epsilon: float | None, n_values: int) -> tuple[torch.Tensor, Noise | None]:
+    """Where each word goes when rare ones back off, and the noise in the words afterwards.
 
     Args:
         released: Counts as clients sent them. [C, W]
         epsilon: Of the noise in them; None: there is none.
+        n_values: With how many labels, or bins of targets, a cell is counted.
 
     Returns:
         The merged word of each word [W], and the noise.
     """
     if epsilon is None:
-        return codebook.merge_rare(released.sum(0)), None
+        return rare_words.back_off(released.sum(0), n_values), None
     from fedgmi.privacy import geometric
 
     deviation = math.sqrt(len(released) * geometric.noise_variance(epsilon))
-    word_map = codebook.merge_rare(released.sum(0), deviation)
+    word_map = rare_words.back_off(released.sum(0), n_values, deviation)
     return word_map, geometric.Noise(epsilon, word_map.bincount())
 
 
 def topic_steps(task: Task[FedGMISettings]) -> Steps:
     """Histograms go up, topics come down, and each client infers its proportions from its own words."""
-    n_words = count_words(task)
+    n_words, n_values = count_words(task), target_bins.n_values(task.schema)
 
     def take_histograms(server: Tree, message: Message, round: int) -> Tree:
         from fedgmi.mixture.spectrum import estimate_components  # the server's part alone needs it
 
         histograms = message.replies["histogram"]
         released = histograms.double()
-        word_map, noise = map_words(released, task.settings.epsilon)
+        word_map, noise = map_words(released, task.settings.epsilon, n_values)
         phantom_rows = None if noise is None else noise.phantom_rows
         counts = merge_words(released.clamp(min=0.0), word_map)
         rho = scatter.scatter_beside(counts, task.n_components) if noise is None else 0.0
@@ -189,6 +191,7 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
             word_map=word_map,
             topics=fitted.counts,
             components_shown=torch.tensor(shown),
+            lost=torch.tensor(rare_words.share_lost(released.sum(0), word_map, n_values), dtype=torch.float64),
             scatter=torch.tensor(rho, dtype=torch.float64),
         )
         return server | found | uncalibrated(Calibration, fitted.counts.sum(0) / fitted.counts.sum())
@@ -206,16 +209,10 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
         return states | {"proportions": proportions, "own_words": own}, Message()
 
     made = (
-        *Sketch.names("histograms", "word_map", "topics", "components_shown", "scatter"),
+        *Sketch.names("histograms", "word_map", "topics", "components_shown", "lost", "scatter"),
         *Calibration.names("share", "bias"),
     )
     return {
         "histograms": histogram_step(task, take_histograms, made),
         "fold in": Step("fold in", fold_in, kind="sketch"),
     }
-
-
-def merge_words(histograms: torch.Tensor, word_map: torch.Tensor) -> torch.Tensor:
-    """Counts [C, W] after merging rare words, [C, W']."""
-    merged = histograms.new_zeros((len(histograms), int(word_map.max()) + 1))
-    return merged.index_add_(1, word_map, histograms)

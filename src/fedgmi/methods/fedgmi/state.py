@@ -111,9 +111,10 @@ class Sketch(Part):
         centres: Of the codebook's cells, in Z projected dimensions. [J, Z]
         edges: Of the bins of targets that are no classes; only there. [Q − 1]
         histograms: Counts of words as clients sent them; they never go down. [C, W], int32
-        word_map: Where each word goes when rare ones are merged. [W]
+        word_map: Where each word goes when rare ones back off. [W]
         topics: Rows of each component in each merged word. [W', K]
         components_shown: K̂, as the counts show it.
+        lost: The share of rows in words so rare that neither cell nor label is left of them.
         scatter: ρ̂, how much clients scatter on their own beside K components. 0 where counts have noise.
     """
 
@@ -126,6 +127,7 @@ class Sketch(Part):
     word_map = Leaf()
     topics = Leaf()
     components_shown = Leaf()
+    lost = Leaf()
     scatter = Leaf()
 
 

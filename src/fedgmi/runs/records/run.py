@@ -121,6 +121,7 @@ class Outcome(Part):
     Attributes:
         n_components: K.
         components_shown: How many components the clients' counts stand up for.
+        rows_in_lost_words: The share of rows in words so rare that neither cell nor label is left of them.
         client_accuracy: Share of right labels on a client's own held-out rows, mean over clients.
         client_accuracy_per_client: By client.
         client_accuracy_shared: Mean over clients without what they have of their own; null where they have nothing.
@@ -158,6 +159,7 @@ class Outcome(Part):
 
     n_components: int
     components_shown: int | None = None
+    rows_in_lost_words: float | None = None
     client_accuracy: float | None
     client_accuracy_per_client: list[float | None] | None
     client_accuracy_shared: float | None = None
