@@ -49,6 +49,8 @@ def evaluate(
     metrics = method.metrics(server)
     if "components_shown" in metrics:
         result["components_shown"] = int(metrics["components_shown"])
+        result["reliability"] = metrics["reliability"]
+        result["identified"] = [bool(metrics["identified"])] * len(federation.clients)
     order = None
     if predictor.proportions is not None:
         numbers, order = proportion_errors(predictor.proportions(states).cpu(), scenario)

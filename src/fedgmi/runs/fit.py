@@ -177,7 +177,7 @@ class _Run:
         )
         if listener is not None:
             listener.finished(self.name)
-        warn_of_unshown(self.setup.n_components, method.metrics(end.server).get("components_shown"))
+        warn_of_unshown(self.setup.n_components, method.metrics(end.server))
         return self._left(method, transport, end, counted, choice)
 
     def _left(

@@ -56,6 +56,7 @@ from fedgmi.methods.local_training import identified_of
 from fedgmi.methods.personal import personal
 from fedgmi.mixture.information import MIN_CONTRAST
 from fedgmi.mixture.posterior import responsibilities
+from fedgmi.mixture.topics import all_alike
 from fedgmi.models.expert import mixture_log_prob
 from fedgmi.protocol.step import Phase, Program, Step
 from fedgmi.tree import Tree
@@ -154,10 +155,15 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
 
 
 def metrics(server: Tree) -> dict[str, float]:
-    """The bound (nats per row), and how many components the sketch's counts show, where there are such."""
+    """The bound (nats per row), and of the sketch how many components it shows, how reliable it is, and whether
+    proportions are each client's own (1) or the pooled ones (0); where there are such."""
     [bound], [shown] = Components.names("bound"), Sketch.names("components_shown")
     found = {"bound": float(server[bound])} if bound in server else {}
-    return found | ({"components_shown": int(server[shown])} if shown in server else {})
+    if shown not in server:
+        return found
+    sketch = Sketch(server)
+    own = {"reliability": float(sketch.reliability), "identified": float(not all_alike(sketch.topics))}
+    return found | {"components_shown": int(sketch.components_shown)} | own
 
 
 def _counts(server: Tree) -> Tensor | None:

@@ -24,6 +24,10 @@ from fedgmi.tree import Tree
 if TYPE_CHECKING:
     from fedgmi.privacy.geometric import Noise
 
+RELIABLE = 0.3
+"""Where less of what clients differ by is more than chance, every client has π̄: it is then nearer the truth than what
+each would find. Rows know more than words, so the limit is below ½. docs/decisions.md has the figures."""
+
 Steps = dict[str, Step]
 
 
@@ -172,7 +176,7 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
     n_words = count_words(task)
 
     def take_histograms(server: Tree, message: Message, round: int) -> Tree:
-        from fedgmi.mixture.spectrum import estimate_components  # the server's part alone needs it
+        from fedgmi.mixture.spectrum import estimate_components, reliability  # the server's part alone needs it
 
         histograms = message.replies["histogram"]
         released = histograms.double()
@@ -181,8 +185,12 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
         counts = merge_words(released.clamp(min=0.0), word_map)
         rho = scatter.scatter_beside(counts, task.n_components) if noise is None else 0.0
         effective = scatter.effective(counts, rho)
-        fitted = topics.fit_topics(effective, task.n_components, task.seed, phantom_rows=phantom_rows)
         merged = merge_words(released, word_map)
+        known = reliability(merged, task.n_components, task.seed, noise=noise)
+        if known < RELIABLE:
+            fitted = topics.alike(effective, task.n_components)
+        else:
+            fitted = topics.fit_topics(effective, task.n_components, task.seed, phantom_rows=phantom_rows)
         shown = estimate_components(merged, task.seed, noise=noise).n_components
         found = Sketch.leaves(
             histograms=histograms,
@@ -190,6 +198,7 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
             topics=fitted.counts,
             components_shown=torch.tensor(shown),
             scatter=torch.tensor(rho, dtype=torch.float64),
+            reliability=torch.tensor(known, dtype=torch.float64),
         )
         return server | found | uncalibrated(Calibration, fitted.counts.sum(0) / fitted.counts.sum())
 
@@ -206,7 +215,7 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
         return states | {"proportions": proportions, "own_words": own}, Message()
 
     made = (
-        *Sketch.names("histograms", "word_map", "topics", "components_shown", "scatter"),
+        *Sketch.names("histograms", "word_map", "topics", "components_shown", "scatter", "reliability"),
         *Calibration.names("share", "bias"),
     )
     return {

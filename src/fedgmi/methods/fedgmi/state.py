@@ -115,6 +115,7 @@ class Sketch(Part):
         topics: Rows of each component in each merged word. [W', K]
         components_shown: K̂, as the counts show it.
         scatter: ρ̂, how much clients scatter on their own beside K components. 0 where counts have noise.
+        reliability: The share of what clients differ by that is not the chance of drawing rows.
     """
 
     prefix = "sketch/"
@@ -127,6 +128,7 @@ class Sketch(Part):
     topics = Leaf()
     components_shown = Leaf()
     scatter = Leaf()
+    reliability = Leaf()
 
 
 class Judging(Part):
