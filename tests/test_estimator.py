@@ -267,7 +267,7 @@ def test_torch_tensors_and_numpys_numbers_are_as_good(model):
 @pytest.mark.parametrize("judges", ["closed", "density"])
 def test_clients_that_differ_by_chance_alone_have_the_pooled_proportions_and_are_told_so(judges):
     alike = Federation.from_arrays(two_blobs((0.5,) * 8, rows=200)[0])
-    with pytest.warns(FedgmiWarning, match="more than chance .* 1 component is shown: every client has the pooled"):
+    with pytest.warns(FedgmiWarning, match=r"more than chance .* 1 component is shown\): every client has the pooled"):
         model = new(rounds=2, settings=SMALL | {"method.judges": judges}).fit(alike)
     np.testing.assert_allclose(model.weights_, 0.5)
     found = model.infer_weights(*two_blobs((0.9,), rows=50)[0][0])

@@ -140,9 +140,9 @@ def warn_of_unshown(n_components: int, found: Mapping[str, Any]) -> None:
         return
     if not (all(own) if isinstance(own, list) else own):
         warnings.warn(
-            f"clients differ by hardly more than chance ({reliability:.0%} is more), and {int(shown)} "
-            f"component{'s are' if shown > 1 else ' is'} shown: every client has the pooled proportions, and all "
-            f"{n_components} components are one. More rows a client help",
+            f"{n_components} components were asked for, and clients differ by hardly more than chance "
+            f"({reliability:.0%} is more; {int(shown)} component{'s are' if shown > 1 else ' is'} shown): every client "
+            "has the pooled proportions, and the components are one. More rows a client help, or more clients",
             FedgmiWarning,
             stacklevel=2,
         )
