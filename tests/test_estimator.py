@@ -270,10 +270,19 @@ def test_torch_tensors_and_numpys_numbers_are_as_good(model):
     assert new(n_components=np.int64(2), rounds=1).fit(Federation.from_arrays(CLIENTS)).n_components_ == 2
 
 
-def test_components_that_the_data_do_not_show_are_warned_of():
+@pytest.mark.parametrize("judges", ["closed", "density"])
+def test_clients_that_differ_by_chance_alone_have_the_pooled_proportions_and_are_told_so(judges):
     alike = Federation.from_arrays(two_blobs((0.5,) * 8, rows=200)[0])
-    with pytest.warns(FedgmiWarning, match="2 components were asked for, and the clients show 1"):
-        new(rounds=1).fit(alike)
+    with pytest.warns(FedgmiWarning, match=r"more than chance .* 1 component is shown\): every client has the pooled"):
+        model = new(rounds=2, settings=SMALL | {"method.judges": judges}).fit(alike)
+    np.testing.assert_allclose(model.weights_, 0.5)
+    found = model.infer_weights(*two_blobs((0.9,), rows=50)[0][0])
+    assert not found.identified
+    np.testing.assert_allclose(found.weights, 0.5)
+
+
+def test_one_component_is_estimated_where_the_data_show_no_more():
+    alike = Federation.from_arrays(two_blobs((0.5,) * 8, rows=200)[0])
     with pytest.warns(FedgmiWarning, match="one component was estimated"):
         model = new(rounds=1, n_components="auto").fit(alike)
     assert model.n_components_ == 1

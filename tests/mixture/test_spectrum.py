@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from fedgmi.mixture.remainder import upper_limit
 from fedgmi.mixture.resampling import resample, word_probs
-from fedgmi.mixture.spectrum import estimate_components, leading
+from fedgmi.mixture.spectrum import estimate_components, leading, reliability
 from fedgmi.mixture.topics import fit_topics
+from fedgmi.privacy.geometric import Noise
 from fedgmi.randomness import numpy_generator
 from wordcounts import ODD, counts_from, mixture, scattered, topics_of
 
@@ -105,3 +106,27 @@ def test_fitted_word_distributions_sum_to_one_and_resemble_the_clients():
     probs = word_probs(fit_topics(counts, 2, 0))
     torch.testing.assert_close(probs.sum(1), torch.ones(30, dtype=torch.float64))
     torch.testing.assert_close(probs, counts / 4000, atol=0.03, rtol=0)
+
+
+def test_clients_that_differ_by_chance_are_told_from_those_that_are_mixtures():
+    by_chance = [reliability(mixture(1, seed=seed)[0], 3, seed) for seed in range(4)]
+    by_components = [reliability(mixture(3, seed=seed)[0], 3, seed) for seed in range(4)]
+    assert max(by_chance) < 0.25
+    assert min(by_components) > 0.6
+
+
+def test_what_clients_scatter_on_their_own_is_no_chance():
+    assert reliability(scattered(1, 4.0), 3, 0) > 0.6
+
+
+def test_noise_in_counts_is_chance():
+    rng = numpy_generator(0, "noisy")
+    alike, noise = mixture(1, n_rows=100)[0], Noise(0.1, torch.ones(24, dtype=torch.long))
+    noisy = alike + noise.draw(1, len(alike), rng)[0]
+    assert reliability(noisy, 3, 0) > 0.5
+    assert reliability(noisy, 3, 0, noise=noise) < 0.25
+
+
+def test_of_a_single_component_there_is_nothing_to_know():
+    assert reliability(mixture(3)[0], 1, 0) == 1.0
+    assert reliability(torch.tensor([[4.0, 3.0, 2.0]]), 2, 0) == 0.0

@@ -95,6 +95,33 @@ def estimate_components(
     return Spectrum(values, alike, threshold, found + 1, rho)
 
 
+def reliability(histograms: Tensor, n_components: int, seed: int, *, noise: Noise | None = None) -> float:
+    """Of what clients differ by along the K − 1 leading directions, the share that is not the chance of drawing rows.
+
+    1 − Σ_{j<K} ν_j²/Σ_{j<K} s_j², with s the singular values of the counts, and ν their mean in federations of clients
+    that are all alike. Clients' own scatter is no chance here: they do differ by it.
+
+    Args:
+        histograms: Counts. [C, W]
+        n_components: K.
+        seed: The run's seed.
+        noise: What was added to the counts. None for exact counts.
+
+    Returns:
+        From 0, where clients differ no more than clients that are alike, to 1. 1 for K = 1: there is nothing to know.
+
+    >>> reliability(torch.tensor([[60.0, 40.0]]).expand(5, 2), 2, seed=0)
+    0.0
+    """
+    if n_components == 1:
+        return 1.0
+    histograms = histograms[histograms.sum(1) > 0].double().cpu()  # who has no rows says nothing
+    found = energies(standardised(histograms, variance_of(noise, histograms)))
+    alike = alone(histograms, 0.0, numpy_generator(seed, "reliability"), noise)
+    chance, all_of_it = (float(energy[: n_components - 1].sum()) for energy in (alike.square(), found))
+    return max(0.0, 1 - chance / all_of_it) if all_of_it > ROUNDING else 0.0
+
+
 def around(
     histograms: Tensor, k: int, n: int, rng: np.random.Generator, noise: Noise | None = None
 ) -> tuple[float, Tensor]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedgmi.mixture.posterior import uniform
 from fedgmi.mixture.scatter import standardised
 from fedgmi.randomness import generator
 
@@ -33,6 +34,40 @@ class Topics:
     proportions: Tensor
     counts: Tensor
     log_likelihood: float
+
+
+def alike(histograms: Tensor, n_components: int) -> Topics:
+    """Topics of which each is the pooled words, and clients that have as much of each: π̄ for all.
+
+    Nothing tells such topics apart, so an E-step leaves proportions where they are, and a newcomer's are the same.
+
+    Args:
+        histograms: Counts. [C, W]
+        n_components: K.
+
+    Returns:
+        Topics and proportions.
+
+    >>> alike(torch.tensor([[3.0, 1.0], [1.0, 3.0]]), 2).counts.tolist()
+    [[2.0, 2.0], [2.0, 2.0]]
+    """
+    pooled = histograms.double().sum(0)
+    counts = (pooled / n_components)[:, None].repeat(1, n_components)
+    seen = pooled[pooled > 0]
+    log_likelihood = float((seen * (seen / seen.sum()).log()).sum())
+    return Topics(uniform(len(histograms), n_components).to(counts), counts, log_likelihood)
+
+
+def all_alike(counts: Tensor) -> bool:
+    """Whether nothing tells topics apart, so that proportions are the pooled ones. Never of a single topic.
+
+    Args:
+        counts: Pooled rows by word and topic. [W, K]
+
+    Returns:
+        True for what `alike` makes.
+    """
+    return counts.shape[1] > 1 and bool((counts == counts[:, :1]).all())
 
 
 def corners(histograms: Tensor, n_components: int, jitter: torch.Generator | None = None) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,9 +145,25 @@ def warn_of_lost_words(share: float | None) -> None:
         warnings.warn(what, FedgmiWarning, stacklevel=2)
 
 
-def warn_of_unshown(n_components: int, shown: float | None) -> None:
-    """Warn of components that were asked for and that the clients' counts do not show (None: nobody counted)."""
-    if shown is not None and shown < n_components:
+def warn_of_unshown(n_components: int, found: Mapping[str, Any]) -> None:
+    """Warn of components that were asked for and that the clients' counts do not show.
+
+    Args:
+        n_components: K.
+        found: A method's `metrics`, or what `evaluate` says. What is not there was counted by nobody.
+    """
+    shown, reliability, own = (found.get(name) for name in ("components_shown", "reliability", "identified"))
+    if shown is None or reliability is None or own is None:
+        return
+    if not (all(own) if isinstance(own, list) else own):
+        warnings.warn(
+            f"{n_components} components were asked for, and clients differ by hardly more than chance "
+            f"({reliability:.0%} is more; {int(shown)} component{'s are' if shown > 1 else ' is'} shown): every client "
+            "has the pooled proportions, and the components are one. More rows a client help, or more clients",
+            FedgmiWarning,
+            stacklevel=2,
+        )
+    elif shown < n_components:
         warnings.warn(
             f"{n_components} components were asked for, and the clients show {int(shown)}: proportions among the "
             "others are arbitrary. See fedgmi diagnose, or ask for fewer",

@@ -50,6 +50,8 @@ def evaluate(
     if "components_shown" in metrics:
         result["components_shown"] = int(metrics["components_shown"])
         result["rows_in_lost_words"] = metrics["rows_in_lost_words"]
+        result["reliability"] = metrics["reliability"]
+        result["identified"] = [bool(metrics["identified"])] * len(federation.clients)
     order = None
     if predictor.proportions is not None:
         numbers, order = proportion_errors(predictor.proportions(states).cpu(), scenario)

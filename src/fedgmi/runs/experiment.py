@@ -95,7 +95,7 @@ def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]
         results[name] = best_rate(Runner(setup, out, trained, device, listener, unseen, counted.survey), name)
     main = results[config.method.name]
     counted.charge(main, program)
-    warn_of_unshown(setup.n_components, main.get("components_shown"))
+    warn_of_unshown(setup.n_components, main)
     warn_of_lost_words(main.get("rows_in_lost_words"))
     scale = scenario.federation.standardisation() if setup.standardise else None
     summary = summarise(config, scenario, scale, results) | {"n_components_estimated": counted.estimated}

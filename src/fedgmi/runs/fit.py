@@ -179,7 +179,7 @@ class _Run:
         if listener is not None:
             listener.finished(self.name)
         told = method.metrics(end.server)
-        warn_of_unshown(self.setup.n_components, told.get("components_shown"))
+        warn_of_unshown(self.setup.n_components, told)
         warn_of_lost_words(told.get("rows_in_lost_words"))
         return self._left(method, transport, end, counted, choice)
 

@@ -56,6 +56,7 @@ from fedgmi.methods.local_training import identified_of
 from fedgmi.methods.personal import personal
 from fedgmi.mixture.information import MIN_CONTRAST
 from fedgmi.mixture.posterior import responsibilities
+from fedgmi.mixture.topics import all_alike
 from fedgmi.models.expert import mixture_log_prob
 from fedgmi.protocol.step import Phase, Program, Step
 from fedgmi.tree import Tree
@@ -154,11 +155,15 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
 
 
 def metrics(server: Tree) -> dict[str, float]:
-    """The bound (nats per row), how many components the sketch's counts show, and in which share of rows the word is
-    lost, where there are such."""
-    names = {"bound": Components.names("bound"), "components_shown": Sketch.names("components_shown")}
-    names |= {"rows_in_lost_words": Sketch.names("lost")}
-    return {name: server[leaf].item() for name, [leaf] in names.items() if leaf in server}
+    """The bound (nats per row), and of the sketch how many components it shows, in which share of rows the word is lost,
+    how reliable it is, and whether proportions are each client's own (1) or the pooled ones (0); where there are such."""
+    [bound], [shown] = Components.names("bound"), Sketch.names("components_shown")
+    found = {"bound": float(server[bound])} if bound in server else {}
+    if shown not in server:
+        return found
+    sketch = Sketch(server)
+    found |= {"components_shown": int(sketch.components_shown), "rows_in_lost_words": float(sketch.lost)}
+    return found | {"reliability": float(sketch.reliability), "identified": float(not all_alike(sketch.topics))}
 
 
 def _counts(server: Tree) -> Tensor | None:

@@ -1,7 +1,8 @@
 """The default on one page: which exchanges there are, in which order, what goes down and up, and when they apply.
 
 Stage one, once. A codebook is learnt from sums. Every client counts its words: a word is a cell of the codebook and a
-label. The server finds K topics in the counts, and every client its own proportions.
+label. The server finds K topics in the counts, and every client its own proportions. Where clients differ by hardly
+more than chance, all topics are alike, and so are proportions to the end.
 
 Stage two, where labels are classes: judges in closed form and proportions take turns (`closed`). A turn asks for sums,
 then calibrates: a few numbers say how much each kind of evidence counts. Rounds then train the components, each client

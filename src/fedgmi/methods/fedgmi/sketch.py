@@ -25,6 +25,10 @@ from fedgmi.tree import Tree
 if TYPE_CHECKING:
     from fedgmi.privacy.geometric import Noise
 
+RELIABLE = 0.3
+"""Where less of what clients differ by is more than chance, every client has π̄: it is then nearer the truth than what
+each would find. Rows know more than words, so the limit is below ½. docs/decisions.md has the figures."""
+
 Steps = dict[str, Step]
 
 
@@ -174,7 +178,7 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
     n_words, n_values = count_words(task), target_bins.n_values(task.schema)
 
     def take_histograms(server: Tree, message: Message, round: int) -> Tree:
-        from fedgmi.mixture.spectrum import estimate_components  # the server's part alone needs it
+        from fedgmi.mixture.spectrum import estimate_components, reliability  # the server's part alone needs it
 
         histograms = message.replies["histogram"]
         released = histograms.double()
@@ -183,8 +187,12 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
         counts = merge_words(released.clamp(min=0.0), word_map)
         rho = scatter.scatter_beside(counts, task.n_components) if noise is None else 0.0
         effective = scatter.effective(counts, rho)
-        fitted = topics.fit_topics(effective, task.n_components, task.seed, phantom_rows=phantom_rows)
         merged = merge_words(released, word_map)
+        known = reliability(merged, task.n_components, task.seed, noise=noise)
+        if known < RELIABLE:
+            fitted = topics.alike(effective, task.n_components)
+        else:
+            fitted = topics.fit_topics(effective, task.n_components, task.seed, phantom_rows=phantom_rows)
         shown = estimate_components(merged, task.seed, noise=noise).n_components
         found = Sketch.leaves(
             histograms=histograms,
@@ -193,6 +201,7 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
             components_shown=torch.tensor(shown),
             lost=torch.tensor(rare_words.share_lost(released.sum(0), word_map, n_values), dtype=torch.float64),
             scatter=torch.tensor(rho, dtype=torch.float64),
+            reliability=torch.tensor(known, dtype=torch.float64),
         )
         return server | found | uncalibrated(Calibration, fitted.counts.sum(0) / fitted.counts.sum())
 
@@ -209,7 +218,7 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
         return states | {"proportions": proportions, "own_words": own}, Message()
 
     made = (
-        *Sketch.names("histograms", "word_map", "topics", "components_shown", "lost", "scatter"),
+        *Sketch.names("histograms", "word_map", "topics", "components_shown", "lost", "scatter", "reliability"),
         *Calibration.names("share", "bias"),
     )
     return {

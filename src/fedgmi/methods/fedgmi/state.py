@@ -116,6 +116,7 @@ class Sketch(Part):
         components_shown: K̂, as the counts show it.
         lost: The share of rows in words so rare that neither cell nor label is left of them.
         scatter: ρ̂, how much clients scatter on their own beside K components. 0 where counts have noise.
+        reliability: The share of what clients differ by that is not the chance of drawing rows.
     """
 
     prefix = "sketch/"
@@ -129,6 +130,7 @@ class Sketch(Part):
     components_shown = Leaf()
     lost = Leaf()
     scatter = Leaf()
+    reliability = Leaf()
 
 
 class Judging(Part):

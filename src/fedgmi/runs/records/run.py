@@ -122,6 +122,8 @@ class Outcome(Part):
         n_components: K.
         components_shown: How many components the clients' counts stand up for.
         rows_in_lost_words: The share of rows in words so rare that neither cell nor label is left of them.
+        reliability: The share of what clients' counts differ by along K − 1 directions that is not chance, from 0 to 1.
+        identified: By client: whether its proportions are its own. False where all have the pooled ones.
         client_accuracy: Share of right labels on a client's own held-out rows, mean over clients.
         client_accuracy_per_client: By client.
         client_accuracy_shared: Mean over clients without what they have of their own; null where they have nothing.
@@ -160,6 +162,8 @@ class Outcome(Part):
     n_components: int
     components_shown: int | None = None
     rows_in_lost_words: float | None = None
+    reliability: float | None = None
+    identified: list[bool] | None = None
     client_accuracy: float | None
     client_accuracy_per_client: list[float | None] | None
     client_accuracy_shared: float | None = None
