@@ -108,15 +108,14 @@ def test_a_mild_epsilon_costs_next_to_nothing(preset):
 
 
 def test_noise_that_drowns_the_counts_is_survived_and_told(tmp_path):
-    with pytest.warns(FedgmiWarning, match="words too rare"), pytest.warns(FedgmiWarning, match="the clients show 1"):
+    with pytest.warns(FedgmiWarning, match="the clients show 1"):
         summary = tiny.run(tmp_path / "out", "method.epsilon=1e-6", "method.preset=sketch")
     assert summary["proportion_tv"] < 1.0
     assert summary["epsilon"] == 1e-6
 
 
 def test_how_many_components_is_estimated_from_noisy_counts(tmp_path):
-    one = "one component was estimated"
-    with pytest.warns(FedgmiWarning, match="words too rare"), pytest.warns(FedgmiWarning, match=one):
+    with pytest.warns(FedgmiWarning, match="one component was estimated"):
         summary = tiny.run(tmp_path / "out", "method.epsilon=0.001", "method.n_components=auto")
     assert summary["n_components"] == 1
 
