@@ -108,8 +108,7 @@ def test_a_mild_epsilon_costs_next_to_nothing(preset):
 
 
 def test_noise_that_drowns_the_counts_is_survived_and_told(tmp_path):
-    alike = "every client has the pooled proportions"
-    with pytest.warns(FedgmiWarning, match="words too rare"), pytest.warns(FedgmiWarning, match=alike):
+    with pytest.warns(FedgmiWarning, match="every client has the pooled proportions"):
         summary = tiny.run(tmp_path / "out", "method.epsilon=1e-6", "method.preset=sketch")
     assert not any(summary["identified"])
     assert len({tuple(each) for each in summary["proportions"]}) == 1
@@ -117,8 +116,7 @@ def test_noise_that_drowns_the_counts_is_survived_and_told(tmp_path):
 
 
 def test_how_many_components_is_estimated_from_noisy_counts(tmp_path):
-    one = "one component was estimated"
-    with pytest.warns(FedgmiWarning, match="words too rare"), pytest.warns(FedgmiWarning, match=one):
+    with pytest.warns(FedgmiWarning, match="one component was estimated"):
         summary = tiny.run(tmp_path / "out", "method.epsilon=0.001", "method.n_components=auto")
     assert summary["n_components"] == 1
 

@@ -27,7 +27,7 @@ from fedgmi.tree import Tree
 RIDGE = 1e-3
 """Added to the diagonal of the Fisher matrix, per row."""
 CLIP = 0.3
-"""No weight and no bias moves further in one step."""
+"""No weight and no bias moves further in one step: a convention, see docs/decisions.md."""
 
 
 def centre(evidence: Tensor) -> Tensor:

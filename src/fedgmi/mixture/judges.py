@@ -29,9 +29,10 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 
 PRIOR_ROWS = 300.0
-"""What a prior covariance is worth, in rows."""
+"""What a prior covariance is worth, in rows: a convention, see docs/decisions.md."""
 POOLED_ROWS = 50.0
-"""What the covariance within all components and labels is worth in that of one label or component, in rows."""
+"""What the covariance within all components and labels is worth in that of one label or component, in rows: a
+convention, too."""
 LABEL_ROWS = 0.5
 """What each label of a component is worth beforehand, in rows."""
 RIDGE = 1e-4

@@ -13,7 +13,7 @@ from torch import Tensor
 MIN_WORD_ROWS = 20
 """A word with fewer pooled rows is rare. docs/decisions.md has what 10 and 40 do."""
 MUCH_LOST = 0.05
-"""Of the rows: where more have neither cell nor label left, a run says so."""
+"""Of the rows: where more have neither cell nor label left, a diagnosis says so."""
 TURNS = 3
 """How often words whose group is too small try the other one."""
 
@@ -64,7 +64,8 @@ def back_off(counts: Tensor, n_values: int = 1, noise_deviation: float = 0.0) ->
 
 def compact(keys: Tensor) -> Tensor:
     """Keys numbered in order, without gaps. [W]"""
-    return torch.unique(keys, return_inverse=True)[1]
+    numbered: Tensor = torch.unique(keys, return_inverse=True)[1]
+    return numbered
 
 
 def merge_words(histograms: Tensor, word_map: Tensor) -> Tensor:

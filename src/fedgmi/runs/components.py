@@ -139,12 +139,6 @@ def lost_words(share: float | None) -> list[str]:
     ]
 
 
-def warn_of_lost_words(share: float | None) -> None:
-    """Warn where many rows have words that are lost."""
-    for what in lost_words(share):
-        warnings.warn(what, FedgmiWarning, stacklevel=2)
-
-
 def warn_of_unshown(n_components: int, found: Mapping[str, Any]) -> None:
     """Warn of components that were asked for and that the clients' counts do not show.
 

@@ -20,7 +20,6 @@ from fedgmi.runs.components import (
     ComponentCount,
     count_components,
     warn_of_few_clients,
-    warn_of_lost_words,
     warn_of_unshown,
     warn_of_warm_up,
 )
@@ -96,7 +95,6 @@ def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]
     main = results[config.method.name]
     counted.charge(main, program)
     warn_of_unshown(setup.n_components, main)
-    warn_of_lost_words(main.get("rows_in_lost_words"))
     scale = scenario.federation.standardisation() if setup.standardise else None
     summary = summarise(config, scenario, scale, results) | {"n_components_estimated": counted.estimated}
     return Summary.write(out, summary)

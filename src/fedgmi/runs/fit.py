@@ -39,7 +39,6 @@ from fedgmi.runs.components import (
     ComponentCount,
     count_components,
     warn_of_few_clients,
-    warn_of_lost_words,
     warn_of_unshown,
     warn_of_warm_up,
 )
@@ -178,9 +177,7 @@ class _Run:
         )
         if listener is not None:
             listener.finished(self.name)
-        told = method.metrics(end.server)
-        warn_of_unshown(self.setup.n_components, told)
-        warn_of_lost_words(told.get("rows_in_lost_words"))
+        warn_of_unshown(self.setup.n_components, method.metrics(end.server))
         return self._left(method, transport, end, counted, choice)
 
     def _left(

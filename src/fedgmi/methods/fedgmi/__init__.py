@@ -155,8 +155,9 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
 
 
 def metrics(server: Tree) -> dict[str, float]:
-    """The bound (nats per row), and of the sketch how many components it shows, in which share of rows the word is lost,
-    how reliable it is, and whether proportions are each client's own (1) or the pooled ones (0); where there are such."""
+    """The bound (nats per row), and of the sketch how many components it shows, which share of rows has a word that is
+    lost, how reliable it is, and whether proportions are each client's own (1) or the pooled ones (0); where there are
+    such."""
     [bound], [shown] = Components.names("bound"), Sketch.names("components_shown")
     found = {"bound": float(server[bound])} if bound in server else {}
     if shown not in server:

@@ -219,7 +219,7 @@ def codebook(own: FedGMISettings) -> tuple[Row, ...]:
 
 MIN_CLIENTS = 5  # with fewer participants the last calibration stands
 SETTLED = 0.01  # of a weight, or of 1 where that is more: where less changes, the next round goes without
-LARGEST = (1.0, 1.0, 2.0)  # nats a nat, by KINDS
+LARGEST = (1.0, 1.0, 2.0)  # nats a nat, by KINDS; a guard that judges in closed form do not come to
 
 
 def warming_up(rounds: int, server: Tree) -> bool:
