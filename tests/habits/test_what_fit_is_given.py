@@ -275,10 +275,9 @@ def test_the_density_of_a_row_is_never_no_number(model):
     far = pd.DataFrame({"age": [40.0, 1e30, 1e35], "pressure": [1.0, 1.0, 1.0]})
     bound = new(settings=SMALL | {"density.name": "vae"}).fit(FRAME, "died", groups="ward")
     for one in (model, bound):
-        near, out, farther = one.score_samples(far)
-        assert np.isfinite(out)
-        assert out == farther
-        assert out < near - 1000
+        near, *out = one.score_samples(far)
+        assert np.isfinite(out).all()
+        assert max(out) < near - 1000
 
 
 def test_copies_of_the_label_and_the_client_are_no_features():
