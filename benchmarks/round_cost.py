@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     schema = Schema(shape=(1, options.side, options.side), n_classes=10, kind="image")
     clients, components = make_clients(options.clients, options.rows, schema)
     density, expert = make_density(DensitySettings(), schema), make_expert(ExpertSettings(), schema)
-    training, settings = TrainingSettings(epochs=options.epochs), FedGMISettings(warm_up_rounds=1)
+    training, settings = TrainingSettings(epochs=options.epochs), FedGMISettings(warm_up_rounds=1, judges="density")
     now = time.process_time if options.cpu else time.perf_counter
     runs: dict[int, Federation] = {}
     for k in (FEW, MANY):
