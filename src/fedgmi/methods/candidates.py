@@ -127,9 +127,7 @@ class Candidates:
         n_shared, head = self.own.n_shared, self.task.expert.head
         betas, found = betas_of(head), message.sums["log_likelihood"]
         best, place = doubted(found, betas).max(1)
-        first = n_shared + sum(
-            not self.stretches[i].afresh for i, _ in self.nets
-        )  # the place of the first that starts at random
+        first = n_shared + sum(not self.stretches[i].afresh for i, _ in self.nets)  # from here on they start at random
         last = None if proven(found[first:], found[:first], head) else first
         likeliest = best[n_shared:last].argsort(descending=True, stable=True)[:KEPT]
         sane = likeliest[best[n_shared:][likeliest] > WORST / 2]

@@ -163,9 +163,8 @@ class Stack:
         if "personal" in states and "weights" in states:
             mixture = self._mixture(server, states, rows, states["weights"])
             return self._head.temper(mixture, server[LAST_BETA])
-        shared = only_first(
-            server[WEIGHTS], self.candidates.own.n_shared
-        )  # newcomers, and who missed a step of the end
+        # newcomers, and who missed a step of the end
+        shared = only_first(server[WEIGHTS], self.candidates.own.n_shared)
         return self._mixture(server, states, rows, shared.expand(rows.n_clients, -1), nets=False)
 
     def _mixture(self, server: Tree, states: Tree, rows: Rows, weights: Tensor, nets: bool = True) -> Tensor:
