@@ -75,7 +75,7 @@ def make_diagnosis(n_components: int = 3, n_clients: int = 6, **changes: Any) ->
         "noise": [11.5 - 0.5 * k for k in range(n_components + 2)],
         "threshold": 12.0,
         "explained": 0.84 if n_components > 1 else 0.0,
-        "explained_interval": [0.79, 0.88] if n_components > 1 else [0.0, 0.0],
+        "explained_interval": [0.79, 0.88] if n_components > 1 else None,
         "own_scatter": 1.3,
         "own_scatter_interval": [1.2, 1.4],
         "mixture_supported": True,

@@ -340,16 +340,12 @@ def test_a_value_a_thousand_deviations_out_is_told_in_one_line_and_does_no_harm(
     assert got["standardisation"]["std"] == pytest.approx(usual["standardisation"]["std"], rel=0.1)  # for nobody else
 
 
-def test_few_clients_and_one_without_rows_for_validation_are_told_in_a_line_each(tmp_path, monkeypatch):
+def test_one_without_rows_for_validation_is_told(tmp_path, monkeypatch):
     scenario = federation([30] * 4)
     first, *others = scenario.federation.validation
     none = replace(first, x=first.x[:0], y=first.y[:0])
     some = replace(scenario, federation=replace(scenario.federation, validation=(none, *others)))
     overrides = offer(monkeypatch, some)
-    few = "4 clients, and fewer than 5 calibrate nothing.*method.judges changes nothing"
-    with (
-        pytest.warns(FedgmiWarning, match=few),
-        pytest.warns(FedgmiWarning, match=r"no rows for validation: client 'client-0'\. Without"),
-    ):
+    with pytest.warns(FedgmiWarning, match=r"no rows for validation: client 'client-0'\. Without"):
         got = run(tmp_path / "out", *overrides)
     assert got["own_part"] is True

@@ -20,18 +20,22 @@ FEDERATION = gaussian_scenario(10, 60, separation=4.0)
 CALIBRATED = ("calibration/share", "calibration/scale", "calibration/bias")
 
 
-@pytest.mark.parametrize("present", [MIN_CLIENTS - 1, MIN_CLIENTS])
-def test_with_too_few_participants_the_last_calibration_stands(present):
-    method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, judges="density"))
-    transport, server = transport_for(method, FEDERATION), method.program.init()
+@pytest.mark.parametrize(
+    ("present", "everyone", "stands"),
+    [(MIN_CLIENTS - 1, 10, True), (MIN_CLIENTS, 10, False), (3, 4, True), (4, 4, False), (2, 2, False), (1, 2, True)],
+)
+def test_with_too_few_participants_the_last_calibration_stands(present, everyone, stands):
+    scenario = gaussian_scenario(everyone, 60, separation=4.0)
+    method = METHODS["fedgmi"](make_task(scenario.federation.schema, n_components=2, judges="density"))
+    transport, server = transport_for(method, scenario), method.program.init()
     with torch.no_grad():
         for step in method.program.prepare:
-            server = step.server(server, transport.exchange(step, server, range(10), 0), 0)
+            server = step.server(server, transport.exchange(step, server, range(everyone), 0), 0)
         before = server
         for step in method.program.round:
             server = step.server(server, transport.exchange(step, server, range(present), 1), 1)
     same = [torch.equal(server[name], before[name]) for name in CALIBRATED]
-    assert same == [present < MIN_CLIENTS] * 3
+    assert same == [stands] * 3
 
 
 def test_warm_up_keeps_densities_out_of_the_evidence():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from federations import draw, gaussian_scenario, make_task, without_labels
+from federations import draw, gaussian_scenario, make_task, run, without_labels
 from fedgmi.data.rows import Rows, pack
 from fedgmi.methods import BOUNDS, METHODS, Method, Task
 from fedgmi.methods.fedgmi import schedule
@@ -117,7 +117,22 @@ def test_where_densities_judge_the_order_is():
     begun = dict.fromkeys(("shares", "calibrate"), calibration_has_begun)
     assert conditions == {"scale evidence": calibration_is_of_use} | begun
     assert [step.name for step in program.all_steps if step.single] == ["histograms"]
-    assert all(step.when is None for step in (*program.prepare, *program.finish[: -len(own_part) + 1]))
+    last = {step.name for step in program.finish[: -len(own_part) + 1] if step.when is not None}
+    assert last == {"scale evidence", "shares", "calibrate"}
+    assert all(step.when is None for step in program.prepare)
+
+
+@pytest.mark.parametrize("judges", ["closed", "density"])
+def test_where_the_sketch_tells_no_components_apart_judges_and_calibration_are_not_asked(judges):
+    """They would have rounding errors alone to learn from, and learn."""
+    alike = gaussian_scenario(20, 40, alpha=1e4)
+    method = METHODS["fedgmi"](make_task(alike.federation.schema, judges=judges, personal=False))
+    server, states, _ = run(method, alike)
+    assert float(server["sketch/reliability"]) < 0.3
+    torch.testing.assert_close(states["proportions"], torch.full((20, 3), 1 / 3, dtype=torch.float64))
+    assert server["calibration/weights"].tolist() == [1.0, 0.0, 0.0]
+    assert int(server["calibration/begun"]) == -1
+    assert judges == "density" or int(server["judges/turn"]) == 0
 
 
 def test_programs_are_what_the_table_says(made):
@@ -199,6 +214,6 @@ def test_metrics_are_there_once_they_are_known():
     method = METHODS["fedgmi"](task := make_task(FEDERATION.federation.schema))
     assert method.metrics(method.program.init()) == {}
     found = [(name, method.metrics(server)) for name, _, _, server, _ in exchanges(task, method)]
-    told = {"components_shown", "rows_in_lost_words", "reliability", "identified"}
+    told = {"components_shown", "rows_in_lost_words", "reliability", "contrast"}
     assert dict(found)["prepare histograms"].keys() == told
     assert found[-1][1].keys() == told | {"bound"}

@@ -172,10 +172,10 @@ def test_a_new_client_finds_its_proportions_without_training():
 def test_an_e_step_leaves_proportions_where_topics_are_all_alike():
     histograms = counts_of(dirichlet(6, 3, 1.0, 0), separated_topics(), 80, 0)
     fitted = topics.alike(histograms, 3)
-    assert topics.all_alike(fitted.counts)
-    assert not topics.all_alike(topics.fit_topics(histograms, 3, 0, restarts=0).counts)
     torch.testing.assert_close(fitted.counts.sum(1), histograms.sum(0))
     assert_simplex(fitted.proportions)
     _, own = topics.fold_in(histograms, fitted.counts, fitted.proportions, None)
     found, _ = topics.fold_in(histograms, fitted.counts, fitted.proportions, own)
     torch.testing.assert_close(found, torch.full((6, 3), 1 / 3, dtype=torch.float64))
+    assert topics.all_alike(fitted.counts)
+    assert not topics.all_alike(topics.fit_topics(histograms, 3, 0, restarts=0).counts)

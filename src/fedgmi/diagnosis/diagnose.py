@@ -182,13 +182,15 @@ def cautions(histograms: Tensor, n_components: int, spectrum: Spectrum) -> list[
         said.append(f"{n_components} components were asked for. The data support {found}. The others are invented.")
     if n_components < found:
         said.append(f"{n_components} components were asked for. The data show {found}.")
-    if 1 < n_clients < FEW_PER_COMPONENT * n_components:
+    if 2 < n_clients < FEW_PER_COMPONENT * n_components:
         said.append(
             f"{n_clients} clients are few for {n_components} components. Any federation looks like such a mixture."
         )
-    elif 1 < n_clients < FEW_CLIENTS:
-        said.append(f"{n_clients} clients are few. Weak components may be missed, and intervals are rough.")
+    elif 2 < n_clients < FEW_CLIENTS:
+        rough = ", and intervals are rough" if n_components > 1 else ""
+        said.append(f"{n_clients} clients are few. Weak components may be missed{rough}.")
     rows = float(histograms.sum(1).median())
-    if rows < FEW_ROWS:
-        said.append(f"Half of the clients have {rows:g} rows or fewer. Their proportions are rough.")
+    if rows < FEW_ROWS and n_clients > 1:
+        rough = "Their proportions are rough" if n_components > 1 else "Weak components may be missed"
+        said.append(f"Half of the clients have {rows:g} rows or fewer. {rough}.")
     return said

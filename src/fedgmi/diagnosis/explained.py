@@ -24,7 +24,7 @@ class Explained:
     Attributes:
         share: Of the variation between clients, what K components explain; the rest is each client's own. 0 for K = 1.
             None where clients differ no more than by chance.
-        interval: Of the share.
+        interval: Of the share. None for K = 1, which explains nothing by definition.
         rho: ρ̂ of the clients' own scatter.
         own_scatter: φ̂ = 1 + (n̄ − 1)·ρ̂: the variance of the counts of a client with the mean number of rows n̄ around
             its mixture, as a multiple of that of rows drawn independently. 1: there is no own scatter.
@@ -64,7 +64,8 @@ def explain(histograms: Tensor, n_components: int, seed: int, *, level: float = 
     share, least, most = (share_of(histograms, k, value) for value in (rho, high, low))
     rows = histograms.sum(1).mean()
     own, *ends = (float(dispersion(rows, value)) for value in (rho, low, high))
-    return Explained(share, None if least is None or most is None else (least, most), rho, own, (ends[0], ends[1]))
+    interval = None if least is None or most is None or not k else (least, most)
+    return Explained(share, interval, rho, own, (ends[0], ends[1]))
 
 
 def share_of(histograms: Tensor, k: int, rho: float) -> float | None:

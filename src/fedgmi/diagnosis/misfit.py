@@ -155,7 +155,7 @@ def deviance(histograms: Tensor, expected: Tensor) -> Tensor:
     Returns:
         [B, C]
     """
-    return 2 * torch.xlogy(histograms, histograms / expected.clamp(min=TINY)).sum(-1)
+    return 2 * torch.xlogy(histograms, histograms / expected.clamp(min=TINY)).sum(-1).clamp(min=0.0)  # but for rounding
 
 
 def off_simplex(histograms: Tensor, expected: Tensor, n_components: int) -> Tensor:

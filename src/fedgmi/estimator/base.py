@@ -36,7 +36,8 @@ class InferredWeights:
 
     Attributes:
         weights: The proportions. [K]
-        identified: Whether such rows can tell the components apart. Where not, the weights are the pooled ones.
+        identified: Whether these rows tell its proportions. Where rows of their kind cannot, the weights are the pooled
+            ones; where they are too few, the weights lie between.
         standard_errors: Of the weights, the components taken as known. [K]
         own: The part of its own that `welcome` trained, by which it predicts; empty where there is none.
     """

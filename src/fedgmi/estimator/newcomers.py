@@ -29,7 +29,8 @@ class Newcomers(Asking):
         """The proportions of a client that was not there, from its rows. Nothing is trained.
 
         Where the p_k(x) coincide, rows without labels say nothing. `identified` is then False, and the weights are the
-        pooled proportions.
+        pooled proportions. So it is where the model comes of two clients, or where clients differ by chance alone.
+        `identified` is False, too, where the rows are too few: fewer than three to five, more where they overlap.
 
         Args:
             X: Its rows, in their own units. [n, *shape]

@@ -129,7 +129,7 @@ class Method:
         program: What is exchanged.
         predictor: What can be asked of the result.
         metrics: (server) → what outer rooms may show of the server's state: `bound` (nats per row) and
-            `components_shown`, `reliability` and `identified`, where there are such.
+            `components_shown`, `reliability` and `contrast`, where there are such.
         counts: (server) → the clients' counts of words from which a diagnosis can be made [C, W], where there are any.
         chooses: Whether rows for validation choose what clients have of their own. Where nobody has such, a run sets
             some aside.

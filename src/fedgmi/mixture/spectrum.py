@@ -30,6 +30,10 @@ SHOWN = 20
 """Resamples for the mean singular values of noise, which are shown and decide nothing."""
 
 
+BY_CHANCE = 0.05
+"""How many federations of clients that are all alike differ by more than `reliability` takes for chance."""
+
+
 @dataclass(frozen=True)
 class Spectrum:
     """Singular values of the counts, beside those of noise.
@@ -77,7 +81,7 @@ def estimate_components(
     1
     """
     histograms = histograms[histograms.sum(1) > 0].double().cpu()  # who has no rows says nothing
-    resamples = min(resamples, max(FEWEST, KEPT // histograms.numel()))
+    resamples = resamples_of(histograms, resamples)
     found, last = 0, min(histograms.shape) - 2
     while True:
         rng = numpy_generator(seed, "spectrum", found)
@@ -91,15 +95,16 @@ def estimate_components(
     threshold = max(limit * rest, float(values[found])) if rest > ROUNDING else 0.0
     if found and values[found - 1] <= threshold:  # scales differ a little from step to step: report one between the two
         threshold = float(values[found - 1 : found + 1].mean())
-    alike = alone(histograms, rho, numpy_generator(seed, "spectrum", "alone"), noise)
-    return Spectrum(values, alike, threshold, found + 1, rho)
+    shared = alone(histograms, rho, numpy_generator(seed, "spectrum", "alone"), noise)
+    return Spectrum(values, shared, threshold, found + 1, rho)
 
 
 def reliability(histograms: Tensor, n_components: int, seed: int, *, noise: Noise | None = None) -> float:
-    """Of what clients differ by along the K − 1 leading directions, the share that is not the chance of drawing rows.
+    """Of what clients differ by along the K − 1 leading directions, the share that chance does not reach.
 
-    1 − Σ_{j<K} ν_j²/Σ_{j<K} s_j², with s the singular values of the counts, and ν their mean in federations of clients
-    that are all alike. Clients' own scatter is no chance here: they do differ by it.
+    1 − u/Σ_{j<K} s_j², with s the singular values of the counts, and u what Σ_{j<K} s_j² of 95 in 100 federations stays
+    below whose clients are all alike. With many clients and words u is little more than the mean of these. Few differ
+    much by chance. Clients' own scatter is no chance here: they do differ by it.
 
     Args:
         histograms: Counts. [C, W]
@@ -116,10 +121,11 @@ def reliability(histograms: Tensor, n_components: int, seed: int, *, noise: Nois
     if n_components == 1:
         return 1.0
     histograms = histograms[histograms.sum(1) > 0].double().cpu()  # who has no rows says nothing
-    found = energies(standardised(histograms, variance_of(noise, histograms)))
-    alike = alone(histograms, 0.0, numpy_generator(seed, "reliability"), noise)
-    chance, all_of_it = (float(energy[: n_components - 1].sum()) for energy in (alike.square(), found))
-    return max(0.0, 1 - chance / all_of_it) if all_of_it > ROUNDING else 0.0
+    variance, leading_ones = variance_of(noise, histograms), slice(n_components - 1)
+    draws = alike(histograms, 0.0, resamples_of(histograms), numpy_generator(seed, "reliability"), noise)
+    drawn = in_parts(draws, lambda some: energies(standardised(some, variance)))[:, leading_ones].sum(1)
+    found = float(energies(standardised(histograms, variance))[leading_ones].sum())
+    return max(0.0, 1 - upper_limit(drawn, BY_CHANCE) / found) if found > ROUNDING else 0.0
 
 
 def around(
@@ -151,10 +157,20 @@ def around(
 def alone(histograms: Tensor, rho: float, rng: np.random.Generator, noise: Noise | None) -> Tensor:
     """Mean singular values of federations that share one word distribution and have this scatter. [min(C, W)]"""
     variance = variance_of(noise, histograms)
-    draws = resample(leading(histograms, 0, variance, rho), histograms.sum(1), SHOWN, rng, rho=rho)
-    if noise is not None:
-        draws = draws + noise.draw(SHOWN, len(histograms), rng)
+    draws = alike(histograms, rho, SHOWN, rng, noise)
     return rounded(in_parts(draws, lambda some: energies(standardised(some, variance, rho)))).mean(0)
+
+
+def alike(histograms: Tensor, rho: float, n: int, rng: np.random.Generator, noise: Noise | None) -> Tensor:
+    """Counts of n federations that share one word distribution and have this scatter and that noise. [n, C, W]"""
+    shared = leading(histograms, 0, variance_of(noise, histograms), rho)
+    draws = resample(shared, histograms.sum(1), n, rng, rho=rho)
+    return draws if noise is None else draws + noise.draw(n, len(histograms), rng)
+
+
+def resamples_of(histograms: Tensor, most: int = 60) -> int:
+    """How many resamples of such counts are drawn."""
+    return min(most, max(FEWEST, KEPT // histograms.numel()))
 
 
 def variance_of(noise: Noise | None, histograms: Tensor) -> Tensor | None:

@@ -59,15 +59,15 @@ def alike(histograms: Tensor, n_components: int) -> Topics:
 
 
 def all_alike(counts: Tensor) -> bool:
-    """Whether nothing tells topics apart, so that proportions are the pooled ones. Never of a single topic.
+    """Whether nothing tells topics apart: those that `alike` makes, and a single one.
 
     Args:
         counts: Pooled rows by word and topic. [W, K]
 
     Returns:
-        True for what `alike` makes.
+        Whether all columns are the same.
     """
-    return counts.shape[1] > 1 and bool((counts == counts[:, :1]).all())
+    return bool((counts == counts[:, :1]).all())
 
 
 def corners(histograms: Tensor, n_components: int, jitter: torch.Generator | None = None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedgmi.report.explained_words import Diagnosis, headline
+from fedgmi.report.explained_words import Diagnosis, headline, tested, too_few
 from fedgmi.report.formats import listed, number, plural, short_share
 
 CLEAR, VISIBLE = 1.3, 1.1
@@ -39,6 +39,8 @@ def how_many(diagnosis: Diagnosis) -> list[str]:
     """
     values, threshold = diagnosis["singular_values"], diagnosis["threshold"]
     sentences = headline(diagnosis)
+    if too_few(diagnosis):
+        return sentences
     chance, n_above = f"what chance and own scatter can make ({threshold:.1f})", found(diagnosis) - 1
     if n_above:
         shown = listed([f"{value:.1f}" for value in values[:n_above]])
@@ -48,7 +50,9 @@ def how_many(diagnosis: Diagnosis) -> list[str]:
             sentences.append(f"The next one ({values[n_above]:.1f}) does not.")
     else:
         sentences.append(f"No singular value ({number(values[0], 1)}) is above {chance}.")
-    if n_above:
+    if n_above < len(values) and near(values[n_above], threshold, diagnosis["noise"][0]):
+        sentences.append("It comes near: there may be one component more.")
+    elif n_above:
         sentences.append(gap(values[n_above - 1] / threshold))
     if diagnosis["true_n_components"] is not None:
         sentences.append(f"The scenario was made of {diagnosis['true_n_components']}.")
@@ -60,8 +64,24 @@ def found(diagnosis: Diagnosis) -> int:
     return 1 + sum(bool(value > diagnosis["threshold"]) for value in diagnosis["singular_values"])
 
 
+def near(value: float, threshold: float, noise: float) -> bool:
+    """Whether the first singular value that does not count is nearer the threshold than what chance makes on average.
+
+    Of clients that differ by chance and scatter alone, about one federation in twenty has such a value.
+
+    Args:
+        value: The singular value.
+        threshold: What it would have had to exceed.
+        noise: The largest one of chance and own scatter, on average.
+
+    >>> near(11.9, threshold=12.0, noise=11.0), near(11.2, threshold=12.0, noise=11.0)
+    (True, False)
+    """
+    return value > max(noise, (noise + threshold) / 2)
+
+
 def gap(ratio: float) -> str:
-    """How sure the count is.
+    """How sure the count is where no further value comes near.
 
     Args:
         ratio: The last singular value that counts, over the threshold.
@@ -86,6 +106,9 @@ def is_a_mixture(diagnosis: Diagnosis) -> list[str]:
         Sentences.
     """
     n_clients, n_components, unfit = len(diagnosis["clients"]), diagnosis["n_components"], unfit_names(diagnosis)
+    if not tested(diagnosis):
+        left = f"{plural(n_components, 'component')} leave{'s' * (n_components == 1)} nothing over"
+        return [f"Nobody can tell: of {plural(n_clients, 'client')} {left} that could speak against it."]
     chance = f"{frequency(diagnosis['p_value'])} true mixtures would fit as badly, or worse."
     chance = chance[0].upper() + chance[1:]
     chance += f" The test says no where fewer than {frequency(diagnosis['test_size'])} would."
@@ -99,8 +122,9 @@ def is_a_mixture(diagnosis: Diagnosis) -> list[str]:
         )
         advice += [f"look at the clients that do not fit: {listed(unfit)}"] if unfit else []
         nobody = "" if unfit else " No single client stands out."
+        summary = "The proportions below are" if n_components > 1 else "One model for all is"
         return [
-            f"No. {chance}{nobody} The proportions below are a summary at best.",
+            f"No. {chance}{nobody} {summary} a summary at best.",
             f"What to do: {', or '.join(advice)}.",
         ]
     sentences = [f"Nothing speaks against it. {chance}"]
@@ -138,8 +162,11 @@ def how_well(diagnosis: Diagnosis) -> list[str]:
             "There is one model for all to train, and each client's own part.",
         ]
     level = f"{100 * diagnosis['interval_level']:.0f} %"
+    width = f"The {level} intervals are {diagnosis['interval_width']:.2f} wide on average."
+    if few := too_few(diagnosis):
+        return [width, f"Of {few}, nothing tells a component from what each client has for itself."]
     sentences = [
-        f"The {level} intervals are {diagnosis['interval_width']:.2f} wide on average.",
+        width,
         f"The purest client of each component has {spread(purest)} of its rows from it.",
         f"Words that hardly any other component has make up {spread(own)} of a component's rows.",
     ]

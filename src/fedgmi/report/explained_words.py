@@ -36,6 +36,8 @@ def headline(diagnosis: Diagnosis) -> list[str]:
 def one(diagnosis: Diagnosis) -> str:
     """What a single component is: of clients that are alike, or that scatter, or too few."""
     asked = "" if diagnosis["n_components_estimated"] else ", as you asked"
+    if few := too_few(diagnosis):
+        return f"One component{asked}, as far as {few} can tell."
     if not diagnosis["mixture_supported"]:
         return f"One component{asked}. What differs between these clients is not shapeless: they are not of one kind."
     if scatters(diagnosis):
@@ -49,6 +51,9 @@ def several(diagnosis: Diagnosis) -> str:
     asked = "" if diagnosis["n_components_estimated"] else ", as you asked"
     if share is None:
         return f"{plural(k, 'component')}{asked}, but these clients differ no more than by chance."
+    if not tested(diagnosis):
+        clients = f"any {len(diagnosis['clients'])} clients"
+        return f"{plural(k, 'component')}{asked}. They leave nothing over, as of {clients}: that tells nothing."
     if diagnosis["mixture_supported"]:
         verb = f"{asked}, explain" if asked else " explain"
         return f"{plural(k, 'component')}{verb} {share} {DIFFERS}."
@@ -57,6 +62,16 @@ def several(diagnosis: Diagnosis) -> str:
     else:
         rest = "the rest is not shapeless"
     return f"{plural(k, 'direction')} explain {share} {DIFFERS}; {rest}: no mixture of {k}."
+
+
+def too_few(diagnosis: Diagnosis) -> str | None:
+    """One client or two, which can tell nothing of components, in words; None of more."""
+    return {1: "a single client", 2: "two clients"}.get(len(diagnosis["clients"]))
+
+
+def tested(diagnosis: Diagnosis) -> bool:
+    """Whether K components leave anything over by which a mixture could be told from anything else."""
+    return diagnosis["speaks_against"] is not None
 
 
 def explained(diagnosis: Diagnosis) -> str | None:
@@ -86,8 +101,9 @@ def scattering(diagnosis: Diagnosis) -> list[str]:
     if not scatters(diagnosis):
         return []
     low, high = diagnosis["own_scatter_interval"]
-    rest = "The rest is" if diagnosis["n_components"] > 1 else "That is"
-    return [
-        f"{rest} each client's own: counts vary {diagnosis['own_scatter']:.1f} ({low:.1f} to {high:.1f}) times as much "
-        "as those of rows drawn at random."
-    ]
+    vary = f"counts vary {diagnosis['own_scatter']:.1f} ({low:.1f} to {high:.1f}) times as much"
+    vary += " as those of rows drawn at random."
+    if diagnosis["n_components"] > 1:
+        return [f"The rest is each client's own: {vary}"]
+    own = diagnosis["mixture_supported"] and not too_few(diagnosis)
+    return [f"That is each client's own: {vary}" if own else f"Their {vary}"]

@@ -14,8 +14,9 @@ from fedgmi.data.rows import Client
 from fedgmi.diagnosis.survey import Survey, begins_with, take_survey
 from fedgmi.errors import FedgmiWarning, too_many_components
 from fedgmi.methods import Method
-from fedgmi.methods.fedgmi.schedule import MIN_CLIENTS
-from fedgmi.methods.fedgmi.settings import FedGMISettings
+from fedgmi.methods.fedgmi.newcomers import FEWEST_CLIENTS
+from fedgmi.methods.fedgmi.sketch import RELIABLE
+from fedgmi.mixture.information import MIN_CONTRAST
 from fedgmi.mixture.rare_words import MUCH_LOST
 from fedgmi.mixture.spectrum import estimate_components
 from fedgmi.protocol.ledger import bytes_by_kind
@@ -119,14 +120,9 @@ def warn_of_warm_up(method: Method, rounds: int) -> None:
         warnings.warn(FedgmiWarning(what), stacklevel=2)
 
 
-def warn_of_few_clients(setup: Setup, n_clients: int) -> None:
-    """Warn of so few clients that fedgmi calibrates nothing, whoever judges."""
-    own = setup.config.method
-    calibrates = isinstance(own, FedGMISettings) and own.preset == "default" and setup.n_components > 1
-    if calibrates and n_clients < MIN_CLIENTS:
-        who = f"{n_clients} client{'s' if n_clients > 1 else ''}, and fewer than {MIN_CLIENTS} calibrate nothing"
-        what = f"{who}: proportions come from clients' counts of words alone, and method.judges changes nothing"
-        warnings.warn(FedgmiWarning(what), stacklevel=2)
+def counted(n: int, noun: str) -> str:
+    """A count and its noun: 1 client, 2 clients."""
+    return f"{n} {noun}{'s' * (n != 1)}"
 
 
 def lost_words(share: float | None) -> list[str]:
@@ -140,27 +136,49 @@ def lost_words(share: float | None) -> list[str]:
 
 
 def warn_of_unshown(n_components: int, found: Mapping[str, Any]) -> None:
-    """Warn of components that were asked for and that the clients' counts do not show.
+    """Warn where the clients' counts show another number of components than was asked for, and say who is not known.
 
     Args:
         n_components: K.
-        found: A method's `metrics`, or what `evaluate` says. What is not there was counted by nobody.
+        found: What `evaluate` says, or as much of it as there is. What is not there was counted by nobody.
     """
-    shown, reliability, own = (found.get(name) for name in ("components_shown", "reliability", "identified"))
-    if shown is None or reliability is None or own is None:
-        return
-    if not (all(own) if isinstance(own, list) else own):
-        warnings.warn(
-            f"{n_components} components were asked for, and clients differ by hardly more than chance "
-            f"({reliability:.0%} is more; {int(shown)} component{'s are' if shown > 1 else ' is'} shown): every client "
-            "has the pooled proportions, and the components are one. More rows a client help, or more clients",
-            FedgmiWarning,
-            stacklevel=2,
-        )
-    elif shown < n_components:
-        warnings.warn(
-            f"{n_components} components were asked for, and the clients show {int(shown)}: proportions among the "
-            "others are arbitrary. See fedgmi diagnose, or ask for fewer",
-            FedgmiWarning,
-            stacklevel=2,
-        )
+    for line in (*of_unshown(n_components, found), *of_unidentified(n_components, found)):
+        warnings.warn(line, FedgmiWarning, stacklevel=2)
+
+
+def of_unshown(n_components: int, found: Mapping[str, Any]) -> list[str]:
+    """A sentence where the clients show more components than were asked for, or fewer; else none."""
+    shown, reliability = found.get("components_shown"), found.get("reliability")
+    if shown is None or reliability is None or n_components == shown:
+        return []
+    asked = f"{counted(n_components, 'component')} {'was' if n_components == 1 else 'were'} asked for"
+    if shown > n_components:
+        return [f"{asked}, and the clients show {int(shown)}. See fedgmi diagnose, or ask for more"]
+    if reliability < RELIABLE:
+        return [
+            f"{asked}, and clients differ by hardly more than chance ({reliability:.0%} is more; "
+            f"{counted(int(shown), 'component')} {'is' if shown == 1 else 'are'} shown): every client has the pooled "
+            "proportions, and the components are one. More rows a client help, or more clients"
+        ]
+    return [
+        f"{asked}, and the clients show {int(shown)}: proportions among the others are arbitrary. See fedgmi diagnose, "
+        "or ask for fewer"
+    ]
+
+
+def of_unidentified(n_components: int, found: Mapping[str, Any]) -> list[str]:
+    """How many clients' proportions are not known, and why; nothing where all are."""
+    known, contrast = found.get("identified"), found.get("contrast")
+    if known is None or contrast is None or all(known) or n_components == 1:
+        return []
+    pooled = found.get("reliability", 1.0) < RELIABLE
+    if pooled and found["components_shown"] < n_components:
+        return []  # of_unshown says it
+    told = f"proportions of {len(known) - sum(known)} of {counted(len(known), 'client')} are not identified"
+    if contrast >= MIN_CONTRAST:
+        return [f"{told}: too few rows"]
+    if pooled:
+        return [f"{told}: clients differ by hardly more than chance, and all have the pooled ones"]
+    if len(known) < FEWEST_CLIENTS:
+        return [f"{told}: with {counted(len(known), 'client')} nothing tells a component from what each has for itself"]
+    return [f"{told}: rows do not tell the components apart (contrast {contrast:.2f}, below {MIN_CONTRAST})"]

@@ -14,6 +14,7 @@ from fedgmi.data.federation import Federation
 from fedgmi.data.rows import Client, Rows, Schema, chunks, pack
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import Method, Predictor, Task
+from fedgmi.mixture.information import MIN_CONTRAST, decided, errors_by
 from fedgmi.mixture.matching import match_components, reorder, total_variation
 from fedgmi.randomness import generator
 from fedgmi.runs.metrics import USUAL, majority, mean, measure, of_clients, per_class
@@ -51,7 +52,8 @@ def evaluate(
         result["components_shown"] = int(metrics["components_shown"])
         result["rows_in_lost_words"] = metrics["rows_in_lost_words"]
         result["reliability"] = metrics["reliability"]
-        result["identified"] = [bool(metrics["identified"])] * len(federation.clients)
+        result["contrast"] = metrics["contrast"]
+        result["identified"] = identified(method, server, states, federation.clients)
     order = None
     if predictor.proportions is not None:
         numbers, order = proportion_errors(predictor.proportions(states).cpu(), scenario)
@@ -61,6 +63,32 @@ def evaluate(
             result["assignment_accuracy"] = assignment_accuracy(predictor, server, states, scenario, order)
         result |= component_matrices(predictor, task, server, scenario.truth.pure, order)
     return result
+
+
+def identified(method: Method, server: Tree, states: Tree, clients: Sequence[Client]) -> list[bool]:
+    """By client whether its proportions are known: components can be told apart, and its rows are enough to do so.
+
+    Args:
+        method: One with `contrast` in its `metrics`, and with proportions, responsibilities and pooled proportions.
+        server: The server's state after the last round.
+        states: The clients' states. [C, …]
+        clients: Their rows.
+
+    Returns:
+        False for all where the contrast is below MIN_CONTRAST, and of single clients by `decided`.
+    """
+    predictor = method.predictor
+    assert predictor.responsibilities is not None
+    assert predictor.proportions is not None
+    assert predictor.pooled is not None
+    if method.metrics(server)["contrast"] < MIN_CONTRAST:
+        return [False] * len(clients)
+    found: list[bool] = []
+    for rows, chunk_states in _chunked(clients, states):
+        resp = predictor.responsibilities(server, chunk_states, rows)
+        errors = errors_by(resp, predictor.proportions(chunk_states), predictor.pooled(server), rows)
+        found += decided(errors).tolist()
+    return found
 
 
 def client_accuracy(predictor: Predictor, server: Tree, states: Tree, held_out: Sequence[Client]) -> Tensor | None:

@@ -19,7 +19,6 @@ from fedgmi.runs.choosing import best_of, check_choice, say_what_chooses, warn_o
 from fedgmi.runs.components import (
     ComponentCount,
     count_components,
-    warn_of_few_clients,
     warn_of_unshown,
     warn_of_warm_up,
 )
@@ -81,7 +80,6 @@ def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]
     setup = replace(setup, n_components=counted.n_components)
     method = setup.method()
     warn_of_warm_up(method, config.rounds)
-    warn_of_few_clients(setup, len(scenario.federation.clients))
     say_what_chooses(method, came.federation, scenario.federation, "set scenario.validation_share = 0.1")
     program = method.program  # what cannot be is refused before anything is written
     for name in names:

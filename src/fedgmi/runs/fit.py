@@ -38,11 +38,11 @@ from fedgmi.runs.choosing import (
 from fedgmi.runs.components import (
     ComponentCount,
     count_components,
-    warn_of_few_clients,
     warn_of_unshown,
     warn_of_warm_up,
 )
 from fedgmi.runs.config import Config, check_method, check_metric, check_rates, refuse_compare
+from fedgmi.runs.evaluation import identified
 from fedgmi.runs.fitted import Fitted
 from fedgmi.runs.metrics import METRICS
 from fedgmi.runs.setup import Setup, choose_device
@@ -101,7 +101,6 @@ def _best(setup: Setup, federation: Federation, device: torch.device, listener: 
     counted = count_components(config, setup, federation.clients, device)
     setup = replace(setup, n_components=counted.n_components)
     warn_of_warm_up(setup.method(), config.rounds)
-    warn_of_few_clients(setup, len(federation.clients))
     say_what_chooses(setup.method(), came, federation, "fit(federation.with_validation(0.2))")
     if federation.schema.labelled or config.training.patience is not None:
         check_choice(config, came, setup.method().program, name)
@@ -177,7 +176,10 @@ class _Run:
         )
         if listener is not None:
             listener.finished(self.name)
-        warn_of_unshown(self.setup.n_components, method.metrics(end.server))
+        told: dict[str, Any] = dict(method.metrics(end.server))
+        if "contrast" in told:
+            told["identified"] = identified(method, end.server, transport.states, clients)
+        warn_of_unshown(self.setup.n_components, told)
         return self._left(method, transport, end, counted, choice)
 
     def _left(

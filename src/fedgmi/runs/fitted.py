@@ -27,7 +27,8 @@ class Inferred:
 
     Attributes:
         proportions: [K]
-        identified: Whether its rows can tell the components apart; the proportions are the pooled ones where not.
+        identified: Whether its rows tell its proportions. Where rows of their kind cannot, the proportions are the
+            pooled ones; where they are too few, the proportions lie between.
         standard_errors: Of the proportions, the components taken as known. [K]
     """
 

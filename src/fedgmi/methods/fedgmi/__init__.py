@@ -56,7 +56,6 @@ from fedgmi.methods.local_training import identified_of
 from fedgmi.methods.personal import personal
 from fedgmi.mixture.information import MIN_CONTRAST
 from fedgmi.mixture.posterior import responsibilities
-from fedgmi.mixture.topics import all_alike
 from fedgmi.models.expert import mixture_log_prob
 from fedgmi.protocol.step import Phase, Program, Step
 from fedgmi.tree import Tree
@@ -156,15 +155,15 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
 
 def metrics(server: Tree) -> dict[str, float]:
     """The bound (nats per row), and of the sketch how many components it shows, which share of rows has a word that is
-    lost, how reliable it is, and whether proportions are each client's own (1) or the pooled ones (0); where there are
-    such."""
+    lost, and how reliable it is; where there are such. And how well rows with labels tell the two likest components
+    apart, from 0 to 1, once that is known: 0 too where two clients are all there are."""
     [bound], [shown] = Components.names("bound"), Sketch.names("components_shown")
     found = {"bound": float(server[bound])} if bound in server else {}
     if shown not in server:
         return found
     sketch = Sketch(server)
     found |= {"components_shown": int(sketch.components_shown), "rows_in_lost_words": float(sketch.lost)}
-    return found | {"reliability": float(sketch.reliability), "identified": float(not all_alike(sketch.topics))}
+    return found | {"reliability": float(sketch.reliability), "contrast": float(server[CONTRAST][0])}
 
 
 def _counts(server: Tree) -> Tensor | None:

@@ -62,7 +62,7 @@ def calibration_steps(task: Task[FedGMISettings], rule: Rule) -> dict[str, Step]
         return states, Message(sums=sums | client_count(rows))
 
     def take_scale(server: Tree, message: Message, round: int) -> Tree:
-        if too_few(message):
+        if too_few(server, message):
             return server
         now, sums = Calibration(server), message.sums
         scale = (sums["squares"] / sums["count"]).sqrt().clamp(min=1e-6)
@@ -103,7 +103,7 @@ def fisher_steps(task: Task[FedGMISettings], side: Side) -> dict[str, Step]:
         return states, Message(sums=sums | client_count(judged))
 
     def take_share(server: Tree, message: Message, round: int) -> Tree:
-        if too_few(message):
+        if too_few(server, message):
             return server
         return server | part.leaves(share=message.sums["share"] / message.sums["count"])
 
@@ -115,7 +115,7 @@ def fisher_steps(task: Task[FedGMISettings], side: Side) -> dict[str, Step]:
         return states, Message(sums=sums | client_count(judged))
 
     def take_gradient(server: Tree, message: Message, round: int) -> Tree:
-        if too_few(message) or task.n_components == 1:
+        if too_few(server, message) or task.n_components == 1:
             return server
         now = part(server)
         limits = largest_weights(task.settings, server)[: len(now.weights)]

@@ -70,7 +70,7 @@ def cells_step(task: Task[FedGMISettings], rule: Rule) -> Step:
         share = cells.sum(0) / cells.sum()
         start = torch.tensor([1.0, 0.0], dtype=torch.float64, device=share.device)
         remembers = task.settings.judges == "density"  # others leave a client's rows out of what judges them
-        unseen = torch.tensor(remembers and not too_few(message), device=share.device)
+        unseen = torch.tensor(remembers and not too_few(server, message), device=share.device)
         return server | Gate.leaves(cells=cells, weights=start, unseen=unseen) | uncalibrated(Gate, share)
 
     made = Gate.names("cells", "weights", "share", "bias", "unseen")
@@ -144,7 +144,7 @@ def switch_step(task: Task[FedGMISettings], unlabelled: Evidence, proportions: C
         return states, Message(sums={"log_likelihood": sums} | client_count(held))
 
     def take(server: Tree, message: Message, round: int) -> Tree:
-        if too_few(message):
+        if too_few(server, message):
             return server
         of_use = switching.better(message.sums["log_likelihood"], SIZE)
         return server | Gate.leaves(contrast=Gate(server).contrast * of_use)

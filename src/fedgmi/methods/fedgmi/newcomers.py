@@ -7,13 +7,15 @@ from torch import Tensor
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods.fedgmi.evidence import Evidence
-from fedgmi.methods.fedgmi.state import CONTRAST, Calibration, Gate
-from fedgmi.methods.local_training import identified
-from fedgmi.mixture.information import MIN_CONTRAST, contrast_sums, contrasts, standard_errors
+from fedgmi.methods.fedgmi.state import CONTRAST, Calibration, Gate, Sketch
+from fedgmi.mixture.information import MIN_CONTRAST, contrast_sums, contrasts, decided, standard_errors
 from fedgmi.mixture.posterior import e_step
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
+
+FEWEST_CLIENTS = 3
+"""Of two clients each may be a component of its own: nothing tells a component from what a client has for itself."""
 
 
 def contrast_step(labelled: Evidence, unlabelled: Evidence) -> Step:
@@ -38,19 +40,29 @@ def contrast_step(labelled: Evidence, unlabelled: Evidence) -> Step:
                 name: contrast_sums(evidence(server, states_of, judged), share, judged)["joint"]
                 for name, evidence in kinds.items()
             }
-        return states, Message(sums=sums)
+        return states, Message(sums=sums | {"clients": (rows.counts > 0).sum().double()})
 
     def take(server: Tree, message: Message, round: int) -> Tree:
         labelled, unlabelled = (contrasts(message.sums[name]) for name in ("labelled", "unlabelled"))
-        return server | {CONTRAST: torch.stack([labelled[0], unlabelled[0]])} | Gate.leaves(contrast=unlabelled[-1])
+        least = torch.stack([labelled[0], unlabelled[0]])
+        if len(message.sums["labelled"]) > 1 and n_clients(server, message) < FEWEST_CLIENTS:
+            least = torch.zeros_like(least)
+        return server | {CONTRAST: least} | Gate.leaves(contrast=unlabelled[-1])
 
     return Step("contrast", client, take, writes=(CONTRAST, *Gate.names("contrast")))
+
+
+def n_clients(server: Tree, message: Message) -> int:
+    """How many clients components were found from: those with counts of words; without counts, those that answer."""
+    [histograms] = Sketch.names("histograms")
+    return int(server[histograms].any(1).sum()) if histograms in server else int(message.sums["clients"])
 
 
 def infer_client(server: Tree, rows: Rows, log_evidence: Tensor) -> Tree:
     """States of new clients: proportions at the fixed point of the E-step, and whether their rows can tell them.
 
     Where components cannot be told apart by such rows, the proportions are the pooled ones and `identified` is False.
+    Where a client's own rows are too few to decide (`decided`), they lie between, and `identified` is False too.
 
     Args:
         server: The server's state.
@@ -65,4 +77,4 @@ def infer_client(server: Tree, rows: Rows, log_evidence: Tensor) -> Tree:
     tell = bool(server[CONTRAST][0 if rows.y is not None else 1] >= MIN_CONTRAST)
     proportions = e_step(log_evidence, rows, start, share).proportions if tell else start.clone()
     errors = standard_errors(log_evidence, proportions, share, rows)
-    return {"proportions": proportions, "standard_errors": errors} | identified(rows, tell)
+    return {"proportions": proportions, "standard_errors": errors, "identified": decided(errors) & tell}

@@ -24,6 +24,7 @@ from fedgmi.methods.fedgmi.schedule import (
     JUDGE_SUMS,
     Row,
     Schedule,
+    topics_differ,
 )
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.sketch import count_words
@@ -40,9 +41,10 @@ TRUE_TOPICS = Row(
 
 def oracle_schedule(own: FedGMISettings, labelled: bool = True) -> Schedule:
     """As the default's, with the truth where the default estimates, and no calibration within rounds."""
-    by_truth = {row: replace(row, e_step=False) for row in (EM, CELLS, JUDGE_SUMS)}  # the truth needs no evidence
+    sums = JUDGE_SUMS.only(topics_differ)
+    by_truth = {row: replace(row, e_step=False) for row in (EM, CELLS, sums)}  # the truth needs no evidence
     if labelled:  # then judges need no cell, and the truth needs none at all
-        by_truth[JUDGE_SUMS] = replace(by_truth[JUDGE_SUMS], down=(*FEATURE_SCALE, *BINS, *Judging.names("turn")))
+        by_truth[sums] = replace(by_truth[sums], down=(*FEATURE_SCALE, *BINS, *Judging.names("turn")))
     usual = schedule.default(own)
     return replace(
         usual,

@@ -30,6 +30,7 @@ from fedgmi.data.rows import Schema
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Components, Gate, Judging, Reference, Sketch
 from fedgmi.mixture.target_bins import binned
+from fedgmi.mixture.topics import all_alike
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Phase, Step
 from fedgmi.tree import Tree
@@ -169,11 +170,12 @@ def default(own: FedGMISettings) -> Schedule:
     if own.judges == "closed":
         return closed(own)
     turns = (SHARES, *(CALIBRATE, SHARES) * own.calibration_steps)
+    last_turns = tuple(row.only(topics_differ) for row in (SCALE, *turns))
     gate_turns = (GATE_SHARES, *(CALIBRATE_GATE, GATE_SHARES) * (2 * own.calibration_steps))
     return Schedule(
         prepare=(*codebook(own), HISTOGRAMS, FOLD_IN),
         round=(SCALE.only(calibration_is_of_use), *(row.only(calibration_has_begun) for row in turns), EM),
-        finish=(SCALE, *turns, E_STEP, CELLS, *gate_turns, CONTRAST, SWITCH),
+        finish=(*last_turns, E_STEP, CELLS, *gate_turns, CONTRAST, SWITCH),
         evidence=CALIBRATED,
         gate=CALIBRATED_GATE,
     )
@@ -182,7 +184,7 @@ def default(own: FedGMISettings) -> Schedule:
 def closed(own: FedGMISettings) -> Schedule:
     """Sketch first; then judges and E-step take turns until they agree; then rounds only train."""
     shares, calibrate = replace(SHARES, down=(*CLOSED_EVIDENCE, *LINE)), replace(CALIBRATE, down=CLOSED)
-    turn = (JUDGE_SUMS, shares, *(calibrate, shares) * own.calibration_steps)
+    turn = tuple(row.only(topics_differ) for row in (JUDGE_SUMS, shares, *(calibrate, shares) * own.calibration_steps))
     gate_shares = replace(GATE_SHARES, down=(*CLOSED_GATE_EVIDENCE, *GATE_LINE, *Judging.names("turn")))
     calibrate_gate = replace(CALIBRATE_GATE, down=(*CLOSED_GATE, *BY_WHICH, *Judging.names("turn")))
     gate_turns = (calibrate_gate, gate_shares) * (2 * own.calibration_steps)
@@ -217,7 +219,7 @@ def codebook(own: FedGMISettings) -> tuple[Row, ...]:
     return FEATURES, TARGET, SPREAD, *(K_MEANS,) * own.kmeans_rounds
 
 
-MIN_CLIENTS = 5  # with fewer participants the last calibration stands
+MIN_CLIENTS = 5  # of a larger federation: with fewer participants the last calibration stands
 SETTLED = 0.01  # of a weight, or of 1 where that is more: where less changes, the next round goes without
 LARGEST = (1.0, 1.0, 2.0)  # nats a nat, by KINDS; a guard that judges in closed form do not come to
 
@@ -239,8 +241,15 @@ def reference_stays(rounds: int | None, server: Tree) -> bool:
     return rounds is not None and int(Components(server).version) >= rounds
 
 
+def topics_differ(own: FedGMISettings, server: Tree) -> bool:
+    """The sketch tells two components or more apart. Else judges would learn from rounding errors."""
+    return not all_alike(Sketch(server).topics)
+
+
 def calibration_is_of_use(own: FedGMISettings, server: Tree) -> bool:
     """The reference models change, or the last calibration moved the weights. Else the next would leave them, too."""
+    if not topics_differ(own, server):
+        return False
     now = Calibration(server)
     settled = bool(((now.weights - now.weights_before).abs() <= SETTLED * now.weights.clamp(min=1.0)).all())
     return int(Components(server).version) <= own.reference_rounds or not settled
@@ -251,9 +260,12 @@ def calibration_has_begun(own: FedGMISettings, server: Tree) -> bool:
     return int(Calibration(server).begun) == int(Components(server).version)
 
 
-def too_few(message: Message) -> bool:
-    """So few clients answered that the last calibration stands."""
-    return float(message.sums["clients"]) < MIN_CLIENTS
+def too_few(server: Tree, message: Message) -> bool:
+    """So few clients answered that the last calibration stands: fewer than five, and not all that there are. A single
+    one is always too few, for its rows are judged by the others'."""
+    [histograms] = Sketch.names("histograms")
+    everyone = int(server[histograms].any(1).sum()) if histograms in server else MIN_CLIENTS
+    return float(message.sums["clients"]) < max(2, min(MIN_CLIENTS, everyone))
 
 
 def largest_weights(own: FedGMISettings, server: Tree) -> Tensor:

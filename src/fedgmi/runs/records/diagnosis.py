@@ -28,7 +28,8 @@ class DiagnosisRecord(Written):
         threshold: The most that chance and own scatter make.
         explained: Of what differs between clients beyond chance, the share that K components explain; the rest is each
             client's own. 0 for one component. Unknown where clients differ no more than by chance.
-        explained_interval: Of that share, from low to high.
+        explained_interval: Of that share, from low to high. Null for one component, which explains nothing by
+            definition.
         own_scatter: φ̂ = 1 + (n̄ − 1)·ρ̂, the variance of the counts of a client with the mean number of rows n̄ around its
             mixture, as a multiple of that of rows drawn independently; 1: clients do not scatter on their own.
         own_scatter_interval: Of it, from low to high.

@@ -123,7 +123,9 @@ class Outcome(Part):
         components_shown: How many components the clients' counts stand up for.
         rows_in_lost_words: The share of rows in words so rare that neither cell nor label is left of them.
         reliability: The share of what clients' counts differ by along K − 1 directions that is not chance, from 0 to 1.
-        identified: By client: whether its proportions are its own. False where all have the pooled ones.
+        contrast: How well rows with labels tell the two likest components apart, from 0 to 1; 0 where all have the
+            pooled proportions, and where there are fewer than three clients.
+        identified: By client: whether its proportions are known. False for all where the contrast is below .05.
         client_accuracy: Share of right labels on a client's own held-out rows, mean over clients.
         client_accuracy_per_client: By client.
         client_accuracy_shared: Mean over clients without what they have of their own; null where they have nothing.
@@ -163,6 +165,7 @@ class Outcome(Part):
     components_shown: int | None = None
     rows_in_lost_words: float | None = None
     reliability: float | None = None
+    contrast: float | None = None
     identified: list[bool] | None = None
     client_accuracy: float | None
     client_accuracy_per_client: list[float | None] | None
