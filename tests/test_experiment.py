@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from fedgmi.data.rows import Schema
-from fedgmi.errors import ConfigError
+from fedgmi.errors import ConfigError, FedgmiWarning
 from fedgmi.methods.fedgmi.presets import PRESETS
 from fedgmi.runs import config, experiment
 from fedgmi.runs.setup import Setup
