@@ -14,7 +14,6 @@ from fedgmi.data.rows import Client
 from fedgmi.diagnosis.survey import Survey, begins_with, take_survey
 from fedgmi.errors import FedgmiWarning, too_many_components
 from fedgmi.methods import Method
-from fedgmi.methods.fedgmi.newcomers import FEWEST_CLIENTS
 from fedgmi.methods.fedgmi.sketch import RELIABLE
 from fedgmi.mixture.information import MIN_CONTRAST
 from fedgmi.mixture.rare_words import MUCH_LOST
@@ -161,8 +160,8 @@ def of_unshown(n_components: int, found: Mapping[str, Any]) -> list[str]:
             "proportions, and the components are one. More rows a client help, or more clients"
         ]
     return [
-        f"{asked}, and the clients show {int(shown)}: proportions among the others are arbitrary. See fedgmi diagnose, "
-        "or ask for fewer"
+        f"{asked}, and the clients show {int(shown)}: proportions among the others are arbitrary, and no client's are "
+        "identified. See fedgmi diagnose, or ask for fewer"
     ]
 
 
@@ -172,13 +171,11 @@ def of_unidentified(n_components: int, found: Mapping[str, Any]) -> list[str]:
     if known is None or contrast is None or all(known) or n_components == 1:
         return []
     pooled = found.get("reliability", 1.0) < RELIABLE
-    if pooled and found["components_shown"] < n_components:
+    if found.get("components_shown", n_components) < n_components:
         return []  # of_unshown says it
     told = f"proportions of {len(known) - sum(known)} of {counted(len(known), 'client')} are not identified"
     if contrast >= MIN_CONTRAST:
         return [f"{told}: too few rows"]
     if pooled:
         return [f"{told}: clients differ by hardly more than chance, and all have the pooled ones"]
-    if len(known) < FEWEST_CLIENTS:
-        return [f"{told}: with {counted(len(known), 'client')} nothing tells a component from what each has for itself"]
     return [f"{told}: rows do not tell the components apart (contrast {contrast:.2f}, below {MIN_CONTRAST})"]

@@ -66,22 +66,25 @@ def evaluate(
 
 
 def identified(method: Method, server: Tree, states: Tree, clients: Sequence[Client]) -> list[bool]:
-    """By client whether its proportions are known: components can be told apart, and its rows are enough to do so.
+    """By client whether its proportions are known: clients show the components, rows tell them apart, and are enough.
 
     Args:
-        method: One with `contrast` in its `metrics`, and with proportions, responsibilities and pooled proportions.
+        method: One with `contrast` and `components_shown` in its `metrics`, and with proportions, responsibilities and
+            pooled proportions.
         server: The server's state after the last round.
         states: The clients' states. [C, …]
         clients: Their rows.
 
     Returns:
-        False for all where the contrast is below MIN_CONTRAST, and of single clients by `decided`.
+        False for all where fewer components are shown, or the contrast is below MIN_CONTRAST; of single clients by
+        `decided`.
     """
     predictor = method.predictor
     assert predictor.responsibilities is not None
     assert predictor.proportions is not None
     assert predictor.pooled is not None
-    if method.metrics(server)["contrast"] < MIN_CONTRAST:
+    metrics, proportions = method.metrics(server), predictor.proportions(states)
+    if metrics["contrast"] < MIN_CONTRAST or metrics["components_shown"] < proportions.shape[1]:
         return [False] * len(clients)
     found: list[bool] = []
     for rows, chunk_states in _chunked(clients, states):

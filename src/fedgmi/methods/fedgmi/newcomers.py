@@ -58,11 +58,19 @@ def n_clients(server: Tree, message: Message) -> int:
     return int(server[histograms].any(1).sum()) if histograms in server else int(message.sums["clients"])
 
 
+def all_shown(server: Tree) -> bool:
+    """Whether the clients' counts show as many components as there are. Else some are arbitrary, however well rows tell
+    them apart. True where nobody counted."""
+    [shown] = Sketch.names("components_shown")
+    return shown not in server or int(server[shown]) >= len(Calibration(server).share)
+
+
 def infer_client(server: Tree, rows: Rows, log_evidence: Tensor) -> Tree:
     """States of new clients: proportions at the fixed point of the E-step, and whether their rows can tell them.
 
     Where components cannot be told apart by such rows, the proportions are the pooled ones and `identified` is False.
-    Where a client's own rows are too few to decide (`decided`), they lie between, and `identified` is False too.
+    Where a client's own rows are too few to decide (`decided`), they lie between, and `identified` is False too. So it
+    is where clients show fewer components than there are (`all_shown`).
 
     Args:
         server: The server's state.
@@ -77,4 +85,8 @@ def infer_client(server: Tree, rows: Rows, log_evidence: Tensor) -> Tree:
     tell = bool(server[CONTRAST][0 if rows.y is not None else 1] >= MIN_CONTRAST)
     proportions = e_step(log_evidence, rows, start, share).proportions if tell else start.clone()
     errors = standard_errors(log_evidence, proportions, share, rows)
-    return {"proportions": proportions, "standard_errors": errors, "identified": decided(errors) & tell}
+    return {
+        "proportions": proportions,
+        "standard_errors": errors,
+        "identified": decided(errors) & (tell and all_shown(server)),
+    }

@@ -125,7 +125,8 @@ class Outcome(Part):
         reliability: The share of what clients' counts differ by along K − 1 directions that is not chance, from 0 to 1.
         contrast: How well rows with labels tell the two likest components apart, from 0 to 1; 0 where all have the
             pooled proportions, and where there are fewer than three clients.
-        identified: By client: whether its proportions are known. False for all where the contrast is below .05.
+        identified: By client: whether its proportions are known. False for all where the contrast is below .05, and
+            where fewer components are shown.
         client_accuracy: Share of right labels on a client's own held-out rows, mean over clients.
         client_accuracy_per_client: By client.
         client_accuracy_shared: Mean over clients without what they have of their own; null where they have nothing.
