@@ -17,6 +17,7 @@ from fedgmi.methods.fedgmi import schedule
 from fedgmi.methods.fedgmi.oracle import oracle_schedule
 from fedgmi.methods.fedgmi.schedule import Schedule, applies, calibration_has_begun, calibration_is_of_use, of_use
 from fedgmi.methods.fedgmi.settings import choose_judges
+from fedgmi.methods.fedgmi.sketch import RELIABLE
 from fedgmi.protocol.step import Phase, changed, covers, select
 from fedgmi.tree import Tree
 
@@ -128,7 +129,7 @@ def test_where_the_sketch_tells_no_components_apart_judges_and_calibration_are_n
     alike = gaussian_scenario(20, 40, alpha=1e4)
     method = METHODS["fedgmi"](make_task(alike.federation.schema, judges=judges, personal=False))
     server, states, _ = run(method, alike)
-    assert float(server["sketch/reliability"]) < 0.3
+    assert float(server["sketch/reliability"]) < RELIABLE
     torch.testing.assert_close(states["proportions"], torch.full((20, 3), 1 / 3, dtype=torch.float64))
     assert server["calibration/weights"].tolist() == [1.0, 0.0, 0.0]
     assert int(server["calibration/begun"]) == -1

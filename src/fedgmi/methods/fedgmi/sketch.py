@@ -25,7 +25,7 @@ from fedgmi.tree import Tree
 if TYPE_CHECKING:
     from fedgmi.privacy.geometric import Noise
 
-RELIABLE = 0.3
+RELIABLE = 0.2
 """Where less of what clients differ by is more than chance, every client has π̄: it is then nearer the truth than what
 each would find. Rows know more than words, so the limit is below ½. docs/decisions.md has the figures."""
 
