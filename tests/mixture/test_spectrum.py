@@ -116,9 +116,9 @@ def test_clients_that_differ_by_chance_are_told_from_those_that_are_mixtures():
 
 
 def test_two_clients_that_differ_by_chance_are_not_believed_to_be_of_two_kinds():
-    """They differ by more than chance makes on average in every second federation; .3 more is rare."""
+    """Every second one of their federations differs by more than chance makes on average."""
     known = [reliability(mixture(1, n_clients=2, seed=seed)[0], 2, seed) for seed in range(20)]
-    assert sum(value >= 0.3 for value in known) <= 2
+    assert sum(value >= 0.2 for value in known) <= 2
     assert reliability(torch.tensor([[90.0, 60.0, 50.0], [50.0, 60.0, 90.0]]), 2, 0) > 0.5
 
 
