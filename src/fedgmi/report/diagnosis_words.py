@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedgmi.report.explained_words import Diagnosis, headline
+from fedgmi.report.explained_words import Diagnosis, headline, scatters
 from fedgmi.report.formats import listed, number, plural, short_share
 
 CLEAR, VISIBLE = 1.3, 1.1
@@ -21,9 +21,10 @@ def answers(diagnosis: Diagnosis) -> dict[str, list[str]]:
     Args:
         diagnosis: What `diagnosis.json` holds.
     """
+    which = "of one kind" if diagnosis["n_components"] == 1 else "a mixture of them"
     return {
         "How many components?": how_many(diagnosis),
-        "Is every client a mixture of them?": is_a_mixture(diagnosis),
+        f"Is every client {which}?": is_a_mixture(diagnosis),
         "How well are the proportions known?": how_well(diagnosis),
     }
 
@@ -39,17 +40,19 @@ def how_many(diagnosis: Diagnosis) -> list[str]:
     """
     values, threshold = diagnosis["singular_values"], diagnosis["threshold"]
     sentences = headline(diagnosis)
-    chance, n_above = f"what chance and own scatter can make ({threshold:.1f})", found(diagnosis) - 1
+    limit, n_above = f"what chance and own scatter can make ({threshold:.1f})", found(diagnosis) - 1
     if n_above:
         shown = listed([f"{value:.1f}" for value in values[:n_above]])
         verb = "stands" if n_above == 1 else "stand"
-        sentences.append(f"{plural(n_above, 'singular value')} ({shown}) {verb} above {chance}.")
+        sentences.append(f"{plural(n_above, 'singular value')} ({shown}) {verb} above {limit}.")
         if n_above < len(values):
             sentences.append(f"The next one ({values[n_above]:.1f}) does not.")
     else:
-        sentences.append(f"No singular value ({number(values[0], 1)}) is above {chance}.")
+        sentences.append(f"No singular value ({number(values[0], 1)}) is above {limit}.")
     if n_above:
-        sentences.append(gap(values[n_above - 1] / threshold))
+        sentences.append(
+            gap(values[n_above - 1] / threshold, "component" if diagnosis["mixture_supported"] else "direction")
+        )
     if diagnosis["true_n_components"] is not None:
         sentences.append(f"The scenario was made of {diagnosis['true_n_components']}.")
     return sentences
@@ -60,11 +63,12 @@ def found(diagnosis: Diagnosis) -> int:
     return 1 + sum(bool(value > diagnosis["threshold"]) for value in diagnosis["singular_values"])
 
 
-def gap(ratio: float) -> str:
+def gap(ratio: float, counted: str = "component") -> str:
     """How sure the count is.
 
     Args:
         ratio: The last singular value that counts, over the threshold.
+        counted: What there may be one fewer of.
 
     >>> gap(1.2)
     'The gap is visible but not wide.'
@@ -73,7 +77,7 @@ def gap(ratio: float) -> str:
         return "The gap is clear."
     if ratio >= VISIBLE:
         return "The gap is visible but not wide."
-    return "The gap is narrow. There may be one component fewer."
+    return f"The gap is narrow. There may be one {counted} fewer."
 
 
 def is_a_mixture(diagnosis: Diagnosis) -> list[str]:
@@ -85,30 +89,42 @@ def is_a_mixture(diagnosis: Diagnosis) -> list[str]:
     Returns:
         Sentences.
     """
-    n_clients, n_components, unfit = len(diagnosis["clients"]), diagnosis["n_components"], unfit_names(diagnosis)
-    chance = f"{frequency(diagnosis['p_value'])} true mixtures would fit as badly, or worse."
-    chance = chance[0].upper() + chance[1:]
-    chance += f" The test says no where fewer than {frequency(diagnosis['test_size'])} would."
+    unfit = unfit_names(diagnosis)
     if not diagnosis["mixture_supported"]:
-        more = n_components + 1 if found(diagnosis) <= n_components else found(diagnosis)
-        advice = ["train clients on their own (--set method.name=local)"]
-        advice += (
-            [f"test for more components (--set method.n_components={more})"]
-            if FEW_PER_COMPONENT * more <= n_clients
-            else []
-        )
-        advice += [f"look at the clients that do not fit: {listed(unfit)}"] if unfit else []
         nobody = "" if unfit else " No single client stands out."
+        is_a = (
+            "What one component says of a client is" if diagnosis["n_components"] == 1 else "The proportions below are"
+        )
         return [
-            f"No. {chance}{nobody} The proportions below are a summary at best.",
-            f"What to do: {', or '.join(advice)}.",
+            f"No. {chance(diagnosis)}{nobody} {is_a} a summary at best.",
+            f"What to do: {', or '.join(advice(diagnosis))}.",
         ]
-    sentences = [f"Nothing speaks against it. {chance}"]
+    allowed = ", once the scatter is allowed for" if diagnosis["n_components"] == 1 and scatters(diagnosis) else ""
+    sentences = [f"Nothing speaks against it{allowed}. {chance(diagnosis)}"]
     if unfit:
         verb, whose = ("does", "its") if len(unfit) == 1 else ("do", "their")
         sentences.append(f"But {listed(unfit)} {verb} not fit.")
         sentences.append(f"Look at {whose} rows before you rely on {whose} numbers.")
     return sentences
+
+
+def chance(diagnosis: Diagnosis) -> str:
+    """How often a federation that is as supposed would look as bad, and when the test says no."""
+    supposed = "federations of one kind" if diagnosis["n_components"] == 1 else "true mixtures"
+    told = f"{frequency(diagnosis['p_value'])} {supposed} would fit as badly, or worse."
+    return f"{told[0].upper()}{told[1:]} The test says no where fewer than {frequency(diagnosis['test_size'])} would."
+
+
+def advice(diagnosis: Diagnosis) -> list[str]:
+    """What to do where clients are no mixture."""
+    n_clients, n_components, unfit = len(diagnosis["clients"]), diagnosis["n_components"], unfit_names(diagnosis)
+    told = ["rely on each client's own predictor, not on proportions (--set method.name=fedavg-ft does without any)"]
+    more = n_components + 1 if found(diagnosis) <= n_components else found(diagnosis)
+    if FEW_PER_COMPONENT * more <= n_clients:
+        told.append(f"test for more components (--set method.n_components={more})")
+    if unfit:
+        told.append(f"look at the clients that do not fit: {listed(unfit)}")
+    return told
 
 
 def frequency(p_value: float) -> str:
