@@ -63,7 +63,7 @@ def diagnosed(name: str, seed: int, options: argparse.Namespace) -> dict[str, An
             changes.append(f"data.path={data}")
         run(config.load(CONFIGS / f"{name}.toml", changes), out)
         print(f"done {out.name}", flush=True)
-    return DiagnosisRecord.read(out)
+    return DiagnosisRecord.read(out).to_json()
 
 
 def line(name: str, found: list[dict[str, Any]]) -> list[str]:

@@ -1,0 +1,160 @@
+"""When can proportions be known at all? Two Gaussian blobs, by how pure clients are and how far apart the blobs lie.
+
+    .venv/bin/python benchmarks/identifiability.py --seeds 1000 1001 1002 --out runs/identifiability
+    .venv/bin/python benchmarks/identifiability.py --presets default --picture docs/identifiability.png
+
+Clients hold shares of the first blob that lie evenly between 1 − p and p, so p is the share of the purest client of each
+blob. Blobs are spherical, of deviation 1, in four dimensions; labels there are none. Beside fedgmi stands a mixture of
+two Gaussians of all rows together (scikit-learn's), which knows the blobs' family and must not know whose rows are whose.
+A finished cell lies in --out as JSON and is read, not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+
+from fedgmi import Federation, FedGMI
+from fedgmi.errors import FedgmiWarning
+from fedgmi.mixture.matching import match_components, reorder, total_variation
+from fedgmi.randomness import numpy_generator
+from fedgmi.report.formats import markdown_table
+from fedgmi.storage import files
+
+N_FEATURES = 4
+LEVEL = 0.9  # of the intervals
+PUREST = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+SEPARATIONS = (0.5, 1.0, 2.0, 3.0, 5.0)
+KNOWN_BY = {"tv", "width", "coverage", "identified", "pooled"}
+
+
+@dataclass(frozen=True)
+class Blobs:
+    """A federation of two blobs.
+
+    Attributes:
+        rows: Of each client. [n_i, D] each
+        drawn: The shares that rows were drawn with. [C, 2]
+        realised: The shares that came of it. [C, 2]
+    """
+
+    rows: list[np.ndarray[Any, Any]]
+    drawn: Tensor
+    realised: Tensor
+
+
+def blobs(purest: float, separation: float, seed: int, n_clients: int, n_rows: int) -> Blobs:
+    """Clients with shares evenly from 1 − purest to purest of a blob that lies `separation` deviations from the other."""
+    first = np.linspace(1 - purest, purest, n_clients)
+    centres = np.zeros((2, N_FEATURES))
+    centres[1, 0] = separation
+    rows, realised = [], []
+    for i, share in enumerate(first):
+        rng = numpy_generator(seed, "blobs", i)
+        blob = (rng.random(n_rows) > share).astype(int)
+        rows.append((centres[blob] + rng.standard_normal((n_rows, N_FEATURES))).astype(np.float32))
+        realised.append([1 - blob.mean(), blob.mean()])
+    return Blobs(rows, torch.from_numpy(np.stack([first, 1 - first], 1)), torch.tensor(realised).double())
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fit."""
+
+    preset: str
+    purest: float
+    separation: float
+    seed: int
+
+    def result(self, options: argparse.Namespace) -> dict[str, Any]:
+        """Its numbers, from its file where there is one."""
+        path = options.out / f"{self.preset}-{self.purest:g}-{self.separation:g}-{self.seed}.json"
+        if not path.exists():
+            files.write_json(path, self.measured(options))
+            print(f"done {path.stem}", flush=True)
+        return files.read_json(path, "a result", KNOWN_BY, "remove it")
+
+    def measured(self, options: argparse.Namespace) -> dict[str, Any]:
+        """TV to the realised shares, intervals against the drawn ones, who is said to be identified, and the rival."""
+        made = blobs(self.purest, self.separation, self.seed, options.clients, options.rows)
+        model = FedGMI(2, preset=self.preset, rounds=options.rounds, epochs=options.epochs, seed=self.seed, verbose=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FedgmiWarning)  # what is not known is what this is about
+            model.fit(Federation.from_arrays(made.rows))
+        weights = torch.from_numpy(np.asarray(model.weights_))
+        order = match_components(weights, made.realised)
+        low, high = reorder(torch.from_numpy(np.asarray(model.weights_interval_)), order, dim=1).unbind(-1)
+        return {
+            "tv": float(total_variation(reorder(weights, order), made.realised).mean()),
+            "width": float((high - low).mean()),
+            "coverage": float(((low <= made.drawn) & (made.drawn <= high)).double().mean()),
+            "identified": mean(bool(model.infer_weights(rows).identified) for rows in made.rows),
+            "pooled": pooled(made),
+            "mean": float(total_variation(made.realised.mean(0).expand_as(made.realised), made.realised).mean()),
+        }
+
+
+def pooled(made: Blobs) -> float:
+    """TV of scikit-learn's mixture of two Gaussians of all rows: mean responsibilities of each client's rows."""
+    mixture = GaussianMixture(2, n_init=5, random_state=0).fit(np.concatenate(made.rows))
+    found = torch.from_numpy(np.stack([mixture.predict_proba(rows).mean(0) for rows in made.rows]))
+    return float(total_variation(reorder(found, match_components(found, made.realised)), made.realised).mean())
+
+
+def figures(preset: str, purest: float, separation: float, options: argparse.Namespace) -> dict[str, float]:
+    """A cell's figures, as means over seeds."""
+    found = [Cell(preset, purest, separation, seed).result(options) for seed in options.seeds]
+    return {name: mean(each[name] for each in found) for name in found[0]}
+
+
+SHOWN = {
+    "TV": lambda cell: f"{cell['tv']:.3f} ({cell['pooled']:.3f})",
+    "width of the intervals": lambda cell: f"{cell['width']:.2f}",
+    "coverage %": lambda cell: f"{100 * cell['coverage']:.0f}",
+    "identified %": lambda cell: f"{100 * cell['identified']:.0f}",
+}
+"""What a table shows of a cell; with TV that of the pooled mixture in brackets."""
+
+
+def table(preset: str, name: str, options: argparse.Namespace) -> str:
+    """One figure by purest client (rows) and separation (columns)."""
+    cells = {(p, s): figures(preset, p, s, options) for p in options.purest for s in options.separations}
+    rows = [[f"{p:g}", *(SHOWN[name](cells[p, s]) for s in options.separations)] for p in options.purest]
+    if name == "TV":
+        for p, row in zip(options.purest, rows, strict=True):
+            row.append(f"{mean(cells[p, s]['mean'] for s in options.separations):.3f}")
+    beside = ["π̄ for all"] if name == "TV" else []
+    return markdown_table([f"{preset}: {name}", *(f"{s:g}σ" for s in options.separations), *beside], rows)
+
+
+def main() -> None:
+    """Measure what is missing, then print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/identifiability"))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1000, 1001, 1002])
+    parser.add_argument("--presets", nargs="+", choices=["sketch", "default"], default=["sketch", "default"])
+    parser.add_argument("--purest", nargs="+", type=float, default=list(PUREST))
+    parser.add_argument("--separations", nargs="+", type=float, default=list(SEPARATIONS))
+    parser.add_argument("--clients", type=int, default=12)
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=6, help="of the preset default")
+    parser.add_argument("--epochs", type=int, default=2, help="of the preset default")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for preset in options.presets:
+        for name in SHOWN:
+            print(f"\n{table(preset, name, options)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
