@@ -1,12 +1,12 @@
 """When can proportions be known at all? Two Gaussian blobs, by how pure clients are and how far apart the blobs lie.
 
     .venv/bin/python benchmarks/identifiability.py --seeds 1000 1001 1002 --out runs/identifiability
-    .venv/bin/python benchmarks/identifiability.py --presets default --picture docs/identifiability.png
+    .venv/bin/python benchmarks/identifiability.py --presets default --picture identifiability.html
 
-Clients hold shares of the first blob that lie evenly between 1 − p and p, so p is the share of the purest client of each
-blob. Blobs are spherical, of deviation 1, in four dimensions; labels there are none. Beside fedgmi stands a mixture of
-two Gaussians of all rows together (scikit-learn's), which knows the blobs' family and must not know whose rows are whose.
-A finished cell lies in --out as JSON and is read, not repeated.
+Clients hold shares of the first blob that lie evenly between 1 − p and p, so p is the share of the purest client of
+each blob. Blobs are spherical, of deviation 1, in four dimensions; labels there are none. Beside fedgmi stands a
+mixture of two Gaussians of all rows together (scikit-learn's). It knows the blobs' family, and not whose rows are
+whose. A finished cell lies in --out as JSON and is read, not repeated.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from fedgmi.errors import FedgmiWarning
 from fedgmi.mixture.matching import match_components, reorder, total_variation
 from fedgmi.randomness import numpy_generator
 from fedgmi.report.formats import markdown_table
+from fedgmi.report.picture import write_page
 from fedgmi.storage import files
 
 N_FEATURES = 4
@@ -53,7 +54,7 @@ class Blobs:
 
 
 def blobs(purest: float, separation: float, seed: int, n_clients: int, n_rows: int) -> Blobs:
-    """Clients with shares evenly from 1 − purest to purest of a blob that lies `separation` deviations from the other."""
+    """Clients with shares evenly from 1 − purest to purest of the first of two blobs, `separation` deviations apart."""
     first = np.linspace(1 - purest, purest, n_clients)
     centres = np.zeros((2, N_FEATURES))
     centres[1, 0] = separation
@@ -136,6 +137,38 @@ def table(preset: str, name: str, options: argparse.Namespace) -> str:
     return markdown_table([f"{preset}: {name}", *(f"{s:g}σ" for s in options.separations), *beside], rows)
 
 
+PANELS = {"tv": "TV of fedgmi", "pooled": "TV of a mixture of all rows", "width": "width of fedgmi's intervals"}
+
+
+def picture(preset: str, options: argparse.Namespace) -> Any:
+    """TV beside that of the pooled mixture, and the width of the intervals, by purest client and separation."""
+    from plotly import graph_objects
+    from plotly.subplots import make_subplots
+
+    drawn = make_subplots(cols=len(PANELS), subplot_titles=list(PANELS.values()), shared_yaxes=True)
+    for column, name in enumerate(PANELS, start=1):
+        values = [[figures(preset, p, s, options)[name] for s in options.separations] for p in options.purest]
+        panel = graph_objects.Heatmap(
+            z=values,
+            x=[f"{s:g}σ" for s in options.separations],
+            y=[f"{p:g}" for p in options.purest],
+            zmin=0,
+            zmax=0.5 if name == "width" else 0.25,
+            colorscale="Cividis" if name == "width" else "Viridis",
+            reversescale=True,
+            texttemplate="%{z:.2f}",
+            showscale=False,
+        )
+        drawn.add_trace(panel, row=1, col=column)
+        drawn.update_xaxes(title_text="how far the blobs lie apart", type="category", row=1, col=column)
+    drawn.update_yaxes(type="category")
+    drawn.update_yaxes(title_text="share of the purest client", row=1, col=1)
+    title = (
+        f"When can proportions be known? Two blobs, {options.clients} clients × {options.rows} rows, preset {preset}"
+    )
+    return drawn.update_layout(title=title, template="plotly_white", font={"size": 14})
+
+
 def main() -> None:
     """Measure what is missing, then print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -148,12 +181,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=6, help="of the preset default")
     parser.add_argument("--epochs", type=int, default=2, help="of the preset default")
+    parser.add_argument("--picture", type=Path, help="a page to write, of the last preset")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     for preset in options.presets:
         for name in SHOWN:
             print(f"\n{table(preset, name, options)}", flush=True)
+    if options.picture:
+        write_page(picture(options.presets[-1], options), options.picture, "fedgmi: when proportions can be known", {})
 
 
 if __name__ == "__main__":

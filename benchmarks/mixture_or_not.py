@@ -1,9 +1,9 @@
-"""Is my federation a mixture? What `fedgmi diagnose` says of real federations, each with its sentence, as a Markdown table.
+"""Is my federation a mixture? What `fedgmi diagnose` says of real federations, in figures and in words, as a table.
 
     .venv/bin/python benchmarks/mixture_or_not.py --data ../shared/data --out runs/mixture-or-not
 
-Federations are those of configs/, as they stand there, but for where their data lie and for the seed. One whose data are
-not in --data is left out. A finished diagnosis lies in --out and is read, not repeated.
+Federations are those of configs/, as they stand there, but for where their data lie and for the seed. One whose data
+are not in --data is left out. A finished diagnosis lies in --out and is read, not repeated.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fedgmi.report.explained_words import headline
-from fedgmi.report.formats import markdown_table
+from fedgmi.report.formats import markdown_table, short_share
 from fedgmi.runs import config
 from fedgmi.runs.diagnose import run
 from fedgmi.runs.records import DiagnosisRecord
@@ -87,20 +87,18 @@ def over_seeds(told: list[str]) -> str:
 
 
 def chance(p_value: float) -> str:
-    """A p-value in a table.
-
-    >>> chance(0.17412), chance(0.00001)
-    ('.17', '< .001')
-    """
-    return "< .001" if p_value < 0.001 else f"{p_value:.3f}" if p_value < 0.01 else f"{p_value:.2f}"
+    """A p-value in a table."""
+    if p_value < 0.001:
+        return "< .001"
+    return short_share(p_value) if p_value >= 0.01 else f"{p_value:.3f}".removeprefix("0")
 
 
 def share(found: dict[str, Any]) -> str:
-    """What the components explain with its interval; a dash where nothing differs, or one component explains nothing."""
+    """What K components explain, with its interval; a dash where nothing differs, and for one component."""
     if found["explained"] is None or found["explained_interval"] is None or found["n_components"] == 1:
         return "–"
     low, high = found["explained_interval"]
-    return f"{found['explained']:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{short_share(found['explained'])} [{short_share(low)}, {short_share(high)}]"
 
 
 def main() -> None:
