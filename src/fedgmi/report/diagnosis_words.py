@@ -92,9 +92,7 @@ def is_a_mixture(diagnosis: Diagnosis) -> list[str]:
     unfit = unfit_names(diagnosis)
     if not diagnosis["mixture_supported"]:
         nobody = "" if unfit else " No single client stands out."
-        is_a = (
-            "What one component says of a client is" if diagnosis["n_components"] == 1 else "The proportions below are"
-        )
+        is_a = "One model for all is" if diagnosis["n_components"] == 1 else "The proportions below are"
         return [
             f"No. {chance(diagnosis)}{nobody} {is_a} a summary at best.",
             f"What to do: {', or '.join(advice(diagnosis))}.",
