@@ -189,7 +189,7 @@ def picture(preset: str, options: argparse.Namespace) -> Any:
     title = (
         f"When can proportions be known? Two blobs, {options.clients} clients × {options.rows} rows, preset {preset}"
     )
-    return drawn.update_layout(title=title, template="plotly_white", font={"size": 14})
+    return drawn.update_layout(title=title, template="plotly_white", font={"size": 14}, height=420, margin={"t": 60})
 
 
 def main() -> None:
