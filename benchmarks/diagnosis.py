@@ -110,6 +110,11 @@ def numbers(found: Diagnosis, scenario: Scenario) -> dict[str, Any]:
     }
 
 
+def seeds(options: argparse.Namespace, n: int) -> range:
+    """As many seeds from the first on."""
+    return range(options.seed, options.seed + n)
+
+
 def components_table(options: argparse.Namespace) -> str:
     """How often K̂ = K, by scenario and K."""
     rows, n_right, n_runs = [], 0, 0
@@ -117,7 +122,7 @@ def components_table(options: argparse.Namespace) -> str:
         row = [name]
         for k in range(1, 7):
             changes = INDEPENDENT.get((name, k), {})
-            cells = [Cell(name, k, seed, changes, whole=False) for seed in range(options.seeds_k)]
+            cells = [Cell(name, k, seed, changes, whole=False) for seed in seeds(options, options.seeds_k)]
             found = [cell.result(options)["k_estimated"] for cell in cells] if k <= MOST[name] else []
             n_right, n_runs = n_right + found.count(k), n_runs + len(found)
             wrong = sorted(set(found) - {k})
@@ -159,7 +164,7 @@ def whole_table(options: argparse.Namespace) -> str:
     names = [*options.scenarios, *(["pathological"] if options.data != "none" else [])]
     rows = []
     for name in names:
-        results = [Cell(name, 3, seed, {}).result(options) for seed in range(options.seeds)]
+        results = [Cell(name, 3, seed, {}).result(options) for seed in seeds(options, options.seeds)]
         rows.append(whole_row(name, results, None if name == "pathological" else 3))
     return markdown_table(["K=3", *HEAD], rows)
 
@@ -169,7 +174,7 @@ def hard_table(options: argparse.Namespace) -> str:
     rows = []
     for name in options.hard:
         for told, changes in HARD.items():
-            results = [Cell(name, 3, seed, changes).result(options) for seed in range(options.seeds_hard)]
+            results = [Cell(name, 3, seed, changes).result(options) for seed in seeds(options, options.seeds_hard)]
             rows.append(whole_row(f"{name}, {told}", results, 3))
     return markdown_table(["K=3", *HEAD], rows)
 
@@ -187,6 +192,7 @@ def main() -> None:
     parser.add_argument("--hard", nargs="+", choices=MOST, default=["labels"])
     parser.add_argument("--clients", type=int, default=40)
     parser.add_argument("--rows", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=1000, help="the first of each row")
     parser.add_argument("--seeds-k", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--seeds-hard", type=int, default=6)

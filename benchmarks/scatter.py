@@ -1,49 +1,31 @@
-"""Is K̂ right where clients scatter on their own? Counts of components, false alarms, and real federations, as tables.
+"""Is K̂ right where clients scatter on their own? Counts of components and false alarms, as tables.
 
-    .venv/bin/python benchmarks/scatter.py --draws 40 --data ../shared/data
+    .venv/bin/python benchmarks/scatter.py --draws 40
 
 Counts are Dirichlet-multinomial around a mixture, their variance φ times that of a multinomial; words of a topic are
-Dirichlet(2). Real federations are those of configs/ whose data lie in --data.
+Dirichlet(2). Real federations are in `mixture_or_not.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from fedgmi.data.scenarios.scenarios import build_scenario, wants_scale
-from fedgmi.diagnosis.diagnose import Diagnosis, diagnose
 from fedgmi.diagnosis.misfit import misfit
-from fedgmi.diagnosis.survey import take_survey
 from fedgmi.mixture.resampling import resample
 from fedgmi.mixture.spectrum import estimate_components
 from fedgmi.mixture.topics import fit_topics
 from fedgmi.randomness import numpy_generator
 from fedgmi.report.formats import markdown_table
-from fedgmi.runs import config
-from fedgmi.runs.setup import Setup
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 PEAKED = 2.0  # the Dirichlet parameter of a topic's words
 LEVELS = (0.05, 0.01)
 Shape = tuple[int, int, int]  # clients, rows of each, words
 USUAL: Shape = (30, 500, 60)
 SHAPES: tuple[Shape, ...] = (USUAL, (20, 70, 30), (100, 300, 200), (10, 500, 60))
-REAL = (
-    "femnist-writers",
-    "wisdm",
-    "watch-exercises",
-    "landmine",
-    "school",
-    "fed-heart-disease",
-    "fed-tcga-brca",
-    "adult",
-)
 
 
 def federation(k: int, alpha: float, phi: float, seed: int, shape: Shape = USUAL) -> Tensor:
@@ -112,49 +94,17 @@ def p_value(k: int, alpha: float, phi: float, seed: int) -> float:
     return misfit(counts, fit_topics(counts, k, seed), seed).p_value
 
 
-def real_table(options: argparse.Namespace) -> str:
-    """What the diagnosis says of real federations."""
-    rows = []
-    for name in options.real:
-        loaded = config.load(CONFIGS / f"{name}.toml")
-        data = options.data / Path(loaded.data.path).name
-        if not data.exists():
-            continue
-        loaded = config.load(CONFIGS / f"{name}.toml", [f"data.path={data}", f"seed={options.seed}"])
-        scenario = build_scenario(loaded.data, loaded.scenario, loaded.seed)
-        schema, clients = scenario.federation.schema, scenario.federation.clients
-        scale = wants_scale(loaded.data, loaded.scenario, schema)
-        survey = take_survey(Setup(loaded, schema, 1).task("fedgmi"), clients, standardise=scale)
-        began = time.process_time()
-        rows.append([name, *told(diagnose(survey.histograms, seed=loaded.seed)), f"{time.process_time() - began:.1f}"])
-    return markdown_table(["federation", "clients", "K̂", "explained", "φ̂", "mixture p", "CPU s"], rows)
-
-
-def told(found: Diagnosis) -> list[str]:
-    """A line's figures."""
-    known = found.explained
-    share = (
-        "–"
-        if known.share is None or known.interval is None
-        else f"{known.share:.2f} [{known.interval[0]:.2f}, {known.interval[1]:.2f}]"
-    )
-    clients, p = str(len(found.topics.proportions)), found.misfit.p_value
-    return [clients, str(found.n_components), share, f"{known.own_scatter:.1f}", "< .0001" if p < 1e-4 else f"{p:.2g}"]
-
-
-TABLES = {"one": one_table, "several": several_table, "alarms": alarms_table, "real": real_table}
+TABLES = {"one": one_table, "several": several_table, "alarms": alarms_table}
 
 
 def main() -> None:
     """Print the tables, each as soon as it is known."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="the folder of data sets' folders")
     parser.add_argument("--draws", type=int, default=10, help="federations of each kind")
-    parser.add_argument("--seed", type=int, default=5000, help="of the first draw, and of real federations")
+    parser.add_argument("--seed", type=int, default=5000, help="of the first draw")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--clients", nargs="+", type=int, default=[30])
     parser.add_argument("--shapes", nargs="+", type=shape_of, default=list(SHAPES), help="as 30x500x60")
-    parser.add_argument("--real", nargs="+", default=list(REAL))
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name in options.tables:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from summaries import make_diagnosis
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 TINY = ("--clients", "10", "--rows", "20", "--side", "4", "--threads", "1", "--repeats", "1")
 
@@ -93,6 +95,45 @@ def test_diagnosis_tells_how_often_it_is_right(tmp_path):
     assert re.search(r"^\| gaussian \| 1 \| [01] \| \d+\.\d \| 0\.\d{3} \|", text, re.MULTILINE)
     assert len(list(tmp_path.glob("*.json"))) == 7
     assert "done" not in output("diagnosis.py", *few, size=size)
+
+
+def test_scatter_has_a_share_for_each_kind_of_federation():
+    few = ("--draws", "1", "--shapes", "8x60x9", "--clients", "8", "--tables", "one", "several")
+    one, several = output("scatter.py", size=few).strip().split("\n\n")
+    assert re.search(r"^\| 8 × 60, 9 words \|( [01]\.00 \|){4}$", one, re.MULTILINE)
+    assert len(re.findall(r"^\| 8 clients, φ = [\d.]+ \|( [01]\.00 \|){6}$", several, re.MULTILINE)) == 3
+
+
+def test_mixture_or_not_has_a_line_with_figures_and_a_sentence(tmp_path):
+    few = ("--set", "scenario.n_clients=6", "--set", "scenario.rows_per_client=30", "--out", str(tmp_path))
+    size = ("--names", "digits", "wisdm", "--data", str(tmp_path), "--seeds", "0", "1")  # wisdm is not there
+    text = output("mixture_or_not.py", *few, size=size)
+    row = re.search(r"^\| digits \| 6 \| 180 \| ([\d ]+) \| [^|]+ \| [^|]+ \| [\d.]+ \[.*\] \| (.+\.) \|$", text, re.M)
+    assert row is not None
+    assert row[2].startswith(f"{row[1][0]} component" if row[1][0] != "1" else "One component")
+    assert "wisdm" not in text
+    assert {path.name for path in tmp_path.iterdir()} == {"digits-0", "digits-1"}
+    assert "done" not in output("mixture_or_not.py", *few, size=size)
+
+
+def test_mixture_or_not_tells_how_answers_vary_by_seed(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    benchmark = importlib.import_module("mixture_or_not")
+    found = [make_diagnosis(k, p_value=p) for k, p in ((1, 0.004), (3, 0.5))]
+    assert benchmark.line("wards", found)[:6] == ["wards", "6", "3,000", "1 3", ".004 .50", "–"]
+    assert benchmark.line("wards", found[1:])[3:6] == ["3", ".50", ".84 [.79, .88]"]
+
+
+def test_identifiability_has_tables_and_a_picture(tmp_path):
+    few = ("--clients", "5", "--rows", "30", "--seeds", "0", "--presets", "sketch", "--out", str(tmp_path))
+    cells = ("--purest", "0.9", "1", "--separations", "3", "--picture", str(tmp_path / "page.html"))
+    text = output("identifiability.py", size=(*few, *cells))
+    heads = re.findall(r"^\| sketch: ([^|]+) \| 3σ", text, re.MULTILINE)
+    assert heads == ["TV", "width of the intervals", "coverage %", "identified %"]
+    assert re.search(r"^\| 0\.9 \| 0\.\d{3} \(0\.\d{3}, 0\.\d{3}\) \| 0\.\d{3} \|$", text, re.MULTILINE)
+    assert "TV of a mixture of all rows" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert len(list(tmp_path.glob("*.json"))) == 4  # two of fedgmi, two of the mixture of all rows
+    assert "done" not in output("identifiability.py", size=(*few, *cells))
 
 
 def test_privacy_prints_the_error_by_epsilon():

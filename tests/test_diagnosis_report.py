@@ -59,14 +59,27 @@ def test_clients_that_are_alike():
 def test_one_component_and_clients_that_scatter_on_their_own():
     told = said(make_diagnosis(1))
     assert told.startswith(
-        "One component; each client scatters on its own. That is each client's own: counts vary 1.3 (1.2"
+        "One component; each client scatters on its own. Its counts of each kind of row vary 1.3 (1.2 to 1.4) times"
     )
     assert "alike" not in told
+    assert "Nothing speaks against it, once the scatter is allowed for. 43 of 100 federations of one kind" in told
+    assert list(diagnosis_words.answers(make_diagnosis(1)))[1] == "Is every client of one kind?"
 
 
 def test_one_component_is_no_excuse_for_what_has_a_shape():
     told = said(make_diagnosis(1, n_components_estimated=False, **REFUSED))
-    assert told.startswith("One component, as you asked. What differs between these clients is not shapeless")
+    assert told.startswith(
+        "One component, as you asked, does not describe these clients: what they differ in is not shapeless. Taken for "
+        "own scatter, it makes counts"
+    )
+    assert "a summary at best" in told
+    assert "proportions below" not in told
+    assert "not shapeless, though no direction stands out alone." in said(make_diagnosis(1, **REFUSED))
+
+
+def test_large_scatter_has_no_decimal_places():
+    told = said(make_diagnosis(1, own_scatter=1455.9, own_scatter_interval=[1056.5, 2326.5]))
+    assert "vary 1,456 (1,056 to 2,326) times as much" in told
 
 
 @pytest.mark.parametrize(
@@ -74,14 +87,24 @@ def test_one_component_is_no_excuse_for_what_has_a_shape():
     [
         ("direction", "the rest is not shapeless"),
         ("roundness", "the rest is not shapeless"),
-        ("simplex", "no 6 distributions have these clients between them"),
+        ("simplex", "but these clients do not lie between any 6 distributions"),
     ],
 )
-def test_what_is_no_mixture_has_directions_and_no_components(against, why):
+def test_what_is_no_mixture_of_k_has_k_less_one_directions(against, why):
     found = REFUSED | {"explained": 0.56, "explained_interval": [0.46, 0.64], "speaks_against": against}
     told = said(make_diagnosis(6, **found))
-    assert told.startswith("6 directions explain 56 % (46 to 64 %) of what differs between these clients; ")
-    assert f"; {why}: no mixture of 6. The rest is each client's own: counts vary 1.3 (1.2 to 1.4) times" in told
+    assert told.startswith("5 directions explain 56 % (46 to 64 %) of what differs between these clients; ")
+    assert f"; {why}: no mixture of 6 components. Taken for own scatter, the rest makes counts of" in told
+    assert "5 singular values" in told
+    assert "client's own:" not in told  # what has a shape is not known to be scatter
+
+
+def test_two_components_are_one_direction():
+    assert said(make_diagnosis(2, **REFUSED)).startswith("1 direction explains 84 % (79 to 88 %) of what differs")
+
+
+def test_a_narrow_gap_of_no_mixture_is_of_directions():
+    assert "There may be one direction fewer." in said(make_diagnosis(2, singular_values=[12.1, 11.0], **REFUSED))
 
 
 def test_components_of_clients_that_do_not_differ():
@@ -128,7 +151,7 @@ def test_mixture_that_does_not_hold_comes_with_advice():
     assert "No. Fewer than 1 of 1,000 true mixtures" in told
     assert "a summary at best" in told
     assert "No single client stands out." in said(make_diagnosis(mixture_supported=False))
-    assert "--set method.name=local" in told
+    assert "rely on each client's own predictor, not on proportions (--set method.name=fedavg-ft " in told
     assert "--set method.n_components=4" in told
     assert "look at the clients that do not fit: client-4 and client-1." in told
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedgmi.report.explained_words import Diagnosis, headline, tested, too_few
+from fedgmi.report.explained_words import Diagnosis, headline, scatters, tested, too_few
 from fedgmi.report.formats import listed, number, plural, short_share
 
 CLEAR, VISIBLE = 1.3, 1.1
@@ -21,9 +21,10 @@ def answers(diagnosis: Diagnosis) -> dict[str, list[str]]:
     Args:
         diagnosis: What `diagnosis.json` holds.
     """
+    which = "of one kind" if diagnosis["n_components"] == 1 else "a mixture of them"
     return {
         "How many components?": how_many(diagnosis),
-        "Is every client a mixture of them?": is_a_mixture(diagnosis),
+        f"Is every client {which}?": is_a_mixture(diagnosis),
         "How well are the proportions known?": how_well(diagnosis),
     }
 
@@ -41,19 +42,20 @@ def how_many(diagnosis: Diagnosis) -> list[str]:
     sentences = headline(diagnosis)
     if too_few(diagnosis):
         return sentences
-    chance, n_above = f"what chance and own scatter can make ({threshold:.1f})", found(diagnosis) - 1
+    limit, n_above = f"what chance and own scatter can make ({threshold:.1f})", found(diagnosis) - 1
     if n_above:
         shown = listed([f"{value:.1f}" for value in values[:n_above]])
         verb = "stands" if n_above == 1 else "stand"
-        sentences.append(f"{plural(n_above, 'singular value')} ({shown}) {verb} above {chance}.")
+        sentences.append(f"{plural(n_above, 'singular value')} ({shown}) {verb} above {limit}.")
         if n_above < len(values):
             sentences.append(f"The next one ({values[n_above]:.1f}) does not.")
     else:
-        sentences.append(f"No singular value ({number(values[0], 1)}) is above {chance}.")
+        sentences.append(f"No singular value ({number(values[0], 1)}) is above {limit}.")
+    counted = "component" if diagnosis["mixture_supported"] else "direction"
     if n_above < len(values) and near(values[n_above], threshold, diagnosis["noise"][0]):
-        sentences.append("It comes near: there may be one component more.")
+        sentences.append(f"It comes near: there may be one {counted} more.")
     elif n_above:
-        sentences.append(gap(values[n_above - 1] / threshold))
+        sentences.append(gap(values[n_above - 1] / threshold, counted))
     if diagnosis["true_n_components"] is not None:
         sentences.append(f"The scenario was made of {diagnosis['true_n_components']}.")
     return sentences
@@ -80,11 +82,12 @@ def near(value: float, threshold: float, noise: float) -> bool:
     return value > max(noise, (noise + threshold) / 2)
 
 
-def gap(ratio: float) -> str:
+def gap(ratio: float, counted: str = "component") -> str:
     """How sure the count is where no further value comes near.
 
     Args:
         ratio: The last singular value that counts, over the threshold.
+        counted: What there may be one fewer of.
 
     >>> gap(1.2)
     'The gap is visible but not wide.'
@@ -93,7 +96,7 @@ def gap(ratio: float) -> str:
         return "The gap is clear."
     if ratio >= VISIBLE:
         return "The gap is visible but not wide."
-    return "The gap is narrow. There may be one component fewer."
+    return f"The gap is narrow. There may be one {counted} fewer."
 
 
 def is_a_mixture(diagnosis: Diagnosis) -> list[str]:
@@ -105,34 +108,43 @@ def is_a_mixture(diagnosis: Diagnosis) -> list[str]:
     Returns:
         Sentences.
     """
-    n_clients, n_components, unfit = len(diagnosis["clients"]), diagnosis["n_components"], unfit_names(diagnosis)
+    unfit, n_clients, n_components = unfit_names(diagnosis), len(diagnosis["clients"]), diagnosis["n_components"]
     if not tested(diagnosis):
         left = f"{plural(n_components, 'component')} leave{'s' * (n_components == 1)} nothing over"
         return [f"Nobody can tell: of {plural(n_clients, 'client')} {left} that could speak against it."]
-    chance = f"{frequency(diagnosis['p_value'])} true mixtures would fit as badly, or worse."
-    chance = chance[0].upper() + chance[1:]
-    chance += f" The test says no where fewer than {frequency(diagnosis['test_size'])} would."
     if not diagnosis["mixture_supported"]:
-        more = n_components + 1 if found(diagnosis) <= n_components else found(diagnosis)
-        advice = ["train clients on their own (--set method.name=local)"]
-        advice += (
-            [f"test for more components (--set method.n_components={more})"]
-            if FEW_PER_COMPONENT * more <= n_clients
-            else []
-        )
-        advice += [f"look at the clients that do not fit: {listed(unfit)}"] if unfit else []
         nobody = "" if unfit else " No single client stands out."
-        summary = "The proportions below are" if n_components > 1 else "One model for all is"
+        is_a = "One model for all is" if n_components == 1 else "The proportions below are"
         return [
-            f"No. {chance}{nobody} {summary} a summary at best.",
-            f"What to do: {', or '.join(advice)}.",
+            f"No. {chance(diagnosis)}{nobody} {is_a} a summary at best.",
+            f"What to do: {', or '.join(advice(diagnosis))}.",
         ]
-    sentences = [f"Nothing speaks against it. {chance}"]
+    allowed = ", once the scatter is allowed for" if diagnosis["n_components"] == 1 and scatters(diagnosis) else ""
+    sentences = [f"Nothing speaks against it{allowed}. {chance(diagnosis)}"]
     if unfit:
         verb, whose = ("does", "its") if len(unfit) == 1 else ("do", "their")
         sentences.append(f"But {listed(unfit)} {verb} not fit.")
         sentences.append(f"Look at {whose} rows before you rely on {whose} numbers.")
     return sentences
+
+
+def chance(diagnosis: Diagnosis) -> str:
+    """How often a federation that is as supposed would look as bad, and when the test says no."""
+    supposed = "federations of one kind" if diagnosis["n_components"] == 1 else "true mixtures"
+    told = f"{frequency(diagnosis['p_value'])} {supposed} would fit as badly, or worse."
+    return f"{told[0].upper()}{told[1:]} The test says no where fewer than {frequency(diagnosis['test_size'])} would."
+
+
+def advice(diagnosis: Diagnosis) -> list[str]:
+    """What to do where clients are no mixture."""
+    n_clients, n_components, unfit = len(diagnosis["clients"]), diagnosis["n_components"], unfit_names(diagnosis)
+    told = ["rely on each client's own predictor, not on proportions (--set method.name=fedavg-ft does without any)"]
+    more = n_components + 1 if found(diagnosis) <= n_components else found(diagnosis)
+    if FEW_PER_COMPONENT * more <= n_clients:
+        told.append(f"test for more components (--set method.n_components={more})")
+    if unfit:
+        told.append(f"look at the clients that do not fit: {listed(unfit)}")
+    return told
 
 
 def frequency(p_value: float) -> str:

@@ -34,12 +34,14 @@ def headline(diagnosis: Diagnosis) -> list[str]:
 
 
 def one(diagnosis: Diagnosis) -> str:
-    """What a single component is: of clients that are alike, or that scatter, or too few."""
+    """What a single component is: of clients that are alike, or that scatter, or that it does not describe."""
     asked = "" if diagnosis["n_components_estimated"] else ", as you asked"
     if few := too_few(diagnosis):
         return f"One component{asked}, as far as {few} can tell."
     if not diagnosis["mixture_supported"]:
-        return f"One component{asked}. What differs between these clients is not shapeless: they are not of one kind."
+        verb = f"{asked}, does" if asked else " does"
+        alone = "" if asked else ", though no direction stands out alone"
+        return f"One component{verb} not describe these clients: what they differ in is not shapeless{alone}."
     if scatters(diagnosis):
         return f"One component{asked}; each client scatters on its own."
     return f"One component{asked}. All clients look alike."
@@ -58,10 +60,11 @@ def several(diagnosis: Diagnosis) -> str:
         verb = f"{asked}, explain" if asked else " explain"
         return f"{plural(k, 'component')}{verb} {share} {DIFFERS}."
     if diagnosis["speaks_against"] == "simplex":
-        rest = f"no {k} distributions have these clients between them"
+        rest = f"but these clients do not lie between any {k} distributions"
     else:
         rest = "the rest is not shapeless"
-    return f"{plural(k, 'direction')} explain {share} {DIFFERS}; {rest}: no mixture of {k}."
+    verb = "explains" if k == 2 else "explain"
+    return f"{plural(k - 1, 'direction')} {verb} {share} {DIFFERS}; {rest}: no mixture of {k} components."
 
 
 def too_few(diagnosis: Diagnosis) -> str | None:
@@ -97,13 +100,26 @@ def scatters(diagnosis: Diagnosis) -> bool:
 
 
 def scattering(diagnosis: Diagnosis) -> list[str]:
-    """How much clients scatter on their own; nothing where they may not."""
+    """How much clients scatter on their own; nothing where they may not.
+
+    Where the rest is not shapeless, it is not known to be scatter. The figure then takes it for that.
+    """
     if not scatters(diagnosis):
         return []
-    low, high = diagnosis["own_scatter_interval"]
-    vary = f"counts vary {diagnosis['own_scatter']:.1f} ({low:.1f} to {high:.1f}) times as much"
-    vary += " as those of rows drawn at random."
-    if diagnosis["n_components"] > 1:
-        return [f"The rest is each client's own: {vary}"]
-    own = diagnosis["mixture_supported"] and not too_few(diagnosis)
-    return [f"That is each client's own: {vary}" if own else f"Their {vary}"]
+    own, low, high = (times(value) for value in (diagnosis["own_scatter"], *diagnosis["own_scatter_interval"]))
+    vary = f"counts of each kind of row vary {own} ({low} to {high}) times as much as in rows drawn at random."
+    alone = diagnosis["n_components"] == 1
+    if too_few(diagnosis):
+        return [f"Their {vary}"]
+    if not diagnosis["mixture_supported"]:
+        return [f"Taken for own scatter, {'it makes' if alone else 'the rest makes'} {vary}"]
+    return [f"That is each client's own: its {vary}" if alone else f"The rest is each client's own: its {vary}"]
+
+
+def times(value: float) -> str:
+    """A multiple: with a decimal place where it is small.
+
+    >>> times(1.27), times(1455.9)
+    ('1.3', '1,456')
+    """
+    return f"{value:.1f}" if value < 10 else f"{value:,.0f}"
