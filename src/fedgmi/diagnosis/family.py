@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedgmi.mixture.topics import Topics, word_log_probs
 
-LEVEL = 0.95
+LEVEL = 0.99
 """The likelihood contradicts a member that lies outside of its confidence region of this level."""
 AXIS = (0.0, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7, 1.0)
 """Values of one g_k at which the likelihood is asked. At 1 and K = 2 clients hold half of a component, or more."""
@@ -26,8 +26,10 @@ RAYS = 16
 """Directions of g."""
 HELD, FREED = 10, 20
 """EM steps with proportions held, so that topics find their place, and after that with both free."""
+UP, DOWN = 3, 1
+"""How often g is above and below 0. The fit takes the most extreme clients for pure, so the truth is seldom below."""
 ENDS = 0.5
-"""Parameter of the Beta law of how far out on its ray a member lies. Below 1 ends are likelier: the truth may be one."""
+"""Of the Beta law of how far out on its ray a member lies. Below 1 the ends are likelier: the truth may be one."""
 CLOSE = 1e-6
 """Topics have no smaller share of a word."""
 TINY = 1e-300
@@ -54,8 +56,8 @@ class Family:
 def members(histograms: Tensor, fitted: Topics, n: int, rng: np.random.Generator) -> Family:
     """Members that neither proportions nor the likelihood of words contradict, drawn at random.
 
-    Half of them have g ≥ 0, up to where the likelihood leaves its confidence region, 2·(L(0) − L(g)) > χ²_K(K−1) (there
-    are K(K − 1) ways to move topics among themselves). The other half has g ≤ 0, as far as −min_i π_ik.
+    Three in four have g ≥ 0, up to where the likelihood leaves its confidence region, 2·(L(0) − L(g)) > χ²_K(K−1) (there
+    are K(K − 1) ways to move topics among themselves). The others have g ≤ 0, as far as −min_i π_ik.
 
     Args:
         histograms: Counts, `effective` beside the clients' scatter. [C, W]
@@ -78,7 +80,7 @@ def members(histograms: Tensor, fitted: Topics, n: int, rng: np.random.Generator
     up = rays * axis.clamp(min=CLOSE)
     up = up * reach(histograms, fitted, up, torch.linspace(0, 1, STEPS + 1, dtype=torch.float64), limit)[:, None]
     down = -rays * fitted.proportions.min(0).values.cpu()
-    ends = torch.stack([up, down], 1).flatten(0, 1)
+    ends = torch.cat([up] * UP + [down] * DOWN)
     part = torch.from_numpy(rng.beta(ENDS, ENDS, n))[:, None]
     given = part * ends[torch.from_numpy(rng.integers(0, len(ends), n))]
     _, topics = likelihood(histograms, fitted, given)

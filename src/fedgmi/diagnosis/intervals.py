@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fedgmi.diagnosis.family import members
 from fedgmi.diagnosis.simulated import Simulated, simulate
-from fedgmi.mixture.scatter import effective, scatter_beside
+from fedgmi.mixture.scatter import TINY, effective, energies, scatter_beside, standardised
+from fedgmi.mixture.spectrum import alone
 from fedgmi.mixture.topics import Topics
 from fedgmi.randomness import numpy_generator
 
@@ -23,7 +25,7 @@ SIMULATED_CLIENTS = 2400
 """Clients that are simulated, as far as FEDERATIONS allows."""
 MEMBERS = 200
 """Members of the family that words leave open."""
-NEIGHBOURS = 200
+NEIGHBOURS = 100
 """Simulated clients that an interval is made from."""
 ESTIMATE_UNIT = 1 / 3
 """A difference of estimates, in deviations of all of them, that counts one."""
@@ -59,13 +61,32 @@ def proportion_intervals(histograms: Tensor, fitted: Topics, seed: int, *, level
     counts, estimate = histograms.double().cpu(), fitted.proportions.double().cpu()
     topics = fitted.counts.double().cpu().T
     rho, rng = scatter_beside(counts, n_components), numpy_generator(seed, "intervals")
+    signal = share_of_signal(counts, n_components, rho, rng)
     family = members(effective(counts, rho), fitted, MEMBERS, rng)
     n = (
         min(max(math.ceil(SIMULATED_CLIENTS / 2 / n_clients), PILOTS[0]), PILOTS[1]),
         min(max(math.ceil(SIMULATED_CLIENTS / n_clients), FEDERATIONS[0]), FEDERATIONS[1]),
     )
-    drawn = simulate(counts.sum(1), estimate, topics / topics.sum(1, keepdim=True), family, n, rho, rng)
+    drawn = simulate(counts.sum(1), estimate, topics / topics.sum(1, keepdim=True), family, n, rho, signal, rng)
     return _nearest_quantiles(estimate, counts.sum(1).clamp(min=1.0).log(), drawn, level).clamp(0.0, 1.0)
+
+
+def share_of_signal(histograms: Tensor, n_components: int, rho: float, rng: np.random.Generator) -> float:
+    """1 − Σ_{j<K} ν_j²/Σ_{j<K} s_j², with ν the singular values of clients that differ by chance and own scatter alone.
+
+    Args:
+        histograms: Counts. [C, W]
+        n_components: K.
+        rho: ρ̂.
+        rng: Where the draws come from.
+
+    Returns:
+        From 0 to 1.
+    """
+    held = histograms[histograms.sum(1) > 0]
+    chance = alone(held, rho, rng, None).square()[: n_components - 1].sum()
+    seen = energies(standardised(held, rho=rho))[: n_components - 1].sum()
+    return float((1 - chance / seen.clamp(min=TINY)).clamp(0.0, 1.0))
 
 
 def _nearest_quantiles(estimate: Tensor, sizes: Tensor, drawn: Simulated, level: float) -> Tensor:

@@ -22,9 +22,9 @@ from fedgmi.mixture.scatter import effective
 from fedgmi.mixture.topics import plsa_of_many
 
 NEAREST, FARTHEST = 0.1, 1.1
-"""γ, from topics a tenth as far apart as the fitted ones to a little farther apart."""
-SPREAD, ALIKE = 0.5, 40.0
-"""Precisions: from half of what the fitted clients' spread says to that of clients nearly alike."""
+"""γ, from topics a tenth as far apart as the fitted ones to a little farther apart. See `signal`."""
+SPREAD, ALIKE = 0.1, 40.0
+"""Precisions: from a tenth of what the fitted clients' spread says to that of clients nearly alike."""
 CANDIDATES = 4000
 """Pairs of γ and s that are chosen from."""
 TOLERANCE = 1.5
@@ -70,6 +70,7 @@ def simulate(
     family: Family,
     n: tuple[int, int],
     rho: float,
+    signal: float,
     rng: np.random.Generator,
 ) -> Simulated:
     """Federations that look like the fit.
@@ -81,13 +82,14 @@ def simulate(
         family: Members to draw from.
         n: How many federations to learn γ and s from, and how many to return.
         rho: How much clients scatter on their own.
+        signal: The share of what clients differ by along fitted directions that is no chance. γ is that or more.
         rng: Where the draws come from.
 
     Returns:
         Federations.
     """
     seen = looks(proportions[None], topics[None])[0]
-    pilots = propose(family, n[0], rng)
+    pilots = propose(family, n[0], signal, rng)
     surface = _features(pilots, family)
     looked = looks(*_refit(totals, family, pilots, rho, rng)[1:])
     weights = torch.linalg.lstsq(surface, looked, driver="gelsd").solution
@@ -99,7 +101,7 @@ def simulate(
         apart: Tensor = torch.linalg.solve_triangular(root, (found - seen).T, upper=False)
         return apart.square().sum(0)
 
-    candidates = propose(family, CANDIDATES, rng)
+    candidates = propose(family, CANDIDATES, signal, rng)
     log_weights = -distance(_features(candidates, family) @ weights) / 2
     kept = rng.choice(CANDIDATES, n[1], p=log_weights.softmax(0).numpy())
     true, found, words = _refit(totals, family, candidates.chosen(torch.from_numpy(kept)), rho, rng)
@@ -142,12 +144,12 @@ def precision(proportions: Tensor) -> Tensor:
     return ((1 - mean.square().sum(-1)) / spread.clamp(min=MIN_MEAN) - 1).clamp(min=0.1).log()
 
 
-def propose(family: Family, n: int, rng: np.random.Generator) -> Draws:
+def propose(family: Family, n: int, signal: float, rng: np.random.Generator) -> Draws:
     """Members, γ and s at random: logarithms are uniform, s upwards from what the member's spread says."""
     member = torch.from_numpy(rng.integers(0, len(family.given), n))
     low = precision(family.proportions)[member] + float(np.log(SPREAD))
     high = (low + 1).clamp(min=float(np.log(ALIKE)))
-    together = torch.from_numpy(rng.uniform(np.log(NEAREST), np.log(FARTHEST), n))
+    together = torch.from_numpy(rng.uniform(np.log(max(signal, NEAREST)), np.log(FARTHEST), n))
     return Draws(member, together, low + (high - low) * torch.from_numpy(rng.random(n)))
 
 

@@ -33,7 +33,7 @@ from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.fedgmi.judges import no_sums
 from fedgmi.methods.fedgmi.newcomers import infer_client
 from fedgmi.methods.fedgmi.presets import PRESETS, Preset, steps_of
-from fedgmi.methods.fedgmi.schedule import lay_out, of_use
+from fedgmi.methods.fedgmi.schedule import FOLD_IN, lay_out, of_use
 from fedgmi.methods.fedgmi.settings import (
     FedGMISettings,
     check_fedgmi,
@@ -136,6 +136,7 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
         return task.expert.log_prob(Components(server).expert, x)
 
     own = (*Components.names("density", "expert"), *Calibration.names("share"), CONTRAST, *Gate.names("contrast"))
+    own = (*own, *(Sketch.names("scatter") if FOLD_IN in preset.schedule.prepare else ()))
     reads = of_use((*own, *preset.schedule.evidence, *preset.schedule.gate), task.schema)
     return Predictor(
         predict=predict,

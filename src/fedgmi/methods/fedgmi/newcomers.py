@@ -7,10 +7,11 @@ from torch import Tensor
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods.fedgmi.evidence import Evidence
-from fedgmi.methods.fedgmi.state import CONTRAST, Calibration, Gate
+from fedgmi.methods.fedgmi.state import CONTRAST, Calibration, Gate, Sketch
 from fedgmi.methods.local_training import identified
 from fedgmi.mixture.information import MIN_CONTRAST, contrast_sums, contrasts, standard_errors
 from fedgmi.mixture.posterior import e_step
+from fedgmi.mixture.scatter import dispersion
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
@@ -51,6 +52,7 @@ def infer_client(server: Tree, rows: Rows, log_evidence: Tensor) -> Tree:
     """States of new clients: proportions at the fixed point of the E-step, and whether their rows can tell them.
 
     Where components cannot be told apart by such rows, the proportions are the pooled ones and `identified` is False.
+    Newcomers scatter as the clients did that were there, so n rows say as much as n/φ drawn independently.
 
     Args:
         server: The server's state.
@@ -64,5 +66,7 @@ def infer_client(server: Tree, rows: Rows, log_evidence: Tensor) -> Tree:
     start = share.expand(rows.n_clients, -1)
     tell = bool(server[CONTRAST][0 if rows.y is not None else 1] >= MIN_CONTRAST)
     proportions = e_step(log_evidence, rows, start, share).proportions if tell else start.clone()
-    errors = standard_errors(log_evidence, proportions, share, rows)
+    [scatter] = Sketch.names("scatter")
+    phi = dispersion(rows.counts.double(), float(server[scatter])) if scatter in server else None  # without words: 1
+    errors = standard_errors(log_evidence, proportions, share, rows, phi)
     return {"proportions": proportions, "standard_errors": errors} | identified(rows, tell)
