@@ -107,7 +107,7 @@ def few_simulations(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     """Intervals from a handful of simulated federations: rough, and quick. Tests of intervals have all of them."""
     if Path(request.path).name in WHOLE:
         return
-    for name, value in (("PILOTS", 1), ("FEDERATIONS", (2, 2))):
+    for name, value in (("PILOTS", (2, 2)), ("FEDERATIONS", (2, 2))):
         monkeypatch.setattr(f"fedgmi.diagnosis.intervals.{name}", value)
 
 

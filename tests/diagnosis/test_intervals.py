@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from federations import dirichlet
-from fedgmi.diagnosis.intervals import anchor_mass, population, proportion_intervals, purest
+from fedgmi.diagnosis.intervals import anchor_mass, proportion_intervals, purest
 from fedgmi.mixture.matching import match_components, reorder
 from fedgmi.mixture.topics import fit_topics
 from wordcounts import ODD, mixture
@@ -70,20 +69,6 @@ def test_odd_federations_have_intervals(name):
     intervals = proportion_intervals(counts, fit_topics(counts, 2, 0), 0)
     assert bool(((intervals >= 0) & (intervals <= 1)).all())
     assert intervals.shape == (len(counts), 2, 2)
-
-
-def test_population_has_the_mean_and_spread_of_the_proportions():
-    drawn = dirichlet(20000, 3, 0.7)
-    torch.testing.assert_close(
-        torch.from_numpy(population(drawn)), torch.full((3,), 0.7, dtype=torch.float64), atol=0.02, rtol=0
-    )
-    assert float(population(drawn, overspread=2.0).sum()) == pytest.approx(2 * (population(drawn).sum() + 1) - 1)
-
-
-def test_population_of_clients_alike_or_pure_stays_finite():
-    alike = torch.tensor([[0.3, 0.7]], dtype=torch.float64)
-    assert population(alike.expand(5, 2)).tolist() == pytest.approx(population(alike).tolist())
-    assert bool((torch.from_numpy(population(torch.eye(3, dtype=torch.float64))) > 0).all())
 
 
 def test_purest_clients_and_words_of_one_component_alone():

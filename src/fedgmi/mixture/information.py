@@ -63,17 +63,22 @@ def contrasts(joint: Tensor) -> Tensor:
     return values.clamp(0, 1)[:-1]
 
 
-def standard_errors(log_evidence: Tensor, proportions: Tensor, prior: Tensor, rows: Rows) -> Tensor:
+def standard_errors(
+    log_evidence: Tensor, proportions: Tensor, prior: Tensor, rows: Rows, dispersion: Tensor | None = None
+) -> Tensor:
     """How sure each client's proportions are, from the curvature of its log likelihood.
 
-    The information is J = Σ_x ρ(x) ρ(x)ᵀ with ρ_k = r_k(x)/π_k, plus the prior's pseudo-rows diag(prior/π²), within
-    Σ_k π_k = 1. The components are taken as known, so an uncertainty that all clients share is not in it.
+    The information is J/φ with J = Σ_x u(x) u(x)ᵀ, u_k = r_k(x)/π_k, plus the prior's pseudo-rows diag(prior/π²),
+    within Σ_k π_k = 1. φ is how many times as much a client's counts vary as those of rows drawn independently: the
+    score of clients that scatter on their own has the variance φ·J (McCullagh & Nelder 1989). The components are taken
+    as known, so an uncertainty that all clients share is not in it.
 
     Args:
         log_evidence: [R, K], nats
         proportions: π, as `e_step` found them. [C, K]
         prior: The pseudo-rows that `e_step` was given. [K]
         rows: The rows that the evidence is about.
+        dispersion: φ of each client (`scatter.dispersion`). None: 1. [C]
 
     Returns:
         Standard errors of the proportions. [C, K]
@@ -97,6 +102,8 @@ def errors_by(resp: Tensor, proportions: Tensor, prior: Tensor, rows: Rows) -> T
     floor = proportions.double().clamp(min=1e-3)
     ratio = resp / floor[rows.client_index]
     information = rows.sum_by_client(ratio[:, :, None] * ratio[:, None, :])
+    if dispersion is not None:
+        information = information / dispersion[:, None, None]
     information += torch.diag_embed(prior.double().to(floor.device) / floor.square())
     n_components = proportions.shape[1]
     basis = torch.linalg.svd(floor.new_ones(1, n_components))[2][1:].T  # directions in which shares still sum to one

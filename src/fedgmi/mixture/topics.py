@@ -19,6 +19,8 @@ SMOOTHING = 0.05
 """Pseudo-rows per word and topic."""
 START_FLOOR = 0.02
 """No client starts with less of a component."""
+AT_ONCE = 2**18
+"""Counts by topic that are worked on at once, so that they stay in a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -77,37 +79,43 @@ def corners(histograms: Tensor, n_components: int, jitter: torch.Generator | Non
     (Gillis & Vavasis 2014) picks the corners.
 
     Args:
-        histograms: Counts. [C, W]
+        histograms: Counts, of one federation or many. [..., C, W]
         n_components: K.
         jitter: Weights the directions at random, which picks other corners: a fresh start. None for the plain start.
 
     Returns:
-        Proportions. [C, K], float64
+        Proportions. [..., C, K], float64
     """
     if n_components == 1:
-        return torch.ones(len(histograms), 1, dtype=torch.float64, device=histograms.device)
-    scaled = standardised(histograms) / histograms.sum(1, keepdim=True).clamp(min=1.0).sqrt()
-    weights = histograms.sum(1, keepdim=True).sqrt()
+        return torch.ones(*histograms.shape[:-1], 1, dtype=torch.float64, device=histograms.device)
+    scaled = standardised(histograms) / histograms.sum(-1, keepdim=True).clamp(min=1.0).sqrt()
+    weights = histograms.sum(-1, keepdim=True).sqrt()
     _, _, directions = torch.linalg.svd(scaled * weights, full_matrices=False)
-    directions = directions[: n_components - 1]  # fewer where there are fewer words or clients
-    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
-    points = scaled @ (directions * largest.sign()).T  # the sign does not depend on the order of the clients
+    directions = directions[..., : n_components - 1, :]  # fewer where there are fewer words or clients
+    largest = directions.gather(-1, directions.abs().argmax(-1, keepdim=True))
+    points = scaled @ (directions * largest.sign()).mT  # the sign does not depend on the order of the clients
     if jitter is not None:
-        mixing = torch.randn(len(directions), len(directions), generator=jitter, dtype=torch.float64)
+        n_directions = directions.shape[-2]
+        mixing = torch.randn(n_directions, n_directions, generator=jitter, dtype=torch.float64)
         seen = points @ mixing.to(points.device)
     else:
         seen = points
-    lifted = torch.cat([seen, seen.norm(dim=1).mean().expand(len(seen), 1)], 1)
-    chosen = []
+    height = seen.norm(dim=-1, keepdim=True).mean(-2, keepdim=True)
+    lifted, chosen = torch.cat([seen, height.expand_as(seen[..., :1])], -1), []
     for _ in range(n_components):
-        pick = int(lifted.norm(dim=1).argmax())
-        chosen.append(pick)
-        axis = lifted[pick] / lifted[pick].norm().clamp(min=1e-12)
-        lifted = lifted - (lifted @ axis)[:, None] * axis
-    ones = torch.ones(len(points), 1, dtype=points.dtype, device=points.device)
-    solve = torch.linalg.pinv(torch.cat([points[chosen], ones[chosen]], 1))
-    start: Tensor = (torch.cat([points, ones], 1) @ solve).clamp(min=START_FLOOR)
-    return start / start.sum(1, keepdim=True)
+        chosen.append(lifted.norm(dim=-1).argmax(-1, keepdim=True))
+        axis = _of_clients(lifted, chosen[-1])
+        axis = axis / axis.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        lifted = lifted - (lifted @ axis.mT) * axis
+    placed = torch.cat([points, torch.ones_like(points[..., :1])], -1)
+    solve = torch.linalg.pinv(_of_clients(placed, torch.cat(chosen, -1)))
+    start: Tensor = (placed @ solve).clamp(min=START_FLOOR)
+    return start / start.sum(-1, keepdim=True)
+
+
+def _of_clients(values: Tensor, which: Tensor) -> Tensor:
+    """The rows of [..., C, D] that belong to these clients [..., M]. [..., M, D]"""
+    return values.gather(-2, which[..., None].expand(*which.shape, values.shape[-1]))
 
 
 def word_log_probs(counts: Tensor, own: Tensor | None = None) -> Tensor:
@@ -195,34 +203,77 @@ def plsa(
     Returns:
         Topics and proportions.
     """
-    histograms, proportions = histograms.double(), start.double().T.contiguous()  # [K, C]: words last, for speed
-    totals = histograms.sum(1)
-    if phantom_rows is not None:
-        totals = (totals - phantom_rows.sum()).clamp(min=1.0)
-    share = histograms * proportions[:, :, None]  # [K, C, W]
-    for step in range(iterations):
-        counts = share.sum(1, keepdim=True)
-        kept = (counts - share if step >= warm_up else counts).clamp(min=0.0) + SMOOTHING
-        joint = kept * (proportions / kept.sum(2))[:, :, None]
-        likelihood = joint.sum(0)  # [C, W]
-        if phantom_rows is None:
-            share = joint * (histograms / likelihood)
-        else:
-            share = joint * (histograms / (likelihood + phantom_rows / totals.clamp(min=1.0)[:, None]))
-            totals = share.sum((0, 2))
-        pooled = counts.sum(2) / counts.sum()
-        updated = (share.sum(2) + pooled) / (totals + 1.0)
-        updated = updated / updated.sum(0)  # rounding: a single component has exactly 1
-        done = step > warm_up and bool((updated - proportions).abs().max() < 1e-6)
-        proportions = updated
-        if done:
-            break
+    histograms = histograms.double()
+    proportions, joint, totals = _iterate(
+        histograms, start, phantom_rows=phantom_rows, iterations=iterations, warm_up=warm_up, tolerance=1e-6
+    )
+    likelihood = joint.sum(0)
     log_likelihood = float((histograms * likelihood.log()).sum())
     if phantom_rows is not None:
         mean = totals[:, None] * likelihood + phantom_rows
         log_likelihood = float((torch.xlogy(histograms, mean) - mean).sum())  # of Poisson counts, for n_i is not known
-        share = joint * (histograms / likelihood)
-    return Topics(proportions.T.contiguous(), share.sum(1).T.contiguous(), log_likelihood)
+    share = joint * (histograms / likelihood)
+    return Topics(proportions, share.sum(1).T.contiguous(), log_likelihood)
+
+
+def plsa_of_many(histograms: Tensor, n_components: int, *, tolerance: float = 1e-4) -> tuple[Tensor, Tensor]:
+    """The plain fit of many federations at once, as `plsa` from `corners` is the fit of each.
+
+    Args:
+        histograms: Counts. [n, C, W]
+        n_components: K.
+        tolerance: EM ends where no proportion of any federation moves by more.
+
+    Returns:
+        Proportions [n, C, K], and topics p(w | k) [n, K, W].
+
+    >>> proportions, topics = plsa_of_many(torch.tensor([[[9.0, 1.0], [1.0, 9.0]]]), 2)
+    >>> proportions.shape, topics.sum(-1)
+    (torch.Size([1, 2, 2]), tensor([[1., 1.]], dtype=torch.float64))
+    """
+    histograms = histograms.double()
+    at_once, found = max(1, AT_ONCE // (histograms[0].numel() * n_components)), []
+    for first in range(0, len(histograms), at_once):
+        some = histograms[first : first + at_once]
+        proportions, joint, _ = _iterate(some, corners(some, n_components), tolerance=tolerance)
+        counts = (joint * (some / joint.sum(-3)).unsqueeze(-3)).sum(-2)
+        found.append((proportions, counts / counts.sum(-1, keepdim=True)))
+    return torch.cat([proportions for proportions, _ in found]), torch.cat([topics for _, topics in found])
+
+
+def _iterate(
+    histograms: Tensor,
+    start: Tensor,
+    *,
+    phantom_rows: Tensor | None = None,
+    iterations: int = 400,
+    warm_up: int = 100,
+    tolerance: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """EM of `plsa`. Proportions [..., C, K], π_ik·p_k(w) as the last E-step had it [..., K, C, W], and n_i [..., C]."""
+    proportions = start.double().mT.contiguous()  # [..., K, C]: words last, for speed
+    totals = histograms.sum(-1)
+    if phantom_rows is not None:
+        totals = (totals - phantom_rows.sum()).clamp(min=1.0)
+    share = histograms.unsqueeze(-3) * proportions[..., None]  # [..., K, C, W]
+    for step in range(iterations):
+        counts = share.sum(-2, keepdim=True)
+        kept = (counts - share if step >= warm_up else counts).clamp(min=0.0) + SMOOTHING
+        joint = kept * (proportions / kept.sum(-1))[..., None]
+        likelihood = joint.sum(-3)  # [..., C, W]
+        if phantom_rows is None:
+            share = joint * (histograms / likelihood).unsqueeze(-3)
+        else:
+            share = joint * (histograms / (likelihood + phantom_rows / totals.clamp(min=1.0)[..., None])).unsqueeze(-3)
+            totals = share.sum((-3, -1))
+        pooled = counts.sum(-1) / counts.sum((-3, -1))[..., None, :]
+        updated = (share.sum(-1) + pooled) / (totals + 1.0).unsqueeze(-2)
+        updated = updated / updated.sum(-2, keepdim=True)  # rounding: a single component has exactly 1
+        done = step > warm_up and bool((updated - proportions).abs().max() < tolerance)
+        proportions = updated
+        if done:
+            break
+    return proportions.mT.contiguous(), joint, totals
 
 
 def fit_topics(

@@ -135,7 +135,8 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
         return task.expert.log_prob(Components(server).expert, x)
 
     own = (*Components.names("density", "expert"), *Calibration.names("share"), CONTRAST, *Gate.names("contrast"))
-    own += Sketch.names("components_shown") if HISTOGRAMS in preset.schedule.prepare else ()
+    counted = Sketch.names("components_shown", "scatter")
+    own += counted if HISTOGRAMS in preset.schedule.prepare else ()
     reads = of_use((*own, *preset.schedule.evidence, *preset.schedule.gate), task.schema)
     return Predictor(
         predict=predict,

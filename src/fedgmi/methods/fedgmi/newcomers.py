@@ -10,6 +10,7 @@ from fedgmi.methods.fedgmi.evidence import Evidence
 from fedgmi.methods.fedgmi.state import CONTRAST, Calibration, Gate, Sketch
 from fedgmi.mixture.information import MIN_CONTRAST, contrast_sums, contrasts, decided, standard_errors
 from fedgmi.mixture.posterior import e_step
+from fedgmi.mixture.scatter import dispersion
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
@@ -70,7 +71,8 @@ def infer_client(server: Tree, rows: Rows, log_evidence: Tensor) -> Tree:
 
     Where components cannot be told apart by such rows, the proportions are the pooled ones and `identified` is False.
     Where a client's own rows are too few to decide (`decided`), they lie between, and `identified` is False too. So it
-    is where clients show fewer components than there are (`all_shown`).
+    is where clients show fewer components than there are (`all_shown`). Newcomers scatter as the clients did that were
+    there, so n rows say as much as n/φ drawn independently.
 
     Args:
         server: The server's state.
@@ -84,7 +86,9 @@ def infer_client(server: Tree, rows: Rows, log_evidence: Tensor) -> Tree:
     start = share.expand(rows.n_clients, -1)
     tell = bool(server[CONTRAST][0 if rows.y is not None else 1] >= MIN_CONTRAST)
     proportions = e_step(log_evidence, rows, start, share).proportions if tell else start.clone()
-    errors = standard_errors(log_evidence, proportions, share, rows)
+    [scatter] = Sketch.names("scatter")
+    phi = dispersion(rows.counts.double(), float(server[scatter])) if scatter in server else None  # without words: 1
+    errors = standard_errors(log_evidence, proportions, share, rows, phi)
     return {
         "proportions": proportions,
         "standard_errors": errors,
