@@ -156,15 +156,16 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
 
 def metrics(server: Tree) -> dict[str, float]:
     """The bound (nats per row), and of the sketch how many components it shows, which share of rows has a word that is
-    lost, how reliable it is, and whether proportions are each client's own (1) or the pooled ones (0); where there are
-    such."""
+    lost, how reliable it is, whether proportions are each client's own (1) or the pooled ones (0), and whether rows decide
+    what the components are; where there are such."""
     [bound], [shown] = Components.names("bound"), Sketch.names("components_shown")
     found = {"bound": float(server[bound])} if bound in server else {}
     if shown not in server:
         return found
     sketch = Sketch(server)
     found |= {"components_shown": int(sketch.components_shown), "rows_in_lost_words": float(sketch.lost)}
-    return found | {"reliability": float(sketch.reliability), "identified": float(not all_alike(sketch.topics))}
+    found |= {"reliability": float(sketch.reliability), "identified": float(not all_alike(sketch.topics))}
+    return found | {"rows_decide": float(sketch.rows_decide)}
 
 
 def _counts(server: Tree) -> Tensor | None:
