@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from fedgmi.mixture.matching import match_components, reorder
 from fedgmi.mixture.resampling import resample
 from fedgmi.mixture.scatter import effective, scatter_beside
-from fedgmi.mixture.topics import Topics, fit_topics, word_log_probs
+from fedgmi.mixture.topics import SMOOTHING, Topics, fit_topics, fold_in, word_log_probs
 from fedgmi.randomness import numpy_generator
 
 ANCHOR_SHARE = 0.95
@@ -30,7 +31,9 @@ MIN_PRECISION = 0.05
 """The smallest sum of Dirichlet parameters."""
 
 
-def proportion_intervals(histograms: Tensor, fitted: Topics, seed: int, *, level: float = 0.9) -> Tensor:
+def proportion_intervals(
+    histograms: Tensor, fitted: Topics, seed: int, *, level: float = 0.9, rows_decide: bool = False
+) -> Tensor:
     """Intervals for the proportions π_ik that each client's rows were *drawn* with.
 
     Federations are simulated. π* ~ Dirichlet is fitted to all clients' estimates, words are drawn from the fitted
@@ -45,6 +48,7 @@ def proportion_intervals(histograms: Tensor, fitted: Topics, seed: int, *, level
         fitted: Topics and proportions of these counts, `effective` beside their scatter.
         seed: Of the simulations.
         level: The share of intervals that should hold the truth, as an average over clients.
+        rows_decide: Whether topics are those of clusters that rows form.
 
     Returns:
         Lower and upper ends. [C, K, 2], float64
@@ -54,10 +58,11 @@ def proportion_intervals(histograms: Tensor, fitted: Topics, seed: int, *, level
         return torch.ones(n_clients, 1, 2, dtype=torch.float64)
     totals, estimate = histograms.sum(1).cpu(), fitted.proportions.cpu()
     rho = scatter_beside(histograms.cpu(), n_components)
-    true, found = simulate(totals, fitted, PILOTS, numpy_generator(seed, "intervals", "pilot"), rho=rho)
+    drawn = partial(simulate_of_rows if rows_decide else simulate, totals, fitted, rho=rho)
+    true, found = drawn(PILOTS, numpy_generator(seed, "intervals", "pilot"))
     overspread = _spread(found) / _spread(true)
     n = min(max(math.ceil(SIMULATED_CLIENTS / n_clients), FEDERATIONS[0]), FEDERATIONS[1])
-    true, found = simulate(totals, fitted, n, numpy_generator(seed, "intervals"), rho=rho, overspread=overspread)
+    true, found = drawn(n, numpy_generator(seed, "intervals"), overspread=overspread)
     sizes = totals.clamp(min=1.0).log()
     limits = _nearest_quantiles(estimate, sizes, true.flatten(0, 1), found.flatten(0, 1), sizes.repeat(n), level)
     return limits.clamp(0.0, 1.0)
@@ -117,6 +122,35 @@ def simulate(
         found = fit_topics(effective(draw, rho), true.shape[1], seed=0, restarts=0).proportions
         found = reorder(found, match_components(found, true))
         pairs.append((true, found))
+    return torch.stack([true for true, _ in pairs]), torch.stack([found for _, found in pairs])
+
+
+def simulate_of_rows(
+    totals: Tensor, fitted: Topics, n: int, rng: np.random.Generator, *, rho: float = 0.0, overspread: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """The same where rows decide what topics are: no share is anybody's to choose, and no refit moves topics.
+
+    Topics are known as well as their rows are many: each federation's are p_k ~ Dirichlet(T_k).
+
+    Args:
+        totals: Rows of each client. [C]
+        fitted: Topics and proportions.
+        n: How many federations.
+        rng: Where the draws come from.
+        rho: How much clients scatter on their own.
+        overspread: How many times as much estimates vary as the truth does.
+
+    Returns:
+        True and estimated proportions. [n, C, K] each
+    """
+    counts, pairs = fitted.counts.cpu(), []
+    pooled = (counts.sum(0) / counts.sum()).expand(len(totals), -1)
+    precision = population(fitted.proportions.cpu(), overspread=overspread)
+    for _ in range(n):
+        true = torch.from_numpy(rng.dirichlet(precision, len(totals)))
+        topics = torch.from_numpy(np.stack([rng.dirichlet(column) for column in (counts.T + SMOOTHING).numpy()]))
+        draw = resample(true @ topics, totals, 1, rng, rho=rho)[0]
+        pairs.append((true, fold_in(effective(draw, rho), counts, pooled, None)[0]))
     return torch.stack([true for true, _ in pairs]), torch.stack([found for _, found in pairs])
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from torch import Tensor
 from fedgmi.mixture.pseudo_rows import Family, draw_points, fit_clusters
 from fedgmi.mixture.rare_words import merge_words
 from fedgmi.mixture.scatter import effective, energies, standardised
-from fedgmi.mixture.topics import Topics, word_log_probs
+from fedgmi.mixture.topics import Topics, fold_in, word_log_probs
 
 FAMILIES = (Family(4.0, True), Family(None, True), Family(4.0, False), Family(None, False))
 """What clusters may look like. The first comes first where counts do not tell."""
@@ -57,19 +57,26 @@ class Cells:
     counts: Tensor
     word_map: Tensor
 
+    def held(self) -> Cells:
+        """The same where merged words that nobody holds are left out, as in a diagnosis."""
+        some = merge_words(self.counts, self.word_map).any(0)
+        place = (some.cumsum(0) - 1).clamp(min=0)  # of raw words without rows it does not matter
+        return replace(self, word_map=place[self.word_map])
+
 
 def topics_of_rows(cells: Cells, fitted: Topics, shown: int, rho: float, seed: int) -> Topics | None:
     """Topics of the clusters that rows form, where the counts do not speak against these being the components.
 
-    Clusters are K of a family. p_k(w) is their share of a word's rows, T_wk = Σ_i h_iw·r_ik(w). With these topics as they
-    are, clients' words have the likelihood L(p) = max_π Σ_iw h_iw log Σ_k π_ik p_k(w); free topics have L. Were p true, L −
-    L(p) would be half a χ² with f = (K − 1)(W − 1 − K) degrees of freedom: of mean f/2 and variance f/2 =: s². Let M = L −
-    L(p) − f/2 be what p misses beyond chance, and E = L − L₀ − f/2 what free topics explain, where L₀ is the likelihood of
-    clients who are alike. Rows decide where
+    Clusters are K of a family. p_k(w) is their share of a word's rows, T_wk = Σ_i h_iw·r_ik(w). With these topics as
+    they are, clients' words have the likelihood L(p) = max_π Σ_iw h_iw log Σ_k π_ik p_k(w); free topics have L. Were p
+    true, L − L(p) would be half a χ² with f = (K − 1)(W − 1 − K) degrees of freedom: of mean f/2 and variance f/2 =:
+    s². Let M = L − L(p) − f/2 be what p misses beyond chance, and E = L − L₀ − f/2 what free topics explain, where L₀
+    is the likelihood of clients who are alike. Rows decide where
 
-        M ≤ max(3s, 0.02·E)    and    M + 3s ≤ 0.2·E.
+        M ≤ max(4s, 0.05·E)    and    M + 4s ≤ 0.25·E.
 
-    The second asks for power: where hardly anything would be missed, no topics could be refuted.
+    The second asks for power: where hardly anything would be missed, no topics could be refuted. Clients must also
+    differ by all K topics (`all_vary`), and there must be three for each component.
 
     Args:
         cells: What the server knows of rows.
@@ -81,7 +88,7 @@ def topics_of_rows(cells: Cells, fitted: Topics, shown: int, rho: float, seed: i
     Returns:
         Topics and proportions; None where the counts are to decide.
     """
-    n_words, n_components = fitted.counts.shape
+    n_components = fitted.counts.shape[1]
     rows = cells.counts.double()
     counts = effective(rows, rho)
     merged = merge_words(counts, cells.word_map)
@@ -107,7 +114,11 @@ def topics_of_rows(cells: Cells, fitted: Topics, shown: int, rho: float, seed: i
     _, freed = free_fit(merged, word_log_probs(best.counts).exp().T, best.proportions)
     missed = max(free, freed) - best.log_likelihood - freedom / 2
     explains += max(freed - free, 0.0)
-    return best if stands(missed, chance, explains) and all_vary(merged, best) else None
+    if not stands(missed, chance, explains) or not all_vary(merged, best):
+        return None
+    share = (best.counts.sum(0) / best.counts.sum()).expand(len(merged), -1)
+    _, own = fold_in(merged, best.counts, share, None)
+    return replace(best, proportions=fold_in(merged, best.counts, share, own)[0])  # as clients infer them
 
 
 def stands(missed: float, chance: float, explains: float) -> bool:
@@ -144,8 +155,8 @@ def candidates(cells: Cells, counts: Tensor, fitted: Topics, seed: int) -> Itera
 def all_vary(counts: Tensor, topics: Topics) -> bool:
     """Whether clients differ by all K topics: the smallest of K − 1 directions of clients by topics is no chance.
 
-    Where a cluster is cut in two, its parts have the same shares in all clients, and the table's rank is less than K − 1.
-    The energy of the smallest direction is then χ² with C − K + 1 degrees of freedom.
+    Where a cluster is cut in two, its parts have the same shares in all clients, and the table's rank is less than
+    K − 1. The energy of the smallest direction is then χ² with C − K + 1 degrees of freedom.
 
     Args:
         counts: h. [C, W]

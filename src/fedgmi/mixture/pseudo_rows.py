@@ -86,7 +86,8 @@ def draw_points(centres: Tensor, counts: Tensor, covariance: Tensor, seed: int) 
     draws = torch.cat([half, -half]).to(root.device)
     values, vectors = torch.linalg.eigh(draws.T @ draws / POINTS)
     draws = draws @ ((vectors / values.sqrt()) @ vectors.T)
-    return middles[:, None, :] + draws @ root
+    points: Tensor = middles[:, None, :] + draws @ root
+    return points
 
 
 def fit_clusters(points: Tensor, counts: Tensor, start: Tensor, proportions: Tensor, family: Family) -> Clusters:
@@ -102,7 +103,7 @@ def fit_clusters(points: Tensor, counts: Tensor, start: Tensor, proportions: Ten
     Returns:
         The mixture.
     """
-    (n_cells, n_points, dim), n_clusters = points.shape, start.shape[1]
+    (n_cells, n_points, _), n_clusters = points.shape, start.shape[1]
     flat, shares = points.flatten(0, 1), counts / n_points
     mass = (start * shares.sum(0)[:, None]).repeat_interleave(n_points, 0)  # rows of cluster k at a point. [J·S, K]
     weight, last = torch.ones_like(mass), -math.inf

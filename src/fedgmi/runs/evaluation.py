@@ -51,6 +51,7 @@ def evaluate(
         result["components_shown"] = int(metrics["components_shown"])
         result["rows_in_lost_words"] = metrics["rows_in_lost_words"]
         result["reliability"] = metrics["reliability"]
+        result["rows_decide"] = bool(metrics["rows_decide"])
         result["identified"] = [bool(metrics["identified"])] * len(federation.clients)
     order = None
     if predictor.proportions is not None:

@@ -42,6 +42,7 @@ from fedgmi.methods.fedgmi.settings import (
     require_histogram,
     settle,
 )
+from fedgmi.methods.fedgmi.sketch import cells_known
 from fedgmi.methods.fedgmi.state import (
     BYTES,
     CONTRAST,
@@ -96,7 +97,7 @@ def _build(task: Task[FedGMISettings], name: str, preset: Preset) -> Method:
         kinds=BYTES,
         warm_up=preset.shared_rounds,
     )
-    method = Method(name, program, _predictor(task, preset), metrics, _counts)
+    method = Method(name, program, _predictor(task, preset), metrics, _counts, cells_known)
     return _with_own_parts(method, task, preset) if task.settings.personal else method
 
 
@@ -156,8 +157,8 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
 
 def metrics(server: Tree) -> dict[str, float]:
     """The bound (nats per row), and of the sketch how many components it shows, which share of rows has a word that is
-    lost, how reliable it is, whether proportions are each client's own (1) or the pooled ones (0), and whether rows decide
-    what the components are; where there are such."""
+    lost, how reliable it is, whether proportions are each client's own (1) or the pooled ones (0), and whether rows
+    decide what components are; where there are such."""
     [bound], [shown] = Components.names("bound"), Sketch.names("components_shown")
     found = {"bound": float(server[bound])} if bound in server else {}
     if shown not in server:

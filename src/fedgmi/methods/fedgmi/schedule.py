@@ -173,7 +173,7 @@ def default(own: FedGMISettings) -> Schedule:
     return Schedule(
         prepare=(*codebook(own), HISTOGRAMS, FOLD_IN),
         round=(SCALE.only(calibration_is_of_use), *(row.only(calibration_has_begun) for row in turns), EM),
-        finish=(SCALE, *turns, E_STEP, CELLS, *gate_turns, CONTRAST, SWITCH),
+        finish=(*(row.only(counts_decide) for row in (SCALE, *turns)), E_STEP, CELLS, *gate_turns, CONTRAST, SWITCH),
         evidence=CALIBRATED,
         gate=CALIBRATED_GATE,
     )
@@ -182,12 +182,12 @@ def default(own: FedGMISettings) -> Schedule:
 def closed(own: FedGMISettings) -> Schedule:
     """Sketch first; then judges and E-step take turns until they agree; then rounds only train."""
     shares, calibrate = replace(SHARES, down=(*CLOSED_EVIDENCE, *LINE)), replace(CALIBRATE, down=CLOSED)
-    turn = (JUDGE_SUMS, shares, *(calibrate, shares) * own.calibration_steps)
+    turn = tuple(row.only(counts_decide) for row in (JUDGE_SUMS, shares, *(calibrate, shares) * own.calibration_steps))
     gate_shares = replace(GATE_SHARES, down=(*CLOSED_GATE_EVIDENCE, *GATE_LINE, *Judging.names("turn")))
     calibrate_gate = replace(CALIBRATE_GATE, down=(*CLOSED_GATE, *BY_WHICH, *Judging.names("turn")))
     gate_turns = (calibrate_gate, gate_shares) * (2 * own.calibration_steps)
     return Schedule(
-        prepare=(*codebook(own), HISTOGRAMS, FOLD_IN, *turn * own.judge_turns),
+        prepare=(*codebook(own), HISTOGRAMS, FOLD_IN, JUDGE_SUMS, *(turn * own.judge_turns)[1:]),
         round=(EM,),
         finish=(E_STEP, CELLS, gate_shares, *gate_turns, CONTRAST, SWITCH),
         evidence=CLOSED,
@@ -239,8 +239,18 @@ def reference_stays(rounds: int | None, server: Tree) -> bool:
     return rounds is not None and int(Components(server).version) >= rounds
 
 
+def counts_decide(own: FedGMISettings, server: Tree) -> bool:
+    """Rows do not decide what components are. Where they do, nothing is calibrated by co-occurrence.
+
+    It leaves a family of components open, and calibration would go to where clients are as pure as can be.
+    """
+    return not bool(Sketch(server).rows_decide)
+
+
 def calibration_is_of_use(own: FedGMISettings, server: Tree) -> bool:
     """The reference models change, or the last calibration moved the weights. Else the next would leave them, too."""
+    if not counts_decide(own, server):
+        return False
     now = Calibration(server)
     settled = bool(((now.weights - now.weights_before).abs() <= SETTLED * now.weights.clamp(min=1.0)).all())
     return int(Components(server).version) <= own.reference_rounds or not settled

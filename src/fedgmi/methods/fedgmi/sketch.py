@@ -15,7 +15,7 @@ from fedgmi.methods.fedgmi.evidence import raw_words
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Sketch, uncalibrated
 from fedgmi.methods.local_training import feature_scale_step
-from fedgmi.mixture import codebook, rare_words, scatter, target_bins, topics
+from fedgmi.mixture import codebook, identity, rare_words, scatter, target_bins, topics
 from fedgmi.mixture.rare_words import merge_words
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import ServerStep, Step
@@ -23,7 +23,6 @@ from fedgmi.randomness import KeyedBits
 from fedgmi.tree import Tree
 
 if TYPE_CHECKING:
-    from fedgmi.mixture.identity import Cells
     from fedgmi.privacy.geometric import Noise
 
 RELIABLE = 0.3
@@ -68,9 +67,7 @@ def codebook_steps(task: Task[FedGMISettings]) -> Steps:
     return {
         "features": feature_scale_step(task, Sketch.prefix),
         "target": Step("target", send_targets, take_targets, writes=Sketch.names("edges"), kind="sketch"),
-        "spread": Step(
-            "spread", send_spread, take_spread, writes=Sketch.names("covariance", "centres"), kind="sketch"
-        ),
+        "spread": Step("spread", send_spread, take_spread, writes=Sketch.names("covariance", "centres"), kind="sketch"),
         "k-means": Step("k-means", send_cells, take_cells, writes=centres, kind="sketch"),
     }
 
@@ -177,10 +174,16 @@ def map_words(released: torch.Tensor, epsilon: float | None, n_values: int) -> t
     return word_map, geometric.Noise(epsilon, word_map.bincount())
 
 
-def cells_of(server: Tree, histograms: torch.Tensor, word_map: torch.Tensor) -> Cells:
+def cells_of(server: Tree, histograms: torch.Tensor, word_map: torch.Tensor) -> identity.Cells:
     """What the server knows of rows: where cells are, and how many rows of each client are in them."""
     sketch = Sketch(server)
-    return Cells(sketch.centres, sketch.covariance, histograms, word_map)
+    return identity.Cells(sketch.centres, sketch.covariance, histograms, word_map)
+
+
+def cells_known(server: Tree) -> identity.Cells | None:
+    """The same once the sketch is made; None before, and without one."""
+    needed = Sketch.names("histograms", "word_map")
+    return cells_of(server, *(server[name] for name in needed)) if all(name in server for name in needed) else None
 
 
 def topic_steps(task: Task[FedGMISettings]) -> Steps:
@@ -188,8 +191,7 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
     n_words, n_values = count_words(task), target_bins.n_values(task.schema)
 
     def take_histograms(server: Tree, message: Message, round: int) -> Tree:
-        from fedgmi.mixture import identity  # the server's part alone needs these
-        from fedgmi.mixture.spectrum import estimate_components, reliability
+        from fedgmi.mixture.spectrum import estimate_components, reliability  # the server's part alone needs it
 
         histograms = message.replies["histogram"]
         released = histograms.double()

@@ -124,6 +124,7 @@ class Outcome(Part):
         rows_in_lost_words: The share of rows in words so rare that neither cell nor label is left of them.
         reliability: The share of what clients' counts differ by along K − 1 directions that is not chance, from 0 to 1.
         identified: By client: whether its proportions are its own. False where all have the pooled ones.
+        rows_decide: Whether rows show just K clusters, which are then taken for the components.
         client_accuracy: Share of right labels on a client's own held-out rows, mean over clients.
         client_accuracy_per_client: By client.
         client_accuracy_shared: Mean over clients without what they have of their own; null where they have nothing.
@@ -164,6 +165,7 @@ class Outcome(Part):
     rows_in_lost_words: float | None = None
     reliability: float | None = None
     identified: list[bool] | None = None
+    rows_decide: bool | None = None
     client_accuracy: float | None
     client_accuracy_per_client: list[float | None] | None
     client_accuracy_shared: float | None = None
