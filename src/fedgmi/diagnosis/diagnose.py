@@ -12,12 +12,13 @@ from typing import Any
 from torch import Tensor
 
 from fedgmi.diagnosis.explained import Explained, explain
+from fedgmi.diagnosis.fitting import fit
 from fedgmi.diagnosis.intervals import anchor_mass, proportion_intervals, purest
 from fedgmi.diagnosis.misfit import Misfit, misfit
 from fedgmi.errors import DataError, too_many_components
-from fedgmi.mixture.scatter import effective, scatter_beside
+from fedgmi.mixture.identity import Cells
 from fedgmi.mixture.spectrum import Spectrum, estimate_components
-from fedgmi.mixture.topics import Topics, fit_topics
+from fedgmi.mixture.topics import Topics
 
 FEW_CLIENTS = 15
 """With fewer clients, weak components may be missed."""
@@ -42,6 +43,7 @@ class Diagnosis:
         purest: How near the purest client comes to each corner. [K]
         anchor_mass: How many of each component's rows have words that are its own. [K]
         warnings: What a reader should know before relying on the numbers, in plain sentences.
+        rows_decide: Whether topics are those of clusters that rows form.
     """
 
     n_components: int
@@ -54,6 +56,7 @@ class Diagnosis:
     purest: Tensor
     anchor_mass: Tensor
     warnings: tuple[str, ...]
+    rows_decide: bool = False
 
     @property
     def mixture_supported(self) -> bool:
@@ -98,13 +101,20 @@ class Diagnosis:
             "proportion_intervals": self.intervals.tolist(),
             "purest": self.purest.tolist(),
             "anchor_mass": self.anchor_mass.tolist(),
+            "rows_decide": self.rows_decide,
             "interval_width": float((self.intervals[..., 1] - self.intervals[..., 0]).mean()),
             "warnings": list(self.warnings),
         }
 
 
 def diagnose(
-    histograms: Tensor, *, n_components: int | None = None, seed: int, level: float = 0.9, size: float = 0.01
+    histograms: Tensor,
+    *,
+    n_components: int | None = None,
+    seed: int,
+    level: float = 0.9,
+    size: float = 0.01,
+    cells: Cells | None = None,
 ) -> Diagnosis:
     """Everything that counts of clients by words say about a mixture.
 
@@ -114,6 +124,7 @@ def diagnose(
         seed: Of all resamples.
         level: Of the intervals.
         size: Of the test for a mixture.
+        cells: What else is known of the same rows, where they may decide what components are.
 
     Returns:
         The diagnosis.
@@ -133,7 +144,7 @@ def diagnose(
         raise too_many_components(n_components, len(histograms), where="n_components", fix=fix)
     spectrum = estimate_components(histograms, seed)
     k = n_components or spectrum.n_components
-    fitted = fit_topics(effective(histograms, scatter_beside(histograms, k)), k, seed)
+    fitted, rows_decide = fit(histograms, k, seed, shown=spectrum.n_components, cells=cells)
     return Diagnosis(
         n_components=k,
         size=size,
@@ -141,10 +152,11 @@ def diagnose(
         explained=explain(histograms, k, seed, level=level),
         misfit=misfit(histograms, fitted, seed, size=size),
         topics=fitted,
-        intervals=proportion_intervals(histograms, fitted, seed, level=level),
+        intervals=proportion_intervals(histograms, fitted, seed, level=level, rows_decide=rows_decide),
         purest=purest(fitted.proportions),
         anchor_mass=anchor_mass(fitted.counts),
         warnings=tuple(cautions(histograms, k, spectrum)),
+        rows_decide=rows_decide,
     )
 
 

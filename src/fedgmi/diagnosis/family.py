@@ -56,8 +56,8 @@ class Family:
 def members(histograms: Tensor, fitted: Topics, n: int, rng: np.random.Generator) -> Family:
     """Members that neither proportions nor the likelihood of words contradict, drawn at random.
 
-    Three in four have g ≥ 0, up to where the likelihood leaves its confidence region, 2·(L(0) − L(g)) > χ²_K(K−1) (there
-    are K(K − 1) ways to move topics among themselves). The others have g ≤ 0, as far as −min_i π_ik.
+    Three in four have g ≥ 0, up to where the likelihood leaves its confidence region, 2·(L(0) − L(g)) > χ²_K(K−1)
+    (there are K(K − 1) ways to move topics among themselves). The others have g ≤ 0, as far as −min_i π_ik.
 
     Args:
         histograms: Counts, `effective` beside the clients' scatter. [C, W]

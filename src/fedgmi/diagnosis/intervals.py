@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedgmi.diagnosis.family import members
-from fedgmi.diagnosis.simulated import Simulated, simulate
+from fedgmi.diagnosis.simulated import Simulated, simulate, simulate_of_rows
 from fedgmi.mixture.scatter import TINY, effective, energies, scatter_beside, standardised
 from fedgmi.mixture.spectrum import alone
 from fedgmi.mixture.topics import Topics
@@ -35,7 +35,9 @@ FAR_WEIGHT = 0.3
 """What a federation's squared distance counts."""
 
 
-def proportion_intervals(histograms: Tensor, fitted: Topics, seed: int, *, level: float = 0.9) -> Tensor:
+def proportion_intervals(
+    histograms: Tensor, fitted: Topics, seed: int, *, level: float = 0.9, rows_decide: bool = False
+) -> Tensor:
     """Intervals for the proportions π_ik that each client's rows were *drawn* with.
 
     Federations are simulated that look like the fit once they are fitted themselves: from members of the family that
@@ -51,6 +53,7 @@ def proportion_intervals(histograms: Tensor, fitted: Topics, seed: int, *, level
         fitted: Topics and proportions of these counts, `effective` beside their scatter.
         seed: Of the simulations.
         level: The share of intervals that should hold the truth, as an average over clients.
+        rows_decide: Whether topics are those of clusters that rows form. Words then leave no family of them open.
 
     Returns:
         Lower and upper ends. [C, K, 2], float64
@@ -61,14 +64,16 @@ def proportion_intervals(histograms: Tensor, fitted: Topics, seed: int, *, level
     counts, estimate = histograms.double().cpu(), fitted.proportions.double().cpu()
     topics = fitted.counts.double().cpu().T
     rho, rng = scatter_beside(counts, n_components), numpy_generator(seed, "intervals")
+    totals = counts.sum(1)
+    n_federations = min(max(math.ceil(SIMULATED_CLIENTS / n_clients), FEDERATIONS[0]), FEDERATIONS[1])
+    if rows_decide:
+        drawn = simulate_of_rows(totals, fitted, n_federations, rho, rng)
+        return _nearest_quantiles(estimate, totals.clamp(min=1.0).log(), drawn, level).clamp(0.0, 1.0)
     signal = share_of_signal(counts, n_components, rho, rng)
     family = members(effective(counts, rho), fitted, MEMBERS, rng)
-    n = (
-        min(max(math.ceil(SIMULATED_CLIENTS / 2 / n_clients), PILOTS[0]), PILOTS[1]),
-        min(max(math.ceil(SIMULATED_CLIENTS / n_clients), FEDERATIONS[0]), FEDERATIONS[1]),
-    )
-    drawn = simulate(counts.sum(1), estimate, topics / topics.sum(1, keepdim=True), family, n, rho, signal, rng)
-    return _nearest_quantiles(estimate, counts.sum(1).clamp(min=1.0).log(), drawn, level).clamp(0.0, 1.0)
+    n = min(max(math.ceil(SIMULATED_CLIENTS / 2 / n_clients), PILOTS[0]), PILOTS[1]), n_federations
+    drawn = simulate(totals, estimate, topics / topics.sum(1, keepdim=True), family, n, rho, signal, rng)
+    return _nearest_quantiles(estimate, totals.clamp(min=1.0).log(), drawn, level).clamp(0.0, 1.0)
 
 
 def share_of_signal(histograms: Tensor, n_components: int, rho: float, rng: np.random.Generator) -> float:

@@ -19,7 +19,7 @@ from fedgmi.diagnosis.family import Family
 from fedgmi.mixture.matching import match_components, reorder
 from fedgmi.mixture.resampling import resample
 from fedgmi.mixture.scatter import effective
-from fedgmi.mixture.topics import plsa_of_many
+from fedgmi.mixture.topics import SMOOTHING, Topics, fold_in, plsa_of_many
 
 NEAREST, FARTHEST = 0.1, 1.1
 """γ, from topics a tenth as far apart as the fitted ones to a little farther apart. See `signal`."""
@@ -106,6 +106,34 @@ def simulate(
     kept = rng.choice(CANDIDATES, n[1], p=log_weights.softmax(0).numpy())
     true, found, words = _refit(totals, family, candidates.chosen(torch.from_numpy(kept)), rho, rng)
     return Simulated(true, found, distance(looks(found, words)))
+
+
+def simulate_of_rows(totals: Tensor, fitted: Topics, n: int, rho: float, rng: np.random.Generator) -> Simulated:
+    """Federations where rows decide what topics are: no share is anybody's to choose, and no refit moves topics.
+
+    Topics are known as well as their rows are many: each federation's are p_k ~ Dirichlet(T_k).
+
+    Args:
+        totals: Rows of each client. [C]
+        fitted: Topics and proportions.
+        n: How many federations.
+        rho: How much clients scatter on their own.
+        rng: Where the draws come from.
+
+    Returns:
+        Federations, all as near to the fit.
+    """
+    counts, proportions, pairs = fitted.counts.double().cpu(), fitted.proportions.double().cpu(), []
+    pooled = (counts.sum(0) / counts.sum()).expand(len(totals), -1)
+    mean = proportions.mean(0).clamp(min=MIN_MEAN)
+    parameters = (mean / mean.sum() * precision(proportions).exp()).numpy()
+    for _ in range(n):
+        true = torch.from_numpy(rng.dirichlet(parameters, len(totals)))
+        topics = torch.from_numpy(np.stack([rng.dirichlet(column) for column in (counts.T + SMOOTHING).numpy()]))
+        draw = resample(true @ topics, totals, 1, rng, rho=rho)[0]
+        pairs.append((true, fold_in(effective(draw, rho), counts, pooled, None)[0]))
+    true, found = (torch.stack(some) for some in zip(*pairs, strict=True))
+    return Simulated(true, found, torch.zeros(n, dtype=torch.float64))
 
 
 def looks(proportions: Tensor, topics: Tensor) -> Tensor:

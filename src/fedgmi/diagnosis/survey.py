@@ -11,10 +11,11 @@ from torch import Tensor
 from fedgmi.data.rows import Client, Rows, Schema
 from fedgmi.methods import Method, Predictor, Task
 from fedgmi.methods.fedgmi.settings import FedGMISettings
-from fedgmi.methods.fedgmi.sketch import map_words, survey_steps
+from fedgmi.methods.fedgmi.sketch import cells_of, map_words, survey_steps
 from fedgmi.methods.fedgmi.state import BYTES, Sketch
 from fedgmi.methods.standardising import prepared
 from fedgmi.mixture import target_bins
+from fedgmi.mixture.identity import Cells
 from fedgmi.mixture.rare_words import merge_words, share_lost
 from fedgmi.privacy.geometric import Noise
 from fedgmi.protocol.in_process import InProcess
@@ -37,6 +38,7 @@ class Survey:
         transport: Over which it was taken, with its ledger and what clients hold by now.
         seconds: Spent.
         lost: The share of rows in words so rare that neither cell nor label is left of them.
+        cells: What else is known of rows; None where counts have noise.
     """
 
     histograms: Tensor
@@ -47,6 +49,7 @@ class Survey:
     transport: InProcess
     seconds: float
     lost: float = 0.0
+    cells: Cells | None = None
 
     @property
     def bytes_down(self) -> int:
@@ -121,6 +124,7 @@ def take_survey(
         transport=transport,
         seconds=end.seconds,
         lost=share_lost(counts.cpu().sum(0), word_map, n_values),
+        cells=cells_of(end.server, counts.cpu(), word_map) if noise is None else None,
     )
 
 

@@ -56,7 +56,7 @@ def diagnosed(setup: Setup, federation: Federation, n_components: int | None, li
     survey = take_survey(
         setup.task("fedgmi"), federation.clients, standardise=setup.standardise, device=choose_device(config.device)
     )
-    found = diagnose(survey.histograms, n_components=n_components, seed=config.seed, level=LEVEL)
+    found = diagnose(survey.histograms, n_components=n_components, seed=config.seed, level=LEVEL, cells=survey.cells)
     if like is not None and like.shape == tuple(found.topics.proportions.shape):
         found = in_order(found, match_components(found.topics.proportions, torch.from_numpy(like)))
     record = found.to_json() | {

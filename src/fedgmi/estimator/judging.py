@@ -16,6 +16,7 @@ from fedgmi.data.names import names_in
 from fedgmi.data.scenarios.scenarios import wants_scale
 from fedgmi.data.sources.arrays import by_row
 from fedgmi.data.sources.frames import column_names
+from fedgmi.diagnosis.fitting import fit
 from fedgmi.diagnosis.intervals import proportion_intervals
 from fedgmi.diagnosis.survey import merged_counts
 from fedgmi.errors import ConfigError, DataError
@@ -25,8 +26,7 @@ from fedgmi.estimator.foreign import Asked, Labelled, rows_in
 from fedgmi.estimator.inputs import federation_of, weights_of
 from fedgmi.estimator.newcomers import Newcomers
 from fedgmi.mixture.matching import match_components
-from fedgmi.mixture.scatter import effective, scatter_beside
-from fedgmi.mixture.topics import fit_topics
+from fedgmi.mixture.spectrum import estimate_components
 from fedgmi.modes import own_modes
 from fedgmi.runs import metrics
 from fedgmi.runs.config import Config
@@ -245,9 +245,9 @@ class Judging(Newcomers):
             )
         if self._interval is None:
             counts = merged_counts(model.counts, model.schema).double()
-            alike = effective(counts, scatter_beside(counts, model.n_components))
-            fitted = fit_topics(alike, model.n_components, model.config.seed)
+            shown = estimate_components(counts, model.config.seed).n_components
+            fitted, of_rows = fit(counts, model.n_components, model.config.seed, shown=shown, cells=model.cells)
             order = match_components(fitted.proportions, torch.from_numpy(self.weights_))
-            intervals = proportion_intervals(counts, fitted, model.config.seed)
+            intervals = proportion_intervals(counts, fitted, model.config.seed, rows_decide=of_rows)
             self._interval = intervals[:, torch.as_tensor(order)].numpy()
         return self._interval

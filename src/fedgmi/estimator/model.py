@@ -67,6 +67,7 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
         learning_rate_: That of `learning_rate` with which the model was trained.
         bytes_down_: Bytes to all clients.
         bytes_up_: Bytes from all clients.
+        rows_decide_: Whether rows show just K clusters, which are then the components; else clients' counts decide.
         bound_: The bound of the last round, nats per row; None where there is none.
 
     Examples:
@@ -216,7 +217,7 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
         self.n_iter_ = model.best_round
         self.learning_rate_ = model.learning_rate
         self.bytes_down_, self.bytes_up_ = model.bytes_down, model.bytes_up
-        self.bound_ = model.bound
+        self.bound_, self.rows_decide_ = model.bound, model.rows_decide
 
     def _config(self) -> Config:
         """The configuration that the parameters stand for."""

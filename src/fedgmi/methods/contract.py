@@ -17,6 +17,7 @@ from typing_extensions import TypeVar
 
 from fedgmi.data.rows import Rows, Schema
 from fedgmi.errors import ConfigError
+from fedgmi.mixture.identity import Cells
 from fedgmi.models.density import Density
 from fedgmi.models.expert import Expert
 from fedgmi.models.memory import WorkingMemory
@@ -129,8 +130,9 @@ class Method:
         program: What is exchanged.
         predictor: What can be asked of the result.
         metrics: (server) → what outer rooms may show of the server's state: `bound` (nats per row) and
-            `components_shown`, `reliability` and `contrast`, where there are such.
+            `components_shown`, `reliability`, `contrast` and `rows_decide`, where there are such.
         counts: (server) → the clients' counts of words from which a diagnosis can be made [C, W], where there are any.
+        cells: (server) → what it knows of rows beside these counts, where rows may decide what components are.
         chooses: Whether rows for validation choose what clients have of their own. Where nobody has such, a run sets
             some aside.
     """
@@ -140,6 +142,7 @@ class Method:
     predictor: Predictor
     metrics: Callable[[Tree], dict[str, float]] = no_metrics
     counts: Callable[[Tree], Tensor | None] = lambda server: None
+    cells: Callable[[Tree], Cells | None] = lambda server: None
     chooses: bool = False
 
 

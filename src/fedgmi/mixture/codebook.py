@@ -69,6 +69,17 @@ def spread_sums(projected: Tensor) -> Tree:
     return {"sum": z.sum(0), "outer": z.T @ z, "count": torch.tensor(float(len(z)), dtype=torch.float64)}
 
 
+def pooled_covariance(sums: Tree) -> Tensor:
+    """Of all rows' points. [d, d]
+
+    Args:
+        sums: What `spread_sums` returns, added up over clients.
+    """
+    mean = sums["sum"] / sums["count"]
+    covariance: Tensor = sums["outer"] / sums["count"] - mean[:, None] * mean
+    return covariance
+
+
 def first_centres(sums: Tree, n_cells: int, seed: int) -> Tensor:
     """Seeded draws from the Gaussian with the pooled mean and covariance. No client's row is ever a centre.
 
@@ -81,8 +92,7 @@ def first_centres(sums: Tree, n_cells: int, seed: int) -> Tensor:
         The centres. [J, d], float32
     """
     mean = sums["sum"] / sums["count"]
-    covariance = sums["outer"] / sums["count"] - mean[:, None] * mean
-    values, vectors = torch.linalg.eigh(covariance)
+    values, vectors = torch.linalg.eigh(pooled_covariance(sums))
     draws = torch.randn(n_cells, len(mean), generator=generator(seed, "centres"), dtype=torch.float64)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T  # symmetric: no sign of an eigenvector enters
     centres: Tensor = mean + draws.to(mean.device) @ root

@@ -84,10 +84,12 @@ def standard_errors(
         Standard errors of the proportions. [C, K]
     """
     resp, _ = responsibilities(log_evidence, proportions, rows.client_index)
-    return errors_by(resp, proportions, prior, rows)
+    return errors_by(resp, proportions, prior, rows, dispersion)
 
 
-def errors_by(resp: Tensor, proportions: Tensor, prior: Tensor, rows: Rows) -> Tensor:
+def errors_by(
+    resp: Tensor, proportions: Tensor, prior: Tensor, rows: Rows, dispersion: Tensor | None = None
+) -> Tensor:
     """`standard_errors` by the responsibilities of rows.
 
     Args:
@@ -95,6 +97,7 @@ def errors_by(resp: Tensor, proportions: Tensor, prior: Tensor, rows: Rows) -> T
         proportions: π. [C, K]
         prior: Pseudo-rows. [K]
         rows: Of C clients.
+        dispersion: φ of each client. None: 1. [C]
 
     Returns:
         Standard errors of the proportions. [C, K]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedgmi.report.explained_words import Diagnosis, headline, scatters, tested, too_few
-from fedgmi.report.formats import listed, number, plural, short_share
+from fedgmi.report.formats import listed, number, plural, rows_show, short_share
 
 CLEAR, VISIBLE = 1.3, 1.1
 """A gap is clear, or visible, where the last singular value that counts is as many times the threshold."""
@@ -182,6 +182,8 @@ def how_well(diagnosis: Diagnosis) -> list[str]:
         f"The purest client of each component has {spread(purest)} of its rows from it.",
         f"Words that hardly any other component has make up {spread(own)} of a component's rows.",
     ]
+    if diagnosis["rows_decide"]:
+        sentences.append(rows_show(diagnosis["n_components"]))
     unsure = undecided(diagnosis)
     if unsure:
         which, verb = ("mix", "is") if len(unsure) == 1 else ("mixes", "are")

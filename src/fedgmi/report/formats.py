@@ -124,3 +124,16 @@ def listed(words: Sequence[str], most: int = 6) -> str:
     if len(words) > most:
         words = [*words[:most], f"{len(words) - most} more"]
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def rows_show(n_components: int) -> str:
+    """What it means that rows decide.
+
+    Args:
+        n_components: K.
+
+    >>> rows_show(2)
+    'Rows show just 2 clusters, and clients differ by these alone: they are the components, however mixed clients are.'
+    """
+    alone = f"Rows show just {n_components} clusters, and clients differ by these alone"
+    return f"{alone}: they are the components, however mixed clients are."

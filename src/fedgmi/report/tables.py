@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fedgmi.report.formats import bare_table, number, percent, short_shares, size
+from fedgmi.report.formats import bare_table, number, percent, rows_show, short_shares, size
 from fedgmi.report.numbers import METRICS, Summary, errors, judged_by, own_and_others, per_client
 
 MOST_CLIENTS = 30
@@ -72,6 +72,8 @@ def print_report(summary: Summary, out: Path, console: Console) -> None:
         console.print(table)
         console.print()
     console.print(_identity(summary), highlight=False)
+    if summary.get("rows_decide"):
+        console.print(rows_show(summary["n_components"]), highlight=False)
     if not summary.get("proportions"):
         name = summary.get("method", "it")
         console.print(f"{name} estimates no proportions. The command fedgmi diagnose does.", highlight=False)

@@ -60,7 +60,7 @@ def _run(config: Config, out: Path) -> dict[str, Any]:
         asked = count_components(config, setup, federation.clients, device).n_components
     survey = take_survey(setup.task("fedgmi"), federation.clients, standardise=setup.standardise, device=device)
     began = time.perf_counter()
-    found = diagnose(survey.histograms, n_components=asked, seed=config.seed, level=LEVEL)
+    found = diagnose(survey.histograms, n_components=asked, seed=config.seed, level=LEVEL, cells=survey.cells)
     errors, order = proportion_errors(found.topics.proportions, scenario)
     found = found if order is None else found.in_order(order)  # as `fedgmi run` numbers them
     record = found.to_json() | {"n_components_estimated": asked is None, "interval_level": LEVEL}

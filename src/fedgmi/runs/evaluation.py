@@ -53,6 +53,7 @@ def evaluate(
         result["rows_in_lost_words"] = metrics["rows_in_lost_words"]
         result["reliability"] = metrics["reliability"]
         result["contrast"] = metrics["contrast"]
+        result["rows_decide"] = bool(metrics["rows_decide"])
         result["identified"] = identified(method, server, states, federation.clients)
     order = None
     if predictor.proportions is not None:

@@ -210,6 +210,8 @@ class _Run:
             label_column=self.federation.label_column,
             own={name: transport.states[name] for name in method.predictor.own if name in transport.states},
             counts=None if counts is None else counts.cpu(),
+            cells=method.cells(end.server),
+            rows_decide=bool(method.metrics(end.server).get("rows_decide", False)),
         )
 
     def _record(

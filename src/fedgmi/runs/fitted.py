@@ -14,6 +14,7 @@ from fedgmi.data.rows import Client, Rows, Schema, pack
 from fedgmi.data.standardise import Standardisation
 from fedgmi.methods import Method
 from fedgmi.methods.standardising import scale_of
+from fedgmi.mixture.identity import Cells
 from fedgmi.mixture.posterior import responsibilities
 from fedgmi.randomness import row_noise
 from fedgmi.runs.config import Config
@@ -56,6 +57,8 @@ class Fitted:
         label_column: The column of labels, likewise.
         own: What else is kept of single clients: the leaves by which they predict, where there are such. [C, …]
         counts: The clients' counts of words, where they sent such. They are kept in memory, and never saved. [C, W]
+        cells: What else was known of their rows, likewise.
+        rows_decide: Whether rows show just K clusters, which are then the components.
     """
 
     setup: Setup
@@ -72,6 +75,8 @@ class Fitted:
     label_column: str | None = None
     own: Tree = field(default_factory=dict)
     counts: Tensor | None = None
+    cells: Cells | None = None
+    rows_decide: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and for users' own pickles: the method is a handful of functions, and is made again when asked."""

@@ -80,6 +80,7 @@ def save(where: Path, model: Fitted, parameters: dict[str, Any]) -> None:
         "best_round": model.best_round,
         "learning_rate": model.learning_rate,
         "columns": [model.client_column, model.label_column],
+        "rows_decide": model.rows_decide,
     }
     with files.writing(where):
         where.mkdir(parents=True, exist_ok=True)
@@ -140,6 +141,7 @@ def load(where: Path, *, expert: Own = None, density: Own = None) -> tuple[Fitte
         client_column=meta["columns"][0],
         label_column=meta["columns"][1],
         own=store.part(tensors, "own/"),
+        rows_decide=bool(meta.get("rows_decide", False)),
     )
     return model, meta["parameters"]
 

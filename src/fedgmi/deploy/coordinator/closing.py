@@ -141,7 +141,8 @@ def diagnosis(remote: Remote, end: Progress) -> Diagnosis | None:
         remote.roster.tell(line)
     held = merged_counts(counts.double().cpu(), remote.probe.schema)
     try:
-        return diagnose(held, n_components=remote.n_components, seed=settings.seed, level=LEVEL)
+        cells = remote.method.cells(end.server)
+        return diagnose(held, n_components=remote.n_components, seed=settings.seed, level=LEVEL, cells=cells)
     except UserError as error:
         remote.roster.tell(f"there is no diagnosis: {error}")
         return None

@@ -42,6 +42,7 @@ from fedgmi.methods.fedgmi.settings import (
     require_histogram,
     settle,
 )
+from fedgmi.methods.fedgmi.sketch import cells_known
 from fedgmi.methods.fedgmi.state import (
     BYTES,
     CONTRAST,
@@ -95,7 +96,7 @@ def _build(task: Task[FedGMISettings], name: str, preset: Preset) -> Method:
         kinds=BYTES,
         warm_up=preset.shared_rounds,
     )
-    method = Method(name, program, _predictor(task, preset), metrics, _counts)
+    method = Method(name, program, _predictor(task, preset), metrics, _counts, cells_known)
     return _with_own_parts(method, task, preset) if task.settings.personal else method
 
 
@@ -157,15 +158,17 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
 
 def metrics(server: Tree) -> dict[str, float]:
     """The bound (nats per row), and of the sketch how many components it shows, which share of rows has a word that is
-    lost, and how reliable it is; where there are such. And how well rows with labels tell the two likest components
-    apart, from 0 to 1, once that is known: 0 too where two clients are all there are."""
+    lost, how reliable it is, and whether rows decide what components are; where there are such. And how well rows with
+    labels tell the two likest components apart, from 0 to 1, once that is known: 0 too where two clients are all there
+    are."""
     [bound], [shown] = Components.names("bound"), Sketch.names("components_shown")
     found = {"bound": float(server[bound])} if bound in server else {}
     if shown not in server:
         return found
     sketch = Sketch(server)
     found |= {"components_shown": int(sketch.components_shown), "rows_in_lost_words": float(sketch.lost)}
-    return found | {"reliability": float(sketch.reliability), "contrast": float(server[CONTRAST][0])}
+    found |= {"reliability": float(sketch.reliability), "rows_decide": float(sketch.rows_decide)}
+    return found | {"contrast": float(server[CONTRAST][0])}
 
 
 def _counts(server: Tree) -> Tensor | None:

@@ -24,7 +24,7 @@ from fedgmi.methods.fedgmi.schedule import (
     JUDGE_SUMS,
     Row,
     Schedule,
-    topics_differ,
+    counts_decide,
 )
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.sketch import count_words
@@ -41,7 +41,7 @@ TRUE_TOPICS = Row(
 
 def oracle_schedule(own: FedGMISettings, labelled: bool = True) -> Schedule:
     """As the default's, with the truth where the default estimates, and no calibration within rounds."""
-    sums = JUDGE_SUMS.only(topics_differ)
+    sums = JUDGE_SUMS.only(counts_decide)
     by_truth = {row: replace(row, e_step=False) for row in (EM, CELLS, sums)}  # the truth needs no evidence
     if labelled:  # then judges need no cell, and the truth needs none at all
         by_truth[sums] = replace(by_truth[sums], down=(*FEATURE_SCALE, *BINS, *Judging.names("turn")))
@@ -97,9 +97,10 @@ def true_topics_step(task: Task[FedGMISettings]) -> Step:
         topics = message.sums["topics"]
         share = topics.sum(0) / topics.sum()
         words = torch.arange(n_words, device=share.device)
-        return server | Sketch.leaves(topics=topics, word_map=words) | uncalibrated(Calibration, share)
+        found = Sketch.leaves(topics=topics, word_map=words, rows_decide=torch.tensor(False))
+        return server | found | uncalibrated(Calibration, share)
 
-    made = (*Sketch.names("topics", "word_map"), *Calibration.names("share", "bias"))
+    made = (*Sketch.names("topics", "word_map", "rows_decide"), *Calibration.names("share", "bias"))
     return Step("true topics", client, take, writes=made, kind="sketch")
 
 

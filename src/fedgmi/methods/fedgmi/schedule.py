@@ -170,7 +170,7 @@ def default(own: FedGMISettings) -> Schedule:
     if own.judges == "closed":
         return closed(own)
     turns = (SHARES, *(CALIBRATE, SHARES) * own.calibration_steps)
-    last_turns = tuple(row.only(topics_differ) for row in (SCALE, *turns))
+    last_turns = tuple(row.only(counts_decide) for row in (SCALE, *turns))
     gate_turns = (GATE_SHARES, *(CALIBRATE_GATE, GATE_SHARES) * (2 * own.calibration_steps))
     return Schedule(
         prepare=(*codebook(own), HISTOGRAMS, FOLD_IN),
@@ -184,12 +184,12 @@ def default(own: FedGMISettings) -> Schedule:
 def closed(own: FedGMISettings) -> Schedule:
     """Sketch first; then judges and E-step take turns until they agree; then rounds only train."""
     shares, calibrate = replace(SHARES, down=(*CLOSED_EVIDENCE, *LINE)), replace(CALIBRATE, down=CLOSED)
-    turn = tuple(row.only(topics_differ) for row in (JUDGE_SUMS, shares, *(calibrate, shares) * own.calibration_steps))
+    turn = tuple(row.only(counts_decide) for row in (JUDGE_SUMS, shares, *(calibrate, shares) * own.calibration_steps))
     gate_shares = replace(GATE_SHARES, down=(*CLOSED_GATE_EVIDENCE, *GATE_LINE, *Judging.names("turn")))
     calibrate_gate = replace(CALIBRATE_GATE, down=(*CLOSED_GATE, *BY_WHICH, *Judging.names("turn")))
     gate_turns = (calibrate_gate, gate_shares) * (2 * own.calibration_steps)
     return Schedule(
-        prepare=(*codebook(own), HISTOGRAMS, FOLD_IN, *turn * own.judge_turns),
+        prepare=(*codebook(own), HISTOGRAMS, FOLD_IN, JUDGE_SUMS, *(turn * own.judge_turns)[1:]),
         round=(EM,),
         finish=(E_STEP, CELLS, gate_shares, *gate_turns, CONTRAST, SWITCH),
         evidence=CLOSED,
@@ -241,14 +241,19 @@ def reference_stays(rounds: int | None, server: Tree) -> bool:
     return rounds is not None and int(Components(server).version) >= rounds
 
 
-def topics_differ(own: FedGMISettings, server: Tree) -> bool:
-    """The sketch tells two components or more apart. Else judges would learn from rounding errors."""
-    return not all_alike(Sketch(server).topics)
+def counts_decide(own: FedGMISettings, server: Tree) -> bool:
+    """Co-occurrence decides what components are: the sketch tells two or more apart, and rows do not decide.
+
+    Of topics that are alike, judges would learn rounding errors. And where rows decide, co-occurrence leaves a family
+    of components open, and calibration would go to where clients are as pure as can be.
+    """
+    sketch = Sketch(server)
+    return not all_alike(sketch.topics) and not bool(sketch.rows_decide)
 
 
 def calibration_is_of_use(own: FedGMISettings, server: Tree) -> bool:
     """The reference models change, or the last calibration moved the weights. Else the next would leave them, too."""
-    if not topics_differ(own, server):
+    if not counts_decide(own, server):
         return False
     now = Calibration(server)
     settled = bool(((now.weights - now.weights_before).abs() <= SETTLED * now.weights.clamp(min=1.0)).all())

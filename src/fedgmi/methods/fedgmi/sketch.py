@@ -15,7 +15,7 @@ from fedgmi.methods.fedgmi.evidence import raw_words
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Sketch, uncalibrated
 from fedgmi.methods.local_training import feature_scale_step
-from fedgmi.mixture import codebook, rare_words, scatter, target_bins, topics
+from fedgmi.mixture import codebook, identity, rare_words, scatter, target_bins, topics
 from fedgmi.mixture.rare_words import merge_words
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import ServerStep, Step
@@ -46,7 +46,8 @@ def codebook_steps(task: Task[FedGMISettings]) -> Steps:
         return states, Message(sums=codebook.spread_sums(project(server, rows)))
 
     def take_spread(server: Tree, message: Message, round: int) -> Tree:
-        return server | Sketch.leaves(centres=codebook.first_centres(message.sums, task.settings.codewords, task.seed))
+        centres = codebook.first_centres(message.sums, task.settings.codewords, task.seed)
+        return server | Sketch.leaves(covariance=codebook.pooled_covariance(message.sums), centres=centres)
 
     def send_cells(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         return states, Message(sums=codebook.cell_sums(project(server, rows), Sketch(server).centres, rows))
@@ -66,7 +67,7 @@ def codebook_steps(task: Task[FedGMISettings]) -> Steps:
     return {
         "features": feature_scale_step(task, Sketch.prefix),
         "target": Step("target", send_targets, take_targets, writes=Sketch.names("edges"), kind="sketch"),
-        "spread": Step("spread", send_spread, take_spread, writes=centres, kind="sketch"),
+        "spread": Step("spread", send_spread, take_spread, writes=Sketch.names("covariance", "centres"), kind="sketch"),
         "k-means": Step("k-means", send_cells, take_cells, writes=centres, kind="sketch"),
     }
 
@@ -173,6 +174,18 @@ def map_words(released: torch.Tensor, epsilon: float | None, n_values: int) -> t
     return word_map, geometric.Noise(epsilon, word_map.bincount())
 
 
+def cells_of(server: Tree, histograms: torch.Tensor, word_map: torch.Tensor) -> identity.Cells:
+    """What the server knows of rows: where cells are, and how many rows of each client are in them."""
+    sketch = Sketch(server)
+    return identity.Cells(sketch.centres, sketch.covariance, histograms, word_map)
+
+
+def cells_known(server: Tree) -> identity.Cells | None:
+    """The same once the sketch is made; None before, and without one."""
+    needed = Sketch.names("histograms", "word_map")
+    return cells_of(server, *(server[name] for name in needed)) if all(name in server for name in needed) else None
+
+
 def topic_steps(task: Task[FedGMISettings]) -> Steps:
     """Histograms go up, topics come down, and each client infers its proportions from its own words."""
     n_words, n_values = count_words(task), target_bins.n_values(task.schema)
@@ -194,6 +207,10 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
         else:
             fitted = topics.fit_topics(effective, task.n_components, task.seed, phantom_rows=phantom_rows)
         shown = estimate_components(merged, task.seed, noise=noise).n_components
+        of_rows = None
+        if known >= RELIABLE and noise is None:
+            of_rows = identity.topics_of_rows(cells_of(server, histograms, word_map), fitted, shown, rho, task.seed)
+            fitted = of_rows or fitted
         found = Sketch.leaves(
             histograms=histograms,
             word_map=word_map,
@@ -202,6 +219,7 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
             lost=torch.tensor(rare_words.share_lost(released.sum(0), word_map, n_values), dtype=torch.float64),
             scatter=torch.tensor(rho, dtype=torch.float64),
             reliability=torch.tensor(known, dtype=torch.float64),
+            rows_decide=torch.tensor(of_rows is not None),
         )
         return server | found | uncalibrated(Calibration, fitted.counts.sum(0) / fitted.counts.sum())
 
@@ -219,6 +237,7 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
 
     made = (
         *Sketch.names("histograms", "word_map", "topics", "components_shown", "lost", "scatter", "reliability"),
+        *Sketch.names("rows_decide"),
         *Calibration.names("share", "bias"),
     )
     return {

@@ -108,7 +108,8 @@ class Sketch(Part):
     Attributes:
         mean: Of the features. [D]
         std: Of the features. [D]
-        centres: Of the codebook's cells, in Z projected dimensions. [J, Z]
+        covariance: Of all rows, in Z projected dimensions; the server's alone. [Z, Z]
+        centres: Of the codebook's cells. [J, Z]
         edges: Of the bins of targets that are no classes; only there. [Q − 1]
         histograms: Counts of words as clients sent them; they never go down. [C, W], int32
         word_map: Where each word goes when rare ones back off. [W]
@@ -117,11 +118,13 @@ class Sketch(Part):
         lost: The share of rows in words so rare that neither cell nor label is left of them.
         scatter: ρ̂, how much clients scatter on their own beside K components. 0 where counts have noise.
         reliability: The share of what clients differ by that is not the chance of drawing rows.
+        rows_decide: Whether topics are those of clusters that rows form (`mixture.identity`).
     """
 
     prefix = "sketch/"
     mean = Leaf()
     std = Leaf()
+    covariance = Leaf()
     centres = Leaf()
     edges = Leaf()
     histograms = Leaf()
@@ -131,6 +134,7 @@ class Sketch(Part):
     lost = Leaf()
     scatter = Leaf()
     reliability = Leaf()
+    rows_decide = Leaf()
 
 
 class Judging(Part):

@@ -48,6 +48,7 @@ class DiagnosisRecord(Written):
         interval_width: Their mean width.
         purest: The largest share of each component in any client.
         anchor_mass: Share of each component's rows in words that it has nearly for itself.
+        rows_decide: Whether rows show just K clusters, which are then taken for the components.
         warnings: What to beware of, in words.
     """
 
@@ -87,4 +88,5 @@ class DiagnosisRecord(Written):
     interval_width: float
     purest: list[float]
     anchor_mass: list[float]
+    rows_decide: bool = False
     warnings: list[str]

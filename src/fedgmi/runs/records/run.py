@@ -127,6 +127,7 @@ class Outcome(Part):
             pooled proportions, and where there are fewer than three clients.
         identified: By client: whether its proportions are known. False for all where the contrast is below .05, and
             where fewer components are shown.
+        rows_decide: Whether rows show just K clusters, which are then taken for the components.
         client_accuracy: Share of right labels on a client's own held-out rows, mean over clients.
         client_accuracy_per_client: By client.
         client_accuracy_shared: Mean over clients without what they have of their own; null where they have nothing.
@@ -168,6 +169,7 @@ class Outcome(Part):
     reliability: float | None = None
     contrast: float | None = None
     identified: list[bool] | None = None
+    rows_decide: bool | None = None
     client_accuracy: float | None
     client_accuracy_per_client: list[float | None] | None
     client_accuracy_shared: float | None = None
