@@ -30,6 +30,7 @@ from fedgmi.data.rows import Schema
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Components, Gate, Judging, Reference, Sketch
 from fedgmi.mixture.target_bins import binned
+from fedgmi.mixture.topics import clearness
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Phase, Step
 from fedgmi.tree import Tree
@@ -218,6 +219,7 @@ def codebook(own: FedGMISettings) -> tuple[Row, ...]:
 
 
 MIN_CLIENTS = 5  # with fewer participants the last calibration stands
+CLEAR = 0.95  # of rows whose word says which component they are from: with more, words are all the evidence needed
 SETTLED = 0.01  # of a weight, or of 1 where that is more: where less changes, the next round goes without
 LARGEST = (1.0, 1.0, 2.0)  # nats a nat, by KINDS; a guard that judges in closed form do not come to
 
@@ -240,11 +242,13 @@ def reference_stays(rounds: int | None, server: Tree) -> bool:
 
 
 def counts_decide(own: FedGMISettings, server: Tree) -> bool:
-    """Rows do not decide what components are. Where they do, nothing is calibrated by co-occurrence.
+    """Not where rows decide what components are, and words are sure of them: then nothing is calibrated.
 
-    It leaves a family of components open, and calibration would go to where clients are as pure as can be.
+    Co-occurrence leaves a family of components open, and calibration may go to where clients are as pure as can be. It
+    has nothing to gain there. Where words are unsure, other evidence knows more of single rows.
     """
-    return not bool(Sketch(server).rows_decide)
+    [decide] = Sketch.names("rows_decide")  # the oracle's sketch lacks it
+    return not bool(server.get(decide, False)) or clearness(Sketch(server).topics) < CLEAR
 
 
 def calibration_is_of_use(own: FedGMISettings, server: Tree) -> bool:
