@@ -72,6 +72,18 @@ def all_alike(counts: Tensor) -> bool:
     return bool((counts == counts[:, :1]).all())
 
 
+def clearness(counts: Tensor) -> float:
+    """How sure words are of components: the share of rows that come from the likeliest component of their word.
+
+    Args:
+        counts: Pooled rows by word and topic. [W, K]
+
+    >>> clearness(torch.tensor([[10.0, 0.0], [3.0, 7.0]]))
+    0.85
+    """
+    return float(counts.max(1).values.sum() / counts.sum())
+
+
 def corners(histograms: Tensor, n_components: int, jitter: torch.Generator | None = None) -> Tensor:
     """A start for EM: each client's barycentric coordinates between the K most extreme clients.
 

@@ -97,10 +97,9 @@ def true_topics_step(task: Task[FedGMISettings]) -> Step:
         topics = message.sums["topics"]
         share = topics.sum(0) / topics.sum()
         words = torch.arange(n_words, device=share.device)
-        found = Sketch.leaves(topics=topics, word_map=words, rows_decide=torch.tensor(False))
-        return server | found | uncalibrated(Calibration, share)
+        return server | Sketch.leaves(topics=topics, word_map=words) | uncalibrated(Calibration, share)
 
-    made = (*Sketch.names("topics", "word_map", "rows_decide"), *Calibration.names("share", "bias"))
+    made = (*Sketch.names("topics", "word_map"), *Calibration.names("share", "bias"))
     return Step("true topics", client, take, writes=made, kind="sketch")
 
 

@@ -30,7 +30,7 @@ from fedgmi.data.rows import Schema
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Components, Gate, Judging, Reference, Sketch
 from fedgmi.mixture.target_bins import binned
-from fedgmi.mixture.topics import all_alike
+from fedgmi.mixture.topics import all_alike, clearness
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Phase, Step
 from fedgmi.tree import Tree
@@ -220,6 +220,7 @@ def codebook(own: FedGMISettings) -> tuple[Row, ...]:
 
 
 MIN_CLIENTS = 5  # of a larger federation: with fewer participants the last calibration stands
+CLEAR = 0.95  # of rows whose word says which component they are from: with more, words are all the evidence needed
 SETTLED = 0.01  # of a weight, or of 1 where that is more: where less changes, the next round goes without
 LARGEST = (1.0, 1.0, 2.0)  # nats a nat, by KINDS; a guard that judges in closed form do not come to
 
@@ -242,13 +243,15 @@ def reference_stays(rounds: int | None, server: Tree) -> bool:
 
 
 def counts_decide(own: FedGMISettings, server: Tree) -> bool:
-    """Co-occurrence decides what components are: the sketch tells two or more apart, and rows do not decide.
+    """Co-occurrence has something to say of components. It has not where topics are alike, nor where words are sure.
 
-    Of topics that are alike, judges would learn rounding errors. And where rows decide, co-occurrence leaves a family
-    of components open, and calibration would go to where clients are as pure as can be.
+    Of topics that are alike, judges would learn rounding errors. And where rows decide what components are, and words
+    are sure of them, calibration has nothing to gain. It may go to where clients are as pure as can be, since
+    co-occurrence leaves a family of components open. Where words are unsure, other evidence knows more of single rows.
     """
-    sketch = Sketch(server)
-    return not all_alike(sketch.topics) and not bool(sketch.rows_decide)
+    topics = Sketch(server).topics
+    [decide] = Sketch.names("rows_decide")  # the oracle's sketch lacks it
+    return not all_alike(topics) and (not bool(server.get(decide, False)) or clearness(topics) < CLEAR)
 
 
 def calibration_is_of_use(own: FedGMISettings, server: Tree) -> bool:
