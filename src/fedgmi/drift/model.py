@@ -6,18 +6,12 @@ import warnings
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from fedgmi.drift.charts import Array
 from fedgmi.errors import DataError, FedgmiWarning
-
-
-class Weights(Protocol):
-    """What `infer_weights` returns."""
-
-    @property
-    def identified(self) -> bool:
-        """Whether such rows can tell the components apart."""
-        ...
+from fedgmi.mixture.information import MIN_CONTRAST, contrasts
+from fedgmi.mixture.posterior import PROPORTION_FLOOR
 
 
 class Model(Protocol):
@@ -39,10 +33,6 @@ class Model(Protocol):
 
     def component_log_prob(self, x: Any, /) -> Any:
         """log p_k(x). [n, K], nats"""
-        ...
-
-    def infer_weights(self, x: Any, /, y: Any = None) -> Weights:
-        """The proportions of a client that holds such rows."""
         ...
 
 
@@ -82,6 +72,9 @@ def evidence(model: Model, x: Any, y: Any, where: str) -> tuple[Array, Array]:
 def tells_components_apart(model: Model, x: Any, y: Any, client: str) -> bool:
     """Whether such rows say anything about proportions. With one component they say nothing.
 
+    The two components that are most alike have to have a contrast (`mixture.information`) of .05 or more. A client with
+    few rows may be watched all the same: the many rows that follow tell what few could not.
+
     Args:
         model: Fitted.
         x: Rows. [n, …]
@@ -93,15 +86,18 @@ def tells_components_apart(model: Model, x: Any, y: Any, client: str) -> bool:
     """
     if model.n_components_ == 1:
         return False
-    identified = bool(model.infer_weights(x, y).identified)
-    if not identified:
+    share = torch.as_tensor(np.asarray(model.weights_, dtype=float)).mean(0)
+    ratios, _ = evidence(model, x, y, f"client {client!r}")
+    resp = (torch.as_tensor(ratios) + share.clamp(min=PROPORTION_FLOOR).log()).softmax(1)
+    tell = bool(contrasts(resp.T @ resp)[0] >= MIN_CONTRAST)
+    if not tell:
         cure = "Give labels with the rows, if there are any" if y is None else "Only the fit is watched"
         warnings.warn(
             f"client {client!r}: such rows cannot tell components apart. Moved proportions will not be seen. {cure}.",
             FedgmiWarning,
             stacklevel=4,
         )
-    return identified
+    return tell
 
 
 def _checked(values: Any, n_rows: int, model: Model, where: str) -> Array:

@@ -87,9 +87,7 @@ def standard_errors(
     return errors_by(resp, proportions, prior, rows, dispersion)
 
 
-def errors_by(
-    resp: Tensor, proportions: Tensor, prior: Tensor, rows: Rows, dispersion: Tensor | None = None
-) -> Tensor:
+def errors_by(resp: Tensor, proportions: Tensor, prior: Tensor, rows: Rows, dispersion: Tensor | None = None) -> Tensor:
     """`standard_errors` by the responsibilities of rows.
 
     Args:
