@@ -15,7 +15,14 @@ from fedgmi.data.rows import Rows, pack
 from fedgmi.methods import BOUNDS, METHODS, Method, Task
 from fedgmi.methods.fedgmi import schedule
 from fedgmi.methods.fedgmi.oracle import oracle_schedule
-from fedgmi.methods.fedgmi.schedule import Schedule, applies, calibration_has_begun, calibration_is_of_use, of_use
+from fedgmi.methods.fedgmi.schedule import (
+    Schedule,
+    applies,
+    calibration_has_begun,
+    calibration_is_of_use,
+    counts_decide,
+    of_use,
+)
 from fedgmi.methods.fedgmi.settings import choose_judges
 from fedgmi.protocol.step import Phase, changed, covers, select
 from fedgmi.tree import Tree
@@ -117,7 +124,10 @@ def test_where_densities_judge_the_order_is():
     begun = dict.fromkeys(("shares", "calibrate"), calibration_has_begun)
     assert conditions == {"scale evidence": calibration_is_of_use} | begun
     assert [step.name for step in program.all_steps if step.single] == ["histograms"]
-    assert all(step.when is None for step in (*program.prepare, *program.finish[: -len(own_part) + 1]))
+    at_the_end = [step.when for step in program.finish[: -len(own_part) + 1]]
+    assert all(step.when is None for step in program.prepare)
+    assert [when.func if when else None for when in at_the_end[:5]] == [*[counts_decide] * 4, None]
+    assert not any(at_the_end[4:])
 
 
 def test_programs_are_what_the_table_says(made):

@@ -44,11 +44,16 @@ def oracle_schedule(own: FedGMISettings, labelled: bool = True) -> Schedule:
     if labelled:  # then judges need no cell, and the truth needs none at all
         by_truth[JUDGE_SUMS] = replace(by_truth[JUDGE_SUMS], down=(*FEATURE_SCALE, *BINS, *Judging.names("turn")))
     usual = schedule.default(own)
+
+    def taught(row: Row) -> Row:
+        always = replace(row, when=None) if row.when is schedule.counts_decide else row  # nothing has decided anything
+        return (by_truth | {HISTOGRAMS: TRUE_TOPICS}).get(always, always)
+
     return replace(
         usual,
-        prepare=tuple((by_truth | {HISTOGRAMS: TRUE_TOPICS}).get(row, row) for row in usual.prepare if row != FOLD_IN),
+        prepare=tuple(taught(row) for row in usual.prepare if row != FOLD_IN),
         round=(by_truth[EM],),
-        finish=tuple(by_truth.get(row, row) for row in usual.finish),
+        finish=tuple(taught(row) for row in usual.finish),
     )
 
 

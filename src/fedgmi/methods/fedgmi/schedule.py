@@ -247,8 +247,8 @@ def counts_decide(own: FedGMISettings, server: Tree) -> bool:
     Co-occurrence leaves a family of components open, and calibration may go to where clients are as pure as can be. It
     has nothing to gain there. Where words are unsure, other evidence knows more of single rows.
     """
-    [decide] = Sketch.names("rows_decide")  # the oracle's sketch lacks it
-    return not bool(server.get(decide, False)) or clearness(Sketch(server).topics) < CLEAR
+    sketch = Sketch(server)
+    return not bool(sketch.rows_decide) or clearness(sketch.topics) < CLEAR
 
 
 def calibration_is_of_use(own: FedGMISettings, server: Tree) -> bool:
