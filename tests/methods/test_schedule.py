@@ -15,7 +15,14 @@ from fedgmi.data.rows import Rows, pack
 from fedgmi.methods import BOUNDS, METHODS, Method, Task
 from fedgmi.methods.fedgmi import schedule
 from fedgmi.methods.fedgmi.oracle import oracle_schedule
-from fedgmi.methods.fedgmi.schedule import Schedule, applies, calibration_has_begun, calibration_is_of_use, of_use
+from fedgmi.methods.fedgmi.schedule import (
+    Schedule,
+    applies,
+    calibration_has_begun,
+    calibration_is_of_use,
+    counts_decide,
+    of_use,
+)
 from fedgmi.methods.fedgmi.settings import choose_judges
 from fedgmi.methods.fedgmi.sketch import RELIABLE
 from fedgmi.protocol.step import Phase, changed, covers, select
@@ -118,9 +125,10 @@ def test_where_densities_judge_the_order_is():
     begun = dict.fromkeys(("shares", "calibrate"), calibration_has_begun)
     assert conditions == {"scale evidence": calibration_is_of_use} | begun
     assert [step.name for step in program.all_steps if step.single] == ["histograms"]
-    last = {step.name for step in program.finish[: -len(own_part) + 1] if step.when is not None}
-    assert last == {"scale evidence", "shares", "calibrate"}
+    at_the_end = [step.when for step in program.finish[: -len(own_part) + 1]]
     assert all(step.when is None for step in program.prepare)
+    assert [when.func if when else None for when in at_the_end[:5]] == [*[counts_decide] * 4, None]
+    assert not any(at_the_end[4:])
 
 
 @pytest.mark.parametrize("judges", ["closed", "density"])

@@ -24,7 +24,6 @@ from fedgmi.methods.fedgmi.schedule import (
     JUDGE_SUMS,
     Row,
     Schedule,
-    counts_decide,
 )
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.sketch import count_words
@@ -41,16 +40,21 @@ TRUE_TOPICS = Row(
 
 def oracle_schedule(own: FedGMISettings, labelled: bool = True) -> Schedule:
     """As the default's, with the truth where the default estimates, and no calibration within rounds."""
-    sums = JUDGE_SUMS.only(counts_decide)
-    by_truth = {row: replace(row, e_step=False) for row in (EM, CELLS, sums)}  # the truth needs no evidence
+    by_truth = {row: replace(row, e_step=False) for row in (EM, CELLS, JUDGE_SUMS)}  # the truth needs no evidence
     if labelled:  # then judges need no cell, and the truth needs none at all
-        by_truth[sums] = replace(by_truth[sums], down=(*FEATURE_SCALE, *BINS, *Judging.names("turn")))
+        by_truth[JUDGE_SUMS] = replace(by_truth[JUDGE_SUMS], down=(*FEATURE_SCALE, *BINS, *Judging.names("turn")))
     usual = schedule.default(own)
+
+    def taught(row: Row) -> Row:
+        asked = row.when in (schedule.counts_decide, schedule.topics_differ)
+        always = replace(row, when=None) if asked else row  # the truth decides
+        return (by_truth | {HISTOGRAMS: TRUE_TOPICS}).get(always, always)
+
     return replace(
         usual,
-        prepare=tuple((by_truth | {HISTOGRAMS: TRUE_TOPICS}).get(row, row) for row in usual.prepare if row != FOLD_IN),
+        prepare=tuple(taught(row) for row in usual.prepare if row != FOLD_IN),
         round=(by_truth[EM],),
-        finish=tuple(by_truth.get(row, row) for row in usual.finish),
+        finish=tuple(taught(row) for row in usual.finish),
     )
 
 

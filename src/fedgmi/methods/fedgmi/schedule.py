@@ -189,7 +189,7 @@ def closed(own: FedGMISettings) -> Schedule:
     calibrate_gate = replace(CALIBRATE_GATE, down=(*CLOSED_GATE, *BY_WHICH, *Judging.names("turn")))
     gate_turns = (calibrate_gate, gate_shares) * (2 * own.calibration_steps)
     return Schedule(
-        prepare=(*codebook(own), HISTOGRAMS, FOLD_IN, JUDGE_SUMS, *(turn * own.judge_turns)[1:]),
+        prepare=(*codebook(own), HISTOGRAMS, FOLD_IN, JUDGE_SUMS.only(topics_differ), *(turn * own.judge_turns)[1:]),
         round=(EM,),
         finish=(E_STEP, CELLS, gate_shares, *gate_turns, CONTRAST, SWITCH),
         evidence=CLOSED,
@@ -242,16 +242,20 @@ def reference_stays(rounds: int | None, server: Tree) -> bool:
     return rounds is not None and int(Components(server).version) >= rounds
 
 
+def topics_differ(own: FedGMISettings, server: Tree) -> bool:
+    """The sketch tells two components or more apart. Else judges would learn from rounding errors."""
+    return not all_alike(Sketch(server).topics)
+
+
 def counts_decide(own: FedGMISettings, server: Tree) -> bool:
     """Co-occurrence has something to say of components. It has not where topics are alike, nor where words are sure.
 
-    Of topics that are alike, judges would learn rounding errors. And where rows decide what components are, and words
-    are sure of them, calibration has nothing to gain. It may go to where clients are as pure as can be, since
+    Where rows decide what components are, and words are sure of them, calibration has nothing to gain. It may go to where clients are as pure as can be, since
     co-occurrence leaves a family of components open. Where words are unsure, other evidence knows more of single rows.
     """
-    topics = Sketch(server).topics
-    [decide] = Sketch.names("rows_decide")  # the oracle's sketch lacks it
-    return not all_alike(topics) and (not bool(server.get(decide, False)) or clearness(topics) < CLEAR)
+    sketch = Sketch(server)
+    unsure = not bool(sketch.rows_decide) or clearness(sketch.topics) < CLEAR
+    return unsure and topics_differ(own, server)
 
 
 def calibration_is_of_use(own: FedGMISettings, server: Tree) -> bool:
