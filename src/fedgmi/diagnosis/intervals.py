@@ -35,7 +35,9 @@ FAR_WEIGHT = 0.3
 """What a federation's squared distance counts."""
 
 
-def proportion_intervals(histograms: Tensor, fitted: Topics, seed: int, *, level: float = 0.9) -> Tensor:
+def proportion_intervals(
+    histograms: Tensor, fitted: Topics, seed: int, *, level: float = 0.9, pooled: bool = False
+) -> Tensor:
     """Intervals for the proportions π_ik that each client's rows were *drawn* with.
 
     Federations are simulated that look like the fit once they are fitted themselves: from members of the family that
@@ -51,6 +53,8 @@ def proportion_intervals(histograms: Tensor, fitted: Topics, seed: int, *, level
         fitted: Topics and proportions of these counts, `effective` beside their scatter.
         seed: Of the simulations.
         level: The share of intervals that should hold the truth, as an average over clients.
+        pooled: Every client has the pooled proportions, because words do not tell components apart. All intervals are
+            then one: quantiles of all shares that simulated clients have, whatever is found of them.
 
     Returns:
         Lower and upper ends. [C, K, 2], float64
@@ -68,6 +72,9 @@ def proportion_intervals(histograms: Tensor, fitted: Topics, seed: int, *, level
         min(max(math.ceil(SIMULATED_CLIENTS / n_clients), FEDERATIONS[0]), FEDERATIONS[1]),
     )
     drawn = simulate(counts.sum(1), estimate, topics / topics.sum(1, keepdim=True), family, n, rho, signal, rng)
+    if pooled:
+        ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+        return drawn.true.flatten().quantile(ends).expand(n_clients, n_components, 2)
     return _nearest_quantiles(estimate, counts.sum(1).clamp(min=1.0).log(), drawn, level).clamp(0.0, 1.0)
 
 

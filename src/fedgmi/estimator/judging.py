@@ -234,7 +234,8 @@ class Judging(Newcomers):
     def weights_interval_(self) -> Array:
         """Intervals that hold 90% of the true proportions, as an average over clients, from the clients' counts alone.
 
-        They are made when first asked for, in a second or so, by simulation; see `fedgmi.diagnosis.intervals`. The
+        They are made when first asked for, in a second or so, by simulation; see `fedgmi.diagnosis.intervals`. Where
+        all clients have the pooled proportions, all intervals are one: what simulated clients' shares may be. The
         counts are not saved, so a model that was loaded has none: `diagnose(federation)` has them at any time.
         """
         model = self._model()
@@ -248,6 +249,7 @@ class Judging(Newcomers):
             alike = effective(counts, scatter_beside(counts, model.n_components))
             fitted = fit_topics(alike, model.n_components, model.config.seed)
             order = match_components(fitted.proportions, torch.from_numpy(self.weights_))
-            intervals = proportion_intervals(counts, fitted, model.config.seed)
+            pooled = bool((self.weights_ == self.weights_[:1]).all())
+            intervals = proportion_intervals(counts, fitted, model.config.seed, pooled=pooled)
             self._interval = intervals[:, torch.as_tensor(order)].numpy()
         return self._interval
