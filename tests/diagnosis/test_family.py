@@ -12,7 +12,7 @@ from fedgmi.diagnosis.family import likelihood, members, moved
 from fedgmi.diagnosis.simulated import looks, precision
 from fedgmi.mixture.topics import fit_topics, plsa_of_many
 from fedgmi.randomness import numpy_generator
-from wordcounts import mixture, topics_of
+from wordcounts import counts_from, mixture, topics_of
 
 
 @settings(max_examples=30, deadline=None)
@@ -28,15 +28,15 @@ def test_members_give_clients_the_same_words(seed, given_shares):
 
 
 def test_where_topics_have_words_of_their_own_and_clients_are_pure_little_is_left_open():
-    counts, _ = mixture(2, alpha=0.3, n_rows=500, anchored=True)
-    blurred, _ = mixture(2, alpha=0.3, n_rows=500)
-    reaches = []
-    for histograms in (counts, blurred):
+    pure = mixture(2, alpha=0.3, n_rows=500, anchored=True)[0]
+    shares = 0.3 + 0.4 * dirichlet(30, 2)  # between .3 and .7
+    none_pure, reaches = counts_from(shares @ topics_of(2, anchored=True).T, 500, 0), []
+    for histograms in (pure, none_pure):
         family = members(histograms, fit_topics(histograms, 2, 0), 100, numpy_generator(0, "family"))
         reaches.append(float(family.given.max()))
         assert float(family.proportions.min()) >= -1e-12
         assert family.topics.sum(-1) == pytest.approx(1.0)
-    assert reaches[0] < 0.1 < reaches[1]
+    assert 2 * reaches[0] < reaches[1]
 
 
 def test_the_likelihood_falls_where_topics_would_need_negative_words():
