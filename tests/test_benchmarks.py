@@ -136,6 +136,14 @@ def test_identifiability_has_tables_and_a_picture(tmp_path):
     assert "done" not in output("identifiability.py", size=(*few, *cells))
 
 
+def test_intervals_tells_how_often_they_cover():
+    names = ("12 × 200, K = 2, purest .8", "12 × 200, K = 2, purest .6, own words")
+    text = output("intervals.py", "--cases", *names, size=("--draws", "1")).splitlines()
+    assert [
+        re.match(r"\| ([^|]+) \| 1 \| \d+\.\d ± 0\.0 \| 0\.\d{3} \| 0\.\d{3} \|", line)[1] for line in text[2:]
+    ] == [*names]
+
+
 def test_privacy_prints_the_error_by_epsilon():
     size = ("--clients", "8", "--rows", "60", "--seeds", "0", "1", "--codewords", "4")
     text = output("privacy.py", "--scenarios", "label-swap", "--epsilons", "inf", "1", "0.001", size=size).splitlines()

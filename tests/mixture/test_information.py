@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from federations import draw, rows_of
 from fedgmi.data.rows import Client, pack
 from fedgmi.mixture.information import decided, standard_errors
 from fedgmi.mixture.posterior import e_step
@@ -40,3 +41,13 @@ def test_five_rows_beyond_doubt_are_enough_for_two_components(n, share):
 
 def test_of_a_single_component_nothing_is_open():
     assert known([0], 0.0, 1)
+
+
+def test_scatter_of_a_client_widens_its_standard_errors_by_the_root_of_its_dispersion():
+    rows, prior = rows_of([400, 400]), torch.full((2,), 1e-6).double()
+    log_evidence = torch.randn(800, 2, generator=draw(), dtype=torch.float64) * 2
+    proportions = torch.full((2, 2), 0.5).double()
+    plain = standard_errors(log_evidence, proportions, prior, rows)
+    wide = standard_errors(log_evidence, proportions, prior, rows, torch.tensor([1.0, 4.0]).double())
+    assert wide[0].tolist() == pytest.approx(plain[0].tolist())
+    assert wide[1].tolist() == pytest.approx((2 * plain[1]).tolist(), rel=1e-3)

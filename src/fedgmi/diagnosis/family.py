@@ -24,12 +24,19 @@ STEPS = 10
 """Where it is asked between the fit and the farthest point of a ray."""
 RAYS = 16
 """Directions of g."""
-HELD, FREED = 10, 20
+HELD, FREED = 10, 40
 """EM steps with proportions held, so that topics find their place, and after that with both free."""
+DEPTH = 0.9
+"""How much of what all clients hold may be nobody's. With all of it, clients that are alike would hold nothing."""
 UP, DOWN = 3, 1
 """How often g is above and below 0. The fit takes the most extreme clients for pure, so the truth is seldom below."""
 ENDS = 0.5
 """Of the Beta law of how far out on its ray a member lies. Below 1 the ends are likelier: the truth may be one."""
+NO_ROW = 0.5
+"""A topic with fewer rows of a word has none."""
+PER_EMPTY = 0.5
+"""Nats that a true member may lose for each word that it has no rows of where the fit has some: bounds that hold by
+chance half of the time cost χ²₁/2 each, ½ nat in the mean (chi-bar-squared, Self & Liang 1987)."""
 CLOSE = 1e-6
 """Topics have no smaller share of a word."""
 TINY = 1e-300
@@ -56,8 +63,8 @@ class Family:
 def members(histograms: Tensor, fitted: Topics, n: int, rng: np.random.Generator) -> Family:
     """Members that neither proportions nor the likelihood of words contradict, drawn at random.
 
-    Three in four have g ≥ 0, up to where the likelihood leaves its confidence region, 2·(L(0) − L(g)) > χ²_K(K−1)
-    (there are K(K − 1) ways to move topics among themselves). The others have g ≤ 0, as far as −min_i π_ik.
+    Three in four have g ≥ 0, up to where the likelihood leaves its confidence region, 2·(L(0) − L(g)) > χ²_K(K−1):
+    there are K(K − 1) ways to move topics among themselves. The others have g ≤ 0, as far as −0.9·min_i π_ik.
 
     Args:
         histograms: Counts, `effective` beside the clients' scatter. [C, W]
@@ -79,7 +86,7 @@ def members(histograms: Tensor, fitted: Topics, n: int, rng: np.random.Generator
     rays = rays / rays.max(1, keepdim=True).values
     up = rays * axis.clamp(min=CLOSE)
     up = up * reach(histograms, fitted, up, torch.linspace(0, 1, STEPS + 1, dtype=torch.float64), limit)[:, None]
-    down = -rays * fitted.proportions.min(0).values.cpu()
+    down = -DEPTH * rays * fitted.proportions.min(0).values.cpu()
     ends = torch.cat([up] * UP + [down] * DOWN)
     part = torch.from_numpy(rng.beta(ENDS, ENDS, n))[:, None]
     given = part * ends[torch.from_numpy(rng.integers(0, len(ends), n))]
@@ -142,6 +149,9 @@ def _refined(histograms: Tensor, proportions: Tensor, topics: Tensor) -> tuple[T
 def reach(histograms: Tensor, fitted: Topics, rays: Tensor, steps: Tensor, limit: float) -> Tensor:
     """How far out on each ray the likelihood has lost no more than `limit`, by interpolation between steps.
 
+    The fit can follow chance below no rows of a word in a topic further apart, and such a topic cannot: this is allowed
+    for.
+
     Args:
         histograms: Counts. [C, W]
         fitted: Topics and proportions.
@@ -152,8 +162,10 @@ def reach(histograms: Tensor, fitted: Topics, rays: Tensor, steps: Tensor, limit
     Returns:
         Multiples of the directions. [M]
     """
-    values, _ = likelihood(histograms, fitted, (steps[:, None] * rays[:, None]).flatten(0, 1))
-    lost = (values.max() - values - limit).view(len(rays), -1)
+    values, topics = likelihood(histograms, fitted, (steps[:, None] * rays[:, None]).flatten(0, 1))
+    empty = (topics * fitted.counts.cpu().sum(0)[:, None] < NO_ROW).sum((1, 2)).view(len(rays), -1)
+    allowed = limit + PER_EMPTY * (empty - empty[:, :1]).clamp(min=0)
+    lost = (values.max() - values).view(len(rays), -1) - allowed
     lost[:, 0].clamp_(max=0.0)
     beyond = torch.cat([lost > 0, torch.ones_like(lost[:, :1], dtype=torch.bool)], 1)
     first = beyond.double().argmax(1)  # the first step that is contradicted

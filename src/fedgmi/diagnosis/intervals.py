@@ -36,7 +36,13 @@ FAR_WEIGHT = 0.3
 
 
 def proportion_intervals(
-    histograms: Tensor, fitted: Topics, seed: int, *, level: float = 0.9, rows_decide: bool = False
+    histograms: Tensor,
+    fitted: Topics,
+    seed: int,
+    *,
+    level: float = 0.9,
+    pooled: bool = False,
+    rows_decide: bool = False,
 ) -> Tensor:
     """Intervals for the proportions π_ik that each client's rows were *drawn* with.
 
@@ -53,6 +59,8 @@ def proportion_intervals(
         fitted: Topics and proportions of these counts, `effective` beside their scatter.
         seed: Of the simulations.
         level: The share of intervals that should hold the truth, as an average over clients.
+        pooled: Every client has the pooled proportions, because words do not tell components apart. All intervals are
+            then one: quantiles of all shares that simulated clients have, whatever is found of them.
         rows_decide: Whether topics are those of clusters that rows form. Words then leave no family of them open.
 
     Returns:
@@ -73,6 +81,9 @@ def proportion_intervals(
     family = members(effective(counts, rho), fitted, MEMBERS, rng)
     n = min(max(math.ceil(SIMULATED_CLIENTS / 2 / n_clients), PILOTS[0]), PILOTS[1]), n_federations
     drawn = simulate(totals, estimate, topics / topics.sum(1, keepdim=True), family, n, rho, signal, rng)
+    if pooled:
+        ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+        return drawn.true.flatten().quantile(ends).expand(n_clients, n_components, 2)
     return _nearest_quantiles(estimate, totals.clamp(min=1.0).log(), drawn, level).clamp(0.0, 1.0)
 
 

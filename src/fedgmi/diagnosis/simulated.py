@@ -24,7 +24,7 @@ from fedgmi.mixture.topics import SMOOTHING, Topics, fold_in, plsa_of_many
 NEAREST, FARTHEST = 0.1, 1.1
 """γ, from topics a tenth as far apart as the fitted ones to a little farther apart. See `signal`."""
 SPREAD, ALIKE = 0.1, 40.0
-"""Precisions: from a tenth of what the fitted clients' spread says to that of clients nearly alike."""
+"""Precisions: from a tenth of what the fitted clients' spread says, or 1, to that of clients nearly alike."""
 CANDIDATES = 4000
 """Pairs of γ and s that are chosen from."""
 TOLERANCE = 1.5
@@ -94,6 +94,7 @@ def simulate(
     looked = looks(*_refit(totals, family, pilots, rho, rng)[1:])
     weights = torch.linalg.lstsq(surface, looked, driver="gelsd").solution
     residual = looked - surface @ weights
+    seen = seen.clamp(looked.min(0).values, looked.max(0).values)  # where the surface is known
     covariance = residual.T @ residual / max(len(looked) - surface.shape[1], 1) * TOLERANCE
     root = torch.linalg.cholesky(covariance + 1e-6 * torch.eye(len(covariance), dtype=torch.float64))
 
@@ -175,7 +176,7 @@ def precision(proportions: Tensor) -> Tensor:
 def propose(family: Family, n: int, signal: float, rng: np.random.Generator) -> Draws:
     """Members, γ and s at random: logarithms are uniform, s upwards from what the member's spread says."""
     member = torch.from_numpy(rng.integers(0, len(family.given), n))
-    low = precision(family.proportions)[member] + float(np.log(SPREAD))
+    low = (precision(family.proportions)[member] + float(np.log(SPREAD))).clamp(max=0.0)
     high = (low + 1).clamp(min=float(np.log(ALIKE)))
     together = torch.from_numpy(rng.uniform(np.log(max(signal, NEAREST)), np.log(FARTHEST), n))
     return Draws(member, together, low + (high - low) * torch.from_numpy(rng.random(n)))

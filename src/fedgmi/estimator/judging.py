@@ -234,7 +234,8 @@ class Judging(Newcomers):
     def weights_interval_(self) -> Array:
         """Intervals that hold 90% of the true proportions, as an average over clients, from the clients' counts alone.
 
-        They are made when first asked for, in a second or so, by simulation; see `fedgmi.diagnosis.intervals`. The
+        They are made when first asked for, in a second or so, by simulation; see `fedgmi.diagnosis.intervals`. Where
+        all clients have the pooled proportions, all intervals are one: what simulated clients' shares may be. The
         counts are not saved, so a model that was loaded has none: `diagnose(federation)` has them at any time.
         """
         model = self._model()
@@ -248,6 +249,8 @@ class Judging(Newcomers):
             shown = estimate_components(counts, model.config.seed).n_components
             fitted, of_rows = fit(counts, model.n_components, model.config.seed, shown=shown, cells=model.cells)
             order = match_components(fitted.proportions, torch.from_numpy(self.weights_))
-            intervals = proportion_intervals(counts, fitted, model.config.seed, rows_decide=of_rows)
+            pooled = bool((self.weights_ == self.weights_[:1]).all())
+            seed = model.config.seed
+            intervals = proportion_intervals(counts, fitted, seed, pooled=pooled, rows_decide=of_rows)
             self._interval = intervals[:, torch.as_tensor(order)].numpy()
         return self._interval

@@ -250,8 +250,9 @@ def topics_differ(own: FedGMISettings, server: Tree) -> bool:
 def counts_decide(own: FedGMISettings, server: Tree) -> bool:
     """Co-occurrence has something to say of components. It has not where topics are alike, nor where words are sure.
 
-    Where rows decide what components are, and words are sure of them, calibration has nothing to gain. It may go to where clients are as pure as can be, since
-    co-occurrence leaves a family of components open. Where words are unsure, other evidence knows more of single rows.
+    Where rows decide what components are, and words are sure of them, calibration has nothing to gain. It may go to
+    where clients are as pure as can be, since co-occurrence leaves a family of components open. Where words are unsure,
+    other evidence knows more of single rows.
     """
     sketch = Sketch(server)
     unsure = not bool(sketch.rows_decide) or clearness(sketch.topics) < CLEAR
