@@ -150,6 +150,8 @@ def test_mixture_that_does_not_hold_comes_with_advice():
     told = said(make_diagnosis(n_clients=12, **REFUSED | {"client_misfit": [1.0, 3.0, 1.0, 1.0, 5.0, *[1.0] * 7]}))
     assert "No. Fewer than 1 of 1,000 true mixtures" in told
     assert "a summary at best" in told
+    assert told.endswith("All this takes a mixture for granted, which these clients are not.")
+    assert "for granted" not in said(make_diagnosis())
     assert "No single client stands out." in said(make_diagnosis(mixture_supported=False))
     assert "rely on each client's own predictor, not on proportions (--set method.name=fedavg-ft " in told
     assert "--set method.n_components=4" in told

@@ -194,6 +194,8 @@ def how_well(diagnosis: Diagnosis) -> list[str]:
         which = f"component{'s' * (len(unseen) > 1)} {listed(unseen)}"
         which = "any component" if len(unseen) == len(purest) else which
         sentences.append(f"Nothing shows {which} alone. Take the proportions there with care.")
+    if not diagnosis["mixture_supported"]:
+        sentences.append("All this takes a mixture for granted, which these clients are not.")
     return sentences
 
 
