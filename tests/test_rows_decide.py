@@ -27,7 +27,7 @@ def off(shares: np.ndarray) -> float:
     return min(float(np.abs(first - SHARES).mean()) for first in shares.T)
 
 
-@pytest.mark.parametrize("preset, own", [("sketch", {}), ("default", {}), ("default", {"judges": "closed"})])
+@pytest.mark.parametrize(("preset", "own"), [("sketch", {}), ("default", {}), ("default", {"judges": "closed"})])
 @pytest.mark.filterwarnings("ignore")
 def test_no_stage_undoes_what_rows_decide(clients, preset, own):
     model = fitted(clients, preset, **own)

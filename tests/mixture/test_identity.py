@@ -70,7 +70,7 @@ def error(found: Tensor, true: Tensor) -> float:
     return float(total_variation(reorder(found, match_components(found, true)), true).mean())
 
 
-@pytest.mark.parametrize("low, high", [(0.4, 0.95), (0.3, 0.75), (0.05, 0.95)])
+@pytest.mark.parametrize(("low", "high"), [(0.4, 0.95), (0.3, 0.75), (0.05, 0.95)])
 def test_where_nobody_is_pure_rows_know_the_shares(low, high):
     x, _, true = blobs(shares_of(low, high), 8.0, seed=1)
     free, found = asked(cells_of(x, 12), 2)
@@ -161,7 +161,8 @@ def test_words_that_nobody_holds_may_be_left_out():
     _, found = asked(cells, 2)
     free, _ = asked(cells, 2)
     again = topics_of_rows(wider.held(), free, 2, scatter_beside(cells.counts.double(), 2), seed=0)
-    assert found is not None and again is not None
+    assert found is not None
+    assert again is not None
     torch.testing.assert_close(again.proportions, found.proportions)
 
 
@@ -171,7 +172,8 @@ def test_rounding_of_centres_changes_next_to_nothing():
     _, found = asked(cells, 2)
     noise = 1e-6 * torch.randn(cells.centres.shape, generator=torch.Generator().manual_seed(0))
     _, again = asked(replace(cells, centres=cells.centres + noise, covariance=cells.covariance * (1 + 1e-7)), 2)
-    assert found is not None and again is not None
+    assert found is not None
+    assert again is not None
     torch.testing.assert_close(again.proportions, found.proportions, atol=1e-4, rtol=0)
 
 
@@ -188,7 +190,8 @@ def test_points_have_the_mean_and_the_covariance_of_a_cell():
 
 
 @pytest.mark.parametrize(
-    "missed, explains, stand", [(0.0, 100.0, True), (15.0, 100.0, False), (45.0, 1000.0, True), (0.0, 20.0, False)]
+    ("missed", "explains", "stand"),
+    [(0.0, 100.0, True), (15.0, 100.0, False), (45.0, 1000.0, True), (0.0, 20.0, False)],
 )
 def test_when_counts_leave_rows_to_decide(missed, explains, stand):
     assert stands(missed, chance=3.0, explains=explains) is stand
