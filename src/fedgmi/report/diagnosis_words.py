@@ -182,7 +182,7 @@ def how_well(diagnosis: Diagnosis) -> list[str]:
         f"The purest client of each component has {spread(purest)} of its rows from it.",
         f"Words that hardly any other component has make up {spread(own)} of a component's rows.",
     ]
-    if diagnosis["rows_decide"]:
+    if diagnosis.get("rows_decide"):  # files of before do not have it
         sentences.append(rows_show(diagnosis["n_components"]))
     unsure = undecided(diagnosis)
     if unsure:
