@@ -19,6 +19,7 @@ from fedgmi.models.densities import make_density
 from fedgmi.models.experts import make_expert
 from fedgmi.models.memory import require_memory
 from fedgmi.models.own import Own
+from fedgmi.protocol.codecs.coding import Coding
 from fedgmi.runs.config import Config
 from fedgmi.settings.effects import refuse_without_effect
 
@@ -83,6 +84,10 @@ class Setup:
             seed=config.seed,
             secret=secret,
         )
+
+    def coding(self) -> Coding:
+        """How models travel."""
+        return Coding(self.config.communication, self.config.seed)
 
     def threads(self) -> int:
         """Of the CPU: those of the settings; else one where the models are small, and otherwise as many as torch takes.

@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from fedgmi.errors import UserError
-from fedgmi.protocol.blocks import still_held
+from fedgmi.protocol.blocks import ROUNDS_HELD, still_held
 from fedgmi.protocol.wire import hash_of
 from fedgmi.storage import files
 from fedgmi.storage import tensors as store
@@ -117,17 +117,18 @@ class Memory:
                 path.unlink(missing_ok=True)
         return found
 
-    def keep_blocks(self, blocks: Mapping[str, bytes], round: int) -> None:
+    def keep_blocks(self, blocks: Mapping[str, bytes], round: int, rounds: int = ROUNDS_HELD) -> None:
         """Keep the blocks of a request, and earlier ones for as long as `protocol.blocks.still_held` says.
 
         Args:
             blocks: All blocks of the request's tree, by hash.
             round: The request's.
+            rounds: For how long they are kept.
         """
         place, index = self.where / "blocks", self.where / BLOCKS
         there = {path.name for path in place.glob("*")}
         held = {name: last for name, last in _read_rounds(index).items() if name in there}
-        held = still_held(held, blocks, round)
+        held = still_held(held, blocks, round, rounds)
         for name in blocks.keys() - there:
             files.write_bytes(place / name, blocks[name], sync=False)  # a damaged block is asked for again
         files.write_bytes(index, json.dumps(held).encode(), sync=False)

@@ -288,6 +288,7 @@ class Record(Written):
         bytes: The same by kind: down, up.
         seconds: Of the run so far.
         absent: The sites that were missing, of a deployment.
+        refused: Of these, whose answers could not be used, and why.
     """
 
     file = folder.RECORDS
@@ -307,6 +308,7 @@ class Record(Written):
     bytes: Traffic
     seconds: float
     absent: list[str] | None = None
+    refused: dict[str, str] | None = None
 
 
 class Estimate(Written):
