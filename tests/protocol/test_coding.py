@@ -220,7 +220,7 @@ def test_nothing_is_coded_where_nothing_is_set():
 
 
 def test_what_the_largest_entries_leave_out_is_not_lost():
-    """By and by everything travels: with error feedback a model goes where the plain one goes, without it it does not."""
+    """By and by everything travels: error feedback brings a model nearer to where the plain one goes."""
     method = method_of("fedavg")
     start = method.program.init()["expert"]
     plain, _ = run(method, rounds=12)
@@ -288,7 +288,7 @@ def test_models_that_are_the_same_travel_once():
 
 def test_masks_over_coded_messages_are_refused_and_so_is_coding_of_masked_ones():
     for wrapper in (masked_sum(), lossless()):
-        with pytest.raises(ConfigError, match="codec works on numbers, and what .* sends? are none"):
+        with pytest.raises(ConfigError, match=r"codec works on numbers, and what .* sends are none"):
             run(method_of("fedavg"), "4", wrapper)
 
 
