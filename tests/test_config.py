@@ -100,7 +100,7 @@ def test_unknown_key_names_the_nearest(key):
 
 
 def test_unknown_key_like_no_other_lists_sections():
-    assert "known sections: data, density" in message("zzz.qqq=1")
+    assert "known sections: communication, data, density" in message("zzz.qqq=1")
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,9 @@ class Wire:
         self.message = Message(sums={"total": torch.tensor([1.0, value])})
         self.ledger, self.wrappers = Ledger(1), ()
 
+    def settle(self, before, after, round, name):
+        return after
+
     def exchange(self, step, server, ids, round):
         return self.message
 

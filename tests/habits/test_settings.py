@@ -82,7 +82,8 @@ def run(settings: Config) -> Any:
     k = settings.method.n_components or settings.scenario.n_components
     scale = wants_scale(settings.data, settings.scenario, schema)
     method = Setup(settings, schema, int(k) if METHODS[settings.method.name].has_components else 1, scale).method()
-    transport = InProcess(clients, method.program, validation=built.federation.validation)
+    coding = Setup(settings, schema, 1, scale).coding()
+    transport = InProcess(clients, method.program, validation=built.federation.validation, coding=coding)
     end = run_rounds(
         method.name,
         method.program,
@@ -185,6 +186,10 @@ SWEEP: dict[str, Line] = {
     "evaluation.local": Line("false", outcome, FEW),
     "evaluation.oracle": Line("false", outcome, FEW),
     "evaluation.unseen_clients": Line("0.3", outcome, ("method.name=fedavg",)),
+    "communication.precision": Line("4", run, ("method.name=fedavg",)),
+    "communication.top": Line("0.5", run, ("method.name=fedavg",)),
+    "communication.mask": Line("0.5", run, ("method.name=fedavg",)),
+    "communication.layers": Line("0.5", run, ("method.name=fedavg",)),
     "evaluation.metric": Line("log_loss", outcome, ("method.name=fedavg", "training.lr=[1e-1, 1e-3]")),
     "compare": Line("{ditto={mu=0.1}}", "for `fedgmi compare` alone"),
     "fedgmi.preset": Line("sketch", run, ("method.codewords=5",)),

@@ -13,11 +13,13 @@ from fedgmi.data.missing import MARK
 from fedgmi.data.rows import Schema
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
+from fedgmi.protocol.codecs.coding import Coding, check_communication
 from fedgmi.runs.config import DEFAULT_METHOD, AnyMethod, Config, check_method, explained, method_of
 from fedgmi.runs.metrics import USUAL
 from fedgmi.runs.setup import Setup
 from fedgmi.settings import toml
 from fedgmi.settings.base import PositiveFloat, PositiveInt, Section
+from fedgmi.settings.communication import CommunicationSettings
 from fedgmi.settings.explain import explain
 from fedgmi.settings.robust import RobustSettings
 from fedgmi.settings.run import (
@@ -120,6 +122,7 @@ class FederationSettings(Section):
         expert: The model of p(y | x).
         training: How local training goes.
         robust: How the coordinator guards itself against a site that lies.
+        communication: How models travel.
     """
 
     name: str
@@ -135,6 +138,7 @@ class FederationSettings(Section):
     expert: ExpertSettings = ExpertSettings()
     training: TrainingSettings = TrainingSettings()
     robust: RobustSettings = RobustSettings()
+    communication: CommunicationSettings = CommunicationSettings()
 
     def config(self) -> Config:
         """The run's settings, as `fedgmi run` has them; `fedgmi.runs.config.dump` writes them."""
@@ -145,6 +149,7 @@ class FederationSettings(Section):
             density=self.density,
             expert=self.expert,
             training=self.training,
+            communication=self.communication,
             data=DataSettings(task=self.rows.task),
             evaluation=EvaluationSettings(fedavg=False, local=False, oracle=False, metric=USUAL[self.rows.task]),
         )
@@ -157,6 +162,7 @@ class FederationSettings(Section):
         """
         config, entry = self.config(), METHODS[self.method.name]
         check_method(self.method, self.rounds)
+        check_communication(self.communication)
         if self.training.patience is not None:
             raise ConfigError(
                 "a deployment cannot end with its best round: sites would have to tell after every round how well they "
@@ -176,6 +182,10 @@ class FederationSettings(Section):
             )
         n_components = self.method.n_components if isinstance(self.method.n_components, int) else 1
         return Setup(config, self.rows.as_schema(), n_components, standardise=self.rows.kind == "tabular")
+
+    def coding(self) -> Coding:
+        """How models travel: the same at the coordinator and at all sites."""
+        return self.setup().coding()
 
     def digest(self) -> str:
         """A hash of all that sites and coordinator must agree on. `min_sites`, `wait_s` and `robust` are left out."""

@@ -34,6 +34,7 @@ class Density:
         fit: x [R, *shape], weights [R, K], client_index [R], n_clients → each client's own maximum-likelihood
             parameters in closed form [C, K, P], zeros where a client holds no mass. None where training is by `loss`.
         longest: The norm to which longer gradients are shortened in training; None: they stay as they are.
+        layers: The lengths of its layers, which follow one another in the flat vector; (): it has one.
         remarks: What a user should know of it, said once at the start of a run.
     """
 
@@ -48,6 +49,7 @@ class Density:
     gradient: Callable[[Tensor, Tensor, Tensor, Tensor], None] | None = None
     fit: Callable[[Tensor, Tensor, Tensor, int], Tensor] | None = None
     longest: float | None = None
+    layers: tuple[int, ...] = ()
     remarks: tuple[str, ...] = ()
 
 

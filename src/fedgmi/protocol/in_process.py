@@ -10,11 +10,12 @@ from torch import Tensor
 
 from fedgmi import tree
 from fedgmi.data.rows import Client, Rows, chunks, pack
+from fedgmi.protocol.codecs.coding import Coding
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.sizes import Bytes, Requests, replies
 from fedgmi.protocol.step import Program, Step, select
-from fedgmi.protocol.wrapper import Place, Wrapper, reduce
+from fedgmi.protocol.wrapper import Place, Wrapper, apart, marked, receive, reduce, send
 from fedgmi.tree import Tree
 
 
@@ -28,6 +29,7 @@ class InProcess:
         components: The true component of each row, client by client; for the oracle only.
         wrappers: What is done to messages on their way, the first one nearest to the client. Messages are then made
             client by client.
+        coding: How models travel. Its wrapper comes after the others.
         seed: Of what wrappers draw.
         validation: The same clients with their rows for validation, where there are any.
     """
@@ -40,16 +42,19 @@ class InProcess:
         device: torch.device | str = "cpu",
         components: Sequence[Tensor] | None = None,
         wrappers: Sequence[Wrapper] = (),
+        coding: Coding | None = None,
         seed: int = 0,
         validation: Sequence[Client] = (),
     ) -> None:
         self._clients, self._components, self._device = clients, components, device
         self._validation = validation
-        self._program, self._seed = program, seed
-        self.wrappers = tuple(wrappers)
+        coding = coding or Coding()
+        self._program, self._seed = program, coding.seed if coding.settings.on else seed
+        self.wrappers = (*wrappers, *coding.wrappers(program))
+        self._chain = coding.broadcast(program)
         self.states: Tree = tree.to(program.client_init(tuple(range(len(clients)))), device)
         self.ledger = Ledger(len(clients))
-        self.requests = Requests(program)
+        self.requests = Requests(program, self._chain)
         self._packed: dict[tuple[int, ...], Rows] = {}
         self._round, self._number = -1, 0
 
@@ -64,6 +69,10 @@ class InProcess:
         groups = chunks(self._clients, asked)
         message = sum((self._ask(step, part, chunk) for chunk in groups), Message())
         return by_client(message, [i for chunk in groups for i in chunk])
+
+    def settle(self, before: Tree, after: Tree, round: int, name: str) -> Tree:
+        """See `Transport.settle`."""
+        return after if self._chain is None else self._chain.settle(before, after, round, name)
 
     @property
     def at(self) -> tuple[int, int]:
@@ -89,26 +98,33 @@ class InProcess:
     def _run(self, step: Step, part: Tree, chunk: tuple[int, ...]) -> Message:
         """The client part of a step on some clients together."""
         index = torch.tensor(chunk, device=self._device)
-        states, message = step.client(part, tree.take(self.states, index), self._rows(chunk), self._round)
+        own, _ = apart(self.states)
+        states, message = step.client(part, tree.take(own, index), self._rows(chunk), self._round)
         self._keep(index, states)
         return message
 
     def _wrapped(self, step: Step, server: Tree, part: Tree, asked: Sequence[int]) -> Message:
         """The same, client by client, each message through all wrappers and back."""
-        arrived, form = [], Message()
+        arrived, form, kept = [], Message(), list[Tree]()
         for i in asked:
             message = form = self._run(step, part, (i,))
-            place = Place(i, tuple(asked), self._round, self._number, self._seed)
-            for wrapper in self.wrappers:
-                message = wrapper.send(message, place)
+            memory = tree.take(apart(self.states)[1], torch.tensor([i], device=self._device))
+            place = Place.of(step, part, i, asked, self.at, self._seed, memory)
+            message, memory = send(self.wrappers, message, place)
+            kept.append(memory)
             self._count(step, message, (i,))
-            for wrapper in reversed(self.wrappers):
-                message = wrapper.receive(message, place)
-            arrived.append(message)
+            arrived.append(receive(self.wrappers, message, place))
+        self._remember(asked, kept)
         total = reduce(self.wrappers, arrived, step, server)
         for wrapper in reversed(self.wrappers):
             total = wrapper.finish(total, form)
         return total
+
+    def _remember(self, asked: Sequence[int], kept: Sequence[Tree]) -> None:
+        """Write back what clients keep for wrappers: once an exchange, for it is as large as their models."""
+        if any(kept):
+            joined = tree.to(tree.concatenate(list(kept)), self._device)
+            self._keep(torch.tensor(asked, device=self._device), marked(joined))
 
     def _count(self, step: Step, message: Message, chunk: tuple[int, ...]) -> None:
         counts = [len(self._clients[i]) for i in chunk]
@@ -130,7 +146,7 @@ class InProcess:
         for name, leaf in states.items():
             if name not in self.states or self.states[name].shape[1:] != leaf.shape[1:]:
                 self.states[name] = leaf.new_zeros((len(self._clients), *leaf.shape[1:]))
-        self.states = tree.put(self.states, index, states)
+        self.states = self.states | tree.put({name: self.states[name] for name in states}, index, states)
 
     def _rows(self, ids: tuple[int, ...]) -> Rows:
         """The chunk's rows, kept while the same clients are asked again (the exchanges of one round)."""

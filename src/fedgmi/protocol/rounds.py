@@ -131,6 +131,8 @@ def run_rounds(
     """
     check_program(name, program, progress.server, prepared=progress.round >= 0)
     check_wrappers(name, program, transport.wrappers)
+    if progress.round < 0:
+        progress = replace(progress, server=transport.settle({}, progress.server, 0, "start"))
     everyone = list(range(n_clients))
     try:
         while progress.round < rounds + 1:
@@ -185,7 +187,7 @@ def advance(
                 tell(part := step.part)
             message = transport.exchange(step, server, ids, number)
             require_finite(flatten(message), name, number)
-            before, server = server, step.server(server, message, number)
+            before, server = server, transport.settle(server, step.server(server, message, number), number, step.name)
             require_finite({leaf: server[leaf] for leaf in changed(before, server)}, name, number)
     down, up = transport.ledger.totals()
     return replace(

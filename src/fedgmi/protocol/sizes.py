@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fedgmi import __version__
 from fedgmi.protocol import wire
-from fedgmi.protocol.blocks import Blocks, cut, still_held
+from fedgmi.protocol.blocks import ROUNDS_HELD, Blocks, cut, still_held
+from fedgmi.protocol.codecs.broadcast import Broadcast
 from fedgmi.protocol.message import Message, flatten
 from fedgmi.protocol.step import Kind, Program, Step
 from fedgmi.protocol.wire import Header, Parcel, json_size
@@ -32,10 +33,11 @@ class Requests:
 
     Args:
         program: The method's, which says of what kind a leaf is.
+        chain: What the server has sent as differences; None: all blocks travel whole.
     """
 
-    def __init__(self, program: Program) -> None:
-        self._program = program
+    def __init__(self, program: Program, chain: Broadcast | None = None) -> None:
+        self._program, self._chain = program, chain
         self._held: dict[int, Mapping[str, int]] = {}
         self._base: dict[int, Exchange] = {}
         self._cut: dict[str, tuple[Tensor, Blocks]] = {}
@@ -56,12 +58,12 @@ class Requests:
         blocks = self._blocks(part)
         header = request_header(round=at[0], number=at[1], step=index)
         seen: dict[int, tuple[Mapping[str, int], Bytes]] = {}
-        found = []
+        found, rounds = [], ROUNDS_HELD if self._chain is None else self._chain.rounds_held
         for i in ids:
             held = self._held.get(i, NOTHING)  # clients that were asked alike share one object
             if id(held) not in seen:
                 cost = request_bytes(self._program, step, blocks, header, held)
-                seen[id(held)] = still_held(held, blocks.blocks, at[0]), cost
+                seen[id(held)] = still_held(held, blocks.blocks, at[0], rounds), cost
             self._held[i], cost = seen[id(held)]
             own = json_size({"id": i, "base": self._base.get(i)})
             found.append(cost | {step.kind: cost[step.kind] + own})  # two objects' braces are as long as one comma
@@ -73,11 +75,14 @@ class Requests:
         held: dict[int, Mapping[str, int]] = {id(blocks): blocks for blocks in self._held.values()}
         places = {key: place for place, key in enumerate(held)}
         clients = {str(i): [places[id(blocks)], *self._base[i]] for i, blocks in self._held.items()}
-        return {"held": [dict(blocks) for blocks in held.values()], "clients": clients}
+        links = {} if self._chain is None else {"links": self._chain.to_json()}
+        return {"held": [dict(blocks) for blocks in held.values()], "clients": clients} | links
 
     def restore(self, kept: Mapping[str, Any]) -> None:
         """Go on from what `to_json` wrote."""
         held = kept["held"]
+        if self._chain is not None:
+            self._chain.restore(kept["links"])
         self._held = {int(i): held[place] for i, (place, _, _) in kept["clients"].items()}
         self._base = {int(i): (round, number) for i, (_, round, number) in kept["clients"].items()}
 
@@ -90,7 +95,7 @@ class Requests:
                 known = self._cut[name] = leaf, cut({name: leaf})
             leaves |= known[1].leaves
             blocks |= known[1].blocks
-        return Blocks(leaves, blocks)
+        return Blocks(leaves, blocks, None if self._chain is None else self._chain.links)
 
 
 def request_bytes(program: Program, step: Step, blocks: Blocks, header: Header, held: Collection[str]) -> Bytes:
@@ -106,15 +111,15 @@ def request_bytes(program: Program, step: Step, blocks: Blocks, header: Header, 
     Returns:
         Bytes by kind.
     """
-    sent = [name for name in blocks.blocks if name not in held]
+    sent = blocks.sent(held)
     kinds: dict[str, Kind] = {}
     for leaf, names in blocks.leaves.items():
         kinds[names[0]] = step.kind  # what is said of a leaf counts as the header does
         for name in names[1:]:
             kinds.setdefault(name, program.kind_of(leaf, step.kind))
     cost: Bytes = {step.kind: json_size(header | blocks.about(sent))}
-    for name in sent:
-        cost[kinds[name]] = cost.get(kinds[name], 0) + len(blocks.blocks[name])
+    for one in sent:
+        cost[kinds[one.wanted]] = cost.get(kinds[one.wanted], 0) + one.size
     return cost
 
 

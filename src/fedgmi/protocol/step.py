@@ -45,6 +45,7 @@ class Step:
         kind: What its sums and replies are, for the ledger.
         models: (server's state) → the models [K, P] as they stand, by the names under which the message holds their
             sums. Norm bounds and robust means need to know them.
+        updates: (server's state) → zeros of the form of those replies that are updates of a model [1, P], by name.
         single: Whether the server needs single replies, which secure sums have to refuse.
         when: (server's state) → whether the exchange is still of use. It is left out where it is not.
         check: (server's state, one client's message, its index, its number of rows) → what is wrong with it, or None.
@@ -60,6 +61,7 @@ class Step:
     writes: tuple[str, ...] = ()
     kind: Kind = "statistics"
     models: Callable[[Tree], Tree] | None = None
+    updates: Callable[[Tree], Tree] | None = None
     single: bool = False
     when: Callable[[Tree], bool] | None = None
     check: Check | None = None
@@ -81,6 +83,8 @@ class Program:
             stands for all below it.
         warm_up: The first rounds, in which the method is not yet what it is to be: none of them is chosen as the best.
         joins_late: Whether a client that missed the preparation begins as a newcomer does. None: where there is one.
+        relative: The server's leaves and the models in messages that are factors of others. Rounding by steps of one
+            length for all entries would ruin their quotient; they travel as numbers of relative precision.
         rate: The setting to lower where numbers run away; "": the learning rate.
     """
 
@@ -92,6 +96,7 @@ class Program:
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     joins_late: bool | None = None
     warm_up: int = 0
+    relative: frozenset[str] = frozenset()
     rate: str = ""
 
     def steps(self, phase: Phase) -> tuple[Step, ...]:

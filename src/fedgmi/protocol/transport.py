@@ -38,3 +38,17 @@ class Transport(Protocol):
             The message of those who answered. A client that fails or stays silent is absent in this round.
         """
         ...
+
+    def settle(self, before: Tree, after: Tree, round: int, name: str) -> Tree:
+        """The server's state as clients will hold it: where models are sent rounded, everybody goes on from these.
+
+        Args:
+            before: The state before a step; {} at the start.
+            after: As the step made it.
+            round: The step's.
+            name: The step's.
+
+        Returns:
+            The state.
+        """
+        ...

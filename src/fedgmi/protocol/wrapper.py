@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
+
+from torch import Tensor
 
 from fedgmi.errors import ConfigError
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program, Step
 from fedgmi.tree import Tree
+
+Layout = dict[str, tuple[str, list[int]]]
+"""Of a flat message: by the leaf's name, its dtype and shape."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,9 @@ class Place:
         round: Of the exchange.
         number: Of the exchange within the round.
         seed: The run's.
+        start: Where the models of the message stand, as `Step.models` has them: both sides know it.
+        updates: Of replies that are updates of a model, zeros of their form; see `Step.updates`.
+        memory: What the client has kept for wrappers, by name [1, …]. The server does not know it.
     """
 
     client: int
@@ -29,6 +37,30 @@ class Place:
     round: int
     number: int
     seed: int
+    start: Mapping[str, Tensor] = field(default_factory=dict)
+    updates: Mapping[str, Tensor] = field(default_factory=dict)
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, step: Step, part: Tree, client: int, clients: Sequence[int], at: tuple[int, int], seed: int, memory: Tree
+    ) -> Place:
+        """The place of a client's message to a step.
+
+        Args:
+            step: That is answered.
+            part: What it reads of the server's state.
+            client: Index of the client.
+            clients: All that are asked.
+            at: The exchange: its round, and its number within it.
+            seed: The run's.
+            memory: What the client keeps for wrappers.
+
+        Returns:
+            The place.
+        """
+        start, updates = ({} if of is None else of(part) for of in (step.models, step.updates))
+        return cls(client, tuple(clients), *at, seed, start, updates, memory)
 
 
 def as_it_is(message: Message, place: Place) -> Message:
@@ -50,6 +82,8 @@ class Wrapper:
         summary: One line.
         send: At the client: (its message, place) → what travels.
         receive: At the server, for each client: (what travelled, place) → a message.
+        keep: At the client: (its message, what travels, place) → what it keeps until its next message. [1, …]
+        layout: (the plain message's layout, place) → that of what travels.
         reduce: At the server: (messages in the order of clients, step, server's state) → one message; None: their sum.
         finish: At the server: (the sum, a message of the form that the step's messages have) → the sum, decoded.
         refuses: (step) → why it cannot be wrapped, or None.
@@ -61,6 +95,8 @@ class Wrapper:
     summary: str
     send: Callable[[Message, Place], Message] = as_it_is
     receive: Callable[[Message, Place], Message] = as_it_is
+    keep: Callable[[Message, Message, Place], Tree] = lambda message, sent, place: {}
+    layout: Callable[[Layout, Place], Layout] = lambda leaves, place: leaves
     reduce: Callable[[Sequence[Message], Step, Tree], Message] | None = None
     finish: Callable[[Message, Message], Message] = lambda total, form: total
     refuses: Callable[[Step], str | None] = refuses_nothing
@@ -71,6 +107,53 @@ class Wrapper:
 def identity() -> Wrapper:
     """Messages travel as they are."""
     return Wrapper("identity", "messages travel as they are", takes="anything")
+
+
+MEMORY = "unsent/"  # before the names of what clients keep for wrappers, among their states
+
+
+def apart(states: Tree) -> tuple[Tree, Tree]:
+    """A method's own states, and what clients keep for wrappers, by its plain names.
+
+    Examples:
+        >>> import torch
+        >>> own, memory = apart({"proportions": torch.ones(1, 2), "unsent/expert": torch.zeros(1, 1, 3)})
+        >>> list(own), list(memory)
+        (['proportions'], ['expert'])
+    """
+    own = {name: leaf for name, leaf in states.items() if not name.startswith(MEMORY)}
+    return own, {name.removeprefix(MEMORY): leaf for name, leaf in states.items() if name not in own}
+
+
+def marked(memory: Tree) -> Tree:
+    """What clients keep for wrappers, under its names among states."""
+    return {MEMORY + name: leaf for name, leaf in memory.items()}
+
+
+def send(wrappers: Sequence[Wrapper], message: Message, place: Place) -> tuple[Message, Tree]:
+    """A client's message through all wrappers.
+
+    Args:
+        wrappers: The first one nearest to the client.
+        message: Its message.
+        place: Where it belongs.
+
+    Returns:
+        What travels, and what the client keeps. [1, …]
+    """
+    kept: Tree = {}
+    for wrapper in wrappers:
+        sent = wrapper.send(message, place)
+        kept |= wrapper.keep(message, sent, place)
+        message = sent
+    return message, kept
+
+
+def receive(wrappers: Sequence[Wrapper], message: Message, place: Place) -> Message:
+    """What arrived as the message that was sent, through all wrappers backwards."""
+    for wrapper in reversed(wrappers):
+        message = wrapper.receive(message, place)
+    return message
 
 
 def reduce(wrappers: Sequence[Wrapper], messages: Sequence[Message], step: Step, server: Tree) -> Message:

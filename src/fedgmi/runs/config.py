@@ -14,9 +14,11 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 from fedgmi import settings
 from fedgmi.errors import ConfigError, FedgmiWarning, nearest, too_many_components, unknown
 from fedgmi.methods import BOUNDS, METHODS
+from fedgmi.protocol.codecs.coding import check_communication
 from fedgmi.runs.metrics import METRICS, USUAL, of_task
 from fedgmi.settings import toml
 from fedgmi.settings.base import MethodSettings, PositiveInt, Section
+from fedgmi.settings.communication import CommunicationSettings
 from fedgmi.settings.effects import refuse_without_effect
 from fedgmi.settings.explain import explain
 from fedgmi.settings.run import (
@@ -64,6 +66,7 @@ class Config(Section):
         density: The model of one component's p(x).
         expert: The model of one component's p(y | x).
         training: Local training, the same for all methods.
+        communication: How models travel.
         evaluation: What runs beside the method.
         compare: For `fedgmi compare` alone: settings of methods other than `method.name`, by name. What they leave out
             has its default, but for n_components and participation, which are those of `method`. The command line's
@@ -81,6 +84,7 @@ class Config(Section):
     density: DensitySettings = DensitySettings()
     expert: ExpertSettings = ExpertSettings()
     training: TrainingSettings = TrainingSettings()
+    communication: CommunicationSettings = CommunicationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     compare: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
@@ -298,6 +302,7 @@ def check(config: Config) -> None:
             why = f"method.n_components is {config.method.n_components}"
             refuse_without_effect(config.scenario, "scenario", ["n_components"], why)
     check_rates(config)
+    check_communication(config.communication)
     check_metric(config.evaluation.metric, config.data.task)
     for name, own in config.compare.items():
         found = settings_of(name, own, "compare")

@@ -19,6 +19,7 @@ from fedgmi.errors import ConfigError, DivergedError
 from fedgmi.methods import Method
 from fedgmi.models.own import Own
 from fedgmi.modes import own_modes
+from fedgmi.protocol.codecs.coding import check_communication
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.listener import Listener
 from fedgmi.protocol.phases import require_finite
@@ -81,6 +82,7 @@ def fit(
     refuse_compare(config)
     check_method(config.method, config.rounds)
     check_rates(config)
+    check_communication(config.communication)
     check_metric(config.evaluation.metric, federation.schema.task)
     check_learnable(federation.schema, federation.clients)
     warn_of_idle_metric(config, federation.schema.task, [config.method.name])
@@ -143,7 +145,7 @@ class _Run:
         config, clients = self.setup.config, self.federation.clients
         method = self.setup.method(lr=self.rate)
         program, validation = method.program, self.federation.validation
-        transport = InProcess(clients, program, device=self.device, validation=validation)
+        transport = InProcess(clients, program, device=self.device, validation=validation, coding=self.setup.coding())
         choice = choice_of(config, method, transport, validation)
         server = tree.to(program.init(), self.device)
         if counted.survey is not None:

@@ -81,6 +81,7 @@ class Runner:
             device=self.device,
             components=components,
             validation=federation.validation,
+            coding=self.setup.coding(),
         )
         progress, threads = self._start(found, method, transport)
         torch.set_num_threads(threads)

@@ -19,6 +19,7 @@ from fedgmi.models.densities import make_density
 from fedgmi.models.experts import make_expert
 from fedgmi.models.memory import require_memory
 from fedgmi.models.own import Own
+from fedgmi.protocol.codecs.coding import Coding
 from fedgmi.runs.config import Config
 from fedgmi.settings.effects import refuse_without_effect
 
@@ -83,6 +84,23 @@ class Setup:
             seed=config.seed,
             secret=secret,
         )
+
+    def coding(self) -> Coding:
+        """How models travel."""
+        settings = self.config.communication
+        return Coding(settings, self.config.seed, self._layers() if settings.layers < 1 else {})
+
+    def _layers(self) -> dict[int, tuple[int, ...]]:
+        """The lengths of layers, by that of a flat model: of densities, experts, their trunks and their heads."""
+        task = self.task()
+        found = {task.density.size: task.density.layers or (task.density.size,)}
+        expert = task.expert
+        layers = expert.layers or (expert.size,)
+        lower = next((n for n in range(len(layers)) if sum(layers[: n + 1]) > expert.trunk), len(layers))
+        trunk, head = layers[:lower], layers[lower:]
+        if sum(trunk) == expert.trunk:
+            found |= {expert.trunk: trunk, sum(head): head}
+        return found | {expert.size: layers}
 
     def threads(self) -> int:
         """Of the CPU: those of the settings; else one where the models are small, and otherwise as many as torch takes.

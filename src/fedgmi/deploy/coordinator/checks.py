@@ -6,7 +6,7 @@ answers are thrown away. So no method has to say anywhere what its messages look
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from fedgmi.methods.contract import first_states
 from fedgmi.protocol.message import Message, flatten
 from fedgmi.protocol.step import Step, select
 from fedgmi.protocol.wire import Parcel, WireError, dtype_name, unpack
+from fedgmi.protocol.wrapper import Layout, Place, Wrapper, receive
 from fedgmi.tree import Tree
 
 SLACK = 1e-3  # of sums in float32
@@ -33,10 +34,29 @@ class Expected:
         leaves: By the leaf's name in the flat message, its dtype and shape.
         check: (one client's message, its index, its number of rows) → what is wrong with it, by the step's own check;
             None where it has none.
+        wrappers: What was done to it on its way.
+        place: (the client's index) → where its message belongs, for these.
     """
 
-    leaves: dict[str, tuple[str, list[int]]]
+    leaves: Layout
     check: Callable[[Message, int, int], str | None] | None = None
+    wrappers: Sequence[Wrapper] = ()
+    place: Callable[[int], Place] | None = None
+
+    def travelling(self, client: int) -> Layout:
+        """What a client's message looks like on its way."""
+        leaves = self.leaves
+        for wrapper in self.wrappers:
+            leaves = wrapper.layout(leaves, self._place(client))
+        return leaves
+
+    def opened(self, message: Message, client: int) -> Message:
+        """What arrived of a client, as it was sent."""
+        return receive(self.wrappers, message, self._place(client)) if self.wrappers else message
+
+    def _place(self, client: int) -> Place:
+        assert self.place is not None
+        return self.place(client)
 
     def reason_against(self, message: Message, client: int, rows: int) -> str | None:
         """Why a site's message cannot be used; None where nothing is wrong.
@@ -100,10 +120,10 @@ def read(parcel: Parcel, expected: Expected, client: int, rows: int) -> tuple[Me
         The message and "", or None and the reason.
     """
     try:
-        why = reason_against(parcel, expected, rows)
+        why = reason_against(parcel, expected.travelling(client), rows)
         if why is not None:
             return None, why
-        message = unpack(parcel)
+        message = expected.opened(unpack(parcel), client)
         why = expected.reason_against(message, client, rows)
         return (message, "") if why is None else (None, why)
     except WireError as error:
@@ -112,12 +132,12 @@ def read(parcel: Parcel, expected: Expected, client: int, rows: int) -> tuple[Me
         return None, f"its answer cannot be read ({type(error).__name__})"
 
 
-def reason_against(parcel: Parcel, expected: Expected, rows: int) -> str | None:
+def reason_against(parcel: Parcel, expected: Layout, rows: int) -> str | None:
     """Why a reply cannot be used, by its header alone: before any memory is taken for it.
 
     Args:
         parcel: The reply.
-        expected: What it should look like.
+        expected: The layout that it should have.
         rows: How many rows the site said it has.
 
     Returns:
@@ -132,12 +152,10 @@ def reason_against(parcel: Parcel, expected: Expected, rows: int) -> str | None:
     if not isinstance(layout, list) or not all(isinstance(entry, dict) for entry in layout):
         return "there is no layout"
     found = {str(entry.get("name")): (entry.get("dtype"), entry.get("shape")) for entry in layout}
-    if found != expected.leaves:
-        wrong = sorted(
-            name for name in found.keys() | expected.leaves.keys() if found.get(name) != expected.leaves.get(name)
-        )
+    if found != expected:
+        wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         name = wrong[0]
-        return f"{name[:40]!r} is {_shown(found.get(name))}, expected {_shown(expected.leaves.get(name))}"
+        return f"{name[:40]!r} is {_shown(found.get(name))}, expected {_shown(expected.get(name))}"
     if len(layout) > len(found):
         return "it names a leaf twice"
     if any(not _rows_of(entry.get("rows"), entry["shape"]) for entry in layout):

@@ -17,7 +17,6 @@ from fedgmi.errors import UserError
 from fedgmi.methods.candidates import TRIED, somebody
 from fedgmi.methods.disclosing import disclosed
 from fedgmi.methods.personal import SHARED_ALONE
-from fedgmi.protocol.blocks import cut
 from fedgmi.protocol.ledger import bytes_by_kind
 from fedgmi.protocol.rounds import Progress
 from fedgmi.protocol.step import select
@@ -58,7 +57,7 @@ def close(remote: Remote, end: Progress, out: Path) -> dict[str, Any]:
     predictor = select(end.server, remote.method.predictor.reads)
     alive, members = remote.roster.alive, remote.roster.members
     each = {i: {"diagnosis": of_client(known, i)} for i in alive}
-    answers = remote.ask(dict.fromkeys(alive, cut(predictor)), remote.header("finish", round=end.round), each)
+    answers = remote.ask(dict.fromkeys(alive, remote.blocks(predictor)), remote.header("finish", round=end.round), each)
     for i in alive:
         reply = answers.get(i)
         if reply is None or "error" in reply.header:
@@ -179,6 +178,7 @@ def summary(remote: Remote, end: Progress) -> dict[str, Any]:
         "bytes": bytes_by_kind(remote.ledger),
         "seconds": end.seconds,
         "rounds_absent": [member.absent for member in members],
+        "answers_refused": [member.refused for member in members],
         "oracle": None,
         "fedavg": None,
         "local": None,

@@ -108,8 +108,10 @@ class Coordinator:
         settings, method = self.settings, disclosing(setup.method())
         require_robust(method.program, method.name, settings.robust)
         roster, probe = Roster(settings.sites, self.tell), Probe(method, setup.schema)
-        ledger = Ledger(settings.sites)
-        return Remote(self.post, settings, method, roster, probe, run, secrets.token_hex(8), ledger)
+        ledger, coding = Ledger(settings.sites), settings.coding()
+        wrappers, chain = coding.wrappers(method.program), coding.broadcast(method.program)
+        attempt = secrets.token_hex(8)
+        return Remote(self.post, settings, method, roster, probe, run, attempt, ledger, wrappers=wrappers, chain=chain)
 
     def _status(self, remote: Remote, state: Literal["waiting", "running", "finished", "failed"]) -> None:
         """Where things stand, for `fedgmi deploy status`."""
@@ -179,6 +181,7 @@ class Coordinator:
             "bytes": bytes_by_kind(remote.ledger),
             "seconds": progress.seconds,
             "absent": remote.absent,
+            "refused": remote.refused if remote.round == progress.round else {},  # the end may ask nobody
         }
         meta = files.finite(record) | {
             "digest": self.settings.digest(),

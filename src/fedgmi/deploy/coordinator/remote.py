@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fedgmi import __version__
 from fedgmi.deploy.coordinator.checks import Expected, Probe, read
@@ -14,7 +14,8 @@ from fedgmi.errors import DivergedError, UserError
 from fedgmi.methods import Method
 from fedgmi.methods.contract import joins_as_newcomer
 from fedgmi.protocol import wire
-from fedgmi.protocol.blocks import Blocks, cut, still_held
+from fedgmi.protocol.blocks import ROUNDS_HELD, Blocks, cut, still_held
+from fedgmi.protocol.codecs.broadcast import Broadcast
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.phases import phase_of
@@ -22,7 +23,7 @@ from fedgmi.protocol.robust import robust_sum, wild
 from fedgmi.protocol.sizes import reply_bytes, request_bytes
 from fedgmi.protocol.step import Step, select
 from fedgmi.protocol.wire import Header, Parcel
-from fedgmi.protocol.wrapper import Wrapper
+from fedgmi.protocol.wrapper import Place, Wrapper
 from fedgmi.tree import Tree
 
 RETRY_S = 2.0
@@ -45,7 +46,9 @@ class Remote:
         attempt: The name of this start of the coordinator.
         after: Called once an exchange is over.
         ledger: What has travelled.
-        wrappers: None: robust means are the coordinator's own.
+        wrappers: How models travel; robust means are the coordinator's own.
+        chain: What has been sent as differences; None: models travel whole.
+        refused: Sites whose answers could not be used in this round, and why.
         round: The present one.
     """
 
@@ -59,6 +62,8 @@ class Remote:
     ledger: Ledger
     after: Callable[[], None] = lambda: None
     wrappers: Sequence[Wrapper] = ()
+    chain: Broadcast | None = None
+    refused: dict[str, str] = field(default_factory=dict)
     round: int = -1
     _number: int = 0
     _lost: set[int] = field(default_factory=set)
@@ -84,7 +89,7 @@ class Remote:
         """
         if round != self.round:
             self._begin_round(round)
-        expected = self.probe.expect(step, server, round)
+        expected = self._expected(step, server)
         began = time.monotonic()
         while True:
             message = self._once(step, server, ids, expected)
@@ -102,8 +107,22 @@ class Remote:
             self._lost.clear()
             self._call()
 
+    def settle(self, before: Tree, after: Tree, round: int, name: str) -> Tree:
+        """See `Transport.settle`."""
+        return after if self.chain is None else self.chain.settle(before, after, round, name)
+
+    def blocks(self, part: Tree) -> Blocks:
+        """Leaves of the server's state as they travel."""
+        return replace(cut(part), links=None if self.chain is None else self.chain.links)
+
+    def _expected(self, step: Step, server: Tree) -> Expected:
+        """What answers have to look like, and how they are read."""
+        part, at, seed = select(server, step.reads), (self.round, self._number), self.settings.seed
+        found = self.probe.expect(step, server, self.round)
+        return replace(found, wrappers=self.wrappers, place=lambda i: Place.of(step, part, i, (), at, seed, {}))
+
     def _begin_round(self, round: int) -> None:
-        self.round, self._number, self._lost = round, 0, set()
+        self.round, self._number, self._lost, self.refused = round, 0, set(), {}
         if phase_of(round, self.settings.rounds) == "finish":
             self.recall()
         else:
@@ -120,7 +139,7 @@ class Remote:
         places = sorted(messages)
         for place, why in wild(step, server, [messages[i] for i in places], self.settings.robust).items():
             del messages[places[place]]
-            self.lose(places[place], why)
+            self._refuse(places[place], why)
         if messages:
             return self._reduce(step, server, messages)
         if answers and all(parcel.header.get("diverged") is True for parcel in answers.values()):
@@ -131,11 +150,11 @@ class Remote:
 
     def _ask_step(self, step: Step, server: Tree, asked: Sequence[int]) -> dict[int, Parcel]:
         """The answers to a step; the bytes of the requests are in the ledger."""
-        program, usual = self.method.program, cut(select(server, step.reads))
+        program, usual = self.method.program, self.blocks(select(server, step.reads))
         parts = dict.fromkeys(asked, usual)
         if joins_as_newcomer(self.method, self.round):
             new = [i for i in asked if self.roster.members[i].base is None]
-            parts |= dict.fromkeys(new, cut(select(server, (*step.reads, *self.method.predictor.reads))))
+            parts |= dict.fromkeys(new, self.blocks(select(server, (*step.reads, *self.method.predictor.reads))))
         header = self.header("step", round=self.round, number=self._number, step=self._index(step))
         held = {i: dict(self.roster.members[i].held) for i in asked}
         answers = self.ask(parts, header)
@@ -155,8 +174,11 @@ class Remote:
         cost = {step.kind: parcel.n_bytes} if message is None else reply_bytes(self.method.program, step, parcel)
         for kind, n_bytes in cost.items():
             self.ledger.add(self.round, kind, i, up=n_bytes)
-        if message is None:
+        if message is None and "error" in parcel.header:
             self.lose(i, why, lost=parcel.header.get("lost") is True)
+        elif message is None:
+            self._refuse(i, why)
+        if message is None:
             return None
         member.base, member.last_round = (self.round, self._number), self.round
         return message
@@ -199,11 +221,18 @@ class Remote:
             again = {i for i, parcel in answers.items() if parcel.header.get("missing")}
             for i in answers.keys() - again:
                 member = self.roster.members[i]
-                member.held = still_held(member.held, parts[i].blocks, int(header["round"]))
+                rounds = ROUNDS_HELD if self.chain is None else self.chain.rounds_held
+                member.held = still_held(member.held, parts[i].blocks, int(header["round"]), rounds)
             if not again:
                 break
             requests = {i: parts[i].parcel(headers[i]) for i in again}
         return answers
+
+    def _refuse(self, i: int, why: str) -> None:
+        """The site answered with what cannot be used: it is absent, and the refusal is counted."""
+        member = self.roster.members[i]
+        member.refused, self.refused[member.name] = member.refused + 1, why
+        self.lose(i, why)
 
     def lose(self, i: int, why: str, *, lost: bool = False) -> None:
         """The site is absent for the rest of this round. lost: its state is, so that it joins the next one anew."""

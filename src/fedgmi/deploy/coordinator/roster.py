@@ -41,6 +41,7 @@ class Member:
         last_round: In which it answered; -1: none.
         last_seen: When, in unix seconds; 0: never.
         absent: Rounds in which it was missing.
+        refused: Answers of it that could not be used.
         bytes_down: All that it was sent. The ledger holds the requests of steps alone; here are the greeting, repeated
             and unanswered requests, and results too.
         bytes_up: All that came from it, likewise.
@@ -56,6 +57,7 @@ class Member:
     last_round: int = -1
     last_seen: float = 0.0
     absent: int = 0
+    refused: int = 0
     bytes_down: int = 0
     bytes_up: int = 0
     note: str = ""

@@ -139,7 +139,7 @@ def in_process(sites: Sequence[Path]) -> Beside:
     loaded = [load_site(read(SiteSettings, site), federation, site.parent) for site in sites]
     method = federation.setup().method()
     held = [rows.validation for rows in loaded if rows.validation is not None]
-    transport = InProcess([rows.train for rows in loaded], method.program, validation=held)
+    transport = InProcess([rows.train for rows in loaded], method.program, validation=held, coding=federation.coding())
     end = run_rounds(
         method.name,
         method.program,

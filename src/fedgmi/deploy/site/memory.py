@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from fedgmi.errors import UserError
-from fedgmi.protocol.blocks import still_held
+from fedgmi.protocol.blocks import ROUNDS_HELD, still_held
 from fedgmi.protocol.wire import hash_of
 from fedgmi.storage import files
 from fedgmi.storage import tensors as store
@@ -43,6 +43,29 @@ class Kept:
     state: Tree
     reply: Tree
     request: str
+
+
+class _Blocks(Mapping[str, bytes]):
+    """Blocks in a folder, by their hash. A request names few of those that are kept."""
+
+    def __init__(self, where: Path) -> None:
+        self._where, self._read = where, dict[str, bytes]()
+
+    def __getitem__(self, name: str) -> bytes:
+        path = self._where / name
+        if name not in self._read and re.fullmatch(r"[0-9a-f]+", name) and path.exists():
+            data = path.read_bytes()
+            if hash_of(data) == name:
+                self._read[name] = data
+            else:
+                path.unlink(missing_ok=True)
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (path.name for path in sorted(self._where.glob("*")) if path.name in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 @dataclass(frozen=True)
@@ -104,30 +127,24 @@ class Memory:
         return sorted((int(name[1]), int(name[2])) for name in names if name)
 
     def blocks(self) -> Mapping[str, bytes]:
-        """The blocks of the coordinator's state that are kept, by their hash.
+        """The blocks of the coordinator's state that are kept, by their hash. They are read when they are asked for.
 
         Damaged ones are thrown away, so that they are asked for again.
         """
-        found = {}
-        for path in (self.where / "blocks").glob("*"):
-            data = path.read_bytes()
-            if hash_of(data) == path.name:
-                found[path.name] = data
-            else:
-                path.unlink(missing_ok=True)
-        return found
+        return _Blocks(self.where / "blocks")
 
-    def keep_blocks(self, blocks: Mapping[str, bytes], round: int) -> None:
+    def keep_blocks(self, blocks: Mapping[str, bytes], round: int, rounds: int = ROUNDS_HELD) -> None:
         """Keep the blocks of a request, and earlier ones for as long as `protocol.blocks.still_held` says.
 
         Args:
             blocks: All blocks of the request's tree, by hash.
             round: The request's.
+            rounds: For how long they are kept.
         """
         place, index = self.where / "blocks", self.where / BLOCKS
         there = {path.name for path in place.glob("*")}
         held = {name: last for name, last in _read_rounds(index).items() if name in there}
-        held = still_held(held, blocks, round)
+        held = still_held(held, blocks, round, rounds)
         for name in blocks.keys() - there:
             files.write_bytes(place / name, blocks[name], sync=False)  # a damaged block is asked for again
         files.write_bytes(index, json.dumps(held).encode(), sync=False)

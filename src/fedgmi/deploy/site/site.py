@@ -26,10 +26,11 @@ from fedgmi.errors import DataError, DivergedError, FedgmiError, UserError
 from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
 from fedgmi.methods.disclosing import disclosing
-from fedgmi.protocol.blocks import join, received
+from fedgmi.protocol.blocks import ROUNDS_HELD, received, tree_of
 from fedgmi.protocol.message import Message, flatten, unflatten
 from fedgmi.protocol.phases import phase_of, require_finite
 from fedgmi.protocol.wire import Header, Parcel, WireError, pack
+from fedgmi.protocol.wrapper import Place, apart, marked, send
 from fedgmi.runs.setup import choose_device, open_process
 from fedgmi.storage import files
 from fedgmi.tree import Tree
@@ -116,9 +117,11 @@ class Site:
 
     def _take(self, request: Parcel, memory: Memory) -> Tree:
         """What the request sends of the server's state, with what is kept of it here."""
-        blocks = received(request, memory.blocks())
-        memory.keep_blocks(blocks, int(request.header["round"]))
-        return join(request, blocks)
+        chain = self.federation.coding().broadcast(self.method().program)
+        rounds, decode = (ROUNDS_HELD, None) if chain is None else (chain.rounds_held, chain.decode)
+        blocks = received(request, memory.blocks(), decode)
+        memory.keep_blocks(blocks, int(request.header["round"]), rounds)
+        return tree_of(request.header, blocks)
 
     def _step(self, header: Header, request: Parcel, server: Tree, memory: Memory) -> Parcel:
         at, same = (int(header["round"]), int(header["number"])), fingerprint(request)
@@ -136,15 +139,18 @@ class Site:
         step = steps[int(header["step"])]
         cache = memory.where / "cache.safetensors"
         results.read_cache(cache, self._cache_key(header), rows)
-        known = dict(rows.cache)
+        known, (state, unsent) = dict(rows.cache), apart(state)
+        at = int(header["round"]), int(header["number"])
+        place = Place.of(step, server, int(header["id"]), (), at, self.federation.seed, unsent)
         with torch.no_grad():
-            state, message = step.client(server, state, rows, int(header["round"]))
+            state, message = step.client(server, state, rows, at[0])
         if any(known.get(name) is not leaf for name, leaf in rows.cache.items()):
             results.write_cache(cache, self._cache_key(header), rows)
-        reply = flatten(message)
-        require_finite(reply, self.settings.name, int(header["round"]))
-        require_finite(state, self.settings.name, int(header["round"]))
-        return Kept(tree.to(state, "cpu"), tree.to(reply, "cpu"), same)
+        require_finite(flatten(message), self.settings.name, at[0])
+        require_finite(state, self.settings.name, at[0])
+        sent, left = send(self.federation.coding().wrappers(method.program), message, place)
+        state = state | marked(unsent | left)
+        return Kept(tree.to(state, "cpu"), tree.to(flatten(sent), "cpu"), same)
 
     def _states(self, header: Header, method: Method, server: Tree, rows: Rows, memory: Memory) -> tuple[Tree, Tree]:
         """The server's state, and the site's that the request builds on, where the rows are."""
@@ -165,6 +171,7 @@ class Site:
         """Keep the predictor, the proportions and the diagnosis; tell how good the predictor is on held-out rows."""
         method, rows = self.method(), self._rows(self.train, header)
         server, state = self._states(header, method, server, rows, memory)
+        state, _ = apart(state)
         held_out = None if self.held_out is None else self._rows(self.held_out, header)
         schema = self.federation.rows.as_schema()
         found = results.quality(method.predictor, server, state, rows, held_out, schema)
@@ -225,5 +232,5 @@ def log(where: Path, error: Exception) -> None:
 
 def fingerprint(request: Parcel) -> str:
     """A hash of all that a request asks, whichever blocks came with it."""
-    asked = {k: v for k, v in request.header.items() if k not in ("sent", "sizes", "attempt")}
+    asked = {k: v for k, v in request.header.items() if k not in ("sent", "sizes", "forms", "attempt")}
     return hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).hexdigest()

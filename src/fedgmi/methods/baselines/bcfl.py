@@ -120,7 +120,7 @@ def bcfl(task: Task[BcflSettings]) -> Method:
 
     sent = [f"{name}{part}" for name in ("precision", PULLED) for part in ("", " trunk", " head")]
     kinds = dict(method.program.kinds) | dict.fromkeys(sent, KIND)
-    return replace(method, program=replace(method.program, init=init, kinds=kinds))
+    return replace(method, program=replace(method.program, init=init, kinds=kinds, relative=frozenset(sent)))
 
 
 def prior(objective: training.Objective, mean: Tensor, strength: Tensor, rows: Rows) -> training.Objective:

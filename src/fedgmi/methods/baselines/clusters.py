@@ -145,6 +145,7 @@ def update_step(
         reads=reads,
         writes=writes,
         kind="expert",
+        updates=lambda server: {"update": torch.zeros_like(server["expert"][:1])},
         single=True,
         check=partial(wrong_with, lowest),
         tells="its number, its cluster, how many rows it has, and the update of its model",

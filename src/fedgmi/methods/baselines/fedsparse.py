@@ -99,6 +99,7 @@ def fedsparse(task: Task[FedSparseSettings]) -> Method:
             client_init=lambda ids: {},
             round=(Step("train", client, average, reads=leaves, writes=leaves, models=models, tells=TELLS),),
             kinds={"expert": "expert", "gates": "expert", PULLED: "expert"},
+            relative=frozenset(("gates", PULLED)),
         ),
         predictor=Predictor(
             predict=lambda server, states, rows: log_prob(server, rows.x)[:, 0],

@@ -128,6 +128,7 @@ def vae(settings: DensitySettings, schema: Schema) -> Density:
         sample=sample,
         gradient=gradient if network.layers else None,
         longest=LONGEST_GRADIENT if likelihood is _gaussian else None,
+        layers=layout.layers,
     )
 
 

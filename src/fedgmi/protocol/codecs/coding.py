@@ -1,0 +1,93 @@
+"""From the settings `[communication]` to codecs: a wrapper for what clients send, a chain for what the server sends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fedgmi.errors import ConfigError, unknown
+from fedgmi.protocol.blocks import HASH_BYTES
+from fedgmi.protocol.codecs.broadcast import NUMBERS_IN_BLOCK, Broadcast
+from fedgmi.protocol.codecs.choices import CHOICES, Choice, Layers
+from fedgmi.protocol.codecs.codec import Codec
+from fedgmi.protocol.codecs.numbers import NUMBERS, Numbers
+from fedgmi.protocol.codecs.upward import upward
+from fedgmi.protocol.step import Program
+from fedgmi.protocol.wrapper import Wrapper
+from fedgmi.settings.communication import CommunicationSettings
+
+PLAIN = next(iter(NUMBERS))
+
+
+@dataclass(frozen=True)
+class Coding:
+    """What the settings make of a run's messages.
+
+    Attributes:
+        settings: The settings.
+        seed: Of the draws.
+        layers: By the length of a flat model, the lengths of its layers.
+    """
+
+    settings: CommunicationSettings = field(default_factory=CommunicationSettings)
+    seed: int = 0
+    layers: Layers = field(default_factory=dict)
+
+    def wrappers(self, program: Program) -> tuple[Wrapper, ...]:
+        """What is done to clients' messages: nothing, or the codec."""
+        if not self.settings.on:
+            return ()
+        return (upward(Codec(self._numbers, self._choice), self._relative, program),)
+
+    def broadcast(self, program: Program) -> Broadcast | None:
+        """What is done to the server's models; None: nothing."""
+        choice = self._choice if self._choice is not None and self._choice.down else None
+        if choice is None and self.settings.precision == PLAIN:
+            return None
+        short = self.settings.precision != PLAIN
+        return Broadcast(Codec(self._numbers, choice), program, self.seed, short=short)
+
+    def up_bytes(self, n: int, key: tuple[int | str, ...] = ()) -> int:
+        """Bytes of a model of n parameters that a client sends, without what the message says of it."""
+        return Codec(self._numbers, self._choice).size(n, key) if self.settings.on else 4 * n
+
+    def down_bytes(self, n: int) -> int:
+        """Bytes of a model of n parameters that has changed, to a client that holds the one before; without headers."""
+        chain = self.broadcast(Program(dict, lambda ids: {}, ()))
+        if chain is None:
+            return 4 * n
+        whole, rest = divmod(n, NUMBERS_IN_BLOCK)
+        lengths = [NUMBERS_IN_BLOCK] * whole + [rest] * bool(rest)
+        return sum(HASH_BYTES + chain.codec.size(length, ()) for length in lengths)
+
+    @property
+    def _numbers(self) -> Numbers:
+        return NUMBERS[self.settings.precision]()
+
+    @property
+    def _choice(self) -> Choice | None:
+        found = (make(self.settings, self.layers) for make in CHOICES.values())
+        return next((choice for choice in found if choice is not None), None)
+
+    @property
+    def _relative(self) -> Codec:
+        """Of models that are factors of others: their numbers are rounded each by its own size."""
+        return Codec(NUMBERS[PLAIN if self.settings.precision == PLAIN else "bfloat16"]())
+
+
+def check_communication(settings: CommunicationSettings) -> None:
+    """Refuse a precision that there is not, and two rules by which entries travel.
+
+    Raises:
+        ConfigError: It names the setting.
+    """
+    if settings.precision not in NUMBERS:
+        raise unknown("precision", settings.precision, NUMBERS, "communication.precision")
+    made: Mapping[str, Choice | None] = {name: make(settings, {}) for name, make in CHOICES.items()}
+    on = [name for name, choice in made.items() if choice is not None]
+    if len(on) > 1:
+        raise ConfigError(
+            f"{' and '.join(on)} both say which entries travel",
+            where=f"communication.{on[1]}",
+            fix=f"leave out communication.{on[0]} or communication.{on[1]}",
+        )
