@@ -29,7 +29,7 @@ from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.runs import config, experiment
 from fedgmi.runs.cells import Cell, cell_config
 from fedgmi.runs.config import Config
-from fedgmi.runs.setup import Setup, choose_device
+from fedgmi.runs.setup import Setup, choose_device, losses_of
 from fedgmi.settings.base import MethodSettings
 from fedgmi.settings.explain import dotted_keys
 from fedgmi.storage import folder
@@ -82,7 +82,8 @@ def run(settings: Config) -> Any:
     k = settings.method.n_components or settings.scenario.n_components
     scale = wants_scale(settings.data, settings.scenario, schema)
     method = Setup(settings, schema, int(k) if METHODS[settings.method.name].has_components else 1, scale).method()
-    transport = InProcess(clients, method.program, validation=built.federation.validation)
+    losses = losses_of(settings, method)
+    transport = InProcess(clients, method.program, validation=built.federation.validation, losses=losses)
     end = run_rounds(
         method.name,
         method.program,
@@ -181,6 +182,7 @@ SWEEP: dict[str, Line] = {
     "training.max_steps": Line("1", run, ("method.name=fedavg",)),
     "training.optimizer": Line("sgd", run, ("method.name=fedavg",)),
     "training.patience": Line("1", outcome, ("method.name=fedavg", "training.lr=1.0", "rounds=4")),
+    "communication.lost": Line("0.5", run, FEW),
     "evaluation.fedavg": Line("false", outcome, FEW),
     "evaluation.local": Line("false", outcome, FEW),
     "evaluation.oracle": Line("false", outcome, FEW),

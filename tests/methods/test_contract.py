@@ -32,6 +32,9 @@ from fedgmi.protocol import in_process
 from fedgmi.protocol.message import Message, flatten, mean_by_mass
 from fedgmi.protocol.step import Program, ProgramError, Step, check_program, covers, select
 from fedgmi.protocol.step import changed as changed_leaves
+from fedgmi.runs.config import Config
+from fedgmi.runs.setup import losses_of
+from fedgmi.settings.communication import CommunicationSettings
 from fedgmi.tree import Tree
 
 SMALL = gaussian_scenario()
@@ -320,6 +323,18 @@ def test_absent_clients_neither_enter_nor_change(case):
 def test_some_clients_at_a_time_are_enough_to_run(case, participation):
     method = case.method(SMALL)
     assert_sound(method, *run(method, SMALL, rounds=3, participation=participation)[:2], SMALL)
+
+
+@pytest.mark.parametrize("lost", [0.4, 0.9])
+def test_lost_replies_stop_no_run(case, lost):
+    """In each round most clients may be away, in the preparation too: who missed it begins as a newcomer does."""
+    method = case.method(SMALL)
+    config = Config(rounds=3, communication=CommunicationSettings(lost=lost))
+    transport = transport_for(method, SMALL, losses_of(config, method))
+    server, _, _ = run(method, SMALL, rounds=3, transport=transport)
+    transport.admit(server)
+    assert any(transport.absent.values())
+    assert_sound(method, server, transport.states, SMALL)
 
 
 def test_one_row_one_class_and_nothing_strange_happens(case):

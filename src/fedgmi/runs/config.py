@@ -17,6 +17,7 @@ from fedgmi.methods import BOUNDS, METHODS
 from fedgmi.runs.metrics import METRICS, USUAL, of_task
 from fedgmi.settings import toml
 from fedgmi.settings.base import MethodSettings, PositiveInt, Section
+from fedgmi.settings.communication import CommunicationSettings
 from fedgmi.settings.effects import refuse_without_effect
 from fedgmi.settings.explain import explain
 from fedgmi.settings.run import (
@@ -64,6 +65,7 @@ class Config(Section):
         density: The model of one component's p(x).
         expert: The model of one component's p(y | x).
         training: Local training, the same for all methods.
+        communication: What becomes of messages on their way, the same for all methods.
         evaluation: What runs beside the method.
         compare: For `fedgmi compare` alone: settings of methods other than `method.name`, by name. What they leave out
             has its default, but for n_components and participation, which are those of `method`. The command line's
@@ -81,6 +83,7 @@ class Config(Section):
     density: DensitySettings = DensitySettings()
     expert: ExpertSettings = ExpertSettings()
     training: TrainingSettings = TrainingSettings()
+    communication: CommunicationSettings = CommunicationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     compare: dict[str, dict[str, Any]] = Field(default_factory=dict)
 

@@ -287,7 +287,7 @@ class Record(Written):
         bytes_up: From all clients so far.
         bytes: The same by kind: down, up.
         seconds: Of the run so far.
-        absent: The sites that were missing, of a deployment.
+        absent: The sites of a deployment that were missing, and the clients of a simulation whose replies were lost.
     """
 
     file = folder.RECORDS
