@@ -177,9 +177,10 @@ def test_every_site_has_its_own_predictor_proportions_and_diagnosis(clean):
     [
         ({"patience": 2}, r"training\.patience: a deployment cannot end with its best round"),
         ({"lr": [0.1, 0.2]}, r"training\.lr: a deployment trains once"),
+        ({"stragglers": 0.3}, r"training\.stragglers: stragglers are drawn in a simulation"),
     ],
 )
-def test_what_validation_rows_would_choose_is_refused_before_anything_starts(tmp_path, change, message):
+def test_what_a_deployment_cannot_do_is_refused_before_anything_starts(tmp_path, change, message):
     settings = federation_settings()
     settings = settings.model_copy(update={"training": settings.training.model_copy(update=change)})
     with pytest.raises(ConfigError, match=message):

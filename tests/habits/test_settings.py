@@ -181,6 +181,7 @@ SWEEP: dict[str, Line] = {
     "training.lr": Line("1e-2", run, ("method.name=fedavg",)),
     "training.max_steps": Line("1", run, ("method.name=fedavg",)),
     "training.optimizer": Line("sgd", run, ("method.name=fedavg",)),
+    "training.stragglers": Line("0.9", run, ("method.name=fedavg", "training.batch_size=5")),
     "training.patience": Line("1", outcome, ("method.name=fedavg", "training.lr=1.0", "rounds=4")),
     "communication.lost": Line("0.5", run, FEW),
     "evaluation.fedavg": Line("false", outcome, FEW),

@@ -22,7 +22,7 @@ from fedgmi import tree
 from fedgmi.data.rows import Client, Rows, pack
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.errors import ConfigError
-from fedgmi.methods import BOUNDS, METHODS, Method
+from fedgmi.methods import BOUNDS, METHODS, Method, Task
 from fedgmi.methods.candidates import TRIED
 from fedgmi.methods.contract import wrong_entry
 from fedgmi.methods.disclosing import disclosing
@@ -335,6 +335,28 @@ def test_lost_replies_stop_no_run(case, lost):
     transport.admit(server)
     assert any(transport.absent.values())
     assert_sound(method, server, transport.states, SMALL)
+
+
+def test_stragglers_stop_no_run_and_change_no_mass(case):
+    """Their models are other models, and count as much."""
+    method = case.method(SMALL)
+    slow = case.make(slowed(case.task(SMALL), 0.9))
+    assert_sound(slow, *run(slow, SMALL, rounds=3)[:2], SMALL)
+    transport, server = transport_for(method, SMALL), method.program.init()
+    with torch.no_grad():
+        for step in method.program.prepare:
+            server = step.server(server, transport.exchange(step, server, range(6), 0), 0)
+        for whole, part in zip(method.program.round, slow.program.round, strict=True):
+            other = transport_for(slow, SMALL)
+            other.states = transport.states
+            messages = [t.exchange(step, server, range(6), 1) for t, step in ((transport, whole), (other, part))]
+            for name, models in messages[0].models.items():
+                assert torch.equal(models.mass, messages[1].models[name].mass)
+            server = whole.server(server, messages[0], 1)
+
+
+def slowed(task: Task, share: float) -> Task:
+    return task.replace(training=task.training.model_copy(update={"stragglers": share, "batch_size": 2}))
 
 
 def test_one_row_one_class_and_nothing_strange_happens(case):
