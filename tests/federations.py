@@ -18,6 +18,7 @@ from fedgmi.methods.standardising import prepared
 from fedgmi.models.densities import make_density
 from fedgmi.models.experts import make_expert
 from fedgmi.protocol.in_process import InProcess
+from fedgmi.protocol.losses import Losses
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.step import Program, check_program
 from fedgmi.settings.run import DataSettings, DensitySettings, ExpertSettings, ScenarioSettings
@@ -97,11 +98,11 @@ def make_task(
     )
 
 
-def transport_for(method: Method, scenario: Scenario) -> InProcess:
+def transport_for(method: Method, scenario: Scenario, losses: Losses | None = None) -> InProcess:
     """The in-process transport; the oracle's carries the truth."""
     truth = scenario.truth.components if method.name == "oracle" and scenario.truth is not None else None
     rows = scenario.federation
-    return InProcess(rows.clients, method.program, components=truth, validation=rows.validation)
+    return InProcess(rows.clients, method.program, components=truth, validation=rows.validation, losses=losses)
 
 
 def run(

@@ -91,6 +91,14 @@ WRONG_TYPES = [
     ("rounds=many", 'settings: rounds is "many" (text), expected a whole number'),
     ("scenario.alpha=[1]", "settings: scenario.alpha is [1] (a list), expected a number"),
     ("method.participation=1.5", "settings: method.participation is 1.5, expected less than or equal to 1"),
+    ("communication.lost=1", "settings: communication.lost is 1, expected less than 1. Likely fix: it is a share"),
+    ("communication.lost=-0.1", "settings: communication.lost is -0.1, expected greater than or equal to 0"),
+    (
+        "training.stragglers=1.0",
+        "settings: training.stragglers is 1.0, expected less than 1. Likely fix: it is a share",
+    ),
+    ("training.stragglers=-1", "settings: training.stragglers is -1, expected greater than or equal to 0"),
+    ("communication.lost=some", 'settings: communication.lost is "some" (text), expected a number'),
 ]
 
 

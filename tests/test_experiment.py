@@ -169,6 +169,29 @@ def test_who_listens_hears_what_follows_the_last_round(tmp_path):
     assert heard == [0, 1, 2, "last steps", "own parts", "evaluation", 3]
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("method.n_components=auto", "scenario.n_clients=20", "scenario.alpha=0.2"),
+        ("training.patience=2", "rounds=3", "method.name=fedem"),
+        ("training.patience=2", "rounds=3"),
+        ("evaluation.unseen_clients=0.3", "method.participation=0.7"),
+        ("method.epsilon=1.0",),
+        ("training.stragglers=0.5", *ALL_BOUNDS),
+    ],
+    ids=str,
+)
+def test_lost_replies_beside_other_settings(tmp_path, more):
+    summary = run(tmp_path, "communication.lost=0.5", *more)
+    whole = run(tmp_path / "whole", *more)
+    assert 0 < summary["bytes_up"] < whole["bytes_up"]
+    assert summary["client_accuracy"] > 0.1
+    lines = [record for record in folder.read_records(tmp_path) if record["run"] == summary["method"]]
+    names = set(summary["clients"])
+    assert all(set(line["absent"]) < names for line in lines)
+    assert any(line["absent"] for line in lines)
+
+
 def test_partial_participation(tmp_path):
     everyone, some = run(tmp_path / "all"), run(tmp_path / "some", "method.participation=0.5")
     assert some["bytes_up"] < everyone["bytes_up"]

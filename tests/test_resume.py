@@ -77,6 +77,21 @@ def test_killed_with_models_that_travel_coded(tmp_path, name):
     assert resumed["bytes"].keys() >= {"expert"}
 
 
+@pytest.mark.parametrize("setting", ["preset=plain", *(f"name={name}" for name in METHODS)])
+def test_killed_again_and_again_where_replies_are_lost(tmp_path, setting):
+    """Clients that missed the preparation join late in the resumed run as in the other."""
+    overrides = (f"method.{setting}", "communication.lost=0.5")
+    out, name = tmp_path / "killed", settings(*overrides).method.name
+    for round in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run(settings(*overrides), out, resume=True, listener=Killer(name, round))
+    resumed = run(out, *overrides, resume=True)
+    assert_ends_like(out, resumed, (tmp_path / "whole", run(tmp_path / "whole", *overrides)))
+    gone = [record["absent"] for record in folder.read_records(out)]
+    assert any(gone)
+    assert gone[-1] == []  # everybody is waited for at the end
+
+
 def test_killed_between_two_learning_rates(tmp_path):
     """One rate's name begins like the other's: tidying up after one must leave the other alone."""
     overrides = ("training.lr=[1.5, 1.0]", "method.name=fedavg")

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from fedgmi.data.rows import Client, Rows, pack
 from fedgmi.models.flat import Layout, linear
 from fedgmi.models.memory import WorkingMemory
-from fedgmi.models.training import Batch, Jobs, Objective, Pull, draw_batches, fit, plan_jobs, resample
+from fedgmi.models.stragglers import parts_done
+from fedgmi.models.training import Batch, Jobs, Objective, Pull, draw_batches, fit, plan_jobs, resample, shortened
 from fedgmi.settings.run import TrainingSettings
 
 LAYOUT = Layout({"w1": (5, 6), "b1": (6,), "w2": (6, 3), "b2": (3,)})
@@ -221,3 +222,33 @@ def test_a_client_with_as_many_rows_as_a_batch_is_drawn_from_as_ever(batch_size)
     small = batch_size if batch_size <= 1000 else 15
     assert jobs.batch.tolist() == [batch_size, small]
     assert jobs.steps.tolist() == [-(-1200 // batch_size), -(-30 // small)]
+
+
+def test_a_straggler_takes_a_part_of_its_steps_the_same_whoever_trains_beside_it():
+    """Its part is that of all it trains in a round, and another one in the next."""
+    settings = SETTINGS.model_copy(update={"stragglers": 0.5})
+    rows = make_rows([40] * 8)
+    jobs = plan(rows, soft_weights(rows))
+    part = parts_done(0.5, rows.ids, KEY)
+    cut = shortened(jobs, rows, 0.5, KEY)
+    assert 0 < int((part < 1).sum()) < 8
+    assert torch.equal(cut.steps, torch.ceil(jobs.steps * part[jobs.client]).long())
+    assert torch.equal(cut.mass, jobs.mass)
+    whole = train(rows, jobs, starts(jobs))
+    found = fit(Objective(loss), starts(jobs), jobs, rows, settings=settings, lr=0.01, key=KEY, noise_size=5)
+    same = (found == whole).all(1)
+    assert torch.equal(same, cut.steps == jobs.steps)
+    alone = make_rows([40], [int((part < 1).nonzero()[0])])
+    own = plan(alone, soft_weights(alone))
+    slow = fit(Objective(loss), starts(own), own, alone, settings=settings, lr=0.01, key=KEY, noise_size=5)
+    torch.testing.assert_close(slow, found[jobs.client == alone.ids[0]])
+    assert not torch.equal(part, parts_done(0.5, rows.ids, (0, 2, "test")))
+    assert parts_done(0.5, rows.ids, (0, 0, "test")).tolist() == [1.0] * 8
+
+
+def test_stragglers_are_as_many_as_they_should_be_and_finish_half_on_average():
+    part = parts_done(0.3, range(4000), KEY)
+    slow = part[part < 1]
+    assert len(slow) == pytest.approx(1200, abs=100)  # 3.4 standard deviations
+    assert float(slow.mean()) == pytest.approx(0.5, abs=0.03)
+    assert float(part.min()) > 0

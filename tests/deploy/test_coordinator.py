@@ -11,6 +11,7 @@ import pytest
 import torch
 from local_post import (
     SCENARIO,
+    Fault,
     LocalPost,
     Stopped,
     as_pictures,
@@ -25,12 +26,16 @@ from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.errors import ConfigError, DivergedError, UserError
 from fedgmi.methods import METHODS
 from fedgmi.methods.disclosing import disclosing
+from fedgmi.protocol import in_process as in_process_module
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.message import flatten
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.wire import Parcel, pack, unpack
+from fedgmi.runs.config import Config
 from fedgmi.runs.records import DiagnosisRecord, Summary
+from fedgmi.runs.setup import losses_of
+from fedgmi.settings.communication import CommunicationSettings
 from fedgmi.settings.robust import RobustSettings
 from fedgmi.storage import checkpoint, folder
 from tiny import exit_code
@@ -38,12 +43,13 @@ from tiny import exit_code
 AVERAGE = settings_of("fedavg")  # one exchange a round, for what does not depend on the method
 
 
-def in_process(settings):
+def in_process(settings, lost=0.0):
     """The same run without a coordinator → (server, transport)."""
     method = disclosing(settings.setup().method())
     clients = tuple(as_pictures(client) for client in SCENARIO.federation.clients)
     held = tuple(as_pictures(client) for client in SCENARIO.federation.validation)
-    transport = InProcess(clients, method.program, validation=held)
+    losses = losses_of(with_losses(settings, lost), method)
+    transport = InProcess(clients, method.program, validation=held, losses=losses)
     end = run_rounds(
         method.name,
         method.program,
@@ -54,7 +60,13 @@ def in_process(settings):
         participation=settings.method.participation,
         seed=settings.seed,
     )
+    transport.admit(end.server)
     return end.server, transport
+
+
+def with_losses(settings, lost: float) -> Config:
+    """The settings of a simulation that loses replies."""
+    return settings.setup().config.model_copy(update={"communication": CommunicationSettings(lost=lost)})
 
 
 def deployed(settings, where: Path, faults=None):
@@ -89,6 +101,39 @@ def test_equals_the_run_in_process(tmp_path, choice):
             assert max_difference(found.server[leaf], server[leaf]) < 2e-3
     assert Ledger.from_tree(6, found.ledger) == transport.ledger
     assert (summary["bytes_down"], summary["bytes_up"]) == transport.ledger.totals()
+
+
+@pytest.mark.parametrize("choice", [*METHODS, "plain", "farthest", "warm"])
+def test_lost_replies_are_those_of_sites_that_stay_silent(tmp_path, choice, monkeypatch):
+    """A simulation with lost replies is a deployment whose sites stay silent likewise, bit for bit and byte for byte.
+
+    Two sites do not answer anything before the end.
+    """
+    monkeypatch.setattr(in_process_module, "chunks", lambda clients, ids: [(i,) for i in ids])  # as sites work
+    settings = settings_of(**({"name": choice} | CHOICES[choice]))
+    drawn = losses_of(with_losses(settings, 0.5))
+    assert drawn is not None
+    assert frozenset.intersection(*(drawn.lost(range(6), round) for round in range(3))) == {1, 2}
+
+    def silent(i: int) -> Fault:
+        def fault(request: Parcel, reply: Parcel) -> Parcel | None:
+            round = int(request.header.get("round", settings.rounds + 1))
+            return None if round <= settings.rounds and i in drawn.lost(range(6), round) else reply
+
+        return fault
+
+    faults = {client.name: silent(i) for i, client in enumerate(SCENARIO.federation.clients)}
+    summary, _ = deployed(settings, tmp_path, faults)
+    server, transport = in_process(settings, lost=0.5)
+    name = settings.method.name
+    tell = METHODS[name](settings.setup().task()).predictor.proportions
+    if tell is not None:
+        assert max_difference(torch.tensor(summary["proportions"]).double(), tell(transport.states)) < 1e-6  # float32
+    found = checkpoint.load(tmp_path / "out" / "checkpoints", name, digest=settings.digest())
+    assert found.server.keys() == server.keys()
+    assert all(torch.equal(found.server[leaf], server[leaf]) for leaf in server)
+    assert Ledger.from_tree(6, found.ledger) == transport.ledger
+    assert summary["rounds_absent"] == [sum(i in gone for gone in transport.absent.values()) for i in range(6)]
 
 
 @pytest.fixture(scope="module")
@@ -132,9 +177,10 @@ def test_every_site_has_its_own_predictor_proportions_and_diagnosis(clean):
     [
         ({"patience": 2}, r"training\.patience: a deployment cannot end with its best round"),
         ({"lr": [0.1, 0.2]}, r"training\.lr: a deployment trains once"),
+        ({"stragglers": 0.3}, r"training\.stragglers: stragglers are drawn in a simulation"),
     ],
 )
-def test_what_validation_rows_would_choose_is_refused_before_anything_starts(tmp_path, change, message):
+def test_what_a_deployment_cannot_do_is_refused_before_anything_starts(tmp_path, change, message):
     settings = federation_settings()
     settings = settings.model_copy(update={"training": settings.training.model_copy(update=change)})
     with pytest.raises(ConfigError, match=message):

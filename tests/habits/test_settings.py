@@ -29,7 +29,7 @@ from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.runs import config, experiment
 from fedgmi.runs.cells import Cell, cell_config
 from fedgmi.runs.config import Config
-from fedgmi.runs.setup import Setup, choose_device
+from fedgmi.runs.setup import Setup, choose_device, losses_of
 from fedgmi.settings.base import MethodSettings
 from fedgmi.settings.explain import dotted_keys
 from fedgmi.storage import folder
@@ -82,8 +82,9 @@ def run(settings: Config) -> Any:
     k = settings.method.n_components or settings.scenario.n_components
     scale = wants_scale(settings.data, settings.scenario, schema)
     method = Setup(settings, schema, int(k) if METHODS[settings.method.name].has_components else 1, scale).method()
-    coding = Setup(settings, schema, 1, scale).coding()
-    transport = InProcess(clients, method.program, validation=built.federation.validation, coding=coding)
+    coding, losses = Setup(settings, schema, 1, scale).coding(), losses_of(settings, method)
+    validation = built.federation.validation
+    transport = InProcess(clients, method.program, validation=validation, coding=coding, losses=losses)
     end = run_rounds(
         method.name,
         method.program,
@@ -181,7 +182,9 @@ SWEEP: dict[str, Line] = {
     "training.lr": Line("1e-2", run, ("method.name=fedavg",)),
     "training.max_steps": Line("1", run, ("method.name=fedavg",)),
     "training.optimizer": Line("sgd", run, ("method.name=fedavg",)),
+    "training.stragglers": Line("0.9", run, ("method.name=fedavg", "training.batch_size=5")),
     "training.patience": Line("1", outcome, ("method.name=fedavg", "training.lr=1.0", "rounds=4")),
+    "communication.lost": Line("0.5", run, FEW),
     "evaluation.fedavg": Line("false", outcome, FEW),
     "evaluation.local": Line("false", outcome, FEW),
     "evaluation.oracle": Line("false", outcome, FEW),

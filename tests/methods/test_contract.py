@@ -22,7 +22,7 @@ from fedgmi import tree
 from fedgmi.data.rows import Client, Rows, pack
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.errors import ConfigError
-from fedgmi.methods import BOUNDS, METHODS, Method
+from fedgmi.methods import BOUNDS, METHODS, Method, Task
 from fedgmi.methods.candidates import TRIED
 from fedgmi.methods.contract import wrong_entry
 from fedgmi.methods.disclosing import disclosing
@@ -32,6 +32,9 @@ from fedgmi.protocol import in_process
 from fedgmi.protocol.message import Message, flatten, mean_by_mass
 from fedgmi.protocol.step import Program, ProgramError, Step, check_program, covers, select
 from fedgmi.protocol.step import changed as changed_leaves
+from fedgmi.runs.config import Config
+from fedgmi.runs.setup import losses_of
+from fedgmi.settings.communication import CommunicationSettings
 from fedgmi.tree import Tree
 
 SMALL = gaussian_scenario()
@@ -320,6 +323,40 @@ def test_absent_clients_neither_enter_nor_change(case):
 def test_some_clients_at_a_time_are_enough_to_run(case, participation):
     method = case.method(SMALL)
     assert_sound(method, *run(method, SMALL, rounds=3, participation=participation)[:2], SMALL)
+
+
+@pytest.mark.parametrize("lost", [0.4, 0.9])
+def test_lost_replies_stop_no_run(case, lost):
+    """In each round most clients may be away, in the preparation too: who missed it begins as a newcomer does."""
+    method = case.method(SMALL)
+    config = Config(rounds=3, communication=CommunicationSettings(lost=lost))
+    transport = transport_for(method, SMALL, losses_of(config, method))
+    server, _, _ = run(method, SMALL, rounds=3, transport=transport)
+    transport.admit(server)
+    assert any(transport.absent.values())
+    assert_sound(method, server, transport.states, SMALL)
+
+
+def test_stragglers_stop_no_run_and_change_no_mass(case):
+    """Their models are other models, and count as much."""
+    method = case.method(SMALL)
+    slow = case.make(slowed(case.task(SMALL), 0.9))
+    assert_sound(slow, *run(slow, SMALL, rounds=3)[:2], SMALL)
+    transport, server = transport_for(method, SMALL), method.program.init()
+    with torch.no_grad():
+        for step in method.program.prepare:
+            server = step.server(server, transport.exchange(step, server, range(6), 0), 0)
+        for whole, part in zip(method.program.round, slow.program.round, strict=True):
+            other = transport_for(slow, SMALL)
+            other.states = transport.states
+            messages = [t.exchange(step, server, range(6), 1) for t, step in ((transport, whole), (other, part))]
+            for name, models in messages[0].models.items():
+                assert torch.equal(models.mass, messages[1].models[name].mass)
+            server = whole.server(server, messages[0], 1)
+
+
+def slowed(task: Task, share: float) -> Task:
+    return task.replace(training=task.training.model_copy(update={"stragglers": share, "batch_size": 2}))
 
 
 def test_one_row_one_class_and_nothing_strange_happens(case):

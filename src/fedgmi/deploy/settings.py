@@ -170,6 +170,18 @@ class FederationSettings(Section):
                 where="training.patience",
                 fix="leave it out, and set rounds",
             )
+        if self.training.stragglers:
+            raise ConfigError(
+                "stragglers are drawn in a simulation; a deployment's sites are slow by themselves",
+                where="training.stragglers",
+                fix="leave it out",
+            )
+        if self.communication.lost:
+            raise ConfigError(
+                "replies are lost in a simulation; a deployment's sites fail by themselves",
+                where="communication.lost",
+                fix="leave it out",
+            )
         if len(self.training.lr_candidates(self.method.name)) > 1:
             raise ConfigError(
                 "a deployment trains once, at one learning rate", where="training.lr", fix="give one rate"

@@ -19,6 +19,7 @@ from fedgmi.mixture.identity import Cells
 from fedgmi.mixture.rare_words import merge_words, share_lost
 from fedgmi.privacy.geometric import Noise
 from fedgmi.protocol.in_process import InProcess
+from fedgmi.protocol.losses import Losses
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.step import Program
@@ -88,6 +89,7 @@ def take_survey(
     *,
     standardise: bool = False,
     device: torch.device | str = "cpu",
+    losses: Losses | None = None,
 ) -> Survey:
     """The sketch's exchanges up to the histograms: all that is asked of the clients, and no model is trained.
 
@@ -96,12 +98,13 @@ def take_survey(
         clients: Their rows, in their own units.
         standardise: Whether rows are brought to one scale first.
         device: Where it is done.
+        losses: Whose replies are lost; None: nobody's.
 
     Returns:
-        The counts.
+        The counts. [C, W] of those that replied
     """
     method = survey_method(task, standardise=standardise)
-    transport = InProcess(clients, method.program, device=device)
+    transport = InProcess(clients, method.program, device=device, losses=losses)
     end = run_rounds(
         method.name,
         method.program,

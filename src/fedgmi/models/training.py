@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch.optim import adam as torch_adam
 
 from fedgmi.data.rows import Rows
 from fedgmi.models.memory import STATE, WorkingMemory, ran_out, too_large
+from fedgmi.models.stragglers import parts_done
 from fedgmi.modes import flushed_denormals
 from fedgmi.randomness import generator
 from fedgmi.settings.run import TrainingSettings
@@ -252,7 +253,7 @@ def fit_chunks(
         start: Parameters to start from. They stay as they are. [S, P]
         jobs: What is trained, on which rows.
         rows: All rows.
-        settings: `training.*`, of which the optimiser matters.
+        settings: `training.*`, of which the optimiser matters, and the stragglers.
         lr: Learning rate.
         key: (seed, round, purpose). A job's rows and noise are drawn from the generator of (*key, client id,
             component).
@@ -266,6 +267,7 @@ def fit_chunks(
         Places among the jobs [J'], and these jobs' trained parameters [J', P], which are the caller's until the next.
     """
     at = torch.arange(len(jobs), device=start.device) if at is None else at.to(start.device)
+    jobs = shortened(jobs, rows, settings.stragglers, key)
     memory = memory or WorkingMemory()
     size, device, n_buffers = start.shape[1], start.device, 5 if pull else 4
     largest = max(jobs.batch.tolist(), default=1)
@@ -298,6 +300,24 @@ def fit_chunks(
         # Free them here: inside of `except` the error holds the frames.
         buffers, others, params, near, batches = [], [], start, None, iter(())
         width = memory.halve(len(chunk), per_job, objective.model)
+
+
+def shortened(jobs: Jobs, rows: Rows, share: float, key: tuple[int | str, ...]) -> Jobs:
+    """The jobs of a round with stragglers: ⌈u·steps⌉ steps each, u the part that their client finishes.
+
+    Args:
+        jobs: All.
+        rows: Of their clients.
+        share: The chance of being a straggler; 0: the jobs are as they were.
+        key: (seed, round, purpose).
+
+    Returns:
+        The jobs. Their masses stay: a model counts by the rows that it is of, however far it came.
+    """
+    if not share:
+        return jobs
+    part = parts_done(share, rows.ids, key)[jobs.client]
+    return replace(jobs, steps=torch.ceil(jobs.steps * part - 1e-9).long().clamp(min=1))
 
 
 def _train(

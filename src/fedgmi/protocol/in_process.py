@@ -12,6 +12,7 @@ from fedgmi import tree
 from fedgmi.data.rows import Client, Rows, chunks, pack
 from fedgmi.protocol.codecs.coding import Coding
 from fedgmi.protocol.ledger import Ledger
+from fedgmi.protocol.losses import THERE, Losses
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.sizes import Bytes, Requests, replies
 from fedgmi.protocol.step import Program, Step, select
@@ -32,6 +33,7 @@ class InProcess:
         coding: How models travel. Its wrapper comes after the others.
         seed: Of what wrappers draw.
         validation: The same clients with their rows for validation, where there are any.
+        losses: Whose replies are lost; None: nobody's.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class InProcess:
         coding: Coding | None = None,
         seed: int = 0,
         validation: Sequence[Client] = (),
+        losses: Losses | None = None,
     ) -> None:
         self._clients, self._components, self._device = clients, components, device
         self._validation = validation
@@ -53,6 +56,10 @@ class InProcess:
         self.wrappers = (*wrappers, *coding.wrappers(program))
         self._chain = coding.broadcast(program)
         self.states: Tree = tree.to(program.client_init(tuple(range(len(clients)))), device)
+        self.losses = losses
+        if losses is not None:
+            self.states[THERE] = torch.zeros(len(clients), dtype=torch.bool, device=device)
+        self.absent: dict[int, frozenset[int]] = {}  # by round
         self.ledger = Ledger(len(clients))
         self.requests = Requests(program, self._chain)
         self._packed: dict[tuple[int, ...], Rows] = {}
@@ -62,11 +69,10 @@ class InProcess:
         """See `Transport.exchange`. Clients are in ascending order, so that sums are the same bits on every run."""
         self._number = self._number + 1 if round == self._round else 0
         self._round = round
-        part, asked = select(server, step.reads), sorted(ids)
-        self._enter(asked, self.requests.send(step, part, asked, (round, self._number), self._index(step)), down=True)
+        part, there = select(server, step.reads), self._send(step, server, sorted(ids))
         if self.wrappers:
-            return self._wrapped(step, server, part, asked)
-        groups = chunks(self._clients, asked)
+            return self._wrapped(step, server, part, there)
+        groups = chunks(self._clients, there)
         message = sum((self._ask(step, part, chunk) for chunk in groups), Message())
         return by_client(message, [i for chunk in groups for i in chunk])
 
@@ -88,7 +94,48 @@ class InProcess:
         self.states = self.states | other.states
         self.ledger = Ledger.from_tree(len(self._clients), other.ledger.to_tree())
         self.requests.restore(other.requests.to_json())
+        self.absent = dict(other.absent)
         self.at = other.at
+
+    def admit(self, server: Tree) -> None:
+        """Give states to clients that have never answered, as a deployment does when it hands out results."""
+        if self.losses is not None:
+            with torch.no_grad():
+                self._begin(server, (~self.states[THERE]).nonzero()[:, 0].tolist())
+
+    def _send(self, step: Step, server: Tree, ids: Sequence[int]) -> list[int]:
+        """Send the requests, and enter their bytes; the clients that answer."""
+        part, losses = select(server, step.reads), self.losses
+        if losses is None:
+            self._request(step, part, ids)
+            return list(ids)
+        spared, gone = losses.spares(self._program, step, self._round), self.absent.get(self._round, frozenset())
+        asked = [i for i in ids if spared or i not in gone]
+        lost = frozenset() if spared else losses.lost(ids, self._round)
+        late = [] if self._round == 0 else [i for i in asked if not self.states[THERE][i]]
+        self._request(step, part, [i for i in asked if i not in late])
+        self._request(step, select(server, (*step.reads, *losses.reads)), late)
+        self.requests.lose(lost.intersection(asked))
+        self.absent[self._round] = gone | lost
+        there = [i for i in asked if i not in lost]
+        self._begin(server, [i for i in late if i not in lost])
+        known = self.states[THERE].clone()
+        known[there] = True
+        self.states = self.states | {THERE: known}
+        return there
+
+    def _begin(self, server: Tree, late: Sequence[int]) -> None:
+        """First states of clients that missed the preparation. Leaves that a newcomer lacks stay as they were."""
+        assert self.losses is not None
+        if self.losses.start is None:
+            return
+        part = select(server, self.losses.reads)
+        for chunk in chunks(self._clients, late):
+            self._keep(torch.tensor(chunk, device=self._device), self.losses.start(part, self._rows(chunk)))
+
+    def _request(self, step: Step, part: Tree, ids: Sequence[int]) -> None:
+        at = self._round, self._number
+        self._enter(ids, self.requests.send(step, part, ids, at, self._index(step)), down=True)
 
     def _ask(self, step: Step, part: Tree, chunk: tuple[int, ...]) -> Message:
         message = self._run(step, part, chunk)
@@ -98,7 +145,7 @@ class InProcess:
     def _run(self, step: Step, part: Tree, chunk: tuple[int, ...]) -> Message:
         """The client part of a step on some clients together."""
         index = torch.tensor(chunk, device=self._device)
-        own, _ = apart(self.states)
+        own = {name: leaf for name, leaf in apart(self.states)[0].items() if name != THERE}
         states, message = step.client(part, tree.take(own, index), self._rows(chunk), self._round)
         self._keep(index, states)
         return message
@@ -142,7 +189,10 @@ class InProcess:
         return next((n for phase in phases for n, other in enumerate(phase) if other is step), 0)
 
     def _keep(self, index: Tensor, states: Tree) -> None:
-        """Write the chunk's states back; a leaf that is new to all clients starts as zeros elsewhere."""
+        """Write the chunk's states back.
+
+        A leaf that is new to all clients starts as zeros elsewhere, and one that these clients lack stays as it was.
+        """
         for name, leaf in states.items():
             if name not in self.states or self.states[name].shape[1:] != leaf.shape[1:]:
                 self.states[name] = leaf.new_zeros((len(self._clients), *leaf.shape[1:]))

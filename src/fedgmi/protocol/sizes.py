@@ -7,7 +7,7 @@ these are counted together. `tests/protocol/test_sizes.py` holds the figures to 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -39,7 +39,8 @@ class Requests:
     def __init__(self, program: Program, chain: Broadcast | None = None) -> None:
         self._program, self._chain = program, chain
         self._held: dict[int, Mapping[str, int]] = {}
-        self._base: dict[int, Exchange] = {}
+        self._base: dict[int, Exchange | None] = {}
+        self._before: dict[int, Exchange | None] = {}
         self._cut: dict[str, tuple[Tensor, Blocks]] = {}
 
     def send(self, step: Step, part: Tree, ids: Sequence[int], at: Exchange, index: int) -> list[Bytes]:
@@ -65,16 +66,23 @@ class Requests:
                 cost = request_bytes(self._program, step, blocks, header, held)
                 seen[id(held)] = still_held(held, blocks.blocks, at[0], rounds), cost
             self._held[i], cost = seen[id(held)]
-            own = json_size({"id": i, "base": self._base.get(i)})
+            self._before[i] = self._base.get(i)
+            own = json_size({"id": i, "base": self._before[i]})
             found.append(cost | {step.kind: cost[step.kind] + own})  # two objects' braces are as long as one comma
             self._base[i] = at
         return found
+
+    def lose(self, ids: Iterable[int]) -> None:
+        """The replies of these clients did not come: nobody knows what they hold, and they stand where they stood."""
+        for i in ids:
+            self._held[i] = NOTHING
+            self._base[i] = self._before[i]
 
     def to_json(self) -> dict[str, Any]:
         """What clients hold and answered last. With it in a checkpoint, a resumed run counts as if uninterrupted."""
         held: dict[int, Mapping[str, int]] = {id(blocks): blocks for blocks in self._held.values()}
         places = {key: place for place, key in enumerate(held)}
-        clients = {str(i): [places[id(blocks)], *self._base[i]] for i, blocks in self._held.items()}
+        clients = {str(i): [places[id(blocks)], self._base[i]] for i, blocks in self._held.items()}
         links = {} if self._chain is None else {"links": self._chain.to_json()}
         return {"held": [dict(blocks) for blocks in held.values()], "clients": clients} | links
 
@@ -83,8 +91,8 @@ class Requests:
         held = kept["held"]
         if self._chain is not None:
             self._chain.restore(kept["links"])
-        self._held = {int(i): held[place] for i, (place, _, _) in kept["clients"].items()}
-        self._base = {int(i): (round, number) for i, (_, round, number) in kept["clients"].items()}
+        self._held = {int(i): held[place] for i, (place, _) in kept["clients"].items()}
+        self._base = {int(i): None if base is None else (base[0], base[1]) for i, (_, base) in kept["clients"].items()}
 
     def _blocks(self, part: Tree) -> Blocks:
         """The part cut into blocks; a leaf that is the same tensor as before is not hashed again."""

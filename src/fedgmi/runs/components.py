@@ -21,7 +21,7 @@ from fedgmi.mixture.spectrum import estimate_components
 from fedgmi.protocol.ledger import bytes_by_kind
 from fedgmi.protocol.step import Program
 from fedgmi.runs.config import Config
-from fedgmi.runs.setup import Setup
+from fedgmi.runs.setup import Setup, losses_of
 
 SURVEYED = "fedgmi"  # whose sketch asks for the counts, whatever method they are for
 ONE = (
@@ -102,7 +102,8 @@ def count_components(config: Config, setup: Setup, clients: Sequence[Client], de
             fix = f"ask for {len(clients)} or fewer" if len(clients) > 1 else "ask for 1"
             raise too_many_components(n_components, len(clients), where="method.n_components", fix=fix)
         return ComponentCount(n_components)
-    survey = take_survey(setup.task(SURVEYED), clients, standardise=setup.standardise, device=device)
+    losses = losses_of(config)
+    survey = take_survey(setup.task(SURVEYED), clients, standardise=setup.standardise, device=device, losses=losses)
     began = time.perf_counter()
     found = estimate_components(survey.histograms, config.seed, noise=survey.noise).n_components
     if found == 1:

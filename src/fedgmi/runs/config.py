@@ -66,7 +66,7 @@ class Config(Section):
         density: The model of one component's p(x).
         expert: The model of one component's p(y | x).
         training: Local training, the same for all methods.
-        communication: How models travel.
+        communication: How models travel, and what becomes of messages on their way, the same for all methods.
         evaluation: What runs beside the method.
         compare: For `fedgmi compare` alone: settings of methods other than `method.name`, by name. What they leave out
             has its default, but for n_components and participation, which are those of `method`. The command line's

@@ -46,7 +46,7 @@ from fedgmi.runs.config import Config, check_method, check_metric, check_rates, 
 from fedgmi.runs.evaluation import identified
 from fedgmi.runs.fitted import Fitted
 from fedgmi.runs.metrics import METRICS
-from fedgmi.runs.setup import Setup, choose_device
+from fedgmi.runs.setup import Setup, choose_device, losses_of
 from fedgmi.storage import files
 
 SAMPLES = 16
@@ -145,7 +145,14 @@ class _Run:
         config, clients = self.setup.config, self.federation.clients
         method = self.setup.method(lr=self.rate)
         program, validation = method.program, self.federation.validation
-        transport = InProcess(clients, program, device=self.device, validation=validation, coding=self.setup.coding())
+        transport = InProcess(
+            clients,
+            program,
+            device=self.device,
+            validation=validation,
+            coding=self.setup.coding(),
+            losses=losses_of(config, method),
+        )
         choice = choice_of(config, method, transport, validation)
         server = tree.to(program.init(), self.device)
         if counted.survey is not None:
@@ -195,7 +202,8 @@ class _Run:
         """The fitted model."""
         beside = counted.bytes_beside(method.program).values()
         assert method.predictor.proportions is not None
-        counts = method.counts(end.server)
+        transport.admit(end.server)
+        counts = None if transport.absent.get(0) else method.counts(end.server)
         last = max(record["round"] for record in self.history if record["round"] <= self.setup.config.rounds)
         return Fitted(
             self.setup,

@@ -23,7 +23,7 @@ from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.runs import evaluation
 from fedgmi.runs.choosing import UNKNOWN, BestRound, Score, choice_of, score, split, to_device
 from fedgmi.runs.records import Record
-from fedgmi.runs.setup import Setup
+from fedgmi.runs.setup import Setup, losses_of
 from fedgmi.storage import checkpoint, files, folder
 from fedgmi.storage.checkpoint import Checkpoint
 
@@ -82,6 +82,7 @@ class Runner:
             components=components,
             validation=federation.validation,
             coding=self.setup.coding(),
+            losses=losses_of(config, method),
         )
         progress, threads = self._start(found, method, transport)
         torch.set_num_threads(threads)
@@ -100,6 +101,7 @@ class Runner:
         def after(progress: Progress) -> None:
             if progress.round > config.rounds:
                 tell("evaluation")
+                transport.admit(progress.server)
             require_finite(transport.states, method.name, progress.round)
             record = self._record(key, method, transport, progress)
             meta = record | {"digest": config.digest(), "threads": threads, "validation": self.validation}
@@ -178,12 +180,20 @@ class Runner:
             "validation_accuracy": self.score.accuracy,
             "validation_score": self.score.chosen_by,
             **({} if self.choice is None else {"best_round": self.choice.round}),
+            **self._absent(transport, progress.round),
             "bytes_down": progress.bytes_down,
             "bytes_up": progress.bytes_up,
             "bytes": bytes_by_kind(transport.ledger),
             "seconds": progress.seconds,
         }
         return dict(files.finite(record))
+
+    def _absent(self, transport: InProcess, round: int) -> dict[str, list[str]]:
+        """Who was lost in a round; nothing where nobody can be."""
+        if transport.losses is None:
+            return {}
+        clients = self.scenario.federation.clients
+        return {"absent": [clients[i].name for i in sorted(transport.absent.get(round, ()))]}
 
     def _score(self, method: Method, transport: InProcess, progress: Progress) -> Score:
         """On validation rows. A method with last steps has no predictor before, unless these are tried each round."""

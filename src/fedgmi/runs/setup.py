@@ -14,12 +14,14 @@ import torch
 from fedgmi.data.rows import Schema
 from fedgmi.errors import ConfigError, FedgmiWarning
 from fedgmi.methods import BOUNDS, METHODS, Entry, Method, Task
+from fedgmi.methods.contract import joins_as_newcomer
 from fedgmi.methods.standardising import prepared
 from fedgmi.models.densities import make_density
 from fedgmi.models.experts import make_expert
 from fedgmi.models.memory import require_memory
 from fedgmi.models.own import Own
 from fedgmi.protocol.codecs.coding import Coding
+from fedgmi.protocol.losses import Losses
 from fedgmi.runs.config import Config
 from fedgmi.settings.effects import refuse_without_effect
 
@@ -153,6 +155,24 @@ def settings_for(config: Config, name: str) -> Any:
     if not isinstance(settings, kind):
         settings = kind(name=kind.model_fields["name"].default, participation=settings.participation)
     return entry_of(name).settle(settings, config.rounds)
+
+
+def losses_of(config: Config, method: Method | None = None) -> Losses | None:
+    """Whose replies a simulation loses.
+
+    Args:
+        config: Its `communication.lost`, its seed, and its number of rounds.
+        method: By which clients that missed the preparation begin; None where nobody joins late.
+
+    Returns:
+        The losses; None: nobody's.
+    """
+    share = config.communication.lost
+    if not share:
+        return None
+    if method is None or not joins_as_newcomer(method, round=1):
+        return Losses(share, config.seed, config.rounds)
+    return Losses(share, config.seed, config.rounds, method.predictor.infer_client, method.predictor.reads)
 
 
 def open_process(threads: int | None = None) -> None:

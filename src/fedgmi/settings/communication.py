@@ -1,4 +1,4 @@
-"""Settings of what travels: how precisely models are written, and which of their entries."""
+"""Settings of what travels: how precisely models are written, which of their entries, and what is lost on the way."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from fedgmi.settings.base import Fraction, Section
+from fedgmi.settings.base import BelowOne, Fraction, Section
 
 Precision = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value), Field()]
 
@@ -20,14 +20,17 @@ class CommunicationSettings(Section):
             difference.
         mask: The fraction of entries that clients send, drawn at random and scaled so that the mean stays unbiased.
         layers: The rate at which clients send each layer; those that are sent are scaled likewise.
+        lost: The chance that a client is lost in a round: it is asked once, its reply does not come, and it is absent
+            until the next round. In simulation alone; a deployment's sites fail by themselves.
     """
 
     precision: Precision = "float32"
     top: Fraction = 1.0
     mask: Fraction = 1.0
     layers: Fraction = 1.0
+    lost: BelowOne = 0.0
 
     @property
     def on(self) -> bool:
         """Whether models travel otherwise than as they are."""
-        return self != CommunicationSettings()
+        return self.model_copy(update={"lost": 0.0}) != CommunicationSettings()

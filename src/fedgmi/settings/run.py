@@ -134,6 +134,9 @@ class TrainingSettings(Section):
 
     optimizer: of the local steps, "adam" (fresh in every round) or "sgd" (plain: no momentum, no decay).
 
+    stragglers: the share of clients of a round that finish only a part of their local steps, in simulation alone. Who,
+    and which part of (0, 1], is drawn by (seed, round, client). Parts of clients' own are trained to the end.
+
     patience: a run stops after so many rounds without a better `evaluation.metric` on validation rows, and ends with
     the best of its rounds. Unset: all rounds are run, and it ends with the last.
     """
@@ -143,6 +146,7 @@ class TrainingSettings(Section):
     lr: LearningRate | dict[str, LearningRate] = LR
     max_steps: PositiveInt | None = None
     optimizer: Literal["adam", "sgd"] = "adam"
+    stragglers: BelowOne = 0.0
     patience: PositiveInt | None = None
 
     def lr_candidates(self, method: str) -> list[float]:

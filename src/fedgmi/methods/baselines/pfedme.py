@@ -114,8 +114,9 @@ def local_rounds(task: Task[PFedMeSettings], start: Tensor, rows: Rows, round: i
         w_i and θ_i. [C, P] each
     """
     settings, copies, personal = task.settings, start, start
-    left = plan(task, rows, all_rows(rows)).steps  # every client has rows, so job i is client i
-    number = 0
+    jobs, key = plan(task, rows, all_rows(rows)), (task.seed, round, "expert")
+    left = training.shortened(jobs, rows, task.training.stragglers, key).steps  # job i is client i: all have rows
+    whole, number = task.training.model_copy(update={"stragglers": 0.0}), 0
     while bool((left > 0).any()):
         steps = left.clamp(max=settings.inner_steps)
         jobs = plan(task, rows, (steps > 0).double().to(rows.x.device)[rows.client_index][:, None])
@@ -125,7 +126,7 @@ def local_rounds(task: Task[PFedMeSettings], start: Tensor, rows: Rows, round: i
             personal,
             jobs,
             rows,
-            settings=task.training,
+            settings=whole,
             lr=task.lr,
             key=(task.seed, round, f"expert, local round {number}"),
             at=at,

@@ -83,8 +83,11 @@ def oracle_preset(task: Task[FedGMISettings]) -> Preset:
 
 
 def realised_proportions(states: Tree) -> torch.Tensor:
-    """The true shares of components among the clients' rows; newcomers', which are not known, as estimated. [C, K]"""
-    return states.get("realised", states["proportions"])
+    """The true shares of components among the clients' rows. Of newcomers, and of clients that missed the preparation,
+    they are not known (absent, or zeros): theirs are as estimated. [C, K]"""
+    estimated = states["proportions"]
+    true = states.get("realised", torch.zeros_like(estimated))
+    return torch.where(true.sum(1, keepdim=True) > 0, true, estimated)
 
 
 def true_topics_step(task: Task[FedGMISettings]) -> Step:

@@ -296,8 +296,8 @@ class Record(Written):
         bytes_up: From all clients so far.
         bytes: The same by kind: down, up.
         seconds: Of the run so far.
-        absent: The sites that were missing, of a deployment.
-        refused: Of these, whose answers could not be used, and why.
+        absent: The sites of a deployment that were missing, and the clients of a simulation whose replies were lost.
+        refused: Of a deployment's, whose answers could not be used, and why.
     """
 
     file = folder.RECORDS
