@@ -78,4 +78,3 @@ def e_step_alone(rule: Rule) -> Step:
         return states | {"proportions": rule(server, states, rows).proportions}, Message()
 
     return Step("e-step", client)
-
