@@ -36,9 +36,9 @@ FEW: dict[str, Any] = {"hidden": 8, "latent": 2, "likelihood": "gaussian"}
 """Of a small VAE."""
 SMALL_DENSITIES: dict[str, DensitySettings] = {
     "vae": DensitySettings(**FEW),
-    "one vae": DensitySettings(shared="trunk", **FEW),
+    "vaes apart": DensitySettings(shared="none", **FEW),
 }
-"""By name; "one vae" is a network that all components share."""
+"""By name."""
 
 
 def rows_of(counts: Sequence[int], x: Tensor | None = None) -> Rows:

@@ -103,11 +103,11 @@ class DensitySettings(Section):
 
     architecture: of a VAE; "auto": convolutions for colour pictures, an MLP for all other rows.
     shared: whether a VAE's components are one network, each with a small part of its own ("trunk"), or networks apart
-    ("none").
+    ("none"); "auto": one network where it is an MLP.
     """
 
     name: str = "vae"
-    shared: Literal["trunk", "none"] = "none"
+    shared: Literal["auto", "trunk", "none"] = "auto"
     architecture: Literal["auto", "mlp", "conv"] = "auto"
     likelihood: Literal["auto", "bernoulli", "gaussian"] = "auto"
     hidden: PositiveInt = 256

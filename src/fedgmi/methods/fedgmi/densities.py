@@ -68,14 +68,18 @@ def train_on_one_trunk(
     jobs = plan(task, rows, all_rows(rows))
     place, up_to = jobs.client.to(start.device), resp.cumsum(1).to(start.dtype)
 
-    def loss(params: Tensor, batch: Batch) -> Tensor:
-        assert density.loss_of is not None
-        noise, draw = batch.noise[..., :-1], batch.noise[..., -1:]
-        chance = torch.special.ndtr(draw) * up_to[batch.row][..., -1:]  # [J, B, 1], uniform below the row's mass
-        component = (chance > up_to[batch.row][..., :-1]).sum(-1)
-        return density.loss_of(params, batch.x, noise, component)
+    def drawn(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        chance = torch.special.ndtr(batch.noise[..., -1:]) * up_to[batch.row][..., -1:]  # uniform below the row's mass
+        return batch.x, batch.noise[..., :-1], (chance > up_to[batch.row][..., :-1]).sum(-1)
 
-    objective = Objective(loss, model=f"density {density.name}", longest=density.longest)
+    loss_of, gradient_of = density.loss_of, density.gradient_of
+    assert loss_of is not None
+    objective = Objective(
+        lambda params, batch: loss_of(params, *drawn(batch)),
+        None if gradient_of is None else lambda params, batch, out: gradient_of(params, *drawn(batch), out),
+        model=f"density {density.name}",
+        longest=density.longest,
+    )
     trunks, own = torch.zeros_like(start[:1, :trunk]), torch.zeros_like(start[:, trunk:])
     chunks = train_chunks(
         task, objective, first, jobs, rows, key, torch.zeros_like(place), noise_size=density.noise_size + 1
