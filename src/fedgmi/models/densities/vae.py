@@ -27,8 +27,8 @@ def vae(settings: DensitySettings, schema: Schema) -> Density:
     Gaussian.
 
     Where the networks are MLPs, all components have one encoder and one decoder, unless `density.shared = "none"`. A
-    component's own part is small: it scales and shifts the hidden layers (see `film`), and has a prior N(μ_k, diag τ_k²)
-    and a scale.
+    component's own part is small: it scales and shifts the hidden layers (see `film`), and has a prior
+    N(μ_k, diag τ_k²) and a scale.
 
     Args:
         settings: `density.*`.
