@@ -68,17 +68,6 @@ def _density(name: str, made: Vae) -> Density:
     return Density(
         name=name,
         exact=False,
-<<<<<<< HEAD
-        size=layout.size,
-        noise_size=settings.latent,
-        init=init,
-        loss=loss,
-        log_prob=log_prob,
-        sample=sample,
-        gradient=gradient if network.layers else None,
-        longest=LONGEST_GRADIENT if likelihood is _gaussian else None,
-        layers=layout.layers,
-=======
         size=made.layout.size,
         noise_size=made.latent,
         init=made.init,
@@ -86,7 +75,7 @@ def _density(name: str, made: Vae) -> Density:
         log_prob=made.log_prob,
         sample=made.sample,
         longest=None if made.bernoulli else LONGEST_GRADIENT,
->>>>>>> shared
+        layers=made.layout.layers,
     )
 
 
