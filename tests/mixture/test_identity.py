@@ -204,3 +204,10 @@ def test_clusters_that_lie_within_each_other_decide_nothing(separation, seed):
     x, _, _ = blobs(shares_of(0.0, 1.0), separation, seed)
     _, found = asked(cells_of(x, 12, seed), 2)
     assert found is None
+
+
+def test_a_client_that_lies_apart_alone_is_no_component():
+    x, _, _ = blobs(shares_of(0.5, 0.5), 0.0, 1, n_rows=60)
+    x[:60] += 100.0
+    _, found = asked(cells_of(x, 12), 2, shown=2)
+    assert found is None

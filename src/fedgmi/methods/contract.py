@@ -132,7 +132,7 @@ class Method:
         program: What is exchanged.
         predictor: What can be asked of the result.
         metrics: (server) → what outer rooms may show of the server's state: `bound` (nats per row) and
-            `components_shown`, `reliability`, `contrast` and `rows_decide`, where there are such.
+            `components_shown`, `reliability`, `scatter`, `contrast` and `rows_decide`, where there are such.
         counts: (server) → the clients' counts of words from which a diagnosis can be made [C, W], where there are any.
         cells: (server) → what it knows of rows beside these counts, where rows may decide what components are.
         chooses: Whether rows for validation choose what clients have of their own. Where nobody has such, a run sets

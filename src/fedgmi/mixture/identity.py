@@ -36,6 +36,8 @@ POWER = 0.25
 """Of what free topics explain: if more may be missed, for all that the counts tell, rows do not decide."""
 FEWEST = 3
 """Clients for each component: with fewer, any topics explain them."""
+FEWEST_HOLDERS = 1.5
+"""A cluster that one client alone has is that client, and no component of a federation."""
 APART = 0.5
 """The contrast (`information.contrasts`) of words from which on clusters are there to be seen. Two Gaussians in four
 dimensions have .30 to .45 at a distance of 1 or 1.5 deviations, .42 to .50 at 2, and .61 or more at 3. Where they are
@@ -119,11 +121,22 @@ def topics_of_rows(cells: Cells, fitted: Topics, shown: int, rho: float, seed: i
     _, freed = free_fit(merged, word_log_probs(best.counts).exp().T, best.proportions)
     missed = max(free, freed) - best.log_likelihood - freedom / 2
     explains += max(freed - free, 0.0)
-    if not stands(missed, chance, explains) or not all_vary(merged, best):
+    if not stands(missed, chance, explains) or not all_vary(merged, best) or holders(merged, best) < FEWEST_HOLDERS:
         return None
     share = (best.counts.sum(0) / best.counts.sum()).expand(len(merged), -1)
     _, own = fold_in(merged, best.counts, share, None)
     return replace(best, proportions=fold_in(merged, best.counts, share, own)[0])  # as clients infer them
+
+
+def holders(counts: Tensor, topics: Topics) -> float:
+    """Of how many clients the rows of the component are that fewest have: min_k (Σ_i m_ik)²/Σ_i m_ik², m_ik = n_i·π_ik.
+
+    Args:
+        counts: Of clients' words. [C, W]
+        topics: With proportions.
+    """
+    mass = counts.sum(1, keepdim=True) * topics.proportions
+    return float((mass.sum(0).square() / mass.square().sum(0).clamp(min=TINY)).min())
 
 
 def contrast(counts: Tensor) -> float:

@@ -12,6 +12,8 @@ Diagnosis = dict[str, Any]
 VISIBLE = 1.05
 """Own scatter whose interval begins below is no more than rounding, or chance."""
 DIFFERS = "of what differs between these clients"
+ANYTHING = 0.95
+"""An interval as wide as this says nothing."""
 
 
 def headline(diagnosis: Diagnosis) -> list[str]:
@@ -83,6 +85,8 @@ def explained(diagnosis: Diagnosis) -> str | None:
     if diagnosis["explained"] is None:
         return None
     low, high = diagnosis["explained_interval"]
+    if high - low > ANYTHING:
+        return "anything from nothing to all"
     return f"{percent(diagnosis['explained'])} % ({percent(low)} to {percent(high)} %)"
 
 

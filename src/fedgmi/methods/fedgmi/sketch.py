@@ -167,7 +167,8 @@ def map_words(released: torch.Tensor, epsilon: float | None, n_values: int) -> t
         The merged word of each word [W], and the noise.
     """
     if epsilon is None:
-        return rare_words.back_off(released.sum(0), n_values), None
+        by = rare_words.telling(released, n_values)
+        return rare_words.back_off(released.sum(0), n_values, telling=by), None
     from fedgmi.privacy import geometric
 
     deviation = math.sqrt(len(released) * geometric.noise_variance(epsilon))
