@@ -32,6 +32,7 @@ KEYS = {
     "purest",
     "anchor_mass",
     "interval_width",
+    "rows_decide",
     "warnings",
 }
 

@@ -265,7 +265,7 @@ def test_tables_are_standardised_by_those_who_train(tmp_path, write_table):
     by_ward = (f"data.path={path}", "scenario.name=by-column", "scenario.client_column=ward", "rounds=1")
     by_ward = (*by_ward, 'data.feature_columns=["age", "dose"]')  # for they tell the ward
     by_ward = (*by_ward, "expert.hidden=200")  # there are no labels, so that nothing else may be said of experts
-    with pytest.warns(FedgmiWarning, match="4 of 4 clients are not identified"):  # each is of a kind of its own
+    with pytest.warns(FedgmiWarning, match="the clients show 1.*no client's are identified"):  # of four kinds
         got = run(tmp_path / "out", *by_ward, "evaluation.unseen_clients=0.3")
     seen = torch.tensor([float(name.removeprefix("ward-")) for name in got["clients"]])
     assert len(seen) == 4

@@ -223,6 +223,6 @@ def test_metrics_are_there_once_they_are_known():
     method = METHODS["fedgmi"](task := make_task(FEDERATION.federation.schema))
     assert method.metrics(method.program.init()) == {}
     found = [(name, method.metrics(server)) for name, _, _, server, _ in exchanges(task, method)]
-    told = {"components_shown", "rows_in_lost_words", "reliability", "contrast", "rows_decide"}
+    told = {"components_shown", "rows_in_lost_words", "reliability", "scatter", "contrast", "rows_decide"}
     assert dict(found)["prepare histograms"].keys() == told
     assert found[-1][1].keys() == told | {"bound"}

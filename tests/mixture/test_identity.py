@@ -195,3 +195,19 @@ def test_points_have_the_mean_and_the_covariance_of_a_cell():
 )
 def test_when_counts_leave_rows_to_decide(missed, explains, stand):
     assert stands(missed, chance=3.0, explains=explains) is stand
+
+
+@pytest.mark.parametrize("separation", [0.5, 1.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_clusters_that_lie_within_each_other_decide_nothing(separation, seed):
+    """A mixture of two is fitted to what looks like one cloud, and says anything."""
+    x, _, _ = blobs(shares_of(0.0, 1.0), separation, seed)
+    _, found = asked(cells_of(x, 12, seed), 2)
+    assert found is None
+
+
+def test_a_client_that_lies_apart_alone_is_no_component():
+    x, _, _ = blobs(shares_of(0.5, 0.5), 0.0, 1, n_rows=60)
+    x[:60] += 100.0
+    _, found = asked(cells_of(x, 12), 2, shown=2)
+    assert found is None

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedgmi.mixture import rare_words
 from fedgmi.mixture.rare_words import MIN_WORD_ROWS, MUCH_LOST, back_off, merge_words, share_lost
 
 few = settings(max_examples=30, deadline=None)
@@ -56,3 +57,19 @@ def test_of_a_thousand_classes_no_row_is_lost():
     where = back_off(counts, n_values=1_000)
     assert share_lost(counts, where, 1_000) < MUCH_LOST
     assert int(where.max()) + 1 >= 20
+
+
+def test_labels_that_tell_nothing_do_not_take_the_cells_of_rare_words():
+    """62 labels drawn by chance: a label has fewer rows than a cell, and rare words used to keep that."""
+    draw = torch.Generator().manual_seed(0)
+    cells = torch.multinomial(torch.tensor([[0.9, 0.1], [0.1, 0.9]]).repeat(3, 1), 400, True, generator=draw)
+    labels = torch.randint(62, cells.shape, generator=draw)
+    counts = torch.stack([torch.bincount(row, minlength=2 * 62) for row in cells * 62 + labels])
+    assert rare_words.telling(counts, 62) == "cell"
+    where = back_off(counts.sum(0), 62, telling="cell")
+    assert not set(where[:62].tolist()) & set(where[62:].tolist())  # no word of one cell joins the other's
+    plain = back_off(counts.sum(0), 62)
+    assert set(plain[:62].tolist()) & set(plain[62:].tolist())
+    assert rare_words.telling(counts.reshape(6, 2, 62).transpose(1, 2).reshape(6, -1), 2) == "label"
+    same = counts.sum(0, keepdim=True).expand(6, -1)
+    assert rare_words.telling(same, 62) is None

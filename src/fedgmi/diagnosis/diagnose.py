@@ -15,7 +15,7 @@ from fedgmi.diagnosis.explained import Explained, explain
 from fedgmi.diagnosis.fitting import fit
 from fedgmi.diagnosis.intervals import anchor_mass, proportion_intervals, purest
 from fedgmi.diagnosis.misfit import Misfit, misfit
-from fedgmi.errors import DataError, too_many_components
+from fedgmi.errors import ConfigError, DataError, too_many_components
 from fedgmi.mixture.identity import Cells
 from fedgmi.mixture.spectrum import Spectrum, estimate_components
 from fedgmi.mixture.topics import Topics
@@ -107,6 +107,10 @@ class Diagnosis:
         }
 
 
+MOST_ROWS = 2.0**53
+"""Of a word. Whole numbers beyond are not exact in float64."""
+
+
 def diagnose(
     histograms: Tensor,
     *,
@@ -131,7 +135,7 @@ def diagnose(
 
     Raises:
         DataError: These are no counts.
-        ConfigError: There are more components than clients.
+        ConfigError: There are more components than clients, or the number is none.
 
     >>> import torch
     >>> alike = torch.tensor([[30, 20, 10]]).expand(20, 3)
@@ -139,6 +143,8 @@ def diagnose(
     (1, True)
     """
     histograms = _counts(histograms)
+    if n_components is not None and (type(n_components) is not int or n_components < 1):
+        raise ConfigError(f"it is {n_components!r}, expected a whole number from 1 on", where="n_components")
     if n_components is not None and n_components > len(histograms):
         fix = "ask for fewer components, or for None"
         raise too_many_components(n_components, len(histograms), where="n_components", fix=fix)
@@ -166,6 +172,8 @@ def _counts(histograms: Tensor) -> Tensor:
         what = f"they have the shape {tuple(histograms.shape)}"
     elif not bool((histograms.isfinite() & (histograms >= 0)).all()):
         what = "some are negative or not finite"
+    elif bool((histograms != histograms.round()).any()) or float(histograms.max()) > MOST_ROWS:
+        what = "some are no whole numbers, or beyond what rows can be"
     elif not bool(histograms.any()):
         what = "there is not a single row"
     else:

@@ -40,7 +40,9 @@ class Diagnosed(dict[str, Any]):
         return text.getvalue().rstrip()
 
 
-def diagnosed(setup: Setup, federation: Federation, n_components: int | None, like: Array | None) -> Diagnosed:
+def diagnosed(
+    setup: Setup, federation: Federation, n_components: int | None, like: Array | None, *, estimated: bool
+) -> Diagnosed:
     """Ask a federation's clients for counts, and say what these tell.
 
     Args:
@@ -48,6 +50,7 @@ def diagnosed(setup: Setup, federation: Federation, n_components: int | None, li
         federation: Whose training rows count.
         n_components: K; None: as many as the counts show.
         like: Proportions of the same clients, as which components are to be numbered; None: there are none. [C, K]
+        estimated: Whether nobody said how many components there are.
 
     Returns:
         The diagnosis.
@@ -66,7 +69,7 @@ def diagnosed(setup: Setup, federation: Federation, n_components: int | None, li
         "rows_per_client": [len(client) for client in federation.clients],
         "bytes_down": survey.bytes_down,
         "bytes_up": survey.bytes_up,
-        "n_components_estimated": n_components is None,
+        "n_components_estimated": estimated,
         "interval_level": LEVEL,
         "true_n_components": None,
         "proportion_tv": None,

@@ -190,7 +190,8 @@ class Judging(Newcomers):
         like = self.weights_ if self.__sklearn_is_fitted__() and federation.names == self.client_names_ else None
         standardise = wants_scale(config.data, config.scenario, federation.schema)
         with own_modes(config.threads):
-            return diagnosed(Setup(config, federation.schema, 1, standardise), federation, k, like)
+            setup = Setup(config, federation.schema, 1, standardise)
+            return diagnosed(setup, federation, k, like, estimated=not isinstance(asked, int))
 
     def _newcomer(self, x: Array, other: Labelled | None) -> InferredWeights:
         """Who a client is that was not there: by other rows than those that count, if it has some."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 import torch
 from torch import Tensor
@@ -17,7 +17,6 @@ from typing_extensions import TypeVar
 
 from fedgmi.data.rows import Rows, Schema
 from fedgmi.errors import ConfigError
-from fedgmi.mixture.identity import Cells
 from fedgmi.models.density import Density
 from fedgmi.models.expert import Expert
 from fedgmi.models.memory import WorkingMemory
@@ -26,6 +25,9 @@ from fedgmi.protocol.step import Program
 from fedgmi.settings.base import MethodSettings
 from fedgmi.settings.run import TASKS, TaskName, TrainingSettings
 from fedgmi.tree import Tree
+
+if TYPE_CHECKING:
+    from fedgmi.mixture.identity import Cells
 
 S = TypeVar("S", bound=MethodSettings, default=MethodSettings, covariant=True)
 
@@ -130,7 +132,7 @@ class Method:
         program: What is exchanged.
         predictor: What can be asked of the result.
         metrics: (server) → what outer rooms may show of the server's state: `bound` (nats per row) and
-            `components_shown`, `reliability`, `contrast` and `rows_decide`, where there are such.
+            `components_shown`, `reliability`, `scatter`, `contrast` and `rows_decide`, where there are such.
         counts: (server) → the clients' counts of words from which a diagnosis can be made [C, W], where there are any.
         cells: (server) → what it knows of rows beside these counts, where rows may decide what components are.
         chooses: Whether rows for validation choose what clients have of their own. Where nobody has such, a run sets

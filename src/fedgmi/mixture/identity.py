@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fedgmi.mixture.information import contrasts
 from fedgmi.mixture.pseudo_rows import Family, draw_points, fit_clusters
 from fedgmi.mixture.rare_words import merge_words
 from fedgmi.mixture.scatter import effective, energies, standardised
@@ -35,6 +36,12 @@ POWER = 0.25
 """Of what free topics explain: if more may be missed, for all that the counts tell, rows do not decide."""
 FEWEST = 3
 """Clients for each component: with fewer, any topics explain them."""
+FEWEST_HOLDERS = 1.5
+"""A cluster that one client alone has is that client, and no component of a federation."""
+APART = 0.5
+"""The contrast (`information.contrasts`) of words from which on clusters are there to be seen. Two Gaussians in four
+dimensions have .30 to .45 at a distance of 1 or 1.5 deviations, .42 to .50 at 2, and .61 or more at 3. Where they are
+nearer, fits follow chance."""
 STEPS = 100
 """Of EM for proportions, where topics stand; twice as many where both are free."""
 TINY = 1e-300
@@ -75,8 +82,8 @@ def topics_of_rows(cells: Cells, fitted: Topics, shown: int, rho: float, seed: i
 
         M ≤ max(4s, 0.05·E)    and    M + 4s ≤ 0.25·E.
 
-    The second asks for power: where hardly anything would be missed, no topics could be refuted. Clients must also
-    differ by all K topics (`all_vary`), and there must be three for each component.
+    The second asks for power: where hardly anything would be missed, no topics could be refuted. Clusters must also lie
+    apart (`contrast`), clients differ by all K topics (`all_vary`), and there must be three for each component.
 
     Args:
         cells: What the server knows of rows.
@@ -109,16 +116,40 @@ def topics_of_rows(cells: Cells, fitted: Topics, shown: int, rho: float, seed: i
         if missed < least - TELLING:
             best, least = topics, missed
     assert best is not None
-    if not stands(least - freedom / 2, chance, explains):
+    if not stands(least - freedom / 2, chance, explains) or contrast(best.counts) < APART:
         return None
     _, freed = free_fit(merged, word_log_probs(best.counts).exp().T, best.proportions)
     missed = max(free, freed) - best.log_likelihood - freedom / 2
     explains += max(freed - free, 0.0)
-    if not stands(missed, chance, explains) or not all_vary(merged, best):
+    if not stands(missed, chance, explains) or not all_vary(merged, best) or holders(merged, best) < FEWEST_HOLDERS:
         return None
     share = (best.counts.sum(0) / best.counts.sum()).expand(len(merged), -1)
     _, own = fold_in(merged, best.counts, share, None)
     return replace(best, proportions=fold_in(merged, best.counts, share, own)[0])  # as clients infer them
+
+
+def holders(counts: Tensor, topics: Topics) -> float:
+    """Of how many clients the rows of the component are that fewest have: min_k (Σ_i m_ik)²/Σ_i m_ik², m_ik = n_i·π_ik.
+
+    Args:
+        counts: Of clients' words. [C, W]
+        topics: With proportions.
+    """
+    mass = counts.sum(1, keepdim=True) * topics.proportions
+    return float((mass.sum(0).square() / mass.square().sum(0).clamp(min=TINY)).min())
+
+
+def contrast(counts: Tensor) -> float:
+    """How well words tell the two likest topics apart, from 0 to 1; see `information.contrasts`.
+
+    Args:
+        counts: Pooled rows by word and topic. [W, K]
+
+    >>> contrast(torch.eye(2).double()), contrast(torch.ones(3, 2).double())
+    (1.0, 0.0)
+    """
+    resp = counts / counts.sum(1, keepdim=True).clamp(min=TINY)
+    return round(float(contrasts(resp.T @ counts)[0]), 9)
 
 
 def stands(missed: float, chance: float, explains: float) -> bool:

@@ -129,7 +129,7 @@ class Judges:
         dof = 3 + PRIOR_ROWS + mass  # ν₀ = d + 2 + PRIOR_ROWS rows, and dof = ν₀ + n − d + 1
         scale = spread * ((mass + 2) / ((mass + 1) * dof))[..., None, None] + ridge
         identity = torch.eye(first.shape[-1], dtype=torch.float64, device=sums.device).expand_as(scale)
-        root = torch.linalg.solve_triangular(torch.linalg.cholesky(scale), identity, upper=False)
+        root = torch.linalg.solve_triangular(cholesky(scale, ridge), identity, upper=False)
         label = mass + LABEL_ROWS
         return cls((centre + first) / (1 + mass)[..., None], root, dof, (label / label.sum(1, keepdim=True)).log())
 
@@ -196,6 +196,33 @@ def prior_covariance(mass: Tensor, scatter: Tensor) -> tuple[Tensor, Tensor]:
         for axis in (0, 1)
     ]
     return (within[0] + within[1]) / 2, ridge
+
+
+def cholesky(scale: Tensor, ridge: Tensor) -> Tensor:
+    """The Cholesky factor of covariances. What no covariance is gets eigenvalues of the ridge or more.
+
+    A difference of sums is none where what is taken out was never put in: a site that answers twice, or a trial.
+
+    Args:
+        scale: [K, L, d, d]
+        ridge: [d, d]
+
+    Returns:
+        [K, L, d, d]
+
+    >>> broken = torch.tensor([[1.0, 2.0], [2.0, 1.0]]).double()
+    >>> factor = cholesky(broken[None, None], 0.1 * torch.eye(2).double())[0, 0]
+    >>> torch.linalg.eigvalsh(factor @ factor.T)
+    tensor([0.1000, 3.0000], dtype=torch.float64)
+    """
+    factor: Tensor
+    factor, failed = torch.linalg.cholesky_ex(scale)
+    if not bool(failed.any()):
+        return factor
+    values, vectors = torch.linalg.eigh(scale)
+    kept = (vectors * values.clamp(min=float(ridge[0, 0]))[..., None, :]) @ vectors.mT
+    mended: Tensor = torch.linalg.cholesky(torch.where((failed > 0)[..., None, None], kept, scale))
+    return mended
 
 
 def outer(v: Tensor) -> Tensor:

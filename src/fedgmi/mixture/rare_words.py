@@ -7,6 +7,9 @@ is one last word. Clients need only know where each word goes.
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -16,18 +19,54 @@ MUCH_LOST = 0.05
 """Of the rows: where more have neither cell nor label left, a diagnosis says so."""
 TURNS = 3
 """How often words whose group is too small try the other one."""
+CHANCE, CLEARLY = 2.0, 5.0
+"""Deviations of chance: of less nothing is known, and of more no doubt is left."""
+Part = Literal["cell", "label"]
 
 
-def back_off(counts: Tensor, n_values: int = 1, noise_deviation: float = 0.0) -> Tensor:
+def telling(histograms: Tensor, n_values: int) -> Part | None:
+    """By what clients differ where it is by cells or by labels alone: rare words then keep that.
+
+    Of each table of clients by cells, or by labels, χ² less its degrees of freedom is in deviations of chance √(2·df).
+
+    Args:
+        histograms: Exact counts of raw words. [C, W]
+        n_values: L, how many labels a cell is counted with.
+
+    Returns:
+        "cell" where cells differ by more than 5 deviations and labels by less than 2, "label" likewise; else None.
+
+    >>> cells = torch.tensor([[90.0, 10.0], [10.0, 90.0], [50.0, 50.0]])
+    >>> telling(cells.repeat_interleave(3, 1), n_values=3)
+    'cell'
+    """
+    table = histograms.double().reshape(len(histograms), -1, n_values)
+    beyond = {}
+    for name, axis in (("cell", 2), ("label", 1)):
+        seen = table.sum(axis)
+        expected = seen.sum(1, keepdim=True) * seen.sum(0) / seen.sum().clamp(min=1.0)
+        held = expected > 0
+        freedom = max(1, (int(held.any(1).sum()) - 1) * (int(held.any(0).sum()) - 1))
+        excess = ((seen - expected).square()[held] / expected[held]).sum() - freedom
+        beyond[name] = float(excess) / math.sqrt(2 * freedom)
+    for part, other in (("cell", "label"), ("label", "cell")):
+        if beyond[part] > CLEARLY and beyond[other] < CHANCE:
+            return "cell" if part == "cell" else "label"
+    return None
+
+
+def back_off(counts: Tensor, n_values: int = 1, noise_deviation: float = 0.0, telling: Part | None = None) -> Tensor:
     """Where each word goes: common ones stay by themselves, rare ones join those of their cell or of their label.
 
-    Of the two a word takes the smaller group that is common, since that tells more of it. A group of m words is common
-    where it has at least 20 rows, and 2·√m deviations of noise.
+    Of the two a word takes the smaller group that is common, since that tells more of it. Where one of the two tells
+    nothing of clients, it takes the other's. A group of m words is common where it has at least 20 rows, and 2·√m
+    deviations of noise.
 
     Args:
         counts: Pooled rows of each word: of cell 0 with every label, of cell 1, and so on. [W]
         n_values: L, how many labels a cell is counted with.
         noise_deviation: Standard deviation of the noise in each pooled count.
+        telling: What clients differ by, where it is one of the two alone.
 
     Returns:
         The new index of each word: common ones first, in order, then cells, labels, and the rest. [W]
@@ -55,6 +94,8 @@ def back_off(counts: Tensor, n_values: int = 1, noise_deviation: float = 0.0) ->
         return total.where(total >= (2 * noise_deviation * size.sqrt()).clamp(min=MIN_WORD_ROWS), torch.inf)
 
     by_label = rows(label) < rows(cell)
+    if telling is not None:
+        by_label = torch.full_like(by_label, telling == "label")
     for _ in range(TURNS):
         by_label ^= rows(torch.where(by_label, label, cell)).isinf()
     group = torch.where(by_label, label, cell)

@@ -78,7 +78,7 @@ def clearness(counts: Tensor) -> float:
     Args:
         counts: Pooled rows by word and topic. [W, K]
 
-    >>> clearness(torch.tensor([[10.0, 0.0], [3.0, 7.0]]))
+    >>> clearness(torch.tensor([[10.0, 0.0], [3.0, 7.0]]).double())
     0.85
     """
     return float(counts.max(1).values.sum() / counts.sum())

@@ -37,7 +37,8 @@ def write_diagnosis_picture(diagnosis: Diagnosis, path: Path) -> None:
         diagnosis: What `diagnosis.json` holds.
         path: Where to write it.
     """
-    write_page(figure(diagnosis), path, "fedgmi: diagnosis", answers(diagnosis))
+    beware = {"Beware": list(diagnosis["warnings"])} if diagnosis["warnings"] else {}
+    write_page(figure(diagnosis), path, "fedgmi: diagnosis", answers(diagnosis) | beware)
 
 
 def figure(diagnosis: Diagnosis) -> Any:

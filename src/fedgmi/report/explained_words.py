@@ -12,6 +12,8 @@ Diagnosis = dict[str, Any]
 VISIBLE = 1.05
 """Own scatter whose interval begins below is no more than rounding, or chance."""
 DIFFERS = "of what differs between these clients"
+ANYTHING = 0.95
+"""An interval as wide as this says nothing."""
 
 
 def headline(diagnosis: Diagnosis) -> list[str]:
@@ -25,6 +27,7 @@ def headline(diagnosis: Diagnosis) -> list[str]:
 
     >>> known = {"n_components": 3, "n_components_estimated": True, "explained": 0.84, "explained_interval": (0.8, 0.9)}
     >>> known |= {"mixture_supported": True, "speaks_against": None, "own_scatter_interval": (1.0, 1.1)}
+    >>> known |= {"clients": ["a", "b", "c", "d"]}
     >>> headline(known)
     ['3 components explain 84 % (80 to 90 %) of what differs between these clients.']
     """
@@ -82,6 +85,8 @@ def explained(diagnosis: Diagnosis) -> str | None:
     if diagnosis["explained"] is None:
         return None
     low, high = diagnosis["explained_interval"]
+    if high - low > ANYTHING:
+        return "anything from nothing to all"
     return f"{percent(diagnosis['explained'])} % ({percent(low)} to {percent(high)} %)"
 
 
@@ -113,7 +118,7 @@ def scattering(diagnosis: Diagnosis) -> list[str]:
         return [f"Their {vary}"]
     if not diagnosis["mixture_supported"]:
         return [f"Taken for own scatter, {'it makes' if alone else 'the rest makes'} {vary}"]
-    return [f"That is each client's own: its {vary}" if alone else f"The rest is each client's own: its {vary}"]
+    return [f"Its {vary}" if alone else f"The rest is each client's own: its {vary}"]
 
 
 def times(value: float) -> str:

@@ -158,7 +158,8 @@ def of_unshown(n_components: int, found: Mapping[str, Any]) -> list[str]:
         return [
             f"{asked}, and clients differ by hardly more than chance ({reliability:.0%} is more; "
             f"{counted(int(shown), 'component')} {'is' if shown == 1 else 'are'} shown): every client has the pooled "
-            "proportions, and the components are one. More rows a client help, or more clients"
+            "proportions, and the components are one. More rows a client help, or more clients",
+            *lost_words(found.get("rows_in_lost_words")),
         ]
     return [
         f"{asked}, and the clients show {int(shown)}: proportions among the others are arbitrary, and no client's are "

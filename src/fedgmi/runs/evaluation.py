@@ -16,6 +16,7 @@ from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import Method, Predictor, Task
 from fedgmi.mixture.information import MIN_CONTRAST, decided, errors_by
 from fedgmi.mixture.matching import match_components, reorder, total_variation
+from fedgmi.mixture.scatter import dispersion
 from fedgmi.randomness import generator
 from fedgmi.runs.metrics import USUAL, majority, mean, measure, of_clients, per_class
 from fedgmi.settings.run import MetricName
@@ -70,8 +71,8 @@ def identified(method: Method, server: Tree, states: Tree, clients: Sequence[Cli
     """By client whether its proportions are known: clients show the components, rows tell them apart, and are enough.
 
     Args:
-        method: One with `contrast` and `components_shown` in its `metrics`, and with proportions, responsibilities and
-            pooled proportions.
+        method: One with `contrast`, `scatter` and `components_shown` in its `metrics`, and with proportions,
+            responsibilities and pooled proportions.
         server: The server's state after the last round.
         states: The clients' states. [C, …]
         clients: Their rows.
@@ -90,7 +91,8 @@ def identified(method: Method, server: Tree, states: Tree, clients: Sequence[Cli
     found: list[bool] = []
     for rows, chunk_states in _chunked(clients, states):
         resp = predictor.responsibilities(server, chunk_states, rows)
-        errors = errors_by(resp, predictor.proportions(chunk_states), predictor.pooled(server), rows)
+        phi = dispersion(rows.counts.double(), metrics["scatter"])
+        errors = errors_by(resp, predictor.proportions(chunk_states), predictor.pooled(server), rows, phi)
         found += decided(errors).tolist()
     return found
 

@@ -158,7 +158,8 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
 
 def metrics(server: Tree) -> dict[str, float]:
     """The bound (nats per row), and of the sketch how many components it shows, which share of rows has a word that is
-    lost, how reliable it is, and whether rows decide what components are; where there are such. And how well rows with
+    lost, how reliable it is, how much clients scatter on their own (ρ̂), and whether rows decide what components are;
+    where there are such. And how well rows with
     labels tell the two likest components apart, from 0 to 1, once that is known: 0 too where two clients are all there
     are."""
     [bound], [shown] = Components.names("bound"), Sketch.names("components_shown")
@@ -168,6 +169,7 @@ def metrics(server: Tree) -> dict[str, float]:
     sketch = Sketch(server)
     found |= {"components_shown": int(sketch.components_shown), "rows_in_lost_words": float(sketch.lost)}
     found |= {"reliability": float(sketch.reliability), "rows_decide": float(sketch.rows_decide)}
+    found |= {"scatter": float(sketch.scatter)}
     return found | {"contrast": float(server[CONTRAST][0])}
 
 

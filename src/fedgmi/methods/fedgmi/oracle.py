@@ -46,7 +46,7 @@ def oracle_schedule(own: FedGMISettings, labelled: bool = True) -> Schedule:
     usual = schedule.default(own)
 
     def taught(row: Row) -> Row:
-        asked = row.when in (schedule.counts_decide, schedule.topics_differ)
+        asked = row.when in (schedule.counts_decide, schedule.judges_are_of_use)
         always = replace(row, when=None) if asked else row  # the truth decides
         return (by_truth | {HISTOGRAMS: TRUE_TOPICS}).get(always, always)
 

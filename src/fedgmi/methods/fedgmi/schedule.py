@@ -184,12 +184,13 @@ def default(own: FedGMISettings) -> Schedule:
 def closed(own: FedGMISettings) -> Schedule:
     """Sketch first; then judges and E-step take turns until they agree; then rounds only train."""
     shares, calibrate = replace(SHARES, down=(*CLOSED_EVIDENCE, *LINE)), replace(CALIBRATE, down=CLOSED)
-    turn = tuple(row.only(counts_decide) for row in (JUDGE_SUMS, shares, *(calibrate, shares) * own.calibration_steps))
+    calibration = tuple(row.only(counts_decide) for row in (shares, *(calibrate, shares) * own.calibration_steps))
+    turns = (JUDGE_SUMS.only(judges_are_of_use), *calibration) * own.judge_turns
     gate_shares = replace(GATE_SHARES, down=(*CLOSED_GATE_EVIDENCE, *GATE_LINE, *Judging.names("turn")))
     calibrate_gate = replace(CALIBRATE_GATE, down=(*CLOSED_GATE, *BY_WHICH, *Judging.names("turn")))
     gate_turns = (calibrate_gate, gate_shares) * (2 * own.calibration_steps)
     return Schedule(
-        prepare=(*codebook(own), HISTOGRAMS, FOLD_IN, JUDGE_SUMS.only(topics_differ), *(turn * own.judge_turns)[1:]),
+        prepare=(*codebook(own), HISTOGRAMS, FOLD_IN, *turns),
         round=(EM,),
         finish=(E_STEP, CELLS, gate_shares, *gate_turns, CONTRAST, SWITCH),
         evidence=CLOSED,
@@ -257,6 +258,11 @@ def counts_decide(own: FedGMISettings, server: Tree) -> bool:
     sketch = Sketch(server)
     unsure = not bool(sketch.rows_decide) or clearness(sketch.topics) < CLEAR
     return unsure and topics_differ(own, server)
+
+
+def judges_are_of_use(own: FedGMISettings, server: Tree) -> bool:
+    """They calibrate, or it is their first turn: the predictor's gate knows components by them."""
+    return counts_decide(own, server) or (topics_differ(own, server) and int(Judging(server).turn) == 0)
 
 
 def calibration_is_of_use(own: FedGMISettings, server: Tree) -> bool:

@@ -15,7 +15,7 @@ from fedgmi.methods.fedgmi.evidence import raw_words
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Sketch, uncalibrated
 from fedgmi.methods.local_training import feature_scale_step
-from fedgmi.mixture import codebook, identity, rare_words, scatter, target_bins, topics
+from fedgmi.mixture import codebook, rare_words, scatter, target_bins, topics
 from fedgmi.mixture.rare_words import merge_words
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import ServerStep, Step
@@ -23,6 +23,7 @@ from fedgmi.randomness import KeyedBits
 from fedgmi.tree import Tree
 
 if TYPE_CHECKING:
+    from fedgmi.mixture.identity import Cells
     from fedgmi.privacy.geometric import Noise
 
 RELIABLE = 0.2
@@ -166,7 +167,8 @@ def map_words(released: torch.Tensor, epsilon: float | None, n_values: int) -> t
         The merged word of each word [W], and the noise.
     """
     if epsilon is None:
-        return rare_words.back_off(released.sum(0), n_values), None
+        by = rare_words.telling(released, n_values)
+        return rare_words.back_off(released.sum(0), n_values, telling=by), None
     from fedgmi.privacy import geometric
 
     deviation = math.sqrt(len(released) * geometric.noise_variance(epsilon))
@@ -174,13 +176,15 @@ def map_words(released: torch.Tensor, epsilon: float | None, n_values: int) -> t
     return word_map, geometric.Noise(epsilon, word_map.bincount())
 
 
-def cells_of(server: Tree, histograms: torch.Tensor, word_map: torch.Tensor) -> identity.Cells:
+def cells_of(server: Tree, histograms: torch.Tensor, word_map: torch.Tensor) -> Cells:
     """What the server knows of rows: where cells are, and how many rows of each client are in them."""
     sketch = Sketch(server)
-    return identity.Cells(sketch.centres, sketch.covariance, histograms, word_map)
+    from fedgmi.mixture.identity import Cells  # the server's part alone needs it
+
+    return Cells(sketch.centres, sketch.covariance, histograms, word_map)
 
 
-def cells_known(server: Tree) -> identity.Cells | None:
+def cells_known(server: Tree) -> Cells | None:
     """The same once the sketch is made; None before, and without one."""
     needed = Sketch.names("histograms", "word_map")
     return cells_of(server, *(server[name] for name in needed)) if all(name in server for name in needed) else None
@@ -191,7 +195,8 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
     n_words, n_values = count_words(task), target_bins.n_values(task.schema)
 
     def take_histograms(server: Tree, message: Message, round: int) -> Tree:
-        from fedgmi.mixture.spectrum import estimate_components, reliability  # the server's part alone needs it
+        from fedgmi.mixture.identity import topics_of_rows  # the server's part alone needs these
+        from fedgmi.mixture.spectrum import estimate_components, reliability
 
         histograms = message.replies["histogram"]
         released = histograms.double()
@@ -209,7 +214,7 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
         shown = estimate_components(merged, task.seed, noise=noise).n_components
         of_rows = None
         if known >= RELIABLE and noise is None:
-            of_rows = identity.topics_of_rows(cells_of(server, histograms, word_map), fitted, shown, rho, task.seed)
+            of_rows = topics_of_rows(cells_of(server, histograms, word_map), fitted, shown, rho, task.seed)
             fitted = of_rows or fitted
         found = Sketch.leaves(
             histograms=histograms,
