@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedgmi.data.rows import Client, Rows, Schema, pack
 from fedgmi.methods.contract import Task
-from fedgmi.methods.fedgmi.em import density_objective
+from fedgmi.methods.fedgmi.densities import density_objective
 from fedgmi.methods.local_training import expert_objective
 from fedgmi.models import training
 from fedgmi.models.densities import make_density

@@ -34,6 +34,11 @@ BY_CLASS = ("knn-per", "flux")
 """Methods that count by class, and refuse other tasks."""
 FEW: dict[str, Any] = {"hidden": 8, "latent": 2, "likelihood": "gaussian"}
 """Of a small VAE."""
+SMALL_DENSITIES: dict[str, DensitySettings] = {
+    "vae": DensitySettings(**FEW),
+    "one vae": DensitySettings(shared="trunk", **FEW),
+}
+"""By name; "one vae" is a network that all components share."""
 
 
 def rows_of(counts: Sequence[int], x: Tensor | None = None) -> Rows:
@@ -88,7 +93,7 @@ def make_task(
     return Task(
         schema=schema,
         n_components=n_components,
-        density=make_density(DensitySettings(name=density, **(FEW if density == "vae" else {})), schema),
+        density=make_density(SMALL_DENSITIES.get(density) or DensitySettings(name=density), schema),
         expert=make_expert(ExpertSettings(hidden=8, shared=shared), schema),
         training=Training(epochs=1, batch_size=10),
         settings=kind.model_validate(own | settings),

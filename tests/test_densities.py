@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +29,8 @@ CASES = {
     "vae conv": (DensitySettings(architecture="conv", hidden=32, latent=4), IMAGE),
     "vae colour": (DensitySettings(hidden=16, latent=4), COLOUR),
     "vae table": (DensitySettings(likelihood="gaussian", hidden=32, latent=2), TABLE),
+    "vae shared": (DensitySettings(hidden=32, latent=4, shared="trunk"), IMAGE),
+    "vae shared table": (DensitySettings(hidden=32, latent=2, shared="trunk"), TABLE),
     "vae grey": (DensitySettings(likelihood="gaussian", hidden=32, latent=4), IMAGE),
 }
 CASES |= {
@@ -187,15 +190,17 @@ def test_more_samples_tighten_the_bound(case):
 
 def low(name: str, n_features: int) -> tuple[Density, torch.Tensor]:
     """A density of the table on a few features, fitted to rows of two clumps. Its parameters. [P]"""
-    few = {"hidden": 8, "latent": n_features} if name == "vae" else {}
-    density = make_density(DensitySettings(name=name, **few), Schema((n_features,), 0, "tabular"))
+    few: dict[str, Any] = {"hidden": 8, "latent": n_features} if name.startswith("vae") else {}
+    shared: dict[str, Any] = {"shared": "trunk"} if name == "vae shared" else {}
+    kind = name.removesuffix(" shared")
+    density = make_density(DensitySettings(name=kind, **few, **shared), Schema((n_features,), 0, "tabular"))
     draw = seeded(0)
     x = torch.randn(300, n_features, generator=draw) + 2 * (torch.rand(300, 1, generator=draw) < 0.3) - 0.5
     return density, train(density, x, epochs=10)[0]
 
 
 @pytest.mark.parametrize("n_features", [1, 2])
-@pytest.mark.parametrize("name", DENSITIES)
+@pytest.mark.parametrize("name", [*DENSITIES, "vae shared"])
 def test_samples_and_scores_are_of_one_distribution_of_mass_one(name, n_features):
     density, params = low(name, n_features)
     assert findings(density, params, n_features) == []
@@ -371,11 +376,36 @@ def test_the_learnt_scale_has_a_floor():
         (DensitySettings(name="gausian"), r'density\.name: there is no density "gausian".*"gaussian"'),
         (DensitySettings(architecture="conv", likelihood="gaussian"), r"density\.architecture: .*table.*\"mlp\""),
         (DensitySettings(likelihood="bernoulli"), r"density\.likelihood: .*table.*\"gaussian\""),
+        (DensitySettings(name="gaussian", shared="trunk"), r"density\.shared: .*no effect, for a Gaussian"),
     ],
 )
 def test_settings_that_do_not_fit_the_data_are_explained(config, message):
     with pytest.raises(ConfigError, match=message):
         make_density(config, TABLE)
+
+
+def test_convolutions_share_no_trunk():
+    with pytest.raises(ConfigError, match=r"density\.shared: .*conv.*density\.architecture"):
+        make_density(DensitySettings(shared="trunk"), COLOUR)
+
+
+@pytest.mark.parametrize("schema", [TABLE, IMAGE])
+def test_one_network_with_parts_scores_each_row_as_its_component_does(schema):
+    """[trunk, part 1, part 2, …] and a component for each row say what whole models say of these rows."""
+    density = make_density(DensitySettings(hidden=8, latent=2, shared="trunk"), schema)
+    models = torch.stack([density.init(seeded(k)) for k in range(3)])
+    models += 0.1 * torch.randn(models.shape, generator=seeded(7))
+    trunk = models[:, : density.trunk] = models[0, : density.trunk].clone()
+    assert 0 < density.trunk < density.size
+    x, noise = random_rows(schema, 12), noise_for(density, 12)
+    component = torch.arange(12) % 3
+    assert density.loss is not None
+    assert density.loss_of is not None
+    each = density.loss(models, x.expand(3, *x.shape), noise[:, 0].expand(3, -1, -1))  # [K, R]
+    joint = torch.cat([trunk, models[:, density.trunk :].flatten()])[None]
+    found = density.loss_of(joint, x[None], noise[:, 0][None], component[None])
+    torch.testing.assert_close(found[0], each.gather(0, component[None])[0])
+    assert len(each.unique()) == each.numel()
 
 
 def test_colour_pictures_get_convolutions_by_default():

@@ -48,6 +48,7 @@ CASES = {name: Case(name) for name in (*METHODS, *BOUNDS) if name != "fedgmi"}
 CASES |= {f"fedgmi-{preset}": Case("fedgmi", {"preset": preset}) for preset in ("default", "plain", "sketch")}
 CASES |= {"fedgmi-closed": Case("fedgmi", {"judges": "closed", "judge_turns": 2})}
 CASES |= {"fedgmi-apart": Case("fedgmi", {"preset": "default"}, "none")}  # experts that share no layers
+CASES |= {"fedgmi-one-vae": Case("fedgmi", {"density": "one vae", "judges": "density"})}
 CASES |= {f"ifca-{start}": Case("ifca", {"init": start, "draws": 3}) for start in ("balanced", "farthest")}
 CASES |= {f"{name}-trunk": Case(name, {"shared_trunk": True}) for name in TRUNKS}
 CASES |= {"ifca-warm": Case("ifca", {"warm_rounds": 1})}

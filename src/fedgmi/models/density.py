@@ -34,6 +34,9 @@ class Density:
         fit: x [R, *shape], weights [R, K], client_index [R], n_clients → each client's own maximum-likelihood
             parameters in closed form [C, K, P], zeros where a client holds no mass. None where training is by `loss`.
         longest: The norm to which longer gradients are shortened in training; None: they stay as they are.
+        trunk: T, of the parameters, how many components have in common: the first ones. 0 where they are models apart.
+        loss_of: params [J, T + K·(P − T)], the trunk and after it every component's own part, x [J, B, *shape], noise
+            [J, B, Z], component of each row [J, B] → what `loss` says of them [J, B]. None without a trunk.
         remarks: What a user should know of it, said once at the start of a run.
     """
 
@@ -48,6 +51,8 @@ class Density:
     gradient: Callable[[Tensor, Tensor, Tensor, Tensor], None] | None = None
     fit: Callable[[Tensor, Tensor, Tensor, int], Tensor] | None = None
     longest: float | None = None
+    trunk: int = 0
+    loss_of: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
     remarks: tuple[str, ...] = ()
 
 

@@ -102,9 +102,12 @@ class DensitySettings(Section):
     """The model of one component's p(x). likelihood "auto": Bernoulli for images, Gaussian for tables.
 
     architecture: of a VAE; "auto": convolutions for colour pictures, an MLP for all other rows.
+    shared: whether a VAE's components are one network, each with a small part of its own ("trunk"), or networks apart
+    ("none").
     """
 
     name: str = "vae"
+    shared: Literal["trunk", "none"] = "none"
     architecture: Literal["auto", "mlp", "conv"] = "auto"
     likelihood: Literal["auto", "bernoulli", "gaussian"] = "auto"
     hidden: PositiveInt = 256

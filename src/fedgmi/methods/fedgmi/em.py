@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
-from fedgmi.methods.fedgmi.evidence import Rule, elbo
+from fedgmi.methods.fedgmi.densities import average_densities, bound_sums, density_models, train_densities
+from fedgmi.methods.fedgmi.evidence import Rule
 from fedgmi.methods.fedgmi.experts import average_experts, expert_models, train_experts
 from fedgmi.methods.fedgmi.schedule import reference_stays, warming_up
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Components, Reference, reference_of
-from fedgmi.methods.local_training import all_rows, train_components
-from fedgmi.mixture.posterior import PROPORTION_FLOOR, Posterior
-from fedgmi.models.density import Density
-from fedgmi.models.training import Objective
-from fedgmi.protocol.message import Message, Models
+from fedgmi.methods.local_training import all_rows
+from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
 
@@ -49,8 +45,8 @@ def em_step(
         posterior, now = rule(server, states, rows), Components(server)
         message = Message()
         if rows.y is None or not reference_stays(reference_rounds, server):
-            density = train_density(task, now.density, rows, posterior.responsibilities, round)
-            message = Message({"density": density}, bound_sums(task, server, posterior, rows))
+            densities = train_densities(task, now.density, rows, posterior.responsibilities, round)
+            message = Message(densities, bound_sums(task, server, posterior, rows))
         if rows.y is not None:
             one = warming_up(shared_rounds, server)
             experts, resp = (now.expert[:1], all_rows(rows)) if one else (now.expert, posterior.responsibilities)
@@ -59,9 +55,9 @@ def em_step(
 
     def take(server: Tree, message: Message, round: int) -> Tree:
         now, updated = Components(server), dict(server)
-        if "density" in message.models:
+        if "bound" in message.sums:
             bound = message.sums["bound"] / message.sums["count"]
-            updated |= Components.leaves(density=message.models["density"].mean(now.density), bound=bound)
+            updated |= Components.leaves(density=average_densities(task, now.density, message), bound=bound)
         expert = average_experts(task, now.expert, message)
         updated |= Components.leaves(expert=expert, version=now.version + 1)
         if not reference_stays(reference_rounds, server):
@@ -70,7 +66,7 @@ def em_step(
 
     def models(server: Tree) -> Tree:
         now = Components(server)
-        return {"density": now.density} | expert_models(task, now.expert)
+        return density_models(task, now.density) | expert_models(task, now.expert)
 
     return Step("em", client, take, writes=(*Components.names(), *Reference.names()), models=models)
 
@@ -82,36 +78,3 @@ def e_step_alone(rule: Rule) -> Step:
         return states | {"proportions": rule(server, states, rows).proportions}, Message()
 
     return Step("e-step", client)
-
-
-def train_density(task: Task[FedGMISettings], start: Tensor, rows: Rows, resp: Tensor, round: int) -> Models:
-    """Σ_i N_ik θ_ik and Σ_i N_ik, in closed form or by packed training from start [K, P]."""
-    density = task.density
-    if density.fit is not None:
-        mass = rows.sum_by_client(resp)  # [C, K]
-        local = density.fit(rows.x, resp, rows.client_index, rows.n_clients)
-        total = (mass[:, :, None] * local.double()).sum(0)
-        return Models(total.to(local.dtype), mass.sum(0), (mass != 0).cpu())
-    key = (task.seed, round, "density")
-    return train_components(task, rows, resp, start, density_objective(density), key, density.noise_size)
-
-
-def density_objective(density: Density) -> Objective:
-    """What one density a job lowers: −log p(x), or the negative ELBO."""
-    loss, gradient = density.loss, density.gradient
-    assert loss is not None
-    written = None if gradient is None else lambda params, batch, out: gradient(params, batch.x, batch.noise, out)
-    return Objective(
-        lambda params, batch: loss(params, batch.x, batch.noise),
-        written,
-        model=f"density {density.name}",
-        longest=density.longest,
-    )
-
-
-def bound_sums(task: Task[FedGMISettings], server: Tree, posterior: Posterior, rows: Rows) -> Tree:
-    """Additive: Σ_x log Σ_k π_ik exp e_k(x) in nats, the bound on log P_i, and the rows."""
-    logs = posterior.proportions.clamp(min=PROPORTION_FLOOR).log()
-    now, version = Components(server), server.get(Components.names("version")[0])  # it is sent where rows have labels
-    joint = elbo(task, now.density, rows, version).double() + logs[rows.client_index]
-    return {"bound": joint.logsumexp(1).sum(), "count": rows.counts.sum().double()}

@@ -208,6 +208,7 @@ def initial_server(task: Task) -> Tree:
     """Random densities and experts; evidence is the word's alone until calibration says otherwise."""
     k = task.n_components
     density = torch.stack([task.density.init(generator(task.seed, "density", j)) for j in range(k)])  # [K, P]
+    density[:, : task.density.trunk] = density[0, : task.density.trunk].clone()
     expert = torch.stack([task.expert.init(generator(task.seed, "expert", j)) for j in range(k)])  # [K, P]
     components = Components.leaves(density=density, expert=expert, version=torch.tensor(0))
     calibration = Calibration.leaves(

@@ -17,6 +17,9 @@ from fedgmi.settings.run import DensitySettings
 
 Parts = Mapping[str, Tensor]
 
+OWN_START = 0.1
+"""The deviation of γ and β at the start."""
+
 
 @dataclass(frozen=True)
 class TwoLayers:
@@ -69,6 +72,8 @@ class Network:
         decode: parts, z [J, B, Z] → one number per feature [J, B, D].
         floats_per_row: Working memory that one row needs, in numbers of 4 bytes.
         layers: Encoder and decoder where their gradients are written out; None: autograd finds them.
+        own: Names of the parameters that each component has for itself where components share all others. They come
+            last, and have an axis of rows when they are used: [J, 1, …] or [J, B, …].
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -77,6 +82,17 @@ class Network:
     decode: Callable[[Parts, Tensor], Tensor]
     floats_per_row: int
     layers: tuple[TwoLayers, TwoLayers] | None = None
+    own: tuple[str, ...] = ()
+
+    @property
+    def common(self) -> tuple[str, ...]:
+        """Names of the other parameters."""
+        return tuple(name for name in self.shapes if name not in self.own)
+
+    @property
+    def trunk(self) -> int:
+        """T, how many numbers components have in common; 0 where they are models apart."""
+        return Layout({name: self.shapes[name] for name in self.common}).size if self.own else 0
 
 
 def mlp(settings: DensitySettings, schema: Schema) -> Network:
@@ -116,6 +132,39 @@ def mlp(settings: DensitySettings, schema: Schema) -> Network:
         decode=lambda parts, z: decoder.forward(parts, z)[-1],
         floats_per_row=2 * hidden,
         layers=(encoder, decoder),
+    )
+
+
+def film_mlp(settings: DensitySettings, schema: Schema) -> Network:
+    """The same layers for all components. Each component scales and shifts the hidden ones: (1 + γ_k)·h + β_k (FiLM,
+    Perez et al. 2018, arXiv 1709.07871), before SiLU.
+
+    Args:
+        settings: `hidden` and `latent` matter.
+        schema: Of the rows.
+
+    Returns:
+        The network. γ and β begin near 0, at random: components that begin alike would stay so where the densities
+        are all the evidence there is.
+    """
+    plain, hidden = mlp(settings, schema), settings.hidden
+    own = {f"{layer}.{part}": (hidden,) for layer in ("encode", "decode") for part in ("gain", "shift")}
+
+    def through(parts: Parts, x: Tensor, layer: str) -> Tensor:
+        inner = linear(x, parts[f"{layer}_1.weight"], parts[f"{layer}_1.bias"])
+        moved = torch.addcmul(inner + parts[f"{layer}.shift"], inner, parts[f"{layer}.gain"])
+        return linear(F.silu(moved), parts[f"{layer}_2.weight"], parts[f"{layer}_2.bias"])
+
+    def init(generator: torch.Generator) -> Tensor:
+        return torch.cat([plain.init(generator), OWN_START * torch.randn(4 * hidden, generator=generator)])
+
+    return Network(
+        shapes=plain.shapes | own,
+        init=init,
+        encode=lambda parts, x: through(parts, x.flatten(2), "encode"),
+        decode=lambda parts, z: through(parts, z, "decode"),
+        floats_per_row=4 * hidden,
+        own=tuple(own),
     )
 
 
