@@ -37,6 +37,7 @@ class Density:
         trunk: T, of the parameters, how many components have in common: the first ones. 0 where they are models apart.
         loss_of: params [J, T + K·(P − T)], the trunk and after it every component's own part, x [J, B, *shape], noise
             [J, B, Z], component of each row [J, B] → what `loss` says of them [J, B]. None without a trunk.
+        layers: The lengths of its layers, which follow one another in the flat vector; (): it has one.
         remarks: What a user should know of it, said once at the start of a run.
     """
 
@@ -53,6 +54,7 @@ class Density:
     longest: float | None = None
     trunk: int = 0
     loss_of: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
+    layers: tuple[int, ...] = ()
     remarks: tuple[str, ...] = ()
 
 

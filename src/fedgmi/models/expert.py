@@ -36,6 +36,7 @@ class Expert:
         features: params [J, P], x [J, B, *shape] → what the last layer is given, [J, B, F]. None where there is no last
             layer apart.
         floats_per_row: Working memory that one row needs, in numbers of 4 bytes.
+        layers: The lengths of its layers, which follow one another in the flat vector; (): it has one.
         remarks: What a user should know of it, said once at the start of a run.
         head: How outputs are read.
     """
@@ -51,6 +52,7 @@ class Expert:
     trunk: int = 0
     features: Callable[[Tensor, Tensor], Tensor] | None = field(default=None, repr=False)
     floats_per_row: int = field(default=4096, repr=False)
+    layers: tuple[int, ...] = ()
     remarks: tuple[str, ...] = ()
     head: Head = CLASSES
 

@@ -80,6 +80,7 @@ def mlp(settings: ExpertSettings, schema: Schema) -> Expert:
         trunk=trunk,
         features=features,
         floats_per_row=2 * hidden + 3 * n_classes + n_features,
+        layers=(trunk, head),
     )
 
 

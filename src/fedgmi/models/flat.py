@@ -9,6 +9,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from itertools import groupby
 from threading import RLock
 from typing import TypeVar
 
@@ -41,6 +42,18 @@ class Layout:
         self.shapes = dict(shapes)
         self._sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.size = sum(self._sizes)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The lengths of layers: tensors that follow one another and differ by the last part of their names alone.
+
+        Examples:
+            >>> Layout({"in.weight": (2, 3), "in.bias": (3,), "out.weight": (3, 1)}).layers
+            (9, 3)
+        """
+        owners = [name.rpartition(".")[0] or name for name in self.shapes]
+        by_owner = groupby(zip(owners, self._sizes, strict=True), key=lambda entry: entry[0])
+        return tuple(sum(size for _, size in entries) for _, entries in by_owner)
 
     def split(self, params: Tensor) -> dict[str, Tensor]:
         """Views into flat vectors, by name. Split once a loss: each split costs its gradient a copy.

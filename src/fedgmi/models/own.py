@@ -164,6 +164,7 @@ def expert_from_module(make: Callable[[], nn.Module], schema: Schema, name: str 
         trunk=trunk,
         features=features if body else None,
         floats_per_row=floats,
+        layers=module.layout.layers,
         remarks=remarks,
     )
 
@@ -219,7 +220,9 @@ def density_from_module(make: Callable[[], nn.Module], schema: Schema, name: str
         return -log_prob(params, x)
 
     remarks = (*_looped(module, "density"), *_frozen(make, "density"))
-    return Density(name, True, module.size, 0, module.init, loss, scores, sample, remarks=remarks)
+    return Density(
+        name, True, module.size, 0, module.init, loss, scores, sample, layers=module.layout.layers, remarks=remarks
+    )
 
 
 def _sized(make: Callable[[], nn.Module], schema: Schema) -> Callable[[], nn.Module]:

@@ -87,7 +87,20 @@ class Setup:
 
     def coding(self) -> Coding:
         """How models travel."""
-        return Coding(self.config.communication, self.config.seed)
+        settings = self.config.communication
+        return Coding(settings, self.config.seed, self._layers() if settings.layers < 1 else {})
+
+    def _layers(self) -> dict[int, tuple[int, ...]]:
+        """The lengths of layers, by that of a flat model: of densities, experts, their trunks and their heads."""
+        task = self.task()
+        found = {task.density.size: task.density.layers or (task.density.size,)}
+        expert = task.expert
+        layers = expert.layers or (expert.size,)
+        lower = next((n for n in range(len(layers)) if sum(layers[: n + 1]) > expert.trunk), len(layers))
+        trunk, head = layers[:lower], layers[lower:]
+        if sum(trunk) == expert.trunk:
+            found |= {expert.trunk: trunk, sum(head): head}
+        return found | {expert.size: layers}
 
     def threads(self) -> int:
         """Of the CPU: those of the settings; else one where the models are small, and otherwise as many as torch takes.

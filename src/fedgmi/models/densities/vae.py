@@ -80,6 +80,7 @@ def vae(settings: DensitySettings, schema: Schema) -> Density:
         longest=None if bernoulli else LONGEST_GRADIENT,
         trunk=network.trunk,
         loss_of=made.loss_of if shared else None,
+        layers=made.layout.layers,
     )
 
 

@@ -24,6 +24,7 @@ from fedgmi.protocol.wrapper import Layout, Place, Wrapper
 from fedgmi.tree import Tree
 
 ABOUT_NONE = 1e-6  # rows; `mean_by_mass` does not count less either
+EVERY = torch.tensor([True])  # an update is one row
 
 
 def upward(codec: Codec, relative: Codec, program: Program) -> Wrapper:
@@ -65,21 +66,40 @@ class _Part:
     key: Key
 
     def difference(self, models: Models) -> Tensor:
-        """d_ik, and zeros for models that the client does not hold. [K, n]"""
-        mass = models.mass.cpu()[:, None]
-        moved = models.total.cpu().double() / mass.clamp(min=ABOUT_NONE) - self.start.double()
-        return (moved.float() + self.left).where(mass > ABOUT_NONE, 0.0)
+        """d_ik. [K, n]"""
+        mass = models.mass.cpu().clamp(min=ABOUT_NONE)[:, None]
+        return (models.total.cpu().double() / mass - self.start.double()).float() + self.left
 
     def update(self, reply: Tensor) -> Tensor:
         """The same of a reply that is a difference already."""
         return reply.float().cpu() + self.left
 
-    def read(self, data: Tensor) -> Tensor:
-        """The difference that bytes stand for. [K, n]"""
+    def write(self, rows: Tensor, held: Tensor) -> Tensor:
+        """Differences as bytes, zeros for those of models that are not held. [K, size]"""
+        n_bytes = self.codec.size(rows.shape[1], self.key)
+        data = torch.zeros(len(rows), n_bytes, dtype=torch.uint8)
+        data[held] = self.codec.encode(rows[held], self.key)
+        return data
+
+    def read(self, data: Tensor, held: Tensor) -> Tensor:
+        """The differences that bytes stand for. [K, n]"""
+        found = torch.zeros(self.start.shape)
         try:
-            return self.codec.decode(data.cpu(), self.start.shape[1], self.key)
+            found[held] = self.codec.decode(data.cpu()[held], self.start.shape[1], self.key)
         except ValueError as error:
             raise WireError(f"{self.name!r} cannot be decoded: {error}") from error
+        return found
+
+    def rest(self, rows: Tensor, data: Tensor, held: Tensor) -> Tensor:
+        """What did not travel; what was left before of models that are not held. [1, K, n]"""
+        found = self.left.clone()
+        found[held] = self.codec.left(rows[held], data[held], self.key)
+        return found[None]
+
+
+def held(models: Models) -> Tensor:
+    """Which models a client holds: those that have mass. [K], bool, on the CPU"""
+    return models.mass.cpu() > ABOUT_NONE
 
 
 @dataclass(frozen=True)
@@ -93,21 +113,21 @@ class _Upward:
         models, replies = dict(message.models), dict(message.replies)
         for part in self._models(message, place):
             found = models[part.name]
-            models[part.name] = replace(found, total=part.codec.encode(part.difference(found), part.key))
+            models[part.name] = replace(found, total=part.write(part.difference(found), held(found)))
         for part in self._updates(message, place):
-            replies[part.name] = part.codec.encode(part.update(replies[part.name]), part.key)
+            replies[part.name] = part.write(part.update(replies[part.name]), EVERY)
         return replace(message, models=models, replies=replies)
 
     def receive(self, message: Message, place: Place) -> Message:
         """The message that the bytes stand for."""
         models, replies = dict(message.models), dict(message.replies)
         for part in self._models(message, place):
-            found, start = models[part.name], part.start
-            mass = found.mass.cpu()[:, None]
-            total = (mass * (start.double() + part.read(found.total).double())).where(mass > ABOUT_NONE, 0.0)
-            models[part.name] = replace(found, total=total.to(found.mass.device, start.dtype))
+            found, there = models[part.name], held(models[part.name])
+            moved = part.start.double() + part.read(found.total, there).double()
+            total = (found.mass.cpu()[:, None] * moved).where(there[:, None], 0.0)
+            models[part.name] = replace(found, total=total.to(found.mass.device, part.start.dtype))
         for part in self._updates(message, place):
-            replies[part.name] = part.read(replies[part.name]).to(part.start.dtype)
+            replies[part.name] = part.read(replies[part.name], EVERY).to(part.start.dtype)
         return replace(message, models=models, replies=replies)
 
     def keep(self, message: Message, sent: Message, place: Place) -> Tree:
@@ -116,12 +136,12 @@ class _Upward:
         for part in self._models(message, place):
             if part.codec.keeps:
                 found = message.models[part.name]
-                left = part.codec.left(part.difference(found), sent.models[part.name].total, part.key)
-                kept[part.name] = left.where(found.holders.any(0)[:, None], part.left)[None]
+                data = sent.models[part.name].total
+                kept[part.name] = part.rest(part.difference(found), data, held(found))
         for part in self._updates(message, place):
             if part.codec.keeps:
                 rows = part.update(message.replies[part.name])
-                kept[part.name] = part.codec.left(rows, sent.replies[part.name], part.key)[None]
+                kept[part.name] = part.rest(rows, sent.replies[part.name], EVERY)
         return kept
 
     def layout(self, leaves: Layout, place: Place) -> Layout:
