@@ -8,6 +8,7 @@ these are counted together. `tests/protocol/test_sizes.py` holds the figures to 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -69,6 +70,12 @@ class Requests:
             found.append(cost | {step.kind: cost[step.kind] + own})  # two objects' braces are as long as one comma
             self._base[i] = at
         return found
+
+    def whole(self, part: Tree) -> int:
+        """Bytes of some leaves for a client that holds nothing."""
+        blocks = self._blocks(part)
+        alone = replace(blocks, links=None if blocks.links is None else {})
+        return sum(one.size for one in alone.sent())
 
     def to_json(self) -> dict[str, Any]:
         """What clients hold and answered last. With it in a checkpoint, a resumed run counts as if uninterrupted."""

@@ -8,66 +8,33 @@ words there are, and models that a client does not hold. The run compares, see `
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Client, Schema, blank_targets
+from fedgmi.methods import Method
 from fedgmi.methods.fedgmi.schedule import MIN_CLIENTS
 from fedgmi.methods.fedgmi.settings import FedGMISettings
+from fedgmi.protocol.allowance import Costs
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.rounds import Progress, run_rounds
+from fedgmi.protocol.step import Kind, Step, select
 from fedgmi.randomness import generator
 from fedgmi.runs.setup import Setup, settings_for
+from fedgmi.settings.base import MethodSettings
+from fedgmi.tree import Tree
 
 ROWS = 2000  # of all made clients together: enough that most words have rows
+MODELS: tuple[Kind, ...] = ("density", "expert")
 DETAILS = 0.01  # more than a rehearsed exchange: numbers in headers have more digits in a larger federation
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Bytes down and up of one client.
-
-    Attributes:
-        prepare: Before the first round.
-        rounds: Of each round, for a client that takes part in all.
-        finish: After the last round.
-        whole: Of models that travel whole, to a client that has missed rounds: at most.
-        down: Of a round's models as differences: at least.
-    """
-
-    prepare: int
-    rounds: tuple[int, ...]
-    finish: int
-    whole: int = 0
-    down: int = 0
-
-    @property
-    def total(self) -> int:
-        """Of a client that takes part in all rounds."""
-        return self.prepare + sum(self.rounds) + self.finish
-
-    def of(self, asked: list[int]) -> int:
-        """Of a client that takes part in some rounds; what it misses it is sent later, as differences or whole.
-
-        Args:
-            asked: The rounds, in ascending order.
-
-        Returns:
-            Bytes.
-
-        Examples:
-            >>> Costs(10, (5, 5, 5), 7, whole=4, down=3).of([1, 3])
-            31
-        """
-        missed = [later - earlier - 1 for earlier, later in pairwise([0, *asked, len(self.rounds) + 1])]
-        late = sum(min(gap * self.down, self.whole) for gap in missed)
-        return self.prepare + sum(self.rounds[number - 1] for number in asked) + self.finish + late
-
-
-def rehearse(setup: Setup, name: str, *, patient: bool = False) -> Costs:
+def rehearse(setup: Setup, name: str) -> Costs:
     """What a run costs a client.
 
     Args:
@@ -77,51 +44,57 @@ def rehearse(setup: Setup, name: str, *, patient: bool = False) -> Costs:
     Returns:
         The costs, rounded up a little.
     """
-    config = setup.config
-    own = settings_for(config, name)
-    short = _shortened(own, config.rounds)
-    training = config.training.model_copy(update={"epochs": 1, "max_steps": 1, "patience": None})
-    method_settings = own.model_copy(update=short.settings)
-    if name != config.method.name:  # of a bound, which has the settings of its kind
-        method_settings = config.method if not isinstance(config.method, type(own)) else method_settings
-    tried = replace(
-        setup, config=config.model_copy(update={"rounds": short.rounds, "training": training, "method": method_settings})
-    )
-    method = tried.method(name)
-    clients, components = made_clients(setup.schema, setup.n_components, setup.config.seed)
-    held, of_held = made_clients(setup.schema, setup.n_components, setup.config.seed + 1, rows=200)
-    transport = InProcess(
-        clients,
-        method.program,
-        components=components if name == "oracle" else None,
-        validation=held,
-        coding=tried.coding(),
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what made rows are like is nobody's concern
-        run_rounds(
-            name,
-            method.program,
-            transport,
-            Progress(method.program.init()),
-            n_clients=len(clients),
-            rounds=short.rounds,
-            seed=config.seed,
-        )
-    ledger = transport.ledger
+    own = settings_for(setup.config, name)
+    short = _shortened(own, setup.config.rounds)
+    method, transport, server = _run(_short_setup(setup, own, short), name, short.rounds)
+    ledger, n_clients = transport.ledger, transport.ledger.n_clients
 
     def most(round: int) -> int:
         return int((1 + DETAILS) * int(ledger.by_client(round).sum(1).max())) + 1
 
-    rounds = tuple(most(number) for number in short.stands_for)
-    models = [ledger.by_kind(number) for number in range(1, short.rounds + 1)]
-    down = [sum(each.get(kind, (0, 0))[0] for kind in ("density", "expert")) // len(clients) for each in models]
-    return Costs(most(0), rounds, most(short.rounds + 1), whole=whole_models(method.program.init()), down=down[-1])
+    def down(round: int) -> int:
+        kinds = ledger.by_kind(round)
+        return int((1 + DETAILS) * sum(kinds.get(kind, (0, 0))[0] for kind in MODELS)) // n_clients
+
+    program = method.program
+
+    def whole(steps: Sequence[Step]) -> int:
+        read = select(server, [entry for step in steps for entry in step.reads])
+        models = {leaf: value for leaf, value in read.items() if program.kind_of(leaf, "statistics") in MODELS}
+        return transport.requests.whole(models)
+
+    return Costs(
+        most(0),
+        tuple(most(number) for number in short.stands_for),
+        most(short.rounds + 1),
+        down=tuple(down(number) for number in short.stands_for),
+        whole=whole(program.round),
+        whole_end=whole(program.finish),
+    )
 
 
-def whole_models(server: dict[str, Tensor]) -> int:
-    """Bytes of all models in a server's state, in float32."""
-    return sum(leaf.nbytes for leaf in server.values() if leaf.dtype == torch.float32 and leaf.ndim == 2)
+def _short_setup(setup: Setup, own: MethodSettings, short: _Short) -> Setup:
+    """The same with few rounds and hardly any training."""
+    config = setup.config
+    training = config.training.model_copy(update={"epochs": 1, "max_steps": 1, "patience": None})
+    changed: dict[str, Any] = {"rounds": short.rounds, "training": training}
+    if isinstance(config.method, type(own)):
+        changed["method"] = config.method.model_copy(update=short.settings)
+    return replace(setup, config=config.model_copy(update=changed))
+
+
+def _run(setup: Setup, name: str, rounds: int) -> tuple[Method, InProcess, Tree]:
+    """All rounds on made rows."""
+    method, seed = setup.method(name), setup.config.seed
+    clients, components = made_clients(setup.schema, setup.n_components, seed)
+    held, _ = made_clients(setup.schema, setup.n_components, seed + 1, rows=ROWS // 10)
+    true = components if name == "oracle" else None
+    transport = InProcess(clients, method.program, components=true, validation=held, coding=setup.coding())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what made rows are like is nobody's concern
+        start = Progress(method.program.init())
+        end = run_rounds(name, method.program, transport, start, n_clients=len(clients), rounds=rounds, seed=seed)
+    return method, transport, end.server
 
 
 @dataclass(frozen=True)
@@ -143,8 +116,8 @@ def _shortened(own: object, rounds: int) -> _Short:
     """Of each stretch of rounds that are alike two are kept.
 
     Examples:
-        >>> _shortened(FedGMISettings(warm_up_rounds=5, reference_rounds=7), 10)
-        _Short(rounds=6, settings={'warm_up_rounds': 2, 'reference_rounds': 4}, stands_for=(1, 2, 2, 2, 2, 3, 4, 5, 6, 6))
+        >>> _shortened(FedGMISettings(warm_up_rounds=4, reference_rounds=5), 7)
+        _Short(rounds=5, settings={'warm_up_rounds': 2, 'reference_rounds': 3}, stands_for=(1, 2, 2, 2, 3, 4, 5))
     """
     keys = ("warm_up_rounds", "reference_rounds") if isinstance(own, FedGMISettings) else ()
     ends = {key: min(rounds, int(getattr(own, key) or 0)) for key in keys}
@@ -160,9 +133,7 @@ def _shortened(own: object, rounds: int) -> _Short:
     return _Short(done, {key: settings[key] for key in keys}, tuple(stands_for))
 
 
-def made_clients(
-    schema: Schema, n_components: int, seed: int, rows: int = ROWS
-) -> tuple[list[Client], list[Tensor]]:
+def made_clients(schema: Schema, n_components: int, seed: int, rows: int = ROWS) -> tuple[list[Client], list[Tensor]]:
     """Clients of a mixture of such rows: enough of them for every exchange, with proportions that differ.
 
     Args:
