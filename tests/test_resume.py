@@ -64,6 +64,19 @@ def test_killed_again_and_again_with_few_clients_a_round(tmp_path, setting):
     assert_ends_like(out, resumed, (tmp_path / "whole", run(tmp_path / "whole", *overrides)))
 
 
+@pytest.mark.parametrize("name", ["fedavg", "fedem", "cfl"])
+def test_killed_with_models_that_travel_coded(tmp_path, name):
+    """What clients and server have left over, and which differences clients can go on from, are in the checkpoint."""
+    coded = ("communication.precision=4", "communication.top=0.2", "method.participation=0.5", "rounds=4")
+    overrides, out = (f"method.name={name}", *coded), tmp_path / "killed"
+    for round in (1, 3):
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run(settings(*overrides), out, resume=True, listener=Killer(name, round))
+    resumed = run(out, *overrides, resume=True)
+    assert_ends_like(out, resumed, (tmp_path / "whole", run(tmp_path / "whole", *overrides)))
+    assert resumed["bytes"].keys() >= {"expert"}
+
+
 def test_killed_between_two_learning_rates(tmp_path):
     """One rate's name begins like the other's: tidying up after one must leave the other alone."""
     overrides = ("training.lr=[1.5, 1.0]", "method.name=fedavg")

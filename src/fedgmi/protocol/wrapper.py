@@ -29,7 +29,7 @@ class Place:
         seed: The run's.
         start: Where the models of the message stand, as `Step.models` has them: both sides know it.
         updates: Of replies that are updates of a model, zeros of their form; see `Step.updates`.
-        memory: What the client has kept for wrappers, by name. The server does not know it.
+        memory: What the client has kept for wrappers, by name [1, …]. The server does not know it.
     """
 
     client: int

@@ -177,6 +177,7 @@ def summary(remote: Remote, end: Progress) -> dict[str, Any]:
         "bytes": bytes_by_kind(remote.ledger),
         "seconds": end.seconds,
         "rounds_absent": [member.absent for member in members],
+        "answers_refused": [member.refused for member in members],
         "oracle": None,
         "fedavg": None,
         "local": None,

@@ -181,7 +181,7 @@ class Coordinator:
             "bytes": bytes_by_kind(remote.ledger),
             "seconds": progress.seconds,
             "absent": remote.absent,
-            "refused": remote.refused,
+            "refused": remote.refused if remote.round == progress.round else {},  # the end may ask nobody
         }
         meta = files.finite(record) | {
             "digest": self.settings.digest(),

@@ -171,10 +171,10 @@ class _Upward:
             yield self._part(name, place.updates[name].cpu(), place)
 
     def _part(self, name: str, start: Tensor, place: Place) -> _Part:
-        left = place.memory.get(name)
-        if left is None or left.shape != start.shape:
-            left = torch.zeros(start.shape)
-        return _Part(name, self._codec(name), start, left.cpu(), self._key(name, place))
+        kept = place.memory.get(name)
+        fits = kept is not None and kept.shape[1:] == start.shape
+        left = kept[0].cpu() if kept is not None and fits else torch.zeros(start.shape)
+        return _Part(name, self._codec(name), start, left, self._key(name, place))
 
     def _codec(self, name: str) -> Codec:
         return self.relative if name in self.program.relative else self.codec

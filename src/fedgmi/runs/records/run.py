@@ -25,6 +25,7 @@ PER_CLIENT = (
     "true_proportions",
     "proportion_tv_per_client",
     "rounds_absent",
+    "answers_refused",
 )
 
 
@@ -244,6 +245,7 @@ class Summary(Outcome, Written):
         standardisation: How rows were brought to one scale.
         n_components_estimated: Whether K was.
         rounds_absent: In how many rounds each site was missing, of a deployment.
+        answers_refused: How many answers of each site could not be used, of a deployment.
         oracle: The bound that knows the true components.
         fedavg: One model for all.
         local: Each client alone.
@@ -265,6 +267,7 @@ class Summary(Outcome, Written):
     standardisation: Scale | None = None
     n_components_estimated: bool = False
     rounds_absent: list[int] | None = None
+    answers_refused: list[int] | None = None
     oracle: Outcome | None
     fedavg: Outcome | None
     local: Outcome | None
