@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedgmi import __version__
 from fedgmi.protocol import wire
-from fedgmi.protocol.blocks import ROUNDS_HELD, Blocks, cut, still_held
+from fedgmi.protocol.blocks import ROUNDS_HELD, Blocks, cut, first_blocks, still_held
 from fedgmi.protocol.codecs.broadcast import Broadcast
 from fedgmi.protocol.message import Message, flatten
 from fedgmi.protocol.step import Kind, Program, Step
@@ -42,6 +42,11 @@ class Requests:
         self._held: dict[int, Mapping[str, int]] = {}
         self._base: dict[int, Exchange] = {}
         self._cut: dict[str, tuple[Tensor, Blocks]] = {}
+        self._first: Mapping[str, int] = NOTHING
+
+    def begin(self, server: Tree) -> None:
+        """All clients know the state that a run begins with."""
+        self._first = dict.fromkeys(first_blocks(server), 0)
 
     def send(self, step: Step, part: Tree, ids: Sequence[int], at: Exchange, index: int) -> list[Bytes]:
         """Bytes of each client's request, by kind; the clients then hold its blocks.
@@ -61,7 +66,7 @@ class Requests:
         seen: dict[int, tuple[Mapping[str, int], Bytes]] = {}
         found, rounds = [], ROUNDS_HELD if self._chain is None else self._chain.rounds_held
         for i in ids:
-            held = self._held.get(i, NOTHING)  # clients that were asked alike share one object
+            held = self._held.get(i, self._first)  # clients that were asked alike share one object
             if id(held) not in seen:
                 cost = request_bytes(self._program, step, blocks, header, held)
                 seen[id(held)] = still_held(held, blocks.blocks, at[0], rounds), cost
@@ -83,13 +88,15 @@ class Requests:
         places = {key: place for place, key in enumerate(held)}
         clients = {str(i): [places[id(blocks)], *self._base[i]] for i, blocks in self._held.items()}
         links = {} if self._chain is None else {"links": self._chain.to_json()}
-        return {"held": [dict(blocks) for blocks in held.values()], "clients": clients} | links
+        first = {"first": list(self._first)} if self._first else {}
+        return {"held": [dict(blocks) for blocks in held.values()], "clients": clients} | links | first
 
     def restore(self, kept: Mapping[str, Any]) -> None:
         """Go on from what `to_json` wrote."""
         held = kept["held"]
         if self._chain is not None:
-            self._chain.restore(kept["links"])
+            self._chain.restore(kept.get("links", {}))  # a survey, which a run goes on from, sends no models
+        self._first = dict.fromkeys(kept.get("first", ()), 0)
         self._held = {int(i): held[place] for i, (place, _, _) in kept["clients"].items()}
         self._base = {int(i): (round, number) for i, (_, round, number) in kept["clients"].items()}
 

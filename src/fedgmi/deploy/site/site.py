@@ -26,7 +26,7 @@ from fedgmi.errors import DataError, DivergedError, FedgmiError, UserError
 from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
 from fedgmi.methods.disclosing import disclosing
-from fedgmi.protocol.blocks import ROUNDS_HELD, received, tree_of
+from fedgmi.protocol.blocks import ROUNDS_HELD, first_blocks, received, tree_of
 from fedgmi.protocol.message import Message, flatten, unflatten
 from fedgmi.protocol.phases import phase_of, require_finite
 from fedgmi.protocol.wire import Header, Parcel, WireError, pack
@@ -117,9 +117,14 @@ class Site:
 
     def _take(self, request: Parcel, memory: Memory) -> Tree:
         """What the request sends of the server's state, with what is kept of it here."""
-        chain = self.federation.coding().broadcast(self.method().program)
+        program = self.method().program
+        chain = self.federation.coding().broadcast(program)
         rounds, decode = (ROUNDS_HELD, None) if chain is None else (chain.rounds_held, chain.decode)
-        blocks = received(request, memory.blocks(), decode)
+        held = memory.blocks()
+        if chain is not None and not held:
+            held = first_blocks(chain.settle({}, program.init(), 0, "start"))
+            memory.keep_blocks(held, 0, rounds)
+        blocks = received(request, held, decode)
         memory.keep_blocks(blocks, int(request.header["round"]), rounds)
         return tree_of(request.header, blocks)
 
