@@ -16,11 +16,14 @@ import torch
 
 from federations import gaussian_scenario, make_task, transport_for
 from fedgmi.methods import METHODS
+from fedgmi.protocol.codecs.coding import Coding
+from fedgmi.protocol.codecs.numbers import NUMBERS
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.message import Message, Models, flatten
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.step import check_program
 from fedgmi.protocol.wrapper import Place
+from fedgmi.settings.communication import CommunicationSettings
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 SMALL = gaussian_scenario(6, 20, separation=4.0)
@@ -77,3 +80,18 @@ def test_the_wrapper_leaves_models_to_within_rounding(examples, name):
     for leaf in {"expert", "density"} & ends[0].keys():
         value = ends[0][leaf]
         torch.testing.assert_close(ends[1][leaf], value, atol=5e-3, rtol=5e-3, msg=lambda m, n=leaf: f"{n}: {m}")
+
+
+def test_the_codec_is_unbiased_and_runs(examples, monkeypatch):
+    sign, sent = examples["signs"].sign(), torch.tensor([[3.0, -1.0, 0.0, 0.5, 2.0, 0.1, -3.0, 1.0, 1.0]])
+    draws = torch.Generator().manual_seed(0)
+    read = [sign.read(sign.write(sent, draws), 9) for _ in range(400)]
+    assert sign.write(sent, draws).shape == (1, sign.size(9))
+    assert float((torch.stack(read).mean(0) - sent).abs().max()) < 5 * 3 / 20
+    monkeypatch.setitem(NUMBERS, "sign", examples["signs"].sign)
+    method = METHODS["fedavg"](make_task(SMALL.federation.schema, method="fedavg"))
+    coding = Coding(CommunicationSettings(precision="sign"), 0)
+    transport, start = InProcess(SMALL.federation.clients, method.program, coding=coding), method.program.init()
+    end = run_rounds("fedavg", method.program, transport, Progress(start), n_clients=6, rounds=2, seed=0)
+    assert not torch.equal(end.server["expert"], start["expert"])
+    assert transport.ledger.by_kind()["expert"][1] < 12 * (4 + 12 + 8) + 1

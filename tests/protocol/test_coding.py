@@ -262,7 +262,7 @@ def test_a_client_that_missed_rounds_gets_links_or_the_model_whole_whichever_is_
     assert chain is not None
     draws, server = torch.Generator().manual_seed(0), {"expert": torch.zeros(1, 8192)}
     server = chain.settle({}, {"expert": torch.randn(1, 8192, generator=draws)}, 0, "start")
-    first, sizes_by_gap = cut(server), []
+    first, sizes_by_gap = cut(server), list[int]()
     kept = received(first.parcel({}), {})
     for round in range(1, 12):
         moved = {"expert": server["expert"] + 0.1 * torch.randn(1, 8192, generator=draws)}
@@ -275,6 +275,8 @@ def test_a_client_that_missed_rounds_gets_links_or_the_model_whole_whichever_is_
         assert set(parcel.header.get("forms", "")) <= {"w", "l"}
     assert sizes_by_gap == sorted(sizes_by_gap)
     assert sizes_by_gap[0] < 4096 + 8 * 32 + 400  # 4 bits a number, a scale of 2 bytes to 256 of them
+    about = len(cut(server).blocks[cut(server).leaves["expert"][0]])
+    assert sizes_by_gap[0] == Coding(CODECS["4"], 0).down_bytes(8192) + about
     assert sizes_by_gap[2] < 3 * sizes_by_gap[0]
     assert sizes_by_gap[-1] == sizes_by_gap[-2] < 4 * 8192 + 400  # whole
 

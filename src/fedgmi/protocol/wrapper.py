@@ -116,6 +116,7 @@ def apart(states: Tree) -> tuple[Tree, Tree]:
     """A method's own states, and what clients keep for wrappers, by its plain names.
 
     Examples:
+        >>> import torch
         >>> own, memory = apart({"proportions": torch.ones(1, 2), "unsent/expert": torch.zeros(1, 1, 3)})
         >>> list(own), list(memory)
         (['proportions'], ['expert'])

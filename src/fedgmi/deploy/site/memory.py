@@ -45,6 +45,29 @@ class Kept:
     request: str
 
 
+class _Blocks(Mapping[str, bytes]):
+    """Blocks in a folder, by their hash. A request names few of those that are kept."""
+
+    def __init__(self, where: Path) -> None:
+        self._where, self._read = where, dict[str, bytes]()
+
+    def __getitem__(self, name: str) -> bytes:
+        path = self._where / name
+        if name not in self._read and re.fullmatch(r"[0-9a-f]+", name) and path.exists():
+            data = path.read_bytes()
+            if hash_of(data) == name:
+                self._read[name] = data
+            else:
+                path.unlink(missing_ok=True)
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (path.name for path in sorted(self._where.glob("*")) if path.name in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 @dataclass(frozen=True)
 class Memory:
     """A site's folder of one run.
@@ -104,18 +127,11 @@ class Memory:
         return sorted((int(name[1]), int(name[2])) for name in names if name)
 
     def blocks(self) -> Mapping[str, bytes]:
-        """The blocks of the coordinator's state that are kept, by their hash.
+        """The blocks of the coordinator's state that are kept, by their hash. They are read when they are asked for.
 
         Damaged ones are thrown away, so that they are asked for again.
         """
-        found = {}
-        for path in (self.where / "blocks").glob("*"):
-            data = path.read_bytes()
-            if hash_of(data) == path.name:
-                found[path.name] = data
-            else:
-                path.unlink(missing_ok=True)
-        return found
+        return _Blocks(self.where / "blocks")
 
     def keep_blocks(self, blocks: Mapping[str, bytes], round: int, rounds: int = ROUNDS_HELD) -> None:
         """Keep the blocks of a request, and earlier ones for as long as `protocol.blocks.still_held` says.

@@ -28,6 +28,7 @@ from fedgmi.tree import Tree
 LEFT = "left/"  # before the names of leaves: what of a model's difference has not travelled
 KINDS = ("density", "expert")
 NUMBERS_IN_BLOCK = BLOCK_BYTES // 4
+MOST_ROUNDS = 16  # a site keeps a model of each of so many rounds at most, whatever links would pay
 
 
 def same_block(base: bytes, data: bytes, codec: Codec) -> bytes:
@@ -62,7 +63,8 @@ class Broadcast:
     def __init__(self, codec: Codec, program: Program, seed: int, *, short: bool) -> None:
         self.codec, self._program, self._seed, self._short = codec, program, seed, short
         self.links: dict[str, Link] = {}
-        self.rounds_held = max(1, BLOCK_BYTES // (codec.size(NUMBERS_IN_BLOCK, ()) + LINK_HEADER))
+        shortest = codec.size(NUMBERS_IN_BLOCK, ()) + LINK_HEADER
+        self.rounds_held = min(MOST_ROUNDS, max(1, BLOCK_BYTES // shortest))
 
     def decode(self, base: bytes, data: bytes) -> bytes:
         """See `same_block`."""

@@ -118,7 +118,7 @@ def places_size(n: int, count: int) -> int:
 
     Examples:
         >>> places_size(4096, 410), 4096 // 8
-        (269, 512)
+        (270, 512)
     """
     low = _low_bits(n, count)
     return -(-count * low // 8) + -(-(count + (n >> low) + 1) // 8)

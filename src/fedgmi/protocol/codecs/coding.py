@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedgmi.errors import ConfigError, unknown
-from fedgmi.protocol.codecs.broadcast import Broadcast
+from fedgmi.protocol.blocks import HASH_BYTES
+from fedgmi.protocol.codecs.broadcast import NUMBERS_IN_BLOCK, Broadcast
 from fedgmi.protocol.codecs.choices import CHOICES, Choice, Layers
 from fedgmi.protocol.codecs.codec import Codec
 from fedgmi.protocol.codecs.numbers import NUMBERS, Numbers
@@ -49,6 +50,15 @@ class Coding:
     def up_bytes(self, n: int, key: tuple[int | str, ...] = ()) -> int:
         """Bytes of a model of n parameters that a client sends, without what the message says of it."""
         return Codec(self._numbers, self._choice).size(n, key) if self.settings.on else 4 * n
+
+    def down_bytes(self, n: int) -> int:
+        """Bytes of a model of n parameters that has changed, to a client that holds the one before; without headers."""
+        chain = self.broadcast(Program(dict, lambda ids: {}, ()))
+        if chain is None:
+            return 4 * n
+        whole, rest = divmod(n, NUMBERS_IN_BLOCK)
+        lengths = [NUMBERS_IN_BLOCK] * whole + [rest] * bool(rest)
+        return sum(HASH_BYTES + chain.codec.size(length, ()) for length in lengths)
 
     @property
     def _numbers(self) -> Numbers:
