@@ -59,11 +59,12 @@ def codecs(*own: str) -> dict[str, tuple[str, ...]]:
 
 
 WAYS = {
-    "default": Way("fedgmi", codecs(*OURS)),
-    "budget": Way("fedgmi on a budget", budgets(*OURS, mb=(0.5, 1, 2, 4, 8))),
+    "default": Way("fedgmi", {"float32": OURS, "4 bits": (*OURS, *BITS)}),
+    "budget": Way("fedgmi on a budget", budgets(*OURS, mb=(1.5, 2, 4, 6))),
+    "fedavg-budget": Way("FedAvg on a budget", budgets("method.name=fedavg", mb=(0.5, 1))),
     "fedavg": Way("FedAvg", codecs("method.name=fedavg")),
-    "fedem": Way("FedEM", codecs("method.name=fedem")),
-    "one": Way("K = 1, own parts", codecs(*OURS, "method.n_components=1")),
+    "fedem": Way("FedEM", {"float32": ("method.name=fedem",), "4 bits": ("method.name=fedem", *BITS)}),
+    "one": Way("K = 1, own parts", {"4 bits": (*OURS, "method.n_components=1", *BITS)}),
     "sketch": Way("the sketch alone", {"1 round": (*OURS, "method.preset=sketch", "rounds=1", *FEW)}),
 }
 

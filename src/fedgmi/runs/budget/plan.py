@@ -33,14 +33,12 @@ class Rung:
         top: As `communication.top`.
         densities: The share of rounds in which densities are trained, where they judge nothing; None: as it is.
         turns: As `method.judge_turns`; None: as it is.
-        preset: As `method.preset`; None: as it is.
     """
 
     precision: str = "float32"
     top: float = 1.0
     densities: float | None = None
     turns: int | None = None
-    preset: str | None = None
 
 
 RUNGS = (
@@ -48,10 +46,10 @@ RUNGS = (
     Rung("bfloat16"),
     Rung("8"),
     Rung("4"),
-    Rung("4", densities=0.2),
-    Rung("4", densities=0.1, turns=4),
-    Rung("2", densities=0.1, turns=4),
-    Rung("4", 0.1, densities=0.05, turns=2),
+    Rung("4", densities=0.2, turns=4),
+    Rung("4", densities=0.0, turns=2),
+    Rung("2", densities=0.0, turns=2),
+    Rung("4", 0.1, densities=0.0, turns=2),
     Rung("4", 0.03, densities=0.0, turns=1),
     Rung("4", 0.01, densities=0.0, turns=1),
 )
