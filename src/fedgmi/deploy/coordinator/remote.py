@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from fedgmi import __version__
 from fedgmi.deploy.coordinator.checks import Expected, Probe, read
@@ -51,6 +52,7 @@ class Remote:
         refused: Sites whose answers could not be used in this round, and why.
         round: The present one.
         first: The blocks of the first state, which sites know as they know the seed.
+        plan: What was chosen to keep to the budget, by the names of settings. Sites are told with the greeting.
     """
 
     post: Post
@@ -67,6 +69,7 @@ class Remote:
     refused: dict[str, str] = field(default_factory=dict)
     round: int = -1
     first: dict[str, int] = field(default_factory=dict)
+    plan: Mapping[str, Any] = field(default_factory=dict)
     _number: int = 0
     _lost: set[int] = field(default_factory=set)
     _patience: float | None = None  # until when sites that are away are waited for
@@ -272,7 +275,7 @@ class Remote:
 
     def hello(self) -> Parcel:
         """Who are you?"""
-        return Parcel(self.header("hello"))
+        return Parcel(self.header("hello") | ({"plan": dict(self.plan)} if self.plan else {}))
 
     def header(self, kind: str, **more: int) -> Header:
         """What every request says."""

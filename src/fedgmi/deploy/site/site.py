@@ -83,15 +83,20 @@ class Site:
     def _answer(self, request: Parcel) -> Parcel:
         header = request.header
         self._agree(header)
-        if header["kind"] == "hello":
-            return Parcel(self._hello())
         memory = memory_of(self.where, str(header["run"]))
+        if header["kind"] == "hello":
+            self.federation.planned(header.get("plan"))  # which is refused now rather than later
+            if header.get("plan"):
+                with memory.alone():
+                    memory.keep_plan(header["plan"])
+            return Parcel(self._hello())
         with memory.alone():
-            server = self._take(request, memory)
+            site = replace(self, federation=self.federation.planned(memory.plan()))
+            server = site._take(request, memory)
             if header["kind"] == "step":
-                return self._step(header, request, server, memory)
+                return site._step(header, request, server, memory)
             if header["kind"] == "finish":
-                return self._finish(header, server, memory)
+                return site._finish(header, server, memory)
         raise UserError(
             f"there is no request of kind {str(header['kind'])[:20]!r}", where="request", fix="update fedgmi"
         )
