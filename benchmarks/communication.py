@@ -60,7 +60,7 @@ def codecs(*own: str) -> dict[str, tuple[str, ...]]:
 
 WAYS = {
     "default": Way("fedgmi", {"float32": OURS, "4 bits": (*OURS, *BITS)}),
-    "budget": Way("fedgmi on a budget", budgets(*OURS, mb=(1.5, 2, 4, 6))),
+    "budget": Way("fedgmi on a budget", budgets(*OURS, mb=(1, 2, 4, 6))),
     "fedavg-budget": Way("FedAvg on a budget", budgets("method.name=fedavg", mb=(0.5, 1))),
     "fedavg": Way("FedAvg", codecs("method.name=fedavg")),
     "fedem": Way("FedEM", {"float32": ("method.name=fedem",), "4 bits": ("method.name=fedem", *BITS)}),

@@ -12,7 +12,7 @@ travels whole; so do factors of other models, see `Program.relative`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -124,7 +124,10 @@ class Broadcast:
         return exact.to(torch.bfloat16).float() if self._short else exact.clone()
 
     def _linked(self, held: Tensor, moved: Tensor, key: Key, round: int) -> tuple[Tensor, Tensor]:
-        """Rows [M, P] block by block: what is held after the difference, and what of it is left."""
+        """Rows [M, P] block by block: what is held after the difference, and what of it is left.
+
+        Blocks that are alike stay alike: what all components have in common is coded once, and travels once.
+        """
         decoded, left = [], []
         whole = moved.shape[1] // NUMBERS_IN_BLOCK * NUMBERS_IN_BLOCK
         for begin, end in ((0, whole), (whole, moved.shape[1])):
@@ -132,15 +135,18 @@ class Broadcast:
                 continue
             length = min(NUMBERS_IN_BLOCK, end - begin)
             blocks, base = (rows[:, begin:end].reshape(-1, length) for rows in (moved, held))
+            names = [hash_of(to_bytes(old)) for old in base]
+            first, place = _alike([(of, hash_of(to_bytes(block))) for of, block in zip(names, blocks, strict=True)])
+            blocks, base = blocks[first], base[first]
             data = self.codec.encode(blocks, (*key, begin))
             now = base + self.codec.decode(data, length, ())
-            for old, new, coded in zip(base, now, data, strict=True):
-                name, of = hash_of(to_bytes(new)), hash_of(to_bytes(old))
+            for at, new, coded in zip(first, now, data, strict=True):
+                name, of = hash_of(to_bytes(new)), names[at]
                 if name != of:
                     self.links[name] = Link(of, coded.numpy().tobytes(), len(coded), round)
-            decoded.append(now.view(len(held), -1))
+            decoded.append(now[place].view(len(held), -1))
             if self.codec.keeps:
-                left.append(self.codec.left(blocks, data, ()).view(len(held), -1))
+                left.append(self.codec.left(blocks, data, ())[place].view(len(held), -1))
         now = torch.cat(decoded, 1)
         return now, torch.cat(left, 1) if left else torch.zeros_like(now)
 
@@ -151,6 +157,18 @@ class Broadcast:
     def restore(self, kept: Mapping[str, Any]) -> None:
         """Go on from what `to_json` wrote: links of which the sizes alone are known."""
         self.links = {name: Link(base, b"", size, round) for name, (base, size, round) in kept.items()}
+
+
+def _alike(keys: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:
+    """Where each key stands first, and for every key which of the different ones it is.
+
+    Examples:
+        >>> _alike([("a", "x"), ("b", "x"), ("a", "x")])
+        ([0, 1], [0, 1, 0])
+    """
+    numbers: dict[tuple[str, str], int] = {}
+    place = [numbers.setdefault(key, len(numbers)) for key in keys]
+    return [keys.index(key) for key in numbers], place
 
 
 def _is_model(leaf: Tensor) -> bool:
