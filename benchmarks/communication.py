@@ -4,7 +4,7 @@
 
 Three small federations of 15 clients with 200 rows: rotation, labels, writers. Megabytes are 10^6 bytes, down and up,
 mean over clients. Finished cells are read from `--out`, so a killed series goes on. `--only` runs some scenarios,
-`--ways` some ways; `--tables` prints what there is, and `--picture` draws it as well. `--small` runs every way once
+`--ways` some ways; `--tables` prints what there is and runs nothing, `--picture` draws it. `--small` runs every way once
 on few digits, in a minute: whether each runs, and no figures to compare.
 """
 
@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log10
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -137,6 +138,55 @@ def shown(found: dict[str, Any]) -> str:
     return f"{found['mb']:.2f} MB: {percent(found['accuracy'])}{error}"
 
 
+COLOURS = ("#1f77b4", "#17becf", "#d62728", "#e377c2", "#2ca02c", "#7f7f7f", "#ff7f0e")
+WIDE, HIGH, EDGE = 340, 260, 46  # of a panel, and of what is around it, in pixels
+
+
+def picture(out: Path, scenarios: dict[str, Any], seeds: Sequence[int]) -> str:
+    """Accuracy over MB per client on a logarithmic scale, a panel for each scenario, as SVG."""
+    panels = [panel(out, name, seeds, number) for number, name in enumerate(scenarios)]
+    legend = [
+        f'<text x="{EDGE + 170 * (i % 4)}" y="{HIGH + 2 * EDGE + 18 * (i // 4)}" fill="{colour}">{way.words}</text>'
+        for i, (way, colour) in enumerate(zip(WAYS.values(), COLOURS, strict=True))
+    ]
+    size = f'width="{len(panels) * (WIDE + EDGE) + EDGE}" height="{HIGH + 3 * EDGE}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">'
+    return "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *panels, *legend, "</svg>\n"])
+
+
+def panel(out: Path, scenario: str, seeds: Sequence[int], number: int) -> str:
+    """One scenario."""
+    found = {
+        way: sorted(
+            (at["mb"], at["accuracy"]) for point in what.points if (at := mean_of(out, scenario, way, point, seeds))
+        )
+        for way, what in WAYS.items()
+    }
+    every = [point for points in found.values() for point in points]
+    if not every:
+        return ""
+    low, high = (choose(log10(mb) for mb, _ in every) for choose in (min, max))
+    least, most = (choose(accuracy for _, accuracy in every) for choose in (min, max))
+    left = EDGE + number * (WIDE + EDGE)
+
+    def place(mb: float, accuracy: float) -> tuple[float, float]:
+        across, up = (log10(mb) - low) / max(high - low, 1e-9), (accuracy - least) / max(most - least, 1e-9)
+        return round(left + WIDE * across, 1), round(EDGE + HIGH * (1 - up), 1)
+
+    lines = [f'<text x="{left}" y="{EDGE - 18}">{scenario}: accuracy in %, over MB per client</text>']
+    lines += [f'<rect x="{left}" y="{EDGE}" width="{WIDE}" height="{HIGH}" fill="none" stroke="#999"/>']
+    for mb in [m for m in (0.1, 0.3, 1, 3, 10, 30, 100) if low <= log10(m) <= high]:
+        lines.append(f'<text x="{place(mb, least)[0] - 6}" y="{EDGE + HIGH + 16}">{mb:g}</text>')
+    for accuracy in (least, most):
+        lines.append(f'<text x="{left - 30}" y="{place(1, accuracy)[1] + 4}">{percent(accuracy)}</text>')
+    for colour, points in zip(COLOURS, found.values(), strict=True):
+        dots = [place(*point) for point in points]
+        path = " ".join(f"{x},{y}" for x, y in dots)
+        lines.append(f'<polyline points="{path}" fill="none" stroke="{colour}"/>')
+        lines += [f'<circle cx="{x}" cy="{y}" r="3.5" fill="{colour}"/>' for x, y in dots]
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Run what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -148,12 +198,15 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--tables", action="store_true")
+    parser.add_argument("--picture", type=Path, help="an SVG to draw it in")
     options = parser.parse_args()
     scenarios = SMALL if options.small else {name: SCENARIOS[name] for name in options.only or SCENARIOS}
     for cell in () if options.tables else cells(options.ways, scenarios, options.seeds):
         measured(options.out, cell, scenarios, {"mnist": options.mnist, "femnist": options.femnist})
         print("done:", *cell, flush=True)
     print(tables(options.out, scenarios, options.seeds))
+    if options.picture:
+        options.picture.write_text(picture(options.out, scenarios, options.seeds))
 
 
 if __name__ == "__main__":

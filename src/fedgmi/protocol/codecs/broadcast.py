@@ -58,10 +58,13 @@ class Broadcast:
         short: Whether models that travel whole are rounded to bfloat16.
         program: It says which leaves are models.
         seed: The run's.
+        exact_bytes: Whether every difference travels as such, however large: bytes then follow from shapes alone, as
+            a budget needs it.
     """
 
-    def __init__(self, codec: Codec, program: Program, seed: int, *, short: bool) -> None:
+    def __init__(self, codec: Codec, program: Program, seed: int, *, short: bool, exact_bytes: bool = False) -> None:
         self.codec, self._program, self._seed, self._short = codec, program, seed, short
+        self._exact_bytes = exact_bytes
         self.links: dict[str, Link] = {}
         shortest = codec.size(NUMBERS_IN_BLOCK, ()) + LINK_HEADER
         self.rounds_held = min(MOST_ROUNDS, max(1, BLOCK_BYTES // shortest))
@@ -115,7 +118,9 @@ class Broadcast:
             moved = exact[:n] - held[:n]
             if left.shape == held.shape:
                 moved = moved + left[:n]
-            near = (moved.norm(dim=1) < exact[:n].norm(dim=1)).nonzero().flatten()
+            near = torch.arange(n)
+            if not self._exact_bytes:
+                near = (moved.norm(dim=1) < exact[:n].norm(dim=1)).nonzero().flatten()
             if len(near):
                 decoded[near], rest[near] = self._linked(held[near], moved[near], key, round)
         return decoded.to(new.device), rest.to(new.device)
