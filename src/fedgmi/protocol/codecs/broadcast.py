@@ -122,16 +122,16 @@ class Broadcast:
             if not self._exact_bytes:
                 near = (moved.norm(dim=1) < exact[:n].norm(dim=1)).nonzero().flatten()
             if len(near):
-                decoded[near], rest[near] = self._linked(held[near], moved[near], key, round)
+                decoded[near], rest[near] = self._linked(held[near], moved[near], exact[near], key, round)
         return decoded.to(new.device), rest.to(new.device)
 
     def _whole(self, exact: Tensor, leaf: str) -> Tensor:
         return exact.to(torch.bfloat16).float() if self._short else exact.clone()
 
-    def _linked(self, held: Tensor, moved: Tensor, key: Key, round: int) -> tuple[Tensor, Tensor]:
+    def _linked(self, held: Tensor, moved: Tensor, exact: Tensor, key: Key, round: int) -> tuple[Tensor, Tensor]:
         """Rows [M, P] block by block: what is held after the difference, and what of it is left.
 
-        Blocks that are alike stay alike: what all components have in common is coded once, and travels once.
+        Blocks that are to be alike are: what all components have in common is coded once, and travels once.
         """
         decoded, left = [], []
         whole = moved.shape[1] // NUMBERS_IN_BLOCK * NUMBERS_IN_BLOCK
@@ -139,14 +139,13 @@ class Broadcast:
             if begin == end:
                 continue
             length = min(NUMBERS_IN_BLOCK, end - begin)
-            blocks, base = (rows[:, begin:end].reshape(-1, length) for rows in (moved, held))
-            names = [hash_of(to_bytes(old)) for old in base]
-            first, place = _alike([(of, hash_of(to_bytes(block))) for of, block in zip(names, blocks, strict=True)])
+            blocks, base, meant = (rows[:, begin:end].reshape(-1, length) for rows in (moved, held, exact))
+            first, place = _alike([hash_of(to_bytes(block)) for block in meant])
             blocks, base = blocks[first], base[first]
             data = self.codec.encode(blocks, (*key, begin))
             now = base + self.codec.decode(data, length, ())
-            for at, new, coded in zip(first, now, data, strict=True):
-                name, of = hash_of(to_bytes(new)), names[at]
+            for old, new, coded in zip(base, now, data, strict=True):
+                name, of = hash_of(to_bytes(new)), hash_of(to_bytes(old))
                 if name != of:
                     self.links[name] = Link(of, coded.numpy().tobytes(), len(coded), round)
             decoded.append(now[place].view(len(held), -1))
@@ -164,14 +163,14 @@ class Broadcast:
         self.links = {name: Link(base, b"", size, round) for name, (base, size, round) in kept.items()}
 
 
-def _alike(keys: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:
+def _alike(keys: Sequence[str]) -> tuple[list[int], list[int]]:
     """Where each key stands first, and for every key which of the different ones it is.
 
     Examples:
-        >>> _alike([("a", "x"), ("b", "x"), ("a", "x")])
+        >>> _alike(["a", "b", "a"])
         ([0, 1], [0, 1, 0])
     """
-    numbers: dict[tuple[str, str], int] = {}
+    numbers: dict[str, int] = {}
     place = [numbers.setdefault(key, len(numbers)) for key in keys]
     return [keys.index(key) for key in numbers], place
 
