@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_coding import deployed, kept_of, settings_with
+from test_coded_sites import deployed, kept_of, settings_with
 
 from fedgmi.deploy.site.memory import Memory
 from fedgmi.errors import ConfigError
