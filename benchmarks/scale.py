@@ -48,6 +48,9 @@ class Clock:
     def doing(self, name: str, part: str) -> None:
         """See `Listener`."""
 
+    def said(self, name: str, line: str) -> None:
+        """See `Listener`."""
+
     def finished(self, name: str) -> None:
         """See `Listener`."""
 

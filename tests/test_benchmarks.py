@@ -401,3 +401,13 @@ def test_before_after_compares_the_tensors_of_checkpoints_under_todays_names(num
     found = numbers.compare(numbers.read(tmp_path / "a"), numbers.read(tmp_path / "b"))
     assert (found.numbers, list(found.differ)) == (2, ["fedgmi.3.safetensors: server/gate/bias"])
     assert found.only_before == found.only_after == []
+
+
+def test_communication_has_a_point_for_each_way(tmp_path):
+    size = ("--small", "--out", str(tmp_path / "out"), "--ways", "fedavg", "fedavg-budget")
+    text = output("communication.py", "--picture", str(tmp_path / "a.svg"), size=size)
+    found = re.findall(r"^\| FedAvg[^|]*, ([^|]+) \| ([\d.]+) MB: [\d.]+ \|$", text, re.MULTILINE)
+    mb = {point.strip(): float(value) for point, value in found}
+    assert mb["4 bits of 10 %"] < mb["4 bits"] < mb["float32"]
+    assert mb["0.5 MB"] <= 0.5
+    assert (tmp_path / "a.svg").read_text(encoding="utf-8").count("<circle") == 5

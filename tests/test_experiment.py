@@ -163,6 +163,8 @@ def test_who_listens_hears_what_follows_the_last_round(tmp_path):
         def doing(self, name, part):
             heard.append(part)
 
+        def said(self, name, line): ...
+
         def finished(self, name): ...
 
     experiment.run(settings(), tmp_path / "out", listener=Ear())

@@ -14,7 +14,7 @@ from fedgmi.data.rows import pack as pack_rows
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS, Method
 from fedgmi.protocol import sizes, wire
-from fedgmi.protocol.blocks import cut, join, received, still_held
+from fedgmi.protocol.blocks import cut, first_blocks, join, received, still_held
 from fedgmi.protocol.codecs.broadcast import LEFT
 from fedgmi.protocol.codecs.coding import Coding
 from fedgmi.protocol.compress import lossless
@@ -139,7 +139,7 @@ def test_bytes_are_those_of_parcels_and_clients_hold_what_the_server_holds(name,
     transport = InProcess(ROOMY.federation.clients, method.program, coding=coding)
     literal = Literal(method, coding)
     server = transport.settle({}, method.program.init(), 0, "start")
-    literal.chain.settle({}, method.program.init(), 0, "start")
+    literal.begin(method.program.init())
     with torch.no_grad():
         for round in range(ROUNDS + 2):
             phase, number = phase_of(round, ROUNDS), 0
@@ -173,6 +173,12 @@ class Literal:
         self.ledger = Ledger(N)
         self.chain, self.wrappers = coding.broadcast(self.program), coding.wrappers(self.program)
         assert self.chain is not None
+
+    def begin(self, server: Tree) -> None:
+        """Both sides draw the first state."""
+        first = first_blocks(self.chain.settle({}, server, 0, "start"))
+        self.kept = [dict(first) for _ in range(N)]
+        self.held = [dict.fromkeys(first, 0) for _ in range(N)]
 
     def exchange(self, step, server, ids, at, index) -> None:
         blocks = replace(cut(select(server, step.reads)), links=self.chain.links)

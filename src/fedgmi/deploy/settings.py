@@ -32,6 +32,8 @@ from fedgmi.settings.run import (
     TrainingSettings,
 )
 
+CHOSEN = {"communication.precision", "communication.top", "method.reference_rounds", "method.judge_turns"}
+"""What a plan may choose; see `runs.budget`."""
 Limits = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
@@ -194,6 +196,32 @@ class FederationSettings(Section):
             )
         n_components = self.method.n_components if isinstance(self.method.n_components, int) else 1
         return Setup(config, self.rows.as_schema(), n_components, standardise=self.rows.kind == "tabular")
+
+    def planned(self, chosen: object) -> FederationSettings:
+        """The settings with what the coordinator's plan has chosen, within the budget that all have agreed on.
+
+        Args:
+            chosen: Values by the names of settings, as a request has them; None: nothing was chosen.
+
+        Returns:
+            The settings.
+
+        Raises:
+            ConfigError: Where there is no budget, or for settings that no plan chooses.
+        """
+        if not chosen:
+            return self
+        if not isinstance(chosen, dict) or not chosen.keys() <= CHOSEN or not self.communication.limited:
+            raise ConfigError(
+                "the coordinator's plan would change other settings than a budget's",
+                where="federation.toml",
+                fix="ask the coordinator; both sides need the same fedgmi",
+            )
+        table = self.model_dump()
+        for key, value in chosen.items():
+            section, _, inner = key.partition(".")
+            table[section][inner] = value
+        return FederationSettings.model_validate(table)
 
     def coding(self) -> Coding:
         """How models travel: the same at the coordinator and at all sites."""

@@ -253,6 +253,11 @@ def _need(names: Iterable[str], came: Mapping[str, bytes], held: Mapping[str, by
     return ordered
 
 
+def first_blocks(server: Mapping[str, Tensor]) -> dict[str, bytes]:
+    """The blocks of a run's first state, by hash. Both sides draw it by the seed, so it need not travel."""
+    return cut(server).blocks
+
+
 def still_held(held: Mapping[str, int], wanted: Iterable[str], round: int, rounds: int = ROUNDS_HELD) -> dict[str, int]:
     """Which blocks a client keeps after a request: those of this round and of so many before.
 

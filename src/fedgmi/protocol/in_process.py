@@ -78,7 +78,12 @@ class InProcess:
 
     def settle(self, before: Tree, after: Tree, round: int, name: str) -> Tree:
         """See `Transport.settle`."""
-        return after if self._chain is None else self._chain.settle(before, after, round, name)
+        if self._chain is None:
+            return after
+        settled = self._chain.settle(before, after, round, name)
+        if not before:
+            self.requests.begin(settled)
+        return settled
 
     @property
     def at(self) -> tuple[int, int]:

@@ -33,6 +33,14 @@ class Listener(Protocol):
             part: In a word or two: "last steps", "own parts", "fine-tuning", "evaluation".
         """
 
+    def said(self, name: str, line: str) -> None:
+        """There is something to know of a run with a budget: its plan before it begins, who sat out at its end.
+
+        Args:
+            name: Of the run.
+            line: A sentence.
+        """
+
     def finished(self, name: str) -> None:
         """The run has come to its end.
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from fedgmi.errors import DivergedError
+from fedgmi.protocol.allowance import Allowance
 from fedgmi.protocol.message import flatten
 from fedgmi.protocol.phases import phase_of, require_finite
 from fedgmi.protocol.step import Program, Step, changed, check_program
@@ -104,6 +105,7 @@ def run_rounds(
     after: Callable[[Progress], None] = lambda progress: None,
     choice: Choice | None = None,
     tell: Callable[[str], None] = silent,
+    allowance: Allowance | None = None,
 ) -> Progress:
     """Run a program from where `progress` stands to its end.
 
@@ -119,6 +121,7 @@ def run_rounds(
         after: It sees every completed round.
         choice: Of the round that the run ends with; None: the last.
         tell: It is told the parts of the end as they begin, see `Step.part`.
+        allowance: What clients may still cost; None: any number of bytes. A round that nobody can take part in is none.
 
     Returns:
         Where the run stands in the end.
@@ -139,9 +142,13 @@ def run_rounds(
             number = progress.round + 1
             phase = phase_of(number, rounds)
             ids = participants(n_clients, participation, seed, number) if phase == "round" else everyone
+            if allowance is not None and phase == "round":
+                ids = allowance.able(transport.ledger, ids, number)
             chosen = choice.end(progress) if choice else None
             told = tell if phase == "finish" else silent
-            progress = chosen or advance(name, program.steps(phase), transport, progress, ids, number, told)
+            progress = chosen or advance(
+                name, program.steps(phase) if ids else (), transport, progress, ids, number, told
+            )
             progress = choice.after_round(progress) if choice and not chosen and phase == "round" else progress
             after(progress)
     except DivergedError as error:

@@ -8,13 +8,14 @@ these are counted together. `tests/protocol/test_sizes.py` holds the figures to 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from fedgmi import __version__
 from fedgmi.protocol import wire
-from fedgmi.protocol.blocks import ROUNDS_HELD, Blocks, cut, still_held
+from fedgmi.protocol.blocks import ROUNDS_HELD, Blocks, cut, first_blocks, still_held
 from fedgmi.protocol.codecs.broadcast import Broadcast
 from fedgmi.protocol.message import Message, flatten
 from fedgmi.protocol.step import Kind, Program, Step
@@ -42,6 +43,11 @@ class Requests:
         self._base: dict[int, Exchange | None] = {}
         self._before: dict[int, Exchange | None] = {}
         self._cut: dict[str, tuple[Tensor, Blocks]] = {}
+        self._first: Mapping[str, int] = NOTHING
+
+    def begin(self, server: Tree) -> None:
+        """All clients know the state that a run begins with."""
+        self._first = dict.fromkeys(first_blocks(server), 0)
 
     def send(self, step: Step, part: Tree, ids: Sequence[int], at: Exchange, index: int) -> list[Bytes]:
         """Bytes of each client's request, by kind; the clients then hold its blocks.
@@ -61,7 +67,7 @@ class Requests:
         seen: dict[int, tuple[Mapping[str, int], Bytes]] = {}
         found, rounds = [], ROUNDS_HELD if self._chain is None else self._chain.rounds_held
         for i in ids:
-            held = self._held.get(i, NOTHING)  # clients that were asked alike share one object
+            held = self._held.get(i, self._first)  # clients that were asked alike share one object
             if id(held) not in seen:
                 cost = request_bytes(self._program, step, blocks, header, held)
                 seen[id(held)] = still_held(held, blocks.blocks, at[0], rounds), cost
@@ -78,19 +84,27 @@ class Requests:
             self._held[i] = NOTHING
             self._base[i] = self._before[i]
 
+    def whole(self, part: Tree) -> int:
+        """Bytes of some leaves for a client that holds nothing."""
+        blocks = self._blocks(part)
+        alone = replace(blocks, links=None if blocks.links is None else {})
+        return sum(one.size for one in alone.sent())
+
     def to_json(self) -> dict[str, Any]:
         """What clients hold and answered last. With it in a checkpoint, a resumed run counts as if uninterrupted."""
         held: dict[int, Mapping[str, int]] = {id(blocks): blocks for blocks in self._held.values()}
         places = {key: place for place, key in enumerate(held)}
         clients = {str(i): [places[id(blocks)], self._base[i]] for i, blocks in self._held.items()}
         links = {} if self._chain is None else {"links": self._chain.to_json()}
-        return {"held": [dict(blocks) for blocks in held.values()], "clients": clients} | links
+        first = {"first": list(self._first)} if self._first else {}
+        return {"held": [dict(blocks) for blocks in held.values()], "clients": clients} | links | first
 
     def restore(self, kept: Mapping[str, Any]) -> None:
         """Go on from what `to_json` wrote."""
         held = kept["held"]
         if self._chain is not None:
-            self._chain.restore(kept["links"])
+            self._chain.restore(kept.get("links", {}))  # a survey, which a run goes on from, sends no models
+        self._first = dict.fromkeys(kept.get("first", ()), 0)
         self._held = {int(i): held[place] for i, (place, _) in kept["clients"].items()}
         self._base = {int(i): None if base is None else (base[0], base[1]) for i, (_, base) in kept["clients"].items()}
 

@@ -179,6 +179,10 @@ class Bars:
         """A part of the end begins."""
         self._progress.update(self._runs[name][0], stage=part, status="after the last round")
 
+    def said(self, name: str, line: str) -> None:
+        """A line of its own."""
+        self._progress.console.print(line, soft_wrap=True, highlight=False, markup=False)
+
     def finished(self, name: str) -> None:
         """A run is over."""
         self._progress.stop_task(self._runs[name][0])
@@ -205,6 +209,10 @@ class Lines:
     def doing(self, name: str, part: str) -> None:
         """A part of the end begins."""
         self._console.print(f"{name}: {part}", soft_wrap=True, highlight=False, markup=False)
+
+    def said(self, name: str, line: str) -> None:
+        """A line of its own."""
+        self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
     def finished(self, name: str) -> None:
         """A run is over. Nothing is left to say."""

@@ -64,6 +64,10 @@ class ComponentCount:
         """What the estimate cost beside a run of this program: nothing where the run goes on from its exchanges."""
         return {} if begins_with(program, self.steps) else self.bytes
 
+    def bytes_of_client(self, program: Program, n_clients: int) -> int:
+        """The same of one client, down and up together: clients are all asked alike."""
+        return -(-sum(down + up for down, up in self.bytes_beside(program).values()) // n_clients)
+
     def charge(self, outcome: dict[str, Any], program: Program) -> None:
         """Add the cost to that of the run that K was estimated for.
 

@@ -89,7 +89,9 @@ def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]
     results = {}
     for name in names:
         trained = with_rows_to_choose(came, setup.method(name), config.seed)
-        results[name] = best_rate(Runner(setup, out, trained, device, listener, unseen, counted.survey), name)
+        spent = counted.bytes_of_client(program, len(trained.federation.clients)) if name == config.method.name else 0
+        runner = Runner(setup, out, trained, device, listener, unseen, counted.survey, spent=spent)
+        results[name] = best_rate(runner, name)
     main = results[config.method.name]
     counted.charge(main, program)
     warn_of_unshown(setup.n_components, main)

@@ -25,6 +25,7 @@ from fedgmi.protocol.listener import Listener
 from fedgmi.protocol.phases import require_finite
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.step import select
+from fedgmi.runs.budget.plan import plan, sat_out_line
 from fedgmi.runs.choosing import (
     UNKNOWN,
     BestRound,
@@ -143,14 +144,20 @@ class _Run:
     def fit(self, counted: ComponentCount, listener: Listener | None) -> Fitted:
         """All rounds, and what is left of them."""
         config, clients = self.setup.config, self.federation.clients
-        method = self.setup.method(lr=self.rate)
-        program, validation = method.program, self.federation.validation
+        spent = counted.bytes_of_client(self.setup.method().program, len(clients))
+        planned = plan(self.setup, config.method.name, len(clients), spent)
+        allowance = None if planned is None else planned.allowance(spent)
+        setup = self.setup if planned is None else planned.setup
+        if planned is not None and listener is not None:
+            listener.said(self.name, planned.line)
+        method = setup.method(lr=self.rate)
+        program, validation, coding = method.program, self.federation.validation, setup.coding()
         transport = InProcess(
             clients,
             program,
             device=self.device,
             validation=validation,
-            coding=self.setup.coding(),
+            coding=coding,
             losses=losses_of(config, method),
         )
         choice = choice_of(config, method, transport, validation)
@@ -182,7 +189,10 @@ class _Run:
             after=after,
             choice=choice,
             tell=tell,
+            allowance=allowance,
         )
+        if listener is not None and allowance is not None and allowance.times:
+            listener.said(self.name, sat_out_line(allowance, self.name))
         if listener is not None:
             listener.finished(self.name)
         told: dict[str, Any] = dict(method.metrics(end.server))

@@ -15,12 +15,14 @@ from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.diagnosis.survey import Survey
 from fedgmi.errors import DivergedError
 from fedgmi.methods import Method
+from fedgmi.protocol.allowance import Allowance
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.ledger import Ledger, bytes_by_kind
 from fedgmi.protocol.listener import Listener
 from fedgmi.protocol.phases import require_finite
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.runs import evaluation
+from fedgmi.runs.budget.plan import Plan, plan, sat_out_line, spending
 from fedgmi.runs.choosing import UNKNOWN, BestRound, Score, choice_of, score, split, to_device
 from fedgmi.runs.records import Record
 from fedgmi.runs.setup import Setup, losses_of
@@ -43,6 +45,8 @@ class Runner:
         validation: The mean accuracy on validation rows after each round of the run at hand.
         score: The latest on validation rows.
         choice: Of the round that the run at hand ends with; None: the last.
+        spent: Bytes of a client before the run, for the number of components.
+        allowance: What clients may cost in the run at hand; None: any number of bytes.
     """
 
     setup: Setup
@@ -55,6 +59,8 @@ class Runner:
     validation: list[float | None] = field(default_factory=list)
     score: Score = UNKNOWN
     choice: BestRound | None = None
+    spent: int = 0
+    allowance: Allowance | None = None
 
     def outcome(self, name: str, lr: float, *, components: Sequence[Tensor] | None) -> dict[str, Any]:
         """The evaluation after the last round. A finished run is read from its checkpoint, not repeated.
@@ -74,14 +80,18 @@ class Runner:
         if found is not None and "outcome" in found.meta:
             torch.set_num_threads(int(found.meta["threads"]))  # those that follow then have them too
             return dict(found.meta["outcome"])
-        method, federation = self.setup.method(name, lr=lr), self.scenario.federation
+        federation = self.scenario.federation
+        planned = plan(self.setup, name, len(federation.clients), self.spent)
+        self.allowance = None if planned is None else planned.allowance(self.spent)
+        setup = self.setup if planned is None else planned.setup
+        method = setup.method(name, lr=lr)
         transport = InProcess(
             federation.clients,
             method.program,
             device=self.device,
             components=components,
             validation=federation.validation,
-            coding=self.setup.coding(),
+            coding=setup.coding(),
             losses=losses_of(config, method),
         )
         progress, threads = self._start(found, method, transport)
@@ -90,6 +100,8 @@ class Runner:
             program, server = self.survey.open(method.program, transport, progress.server)
             method, progress = replace(method, program=program), replace(progress, server=server)
         folder.keep_records(self.out, lambda line: line["run"] != key or line["round"] <= progress.round)
+        if self.listener and planned is not None:
+            self.listener.said(key, planned.line)
         if self.listener:
             self.listener.started(key, config.rounds)
         result: dict[str, Any] = {}
@@ -106,8 +118,10 @@ class Runner:
             record = self._record(key, method, transport, progress)
             meta = record | {"digest": config.digest(), "threads": threads, "validation": self.validation}
             meta |= {"requests": transport.requests.to_json(), "at": list(transport.at)}
+            meta |= {} if self.allowance is None else {"allowance": self.allowance.to_json()}
             if progress.round > config.rounds:
                 result.update(self._evaluate(method, lr, transport, progress))
+                result.update({} if planned is None else {"budget": self._spending(planned, transport, key)})
                 meta["outcome"] = result
             folder.append_record(self.out, Record.checked(record))
             kept = Checkpoint(progress.server, transport.states, meta, transport.ledger.to_tree())
@@ -145,6 +159,7 @@ class Runner:
                 after=after,
                 choice=self.choice,
                 tell=tell,
+                allowance=self.allowance,
             )
         except DivergedError as error:
             raw = self.setup.schema.kind == "tabular" and not self.setup.standardise
@@ -166,6 +181,8 @@ class Runner:
         transport.requests.restore(found.meta["requests"])
         transport.at = tuple(found.meta["at"])
         self.validation = list(found.meta["validation"])
+        if self.allowance is not None:
+            self.allowance.restore(found.meta["allowance"])
         return Progress.of(found.server, found.meta), int(found.meta["threads"])
 
     def _record(self, key: str, method: Method, transport: InProcess, progress: Progress) -> dict[str, Any]:
@@ -185,6 +202,7 @@ class Runner:
             "bytes_up": progress.bytes_up,
             "bytes": bytes_by_kind(transport.ledger),
             "seconds": progress.seconds,
+            **({} if self.allowance is None else {"sat_out": len(self.allowance.sat_out.get(progress.round, ()))}),
         }
         return dict(files.finite(record))
 
@@ -194,6 +212,13 @@ class Runner:
             return {}
         clients = self.scenario.federation.clients
         return {"absent": [clients[i].name for i in sorted(transport.absent.get(round, ()))]}
+
+    def _spending(self, planned: Plan, transport: InProcess, key: str) -> dict[str, Any]:
+        """How the run kept to its budget; where clients sat out, that is said."""
+        assert self.allowance is not None
+        if self.listener and self.allowance.times:
+            self.listener.said(key, sat_out_line(self.allowance, key))
+        return spending(planned, self.allowance, transport.ledger, self.spent)
 
     def _score(self, method: Method, transport: InProcess, progress: Progress) -> Score:
         """On validation rows. A method with last steps has no predictor before, unless these are tried each round."""

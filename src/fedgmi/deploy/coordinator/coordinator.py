@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +18,12 @@ from fedgmi.deploy.coordinator.roster import Member, Post, Roster, Tell
 from fedgmi.deploy.settings import FederationSettings
 from fedgmi.errors import UserError
 from fedgmi.methods.disclosing import disclosing
+from fedgmi.protocol.allowance import Allowance
 from fedgmi.protocol.ledger import Ledger, bytes_by_kind
 from fedgmi.protocol.phases import phase_of
 from fedgmi.protocol.robust import require_robust
 from fedgmi.protocol.rounds import Progress, run_rounds
+from fedgmi.runs.budget.plan import Plan, plan, sat_out_line, spending
 from fedgmi.runs.config import dump
 from fedgmi.runs.records import Record, Summary
 from fedgmi.runs.setup import Setup, open_process
@@ -40,12 +42,16 @@ class Coordinator:
         post: What carries parcels to sites and back.
         out: The results folder, with the log, records and status.
         echo: Shows a line of the log.
+        planned: How the run keeps to its budget; None: there is none.
+        allowance: What sites may cost.
     """
 
     settings: FederationSettings
     post: Post
     out: Path
     echo: Tell = print
+    planned: Plan | None = field(default=None, init=False)
+    allowance: Allowance | None = field(default=None, init=False)
 
     def run(self) -> dict[str, Any]:
         """From the beginning, or from the last checkpoint in `out`, to the end.
@@ -67,6 +73,10 @@ class Coordinator:
         files.write_text(self.out / folder.CONFIG, dump(settings.config()))
         open_process()
         setup.say_remarks()
+        self.planned = planned = plan(setup, name, settings.sites)
+        if planned is not None:
+            setup, self.allowance = planned.setup, planned.allowance()
+            self.tell(planned.line)
         found = checkpoint.load(self.out / folder.CHECKPOINTS, name, digest=settings.digest())
         remote = self._remote(setup, str(found.meta["run"]) if found else secrets.token_hex(8))
         try:
@@ -94,8 +104,17 @@ class Coordinator:
             participation=settings.method.participation,
             seed=settings.seed,
             after=lambda progress: self._keep(remote, progress),
+            allowance=self.allowance,
         )
-        return close(remote, end, self.out)
+        return close(remote, end, self.out) | self._budget(remote)
+
+    def _budget(self, remote: Remote) -> dict[str, Any]:
+        """How the run kept to its budget, for the summary; nothing where there is none."""
+        if self.planned is None or self.allowance is None:
+            return {}
+        if self.allowance.times:
+            self.tell(sat_out_line(self.allowance, remote.method.name))
+        return {"budget": spending(self.planned, self.allowance, remote.ledger)}
 
     def tell(self, line: str) -> None:
         """One line to whoever watches, and to log.txt; what a site put in is no line of its own."""
@@ -108,10 +127,12 @@ class Coordinator:
         settings, method = self.settings, disclosing(setup.method())
         require_robust(method.program, method.name, settings.robust)
         roster, probe = Roster(settings.sites, self.tell), Probe(method, setup.schema)
-        ledger, coding = Ledger(settings.sites), settings.coding()
+        ledger, coding = Ledger(settings.sites), setup.coding()
         wrappers, chain = coding.wrappers(method.program), coding.broadcast(method.program)
         attempt = secrets.token_hex(8)
-        return Remote(self.post, settings, method, roster, probe, run, attempt, ledger, wrappers=wrappers, chain=chain)
+        chosen = {} if self.planned is None else self.planned.chosen
+        where = self.post, settings, method, roster, probe, run, attempt, ledger
+        return Remote(*where, wrappers=wrappers, chain=chain, plan=chosen)
 
     def _status(self, remote: Remote, state: Literal["waiting", "running", "finished", "failed"]) -> None:
         """Where things stand, for `fedgmi deploy status`."""
@@ -144,6 +165,8 @@ class Coordinator:
         if found is not None:
             remote.roster.members = [Member.from_json(member) for member in found.meta["members"]]
             remote.ledger = Ledger.from_tree(self.settings.sites, found.ledger)
+            if self.allowance is not None:
+                self.allowance.restore(found.meta["allowance"])
             self.tell(f"goes on after round {found.meta['round']}")
         self._wait(remote)
         if found is None:
@@ -183,6 +206,7 @@ class Coordinator:
             "absent": remote.absent,
             "refused": remote.refused if remote.round == progress.round else {},  # the end may ask nobody
         }
+        record |= {} if self.allowance is None else {"sat_out": len(self.allowance.sat_out.get(progress.round, ()))}
         meta = files.finite(record) | {
             "digest": self.settings.digest(),
             "threads": torch.get_num_threads(),
@@ -190,6 +214,7 @@ class Coordinator:
             "run": remote.run,
             "members": [member.to_json() for member in remote.roster.members],
         }
+        meta |= {} if self.allowance is None else {"allowance": self.allowance.to_json()}
         kept = Checkpoint(progress.server, {}, meta, remote.ledger.to_tree())
         checkpoint.save(self.out / folder.CHECKPOINTS, remote.method.name, kept)
         folder.keep_records(self.out, lambda line: line["round"] < progress.round)

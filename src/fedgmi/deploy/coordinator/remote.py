@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from fedgmi import __version__
 from fedgmi.deploy.coordinator.checks import Expected, Probe, read
@@ -14,7 +15,7 @@ from fedgmi.errors import DivergedError, UserError
 from fedgmi.methods import Method
 from fedgmi.methods.contract import joins_as_newcomer
 from fedgmi.protocol import wire
-from fedgmi.protocol.blocks import ROUNDS_HELD, Blocks, cut, still_held
+from fedgmi.protocol.blocks import ROUNDS_HELD, Blocks, cut, first_blocks, still_held
 from fedgmi.protocol.codecs.broadcast import Broadcast
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.message import Message
@@ -50,6 +51,8 @@ class Remote:
         chain: What has been sent as differences; None: models travel whole.
         refused: Sites whose answers could not be used in this round, and why.
         round: The present one.
+        first: The blocks of the first state, which sites know as they know the seed.
+        plan: What was chosen to keep to the budget, by the names of settings. Sites are told with the greeting.
     """
 
     post: Post
@@ -65,6 +68,8 @@ class Remote:
     chain: Broadcast | None = None
     refused: dict[str, str] = field(default_factory=dict)
     round: int = -1
+    first: dict[str, int] = field(default_factory=dict)
+    plan: Mapping[str, Any] = field(default_factory=dict)
     _number: int = 0
     _lost: set[int] = field(default_factory=set)
     _patience: float | None = None  # until when sites that are away are waited for
@@ -109,7 +114,17 @@ class Remote:
 
     def settle(self, before: Tree, after: Tree, round: int, name: str) -> Tree:
         """See `Transport.settle`."""
-        return after if self.chain is None else self.chain.settle(before, after, round, name)
+        if self.chain is None:
+            return after
+        settled = self.chain.settle(before, after, round, name)
+        if not before:
+            self.first = dict.fromkeys(first_blocks(settled), 0)
+        return settled
+
+    def held(self, i: int) -> dict[str, int]:
+        """The blocks that a site has: before it has answered anything, those of the first state."""
+        member = self.roster.members[i]
+        return member.held or (self.first if member.base is None else {})
 
     def blocks(self, part: Tree) -> Blocks:
         """Leaves of the server's state as they travel."""
@@ -156,7 +171,7 @@ class Remote:
             new = [i for i in asked if self.roster.members[i].base is None]
             parts |= dict.fromkeys(new, self.blocks(select(server, (*step.reads, *self.method.predictor.reads))))
         header = self.header("step", round=self.round, number=self._number, step=self._index(step))
-        held = {i: dict(self.roster.members[i].held) for i in asked}
+        held = {i: self.held(i) for i in asked}
         answers = self.ask(parts, header)
         for i, blocks in parts.items():
             own = header | self._own(i)
@@ -208,7 +223,7 @@ class Remote:
             Answers by site.
         """
         headers = {i: header | self._own(i) | (each or {}).get(i, {}) for i in parts}
-        requests = {i: parts[i].parcel(headers[i], self.roster.members[i].held) for i in parts}
+        requests = {i: parts[i].parcel(headers[i], self.held(i)) for i in parts}
         answers: dict[int, Parcel] = {}
         for _ in range(2):
             by_node = {self._node(i): i for i in requests}
@@ -222,7 +237,7 @@ class Remote:
             for i in answers.keys() - again:
                 member = self.roster.members[i]
                 rounds = ROUNDS_HELD if self.chain is None else self.chain.rounds_held
-                member.held = still_held(member.held, parts[i].blocks, int(header["round"]), rounds)
+                member.held = still_held(self.held(i), parts[i].blocks, int(header["round"]), rounds)
             if not again:
                 break
             requests = {i: parts[i].parcel(headers[i]) for i in again}
@@ -260,7 +275,7 @@ class Remote:
 
     def hello(self) -> Parcel:
         """Who are you?"""
-        return Parcel(self.header("hello"))
+        return Parcel(self.header("hello") | ({"plan": dict(self.plan)} if self.plan else {}))
 
     def header(self, kind: str, **more: int) -> Header:
         """What every request says."""

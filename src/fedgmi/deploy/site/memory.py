@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -27,6 +28,7 @@ Exchange = tuple[int, int]  # round, number within it
 ROUNDS_KEPT = 2
 RUNS_KEPT = 2
 AGAIN = "remove this file; the site then joins the run as a newcomer"
+PLAN = "plan"  # what the coordinator chose to keep to the budget
 BLOCKS = "blocks.rounds"  # in which round each block was needed last
 
 
@@ -125,6 +127,15 @@ class Memory:
         """All that are kept, oldest first."""
         names = (re.fullmatch(r"(\d{6})-(\d{4})", path.stem) for path in self.where.glob("*.json"))
         return sorted((int(name[1]), int(name[2])) for name in names if name)
+
+    def keep_plan(self, chosen: Mapping[str, Any]) -> None:
+        """Keep what the coordinator chose to keep to the budget, for the run."""
+        files.write_bytes(self.where / PLAN, json.dumps(dict(chosen)).encode())
+
+    def plan(self) -> Any:
+        """What `keep_plan` wrote; None where there is no plan."""
+        path = self.where / PLAN
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def blocks(self) -> Mapping[str, bytes]:
         """The blocks of the coordinator's state that are kept, by their hash. They are read when they are asked for.

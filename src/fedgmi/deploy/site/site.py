@@ -26,7 +26,7 @@ from fedgmi.errors import DataError, DivergedError, FedgmiError, UserError
 from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
 from fedgmi.methods.disclosing import disclosing
-from fedgmi.protocol.blocks import ROUNDS_HELD, received, tree_of
+from fedgmi.protocol.blocks import ROUNDS_HELD, first_blocks, received, tree_of
 from fedgmi.protocol.message import Message, flatten, unflatten
 from fedgmi.protocol.phases import phase_of, require_finite
 from fedgmi.protocol.wire import Header, Parcel, WireError, pack
@@ -83,15 +83,20 @@ class Site:
     def _answer(self, request: Parcel) -> Parcel:
         header = request.header
         self._agree(header)
-        if header["kind"] == "hello":
-            return Parcel(self._hello())
         memory = memory_of(self.where, str(header["run"]))
+        if header["kind"] == "hello":
+            self.federation.planned(header.get("plan"))  # which is refused now rather than later
+            if header.get("plan"):
+                with memory.alone():
+                    memory.keep_plan(header["plan"])
+            return Parcel(self._hello())
         with memory.alone():
-            server = self._take(request, memory)
+            site = replace(self, federation=self.federation.planned(memory.plan()))
+            server = site._take(request, memory)
             if header["kind"] == "step":
-                return self._step(header, request, server, memory)
+                return site._step(header, request, server, memory)
             if header["kind"] == "finish":
-                return self._finish(header, server, memory)
+                return site._finish(header, server, memory)
         raise UserError(
             f"there is no request of kind {str(header['kind'])[:20]!r}", where="request", fix="update fedgmi"
         )
@@ -117,9 +122,14 @@ class Site:
 
     def _take(self, request: Parcel, memory: Memory) -> Tree:
         """What the request sends of the server's state, with what is kept of it here."""
-        chain = self.federation.coding().broadcast(self.method().program)
+        program = self.method().program
+        chain = self.federation.coding().broadcast(program)
         rounds, decode = (ROUNDS_HELD, None) if chain is None else (chain.rounds_held, chain.decode)
-        blocks = received(request, memory.blocks(), decode)
+        held = memory.blocks()
+        if chain is not None and not held:
+            held = first_blocks(chain.settle({}, program.init(), 0, "start"))
+            memory.keep_blocks(held, 0, rounds)
+        blocks = received(request, held, decode)
         memory.keep_blocks(blocks, int(request.header["round"]), rounds)
         return tree_of(request.header, blocks)
 

@@ -46,7 +46,7 @@ def dimension(task: Task[FedGMISettings]) -> int:
 def no_sums(task: Task[FedGMISettings]) -> Tree:
     """The leaves before anybody was asked. Of such sums all components are alike."""
     shape = (task.n_components, n_labels(task), n_sums(dimension(task)))
-    return Judging.leaves(sums=torch.zeros(shape, dtype=torch.float64), turn=torch.tensor(0))
+    return Judging.leaves(sums=torch.zeros(shape), turn=torch.tensor(0))
 
 
 def label_values(schema: Schema, server: Tree, rows: Rows) -> Tensor | None:
@@ -134,7 +134,8 @@ def judges_step(
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         resp, turn = rule(server, states, rows).responsibilities, Judging(server).turn + 1
-        own = moment_sums(judge_points(task, server, rows), resp, labels(server, rows), n_labels(task), rows)
+        exact = moment_sums(judge_points(task, server, rows), resp, labels(server, rows), n_labels(task), rows)
+        own = exact.float()  # half the bytes: the prior's hundreds of rows make up for the last digits
         kept = {"own_judges": own, "judged_in": turn.expand(rows.n_clients).clone()}
         sums = {"judges": own.sum(0)}
         if words is not None:

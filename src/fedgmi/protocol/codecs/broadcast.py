@@ -12,7 +12,7 @@ travels whole; so do factors of other models, see `Program.relative`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,10 +58,13 @@ class Broadcast:
         short: Whether models that travel whole are rounded to bfloat16.
         program: It says which leaves are models.
         seed: The run's.
+        exact_bytes: Whether every difference travels as such, however large: bytes then follow from shapes alone, as
+            a budget needs it.
     """
 
-    def __init__(self, codec: Codec, program: Program, seed: int, *, short: bool) -> None:
+    def __init__(self, codec: Codec, program: Program, seed: int, *, short: bool, exact_bytes: bool = False) -> None:
         self.codec, self._program, self._seed, self._short = codec, program, seed, short
+        self._exact_bytes = exact_bytes
         self.links: dict[str, Link] = {}
         shortest = codec.size(NUMBERS_IN_BLOCK, ()) + LINK_HEADER
         self.rounds_held = min(MOST_ROUNDS, max(1, BLOCK_BYTES // shortest))
@@ -115,32 +118,39 @@ class Broadcast:
             moved = exact[:n] - held[:n]
             if left.shape == held.shape:
                 moved = moved + left[:n]
-            near = (moved.norm(dim=1) < exact[:n].norm(dim=1)).nonzero().flatten()
+            near = torch.arange(n)
+            if not self._exact_bytes:
+                near = (moved.norm(dim=1) < exact[:n].norm(dim=1)).nonzero().flatten()
             if len(near):
-                decoded[near], rest[near] = self._linked(held[near], moved[near], key, round)
+                decoded[near], rest[near] = self._linked(held[near], moved[near], exact[near], key, round)
         return decoded.to(new.device), rest.to(new.device)
 
     def _whole(self, exact: Tensor, leaf: str) -> Tensor:
         return exact.to(torch.bfloat16).float() if self._short else exact.clone()
 
-    def _linked(self, held: Tensor, moved: Tensor, key: Key, round: int) -> tuple[Tensor, Tensor]:
-        """Rows [M, P] block by block: what is held after the difference, and what of it is left."""
+    def _linked(self, held: Tensor, moved: Tensor, exact: Tensor, key: Key, round: int) -> tuple[Tensor, Tensor]:
+        """Rows [M, P] block by block: what is held after the difference, and what of it is left.
+
+        Blocks that are to be alike are: what all components have in common is coded once, and travels once.
+        """
         decoded, left = [], []
         whole = moved.shape[1] // NUMBERS_IN_BLOCK * NUMBERS_IN_BLOCK
         for begin, end in ((0, whole), (whole, moved.shape[1])):
             if begin == end:
                 continue
             length = min(NUMBERS_IN_BLOCK, end - begin)
-            blocks, base = (rows[:, begin:end].reshape(-1, length) for rows in (moved, held))
+            blocks, base, meant = (rows[:, begin:end].reshape(-1, length) for rows in (moved, held, exact))
+            first, place = _alike([hash_of(to_bytes(block)) for block in meant])
+            blocks, base = blocks[first], base[first]
             data = self.codec.encode(blocks, (*key, begin))
             now = base + self.codec.decode(data, length, ())
             for old, new, coded in zip(base, now, data, strict=True):
                 name, of = hash_of(to_bytes(new)), hash_of(to_bytes(old))
                 if name != of:
                     self.links[name] = Link(of, coded.numpy().tobytes(), len(coded), round)
-            decoded.append(now.view(len(held), -1))
+            decoded.append(now[place].view(len(held), -1))
             if self.codec.keeps:
-                left.append(self.codec.left(blocks, data, ()).view(len(held), -1))
+                left.append(self.codec.left(blocks, data, ())[place].view(len(held), -1))
         now = torch.cat(decoded, 1)
         return now, torch.cat(left, 1) if left else torch.zeros_like(now)
 
@@ -151,6 +161,18 @@ class Broadcast:
     def restore(self, kept: Mapping[str, Any]) -> None:
         """Go on from what `to_json` wrote: links of which the sizes alone are known."""
         self.links = {name: Link(base, b"", size, round) for name, (base, size, round) in kept.items()}
+
+
+def _alike(keys: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Where each key stands first, and for every key which of the different ones it is.
+
+    Examples:
+        >>> _alike(["a", "b", "a"])
+        ([0, 1], [0, 1, 0])
+    """
+    numbers: dict[str, int] = {}
+    place = [numbers.setdefault(key, len(numbers)) for key in keys]
+    return [keys.index(key) for key in numbers], place
 
 
 def _is_model(leaf: Tensor) -> bool:

@@ -45,7 +45,9 @@ class Coding:
         if choice is None and self.settings.precision == PLAIN:
             return None
         short = self.settings.precision != PLAIN
-        return Broadcast(Codec(self._numbers, choice), program, self.seed, short=short)
+        return Broadcast(
+            Codec(self._numbers, choice), program, self.seed, short=short, exact_bytes=self.settings.limited
+        )
 
     def up_bytes(self, n: int, key: tuple[int | str, ...] = ()) -> int:
         """Bytes of a model of n parameters that a client sends, without what the message says of it."""

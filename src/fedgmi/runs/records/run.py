@@ -116,6 +116,28 @@ class Unseen(Part):
     metrics_shared: Metrics | None = None
 
 
+class Spending(Part):
+    """How a run kept to its budget. Megabytes are of 10^6 bytes, down and up.
+
+    Attributes:
+        mb_per_client: That each client may cost in all.
+        mb_per_client_round: In each round.
+        plan: In words.
+        settings: What the plan chose, by the names of settings.
+        foreseen_mb: Of the client that is asked most often.
+        most_mb: Of the client that it cost most.
+        sat_out: How often a client was not asked, for it could have cost too much.
+    """
+
+    mb_per_client: float | None
+    mb_per_client_round: float | None
+    plan: str
+    settings: dict[str, int | float | str]
+    foreseen_mb: float
+    most_mb: float
+    sat_out: int
+
+
 class Outcome(Part):
     """One method's run. A number that means nothing to it is null, or left out.
 
@@ -161,6 +183,7 @@ class Outcome(Part):
         bytes_down: To all clients.
         bytes_up: From all clients.
         bytes: The same by kind: down, up.
+        budget: How it kept to its budget, where there is one.
         seconds: Of the run.
     """
 
@@ -201,6 +224,7 @@ class Outcome(Part):
     bytes_down: int
     bytes_up: int
     bytes: Traffic
+    budget: Spending | None = None
     seconds: float
 
     @model_validator(mode="after")
@@ -298,6 +322,7 @@ class Record(Written):
         seconds: Of the run so far.
         absent: The sites of a deployment that were missing, and the clients of a simulation whose replies were lost.
         refused: Of a deployment's, whose answers could not be used, and why.
+        sat_out: How many clients were not asked in this round, where there is a budget: they could have cost too much.
     """
 
     file = folder.RECORDS
@@ -318,6 +343,7 @@ class Record(Written):
     seconds: float
     absent: list[str] | None = None
     refused: dict[str, str] | None = None
+    sat_out: int | None = None
 
 
 class Estimate(Written):

@@ -1,0 +1,277 @@
+"""The plan: of a ladder of ways to run a method, from the best to the cheapest, the first that fits the budget.
+
+The order is that of docs/decisions.md: bits before entries, densities that judge nothing before experts, turns of
+judges after these. What a user has set himself stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fedgmi.errors import ConfigError
+from fedgmi.methods.fedgmi.settings import FedGMISettings, choose_judges
+from fedgmi.protocol.allowance import MARGIN, Allowance, Costs
+from fedgmi.protocol.ledger import Ledger
+from fedgmi.protocol.rounds import participants
+from fedgmi.runs.budget.rehearsal import rehearse
+from fedgmi.runs.setup import Setup, settings_for
+from fedgmi.settings.communication import CommunicationSettings
+from fedgmi.settings.effects import changed
+
+MB = 10**6
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way to run.
+
+    Attributes:
+        precision: As `communication.precision`.
+        top: As `communication.top`.
+        densities: The share of rounds in which densities are trained, where they judge nothing; None: as it is.
+        turns: As `method.judge_turns`; None: as it is.
+    """
+
+    precision: str = "float32"
+    top: float = 1.0
+    densities: float | None = None
+    turns: int | None = None
+
+
+RUNGS = (
+    Rung(),
+    Rung("bfloat16"),
+    Rung("8"),
+    Rung("4"),
+    Rung("4", densities=0.2, turns=4),
+    Rung("4", densities=0.0, turns=2),
+    Rung("2", densities=0.0, turns=2),
+    Rung("4", 0.1, densities=0.0, turns=2),
+    Rung("4", 0.03, densities=0.0, turns=1),
+    Rung("4", 0.01, densities=0.0, turns=1),
+)
+"""From the best to the cheapest."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run keeps to its budget.
+
+    Attributes:
+        setup: The run's, with what the plan has chosen.
+        chosen: That, by the names of settings.
+        costs: What a client costs, as foreseen.
+        rounds: In how many rounds the client that is asked most is asked.
+        foreseen: Bytes of that client, in all.
+        line: What is said of it before the run.
+    """
+
+    setup: Setup
+    chosen: Mapping[str, Any]
+    costs: Costs
+    rounds: int
+    foreseen: int
+    line: str
+
+    def allowance(self, spent: int = 0) -> Allowance:
+        """What clients may cost in the run.
+
+        Args:
+            spent: Bytes of a client before it.
+        """
+        limits = self.setup.config.communication
+        total = None if limits.mb_per_client is None else int(limits.mb_per_client * MB) - spent
+        each = None if limits.mb_per_client_round is None else int(limits.mb_per_client_round * MB)
+        return Allowance(total, each, self.costs)
+
+
+def plan(setup: Setup, name: str, n_clients: int, spent: int = 0) -> Plan | None:
+    """The best way that fits.
+
+    Args:
+        setup: The run's, its number of components known.
+        name: The method's.
+        n_clients: N.
+        spent: Bytes of a client before the run.
+
+    Returns:
+        The plan; None without a budget.
+
+    Raises:
+        ConfigError: Where nothing fits; it says what would.
+    """
+    config = setup.config
+    if not config.communication.limited:
+        return None
+    if config.training.patience is not None:
+        raise ConfigError(
+            f"it is {config.training.patience}, and a budget needs to know how many rounds there are",
+            where="training.patience",
+            fix="leave it out and set rounds, or leave out communication.mb_per_client and mb_per_client_round",
+        )
+    asked = most_asked(n_clients, settings_for(config, name).participation, config.seed, config.rounds)
+    tried = ladder(setup, name)
+    low, high = 0, len(tried)  # the costs fall along the ladder
+    found: dict[int, Plan] = {}
+    while low < high:
+        middle = (low + high) // 2
+        found[middle] = _at(setup, name, tried[middle], asked)
+        low, high = (low, middle) if _fits(found[middle], spent) else (middle + 1, high)
+    if low == len(tried):
+        raise _too_small(found.get(low - 1) or _at(setup, name, tried[-1], asked), spent)
+    best = found.get(low) or _at(setup, name, tried[low], asked)
+    return replace(best, line=told(best, name))
+
+
+def most_asked(n_clients: int, fraction: float, seed: int, rounds: int) -> list[int]:
+    """The rounds of the client that takes part most often.
+
+    Examples:
+        >>> most_asked(3, 1.0, 0, 2)
+        [1, 2]
+    """
+    drawn = {number: participants(n_clients, fraction, seed, number) for number in range(1, rounds + 1)}
+    [(client, _)] = Counter(i for ids in drawn.values() for i in ids).most_common(1)
+    return [number for number, ids in drawn.items() if client in ids]
+
+
+def ladder(setup: Setup, name: str) -> list[dict[str, Any]]:
+    """Settings that the method may be run with, by their names, from the best to the cheapest.
+
+    Args:
+        setup: The run's. What is not at its default stays.
+        name: The method's.
+
+    Returns:
+        Each way once.
+    """
+    own, mine = settings_for(setup.config, name), setup.config.communication
+    fixed = changed(mine, ("precision", "top", "mask", "layers"))
+    found: list[dict[str, Any]] = []
+    for rung in RUNGS:
+        coded = {"precision": rung.precision, "top": rung.top}
+        if {"mask", "layers"} & set(fixed):
+            coded["top"] = mine.top
+        ways = {f"communication.{key}": value for key, value in coded.items() if key not in fixed}
+        if isinstance(own, FedGMISettings):
+            ways |= _of_fedgmi(own, rung, setup)
+        if ways not in found:
+            found.append(ways)
+    return found
+
+
+def _of_fedgmi(own: FedGMISettings, rung: Rung, setup: Setup) -> dict[str, Any]:
+    """How often densities and judges travel. Densities that judge stay as they are."""
+    if choose_judges(own, setup.schema.n_classes).judges != "closed":
+        return {}
+    ways: dict[str, Any] = {}
+    rounds, fixed = setup.config.rounds, changed(own, ("reference_rounds", "judge_turns"))
+    if rung.densities is not None:
+        ways["method.reference_rounds"] = min(own.reference_rounds, max(1, round(rung.densities * rounds)))
+    if rung.turns is not None:
+        ways["method.judge_turns"] = min(own.judge_turns, rung.turns)
+    return {key: value for key, value in ways.items() if key.partition(".")[2] not in fixed}
+
+
+def with_choice(setup: Setup, chosen: Mapping[str, Any]) -> Setup:
+    """The setup with some settings in place of its own."""
+    config = setup.config
+    sections = {"communication": config.communication, "method": config.method}
+    for section in sections:
+        update = {key.partition(".")[2]: value for key, value in chosen.items() if key.startswith(f"{section}.")}
+        sections[section] = sections[section].model_copy(update=update)
+    return replace(setup, config=config.model_copy(update=sections))
+
+
+def _at(setup: Setup, name: str, ways: Mapping[str, Any], asked: Sequence[int]) -> Plan:
+    planned = with_choice(setup, ways)
+    costs = rehearse(planned, name)
+    return Plan(planned, ways, costs, len(asked), int((1 + MARGIN) * costs.of(asked)) + 1, "")
+
+
+def _fits(found: Plan, spent: int) -> bool:
+    allowed = found.allowance(spent)
+    within = allowed.total is None or found.foreseen <= allowed.total
+    return within and (allowed.each_round is None or _dearest(found) <= allowed.each_round)
+
+
+def _dearest(found: Plan) -> int:
+    return int((1 + MARGIN) * max(found.costs.rounds)) + 1
+
+
+def _too_small(least: Plan, spent: int) -> ConfigError:
+    """The refusal: what was found, and the least that works."""
+    limits, rounds = least.setup.config.communication, least.setup.config.rounds
+    total = limits.mb_per_client is not None and least.foreseen + spent > limits.mb_per_client * MB
+    key = "mb_per_client" if total else "mb_per_client_round"
+    needed = least.foreseen + spent if total else _dearest(least)
+    enough = -(-needed // 1000) / 1000  # to a thousandth, upwards
+    of = f"for {rounds} round{'s' * (rounds > 1)}" if total else "for each of the rounds"
+    fewer = ", or lower rounds" if total and rounds > 1 else ""
+    return ConfigError(
+        f"{getattr(limits, key):g} MB a client are too few {of}: expected at least {enough:g}, by the cheapest way "
+        f"that there is ({ways_in_words(least)})",
+        where=f"communication.{key}",
+        fix=f"set it to {enough:g} or more{fewer}",
+    )
+
+
+def told(found: Plan, name: str) -> str:
+    """The line before the run."""
+    limits, costs = found.setup.config.communication, found.costs
+    parts = [
+        f"{limit:g} MB a client{what}"
+        for limit, what in ((limits.mb_per_client, ""), (limits.mb_per_client_round, " and round"))
+        if limit is not None
+    ]
+    rounds = sorted(costs.rounds)
+    usual = rounds[len(rounds) // 2]
+    before = f"{_mb(costs.prepare)} before round 1, then " if costs.prepare > MB // 1000 else ""
+    after = f" and {_mb(costs.finish)} at the end" if costs.finish > MB // 1000 else ""
+    return (
+        f"Budget of {name}: {', '.join(parts)}: {before}about {_mb(usual)} a round ({ways_in_words(found)}){after}, "
+        f"{_mb(found.foreseen)} in all."
+    )
+
+
+def sat_out_line(allowance: Allowance, name: str) -> str:
+    """What is said where clients sat out."""
+    rounds = len(allowance.sat_out)
+    return (
+        f"Budget of {name}: {allowance.times} time{'s' * (allowance.times > 1)}, in {rounds} "
+        f"round{'s' * (rounds > 1)}, a client was not asked, for it could have cost too much."
+    )
+
+
+def spending(planned: Plan, allowance: Allowance, ledger: Ledger, spent: int = 0) -> dict[str, Any]:
+    """How a run kept to its budget, for its summary."""
+    limits = planned.setup.config.communication
+    return {
+        "mb_per_client": limits.mb_per_client,
+        "mb_per_client_round": limits.mb_per_client_round,
+        "plan": planned.line,
+        "settings": dict(planned.chosen),
+        "foreseen_mb": (planned.foreseen + spent) / MB,
+        "most_mb": (int(ledger.by_client().sum(1).max()) + spent) / MB,
+        "sat_out": allowance.times,
+    }
+
+
+def ways_in_words(found: Plan) -> str:
+    """How models travel in a plan."""
+    config = found.setup.config
+    coded: CommunicationSettings = config.communication
+    bits = coded.precision if not coded.precision.isdigit() else f"{coded.precision} bits"
+    words = [f"models in {bits}" + (f", the largest {100 * coded.top:g} %" if coded.top < 1 else "")]
+    if "method.reference_rounds" in found.chosen:
+        words.append(f"densities in {found.chosen['method.reference_rounds']} of {config.rounds} rounds")
+    if "method.judge_turns" in found.chosen:
+        words.append(f"{found.chosen['method.judge_turns']} turns of judges")
+    return ", ".join(words)
+
+
+def _mb(n_bytes: int) -> str:
+    return f"{n_bytes / MB:.2g} MB" if n_bytes < MB else f"{n_bytes / MB:.1f} MB"

@@ -1,0 +1,169 @@
+"""What a run will cost a client, by a rehearsal: the program itself over the in-process transport, on made rows.
+
+Bytes follow from shapes, so a few made clients with a step of training each cost what real ones do. Of rounds that are
+alike the first two are rehearsed: the second stands for those that follow. What depends on the data is left: how many
+words there are, and models that a client does not hold. The run compares, see `protocol.allowance`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedgmi.data.rows import Client, Schema, blank_targets
+from fedgmi.methods import Method
+from fedgmi.methods.fedgmi.schedule import MIN_CLIENTS
+from fedgmi.methods.fedgmi.settings import FedGMISettings
+from fedgmi.protocol.allowance import Costs
+from fedgmi.protocol.in_process import InProcess
+from fedgmi.protocol.rounds import Progress, run_rounds
+from fedgmi.protocol.step import Kind, Step, select
+from fedgmi.randomness import generator
+from fedgmi.runs.setup import Setup, settings_for
+from fedgmi.settings.base import MethodSettings
+from fedgmi.tree import Tree
+
+ROWS = 2000  # of all made clients together: enough that most words have rows
+MODELS: tuple[Kind, ...] = ("density", "expert")
+DETAILS = 0.01  # more than a rehearsed exchange: numbers in headers have more digits in a larger federation
+
+
+def rehearse(setup: Setup, name: str) -> Costs:
+    """What a run costs a client.
+
+    Args:
+        setup: Of the run, with what is planned.
+        name: The method's.
+
+    Returns:
+        The costs, rounded up a little.
+    """
+    own = settings_for(setup.config, name)
+    short = _shortened(own, setup.config.rounds)
+    method, transport, server = _run(_short_setup(setup, own, short), name, short.rounds)
+    ledger, n_clients = transport.ledger, transport.ledger.n_clients
+
+    def most(round: int) -> int:
+        return int((1 + DETAILS) * int(ledger.by_client(round).sum(1).max())) + 1
+
+    def down(round: int) -> int:
+        kinds = ledger.by_kind(round)
+        return int((1 + DETAILS) * sum(kinds.get(kind, (0, 0))[0] for kind in MODELS)) // n_clients
+
+    program = method.program
+
+    def whole(steps: Sequence[Step]) -> int:
+        read = select(server, [entry for step in steps for entry in step.reads])
+        models = {leaf: value for leaf, value in read.items() if program.kind_of(leaf, "statistics") in MODELS}
+        return transport.requests.whole(models)
+
+    return Costs(
+        most(0),
+        tuple(most(number) for number in short.stands_for),
+        most(short.rounds + 1),
+        down=tuple(down(number) for number in short.stands_for),
+        whole=whole(program.round),
+        whole_end=whole(program.finish),
+    )
+
+
+def _short_setup(setup: Setup, own: MethodSettings, short: _Short) -> Setup:
+    """The same with few rounds and hardly any training."""
+    config = setup.config
+    training = config.training.model_copy(update={"epochs": 1, "max_steps": 1, "patience": None})
+    changed: dict[str, Any] = {"rounds": short.rounds, "training": training}
+    if isinstance(config.method, type(own)):
+        changed["method"] = config.method.model_copy(update=short.settings)
+    return replace(setup, config=config.model_copy(update=changed))
+
+
+def _run(setup: Setup, name: str, rounds: int) -> tuple[Method, InProcess, Tree]:
+    """All rounds on made rows."""
+    method, seed = setup.method(name), setup.config.seed
+    clients, components = made_clients(setup.schema, setup.n_components, seed)
+    held, _ = made_clients(setup.schema, setup.n_components, seed + 1, rows=ROWS // 10)
+    true = components if name == "oracle" else None
+    transport = InProcess(clients, method.program, components=true, validation=held, coding=setup.coding())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what made rows are like is nobody's concern
+        start = Progress(method.program.init())
+        end = run_rounds(name, method.program, transport, start, n_clients=len(clients), rounds=rounds, seed=seed)
+    return method, transport, end.server
+
+
+@dataclass(frozen=True)
+class _Short:
+    """A short run that has rounds of every sort.
+
+    Attributes:
+        rounds: How many.
+        settings: What its method's settings have in place of theirs.
+        stands_for: By round of the long run, the round of the short one that is like it.
+    """
+
+    rounds: int
+    settings: dict[str, int]
+    stands_for: tuple[int, ...]
+
+
+def _shortened(own: object, rounds: int) -> _Short:
+    """Of each stretch of rounds that are alike two are kept.
+
+    Examples:
+        >>> _shortened(FedGMISettings(warm_up_rounds=4, reference_rounds=5), 7)
+        _Short(rounds=5, settings={'warm_up_rounds': 2, 'reference_rounds': 3}, stands_for=(1, 2, 2, 2, 3, 4, 5))
+    """
+    keys = ("warm_up_rounds", "reference_rounds") if isinstance(own, FedGMISettings) else ()
+    ends = {key: min(rounds, int(getattr(own, key) or 0)) for key in keys}
+    stands_for: list[int] = []
+    settings = dict[str, int]()
+    done = 0
+    for begin, end in pairwise(sorted({0, rounds, *ends.values()})):
+        kept = min(2, end - begin)
+        stands_for += [done + min(place + 1, kept) for place in range(end - begin)]
+        done += kept
+        settings |= {key: done for key, at in ends.items() if at == end}
+    settings |= {key: 0 for key, at in ends.items() if at == 0}
+    return _Short(done, {key: settings[key] for key in keys}, tuple(stands_for))
+
+
+def made_clients(schema: Schema, n_components: int, seed: int, rows: int = ROWS) -> tuple[list[Client], list[Tensor]]:
+    """Clients of a mixture of such rows: enough of them for every exchange, with proportions that differ.
+
+    Args:
+        schema: What rows look like.
+        n_components: K.
+        seed: Of the draws.
+        rows: Of all together.
+
+    Returns:
+        The clients, and the component of each row.
+    """
+    draws, n_clients = generator(seed, "rehearsal"), max(MIN_CLIENTS, n_components) + 1
+    centres = torch.randn(n_components, max(1, schema.n_classes), schema.n_features, generator=draws)
+    clients, components = list[Client](), list[Tensor]()
+    for i in range(n_clients):
+        share = torch.rand(n_components, generator=draws).pow(3) + 0.05
+        component = torch.multinomial(share, rows // n_clients, True, generator=draws)
+        y = blank_targets(schema, len(component))
+        label = torch.randint(0, max(1, schema.n_classes), (len(component),), generator=draws)
+        x = centres[component, label] + 0.5 * torch.randn(len(component), schema.n_features, generator=draws)
+        if y is not None:
+            noise = torch.randn(len(component), generator=draws)
+            number = x[:, 0] * (1 - 2 * (component % 2)) + noise
+            y = label if schema.task == "classification" else number if schema.task == "regression" else _times(number)
+        x = x.sigmoid() if schema.kind == "image" else x
+        clients.append(Client(f"made-{i}", x.view(-1, *schema.shape), y))
+        components.append(component)
+    return clients, components
+
+
+def _times(number: Tensor) -> Tensor:
+    """Times, most of them of events. [n, 2]"""
+    return torch.stack([number.clamp(-3, 3).exp(), (torch.arange(len(number)) % 3 > 0).float()], 1)

@@ -1,0 +1,164 @@
+"""A budget is planned for, and never exceeded."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from fedgmi.data.rows import Schema
+from fedgmi.errors import ConfigError
+from fedgmi.protocol.allowance import Allowance, Costs
+from fedgmi.protocol.ledger import Ledger
+from fedgmi.runs import config, experiment
+from fedgmi.runs.budget import plan as planning
+from fedgmi.runs.budget.plan import RUNGS, ladder, plan
+from fedgmi.runs.budget.rehearsal import rehearse
+from fedgmi.runs.setup import Setup
+from fedgmi.storage import checkpoint, folder
+from tiny import TINY
+
+COSTS = Costs(100, (50, 20, 20, 20), 30, down=(30, 8, 8, 8), whole=30, whole_end=25)
+DIGITS = Schema((1, 8, 8), 10, "image")
+
+
+def settings(*overrides: str, method: str = "fedgmi") -> config.Config:
+    """The tiny run of a method."""
+    common = [line for line in TINY if not line.startswith("method.") or method == "fedgmi"]
+    return config.load(None, [f"method.name={method}", *common, *overrides])
+
+
+def spent(out, method):
+    """Bytes of every client, by the transport's ledger."""
+    found = checkpoint.load(out / folder.CHECKPOINTS, method, digest=config.load(out / folder.CONFIG).digest())
+    return Ledger.from_tree(6, found.ledger).by_client().sum(1)
+
+
+@pytest.mark.parametrize(
+    ("method", "mb", "more"),
+    [
+        ("fedgmi", 2.0, ()),
+        ("fedgmi", 0.5, ()),
+        ("fedgmi", 0.6, ("method.judges=density",)),
+        ("fedavg", 0.012, ("rounds=6",)),
+        ("fedem", 0.02, ("method.participation=0.5", "rounds=6")),
+    ],
+)
+def test_no_client_costs_more_than_the_budget(tmp_path, method, mb, more):
+    found = experiment.run(settings(f"communication.mb_per_client={mb}", *more, method=method), tmp_path / "run")
+    most = int(spent(tmp_path / "run", method).max())
+    assert 0 < most <= mb * 10**6
+    assert found["budget"]["most_mb"] == pytest.approx(most / 10**6)
+    assert found["budget"]["foreseen_mb"] <= mb
+    assert found["budget"]["plan"].startswith(f"Budget of {method}: {mb:g} MB a client")
+
+
+def test_what_is_foreseen_is_what_it_costs(tmp_path):
+    """To 3 %, by more rounds than are rehearsed, and nobody sits out."""
+    for method, mb in (("fedgmi", 1.0), ("fedavg", 0.1)):
+        chosen = settings(f"communication.mb_per_client={mb}", "rounds=8", method=method)
+        found = experiment.run(chosen, tmp_path / method)["budget"]
+        assert found["most_mb"] == pytest.approx(found["foreseen_mb"], rel=0.05), method
+        assert found["sat_out"] == 0
+
+
+def test_a_client_that_could_cost_too_much_is_not_asked():
+    ledger, allowance = Ledger(2), Allowance(240, None, COSTS, factor=1.0)
+    for i, cost in ((0, 100), (1, 90)):
+        ledger.add(0, "sketch", i, down=cost)
+    assert allowance.able(ledger, [0, 1], 1) == [0, 1]
+    ledger.add(1, "expert", 0, down=50)
+    ledger.add(1, "expert", 1, down=40)
+    assert allowance.able(ledger, [0, 1], 2) == [0, 1]
+    ledger.add(2, "expert", 0, up=45)  # more than twice what was foreseen: so the next may be
+    ledger.add(2, "expert", 1, up=20)
+    assert allowance.able(ledger, [0, 1], 3) == []
+    assert allowance.factor == pytest.approx(45 / 20)
+    assert (allowance.sat_out, allowance.times) == ({3: [0, 1]}, 2)
+
+
+def test_each_round_has_a_limit_too():
+    allowance = Allowance(None, 49, COSTS, factor=1.0)
+    assert allowance.able(Ledger(1), [0], 1) == []
+    assert allowance.able(Ledger(1), [0], 2) == []  # it has round 1 to catch up with
+    assert Allowance(None, 50, COSTS, factor=1.0).able(Ledger(1), [0], 2) == [0]
+
+
+def test_who_sat_out_is_known_to_a_resumed_run():
+    allowance = Allowance(150, None, COSTS)
+    allowance.able(Ledger(3), [0, 2], 1)
+    other = Allowance(150, None, COSTS)
+    other.restore(json.loads(json.dumps(allowance.to_json())))
+    assert other == allowance
+
+
+def test_clients_sit_out_where_more_travels_than_was_foreseen(tmp_path, monkeypatch):
+    """A rehearsal that is wrong by half costs rounds, and no byte beyond the budget."""
+
+    def half(setup, name):
+        costs = rehearse(setup, name)
+        return dataclasses.replace(costs, rounds=tuple(cost // 2 for cost in costs.rounds))
+
+    monkeypatch.setattr(planning, "rehearse", half)
+    rungs = [rung for rung in RUNGS if rung.precision == "float32"]
+    monkeypatch.setattr(planning, "RUNGS", rungs)
+    true = rehearse(Setup(settings("rounds=8", method="fedavg"), DIGITS, 1), "fedavg").total
+    chosen = settings(f"communication.mb_per_client={0.7 * true / 10**6}", "rounds=8", method="fedavg")
+    found = experiment.run(chosen, tmp_path / "run")["budget"]
+    assert int(spent(tmp_path / "run", "fedavg").max()) <= 0.7 * true
+    assert found["sat_out"] > 0
+    lines = [line["sat_out"] for line in folder.read_records(tmp_path / "run")]
+    assert sum(lines) == found["sat_out"]
+
+
+@pytest.mark.parametrize("method", ["fedgmi", "fedavg"])
+def test_too_small_a_budget_names_the_smallest_that_works(method):
+    def planned(mb):
+        return plan(Setup(settings(f"communication.mb_per_client={mb}", method=method), DIGITS, 3), method, 6)
+
+    with pytest.raises(ConfigError, match=r"mb_per_client: 0.001 MB a client are too few for 2 rounds") as caught:
+        planned(0.001)
+    enough = float(caught.value.fix.split()[3])
+    found = planned(enough)
+    assert found is not None
+    assert found.foreseen <= enough * 10**6
+    with pytest.raises(ConfigError, match=f"at least {enough:g}"):
+        planned(round(enough - 0.001, 3))
+
+
+def test_a_round_with_too_small_a_budget_is_refused():
+    chosen = settings("communication.mb_per_client_round=0.0001", method="fedavg")
+    with pytest.raises(ConfigError, match=r"communication.mb_per_client_round: .* for each of the rounds"):
+        plan(Setup(chosen, DIGITS, 1), "fedavg", 6)
+
+
+def test_patience_is_refused_beside_a_budget(tmp_path):
+    chosen = settings("communication.mb_per_client=1", "training.patience=2")
+    with pytest.raises(ConfigError, match=r"training.patience: it is 2, and a budget"):
+        experiment.run(chosen, tmp_path / "run")
+
+
+@pytest.mark.parametrize("key", ["mb_per_client", "mb_per_client_round"])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", '"five"', "true"])
+def test_what_is_no_budget_is_refused(key, value):
+    with pytest.raises(ConfigError, match=f"communication.{key}"):
+        settings(f"communication.{key}={value}")
+
+
+def test_what_the_user_set_stays():
+    found = ladder(Setup(settings("communication.precision=8"), DIGITS, 3), "fedgmi")
+    assert not any("communication.precision" in ways for ways in found)
+    assert any(ways.get("communication.top") == 0.01 for ways in found)
+    found = ladder(Setup(settings("communication.mask=0.5", "method.judge_turns=3"), DIGITS, 3), "fedgmi")
+    assert {ways["communication.top"] for ways in found} == {1.0}
+    assert not any("method.judge_turns" in ways for ways in found)
+
+
+def test_densities_that_judge_stay_in_all_their_rounds():
+    found = ladder(Setup(settings("method.judges=density"), DIGITS, 3), "fedgmi")
+    assert {key for ways in found for key in ways} == {"communication.precision", "communication.top"}
+
+
+def test_without_a_budget_there_is_no_plan():
+    assert plan(Setup(settings(), DIGITS, 3), "fedgmi", 6) is None
