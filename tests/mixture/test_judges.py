@@ -55,9 +55,8 @@ def test_total_less_own_judges_as_if_the_client_had_never_been_there(counts, see
     without = moment_sums(points[others], resp[others], labels[others], L, rest).sum(0)
     torch.testing.assert_close(own.sum(0) - own[0], without, atol=1e-9, rtol=1e-9)
     found = by_others(own.sum(0), own, rows, lambda judges, at: judges.log_prob(points[at], labels[at]))
-    torch.testing.assert_close(
-        found[mine], Judges.of(without).log_prob(points[mine], labels[mine]), atol=1e-5, rtol=1e-7
-    )
+    expected = Judges.of(without).log_prob(points[mine], labels[mine])
+    torch.testing.assert_close(found[mine], expected, atol=1e-5, rtol=1e-7)
 
 
 def test_sums_add_up_over_clients():
