@@ -172,6 +172,7 @@ SWEEP: dict[str, Line] = {
     "density.name": Line("gaussian", models, ("density.hidden=256", "density.latent=16")),
     "density.architecture": Line("conv", models, DIGITS),
     "density.likelihood": Line("gaussian", models, DIGITS),
+    "density.shared": Line("none", models),
     "density.hidden": Line("4", models),
     "density.latent": Line("3", models),
     "expert.name": Line("cnn", models, DIGITS),
