@@ -26,7 +26,7 @@ def headline(diagnosis: Diagnosis) -> list[str]:
         Sentences.
 
     >>> known = {"n_components": 3, "n_components_estimated": True, "explained": 0.84, "explained_interval": (0.8, 0.9)}
-    >>> known |= {"mixture_supported": True, "speaks_against": None, "own_scatter_interval": (1.0, 1.1)}
+    >>> known |= {"mixture_supported": True, "speaks_against": "roundness", "own_scatter_interval": (1.0, 1.1)}
     >>> known |= {"clients": ["a", "b", "c", "d"]}
     >>> headline(known)
     ['3 components explain 84 % (80 to 90 %) of what differs between these clients.']

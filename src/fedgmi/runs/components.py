@@ -159,11 +159,12 @@ def of_unshown(n_components: int, found: Mapping[str, Any]) -> list[str]:
     if shown > n_components:
         return [f"{asked}, and the clients show {int(shown)}. See fedgmi diagnose, or ask for more"]
     if reliability < RELIABLE:
+        lost = found.get("rows_in_lost_words") or 0.0
+        rare = f". {lost:.0%} of all rows have words too rare to count" if lost > MUCH_LOST else ""
         return [
             f"{asked}, and clients differ by hardly more than chance ({reliability:.0%} is more; "
             f"{counted(int(shown), 'component')} {'is' if shown == 1 else 'are'} shown): every client has the pooled "
-            "proportions, and the components are one. More rows a client help, or more clients",
-            *lost_words(found.get("rows_in_lost_words")),
+            f"proportions, and the components are one{rare}. More rows a client help, or more clients"
         ]
     return [
         f"{asked}, and the clients show {int(shown)}: proportions among the others are arbitrary, and no client's are "
