@@ -25,7 +25,9 @@ Part = Literal["cell", "label"]
 
 
 def telling(histograms: Tensor, n_values: int) -> Part | None:
-    """By what clients differ where it is by cells or by labels alone: rare words then keep that.
+    """What clients differ by, where that is cells or labels alone and of these there are fewer. Rare words keep it.
+
+    Where there are more, a word's group by these is the smaller one already.
 
     Of each table of clients by cells, or by labels, χ² less its degrees of freedom is in deviations of chance √(2·df).
 
@@ -34,7 +36,8 @@ def telling(histograms: Tensor, n_values: int) -> Part | None:
         n_values: L, how many labels a cell is counted with.
 
     Returns:
-        "cell" where cells differ by more than 5 deviations and labels by less than 2, "label" likewise; else None.
+        "cell" where clients differ in cells by more than 5 deviations and in labels by less than 2, and there are fewer
+        cells than labels; "label" likewise; else None.
 
     >>> cells = torch.tensor([[90.0, 10.0], [10.0, 90.0], [50.0, 50.0]])
     >>> telling(cells.repeat_interleave(3, 1), n_values=3)
@@ -49,10 +52,10 @@ def telling(histograms: Tensor, n_values: int) -> Part | None:
         freedom = max(1, (int(held.any(1).sum()) - 1) * (int(held.any(0).sum()) - 1))
         excess = ((seen - expected).square()[held] / expected[held]).sum() - freedom
         beyond[name] = float(excess) / math.sqrt(2 * freedom)
-    for part, other in (("cell", "label"), ("label", "cell")):
-        if beyond[part] > CLEARLY and beyond[other] < CHANCE:
-            return "cell" if part == "cell" else "label"
-    return None
+    n_cells = table.shape[1]
+    if beyond["cell"] > CLEARLY and beyond["label"] < CHANCE and n_cells < n_values:
+        return "cell"
+    return "label" if beyond["label"] > CLEARLY and beyond["cell"] < CHANCE and n_values < n_cells else None
 
 
 def back_off(counts: Tensor, n_values: int = 1, noise_deviation: float = 0.0, telling: Part | None = None) -> Tensor:
