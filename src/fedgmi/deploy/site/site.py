@@ -83,13 +83,14 @@ class Site:
     def _answer(self, request: Parcel) -> Parcel:
         header = request.header
         self._agree(header)
-        memory = memory_of(self.where, str(header["run"]))
         if header["kind"] == "hello":
             self.federation.planned(header.get("plan"))  # which is refused now rather than later
             if header.get("plan"):
+                memory = memory_of(self.where, str(header["run"]))
                 with memory.alone():
                     memory.keep_plan(header["plan"])
             return Parcel(self._hello())
+        memory = memory_of(self.where, str(header["run"]))
         with memory.alone():
             site = replace(self, federation=self.federation.planned(memory.plan()))
             server = site._take(request, memory)
