@@ -53,10 +53,25 @@ class Vae:
         return self.loss_by_parts(self.parts_of(params), x, noise)
 
     def gradient(self, params: Tensor, x: Tensor, noise: Tensor, out: Tensor) -> None:
-        """Of mean_B (KL − log p(x|z)): back through the decoder to z, then through the encoder."""
+        """Of mean_B (KL − log p(x|z)); see `Density.gradient`."""
+        slopes = self.layout.split(out)
+        scale = slopes.get("scale")
+        self.backward(self.parts_of(params), slopes, x, noise)
+        if scale is not None:
+            torch.sum(slopes["scale"], 1, out=scale)
+
+    def backward(self, parts: Parts, slopes: dict[str, Tensor], x: Tensor, noise: Tensor) -> None:
+        """Back through the decoder to z, then through the encoder.
+
+        Args:
+            parts: The parameters, as `loss_by_parts` takes them.
+            slopes: By name, views into which the layers' gradients are written. Those of what `likelihood` and `prior`
+                read are put there, of each row by itself.
+            x: Rows. [J, B, *shape]
+            noise: [J, B, Z]
+        """
         assert self.network.layers is not None
-        (encoder, decoder), parts, slopes = self.network.layers, self.parts_of(params), self.layout.split(out)
-        x, share = x.flatten(2), 1.0 / x.shape[1]
+        (encoder, decoder), x, share = self.network.layers, x.flatten(2), 1.0 / x.shape[1]
         inner, hidden, code = encoder.forward(parts, x)
         mean, log_variance = code_of(code)
         spread = noise * (0.5 * log_variance).exp()
@@ -65,13 +80,19 @@ class Vae:
         if self.bernoulli:
             slope = bernoulli_slope(output, x, share)
         else:
-            slope, of_scale = gaussian_slope(parts, output, x, share)
-            torch.sum(of_scale, 1, out=slopes["scale"])
+            slope, slopes["scale"] = gaussian_slope(parts, output, x, share)
         below = decoder.backward(parts, slopes, z, inner_z, hidden_z, slope)
         of_z = torch.bmm(below, parts["decode_1.weight"].mT)
-        of_log_variance = 0.5 * (of_z * spread + share * (log_variance.exp() - 1))
+        of_mean, of_log_variance = self.divergence_slopes(parts, slopes, mean, log_variance, share)
+        of_log_variance += 0.5 * of_z * spread
         of_log_variance.masked_fill_(log_variance >= MAX_LOG_VARIANCE, 0.0)
-        encoder.backward(parts, slopes, x, inner, hidden, torch.cat([of_z + share * mean, of_log_variance], -1))
+        encoder.backward(parts, slopes, x, inner, hidden, torch.cat([of_z + of_mean, of_log_variance], -1))
+
+    def divergence_slopes(
+        self, parts: Parts, slopes: dict[str, Tensor], mean: Tensor, log_variance: Tensor, share: float
+    ) -> tuple[Tensor, Tensor]:
+        """The gradients of share · KL by the code's mean and log variance. [J, B, Z]; a prior's go to `slopes`."""
+        return share * mean, 0.5 * share * (log_variance.exp() - 1)
 
     @torch.no_grad()
     def log_prob(self, params: Tensor, x: Tensor, noise: Tensor) -> Tensor:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fedgmi.data.rows import Schema
 from fedgmi.models.backward import linear_backward
-from fedgmi.models.densities.networks import Network, Parts, mlp
+from fedgmi.models.densities.networks import Network, Parts, TwoLayers, mlp
 from fedgmi.models.flat import linear
 from fedgmi.settings.run import DensitySettings
 
@@ -19,15 +17,8 @@ OWN_START = 0.1
 there is."""
 
 
-@dataclass(frozen=True)
-class FilmLayers:
-    """I → hidden → O, whose hidden layer is SiLU((1 + γ_k)·h + β_k) (Perez et al. 2018, arXiv 1709.07871).
-
-    Attributes:
-        prefix: Of its parameters' names.
-    """
-
-    prefix: str
+class FilmLayers(TwoLayers):
+    """I → hidden → O, whose hidden layer is SiLU((1 + γ_k)·h + β_k) (Perez et al. 2018, arXiv 1709.07871)."""
 
     @property
     def own(self) -> tuple[str, str]:
@@ -93,4 +84,5 @@ def film_mlp(settings: DensitySettings, schema: Schema) -> Network:
         encode=lambda parts, x: ENCODER.forward(parts, x.flatten(2))[-1],
         decode=lambda parts, z: DECODER.forward(parts, z)[-1],
         floats_per_row=4 * hidden,
+        layers=(ENCODER, DECODER),
     )

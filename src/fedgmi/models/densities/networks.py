@@ -36,7 +36,9 @@ class TwoLayers:
         hidden = F.silu(inner)
         return inner, hidden, linear(hidden, parts[f"{second}.weight"], parts[f"{second}.bias"])
 
-    def backward(self, parts: Parts, slopes: Parts, x: Tensor, inner: Tensor, hidden: Tensor, output: Tensor) -> Tensor:
+    def backward(
+        self, parts: Parts, slopes: dict[str, Tensor], x: Tensor, inner: Tensor, hidden: Tensor, output: Tensor
+    ) -> Tensor:
         """Write the gradients of the parameters into the views `slopes`.
 
         Args:
