@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
+from fedgmi.methods.fedgmi.calibration import client_count
 from fedgmi.methods.fedgmi.evidence import Evidence
-from fedgmi.methods.fedgmi.state import CONTRAST, Calibration, Gate, Sketch
+from fedgmi.methods.fedgmi.state import CONTRAST, Calibration, Gate, Sketch, counted_clients
 from fedgmi.mixture.information import MIN_CONTRAST, contrast_sums, contrasts, decided, standard_errors
 from fedgmi.mixture.posterior import e_step
 from fedgmi.mixture.scatter import dispersion
@@ -41,7 +42,7 @@ def contrast_step(labelled: Evidence, unlabelled: Evidence) -> Step:
                 name: contrast_sums(evidence(server, states_of, judged), share, judged)["joint"]
                 for name, evidence in kinds.items()
             }
-        return states, Message(sums=sums | {"clients": (rows.counts > 0).sum().double()})
+        return states, Message(sums=sums | client_count(rows))
 
     def take(server: Tree, message: Message, round: int) -> Tree:
         labelled, unlabelled = (contrasts(message.sums[name]) for name in ("labelled", "unlabelled"))
@@ -55,8 +56,8 @@ def contrast_step(labelled: Evidence, unlabelled: Evidence) -> Step:
 
 def n_clients(server: Tree, message: Message) -> int:
     """How many clients components were found from: those with counts of words; without counts, those that answer."""
-    [histograms] = Sketch.names("histograms")
-    return int(server[histograms].any(1).sum()) if histograms in server else int(message.sums["clients"])
+    counted = counted_clients(server)
+    return int(message.sums["clients"]) if counted is None else counted
 
 
 def all_shown(server: Tree) -> bool:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from fedgmi.data.rows import Schema
 from fedgmi.methods.fedgmi.settings import FedGMISettings
-from fedgmi.methods.fedgmi.state import Calibration, Components, Gate, Judging, Reference, Sketch
+from fedgmi.methods.fedgmi.state import Calibration, Components, Gate, Judging, Reference, Sketch, counted_clients
 from fedgmi.mixture.target_bins import binned
 from fedgmi.mixture.topics import all_alike, clearness
 from fedgmi.protocol.message import Message
@@ -282,9 +282,9 @@ def calibration_has_begun(own: FedGMISettings, server: Tree) -> bool:
 def too_few(server: Tree, message: Message) -> bool:
     """So few clients answered that the last calibration stands: fewer than five, and not all that there are. A single
     one is always too few, for its rows are judged by the others'."""
-    [histograms] = Sketch.names("histograms")
-    everyone = int(server[histograms].any(1).sum()) if histograms in server else MIN_CLIENTS
-    return float(message.sums["clients"]) < max(2, min(MIN_CLIENTS, everyone))
+    everyone = counted_clients(server)
+    enough = MIN_CLIENTS if everyone is None else max(2, min(MIN_CLIENTS, everyone))
+    return float(message.sums["clients"]) < enough
 
 
 def largest_weights(own: FedGMISettings, server: Tree) -> Tensor:

@@ -239,6 +239,12 @@ def reference_of(server: Tree) -> Tree:
     return Reference.leaves(density=now.density, expert=now.expert, version=now.version)
 
 
+def counted_clients(server: Tree) -> int | None:
+    """How many clients have rows in the histograms; None where nobody counted."""
+    [histograms] = Sketch.names("histograms")
+    return int(server[histograms].any(1).sum()) if histograms in server else None
+
+
 def uncalibrated(part: type[Calibration] | type[Gate], share: Tensor) -> Tree:
     """q and the bias log q under which word evidence of weight 1 is the plain log p(w | k).
 
