@@ -69,7 +69,8 @@ class InProcess:
         """See `Transport.exchange`. Clients are in ascending order, so that sums are the same bits on every run."""
         self._number = self._number + 1 if round == self._round else 0
         self._round = round
-        part, there = select(server, step.reads), self._send(step, server, sorted(ids))
+        part = select(server, step.reads)
+        there = self._send(step, part, server, sorted(ids))
         if self.wrappers:
             return self._wrapped(step, server, part, there)
         groups = chunks(self._clients, there)
@@ -108,9 +109,9 @@ class InProcess:
             with torch.no_grad():
                 self._begin(server, (~self.states[THERE]).nonzero()[:, 0].tolist())
 
-    def _send(self, step: Step, server: Tree, ids: Sequence[int]) -> list[int]:
+    def _send(self, step: Step, part: Tree, server: Tree, ids: Sequence[int]) -> list[int]:
         """Send the requests, and enter their bytes; the clients that answer."""
-        part, losses = select(server, step.reads), self.losses
+        losses = self.losses
         if losses is None:
             self._request(step, part, ids)
             return list(ids)

@@ -25,7 +25,7 @@ from fedgmi.protocol.listener import Listener
 from fedgmi.protocol.phases import require_finite
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.step import select
-from fedgmi.runs.budget.plan import plan, sat_out_line
+from fedgmi.runs.budget.plan import Plan, plan, sat_out_line
 from fedgmi.runs.choosing import (
     UNKNOWN,
     BestRound,
@@ -110,11 +110,13 @@ def _best(setup: Setup, federation: Federation, device: torch.device, listener: 
     elif len(rates) > 1 and not came.validation:
         what = f"validation rows choose a learning rate of {len(rates)}, and there are none"
         raise ConfigError(what, where="training.lr", fix="give one rate, or Federation.from_arrays(validation=…)")
+    spent = counted.bytes_of_client(setup.method().program, len(federation.clients))
+    planned = plan(setup, name, len(federation.clients), spent)
     fits: list[Fitted] = []
     ranks: list[float] = []
     diverged = None
     for rate in rates:
-        run = _Run(setup, federation, device, rate, f"{name}-lr{rate!r}" if len(rates) > 1 else name)
+        run = _Run(setup, federation, device, rate, f"{name}-lr{rate!r}" if len(rates) > 1 else name, planned, spent)
         if fits and config.method.n_components == "auto":  # every rate goes on from a survey of its own
             counted = count_components(config, setup, federation.clients, device)
         try:
@@ -138,15 +140,16 @@ class _Run:
     device: torch.device
     rate: float
     name: str
+    planned: Plan | None
+    spent: int
     history: list[dict[str, Any]] = field(default_factory=list)
     latest: Score = UNKNOWN
 
     def fit(self, counted: ComponentCount, listener: Listener | None) -> Fitted:
         """All rounds, and what is left of them."""
         config, clients = self.setup.config, self.federation.clients
-        spent = counted.bytes_of_client(self.setup.method().program, len(clients))
-        planned = plan(self.setup, config.method.name, len(clients), spent)
-        allowance = None if planned is None else planned.allowance(spent)
+        planned = self.planned
+        allowance = None if planned is None else planned.allowance(self.spent)
         setup = self.setup if planned is None else planned.setup
         if planned is not None and listener is not None:
             listener.said(self.name, planned.line)

@@ -47,6 +47,7 @@ class Runner:
         choice: Of the round that the run at hand ends with; None: the last.
         spent: Bytes of a client before the run, for the number of components.
         allowance: What clients may cost in the run at hand; None: any number of bytes.
+        plans: How methods keep to their budgets, by name.
     """
 
     setup: Setup
@@ -61,6 +62,7 @@ class Runner:
     choice: BestRound | None = None
     spent: int = 0
     allowance: Allowance | None = None
+    plans: dict[str, Plan | None] = field(default_factory=dict)
 
     def outcome(self, name: str, lr: float, *, components: Sequence[Tensor] | None) -> dict[str, Any]:
         """The evaluation after the last round. A finished run is read from its checkpoint, not repeated.
@@ -81,7 +83,9 @@ class Runner:
             torch.set_num_threads(int(found.meta["threads"]))  # those that follow then have them too
             return dict(found.meta["outcome"])
         federation = self.scenario.federation
-        planned = plan(self.setup, name, len(federation.clients), self.spent)
+        if name not in self.plans:  # a plan takes seconds, and is the same at every rate
+            self.plans[name] = plan(self.setup, name, len(federation.clients), self.spent)
+        planned = self.plans[name]
         self.allowance = None if planned is None else planned.allowance(self.spent)
         setup = self.setup if planned is None else planned.setup
         method = setup.method(name, lr=lr)

@@ -50,6 +50,5 @@ class CommunicationSettings(Section):
         return self.mb_per_client is not None or self.mb_per_client_round is not None
 
 
-UNLIMITED = {"mb_per_client": None, "mb_per_client_round": None}
-APART = UNLIMITED | {"lost": 0.0}
+APART = {"mb_per_client": None, "mb_per_client_round": None, "lost": 0.0}
 """What does not say how models travel."""
