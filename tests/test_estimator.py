@@ -54,6 +54,19 @@ def blob(model):
     return int(np.corrcoef(model.weights_[:, 0], TRUTH)[0, 1] < 0)
 
 
+def test_without_densities_nothing_is_drawn_or_scored():
+    """Where judges need none they may be left out; where rows are judged by them they may not."""
+    bare = new(rounds=2, settings=SMALL | {"method.reference_rounds": 0}).fit(Federation.from_arrays(CLIENTS))
+    assert bare.bound_ is None
+    assert bare.weights_.shape == (8, 2)
+    for ask in (lambda: bare.sample(component=0), lambda: bare.score_samples(CLIENTS[0][0])):
+        with pytest.raises(ConfigError, match=r"method.reference_rounds: densities were trained in no round"):
+            ask()
+    judged = SMALL | {"method.reference_rounds": 0, "method.judges": "density"}
+    with pytest.raises(ConfigError, match=r"method.reference_rounds: it is 0, so densities would never be trained"):
+        new(rounds=2, settings=judged).fit(Federation.from_arrays(CLIENTS))
+
+
 def test_proportions_are_recovered(model, blob):
     assert model.weights_.shape == (8, 2)
     assert model.n_components_ == 2

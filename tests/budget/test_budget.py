@@ -13,7 +13,7 @@ from fedgmi.protocol.allowance import Allowance, Costs
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.runs import config, experiment
 from fedgmi.runs.budget import plan as planning
-from fedgmi.runs.budget.plan import RUNGS, ladder, plan
+from fedgmi.runs.budget.plan import CODES, ONE, ladders, plan
 from fedgmi.runs.budget.rehearsal import rehearse
 from fedgmi.runs.setup import Setup
 from fedgmi.storage import checkpoint, folder
@@ -101,8 +101,7 @@ def test_clients_sit_out_where_more_travels_than_was_foreseen(tmp_path, monkeypa
         return dataclasses.replace(costs, rounds=tuple(cost // 2 for cost in costs.rounds))
 
     monkeypatch.setattr(planning, "rehearse", half)
-    rungs = [rung for rung in RUNGS if rung.precision == "float32"]
-    monkeypatch.setattr(planning, "RUNGS", rungs)
+    monkeypatch.setattr(planning, "CODES", CODES[:1])
     true = rehearse(Setup(settings("rounds=8", method="fedavg"), DIGITS, 1), "fedavg").total
     chosen = settings(f"communication.mb_per_client={0.7 * true / 10**6}", "rounds=8", method="fedavg")
     found = experiment.run(chosen, tmp_path / "run")["budget"]
@@ -146,18 +145,45 @@ def test_what_is_no_budget_is_refused(key, value):
         settings(f"communication.{key}={value}")
 
 
+def ways_of(*overrides, method="fedgmi"):
+    """All ladders' ways together."""
+    return [ways for tried in ladders(Setup(settings(*overrides), DIGITS, 3), method) for ways in tried]
+
+
 def test_what_the_user_set_stays():
-    found = ladder(Setup(settings("communication.precision=8"), DIGITS, 3), "fedgmi")
+    found = ways_of("communication.precision=8")
     assert not any("communication.precision" in ways for ways in found)
     assert any(ways.get("communication.top") == 0.01 for ways in found)
-    found = ladder(Setup(settings("communication.mask=0.5", "method.judge_turns=3"), DIGITS, 3), "fedgmi")
+    found = ways_of("communication.mask=0.5", "method.judge_turns=3")
     assert {ways["communication.top"] for ways in found} == {1.0}
     assert not any("method.judge_turns" in ways for ways in found)
+    assert any(ONE in ways for ways in found)
+    found = ways_of("method.n_components=3")
+    assert not any(ONE in ways for ways in found)
+    assert any(ways.get("communication.top") == 0.01 for ways in found)
 
 
 def test_densities_that_judge_stay_in_all_their_rounds():
-    found = ladder(Setup(settings("method.judges=density"), DIGITS, 3), "fedgmi")
+    found = ways_of("method.judges=density")
     assert {key for ways in found for key in ways} == {"communication.precision", "communication.top"}
+
+
+def test_the_cost_falls_along_every_ladder():
+    chosen = Setup(settings("rounds=5"), DIGITS, 3)
+    for tried in ladders(chosen, "fedgmi"):
+        costs = [rehearse(planning.with_choice(chosen, ways), "fedgmi").total for ways in tried]
+        assert costs == sorted(costs, reverse=True)
+
+
+def test_where_components_cost_too_much_there_is_one_model_and_the_plan_says_so(tmp_path):
+    """It has a model of its own for every client, no sketch, and fewer bytes than the least way with components."""
+    found = experiment.run(settings("communication.mb_per_client=0.05", "rounds=5"), tmp_path / "run")
+    assert "one model for all in place of components" in found["budget"]["plan"]
+    assert found["n_components"] == found["budget"]["settings"][ONE] == 1
+    assert "sketch" not in found["bytes"]
+    assert found["budget"]["most_mb"] <= 0.05
+    with pytest.raises(ConfigError, match=r"by the cheapest way that there is .* no densities, 1 turn of judges"):
+        experiment.run(settings("communication.mb_per_client=0.05", "method.n_components=3"), tmp_path / "three")
 
 
 def test_without_a_budget_there_is_no_plan():

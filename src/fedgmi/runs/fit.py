@@ -201,11 +201,12 @@ class _Run:
         told: dict[str, Any] = dict(method.metrics(end.server))
         if "contrast" in told:
             told["identified"] = identified(method, end.server, transport.states, clients)
-        warn_of_unshown(self.setup.n_components, told)
-        return self._left(method, transport, end, counted, choice)
+        warn_of_unshown(setup.n_components, told)
+        return self._left(setup, method, transport, end, counted, choice)
 
     def _left(
         self,
+        setup: Setup,
         method: Method,
         transport: InProcess,
         end: Progress,
@@ -219,7 +220,7 @@ class _Run:
         counts = None if transport.absent.get(0) else method.counts(end.server)
         last = max(record["round"] for record in self.history if record["round"] <= self.setup.config.rounds)
         return Fitted(
-            self.setup,
+            setup,
             self.federation.names,
             select(end.server, method.predictor.reads),
             method.predictor.proportions(transport.states),

@@ -12,6 +12,7 @@ from torch import Tensor
 from fedgmi import tree
 from fedgmi.data.rows import Client, Rows, Schema, pack
 from fedgmi.data.standardise import Standardisation
+from fedgmi.errors import ConfigError
 from fedgmi.methods import Method
 from fedgmi.methods.standardising import scale_of
 from fedgmi.mixture.identity import Cells
@@ -182,13 +183,24 @@ class Fitted:
 
     def log_density(self, x: Tensor, n_samples: int) -> Tensor:
         """log p_k(x): exact, or the importance-weighted bound of n_samples. [R, K], nats of the rows' own units"""
-        rows, task = self.rows(x), self.setup.task()
-        assert self.method.predictor.density is not None
+        rows, task, density = self.rows(x), self.setup.task(), self.method.predictor.density
+        if density is None:
+            raise _no_densities()
         noise = row_noise(x, n_samples, task.density.noise_size, task.seed, "score")
-        logs = self.method.predictor.density(self.server, rows.x, noise.to(self.device)).double()
+        logs = density(self.server, rows.x, noise.to(self.device)).double()
         return logs - (0.0 if self.scale is None else self.scale.log_det)
 
     def sample(self, n: int, component: int, draws: torch.Generator) -> Tensor:
         """n rows of a component, in their own units. [n, *shape]"""
-        assert self.method.predictor.sample is not None
-        return self.method.predictor.sample(self.server, component, n, draws)
+        drawn = self.method.predictor.sample
+        if drawn is None:
+            raise _no_densities()
+        return drawn(self.server, component, n, draws)
+
+
+def _no_densities() -> ConfigError:
+    return ConfigError(
+        "densities were trained in no round, so rows can be neither drawn nor scored",
+        where="method.reference_rounds",
+        fix="set it to 1 or more; under a budget, raise communication.mb_per_client, too",
+    )

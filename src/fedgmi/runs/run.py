@@ -247,7 +247,9 @@ class Runner:
         return evaluation.proportion_error(method.predictor, transport.states, self.scenario)
 
     def _evaluate(self, method: Method, lr: float, transport: InProcess, progress: Progress) -> dict[str, Any]:
-        task, metric = self.setup.task(method.name), self.setup.config.evaluation.metric
+        planned = self.plans.get(method.name)
+        task = (self.setup if planned is None else planned.setup).task(method.name)
+        metric = self.setup.config.evaluation.metric
         result = evaluation.evaluate(method, task, progress.server, transport.states, self.scenario, metric)
         if self.unseen is not None:
             seen = self.scenario

@@ -28,11 +28,12 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
+from fedgmi.errors import ConfigError
 from fedgmi.methods.candidates import OwnPart
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
 from fedgmi.methods.fedgmi.judges import no_sums
 from fedgmi.methods.fedgmi.newcomers import infer_client
-from fedgmi.methods.fedgmi.presets import PRESETS, Preset, steps_of
+from fedgmi.methods.fedgmi.presets import Preset, preset_of, steps_of
 from fedgmi.methods.fedgmi.schedule import HISTOGRAMS, lay_out, of_use
 from fedgmi.methods.fedgmi.settings import (
     FedGMISettings,
@@ -66,7 +67,7 @@ def fedgmi(task: Task[FedGMISettings]) -> Method:
     """The method, as the preset in `task.settings` has it."""
     require_histogram(task.settings)
     task = _with_judges(task)
-    return _build(task, "fedgmi", PRESETS[task.settings.preset](task))
+    return _build(task, "fedgmi", preset_of(task))
 
 
 def oracle(task: Task[FedGMISettings]) -> Method:
@@ -78,7 +79,14 @@ def oracle(task: Task[FedGMISettings]) -> Method:
 
 
 def _with_judges(task: Task[FedGMISettings]) -> Task[FedGMISettings]:
-    return replace(task, settings=choose_judges(task.settings, task.schema.n_classes))
+    settings = choose_judges(task.settings, task.schema.n_classes)
+    if settings.reference_rounds == 0 and settings.judges == "density":
+        raise ConfigError(
+            "it is 0, so densities would never be trained, and rows are judged by them",
+            where="method.reference_rounds",
+            fix="set it to 1 or more",
+        )
+    return replace(task, settings=settings)
 
 
 def _build(task: Task[FedGMISettings], name: str, preset: Preset) -> Method:
@@ -129,13 +137,18 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
         gate = responsibilities(logs, preset.proportions(states), rows.client_index)[0].clamp(min=1e-30)
         return mixture_log_prob(task.expert, Components(server).expert, rows.x, gate.log())
 
+    def density(server: Tree, x: Tensor, noise: Tensor) -> Tensor:
+        return task.density.log_prob(Components(server).density, x, noise)
+
     def sample(server: Tree, component: int, n: int, draws: torch.Generator) -> Tensor:
         return task.density.sample(Components(server).density[component], n, draws).cpu()
 
     def expert(server: Tree, x: Tensor) -> Tensor:
         return task.expert.log_prob(Components(server).expert, x)
 
-    own = (*Components.names("density", "expert"), *Calibration.names("share"), CONTRAST, *Gate.names("contrast"))
+    trained = task.settings.reference_rounds > 0
+    models = Components.names(*(("density", "expert") if trained else ("expert",)))
+    own = (*models, *Calibration.names("share"), CONTRAST, *Gate.names("contrast"))
     counted = Sketch.names("components_shown", "scatter")
     own += counted if HISTOGRAMS in preset.schedule.prepare else ()
     reads = of_use((*own, *preset.schedule.evidence, *preset.schedule.gate), task.schema)
@@ -150,8 +163,8 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
         standard_errors=lambda states: states["standard_errors"],
         pooled=lambda server: Calibration(server).share,
         client_state=lambda proportions: {"proportions": proportions},
-        density=lambda server, x, noise: task.density.log_prob(Components(server).density, x, noise),
-        sample=sample,
+        density=density if trained else None,
+        sample=sample if trained else None,
         expert=expert if task.schema.labelled else None,
     )
 

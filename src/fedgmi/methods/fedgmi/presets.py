@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
@@ -25,7 +26,7 @@ from fedgmi.methods.fedgmi.evidence import (
 from fedgmi.methods.fedgmi.gate import cells_step, gate_steps, switch_step, unlabelled_evidence
 from fedgmi.methods.fedgmi.judges import judges_step
 from fedgmi.methods.fedgmi.newcomers import contrast_step
-from fedgmi.methods.fedgmi.schedule import Schedule
+from fedgmi.methods.fedgmi.schedule import EM, Schedule
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.sketch import codebook_steps, topic_steps
 from fedgmi.methods.fedgmi.state import Calibration, Components, Sketch
@@ -121,7 +122,27 @@ def sketch(task: Task[FedGMISettings]) -> Preset:
     )
 
 
+def one_component(task: Task[FedGMISettings]) -> Preset:
+    """K = 1: nothing tells a component from others, so nothing is asked for but models."""
+
+    def evidence(server: Tree, states: Tree, rows: Rows) -> Tensor:
+        return torch.zeros(len(rows), 1, dtype=torch.float64, device=rows.x.device)
+
+    def posterior(server: Tree, states: Tree, rows: Rows) -> Posterior:
+        return e_step(evidence(server, states, rows), rows, states["proportions"])
+
+    rounds = task.settings.reference_rounds
+    return Preset(Schedule(round=(EM,)), evidence, evidence, posterior, posterior, reference_rounds=rounds)
+
+
 PRESETS = {"default": default, "plain": plain, "sketch": sketch}
+
+
+def preset_of(task: Task[FedGMISettings]) -> Preset:
+    """That of the settings."""
+    if task.n_components == 1 and task.settings.preset == "default":
+        return one_component(task)
+    return PRESETS[task.settings.preset](task)
 
 
 def steps_of(task: Task[FedGMISettings], preset: Preset) -> dict[str, Step]:

@@ -29,7 +29,8 @@ class FedGMISettings(MethodSettings):
         calibration_steps: Fisher steps of a calibration.
         warm_up_rounds: Rounds in which the experts are one model, and words alone are evidence. Unset: five, or half of
             the rounds where there are fewer than ten.
-        reference_rounds: Rounds after which the reference models, by which rows are judged, stay as they are.
+        reference_rounds: Rounds after which the reference models, by which rows are judged, stay as they are. 0, where
+            judges are in closed form: densities are never trained, and nothing can be drawn from them or scored.
         elbo_samples: Draws for a VAE's bound on log p(x).
         personal: Whether clients end with a part of their own, which never travels (docs/estimator.md).
         epsilon: Each client's histogram of words goes out with noise, under which any one row is ε-differentially
@@ -45,7 +46,7 @@ class FedGMISettings(MethodSettings):
     kmeans_rounds: PositiveInt = 10
     calibration_steps: PositiveInt = 8
     warm_up_rounds: PositiveInt | None = None
-    reference_rounds: PositiveInt = 15
+    reference_rounds: Annotated[int, Field(ge=0)] = 15
     elbo_samples: PositiveInt = 1
     personal: bool = True
     epsilon: Annotated[float, Field(ge=1e-6, allow_inf_nan=False)] | None = None

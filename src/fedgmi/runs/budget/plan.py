@@ -1,7 +1,8 @@
-"""The plan: of a ladder of ways to run a method, from the best to the cheapest, the first that fits the budget.
+"""The plan: of ladders of ways to run a method, each from the best to the cheapest, the first way that fits the budget.
 
 The order is that of docs/decisions.md: bits before entries, densities that judge nothing before experts, turns of
-judges after these. What a user has set himself stays as it is.
+judges after these. Where no way with components fits, there is one model for all. What a user has set himself stays as
+it is.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 from fedgmi.errors import ConfigError
@@ -22,6 +24,7 @@ from fedgmi.settings.communication import CommunicationSettings
 from fedgmi.settings.effects import changed
 
 MB = 10**6
+ONE = "method.n_components"
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Rung:
     Attributes:
         precision: As `communication.precision`.
         top: As `communication.top`.
-        densities: The share of rounds in which densities are trained, where they judge nothing; None: as it is.
+        densities: The share of rounds in which densities are trained, rounded up, where they judge nothing; None: as
+            it is.
         turns: As `method.judge_turns`; None: as it is.
     """
 
@@ -41,19 +45,27 @@ class Rung:
     turns: int | None = None
 
 
+ONE_ROUND = 1e-9  # as a share of rounds, rounded up
 RUNGS = (
     Rung(),
     Rung("bfloat16"),
     Rung("8"),
     Rung("4"),
     Rung("4", densities=0.2, turns=4),
-    Rung("4", densities=0.0, turns=2),
-    Rung("2", densities=0.0, turns=2),
-    Rung("4", 0.1, densities=0.0, turns=2),
-    Rung("4", 0.03, densities=0.0, turns=1),
-    Rung("4", 0.01, densities=0.0, turns=1),
+    Rung("4", densities=ONE_ROUND, turns=2),
+    Rung("4", 0.3, densities=ONE_ROUND, turns=2),
+    Rung("4", 0.3, densities=0.0, turns=2),
+    Rung("4", 0.3, densities=0.0, turns=1),
+    Rung("4", 0.1, densities=0.0, turns=1),
 )
-"""From the best to the cheapest."""
+"""From the best to the cheapest, with components. Below these one model predicts better, for the same bytes."""
+SCARCE = (Rung("4", 0.03, densities=0.0, turns=1), Rung("4", 0.01, densities=0.0, turns=1))
+"""What follows where the user has said how many components there are."""
+CODES = (
+    *(Rung(), Rung("bfloat16"), Rung("8"), Rung("4"), Rung("4", 0.3), Rung("4", 0.1), Rung("4", 0.03)),
+    Rung("4", 0.01),
+)
+"""The same where nothing but models travels."""
 
 
 @dataclass(frozen=True)
@@ -113,17 +125,26 @@ def plan(setup: Setup, name: str, n_clients: int, spent: int = 0) -> Plan | None
             fix="leave it out and set rounds, or leave out communication.mb_per_client and mb_per_client_round",
         )
     asked = most_asked(n_clients, settings_for(config, name).participation, config.seed, config.rounds)
-    tried = ladder(setup, name)
+    least = None
+    for tried in ladders(setup, name):
+        found, least = _first(setup, name, tried, asked, spent)
+        if found is not None:
+            return replace(found, line=told(found, name))
+    assert least is not None
+    raise _too_small(least, spent)
+
+
+def _first(
+    setup: Setup, name: str, tried: Sequence[Mapping[str, Any]], asked: Sequence[int], spent: int
+) -> tuple[Plan | None, Plan]:
+    """The first of a ladder that fits, by bisection; and where it ended, which is the cheapest way if none fits."""
     low, high = 0, len(tried)  # the costs fall along the ladder
     found: dict[int, Plan] = {}
     while low < high:
         middle = (low + high) // 2
         found[middle] = _at(setup, name, tried[middle], asked)
         low, high = (low, middle) if _fits(found[middle], spent) else (middle + 1, high)
-    if low == len(tried):
-        raise _too_small(found.get(low - 1) or _at(setup, name, tried[-1], asked), spent)
-    best = found.get(low) or _at(setup, name, tried[low], asked)
-    return replace(best, line=told(best, name))
+    return found.get(low), found[min(low, len(tried) - 1)]
 
 
 def most_asked(n_clients: int, fraction: float, seed: int, rounds: int) -> list[int]:
@@ -138,39 +159,49 @@ def most_asked(n_clients: int, fraction: float, seed: int, rounds: int) -> list[
     return [number for number, ids in drawn.items() if client in ids]
 
 
-def ladder(setup: Setup, name: str) -> list[dict[str, Any]]:
-    """Settings that the method may be run with, by their names, from the best to the cheapest.
+def ladders(setup: Setup, name: str) -> list[list[dict[str, Any]]]:
+    """Settings that the method may be run with, by their names.
 
     Args:
         setup: The run's. What is not at its default stays.
         name: The method's.
 
     Returns:
-        Each way once.
+        Ladders, each from the best way to the cheapest: with components, and of fedgmi with one model for all. Each way
+        once.
     """
-    own, mine = settings_for(setup.config, name), setup.config.communication
+    own = settings_for(setup.config, name)
+    if not isinstance(own, FedGMISettings) or choose_judges(own, setup.schema.n_classes).judges != "closed":
+        return [_ladder(setup, [(rung, {}) for rung in CODES])]
+    one, fixed = setup.n_components == 1, own.n_components is not None
+    rungs = (*RUNGS, *SCARCE) if fixed and not one else RUNGS
+    found = [_ladder(setup, [(rung, _of_fedgmi(own, rung, setup)) for rung in rungs])]
+    if one or not fixed:
+        more = _of_fedgmi(own, Rung(densities=0.0), setup) | ({} if one else {ONE: 1})
+        found.append(_ladder(setup, [(rung, more) for rung in CODES]))
+    return found
+
+
+def _ladder(setup: Setup, rungs: Sequence[tuple[Rung, dict[str, Any]]]) -> list[dict[str, Any]]:
+    mine = setup.config.communication
     fixed = changed(mine, ("precision", "top", "mask", "layers"))
     found: list[dict[str, Any]] = []
-    for rung in RUNGS:
+    for rung, more in rungs:
         coded = {"precision": rung.precision, "top": rung.top}
         if {"mask", "layers"} & set(fixed):
             coded["top"] = mine.top
-        ways = {f"communication.{key}": value for key, value in coded.items() if key not in fixed}
-        if isinstance(own, FedGMISettings):
-            ways |= _of_fedgmi(own, rung, setup)
+        ways = {f"communication.{key}": value for key, value in coded.items() if key not in fixed} | more
         if ways not in found:
             found.append(ways)
     return found
 
 
 def _of_fedgmi(own: FedGMISettings, rung: Rung, setup: Setup) -> dict[str, Any]:
-    """How often densities and judges travel. Densities that judge stay as they are."""
-    if choose_judges(own, setup.schema.n_classes).judges != "closed":
-        return {}
+    """How often densities and judges travel."""
     ways: dict[str, Any] = {}
     rounds, fixed = setup.config.rounds, changed(own, ("reference_rounds", "judge_turns"))
     if rung.densities is not None:
-        ways["method.reference_rounds"] = min(own.reference_rounds, max(1, round(rung.densities * rounds)))
+        ways["method.reference_rounds"] = min(own.reference_rounds, ceil(rung.densities * rounds))
     if rung.turns is not None:
         ways["method.judge_turns"] = min(own.judge_turns, rung.turns)
     return {key: value for key, value in ways.items() if key.partition(".")[2] not in fixed}
@@ -183,7 +214,8 @@ def with_choice(setup: Setup, chosen: Mapping[str, Any]) -> Setup:
     for section in sections:
         update = {key.partition(".")[2]: value for key, value in chosen.items() if key.startswith(f"{section}.")}
         sections[section] = sections[section].model_copy(update=update)
-    return replace(setup, config=config.model_copy(update=sections))
+    n_components = int(chosen.get(ONE, setup.n_components))
+    return replace(setup, config=config.model_copy(update=sections), n_components=n_components)
 
 
 def _at(setup: Setup, name: str, ways: Mapping[str, Any], asked: Sequence[int]) -> Plan:
@@ -265,11 +297,14 @@ def ways_in_words(found: Plan) -> str:
     config = found.setup.config
     coded: CommunicationSettings = config.communication
     bits = coded.precision if not coded.precision.isdigit() else f"{coded.precision} bits"
-    words = [f"models in {bits}" + (f", the largest {100 * coded.top:g} %" if coded.top < 1 else "")]
-    if "method.reference_rounds" in found.chosen:
-        words.append(f"densities in {found.chosen['method.reference_rounds']} of {config.rounds} rounds")
+    what = "one model for all in place of components, in" if ONE in found.chosen else "models in"
+    words = [f"{what} {bits}" + (f", the largest {100 * coded.top:g} %" if coded.top < 1 else "")]
+    if ONE not in found.chosen and "method.reference_rounds" in found.chosen:
+        rounds = found.chosen["method.reference_rounds"]
+        words.append(f"densities in {rounds} of {config.rounds} rounds" if rounds else "no densities")
     if "method.judge_turns" in found.chosen:
-        words.append(f"{found.chosen['method.judge_turns']} turns of judges")
+        turns = found.chosen["method.judge_turns"]
+        words.append(f"{turns} turn{'s' * (turns > 1)} of judges")
     return ", ".join(words)
 
 
