@@ -1,4 +1,4 @@
-"""One VAE for all components, or one for each? Held-out nats, accuracy, proportion error, megabytes and seconds of both.
+"""One VAE for all components, or one for each? Nats, accuracy, proportion error, megabytes and seconds of both.
 
     python benchmarks/one_vae.py --data ../shared/data --seeds 1000 1001 1002 1003 1004
 
@@ -19,12 +19,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from figures import cell
+
 from fedgmi.data.scenarios.scenarios import build_scenario
 from fedgmi.report.formats import markdown_table
 from fedgmi.runs import config
 from fedgmi.runs.evaluation import client_accuracy, proportion_error
 from fedgmi.runs.fit import fit, log_density
-from figures import cell
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SIZE = ("threads=1", "scenario.n_clients=15", "scenario.rows_per_client=200", "rounds=8", "method.reference_rounds=6")
