@@ -411,3 +411,20 @@ def test_communication_has_a_point_for_each_way(tmp_path):
     assert mb["4 bits"] < mb["float32"]
     assert mb["0.3 MB"] <= 0.3
     assert (tmp_path / "a.svg").read_text(encoding="utf-8").count("<circle") == 6
+
+
+@pytest.mark.filterwarnings("ignore:3 components were asked for")  # so few rows show fewer
+def test_one_vae_stands_beside_one_for_each_and_finished_cells_are_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    benchmark = importlib.import_module("one_vae")
+    monkeypatch.setattr(sys, "argv", ["one_vae.py", "--small", "--judges", "closed", "--out", str(tmp_path / "cells")])
+    benchmark.main()
+    text = capsys.readouterr().out
+    rows = re.findall(r"^\| (digits|gaussian) \| (.+) \|$", text, re.MULTILINE)
+    assert [name for name, _ in rows] == ["digits", "gaussian"]
+    pairs = [re.findall(r"(-?[\d.]+) → (-?[\d.]+) \([+-][\d.]+\)", cells) for _, cells in rows]
+    assert all(len(measures) == 5 for measures in pairs)
+    assert all(float(one) < float(apart) for *_, (apart, one), _ in pairs)  # megabytes
+    assert text.count("done") == 4
+    benchmark.main()
+    assert capsys.readouterr().out == text[text.index("Rows judged") :]

@@ -417,6 +417,27 @@ def test_one_network_with_parts_scores_each_row_as_its_component_does(schema):
     torch.testing.assert_close(written, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_one_network_learns_the_scale_of_each_components_features():
+    """Where one component's feature is narrow, the other's is wide: a scale in common would be neither."""
+    density = make_density(DensitySettings(hidden=8, latent=1), Schema((2,), 0, "tabular"))
+    component, draws = torch.arange(400) % 2, seeded(1)
+    spread = torch.tensor([[1.0, 0.2], [0.2, 1.0]])
+    x = 3.0 * component[:, None] + spread[component] * torch.randn(400, 2, generator=draws)
+    parts = [density.init(seeded(0)), density.init(seeded(2))[density.trunk :]]
+    params = torch.cat(parts)[None].requires_grad_()
+    adam = torch.optim.Adam([params], lr=0.05)
+    assert density.loss_of is not None
+    for _ in range(120):
+        adam.zero_grad()
+        noise = torch.randn(1, 400, density.noise_size, generator=draws)
+        density.loss_of(params, x[None], noise, component[None]).mean().backward()
+        adam.step()
+    trunk, own = params.detach()[0].tensor_split([density.trunk])
+    for k, part in enumerate(own.view(2, -1)):
+        rows = density.sample(torch.cat([trunk, part]), 4000, seeded(3))
+        torch.testing.assert_close(rows.std(0), spread[k], rtol=0.25, atol=0.05)
+
+
 def test_colour_pictures_get_convolutions_by_default():
     sizes = {
         name: make_density(DensitySettings(architecture=name, hidden=16, latent=4), COLOUR).size
