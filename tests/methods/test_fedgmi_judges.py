@@ -9,8 +9,8 @@ from federations import gaussian_scenario, make_task, transport_for, without_lab
 from fedgmi.data.rows import pack
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import METHODS, Task
+from fedgmi.methods.fedgmi.conditions import largest_weights
 from fedgmi.methods.fedgmi.judges import MOST_SUMS, by_features, dimension, own_sums
-from fedgmi.methods.fedgmi.schedule import largest_weights
 from fedgmi.methods.fedgmi.state import Judging, initial_server
 from fedgmi.mixture.judges import n_sums
 from fedgmi.mixture.matching import match_components, reorder, total_variation

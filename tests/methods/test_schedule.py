@@ -14,15 +14,9 @@ from federations import draw, gaussian_scenario, make_task, run, without_labels
 from fedgmi.data.rows import Rows, pack
 from fedgmi.methods import BOUNDS, METHODS, Method, Task
 from fedgmi.methods.fedgmi import schedule
+from fedgmi.methods.fedgmi.conditions import calibration_has_begun, calibration_is_of_use, counts_decide
 from fedgmi.methods.fedgmi.oracle import oracle_schedule
-from fedgmi.methods.fedgmi.schedule import (
-    Schedule,
-    applies,
-    calibration_has_begun,
-    calibration_is_of_use,
-    counts_decide,
-    of_use,
-)
+from fedgmi.methods.fedgmi.schedule import Schedule, applies, of_use
 from fedgmi.methods.fedgmi.settings import choose_judges
 from fedgmi.methods.fedgmi.sketch import RELIABLE
 from fedgmi.protocol.step import Phase, changed, covers, select

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedgmi.data.rows import Client, Schema, blank_targets
 from fedgmi.methods import Method
-from fedgmi.methods.fedgmi.schedule import MIN_CLIENTS
+from fedgmi.methods.fedgmi.conditions import MIN_CLIENTS
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.protocol.allowance import Costs
 from fedgmi.protocol.in_process import InProcess
