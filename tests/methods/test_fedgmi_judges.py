@@ -9,10 +9,10 @@ from federations import gaussian_scenario, make_task, transport_for, without_lab
 from fedgmi.data.rows import pack
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import METHODS, Task
-from fedgmi.methods.fedgmi.conditions import largest_weights
+from fedgmi.methods.fedgmi.conditions import AT_REST, at_most, largest_weights
 from fedgmi.methods.fedgmi.judges import MOST_SUMS, by_features, dimension, own_sums
 from fedgmi.methods.fedgmi.state import Judging, initial_server
-from fedgmi.mixture.judges import n_sums
+from fedgmi.mixture.judges import moved, n_sums
 from fedgmi.mixture.matching import match_components, reorder, total_variation
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.secure_sum import masked_sum
@@ -30,6 +30,8 @@ def prepared(task: Task, scenario: Scenario, until: str = "") -> tuple[Tree, InP
         for step in method.program.prepare:
             if step.name == until:
                 break
+            if step.when is not None and not step.when(server):
+                continue
             everyone = range(len(scenario.federation.clients))
             server = step.server(server, transport.exchange(step, server, everyone, 0), 0)
     return server, transport
@@ -122,6 +124,41 @@ def test_words_follow_the_judges_where_counts_are_exact():
     noisy = task.replace(settings=task.settings.model_copy(update={"epsilon": 1.0}))
     sketched, _ = prepared(noisy, FEDERATION, until="judges")
     assert torch.equal(prepared(noisy, FEDERATION)[0]["sketch/topics"], sketched["sketch/topics"])
+
+
+def test_judges_at_rest_end_their_turns():
+    """Further turns would change proportions by less than chance does; a rehearsal of costs still takes them all."""
+    task = make_task(FEDERATION.federation.schema, **CLOSED | {"judge_turns": 12})
+    method = METHODS["fedgmi"](task)
+    most = [at_most(step) for step in method.program.prepare]
+    asked, servers = {}, {}
+    for name, steps in (("usual", method.program.prepare), ("most", most)):
+        transport, server = transport_for(method, FEDERATION), method.program.init()
+        asked[name] = []
+        with torch.no_grad():
+            for step in steps:
+                if step.when is None or step.when(server):
+                    server = step.server(server, transport.exchange(step, server, range(15), 0), 0)
+                    asked[name].append(step.name)
+        servers[name] = server
+    turns = int(servers["usual"]["judges/turn"])
+    assert 3 <= turns < 12
+    assert float(servers["usual"]["judges/moved"]) < AT_REST
+    assert asked["most"].count("judges") == 12
+    for server, found in zip(servers.values(), asked.values(), strict=True):
+        assert found.count("calibrate") == 4 * int(server["judges/turn"])  # the last sums are calibrated, too
+    shares = [server["judges/sums"][..., 0].double() for server in servers.values()]
+    assert float((shares[0] - shares[1]).abs().sum() / 2 / shares[0].sum()) < 0.02
+
+
+def test_how_far_judges_moved_is_counted_in_sampling_errors():
+    draws = torch.Generator().manual_seed(0)
+    true = torch.tensor([[0.1, 0.2, 0.05], [0.3, 0.15, 0.2]]).double()
+    drawn = torch.multinomial(true.flatten().expand(200, -1), 2000, True, generator=draws)
+    counts = torch.nn.functional.one_hot(drawn, 6).sum(1).reshape(200, 2, 3, 1)
+    far = [float(moved(2000 * true[..., None], each)) for each in counts]
+    assert sum(far) / 200 == pytest.approx(1.0, abs=0.1)
+    assert float(moved(torch.zeros(2, 3, 1), counts[0])) > 10  # before the first turn there was nothing
 
 
 def test_in_the_first_turn_judges_are_calibrated_without_words():

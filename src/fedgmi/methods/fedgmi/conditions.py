@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -9,11 +12,14 @@ from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Components, Judging, Sketch, counted_clients
 from fedgmi.mixture.topics import all_alike, clearness
 from fedgmi.protocol.message import Message
+from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
 
 MIN_CLIENTS = 5  # of a larger federation: with fewer participants the last calibration stands
 CLEAR = 0.95  # of rows whose word says which component they are from: with more, words are all the evidence needed
 SETTLED = 0.01  # of a weight, or of 1 where that is more: where less changes, the next round goes without
+AT_REST = 0.1  # of their sampling error: judges whose shares move by less end their turns
+FIRST_TO_REST = 3  # the turn: the first is without words, and the second the first with them
 LARGEST = (1.0, 1.0, 2.0)  # nats a nat, by KINDS; a guard that judges in closed form do not come to
 
 
@@ -54,6 +60,42 @@ def counts_decide(own: FedGMISettings, server: Tree) -> bool:
 def judges_are_of_use(own: FedGMISettings, server: Tree) -> bool:
     """They calibrate, or it is their first turn: the predictor's gate knows components by them."""
     return counts_decide(own, server) or (topics_differ(own, server) and int(Judging(server).turn) == 0)
+
+
+def at_rest(server: Tree) -> bool:
+    """The shares of components and labels moved by far less than other rows would move them: what follows is noise."""
+    now = Judging(server)
+    return int(now.turn) >= FIRST_TO_REST and float(now.moved) < AT_REST
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """When an exchange of a turn of judges applies: its sums after the turn before, unless judges have come to rest;
+    calibration after its sums.
+
+    Attributes:
+        number: The turn's, from 1.
+        asks: Whether it is the exchange that asks for sums.
+        ends: Whether judges at rest end the turns.
+    """
+
+    number: int
+    asks: bool = False
+    ends: bool = True
+
+    def __call__(self, own: FedGMISettings, server: Tree) -> bool:
+        turn = int(Judging(server).turn)
+        if not self.asks:
+            return turn == self.number and counts_decide(own, server)
+        return turn == self.number - 1 and judges_are_of_use(own, server) and not (self.ends and at_rest(server))
+
+
+def at_most(step: Step) -> Step:
+    """The step as often as it may be asked: a rehearsal of costs takes all turns of judges."""
+    when = step.when
+    if not isinstance(when, partial) or not isinstance(when.func, InTurn):
+        return step
+    return replace(step, when=partial(replace(when.func, ends=False), *when.args))
 
 
 def calibration_is_of_use(own: FedGMISettings, server: Tree) -> bool:

@@ -19,7 +19,7 @@ from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Judging, Sketch
 from fedgmi.mixture import target_bins
 from fedgmi.mixture.codebook import projector
-from fedgmi.mixture.judges import Judges, by_others, moment_sums, n_sums
+from fedgmi.mixture.judges import Judges, by_others, moment_sums, moved, n_sums
 from fedgmi.mixture.posterior import Posterior
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
@@ -46,7 +46,8 @@ def dimension(task: Task[FedGMISettings]) -> int:
 def no_sums(task: Task[FedGMISettings]) -> Tree:
     """The leaves before anybody was asked. Of such sums all components are alike."""
     shape = (task.n_components, n_labels(task), n_sums(dimension(task)))
-    return Judging.leaves(sums=torch.zeros(shape), turn=torch.tensor(0))
+    still = torch.zeros((), dtype=torch.float64)
+    return Judging.leaves(sums=torch.zeros(shape), turn=torch.tensor(0), moved=still)
 
 
 def label_values(schema: Schema, server: Tree, rows: Rows) -> Tensor | None:
@@ -146,7 +147,9 @@ def judges_step(
 
     def take(server: Tree, message: Message, round: int) -> Tree:
         topics = Sketch.leaves(topics=message.sums["topics"]) if words is not None else {}
-        return server | topics | Judging.leaves(sums=message.sums["judges"], turn=Judging(server).turn + 1)
+        before, sums = Judging(server), message.sums["judges"]
+        far = moved(before.sums, sums)
+        return server | topics | Judging.leaves(sums=sums, turn=before.turn + 1, moved=far)
 
     made = (*Judging.names(), *(Sketch.names("topics") if words is not None else ()))
     return Step("judges", client, take, writes=made)

@@ -22,13 +22,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 
 from fedgmi.data.rows import Schema
 from fedgmi.methods.fedgmi.conditions import (
+    InTurn,
     calibration_has_begun,
     calibration_is_of_use,
     counts_decide,
-    judges_are_of_use,
 )
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Components, Gate, Judging, Reference, Sketch
@@ -50,7 +51,7 @@ EVIDENCE = (*WORDS, *Reference.names(), *Calibration.names("scale"))
 CALIBRATED = (*EVIDENCE, *LINE, *SHARE)
 GATE_EVIDENCE = (*CODEBOOK, *Gate.names("cells"), *Reference.names("density"), *Calibration.names("scale"))
 CALIBRATED_GATE = (*GATE_EVIDENCE, *Gate.names("weights", "bias", "share"))
-CLOSED_EVIDENCE = (*WORDS, *Judging.names())
+CLOSED_EVIDENCE = (*WORDS, *Judging.names("sums", "turn"))
 CLOSED = (*CLOSED_EVIDENCE, *LINE, *SHARE)
 CLOSED_GATE_EVIDENCE = (*CODEBOOK, *Gate.names("cells"), *Judging.names("sums"))
 CLOSED_GATE = (*CLOSED_GATE_EVIDENCE, *Gate.names("weights", "bias", "share"))
@@ -183,15 +184,18 @@ def default(own: FedGMISettings) -> Schedule:
 
 
 def closed(own: FedGMISettings) -> Schedule:
-    """Sketch first; then judges and E-step take turns until they agree; then rounds only train."""
+    """Sketch first; then judges and E-step take turns until they come to rest; then rounds only train."""
     shares, calibrate = replace(SHARES, down=(*CLOSED_EVIDENCE, *LINE)), replace(CALIBRATE, down=CLOSED)
-    calibration = tuple(row.only(counts_decide) for row in (shares, *(calibrate, shares) * own.calibration_steps))
-    turns = (JUDGE_SUMS.only(judges_are_of_use), *calibration) * own.judge_turns
+    calibration = (shares, *(calibrate, shares) * own.calibration_steps)
+    turns = [
+        (JUDGE_SUMS.only(InTurn(number, asks=True)), *(row.only(InTurn(number)) for row in calibration))
+        for number in range(1, own.judge_turns + 1)
+    ]
     gate_shares = replace(GATE_SHARES, down=(*CLOSED_GATE_EVIDENCE, *GATE_LINE, *Judging.names("turn")))
     calibrate_gate = replace(CALIBRATE_GATE, down=(*CLOSED_GATE, *BY_WHICH, *Judging.names("turn")))
     gate_turns = (calibrate_gate, gate_shares) * (2 * own.calibration_steps)
     return Schedule(
-        prepare=(*codebook(own), HISTOGRAMS, FOLD_IN, *turns),
+        prepare=(*codebook(own), HISTOGRAMS, FOLD_IN, *chain.from_iterable(turns)),
         round=(EM,),
         finish=(E_STEP, CELLS, gate_shares, *gate_turns, CONTRAST, SWITCH),
         evidence=CLOSED,
