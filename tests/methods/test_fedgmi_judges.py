@@ -14,8 +14,13 @@ from fedgmi.methods.fedgmi.judges import MOST_SUMS, by_features, dimension, own_
 from fedgmi.methods.fedgmi.state import Judging, initial_server
 from fedgmi.mixture.judges import moved, n_sums
 from fedgmi.mixture.matching import match_components, reorder, total_variation
+from fedgmi.protocol.allowance import Allowance, Costs
 from fedgmi.protocol.in_process import InProcess
+from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.secure_sum import masked_sum
+from fedgmi.runs.config import Config
+from fedgmi.runs.setup import losses_of
+from fedgmi.settings.communication import CommunicationSettings
 from fedgmi.tree import Tree
 
 FEDERATION = gaussian_scenario(15, 80, separation=2.0)
@@ -149,6 +154,35 @@ def test_judges_at_rest_end_their_turns():
         assert found.count("calibrate") == 4 * int(server["judges/turn"])  # the last sums are calibrated, too
     shares = [server["judges/sums"][..., 0].double() for server in servers.values()]
     assert float((shares[0] - shares[1]).abs().sum() / 2 / shares[0].sum()) < 0.02
+
+
+@pytest.mark.parametrize(("lost", "budget"), [(0.0, False), (0.4, False), (0.4, True)])
+def test_who_came_late_enters_the_judges_at_the_end(lost, budget):
+    """Where nobody did, nothing more is asked, and a run on a budget has no bytes for what nobody foresaw."""
+    method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, **CLOSED))
+    config = Config(rounds=2, communication=CommunicationSettings(lost=lost))
+    transport = transport_for(method, FEDERATION, losses_of(config, method))
+    allowance = Allowance(10**9, None, Costs(0, (0, 0), 0)) if budget else None
+    asked = []
+    exchange = transport.exchange
+
+    def watched(step, server, ids, round):
+        asked.append((round, step.name))
+        return exchange(step, server, ids, round)
+
+    transport.exchange = watched
+    start = Progress(method.program.init())
+    end = run_rounds(
+        "fedgmi", method.program, transport, start, n_clients=15, rounds=2, seed=0, allowance=allowance
+    ).server
+    away = len(transport.absent.get(0, ()))
+    late = lost > 0 and not budget
+    assert (away > 0) == (lost > 0)
+    assert ((3, "judges") in asked) == bool(end["judges/late"]) == late
+    there = 15 if late else 15 - away
+    for leaf in (end["judges/sums"][..., 0], end["sketch/topics"]):
+        assert float(leaf.double().sum()) == pytest.approx(there * 80)
+    assert asked.count((3, "cells")) == (2 if late else 1)
 
 
 def test_how_far_judges_moved_is_counted_in_sampling_errors():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedgmi.methods.fedgmi.settings import FedGMISettings
-from fedgmi.methods.fedgmi.state import Calibration, Components, Judging, Sketch, counted_clients
+from fedgmi.methods.fedgmi.state import Calibration, Components, Gate, Judging, Sketch, counted_clients
 from fedgmi.mixture.topics import all_alike, clearness
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
@@ -20,6 +20,7 @@ CLEAR = 0.95  # of rows whose word says which component they are from: with more
 SETTLED = 0.01  # of a weight, or of 1 where that is more: where less changes, the next round goes without
 AT_REST = 0.1  # of their sampling error: judges whose shares move by less end their turns
 FIRST_TO_REST = 3  # the turn: the first is without words, and the second the first with them
+ROUNDING = 1e-4  # of rows: sums of judges are in float32
 LARGEST = (1.0, 1.0, 2.0)  # nats a nat, by KINDS; a guard that judges in closed form do not come to
 
 
@@ -88,6 +89,24 @@ class InTurn:
         if not self.asks:
             return turn == self.number and counts_decide(own, server)
         return turn == self.number - 1 and judges_are_of_use(own, server) and not (self.ends and at_rest(server))
+
+
+def more_rows(own: FedGMISettings, server: Tree) -> bool:
+    """At the end more rows answer than in the judges' last turn: clients that came late, or missed it."""
+    if not topics_differ(own, server):
+        return False
+    judged, there = float(Judging(server).sums[..., 0].double().sum()), float(Gate(server).cells.sum())
+    return there - judged > max(0.5, ROUNDING * there)
+
+
+def judged_anew(own: FedGMISettings, server: Tree) -> bool:
+    """There was a turn of judges at the end."""
+    return bool(Judging(server).late)
+
+
+def calibrated_anew(own: FedGMISettings, server: Tree) -> bool:
+    """Calibration follows it."""
+    return judged_anew(own, server) and counts_decide(own, server)
 
 
 def at_most(step: Step) -> Step:

@@ -27,9 +27,12 @@ from itertools import chain
 from fedgmi.data.rows import Schema
 from fedgmi.methods.fedgmi.conditions import (
     InTurn,
+    calibrated_anew,
     calibration_has_begun,
     calibration_is_of_use,
     counts_decide,
+    judged_anew,
+    more_rows,
 )
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Components, Gate, Judging, Reference, Sketch
@@ -72,6 +75,7 @@ class Row:
         when: On which condition; None: always.
         binned: Whether it is of use only where labels are no classes.
         labelled: Whether it is of use only where rows have labels.
+        spare: Whether a run on a budget goes without it; see `Step.spare`.
     """
 
     step: str
@@ -84,6 +88,7 @@ class Row:
     when: Condition | None = None
     binned: bool = False
     labelled: bool = False
+    spare: bool = False
 
     def only(self, when: Condition) -> Row:
         """The same exchange under a condition."""
@@ -194,10 +199,13 @@ def closed(own: FedGMISettings) -> Schedule:
     gate_shares = replace(GATE_SHARES, down=(*CLOSED_GATE_EVIDENCE, *GATE_LINE, *Judging.names("turn")))
     calibrate_gate = replace(CALIBRATE_GATE, down=(*CLOSED_GATE, *BY_WHICH, *Judging.names("turn")))
     gate_turns = (calibrate_gate, gate_shares) * (2 * own.calibration_steps)
+    calibrated = tuple(row.only(calibrated_anew) for row in calibration)
+    late = (JUDGE_SUMS.only(more_rows), *calibrated, E_STEP.only(judged_anew), CELLS.only(judged_anew))
+    late_turn = tuple(replace(row, spare=True) for row in late)
     return Schedule(
         prepare=(*codebook(own), HISTOGRAMS, FOLD_IN, *chain.from_iterable(turns)),
         round=(EM,),
-        finish=(E_STEP, CELLS, gate_shares, *gate_turns, CONTRAST, SWITCH),
+        finish=(E_STEP, CELLS, *late_turn, gate_shares, *gate_turns, CONTRAST, SWITCH),
         evidence=CLOSED,
         gate=CLOSED_GATE,
     )
@@ -245,7 +253,8 @@ def lay_out(
     for row in rows:
         if row not in made:
             when = None if row.when is None else partial(row.when, own)
-            made[row] = replace(steps[row.step], reads=of_use(schedule.down(row), schema), tells=row.up, when=when)
+            reads = of_use(schedule.down(row), schema)
+            made[row] = replace(steps[row.step], reads=reads, tells=row.up, when=when, spare=row.spare)
     return tuple(made[row] for row in rows)
 
 
