@@ -66,9 +66,23 @@ def test_proportions_are_better_than_the_sketchs_before_anything_is_trained(labe
 
 def test_rounds_only_train():
     method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, **CLOSED))
-    assert [step.name for step in method.program.round] == ["em"]
+    assert [step.name for step in method.program.round] == ["em", "em"]
     assert not any(entry.startswith("reference/") for step in method.program.all_steps for entry in step.reads)
     assert not any(entry.startswith("reference/") for entry in method.predictor.reads)
+
+
+def test_densities_travel_no_more_once_they_are_not_trained():
+    """Nothing of a later round reads them; where rows have no labels they are all there is to train."""
+    for scenario in (FEDERATION, without_labels(FEDERATION)):
+        task = make_task(scenario.federation.schema, reference_rounds=2, **CLOSED)
+        method = METHODS["fedgmi"](task)
+        transport = transport_for(method, scenario)
+        start = Progress(method.program.init())
+        run_rounds("fedgmi", method.program, transport, start, n_clients=15, rounds=4, seed=0)
+        sent = [transport.ledger.by_kind(round).get("density", (0, 0)) for round in range(6)]
+        trained = [1, 2] if scenario is FEDERATION else [1, 2, 3, 4]
+        assert [round for round, (down, up) in enumerate(sent) if up] == trained
+        assert [round for round, (down, up) in enumerate(sent) if down] == trained
 
 
 def test_a_client_is_judged_by_the_others_and_a_newcomer_by_all(judged):

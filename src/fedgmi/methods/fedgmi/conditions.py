@@ -41,6 +41,16 @@ def reference_stays(rounds: int | None, server: Tree) -> bool:
     return rounds is not None and int(Components(server).version) >= rounds
 
 
+def densities_stay(own: FedGMISettings, server: Tree) -> bool:
+    """Densities are not trained any more."""
+    return reference_stays(own.reference_rounds, server)
+
+
+def densities_train(own: FedGMISettings, server: Tree) -> bool:
+    """Densities are trained in this round."""
+    return not densities_stay(own, server)
+
+
 def topics_differ(own: FedGMISettings, server: Tree) -> bool:
     """The sketch tells two components or more apart. Else judges would learn from rounding errors."""
     return not all_alike(Sketch(server).topics)

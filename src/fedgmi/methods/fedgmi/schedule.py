@@ -31,6 +31,8 @@ from fedgmi.methods.fedgmi.conditions import (
     calibration_has_begun,
     calibration_is_of_use,
     counts_decide,
+    densities_stay,
+    densities_train,
     judged_anew,
     more_rows,
 )
@@ -146,6 +148,7 @@ JUDGE_SUMS = Row(
     e_step=True,
 )
 EM = Row("em", "em", MODELS, UPDATES, e_step=True)
+EM_OF_EXPERTS = replace(EM, down=Components.names("expert", "version"))
 
 E_STEP = Row("e-step", "em", (), "", e_step=True)
 CELLS = Row("cells", "gate", CODEBOOK, "how many of its rows of each component are in each cell", e_step=True)
@@ -169,13 +172,13 @@ SWITCH = Row(
 )
 
 
-def default(own: FedGMISettings) -> Schedule:
+def default(own: FedGMISettings, labelled: bool = True) -> Schedule:
     """Sketch first; then every round calibrates the evidence, infers proportions, and trains.
 
     With judges in closed form all of that but the training is done before the first round.
     """
     if own.judges == "closed":
-        return closed(own)
+        return closed(own, labelled)
     turns = (SHARES, *(CALIBRATE, SHARES) * own.calibration_steps)
     last_turns = tuple(row.only(counts_decide) for row in (SCALE, *turns))
     gate_turns = (GATE_SHARES, *(CALIBRATE_GATE, GATE_SHARES) * (2 * own.calibration_steps))
@@ -188,8 +191,11 @@ def default(own: FedGMISettings) -> Schedule:
     )
 
 
-def closed(own: FedGMISettings) -> Schedule:
-    """Sketch first; then judges and E-step take turns until they come to rest; then rounds only train."""
+def closed(own: FedGMISettings, labelled: bool = True) -> Schedule:
+    """Sketch first; then judges and E-step take turns until they come to rest; then rounds only train.
+
+    Densities judge nothing. Once they are not trained any more, where there are experts, they do not travel.
+    """
     shares, calibrate = replace(SHARES, down=(*CLOSED_EVIDENCE, *LINE)), replace(CALIBRATE, down=CLOSED)
     calibration = (shares, *(calibrate, shares) * own.calibration_steps)
     turns = [
@@ -202,9 +208,10 @@ def closed(own: FedGMISettings) -> Schedule:
     calibrated = tuple(row.only(calibrated_anew) for row in calibration)
     late = (JUDGE_SUMS.only(more_rows), *calibrated, E_STEP.only(judged_anew), CELLS.only(judged_anew))
     late_turn = tuple(replace(row, spare=True) for row in late)
+    em = (EM.only(densities_train), EM_OF_EXPERTS.only(densities_stay)) if labelled else (EM,)
     return Schedule(
         prepare=(*codebook(own), HISTOGRAMS, FOLD_IN, *chain.from_iterable(turns)),
-        round=(EM,),
+        round=em,
         finish=(E_STEP, CELLS, *late_turn, gate_shares, *gate_turns, CONTRAST, SWITCH),
         evidence=CLOSED,
         gate=CLOSED_GATE,
