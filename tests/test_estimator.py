@@ -302,6 +302,17 @@ def test_one_component_is_estimated_where_the_data_show_no_more():
     np.testing.assert_array_equal(model.weights_, 1.0)
 
 
+@pytest.mark.parametrize("way", [{"communication": {"precision": 4, "top": 0.5}}, {"communication.precision": 4}])
+def test_models_travel_as_the_settings_say(way):
+    federation = Federation.from_arrays(CLIENTS)
+    plain, coded = (new(rounds=2, settings=SMALL | own).fit(federation) for own in ({}, way))
+    assert coded.bytes_up_ < plain.bytes_up_
+    assert coded.bytes_down_ < plain.bytes_down_
+    np.testing.assert_allclose(coded.weights_, plain.weights_, atol=1e-6)  # they come from sums, before models
+    with pytest.raises(ConfigError, match=r"communication\.mb_per_client"):
+        new(rounds=2, settings=SMALL | {"communication.mb_per_client": 1e-4}).fit(federation)
+
+
 def test_with_rows_for_validation_a_named_client_predicts_by_its_own_part(tmp_path):
     federation = Federation.from_arrays(CLIENTS).with_validation(0.2)
     small = {"expert.hidden": 4, "density.hidden": 4, "density.latent": 2, "method.codewords": 4}

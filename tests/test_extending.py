@@ -15,8 +15,11 @@ import pytest
 import torch
 
 from federations import gaussian_scenario, make_task, transport_for
+from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
-from fedgmi.protocol.codecs.coding import Coding
+from fedgmi.protocol.codecs.choices import CHOICES
+from fedgmi.protocol.codecs.codec import Codec
+from fedgmi.protocol.codecs.coding import Coding, check_communication
 from fedgmi.protocol.codecs.numbers import NUMBERS
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.message import Message, Models, flatten
@@ -80,6 +83,30 @@ def test_the_wrapper_leaves_models_to_within_rounding(examples, name):
     for leaf in {"expert", "density"} & ends[0].keys():
         value = ends[0][leaf]
         torch.testing.assert_close(ends[1][leaf], value, atol=5e-3, rtol=5e-3, msg=lambda m, n=leaf: f"{n}: {m}")
+
+
+class Strides(CommunicationSettings):
+    """With the key of the page's rule."""
+
+    stride: int = 1
+
+
+def test_the_rule_for_entries_is_unbiased_and_runs(examples, monkeypatch):
+    monkeypatch.setitem(CHOICES, "stride", examples["stride"].stride)
+    check_communication(Strides(stride=4))
+    with pytest.raises(ConfigError, match="top and stride both say which entries travel"):
+        check_communication(Strides(stride=4, top=0.5))
+    sent, coding = torch.arange(1.0, 11.0)[None], Coding(Strides(stride=4, precision="8"), 0)
+    codec = Codec(NUMBERS["float32"](), examples["stride"].stride(Strides(stride=4), {}))
+    read = torch.cat([codec.decode(codec.encode(sent, (0, draw)), 10, (0, draw)) for draw in range(400)])
+    assert float((read.mean(0) - sent).abs().max()) < 5 * 10 * 3**0.5 / 20  # of deviations x·√(s − 1)/√400
+    method = METHODS["fedavg"](make_task(SMALL.federation.schema, method="fedavg"))
+    transport, start = InProcess(SMALL.federation.clients, method.program, coding=coding), method.program.init()
+    end = run_rounds("fedavg", method.program, transport, Progress(start), n_clients=6, rounds=2, seed=0)
+    whole = InProcess(SMALL.federation.clients, method.program, coding=Coding(Strides(), 0))
+    run_rounds("fedavg", method.program, whole, Progress(start), n_clients=6, rounds=2, seed=0)
+    assert not torch.equal(end.server["expert"], start["expert"])
+    assert transport.ledger.by_kind()["expert"][1] < whole.ledger.by_kind()["expert"][1] / 8
 
 
 def test_the_codec_is_unbiased_and_runs(examples, monkeypatch):

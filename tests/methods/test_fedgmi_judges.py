@@ -9,13 +9,18 @@ from federations import gaussian_scenario, make_task, transport_for, without_lab
 from fedgmi.data.rows import pack
 from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.methods import METHODS, Task
+from fedgmi.methods.fedgmi.conditions import AT_REST, at_most, largest_weights
 from fedgmi.methods.fedgmi.judges import MOST_SUMS, by_features, dimension, own_sums
-from fedgmi.methods.fedgmi.schedule import largest_weights
 from fedgmi.methods.fedgmi.state import Judging, initial_server
-from fedgmi.mixture.judges import n_sums
+from fedgmi.mixture.judges import moved, n_sums
 from fedgmi.mixture.matching import match_components, reorder, total_variation
+from fedgmi.protocol.allowance import Allowance, Costs
 from fedgmi.protocol.in_process import InProcess
+from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.secure_sum import masked_sum
+from fedgmi.runs.config import Config
+from fedgmi.runs.setup import losses_of
+from fedgmi.settings.communication import CommunicationSettings
 from fedgmi.tree import Tree
 
 FEDERATION = gaussian_scenario(15, 80, separation=2.0)
@@ -30,6 +35,8 @@ def prepared(task: Task, scenario: Scenario, until: str = "") -> tuple[Tree, InP
         for step in method.program.prepare:
             if step.name == until:
                 break
+            if step.when is not None and not step.when(server):
+                continue
             everyone = range(len(scenario.federation.clients))
             server = step.server(server, transport.exchange(step, server, everyone, 0), 0)
     return server, transport
@@ -59,9 +66,23 @@ def test_proportions_are_better_than_the_sketchs_before_anything_is_trained(labe
 
 def test_rounds_only_train():
     method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, **CLOSED))
-    assert [step.name for step in method.program.round] == ["em"]
+    assert [step.name for step in method.program.round] == ["em", "em"]
     assert not any(entry.startswith("reference/") for step in method.program.all_steps for entry in step.reads)
     assert not any(entry.startswith("reference/") for entry in method.predictor.reads)
+
+
+def test_densities_travel_no_more_once_they_are_not_trained():
+    """Nothing of a later round reads them; where rows have no labels they are all there is to train."""
+    for scenario in (FEDERATION, without_labels(FEDERATION)):
+        task = make_task(scenario.federation.schema, reference_rounds=2, **CLOSED)
+        method = METHODS["fedgmi"](task)
+        transport = transport_for(method, scenario)
+        start = Progress(method.program.init())
+        run_rounds("fedgmi", method.program, transport, start, n_clients=15, rounds=4, seed=0)
+        sent = [transport.ledger.by_kind(round).get("density", (0, 0)) for round in range(6)]
+        trained = [1, 2] if scenario is FEDERATION else [1, 2, 3, 4]
+        assert [round for round, (down, up) in enumerate(sent) if up] == trained
+        assert [round for round, (down, up) in enumerate(sent) if down] == trained
 
 
 def test_a_client_is_judged_by_the_others_and_a_newcomer_by_all(judged):
@@ -122,6 +143,70 @@ def test_words_follow_the_judges_where_counts_are_exact():
     noisy = task.replace(settings=task.settings.model_copy(update={"epsilon": 1.0}))
     sketched, _ = prepared(noisy, FEDERATION, until="judges")
     assert torch.equal(prepared(noisy, FEDERATION)[0]["sketch/topics"], sketched["sketch/topics"])
+
+
+def test_judges_at_rest_end_their_turns():
+    """Further turns would change proportions by less than chance does; a rehearsal of costs still takes them all."""
+    task = make_task(FEDERATION.federation.schema, **CLOSED | {"judge_turns": 12})
+    method = METHODS["fedgmi"](task)
+    most = [at_most(step) for step in method.program.prepare]
+    asked, servers = {}, {}
+    for name, steps in (("usual", method.program.prepare), ("most", most)):
+        transport, server = transport_for(method, FEDERATION), method.program.init()
+        asked[name] = []
+        with torch.no_grad():
+            for step in steps:
+                if step.when is None or step.when(server):
+                    server = step.server(server, transport.exchange(step, server, range(15), 0), 0)
+                    asked[name].append(step.name)
+        servers[name] = server
+    turns = int(servers["usual"]["judges/turn"])
+    assert 3 <= turns < 12
+    assert float(servers["usual"]["judges/moved"]) < AT_REST
+    assert asked["most"].count("judges") == 12
+    for server, found in zip(servers.values(), asked.values(), strict=True):
+        assert found.count("calibrate") == 4 * int(server["judges/turn"])  # the last sums are calibrated, too
+    shares = [server["judges/sums"][..., 0].double() for server in servers.values()]
+    assert float((shares[0] - shares[1]).abs().sum() / 2 / shares[0].sum()) < 0.02
+
+
+@pytest.mark.parametrize(("lost", "budget"), [(0.0, False), (0.4, False), (0.4, True)])
+def test_who_came_late_enters_the_judges_at_the_end(lost, budget):
+    """Where nobody did, nothing more is asked, and a run on a budget has no bytes for what nobody foresaw."""
+    method = METHODS["fedgmi"](make_task(FEDERATION.federation.schema, **CLOSED))
+    config = Config(rounds=2, communication=CommunicationSettings(lost=lost))
+    transport = transport_for(method, FEDERATION, losses_of(config, method))
+    allowance = Allowance(10**9, None, Costs(0, (0, 0), 0)) if budget else None
+    asked = []
+    exchange = transport.exchange
+
+    def watched(step, server, ids, round):
+        asked.append((round, step.name))
+        return exchange(step, server, ids, round)
+
+    transport.exchange = watched
+    start = Progress(method.program.init())
+    end = run_rounds(
+        "fedgmi", method.program, transport, start, n_clients=15, rounds=2, seed=0, allowance=allowance
+    ).server
+    away = len(transport.absent.get(0, ()))
+    late = lost > 0 and not budget
+    assert (away > 0) == (lost > 0)
+    assert ((3, "judges") in asked) == bool(end["judges/late"]) == late
+    there = 15 if late else 15 - away
+    for leaf in (end["judges/sums"][..., 0], end["sketch/topics"]):
+        assert float(leaf.double().sum()) == pytest.approx(there * 80)
+    assert asked.count((3, "cells")) == (2 if late else 1)
+
+
+def test_how_far_judges_moved_is_counted_in_sampling_errors():
+    draws = torch.Generator().manual_seed(0)
+    true = torch.tensor([[0.1, 0.2, 0.05], [0.3, 0.15, 0.2]]).double()
+    drawn = torch.multinomial(true.flatten().expand(200, -1), 2000, True, generator=draws)
+    counts = torch.nn.functional.one_hot(drawn, 6).sum(1).reshape(200, 2, 3, 1)
+    far = [float(moved(2000 * true[..., None], each)) for each in counts]
+    assert sum(far) / 200 == pytest.approx(1.0, abs=0.1)
+    assert float(moved(torch.zeros(2, 3, 1), counts[0])) > 10  # before the first turn there was nothing
 
 
 def test_in_the_first_turn_judges_are_calibrated_without_words():

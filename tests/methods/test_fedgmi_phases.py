@@ -10,7 +10,7 @@ import torch
 from federations import gaussian_scenario, make_task, run, transport_for, without_labels
 from fedgmi.methods import BOUNDS, METHODS
 from fedgmi.methods.fedgmi import schedule
-from fedgmi.methods.fedgmi.schedule import MIN_CLIENTS
+from fedgmi.methods.fedgmi.conditions import MIN_CLIENTS
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step

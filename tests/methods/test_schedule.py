@@ -14,18 +14,12 @@ from federations import draw, gaussian_scenario, make_task, run, without_labels
 from fedgmi.data.rows import Rows, pack
 from fedgmi.methods import BOUNDS, METHODS, Method, Task
 from fedgmi.methods.fedgmi import schedule
+from fedgmi.methods.fedgmi.conditions import calibration_has_begun, calibration_is_of_use, counts_decide
 from fedgmi.methods.fedgmi.oracle import oracle_schedule
-from fedgmi.methods.fedgmi.schedule import (
-    Schedule,
-    applies,
-    calibration_has_begun,
-    calibration_is_of_use,
-    counts_decide,
-    of_use,
-)
+from fedgmi.methods.fedgmi.schedule import Schedule, applies, of_use
 from fedgmi.methods.fedgmi.settings import choose_judges
 from fedgmi.methods.fedgmi.sketch import RELIABLE
-from fedgmi.protocol.step import Phase, changed, covers, select
+from fedgmi.protocol.step import Phase, Step, changed, covers, select
 from fedgmi.tree import Tree
 
 FEDERATION = gaussian_scenario(8, 40, separation=4.0)
@@ -33,8 +27,8 @@ ROUNDS = 4  # one of warm-up, and two after which the reference models stay
 PHASES: tuple[Phase, ...] = ("prepare", "round", "finish")
 PRESETS = {
     "default": schedule.default,
-    "plain": lambda own: schedule.plain(),
-    "sketch": schedule.sketch,
+    "plain": lambda own, labelled: schedule.plain(),
+    "sketch": lambda own, labelled: schedule.sketch(own),
     "oracle": oracle_schedule,
     "closed": schedule.closed,
 }
@@ -54,7 +48,7 @@ def made(request: pytest.FixtureRequest) -> tuple[Task[Any], Method, Schedule]:
     task = make_task(schema, reference_rounds=2, personal=False, **given)  # what follows at the end is any method's
     method = (METHODS | BOUNDS)[str(given.get("method", "fedgmi"))](task)
     own = choose_judges(task.settings, schema.n_classes)
-    table = oracle_schedule(own, schema.labelled) if preset == "oracle" else PRESETS[preset](own)
+    table = PRESETS[preset](own, schema.labelled)
     return task, method, table
 
 
@@ -78,8 +72,9 @@ class Watched(dict[str, Tensor]):
         return super().__getitem__(name)
 
 
-def exchanges(task: Task[Any], method: Method) -> Iterator[tuple[str, Watched, Tree, Tree, Tree]]:
-    """A run, exchange by exchange → phase and step, what was read, the server before and after, the clients' states."""
+def exchanges(task: Task[Any], method: Method) -> Iterator[tuple[str, Watched, Tree, Tree, Tree, Step]]:
+    """A run, exchange by exchange → phase and step, what was read, the server before and after, the clients' states,
+    and the step."""
     program = method.program
     server, states = program.init(), program.client_init(tuple(range(len(FEDERATION.federation.clients))))
     for number in range(ROUNDS + 2):
@@ -91,7 +86,7 @@ def exchanges(task: Task[Any], method: Method) -> Iterator[tuple[str, Watched, T
                 part = Watched(select(server, step.reads))
                 states, message = step.client(part, states, rows_of(task), number)
                 before, server = server, step.server(server, message, number)
-            yield f"{phase} {step.name}", part, before, server, states
+            yield f"{phase} {step.name}", part, before, server, states, step
 
 
 def test_judges_in_closed_form_take_turns_before_the_first_round():
@@ -104,9 +99,11 @@ def test_judges_in_closed_form_take_turns_before_the_first_round():
         *turn,
         *turn,
     ]
-    assert [step.name for step in program.round] == ["em"]
+    assert [step.name for step in program.round] == ["em", "em"]  # of which the latter is without densities
     gate = ["gate shares", *["calibrate gate", "gate shares"] * 2]
-    assert [step.name for step in program.finish] == ["e-step", "cells", *gate, "contrast", "switch"]
+    late = [*turn, "e-step", "cells"]
+    assert [step.name for step in program.finish] == ["e-step", "cells", *late, *gate, "contrast", "switch"]
+    assert [step.name for step in program.all_steps if step.spare] == late
 
 
 def test_where_densities_judge_the_order_is():
@@ -169,22 +166,24 @@ def test_every_row_names_the_file_with_its_arithmetic(made):
 
 def test_steps_read_and_write_exactly_what_they_declare(made):
     task, method, _ = made
-    declared = {f"{phase} {step.name}": step for phase in PHASES for step in method.program.steps(phase)}
-    read: dict[str, set[str]] = {name: set() for name in declared}
-    written: dict[str, set[str]] = {name: set() for name in declared}
-    for name, part, before, after, _ in exchanges(task, method):
+    steps = [step for step in method.program.all_steps if not step.spare]
+    declared = {(step.name, step.reads): step for step in steps}
+    read = {name: set[str]() for name in declared}
+    written = {name: set[str]() for name, _ in declared}
+    for _, part, before, after, _, step in exchanges(task, method):
+        name = step.name, step.reads
         read[name] |= part.read
-        written[name] |= set(changed(before, after))
+        written[step.name] |= set(changed(before, after))
     for name, step in declared.items():
         assert read[name] == set(step.reads), name
         unlabelled = set() if task.schema.n_classes else {"expert", "reference/expert"}
-        silent = {entry for entry in step.writes if not any(covers(entry, leaf) for leaf in written[name])}
+        silent = {entry for entry in step.writes if not any(covers(entry, leaf) for leaf in written[step.name])}
         assert silent <= unlabelled, name
 
 
 def test_a_predictor_reads_exactly_what_it_declares(made):
     task, method, _ = made
-    *_, (_, _, _, server, states) = exchanges(task, method)
+    *_, (_, _, _, server, states, _) = exchanges(task, method)
     part, predictor = Watched(select(server, method.predictor.reads)), method.predictor
     rows = rows_of(task)
     assert None not in (predictor.density, predictor.sample, predictor.infer_client, predictor.pooled)
@@ -211,7 +210,7 @@ def test_histograms_stay_on_the_server_and_never_go_down(preset):
     task = make_task(FEDERATION.federation.schema, preset=preset)
     method = METHODS["fedgmi"](task)
     assert method.counts(method.program.init()) is None
-    *_, (_, _, _, server, _) = exchanges(task, method)
+    *_, (_, _, _, server, _, _) = exchanges(task, method)
     counts = method.counts(server)
     assert counts.dtype == torch.int32
     assert counts.sum(1).tolist() == [40] * 8
@@ -222,7 +221,7 @@ def test_histograms_stay_on_the_server_and_never_go_down(preset):
 def test_metrics_are_there_once_they_are_known():
     method = METHODS["fedgmi"](task := make_task(FEDERATION.federation.schema))
     assert method.metrics(method.program.init()) == {}
-    found = [(name, method.metrics(server)) for name, _, _, server, _ in exchanges(task, method)]
+    found = [(name, method.metrics(server)) for name, _, _, server, _, _ in exchanges(task, method)]
     told = {"components_shown", "rows_in_lost_words", "reliability", "scatter", "contrast", "rows_decide"}
     assert dict(found)["prepare histograms"].keys() == told
     assert found[-1][1].keys() == told | {"bound"}

@@ -18,7 +18,7 @@ from fedgmi.runs.config import DEFAULT_METHOD, AnyMethod, Config, check_method, 
 from fedgmi.runs.metrics import USUAL
 from fedgmi.runs.setup import Setup
 from fedgmi.settings import toml
-from fedgmi.settings.base import PositiveFloat, PositiveInt, Section
+from fedgmi.settings.base import Fraction, PositiveFloat, PositiveInt, Section
 from fedgmi.settings.communication import CommunicationSettings
 from fedgmi.settings.explain import explain
 from fedgmi.settings.robust import RobustSettings
@@ -176,7 +176,7 @@ class FederationSettings(Section):
             raise ConfigError(
                 "stragglers are drawn in a simulation; a deployment's sites are slow by themselves",
                 where="training.stragglers",
-                fix="leave it out",
+                fix="leave it out; a slow site says so itself, by part_of_steps in its site.toml",
             )
         if self.communication.lost:
             raise ConfigError(
@@ -245,6 +245,8 @@ class SiteSettings(Section):
             its own, and choose with the other sites' rows what methods leave to rows for validation.
         device: Where it trains.
         threads: Of the CPU; None: as torch has them.
+        part_of_steps: The part of its local steps that the site makes in a round, where it would be too slow for all of
+            them: ⌈u·steps⌉ of each model's. Its models count by their rows all the same.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -254,6 +256,7 @@ class SiteSettings(Section):
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: PositiveInt | None = None
+    part_of_steps: Fraction = 1.0
 
 
 AnySettings = TypeVar("AnySettings", FederationSettings, SiteSettings)

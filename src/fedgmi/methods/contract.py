@@ -50,6 +50,8 @@ class Task(Generic[S]):
             none. A site draws one of its own (`secrets.token_hex(32)`), a new one whenever its rows change, and never
             sends it.
         memory: What models that are trained together may take.
+        part: The part of its local steps that a site finishes, by its own word; 1 in simulation, which draws stragglers
+            (`training.stragglers`).
     """
 
     schema: Schema
@@ -62,6 +64,7 @@ class Task(Generic[S]):
     seed: int
     secret: str | None = field(default=None, repr=False)
     memory: WorkingMemory = field(default_factory=WorkingMemory, repr=False)
+    part: float = 1.0
 
     def replace(self, **changes: Any) -> Task[S]:
         """The same task but for `changes`."""

@@ -123,6 +123,7 @@ def train_own(
         noise_size=noise_size,
         pull=pull,
         memory=task.memory,
+        part=task.part,
     )
 
 
@@ -194,6 +195,7 @@ def train_chunks(
         noise_size=noise_size,
         pull=pull,
         memory=task.memory,
+        part=task.part,
     )
 
 

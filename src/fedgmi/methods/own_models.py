@@ -60,7 +60,7 @@ def tuned(task: Task, start: Tensor, rows: Rows, stops: Sequence[int], rate: flo
     for stop in stops:
         stretch = task.training.model_copy(update={"epochs": stop - done, "stragglers": 0.0})
         key = (task.seed, round, f"tuning to {stop} at {rate!r}")
-        model = train_own(task.replace(lr=rate * task.lr, training=stretch), rows, model, key)
+        model = train_own(task.replace(lr=rate * task.lr, training=stretch, part=1.0), rows, model, key)
         done = stop
         yield model
 

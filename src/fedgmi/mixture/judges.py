@@ -225,6 +225,32 @@ def cholesky(scale: Tensor, ridge: Tensor) -> Tensor:
     return mended
 
 
+def moved(before: Tensor, after: Tensor) -> Tensor:
+    """How far the shares of components and labels went from one turn to the next, in units of their sampling error.
+
+    The shares p_kl are the mass of component k and label l in that of all n rows. They went ½·Σ|p − p'|. Drawing n
+    other rows moves each by √(2p(1 − p)/(πn)) on average, and all of them by half the sum.
+
+    Args:
+        before: Sums of the turn before; zeros where there was none. [K, L, S]
+        after: Sums of this turn. [K, L, S]
+
+    Returns:
+        0 where nothing moved, 1 where they went as far as chance would take them. [], float64
+
+    Examples:
+        >>> sums = torch.tensor([[[50.0], [0.0]], [[0.0], [50.0]]])
+        >>> moved(sums, sums.roll(1, 0)) > 10, moved(sums, sums)
+        (tensor(True), tensor(0., dtype=torch.float64))
+    """
+    old, new = (sums[..., 0].double().clamp(min=0.0) for sums in (before, after))
+    n = new.sum().clamp(min=1.0)
+    share = new / n
+    went = (share - old / old.sum().clamp(min=1.0)).abs().sum() / 2
+    chance = (share * (1 - share) * 2 / (math.pi * n)).clamp(min=0.0).sqrt().sum() / 2
+    return went / chance.clamp(min=1e-6)
+
+
 def outer(v: Tensor) -> Tensor:
     """v vᵀ. [..., d] → [..., d, d]"""
     return v[..., :, None] * v[..., None, :]

@@ -206,6 +206,7 @@ def fit(
     noise_size: int = 0,
     pull: Pull | None = None,
     memory: WorkingMemory | None = None,
+    part: float = 1.0,
 ) -> Tensor:
     """Train every job with Adam (Kingma & Ba 2015) from a fresh state, or with plain SGD. Arguments as those of
     `fit_chunks`.
@@ -226,6 +227,7 @@ def fit(
         noise_size=noise_size,
         pull=pull,
         memory=memory,
+        part=part,
     )
     for place, params in chunks:
         trained[place] = params
@@ -245,6 +247,7 @@ def fit_chunks(
     noise_size: int = 0,
     pull: Pull | None = None,
     memory: WorkingMemory | None = None,
+    part: float = 1.0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Train every job, and give out each chunk of jobs when it is done, so that sums need no memory for all of them.
 
@@ -262,12 +265,13 @@ def fit_chunks(
         pull: Towards anchors.
         memory: What the jobs trained together may take. Where the device runs out, a chunk is halved and begins anew,
             so that results are those of smaller chunks from the start. None for what suits the device.
+        part: Of the local steps, that all clients here finish; see `parts_done`.
 
     Yields:
         Places among the jobs [J'], and these jobs' trained parameters [J', P], which are the caller's until the next.
     """
     at = torch.arange(len(jobs), device=start.device) if at is None else at.to(start.device)
-    jobs = shortened(jobs, rows, settings.stragglers, key)
+    jobs = shortened(jobs, rows, settings.stragglers, key, part)
     memory = memory or WorkingMemory()
     size, device, n_buffers = start.shape[1], start.device, 5 if pull else 4
     largest = max(jobs.batch.tolist(), default=1)
@@ -302,22 +306,23 @@ def fit_chunks(
         width = memory.halve(len(chunk), per_job, objective.model)
 
 
-def shortened(jobs: Jobs, rows: Rows, share: float, key: tuple[int | str, ...]) -> Jobs:
+def shortened(jobs: Jobs, rows: Rows, share: float, key: tuple[int | str, ...], part: float = 1.0) -> Jobs:
     """The jobs of a round with stragglers: ⌈u·steps⌉ steps each, u the part that their client finishes.
 
     Args:
         jobs: All.
         rows: Of their clients.
-        share: The chance of being a straggler; 0: the jobs are as they were.
+        share: The chance of being a straggler.
         key: (seed, round, purpose).
+        part: That all others finish; 1: without stragglers the jobs are as they were.
 
     Returns:
         The jobs. Their masses stay: a model counts by the rows that it is of, however far it came.
     """
-    if not share:
+    if not share and part == 1:
         return jobs
-    part = parts_done(share, rows.ids, key)[jobs.client]
-    return replace(jobs, steps=torch.ceil(jobs.steps * part - 1e-9).long().clamp(min=1))
+    done = parts_done(share, rows.ids, key, part)[jobs.client]
+    return replace(jobs, steps=torch.ceil(jobs.steps * done - 1e-9).long().clamp(min=1))
 
 
 def _train(

@@ -146,9 +146,8 @@ def run_rounds(
                 ids = allowance.able(transport.ledger, ids, number)
             chosen = choice.end(progress) if choice else None
             told = tell if phase == "finish" else silent
-            progress = chosen or advance(
-                name, program.steps(phase) if ids else (), transport, progress, ids, number, told
-            )
+            steps = [step for step in program.steps(phase) if ids and not (step.spare and allowance is not None)]
+            progress = chosen or advance(name, steps, transport, progress, ids, number, told)
             progress = choice.after_round(progress) if choice and not chosen and phase == "round" else progress
             after(progress)
     except DivergedError as error:

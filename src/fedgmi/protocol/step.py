@@ -52,6 +52,7 @@ class Step:
             For what neither layout nor mass shows. A deployment asks it before the message is used.
         tells: In words, what a client's message tells of its rows; "": nothing. A site shows it before it takes part.
         part: Of the end: what it belongs to, in a word or two for whoever waits.
+        spare: Whether a run on a budget goes without it: whether it comes can be told by nobody beforehand.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Step:
     check: Check | None = None
     tells: str = ""
     part: str = "last steps"
+    spare: bool = False
 
 
 @dataclass(frozen=True)

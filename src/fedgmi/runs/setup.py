@@ -49,7 +49,9 @@ class Setup:
     expert: Own = None
     density: Own = None
 
-    def task(self, name: str | None = None, *, lr: float | None = None, secret: str | None = None) -> Task[Any]:
+    def task(
+        self, name: str | None = None, *, lr: float | None = None, secret: str | None = None, part: float = 1.0
+    ) -> Task[Any]:
         """The task of a method.
 
         Args:
@@ -57,6 +59,7 @@ class Setup:
                 and the common ones of theirs.
             lr: The learning rate; None: the first of those to choose from.
             secret: A site's own; see `Task`.
+            part: A site's own; see `Task`.
 
         Returns:
             The task.
@@ -85,6 +88,7 @@ class Setup:
             lr=lr or config.training.lr_candidates(name)[0],
             seed=config.seed,
             secret=secret,
+            part=part,
         )
 
     def coding(self) -> Coding:
@@ -137,9 +141,11 @@ class Setup:
         for remark in (*task.density.remarks, *task.expert.remarks):
             warnings.warn(FedgmiWarning(remark), stacklevel=2)
 
-    def method(self, name: str | None = None, *, lr: float | None = None, secret: str | None = None) -> Method:
+    def method(
+        self, name: str | None = None, *, lr: float | None = None, secret: str | None = None, part: float = 1.0
+    ) -> Method:
         """The method, on standardised and complete rows where they are to be; arguments as those of `task`."""
-        built = entry_of(name or self.config.method.name)(self.task(name, lr=lr, secret=secret))
+        built = entry_of(name or self.config.method.name)(self.task(name, lr=lr, secret=secret, part=part))
         return prepared(built, self.schema, standardise=self.standardise)
 
 

@@ -195,8 +195,9 @@ class Site:
         return pack(Message(replies=told), {"rows": len(self.train)})
 
     def method(self) -> Method:
-        """The method that the federation runs, with this site's own secret."""
-        return disclosing(self.federation.setup().method(secret=self._secret()))
+        """The method that the federation runs, with this site's own secret, and the part of its steps that it makes."""
+        own = self.settings.part_of_steps
+        return disclosing(self.federation.setup().method(secret=self._secret(), part=own))
 
     def _rows(self, client: Client, header: Header, validation: Client | None = None) -> Rows:
         """The client's rows under its index in the federation."""

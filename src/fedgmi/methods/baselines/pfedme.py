@@ -115,7 +115,8 @@ def local_rounds(task: Task[PFedMeSettings], start: Tensor, rows: Rows, round: i
     """
     settings, copies, personal = task.settings, start, start
     jobs, key = plan(task, rows, all_rows(rows)), (task.seed, round, "expert")
-    left = training.shortened(jobs, rows, task.training.stragglers, key).steps  # job i is client i: all have rows
+    jobs = training.shortened(jobs, rows, task.training.stragglers, key, task.part)
+    left = jobs.steps  # job i is client i: all have rows
     whole, number = task.training.model_copy(update={"stragglers": 0.0}), 0
     while bool((left > 0).any()):
         steps = left.clamp(max=settings.inner_steps)

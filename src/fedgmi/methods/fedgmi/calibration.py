@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
+from fedgmi.methods.fedgmi.conditions import largest_weights, too_few
 from fedgmi.methods.fedgmi.evidence import Rule, stack_evidence
-from fedgmi.methods.fedgmi.schedule import largest_weights, too_few
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Components, Gate
 from fedgmi.mixture import calibration

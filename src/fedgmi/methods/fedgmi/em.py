@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
+from fedgmi.methods.fedgmi.conditions import reference_stays, warming_up
 from fedgmi.methods.fedgmi.densities import average_densities, bound_sums, density_models, train_densities
 from fedgmi.methods.fedgmi.evidence import Rule
 from fedgmi.methods.fedgmi.experts import average_experts, expert_models, train_experts
-from fedgmi.methods.fedgmi.schedule import reference_stays, warming_up
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Components, Reference, reference_of
 from fedgmi.methods.local_training import all_rows

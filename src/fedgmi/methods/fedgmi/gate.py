@@ -11,9 +11,9 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi.calibration import Side, client_count, fisher_steps
+from fedgmi.methods.fedgmi.conditions import too_few
 from fedgmi.methods.fedgmi.evidence import Evidence, Rule, elbo, row_cells, word_evidence
 from fedgmi.methods.fedgmi.judges import by_features
-from fedgmi.methods.fedgmi.schedule import too_few
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Components, Gate, Reference, uncalibrated
 from fedgmi.methods.own_models import BETAS, by_temperature

@@ -1,7 +1,8 @@
 """Judges in closed form as steps: sums go up, and each client is judged by what the others' sums say.
 
 Before the first round the E-step and the judges take turns. A turn asks for the sums under the responsibilities as they
-are, then calibrates, as in `calibration`. Nothing is trained meanwhile, and afterwards no judge changes any more.
+are, then calibrates, as in `calibration`. Nothing is trained meanwhile, and no judge changes in the rounds. At the end
+there is one turn more where more rows are there than in the last: clients came late, and everybody is asked.
 
 Where rows have no labels the codebook's cells take their place: one Gaussian a component is too plain for pictures.
 """
@@ -19,7 +20,7 @@ from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Judging, Sketch
 from fedgmi.mixture import target_bins
 from fedgmi.mixture.codebook import projector
-from fedgmi.mixture.judges import Judges, by_others, moment_sums, n_sums
+from fedgmi.mixture.judges import Judges, by_others, moment_sums, moved, n_sums
 from fedgmi.mixture.posterior import Posterior
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
@@ -46,7 +47,8 @@ def dimension(task: Task[FedGMISettings]) -> int:
 def no_sums(task: Task[FedGMISettings]) -> Tree:
     """The leaves before anybody was asked. Of such sums all components are alike."""
     shape = (task.n_components, n_labels(task), n_sums(dimension(task)))
-    return Judging.leaves(sums=torch.zeros(shape), turn=torch.tensor(0))
+    still = torch.zeros((), dtype=torch.float64)
+    return Judging.leaves(sums=torch.zeros(shape), turn=torch.tensor(0), moved=still, late=torch.tensor(False))
 
 
 def label_values(schema: Schema, server: Tree, rows: Rows) -> Tensor | None:
@@ -146,7 +148,10 @@ def judges_step(
 
     def take(server: Tree, message: Message, round: int) -> Tree:
         topics = Sketch.leaves(topics=message.sums["topics"]) if words is not None else {}
-        return server | topics | Judging.leaves(sums=message.sums["judges"], turn=Judging(server).turn + 1)
+        before, sums = Judging(server), message.sums["judges"]
+        far = moved(before.sums, sums)
+        late = torch.tensor(round > 0, device=sums.device)
+        return server | topics | Judging.leaves(sums=sums, turn=before.turn + 1, moved=far, late=late)
 
     made = (*Judging.names(), *(Sketch.names("topics") if words is not None else ()))
     return Step("judges", client, take, writes=made)

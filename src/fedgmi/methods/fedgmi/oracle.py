@@ -10,6 +10,7 @@ import torch
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi import schedule
+from fedgmi.methods.fedgmi.conditions import InTurn, counts_decide
 from fedgmi.methods.fedgmi.evidence import judged_labels, raw_words
 from fedgmi.methods.fedgmi.judges import judges_step, word_counts
 from fedgmi.methods.fedgmi.presets import Preset, default
@@ -46,7 +47,7 @@ def oracle_schedule(own: FedGMISettings, labelled: bool = True) -> Schedule:
     usual = schedule.default(own)
 
     def taught(row: Row) -> Row:
-        asked = row.when in (schedule.counts_decide, schedule.judges_are_of_use)
+        asked = row.when is counts_decide or isinstance(row.when, InTurn)
         always = replace(row, when=None) if asked else row  # the truth decides
         return (by_truth | {HISTOGRAMS: TRUE_TOPICS}).get(always, always)
 
@@ -54,7 +55,7 @@ def oracle_schedule(own: FedGMISettings, labelled: bool = True) -> Schedule:
         usual,
         prepare=tuple(taught(row) for row in usual.prepare if row != FOLD_IN),
         round=(by_truth[EM],),
-        finish=tuple(taught(row) for row in usual.finish),
+        finish=tuple(taught(row) for row in usual.finish if not row.spare),
     )
 
 

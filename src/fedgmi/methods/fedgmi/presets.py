@@ -79,7 +79,7 @@ def default(task: Task[FedGMISettings]) -> Preset:
         return e_step(labelled(server, states, rows), rows, states["proportions"], Calibration(server).share)
 
     return Preset(
-        schedule=schedule.default(task.settings),
+        schedule=schedule.default(task.settings, task.schema.labelled),
         labelled=labelled,
         unlabelled=lambda server, states, rows: unlabelled_evidence(task, server, states, rows),
         posterior=posterior,

@@ -22,16 +22,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-
-import torch
-from torch import Tensor
+from itertools import chain
 
 from fedgmi.data.rows import Schema
+from fedgmi.methods.fedgmi.conditions import (
+    InTurn,
+    calibrated_anew,
+    calibration_has_begun,
+    calibration_is_of_use,
+    counts_decide,
+    densities_stay,
+    densities_train,
+    judged_anew,
+    more_rows,
+)
 from fedgmi.methods.fedgmi.settings import FedGMISettings
-from fedgmi.methods.fedgmi.state import Calibration, Components, Gate, Judging, Reference, Sketch, counted_clients
+from fedgmi.methods.fedgmi.state import Calibration, Components, Gate, Judging, Reference, Sketch
 from fedgmi.mixture.target_bins import binned
-from fedgmi.mixture.topics import all_alike, clearness
-from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Phase, Step
 from fedgmi.tree import Tree
 
@@ -49,7 +56,7 @@ EVIDENCE = (*WORDS, *Reference.names(), *Calibration.names("scale"))
 CALIBRATED = (*EVIDENCE, *LINE, *SHARE)
 GATE_EVIDENCE = (*CODEBOOK, *Gate.names("cells"), *Reference.names("density"), *Calibration.names("scale"))
 CALIBRATED_GATE = (*GATE_EVIDENCE, *Gate.names("weights", "bias", "share"))
-CLOSED_EVIDENCE = (*WORDS, *Judging.names())
+CLOSED_EVIDENCE = (*WORDS, *Judging.names("sums", "turn"))
 CLOSED = (*CLOSED_EVIDENCE, *LINE, *SHARE)
 CLOSED_GATE_EVIDENCE = (*CODEBOOK, *Gate.names("cells"), *Judging.names("sums"))
 CLOSED_GATE = (*CLOSED_GATE_EVIDENCE, *Gate.names("weights", "bias", "share"))
@@ -70,6 +77,7 @@ class Row:
         when: On which condition; None: always.
         binned: Whether it is of use only where labels are no classes.
         labelled: Whether it is of use only where rows have labels.
+        spare: Whether a run on a budget goes without it; see `Step.spare`.
     """
 
     step: str
@@ -82,6 +90,7 @@ class Row:
     when: Condition | None = None
     binned: bool = False
     labelled: bool = False
+    spare: bool = False
 
     def only(self, when: Condition) -> Row:
         """The same exchange under a condition."""
@@ -139,6 +148,7 @@ JUDGE_SUMS = Row(
     e_step=True,
 )
 EM = Row("em", "em", MODELS, UPDATES, e_step=True)
+EM_OF_EXPERTS = replace(EM, down=Components.names("expert", "version"))
 
 E_STEP = Row("e-step", "em", (), "", e_step=True)
 CELLS = Row("cells", "gate", CODEBOOK, "how many of its rows of each component are in each cell", e_step=True)
@@ -162,13 +172,13 @@ SWITCH = Row(
 )
 
 
-def default(own: FedGMISettings) -> Schedule:
+def default(own: FedGMISettings, labelled: bool = True) -> Schedule:
     """Sketch first; then every round calibrates the evidence, infers proportions, and trains.
 
     With judges in closed form all of that but the training is done before the first round.
     """
     if own.judges == "closed":
-        return closed(own)
+        return closed(own, labelled)
     turns = (SHARES, *(CALIBRATE, SHARES) * own.calibration_steps)
     last_turns = tuple(row.only(counts_decide) for row in (SCALE, *turns))
     gate_turns = (GATE_SHARES, *(CALIBRATE_GATE, GATE_SHARES) * (2 * own.calibration_steps))
@@ -181,18 +191,28 @@ def default(own: FedGMISettings) -> Schedule:
     )
 
 
-def closed(own: FedGMISettings) -> Schedule:
-    """Sketch first; then judges and E-step take turns until they agree; then rounds only train."""
+def closed(own: FedGMISettings, labelled: bool = True) -> Schedule:
+    """Sketch first; then judges and E-step take turns until they come to rest; then rounds only train.
+
+    Densities judge nothing. Once they are not trained any more, where there are experts, they do not travel.
+    """
     shares, calibrate = replace(SHARES, down=(*CLOSED_EVIDENCE, *LINE)), replace(CALIBRATE, down=CLOSED)
-    calibration = tuple(row.only(counts_decide) for row in (shares, *(calibrate, shares) * own.calibration_steps))
-    turns = (JUDGE_SUMS.only(judges_are_of_use), *calibration) * own.judge_turns
+    calibration = (shares, *(calibrate, shares) * own.calibration_steps)
+    turns = [
+        (JUDGE_SUMS.only(InTurn(number, asks=True)), *(row.only(InTurn(number)) for row in calibration))
+        for number in range(1, own.judge_turns + 1)
+    ]
     gate_shares = replace(GATE_SHARES, down=(*CLOSED_GATE_EVIDENCE, *GATE_LINE, *Judging.names("turn")))
     calibrate_gate = replace(CALIBRATE_GATE, down=(*CLOSED_GATE, *BY_WHICH, *Judging.names("turn")))
     gate_turns = (calibrate_gate, gate_shares) * (2 * own.calibration_steps)
+    calibrated = tuple(row.only(calibrated_anew) for row in calibration)
+    late = (JUDGE_SUMS.only(more_rows), *calibrated, E_STEP.only(judged_anew), CELLS.only(judged_anew))
+    late_turn = tuple(replace(row, spare=True) for row in late)
+    em = (EM.only(densities_train), EM_OF_EXPERTS.only(densities_stay)) if labelled else (EM,)
     return Schedule(
-        prepare=(*codebook(own), HISTOGRAMS, FOLD_IN, *turns),
-        round=(EM,),
-        finish=(E_STEP, CELLS, gate_shares, *gate_turns, CONTRAST, SWITCH),
+        prepare=(*codebook(own), HISTOGRAMS, FOLD_IN, *chain.from_iterable(turns)),
+        round=em,
+        finish=(E_STEP, CELLS, *late_turn, gate_shares, *gate_turns, CONTRAST, SWITCH),
         evidence=CLOSED,
         gate=CLOSED_GATE,
     )
@@ -220,93 +240,6 @@ def codebook(own: FedGMISettings) -> tuple[Row, ...]:
     return FEATURES, TARGET, SPREAD, *(K_MEANS,) * own.kmeans_rounds
 
 
-MIN_CLIENTS = 5  # of a larger federation: with fewer participants the last calibration stands
-CLEAR = 0.95  # of rows whose word says which component they are from: with more, words are all the evidence needed
-SETTLED = 0.01  # of a weight, or of 1 where that is more: where less changes, the next round goes without
-LARGEST = (1.0, 1.0, 2.0)  # nats a nat, by KINDS; a guard that judges in closed form do not come to
-
-
-def warming_up(rounds: int, server: Tree) -> bool:
-    """The first rounds: experts are one model, and neither they nor densities are evidence.
-
-    Models that have hardly begun to differ differ by noise alone.
-    """
-    return int(Components(server).version) < rounds
-
-
-def reference_stays(rounds: int | None, server: Tree) -> bool:
-    """So many rounds are over, after which nothing that judges rows changes any more (None: it always follows).
-
-    Models remember the rows that they were trained on, the more the longer, and a client judged by what it has taught
-    them finds its own proportions confirmed. So the reference models stay, and the components train on.
-    """
-    return rounds is not None and int(Components(server).version) >= rounds
-
-
-def topics_differ(own: FedGMISettings, server: Tree) -> bool:
-    """The sketch tells two components or more apart. Else judges would learn from rounding errors."""
-    return not all_alike(Sketch(server).topics)
-
-
-def counts_decide(own: FedGMISettings, server: Tree) -> bool:
-    """Co-occurrence has something to say of components. It has not where topics are alike, nor where words are sure.
-
-    Where rows decide what components are, and words are sure of them, calibration has nothing to gain. It may go to
-    where clients are as pure as can be, since co-occurrence leaves a family of components open. Where words are unsure,
-    other evidence knows more of single rows.
-    """
-    sketch = Sketch(server)
-    unsure = not bool(sketch.rows_decide) or clearness(sketch.topics) < CLEAR
-    return unsure and topics_differ(own, server)
-
-
-def judges_are_of_use(own: FedGMISettings, server: Tree) -> bool:
-    """They calibrate, or it is their first turn: the predictor's gate knows components by them."""
-    return counts_decide(own, server) or (topics_differ(own, server) and int(Judging(server).turn) == 0)
-
-
-def calibration_is_of_use(own: FedGMISettings, server: Tree) -> bool:
-    """The reference models change, or the last calibration moved the weights. Else the next would leave them, too."""
-    if not counts_decide(own, server):
-        return False
-    now = Calibration(server)
-    settled = bool(((now.weights - now.weights_before).abs() <= SETTLED * now.weights.clamp(min=1.0)).all())
-    return int(Components(server).version) <= own.reference_rounds or not settled
-
-
-def calibration_has_begun(own: FedGMISettings, server: Tree) -> bool:
-    """The first exchange decides for all: where too few clients answer it, the others would change nothing."""
-    return int(Calibration(server).begun) == int(Components(server).version)
-
-
-def too_few(server: Tree, message: Message) -> bool:
-    """So few clients answered that the last calibration stands: fewer than five, and not all that there are. A single
-    one is always too few, for its rows are judged by the others'."""
-    everyone = counted_clients(server)
-    enough = MIN_CLIENTS if everyone is None else max(2, min(MIN_CLIENTS, everyone))
-    return float(message.sums["clients"]) < enough
-
-
-def largest_weights(own: FedGMISettings, server: Tree) -> Tensor:
-    """The largest weight of each kind of evidence [F]; 0 for densities and experts in the warm-up.
-
-    Words and densities count one nat a nat at most: they are more sure of themselves than they should be. Experts and
-    labels count two: heads that grew from one another differ by less than their components do, judges of labels are
-    made of soft responsibilities, and evidence that is too weak lets proportions sink towards the mean.
-
-    Judges in closed form have the first turn for themselves: proportions that words have made confirm these words, and
-    judges that say otherwise would get no weight beside them.
-    """
-    scale = Calibration(server).scale
-    value = scale * torch.tensor(LARGEST, dtype=scale.dtype, device=scale.device)
-    if own.judges == "closed":
-        alone = int(Judging(server).turn) == 1 < own.judge_turns
-        return value * torch.tensor([0.0 if alone else 1.0, 1.0, 1.0], dtype=value.dtype, device=value.device)
-    if not warming_up(own.warm_up, server):
-        return value
-    return value * torch.tensor([1.0, 0.0, 0.0], dtype=value.dtype, device=value.device)
-
-
 def lay_out(
     schedule: Schedule, phase: Phase, steps: Mapping[str, Step], own: FedGMISettings, schema: Schema
 ) -> tuple[Step, ...]:
@@ -327,7 +260,8 @@ def lay_out(
     for row in rows:
         if row not in made:
             when = None if row.when is None else partial(row.when, own)
-            made[row] = replace(steps[row.step], reads=of_use(schedule.down(row), schema), tells=row.up, when=when)
+            reads = of_use(schedule.down(row), schema)
+            made[row] = replace(steps[row.step], reads=reads, tells=row.up, when=when, spare=row.spare)
     return tuple(made[row] for row in rows)
 
 

@@ -21,8 +21,9 @@ class FedGMISettings(MethodSettings):
         judges: What judges rows beside their words. "density": the densities and experts as they are trained.
             "closed": Gaussians made of sums, from which a client takes its own out; densities are trained all the
             same, in the first `reference_rounds`. "auto": "closed" where labels are classes, else "density".
-        judge_turns: How often judges in closed form and proportions take turns before the first round. A turn is
-            2 + 2·`calibration_steps` exchanges.
+        judge_turns: How often judges in closed form and proportions take turns before the first round, at most: the
+            turns end when the components' shares of labels move by less than a tenth of their sampling error. A turn
+            is 2 + 2·`calibration_steps` exchanges.
         codewords: Cells of the codebook. A word is a cell, or a cell with a label.
         projection: The dimension in which cells are.
         kmeans_rounds: Exchanges in which the codebook is learnt.

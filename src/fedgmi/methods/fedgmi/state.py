@@ -143,11 +143,15 @@ class Judging(Part):
     Attributes:
         sums: Of all clients that answered in the last turn. [K, L, S]
         turn: How often they were asked.
+        moved: How far the shares of components and labels went in the last turn, in units of their sampling error.
+        late: Whether the last turn was at the end, for clients that came late.
     """
 
     prefix = "judges/"
     sums = Leaf()
     turn = Leaf()
+    moved = Leaf()
+    late = Leaf()
 
 
 class Calibration(Part):

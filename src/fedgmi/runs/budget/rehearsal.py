@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedgmi.data.rows import Client, Schema, blank_targets
 from fedgmi.methods import Method
-from fedgmi.methods.fedgmi.schedule import MIN_CLIENTS
+from fedgmi.methods.fedgmi.conditions import MIN_CLIENTS, at_most
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.protocol.allowance import Costs
 from fedgmi.protocol.in_process import InProcess
@@ -86,6 +86,8 @@ def _short_setup(setup: Setup, own: MethodSettings, short: _Short) -> Setup:
 def _run(setup: Setup, name: str, rounds: int) -> tuple[Method, InProcess, Tree]:
     """All rounds on made rows."""
     method, seed = setup.method(name), setup.config.seed
+    program = replace(method.program, prepare=tuple(map(at_most, method.program.prepare)))
+    method = replace(method, program=program)
     clients, components = made_clients(setup.schema, setup.n_components, seed)
     held, _ = made_clients(setup.schema, setup.n_components, seed + 1, rows=ROWS // 10)
     true = components if name == "oracle" else None
