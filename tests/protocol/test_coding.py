@@ -131,6 +131,7 @@ def test_at_eight_bits_a_run_ends_near_the_plain_one(name):
         assert len(transport.wrappers) == 1
 
 
+@pytest.mark.usefixtures("one_by_one")
 @pytest.mark.parametrize("codec", ["4", "top at 4", "layers at 8"])
 @pytest.mark.parametrize("participation", [1.0, 0.5])
 @pytest.mark.parametrize("name", METHODS)
