@@ -77,6 +77,8 @@ class _Part:
 
     def write(self, rows: Tensor, held: Tensor) -> Tensor:
         """Differences as bytes, zeros for those of models that are not held. [K, size]"""
+        if bool(held.all()):
+            return self.codec.encode(rows, self.key)
         n_bytes = self.codec.size(rows.shape[1], self.key)
         data = torch.zeros(len(rows), n_bytes, dtype=torch.uint8)
         data[held] = self.codec.encode(rows[held], self.key)
