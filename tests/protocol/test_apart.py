@@ -69,7 +69,7 @@ CASES: list[tuple[str, dict[str, object]]] = [
 def test_together_is_one_by_one(name, own):
     """Of every method, in every exchange in which models go up; and there is none that asks one by one."""
     method = METHODS[name](make_task(ROOMY.federation.schema, method=name, **own))
-    coding = Coding(CommunicationSettings(precision="4"), 0)
+    coding = Coding(CommunicationSettings(precision="4", top=0.3), 0)
     transport = BothWays(ROOMY.federation.clients, method.program, coding=coding)
     transport.told = set()
     common = {"n_clients": N, "rounds": 3, "participation": 0.8, "seed": 0}

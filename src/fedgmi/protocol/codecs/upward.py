@@ -77,16 +77,17 @@ class _Part:
 
     def write(self, rows: Tensor, held: Tensor) -> Tensor:
         """Differences as bytes, zeros for those of models that are not held. [K, size]"""
-        if bool(held.all()):
-            return self.codec.encode(rows, self.key)
         n_bytes = self.codec.size(rows.shape[1], self.key)
         data = torch.zeros(len(rows), n_bytes, dtype=torch.uint8)
-        data[held] = self.codec.encode(rows[held], self.key)
+        if bool(held.any()):
+            data[held] = self.codec.encode(rows[held], self.key)
         return data
 
     def read(self, data: Tensor, held: Tensor) -> Tensor:
         """The differences that bytes stand for. [K, n]"""
         found = torch.zeros(self.start.shape)
+        if not bool(held.any()):
+            return found
         try:
             found[held] = self.codec.decode(data.cpu()[held], self.start.shape[1], self.key)
         except ValueError as error:
@@ -96,7 +97,8 @@ class _Part:
     def rest(self, rows: Tensor, data: Tensor, held: Tensor) -> Tensor:
         """What did not travel; what was left before of models that are not held. [1, K, n]"""
         found = self.left.clone()
-        found[held] = self.codec.left(rows[held], data[held], self.key)
+        if bool(held.any()):
+            found[held] = self.codec.left(rows[held], data[held], self.key)
         return found[None]
 
 
