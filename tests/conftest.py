@@ -43,6 +43,12 @@ def few_passes() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A simulation in which every client is a chunk by itself: the bits of a deployment."""
+    monkeypatch.setattr("fedgmi.protocol.in_process.chunks", lambda clients, ids: [(i,) for i in ids])
+
+
 @pytest.fixture(autouse=True)
 def denormals() -> Iterator[None]:
     """A program of ours flushes denormals for good; Hypothesis refuses to draw floats where they are flushed."""

@@ -52,6 +52,7 @@ def kept_of(where: Path, settings: FederationSettings):
     return checkpoint.load(where / "out" / folder.CHECKPOINTS, settings.method.name, digest=settings.digest())
 
 
+@pytest.mark.usefixtures("one_by_one")
 @pytest.mark.parametrize(
     ("name", "communication"),
     [
@@ -74,6 +75,7 @@ def test_sites_and_simulation_hold_the_same_bits(tmp_path, name, communication):
     assert summary["bytes"] == {kind: list(both) for kind, both in transport.ledger.by_kind().items()}
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_what_a_site_has_left_over_is_on_its_disk(tmp_path):
     settings = settings_with("fedavg", TOP_AT_4)
     deployed(settings, tmp_path)
@@ -102,6 +104,7 @@ def test_a_coordinator_that_starts_again_ends_as_if_it_had_not_stopped(tmp_path)
     assert all(torch.equal(found[leaf], value) for leaf, value in expected.items())
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_a_site_that_lost_its_blocks_is_sent_the_model_whole(tmp_path):
     settings = settings_with("fedavg", {"precision": "4"})
 

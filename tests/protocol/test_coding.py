@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -70,11 +71,11 @@ def exchanges_of(name: str, asked: dict[str, Any]) -> list[tuple[Step, Tree, Mes
         method, found = method_of(name), dict[str, tuple[Step, Tree, Message]]()
 
         class Watched(InProcess):
-            def _run(self, step: Step, part: Tree, chunk: tuple[int, ...]) -> Message:
-                message = super()._run(step, part, chunk)
-                if chunk == (2,) and (message.models or step.updates):
-                    found[step.name] = step, part, message
-                return message
+            def _each(self, step: Step, part: Tree, asked: Sequence[int]) -> Iterator[tuple[int, Message]]:
+                for i, message in super()._each(step, part, asked):
+                    if i == 2 and (message.models or step.updates):
+                        found[step.name] = step, part, message
+                    yield i, message
 
         transport = Watched(ROOMY.federation.clients, method.program, wrappers=(gaussian_noise(0.0),))
         run_rounds(name, method.program, transport, Progress(method.program.init()), n_clients=N, rounds=2, seed=0)
@@ -130,6 +131,7 @@ def test_at_eight_bits_a_run_ends_near_the_plain_one(name):
         assert len(transport.wrappers) == 1
 
 
+@pytest.mark.usefixtures("one_by_one")
 @pytest.mark.parametrize("codec", ["4", "top at 4", "layers at 8"])
 @pytest.mark.parametrize("participation", [1.0, 0.5])
 @pytest.mark.parametrize("name", METHODS)

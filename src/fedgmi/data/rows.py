@@ -141,6 +141,7 @@ class Rows:
         by_content: Whether noise for a row comes from its numbers, and not from its place. So it is for rows that a
             fitted model is asked about: what is said of a row then does not depend on its neighbours.
         validation: The same clients' rows for validation, of which single clients may have none. None: nobody has any.
+        apart: Whether the clients' messages are wanted each by itself, see `Step.apart`.
     """
 
     x: Tensor
@@ -152,6 +153,7 @@ class Rows:
     cache: dict[str, Tensor] = field(default_factory=dict, compare=False)
     by_content: bool = False
     validation: Rows | None = None
+    apart: bool = False
 
     @property
     def n_clients(self) -> int:

@@ -12,6 +12,7 @@ from fedgmi.data.rows import Rows
 from fedgmi.data.standardise import feature_sums, standardisation
 from fedgmi.errors import ConfigError
 from fedgmi.methods.contract import Task
+from fedgmi.methods.summing import Totals, counted, over_clients
 from fedgmi.models import training
 from fedgmi.models.density import rows_per_chunk
 from fedgmi.protocol.message import Message, Models
@@ -50,13 +51,14 @@ def train_components(
     mass_of = jobs.mass.to(start.device)
     pull = training.Pull(mu, start, component) if mu else None
     chunks = train_chunks(task, objective, start, jobs, rows, key, component, noise_size=noise_size, pull=pull)
-    total = torch.zeros_like(start)
+    total, mass = Totals(rows, start), Totals(rows, mass_of.new_zeros(len(start)))
+    client = jobs.client.to(start.device)
     for place, local in chunks:
-        total.index_add_(0, component[place], local.mul_(mass_of[place, None].to(local.dtype)))
-    mass = torch.zeros(len(start), dtype=torch.float64, device=start.device).index_add_(0, component, mass_of)
+        total.add(client[place], component[place], local.mul_(mass_of[place, None].to(local.dtype)))
+    mass.add(client, component, mass_of)
     holders = torch.zeros(rows.n_clients, len(start), dtype=torch.bool)
     holders[jobs.client, jobs.component] = True
-    return Models(total, mass, holders)
+    return Models(total.total, mass.total, holders)
 
 
 def held_by_all(rows: Rows, total: Tensor, mass: Tensor) -> Models:
@@ -64,13 +66,13 @@ def held_by_all(rows: Rows, total: Tensor, mass: Tensor) -> Models:
 
     Args:
         rows: Of C clients.
-        total: Σ_i N_ik θ_ik. [K, P]
-        mass: Σ_i N_ik, in rows. [K], float64
+        total: Σ_i N_ik θ_ik. [K, P], or [C, K, P] where messages are wanted apart.
+        mass: Σ_i N_ik, in rows. [K], or [C, K], float64
 
     Returns:
         The models, held by all C clients.
     """
-    return Models(total, mass, torch.ones(rows.n_clients, len(total), dtype=torch.bool))
+    return Models(total, mass, torch.ones(rows.n_clients, total.shape[-2], dtype=torch.bool))
 
 
 def by_rows(rows: Rows, models: Tensor) -> Models:
@@ -83,8 +85,8 @@ def by_rows(rows: Rows, models: Tensor) -> Models:
     Returns:
         Σ_i n_i θ_i [1, P] and Σ_i n_i [1], held by all C clients.
     """
-    total = (models * rows.counts.to(models.dtype)[:, None]).sum(0, keepdim=True)
-    return held_by_all(rows, total, rows.counts.sum().double()[None])
+    total = over_clients(rows, (models * rows.counts.to(models.dtype)[:, None])[:, None])
+    return held_by_all(rows, total, counted(rows))
 
 
 def train_own(

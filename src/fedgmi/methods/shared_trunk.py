@@ -13,6 +13,7 @@ from fedgmi.data.rows import Rows
 from fedgmi.errors import ConfigError
 from fedgmi.methods.contract import Task
 from fedgmi.methods.local_training import all_rows, by_rows, held_by_all, plan, random_starts, train_chunks
+from fedgmi.methods.summing import Totals, by_mass, counted, over_clients
 from fedgmi.models import training
 from fedgmi.protocol.message import Message, Models
 from fedgmi.protocol.step import ClientStep, Step
@@ -125,7 +126,8 @@ def parts_step(task: Task, client: ClientStep, tells: str) -> Step:
 
     Args:
         task: Its expert has a trunk.
-        client: Its client part. It reads the leaf `expert`, and sends the models `trunk` and `head`.
+        client: Its client part. It reads the leaf `expert`, sends the models `trunk` and `head`, and heeds
+            `Rows.apart`.
         tells: What a message tells of a client's rows.
 
     Returns:
@@ -138,7 +140,16 @@ def parts_step(task: Task, client: ClientStep, tells: str) -> Step:
     def models(server: Tree) -> Tree:
         return parts_of(task, server["expert"])
 
-    return Step("train", client, average, reads=("expert",), writes=("expert",), models=models, tells=tells)
+    return Step(
+        "train",
+        client,
+        average,
+        reads=("expert",),
+        writes=("expert",),
+        models=models,
+        apart=True,
+        tells=tells,
+    )
 
 
 def parts_of_own(
@@ -157,11 +168,12 @@ def parts_of_own(
     Returns:
         The models `trunk` and `head` of a message.
     """
-    own, count = models[:, : task.expert.trunk], mass.new_tensor([rows.n_clients])
-    trunk = held_by_all(rows, own.sum(0, keepdim=True), count) if alike else by_rows(rows, own)
-    top = models[:, task.expert.trunk :]
-    head = Models(mass.T.to(models.dtype) @ top, mass.sum(0), (mass != 0).cpu())
-    return {f"{of}trunk": trunk, f"{of}head": head}
+    own, top = models[:, : task.expert.trunk], models[:, task.expert.trunk :]
+    if alike:
+        trunk = held_by_all(rows, over_clients(rows, own[:, None]), over_clients(rows, mass.new_ones(len(mass), 1)))
+    else:
+        trunk = by_rows(rows, own)
+    return {f"{of}trunk": trunk, f"{of}head": by_mass(rows, top, mass)}
 
 
 def train_heads(
@@ -210,15 +222,15 @@ def train_heads(
     objective = training.Objective(loss, gradient if expert.gradient else None, expert.by_job, name)
     at = torch.zeros_like(place)
     pull = training.Pull(mu, start, at) if mu else None
-    trunk_total, head_total = torch.zeros_like(experts[:1, :trunk]), torch.zeros_like(experts[:, trunk:])
+    trunks, tops = Totals(rows, experts[:1, :trunk]), Totals(rows, experts[:, trunk:])
     for done, local in train_chunks(task, objective, start, jobs, rows, key, at, pull=pull):
         heads = local[:, trunk:].reshape(len(local), n_experts, -1)  # [J', K, H]
-        own = mass[place[done]].to(local.dtype)
-        trunk_total += rows.counts[place[done]].to(local.dtype) @ local[:, :trunk]
-        head_total += torch.einsum("jk,jkh->kh", own, heads)
+        client = place[done]
+        trunks.add_all(client, rows.counts[client, None].to(local.dtype), local[:, None, :trunk])
+        tops.add_all(client, mass[client].to(local.dtype), heads)
     return {
-        "trunk": held_by_all(rows, trunk_total, rows.counts.sum().double()[None]),
-        "head": Models(head_total, mass.sum(0), (mass != 0).cpu()),
+        "trunk": held_by_all(rows, trunks.total, counted(rows)),
+        "head": Models(tops.total, over_clients(rows, mass), (mass != 0).cpu()),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,9 +13,9 @@ from fedgmi.data.rows import Client, Rows, chunks, pack
 from fedgmi.protocol.codecs.coding import Coding
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.losses import THERE, Losses
-from fedgmi.protocol.message import Message
+from fedgmi.protocol.message import Message, told_apart
 from fedgmi.protocol.sizes import Bytes, Requests, replies
-from fedgmi.protocol.step import Program, Step, select
+from fedgmi.protocol.step import Program, Step, select, without_start
 from fedgmi.protocol.wrapper import Place, Wrapper, apart, marked, receive, reduce, send
 from fedgmi.tree import Tree
 
@@ -28,8 +28,8 @@ class InProcess:
         program: Whose client states it keeps, in `states` [N, …].
         device: Where rows and states are.
         components: The true component of each row, client by client; for the oracle only.
-        wrappers: What is done to messages on their way, the first one nearest to the client. Messages are then made
-            client by client.
+        wrappers: What is done to messages on their way, the first one nearest to the client. Each client's message is
+            then made by itself; clients are trained together all the same where a step is `apart`.
         coding: How models travel. Its wrapper comes after the others.
         seed: Of what wrappers draw.
         validation: The same clients with their rows for validation, where there are any.
@@ -71,10 +71,12 @@ class InProcess:
         self._round = round
         part = select(server, step.reads)
         there = self._send(step, part, server, sorted(ids))
-        if self.wrappers:
+        if not all(wrapper.skips(step) for wrapper in self.wrappers):
             return self._wrapped(step, server, part, there)
         groups = chunks(self._clients, there)
         message = sum((self._ask(step, part, chunk) for chunk in groups), Message())
+        if self.wrappers and message.models:
+            raise without_start(next(iter(message.models)))
         return by_client(message, [i for chunk in groups for i in chunk])
 
     def settle(self, before: Tree, after: Tree, round: int, name: str) -> Tree:
@@ -148,21 +150,23 @@ class InProcess:
         self._count(step, message, chunk)
         return message
 
-    def _run(self, step: Step, part: Tree, chunk: tuple[int, ...]) -> Message:
+    def _run(self, step: Step, part: Tree, chunk: tuple[int, ...], *, each: bool = False) -> Message:
         """The client part of a step on some clients together."""
         index = torch.tensor(chunk, device=self._device)
         own = {name: leaf for name, leaf in apart(self.states)[0].items() if name != THERE}
-        states, message = step.client(part, tree.take(own, index), self._rows(chunk), self._round)
+        rows = replace(self._rows(chunk), apart=each)
+        states, message = step.client(part, tree.take(own, index), rows, self._round)
         self._keep(index, states)
         return message
 
     def _wrapped(self, step: Step, server: Tree, part: Tree, asked: Sequence[int]) -> Message:
-        """The same, client by client, each message through all wrappers and back."""
+        """The same, each client's message through all wrappers and back."""
         arrived, form, kept = [], Message(), list[Tree]()
-        for i in asked:
-            message = form = self._run(step, part, (i,))
+        where = Place.of(step, part, -1, asked, self.at, self._seed, {})
+        for i, message in self._each(step, part, asked):
+            form = message
             memory = tree.take(apart(self.states)[1], torch.tensor([i], device=self._device))
-            place = Place.of(step, part, i, asked, self.at, self._seed, memory)
+            place = replace(where, client=i, memory=memory)
             message, memory = send(self.wrappers, message, place)
             kept.append(memory)
             self._count(step, message, (i,))
@@ -172,6 +176,12 @@ class InProcess:
         for wrapper in reversed(self.wrappers):
             total = wrapper.finish(total, form)
         return total
+
+    def _each(self, step: Step, part: Tree, asked: Sequence[int]) -> Iterator[tuple[int, Message]]:
+        """The clients and their own messages: made together where the step can tell them apart, else one by one."""
+        for chunk in chunks(self._clients, asked) if step.apart else [(i,) for i in asked]:
+            message = self._run(step, part, chunk, each=step.apart)
+            yield from zip(chunk, told_apart(message, len(chunk)) if step.apart else [message], strict=True)
 
     def _remember(self, asked: Sequence[int], kept: Sequence[Tree]) -> None:
         """Write back what clients keep for wrappers: once an exchange, for it is as large as their models."""

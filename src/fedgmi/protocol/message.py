@@ -67,6 +67,31 @@ class Message:
         return Message(models, tree.add(self.sums, other.sums), _join(self.replies, other.replies))
 
 
+def told_apart(message: Message, n_clients: int) -> list[Message]:
+    """Each client's own message, of one whose leaves all have the clients' axis in front; see `Step.apart`.
+
+    Args:
+        message: With models [C, K, P], their masses [C, K], sums [C, …] and replies [C, …].
+        n_clients: C.
+
+    Returns:
+        C messages, as the clients would have made them one by one.
+
+    Examples:
+        >>> one, two = told_apart(Message(sums={"rows": torch.tensor([2, 3])}), 2)
+        >>> (one + two).sums["rows"]
+        tensor(5)
+    """
+    return [
+        Message(
+            {name: Models(all.total[i], all.mass[i], all.holders[i : i + 1]) for name, all in message.models.items()},
+            {name: leaf[i] for name, leaf in message.sums.items()},
+            {name: leaf[i : i + 1] for name, leaf in message.replies.items()},
+        )
+        for i in range(n_clients)
+    ]
+
+
 def mean_by_mass(old: Tensor, total: Tensor, mass: Tensor) -> Tensor:
     """θ_k ← Σ_i N_ik θ_ik / Σ_i N_ik; a model with (almost) no mass stays as it was.
 

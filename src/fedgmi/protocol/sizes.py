@@ -137,8 +137,9 @@ def request_bytes(program: Program, step: Step, blocks: Blocks, header: Header, 
     kinds: dict[str, Kind] = {}
     for leaf, names in blocks.leaves.items():
         kinds[names[0]] = step.kind  # what is said of a leaf counts as the header does
+        kind = program.kind_of(leaf, step.kind)
         for name in names[1:]:
-            kinds.setdefault(name, program.kind_of(leaf, step.kind))
+            kinds.setdefault(name, kind)
     cost: Bytes = {step.kind: json_size(header | blocks.about(sent))}
     for one in sent:
         cost[kinds[one.wanted]] = cost.get(kinds[one.wanted], 0) + one.size

@@ -47,6 +47,9 @@ class Step:
             sums. Norm bounds and robust means need to know them.
         updates: (server's state) → zeros of the form of those replies that are updates of a model [1, P], by name.
         single: Whether the server needs single replies, which secure sums have to refuse.
+        apart: Whether the client part heeds `Rows.apart`: models and sums of its message then have the clients' axis in
+            front, and are added up over nobody. So a simulation trains clients together where it needs each one's
+            message. Without it they are asked one by one.
         when: (server's state) → whether the exchange is still of use. It is left out where it is not.
         check: (server's state, one client's message, its index, its number of rows) → what is wrong with it, or None.
             For what neither layout nor mass shows. A deployment asks it before the message is used.
@@ -64,6 +67,7 @@ class Step:
     models: Callable[[Tree], Tree] | None = None
     updates: Callable[[Tree], Tree] | None = None
     single: bool = False
+    apart: bool = False
     when: Callable[[Tree], bool] | None = None
     check: Check | None = None
     tells: str = ""
@@ -118,6 +122,14 @@ class Program:
     def kind_of(self, name: str, otherwise: Kind) -> Kind:
         """What a leaf of the server's state, or a model in a message, is."""
         return next((kind for entry, kind in self.kinds.items() if covers(entry, name)), otherwise)
+
+
+def without_start(name: str) -> ProgramError:
+    """What is said of a model in a message of which the step does not say where it stands."""
+    return ProgramError(
+        f"a message holds the model {name!r}, and its step does not say where that stands. Likely fix: "
+        "name it in the step's `models`, or leave [communication] out"
+    )
 
 
 def covers(entry: str, name: str) -> bool:

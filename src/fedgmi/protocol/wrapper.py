@@ -87,6 +87,7 @@ class Wrapper:
         reduce: At the server: (messages in the order of clients, step, server's state) → one message; None: their sum.
         finish: At the server: (the sum, a message of the form that the step's messages have) → the sum, decoded.
         refuses: (step) → why it cannot be wrapped, or None.
+        skips: (step) → whether it leaves the step's messages as they are.
         takes: What it can be given: "numbers", or "anything".
         sends: What leaves it: "numbers", "bytes" that are none, "masked" numbers that mean something in the sum alone.
     """
@@ -100,6 +101,7 @@ class Wrapper:
     reduce: Callable[[Sequence[Message], Step, Tree], Message] | None = None
     finish: Callable[[Message, Message], Message] = lambda total, form: total
     refuses: Callable[[Step], str | None] = refuses_nothing
+    skips: Callable[[Step], bool] = lambda step: False
     takes: Literal["numbers", "anything"] = "numbers"
     sends: Literal["numbers", "bytes", "masked"] = "numbers"
 

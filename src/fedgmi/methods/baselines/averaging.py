@@ -55,13 +55,22 @@ def experts_step(client: ClientStep, tells: str) -> Step:
     """A round in which clients train the experts that they are sent, and the server averages them.
 
     Args:
-        client: Its client part. It reads the leaf `expert`, and sends models of that name.
+        client: Its client part. It reads the leaf `expert`, sends models of that name, and heeds `Rows.apart`.
         tells: What a message tells of a client's rows.
 
     Returns:
         The step.
     """
-    return Step("train", client, average_experts, reads=("expert",), writes=("expert",), models=experts_of, tells=tells)
+    return Step(
+        "train",
+        client,
+        average_experts,
+        reads=("expert",),
+        writes=("expert",),
+        models=experts_of,
+        apart=True,
+        tells=tells,
+    )
 
 
 def average_step(task: Task, mu: float = 0.0) -> Step:

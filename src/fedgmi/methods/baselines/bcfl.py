@@ -33,6 +33,7 @@ from fedgmi.methods.baselines.ifca_starts import best_fit
 from fedgmi.methods.contract import Entry, Method, Task
 from fedgmi.methods.local_training import expert_objective, gradients_of_parts, need_labels, train_own
 from fedgmi.methods.shared_trunk import TrunkSettings, parts_of, parts_of_own, starts, whole
+from fedgmi.methods.summing import by_mass
 from fedgmi.models import training
 from fedgmi.protocol.message import Message, Models
 from fedgmi.protocol.step import Kind, Step
@@ -78,11 +79,9 @@ def bcfl(task: Task[BcflSettings]) -> Method:
         own = train_own(task, rows, mean, (task.seed, round, "expert"), objective=near)
         precision = precision + task.training.epochs * squares(task, own, rows)
         sums = {"precision": precision, PULLED: precision * own}
-        return {"proportions": chosen}, Message(parted(sums, chosen, rows) if shared else in_cluster(sums, chosen))
-
-    def in_cluster(sums: Tree, chosen: Tensor) -> dict[str, Models]:
-        count, holders = chosen.sum(0), (chosen != 0).cpu()
-        return {name: Models(chosen.to(leaf.dtype).T @ leaf, count, holders) for name, leaf in sums.items()}
+        if shared:
+            return {"proportions": chosen}, Message(parted(sums, chosen, rows))
+        return {"proportions": chosen}, Message({name: by_mass(rows, leaf, chosen) for name, leaf in sums.items()})
 
     def parted(sums: Tree, chosen: Tensor, rows: Rows) -> dict[str, Models]:
         parts = [parts_of_own(task, rows, leaf, chosen, of=f"{name} ", alike=True) for name, leaf in sums.items()]
@@ -111,6 +110,7 @@ def bcfl(task: Task[BcflSettings]) -> Method:
         reads=("expert", "precision"),
         writes=("expert", "precision"),
         models=models,
+        apart=True,
         tells="a model of its cluster, trained on its rows, and how sharply they tell each parameter",
     )
     method = best_of_k(task, "bcfl", step)

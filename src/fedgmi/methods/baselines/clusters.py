@@ -146,6 +146,7 @@ def update_step(
         writes=writes,
         kind="expert",
         updates=lambda server: {"update": torch.zeros_like(server["expert"][:1])},
+        apart=True,
         single=True,
         check=partial(wrong_with, lowest),
         tells="its number, its cluster, how many rows it has, and the update of its model",

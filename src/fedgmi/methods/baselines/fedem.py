@@ -37,6 +37,7 @@ from fedgmi.methods.local_training import (
     row_losses,
 )
 from fedgmi.methods.shared_trunk import parts_step, starts, train_heads
+from fedgmi.methods.summing import Totals, over_clients
 from fedgmi.mixture.posterior import PROPORTION_FLOOR, e_step, responsibilities, uniform
 from fedgmi.models.expert import mixture_log_prob
 from fedgmi.protocol.message import Message
@@ -80,7 +81,7 @@ def fedem(task: Task[FedEMSettings]) -> Method:
             mass = n_rows[:, None].expand(-1, k)
             return states, Message(train_heads(task, server["expert"], rows, resp, key, mass=mass))
         moved = m_step(task, rows, resp, server["expert"], key)
-        return states, Message({MOVED: held_by_all(rows, moved, n_rows.sum().expand(k))})
+        return states, Message({MOVED: held_by_all(rows, moved, over_clients(rows, n_rows[:, None].expand(-1, k)))})
 
     def average(server: Tree, message: Message, round: int) -> Tree:
         moved = message.models[MOVED]
@@ -101,7 +102,7 @@ def fedem(task: Task[FedEMSettings]) -> Method:
         return states | identified(rows, rows.y is not None)
 
     tells = "updates of all models, weighted by its rows"
-    apart = Step("em", client, average, reads=("expert",), writes=("expert",), models=still, tells=tells)
+    apart = Step("em", client, average, reads=("expert",), writes=("expert",), models=still, apart=True, tells=tells)
     return Method(
         name="fedem",
         program=Program(
@@ -146,13 +147,13 @@ def m_step(task: Task[FedEMSettings], rows: Rows, resp: Tensor, start: Tensor, k
         key: Of the draws: (seed, round, purpose).
 
     Returns:
-        Σ_i n_i (θ_ik − θ_k). [K, P], float64
+        Σ_i n_i (θ_ik − θ_k). [K, P], or [C, K, P] where messages are wanted apart, float64
     """
-    total = torch.zeros_like(start, dtype=torch.float64)
+    total = Totals(rows, start.double())
     for client, model, local in trained_parts(task, rows, resp, start, key):
         moved = local.sub_(start[model])
-        total.index_add_(0, model, moved.double() * rows.counts[client, None].double())
-    return total
+        total.add(client, model, moved.double() * rows.counts[client, None].double())
+    return total.total
 
 
 FEDEM = Entry(

@@ -45,6 +45,7 @@ from fedgmi.methods.local_training import (
     row_losses,
 )
 from fedgmi.methods.shared_trunk import parts_of, starts, train_heads, whole
+from fedgmi.methods.summing import over_clients
 from fedgmi.mixture import codebook
 from fedgmi.mixture.posterior import e_step, responsibilities, uniform
 from fedgmi.models.densities.gaussian import gaussian, to_moments
@@ -112,11 +113,11 @@ def fedgmm(task: Task[FedGMMSettings]) -> Method:
             trained = train_heads(task, experts, rows, weights, key, mass=rows.sum_by_client(weights))
         else:
             trained = {"expert": mean_parts(task, rows, weights, experts, key)}
-        total = (mass.sum(2)[:, :, None] * local.double()).sum(0).to(local.dtype)
-        of_pairs = mass.sum(0)  # [K, K]
-        gaussians = Models(total, of_pairs.sum(1), (mass.sum(2) != 0).cpu())
+        total = over_clients(rows, mass.sum(2)[:, :, None] * local.double()).to(local.dtype)
+        of_pairs = over_clients(rows, mass)  # [K, K]
+        gaussians = Models(total, of_pairs.sum(-1), (mass.sum(2) != 0).cpu())
         pairs = (mass / rows.counts[:, None, None]).flatten(1)
-        return {"pairs": pairs}, Message(trained | {"gaussian": gaussians}, {"pairs": of_pairs.flatten()})
+        return {"pairs": pairs}, Message(trained | {"gaussian": gaussians}, {"pairs": of_pairs.flatten(-2)})
 
     def average(server: Tree, message: Message, round: int) -> Tree:
         pairs = message.sums["pairs"]
@@ -177,6 +178,7 @@ def fedgmm(task: Task[FedGMMSettings]) -> Method:
                     reads=(*features.writes, "expert", "gaussian"),
                     writes=("expert", "gaussian", "pairs"),
                     models=models,
+                    apart=True,
                     tells="updates of the shared Gaussians and classifiers, weighted by how much of each it has",
                 ),
             ),

@@ -45,6 +45,7 @@ from fedgmi.methods.local_training import (
 )
 from fedgmi.methods.own_models import LAST, welcomed
 from fedgmi.methods.shared_trunk import TrunkSettings, parts_of_own, parts_step, starts
+from fedgmi.methods.summing import by_mass
 from fedgmi.mixture.posterior import uniform
 from fedgmi.models.training import Pull
 from fedgmi.protocol.message import Message
@@ -114,7 +115,8 @@ def fedsoft(task: Task[FedSoftSettings]) -> Method:
         states = states | {"expert": models}
         if shared:
             return states, Message(parts_of_own(task, rows, models, mass))
-        return states, Message({"expert": held_by_all(rows, mass.T.to(models.dtype) @ models, mass.sum(0))})
+        total = by_mass(rows, models, mass)
+        return states, Message({"expert": held_by_all(rows, total.total, total.mass)})
 
     def client_init(ids: tuple[int, ...]) -> Tree:
         return {

@@ -97,7 +97,9 @@ def fedsparse(task: Task[FedSparseSettings]) -> Method:
         program=Program(
             init=init,
             client_init=lambda ids: {},
-            round=(Step("train", client, average, reads=leaves, writes=leaves, models=models, tells=TELLS),),
+            round=(
+                Step("train", client, average, reads=leaves, writes=leaves, models=models, apart=True, tells=TELLS),
+            ),
             kinds={"expert": "expert", "gates": "expert", PULLED: "expert"},
             relative=frozenset(("gates", PULLED)),
         ),

@@ -172,6 +172,7 @@ def flux(task: Task[FluxSettings]) -> Method:
         reads=("joint",),
         writes=("joint", "expert", LEFT),
         models=lambda server: {"joint": server["joint"]},
+        apart=True,
         when=lambda server: not joint_is_done(server),
         tells="an update of the model of all, weighted by its rows",
     )

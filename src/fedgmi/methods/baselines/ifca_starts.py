@@ -195,6 +195,7 @@ def _adopt(task: Task[IfcaSettings], k: int) -> Step:
         reads=("picked",),
         writes=("expert",),
         models=lambda server: {"start": random_starts(task, 1)},
+        apart=True,
         tells="a model trained on its rows, if it is picked",
     )
 

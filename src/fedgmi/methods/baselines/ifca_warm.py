@@ -61,6 +61,7 @@ def warm_started(method: Method, task: Task[IfcaSettings]) -> Method:
         reads=(JOINT,),
         writes=(JOINT, LEFT, "expert"),
         models=lambda server: {JOINT: server[JOINT]},
+        apart=True,
         when=lambda server: int(server[LEFT]) > 0,
         tells="an update of the model of all, weighted by its rows",
     )

@@ -85,6 +85,7 @@ def scaffold(task: Task[ScaffoldSettings]) -> Method:
         reads=("expert", "control"),
         writes=("expert", "control"),
         models=lambda server: {"expert": server["expert"], "control": torch.zeros_like(server["control"])},
+        apart=True,
         tells="updates of the model, and of the gradient of its rows, weighted by its rows",
     )
     program = replace(

@@ -19,6 +19,7 @@ from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
 from fedgmi.methods.local_training import all_rows, expert_objective, plan, train_chunks, train_components
 from fedgmi.methods.shared_trunk import TrunkSettings
+from fedgmi.methods.summing import Totals, over_clients
 from fedgmi.models import training
 from fedgmi.protocol.message import Models
 from fedgmi.settings.effects import refuse_without_effect
@@ -102,7 +103,7 @@ def mean_parts(task: Task[WeightingSettings], rows: Rows, resp: Tensor, start: T
     """
     if task.settings.weighting == "draw":
         return train_components(task, rows, resp, start, expert_objective(task), key)
-    mass, total = rows.sum_by_client(resp), torch.zeros_like(start)  # [C, K]
+    mass, total = rows.sum_by_client(resp), Totals(rows, start)  # [C, K]
     for client, model, local in trained_parts(task, rows, resp, start, key):
-        total.index_add_(0, model, local.mul_(mass[client, model, None].to(local.dtype)))
-    return Models(total, mass.sum(0), (mass != 0).cpu())
+        total.add(client, model, local.mul_(mass[client, model, None].to(local.dtype)))
+    return Models(total.total, over_clients(rows, mass), (mass != 0).cpu())

@@ -11,6 +11,7 @@ from fedgmi.methods.fedgmi.evidence import elbo
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Components
 from fedgmi.methods.local_training import all_rows, held_by_all, plan, train_chunks, train_components
+from fedgmi.methods.summing import Totals, counted, over_clients, over_rows
 from fedgmi.mixture.posterior import PROPORTION_FLOOR, Posterior
 from fedgmi.models.density import Density
 from fedgmi.models.training import Batch, Objective
@@ -38,8 +39,8 @@ def train_densities(task: Task[FedGMISettings], start: Tensor, rows: Rows, resp:
     if density.fit is not None:
         mass = rows.sum_by_client(resp)  # [C, K]
         local = density.fit(rows.x, resp, rows.client_index, rows.n_clients)
-        total = (mass[:, :, None] * local.double()).sum(0)
-        return {"density": Models(total.to(local.dtype), mass.sum(0), (mass != 0).cpu())}
+        total = over_clients(rows, mass[:, :, None] * local.double())
+        return {"density": Models(total.to(local.dtype), over_clients(rows, mass), (mass != 0).cpu())}
     if density.trunk:
         return train_on_one_trunk(task, start, rows, resp, key)
     objective = density_objective(density)
@@ -80,17 +81,18 @@ def train_on_one_trunk(
         model=f"density {density.name}",
         longest=density.longest,
     )
-    trunks, own = torch.zeros_like(start[:1, :trunk]), torch.zeros_like(start[:, trunk:])
+    trunks, own = Totals(rows, start[:1, :trunk]), Totals(rows, start[:, trunk:])
     chunks = train_chunks(
         task, objective, first, jobs, rows, key, torch.zeros_like(place), noise_size=density.noise_size + 1
     )
     for done, local in chunks:
         parts = local[:, trunk:].reshape(len(local), len(start), -1)  # [J', K, H]
-        trunks += rows.counts[place[done]].to(local.dtype) @ local[:, :trunk]
-        own += torch.einsum("jk,jkh->kh", mass[place[done]].to(local.dtype), parts)
+        client = place[done]
+        trunks.add_all(client, rows.counts[client, None].to(local.dtype), local[:, None, :trunk])
+        own.add_all(client, mass[client].to(local.dtype), parts)
     return {
-        TRUNK: held_by_all(rows, trunks, rows.counts.sum().double()[None]),
-        OWN: Models(own, mass.sum(0), (mass != 0).cpu()),
+        TRUNK: held_by_all(rows, trunks.total, counted(rows)),
+        OWN: Models(own.total, over_clients(rows, mass), (mass != 0).cpu()),
     }
 
 
@@ -127,4 +129,4 @@ def bound_sums(task: Task[FedGMISettings], server: Tree, posterior: Posterior, r
     logs = posterior.proportions.clamp(min=PROPORTION_FLOOR).log()
     now, version = Components(server), server.get(Components.names("version")[0])  # it is sent where rows have labels
     joint = elbo(task, now.density, rows, version).double() + logs[rows.client_index]
-    return {"bound": joint.logsumexp(1).sum(), "count": rows.counts.sum().double()}
+    return {"bound": over_rows(rows, joint.logsumexp(1)), "count": over_clients(rows, rows.counts).double()}

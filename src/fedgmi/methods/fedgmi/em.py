@@ -68,7 +68,7 @@ def em_step(
         now = Components(server)
         return density_models(task, now.density) | expert_models(task, now.expert)
 
-    return Step("em", client, take, writes=(*Components.names(), *Reference.names()), models=models)
+    return Step("em", client, take, writes=(*Components.names(), *Reference.names()), models=models, apart=True)
 
 
 def e_step_alone(rule: Rule) -> Step:

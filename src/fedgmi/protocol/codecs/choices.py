@@ -61,7 +61,7 @@ def top(settings: CommunicationSettings, layers: Layers) -> Choice | None:
         return share_of(settings.top, n)
 
     def pick(differences: Tensor, key: Key) -> Tensor:
-        largest = differences.abs().topk(count(differences.shape[1], key), dim=1).indices
+        largest = differences.abs().topk(count(differences.shape[1], key), dim=1, sorted=False).indices
         return largest.sort(1).values
 
     return Choice("top", "the entries that differ most", count, pick, told=True, keeps=True, down=True)
@@ -156,12 +156,14 @@ def read_places(data: Tensor, n: int, count: int) -> Tensor:
     """
     low, rows = _low_bits(n, count), data.numpy()
     n_lower = -(-count * low // 8)
-    lower = np.unpackbits(rows[:, :n_lower], axis=1, count=count * low).reshape(len(rows), count, low).astype(np.int64)
+    lower = np.unpackbits(rows[:, :n_lower], axis=1, count=count * low).reshape(len(rows), count, low)
     upper = np.unpackbits(rows[:, n_lower:], axis=1, count=count + (n >> low) + 1)
     if (upper.sum(1) != count).any():
         raise ValueError("places of entries that are not as many as they should be")
-    high = upper.nonzero()[1].reshape(len(rows), count) - np.arange(count)
-    found = (high << low) + (lower << np.arange(low)).sum(2)
+    high = np.flatnonzero(upper).reshape(len(rows), count) - upper.shape[1] * np.arange(len(rows))[:, None]
+    found = (high - np.arange(count)) << low
+    for place in range(low):
+        found |= lower[:, :, place].astype(np.int64) << place
     if (found >= n).any() or (np.diff(found, axis=1) <= 0).any():
         raise ValueError("places of entries beyond the model, or twice the same")
     return torch.from_numpy(found)

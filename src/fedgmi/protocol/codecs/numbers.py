@@ -85,8 +85,8 @@ def integers(bits: int) -> Callable[[], Numbers]:
         noise = torch.rand(blocks.shape, generator=draws)
         whole = (blocks / unit.where(unit > 0, 1.0) + noise).floor_().clamp_(-most, most).add_(most).to(torch.uint8)
         whole = in_blocks(whole.view(len(numbers), -1)[:, : numbers.shape[1]], in_byte)
-        packed = torch.zeros_like(whole[:, :, 0])
-        for place in range(in_byte):
+        packed = whole[:, :, 0].clone()
+        for place in range(1, in_byte):
             packed |= whole[:, :, place] << (bits * place)
         return torch.cat([as_bytes(scale.to(torch.bfloat16)), packed], 1)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from fedgmi.protocol.codecs.choices import Key
 from fedgmi.protocol.codecs.codec import Codec
 from fedgmi.protocol.message import Message, Models
-from fedgmi.protocol.step import Program, ProgramError
+from fedgmi.protocol.step import Program, without_start
 from fedgmi.protocol.wire import WireError
 from fedgmi.protocol.wrapper import Layout, Place, Wrapper
 from fedgmi.tree import Tree
@@ -43,6 +43,7 @@ def upward(codec: Codec, relative: Codec, program: Program) -> Wrapper:
         coder.receive,
         keep=coder.keep,
         layout=coder.layout,
+        skips=lambda step: step.models is None and step.updates is None,
         sends="bytes",
     )
 
@@ -78,12 +79,15 @@ class _Part:
         """Differences as bytes, zeros for those of models that are not held. [K, size]"""
         n_bytes = self.codec.size(rows.shape[1], self.key)
         data = torch.zeros(len(rows), n_bytes, dtype=torch.uint8)
-        data[held] = self.codec.encode(rows[held], self.key)
+        if bool(held.any()):
+            data[held] = self.codec.encode(rows[held], self.key)
         return data
 
     def read(self, data: Tensor, held: Tensor) -> Tensor:
         """The differences that bytes stand for. [K, n]"""
         found = torch.zeros(self.start.shape)
+        if not bool(held.any()):
+            return found
         try:
             found[held] = self.codec.decode(data.cpu()[held], self.start.shape[1], self.key)
         except ValueError as error:
@@ -93,7 +97,8 @@ class _Part:
     def rest(self, rows: Tensor, data: Tensor, held: Tensor) -> Tensor:
         """What did not travel; what was left before of models that are not held. [1, K, n]"""
         found = self.left.clone()
-        found[held] = self.codec.left(rows[held], data[held], self.key)
+        if bool(held.any()):
+            found[held] = self.codec.left(rows[held], data[held], self.key)
         return found[None]
 
 
@@ -159,10 +164,7 @@ class _Upward:
     def _models(self, message: Message, place: Place) -> Iterator[_Part]:
         for name, models in message.models.items():
             if name not in place.start:
-                raise ProgramError(
-                    f"a message holds the model {name!r}, and its step does not say where that stands. Likely fix: "
-                    "name it in the step's `models`, or leave [communication] out"
-                )
+                raise without_start(name)
             start = place.start[name][: len(models.total)].cpu()  # the first stands for all while experts are one
             yield self._part(name, torch.zeros_like(start) if name in self.program.relative else start, place)
 
