@@ -65,8 +65,9 @@ def em_step(
         return updated
 
     def models(server: Tree) -> Tree:
-        now = Components(server)
-        return density_models(task, now.density) | expert_models(task, now.expert)
+        now, [density] = Components(server), Components.names("density")
+        densities = density_models(task, now.density) if density in server else {}  # they may not have been sent
+        return densities | expert_models(task, now.expert)
 
     return Step("em", client, take, writes=(*Components.names(), *Reference.names()), models=models, apart=True)
 
