@@ -60,8 +60,7 @@ def words(summary: Summary) -> dict[str, list[str]]:
         told.append(f"The client that cost most took {number(summary['most_mb'], 3)} MB, both ways together.")
     told += [*_kinds(summary), *_models(summary), *_beside(summary)]
     found = {"What travelled?": told}
-    budgets = [_budget(run, part) for run, part in _runs(summary) if part.get("budget")]
-    return found | ({"How was the budget kept?": [line for lines in budgets for line in lines]} if budgets else {})
+    return found | {f"The budget of {run}": _budget(part) for run, part in _runs(summary) if part.get("budget")}
 
 
 def _runs(summary: Summary) -> list[tuple[str, Summary]]:
@@ -78,7 +77,7 @@ def _kinds(summary: Summary) -> list[str]:
         return []
     ranked = sorted(kinds.items(), key=lambda entry: -entry[1])
     shares = [f"{number(100 * n / total, 0)} % {WORDS.get(kind, kind)}" for kind, n in ranked if n >= 0.005 * total]
-    return [f"Of these bytes were {listed(shares)}."]
+    return [f"By kind the bytes are {listed(shares)}."]
 
 
 def _models(summary: Summary) -> list[str]:
@@ -98,9 +97,7 @@ def _beside(summary: Summary) -> list[str]:
     return [f"Beside it, {'; '.join(costs)}."] if costs else []
 
 
-def _budget(name: str, part: Summary) -> list[str]:
-    """The plan, and what became of it."""
-    budget = part["budget"]
-    if budget.get("kept"):
-        return [budget["plan"], budget["kept"]]
-    return [budget["plan"], f"{name}: most of any client {number(budget['most_mb'], 3)} MB."]
+def _budget(part: Summary) -> list[str]:
+    """The plan, and what became of it, without the words that the heading has."""
+    said = (str(part["budget"].get(key) or "").partition(": ")[2] for key in ("plan", "kept"))
+    return [line[:1].upper() + line[1:] for line in said if line]
