@@ -52,17 +52,17 @@ RUNGS = (
     Rung("4"),
     Rung("4", densities=0.2, turns=4),
     Rung("4", densities=ONE_ROUND, turns=2),
+    Rung("4", 0.5, densities=ONE_ROUND, turns=2),
     Rung("4", 0.3, densities=ONE_ROUND, turns=2),
     Rung("4", 0.3, densities=0.0, turns=2),
-    Rung("4", 0.3, densities=0.0, turns=1),
-    Rung("4", 0.1, densities=0.0, turns=1),
+    *(Rung("4", top, densities=0.0, turns=1) for top in (0.3, 0.2, 0.14, 0.1)),
 )
 """From the best to the cheapest, with components. Below these one model predicts better, for the same bytes."""
-SCARCE = (Rung("4", 0.03, densities=0.0, turns=1), Rung("4", 0.01, densities=0.0, turns=1))
+SCARCE = tuple(Rung("4", top, densities=0.0, turns=1) for top in (0.07, 0.05, 0.03, 0.02, 0.01))
 """What follows where the user has said how many components there are."""
 CODES = (
-    *(Rung(), Rung("bfloat16"), Rung("8"), Rung("4"), Rung("4", 0.3), Rung("4", 0.1), Rung("4", 0.03)),
-    Rung("4", 0.01),
+    *(Rung(), Rung("bfloat16"), Rung("8"), Rung("4")),
+    *(Rung("4", top) for top in (0.5, 0.3, 0.2, 0.14, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01)),
 )
 """The same where nothing but models travels."""
 
