@@ -256,7 +256,7 @@ def test_a_page_says_what_a_client_cost_and_how_the_budget_was_kept(tmp_path):
         "The client that cost most took 0.690 MB, both ways together.",
         "By kind the bytes are 100 % experts.",
         "Models travelled in 4 bits.",
-        "Beside it, fedavg took 0.200 MB a client, models in 4 bits.",
+        "Beside it, fedavg took 0.200 MB a client, models in 4 bits; oracle took 0.000 MB a client.",
         "<h2>The budget of fedgmi</h2>",
         "2 MB a client. Planned: 0.6 MB before round 1",
         "Most of any client 0.690 MB of 2 MB. 3 times a client was not asked.",

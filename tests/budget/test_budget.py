@@ -210,7 +210,7 @@ def test_the_plan_s_numbers_add_up(method, more):
 
 def test_the_plan_counts_what_was_spent_on_the_number_of_components():
     def line(spent):
-        found = plan(Setup(settings("communication.mb_per_client=3"), DIGITS, 3), "fedgmi", 6, spent)
+        found = plan(Setup(settings("communication.mb_per_client=3", method="fedavg"), DIGITS, 1), "fedavg", 6, spent)
         assert found is not None
         return found.line
 

@@ -66,7 +66,8 @@ def em_step(
 
     def models(server: Tree) -> Tree:
         now = Components(server)
-        return density_models(task, now.density) | expert_models(task, now.expert)
+        experts = expert_models(task, now.expert) if task.schema.labelled else {}  # clients are not sent them then
+        return density_models(task, now.density) | experts
 
     return Step("em", client, take, writes=(*Components.names(), *Reference.names()), models=models)
 
