@@ -266,7 +266,7 @@ def told(found: Plan, name: str, asked: Sequence[int], spent: int = 0) -> str:
         for limit, what in ((limits.mb_per_client, ""), (limits.mb_per_client_round, " and round"))
         if limit is not None
     ]
-    total = found.foreseen + spent
+    total, foreseen = found.foreseen + spent, costs.of(asked)
     each = sorted(costs.rounds[number - 1] for number in asked)
     usual, dearest = (_mb(cost, total) for cost in (each[len(each) // 2], each[-1]))
     one = "" if len(asked) == 1 else f" ({usual} each)" if usual == dearest else f" (mostly {usual}, at most {dearest})"
@@ -275,9 +275,9 @@ def told(found: Plan, name: str, asked: Sequence[int], spent: int = 0) -> str:
     parts = {
         "for the number of components": spent,
         "before round 1": costs.prepare,
-        f"in {rounds}{one}": costs.of(asked) - costs.prepare - costs.finish,
+        f"in {rounds}{one}": foreseen - costs.prepare - costs.finish,
         "at the end": costs.finish,
-        "for what cannot be foreseen": found.foreseen - costs.of(asked),
+        "for what cannot be foreseen": found.foreseen - foreseen,
     }
     summed = " + ".join(f"{_mb(cost, total)} {what}" for what, cost in parts.items() if cost > total // 1000)
     return (
