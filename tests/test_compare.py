@@ -78,6 +78,8 @@ def test_tables_for_people_and_programs(finished, record):
     assert "## rotation, seeds 0, 1" in text
     assert all(f"| {method} |" in text or f"| **{method}** |" in text for method in record["summary"])
     assert "| p0 |" in text
+    for line in lines:
+        assert float(line["mb_per_client"]) <= float(line["most_mb"]) < 10
 
 
 def test_the_same_command_again_reads_what_is_there(finished, capsys, monkeypatch):
@@ -298,6 +300,22 @@ def test_rivals_whose_clients_were_given_a_part_of_their_own_are_marked():
     made = [cell(name, 0, [0.9, 0.8], own_part=name != "local") for name in ("fedgmi", "fedavg", "local")]
     names = {row[0] for row in comparison.rows(compared("x", ["fedgmi", "fedavg", "local"], [0], made))[1:]}
     assert names == {"fedgmi", "fedavg + own part", "local"}
+
+
+def test_a_comparison_says_what_a_client_cost_and_how_models_travelled():
+    budget = {"mb_per_client": 2.0, "sat_out": 3}
+    made = [
+        cell("fedgmi", 0, [0.9], mb_per_client=1.25, most_mb=1.3, models_travelled="in 4 bits", budget=budget),
+        cell("fedavg", 0, [0.8], mb_per_client=0.5, most_mb=0.6, models_travelled="as they are, in float32"),
+    ]
+    text = comparison.to_markdown(compared("x", ["fedgmi", "fedavg"], [0], made))
+    head, ours = (
+        next(line for line in text.splitlines() if word in line).split(" | ") for word in ("s a round", "1.25")
+    )
+    assert ours[head.index("MB a client")] == "1.25"
+    told = "- fedgmi: models travelled in 4 bits; most of any client 1.300 MB of 2 MB; clients sat out 3 times."
+    assert told in text
+    assert "fedavg: models" not in text
 
 
 def test_pairs_are_of_the_same_seed_and_client():

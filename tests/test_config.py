@@ -255,6 +255,16 @@ def test_file_problems(tmp_path):
     )
 
 
+def test_a_setting_of_the_command_line_is_not_the_file_s_fault(tmp_path):
+    path = tmp_path / "sound.toml"
+    path.write_text("rounds = 3\n")
+    told = message("communication.top=0", path=path)
+    assert told.startswith("--set: communication.top is 0")
+    assert str(path) not in told
+    path.write_text("rounds = 0\n")
+    assert str(path) in message("communication.top=0.5", path=path)
+
+
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 method = st.sampled_from([*METHODS, "default"])
 rate = st.floats(min_value=1e-300, max_value=1e300)

@@ -173,6 +173,20 @@ def test_how_many_components_can_be_left_to_the_data():
     assert (model.bytes_down_, model.bytes_up_) == (asked.bytes_down_, asked.bytes_up_)
 
 
+def test_a_budget_is_told_by_the_model_and_its_copy(tmp_path):
+    """Of clients that all cost the same, and have no labels: no experts travel."""
+    clients = [np.random.default_rng(i).normal(4.0 * (i % 2), 1.0, (40, 2)) for i in range(4)]
+    few = {"n_components": 2, "rounds": 3, "epochs": 1, "verbose": 0}
+    model = FedGMI(**few, settings={"communication.mb_per_client": 0.5}).fit(clients)
+    found = model.budget_
+    assert (model.bytes_down_ + model.bytes_up_) / 4e6 == pytest.approx(found["most_mb"])
+    assert found["most_mb"] <= 0.5
+    assert found["plan"].startswith("Budget of fedgmi: 0.5 MB a client.")
+    assert found["kept"].endswith("Nobody sat out.")
+    assert FedGMI.load(model.save(tmp_path / "model")).budget_ == found
+    assert FedGMI(**few, preset="sketch").fit(clients).budget_ is None
+
+
 def test_the_seed_decides(model):
     again = new().fit(Federation.from_arrays(CLIENTS))
     np.testing.assert_array_equal(again.weights_, model.weights_)

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from fedgmi.errors import UserError
-from fedgmi.report import numbers, picture, progress, tables
+from fedgmi.report import numbers, picture, progress, tables, travelled
 from fedgmi.runs.records import Summary
 from fedgmi.storage import files, folder
 from summaries import make_summary
@@ -231,6 +231,45 @@ def test_many_runs_say_how_long_they_will_take():
     assert left(before | {"b-0": "round 5/10"}) == ["about 30 s left"]
     assert left(before | {"b-0": "failed"}) == ["about 10 s left"]
     assert left(dict.fromkeys(before, "done")) == []
+
+
+BUDGET = {
+    "mb_per_client": 2.0,
+    "mb_per_client_round": None,
+    "plan": "Budget of fedgmi: 2 MB a client. Planned: 0.6 MB before round 1 + 0.1 MB in 10 rounds = 0.7 MB.",
+    "settings": {"communication.precision": "4"},
+    "foreseen_mb": 0.7,
+    "most_mb": 0.69,
+    "most_mb_round": 0.02,
+    "kept": "Budget of fedgmi: most of any client 0.690 MB of 2 MB. 3 times a client was not asked.",
+    "sat_out": 3,
+}
+
+
+def test_a_page_says_what_a_client_cost_and_how_the_budget_was_kept(tmp_path):
+    summary = make_summary() | {"most_mb": 0.69, "models_travelled": "in 4 bits", "budget": BUDGET}
+    summary["fedavg"] |= {"bytes_down": 400_000, "bytes_up": 400_000, "models_travelled": "in 4 bits"}
+    picture.write_picture(summary, tmp_path / "page.html")
+    page = html.unescape((tmp_path / "page.html").read_text(encoding="utf-8").rpartition("</script>")[2])
+    for said in (
+        "0.625 MB went to a client and 0.000 MB came from it (mean over 4 clients).",
+        "The client that cost most took 0.690 MB, both ways together.",
+        "By kind the bytes are 100 % experts.",
+        "Models travelled in 4 bits.",
+        "Beside it, fedavg took 0.200 MB a client, models in 4 bits; oracle took 0.000 MB a client.",
+        "<h2>The budget of fedgmi</h2>",
+        "2 MB a client. Planned: 0.6 MB before round 1",
+        "Most of any client 0.690 MB of 2 MB. 3 times a client was not asked.",
+    ):
+        assert said in page, said
+    shown = " ".join(printed(summary).split())
+    assert "0.625 MB a client (at most 0.690), models in 4 bits" in shown
+
+
+def test_what_was_not_made_smaller_is_not_said_to_be():
+    told = travelled.words(make_summary() | {"models_travelled": "as they are, in float32"})
+    assert list(told) == ["What travelled?"]
+    assert "models" not in printed(make_summary() | {"models_travelled": "as they are, in float32"})
 
 
 def test_a_page_fits_a_telephone(tmp_path):

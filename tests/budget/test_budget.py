@@ -13,7 +13,7 @@ from fedgmi.protocol.allowance import Allowance, Costs
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.runs import config, experiment
 from fedgmi.runs.budget import plan as planning
-from fedgmi.runs.budget.plan import CODES, ONE, ladders, plan
+from fedgmi.runs.budget.plan import CODES, ONE, kept_line, ladders, plan
 from fedgmi.runs.budget.rehearsal import rehearse
 from fedgmi.runs.setup import Setup
 from fedgmi.storage import checkpoint, folder
@@ -52,6 +52,8 @@ def test_no_client_costs_more_than_the_budget(tmp_path, method, mb, more):
     assert found["budget"]["most_mb"] == pytest.approx(most / 10**6)
     assert found["budget"]["foreseen_mb"] <= mb
     assert found["budget"]["plan"].startswith(f"Budget of {method}: {mb:g} MB a client")
+    assert found["budget"]["kept"].startswith(f"Budget of {method}: most of any client")
+    assert found["most_mb"] == found["budget"]["most_mb"] >= (found["bytes_down"] + found["bytes_up"]) / 6e6
 
 
 def test_what_is_foreseen_is_what_it_costs(tmp_path):
@@ -116,7 +118,7 @@ def test_too_small_a_budget_names_the_smallest_that_works(method):
     def planned(mb):
         return plan(Setup(settings(f"communication.mb_per_client={mb}", method=method), DIGITS, 3), method, 6)
 
-    with pytest.raises(ConfigError, match=r"mb_per_client: 0.001 MB a client are too few for 2 rounds") as caught:
+    with pytest.raises(ConfigError, match=r"mb_per_client: 0.001 MB a client is too little for 2 rounds") as caught:
         planned(0.001)
     enough = float(caught.value.fix.split()[3])
     found = planned(enough)
@@ -184,6 +186,90 @@ def test_where_components_cost_too_much_there_is_one_model_and_the_plan_says_so(
     assert found["budget"]["most_mb"] <= 0.05
     with pytest.raises(ConfigError, match=r"by the cheapest way that there is .* no densities, 1 turn of judges"):
         experiment.run(settings("communication.mb_per_client=0.05", "method.n_components=3"), tmp_path / "three")
+
+
+def planned_parts(line):
+    """The megabytes that a plan's line adds up, and their sum as it has it."""
+    planned = line.partition("Planned: ")[2].partition(". Models")[0]
+    parts, total = planned.split(" = ")
+    return [float(part.split()[0]) for part in parts.split(" + ")], float(total.split()[0])
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [("fedgmi", ("rounds=6",)), ("fedavg", ("rounds=6",)), ("fedem", ("rounds=6", "method.participation=0.5"))],
+)
+def test_the_plan_s_numbers_add_up(method, more):
+    found = plan(Setup(settings("communication.mb_per_client=3", *more, method=method), DIGITS, 3), method, 6)
+    assert found is not None
+    parts, total = planned_parts(found.line)
+    assert sum(parts) == pytest.approx(total, abs=0.0006 * (len(parts) + 1))
+    assert total == pytest.approx(found.foreseen / 10**6, abs=0.0006)
+    assert " 6 rounds" in found.line
+
+
+def test_the_plan_counts_what_was_spent_on_the_number_of_components():
+    def line(spent):
+        found = plan(Setup(settings("communication.mb_per_client=3", method="fedavg"), DIGITS, 1), "fedavg", 6, spent)
+        assert found is not None
+        return found.line
+
+    before, (parts, total) = planned_parts(line(0)), planned_parts(line(200_000))
+    assert "0.200 MB for the number of components" in line(200_000)
+    assert total == pytest.approx(before[1] + 0.2, abs=0.002)
+    assert sum(parts) == pytest.approx(total, abs=0.004)
+
+
+def test_factors_of_models_are_said_to_travel_in_two_bytes():
+    chosen = settings("communication.mb_per_client=0.001", method="bcfl")
+    with pytest.raises(ConfigError, match="models travel in bfloat16, as factors of others do") as caught:
+        plan(Setup(chosen, DIGITS, 3), "bcfl", 6)
+    assert "bits" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({}, "Budget of fedavg: most of any client 1.400 MB of 2 MB. Nobody sat out."),
+        ({"sat_out": 1}, "1 time a client was not asked"),
+        ({"sat_out": 3}, "3 times a client was not asked, for it could have cost too much."),
+        ({"mb_per_client_round": 0.1}, "most of any client 1.400 MB of 2 MB, 0.080 MB of 0.1 MB in a round."),
+        ({"mb_per_client": None, "mb_per_client_round": 0.1}, "client 1.400 MB, 0.080 MB of 0.1 MB in a round."),
+    ],
+)
+def test_the_end_says_what_the_dearest_client_cost(found, said):
+    usual = {"mb_per_client": 2.0, "mb_per_client_round": None, "most_mb": 1.4, "most_mb_round": 0.08, "sat_out": 0}
+    assert said in kept_line(usual | found, "fedavg")
+
+
+class Heard:
+    """A listener that keeps the lines."""
+
+    def __init__(self):
+        self.lines = []
+
+    def said(self, name, line):
+        self.lines.append(line)
+
+    def __getattr__(self, name):
+        return lambda *args: None
+
+
+def test_a_run_says_that_it_plans_then_the_plan_then_what_it_cost(tmp_path):
+    heard = Heard()
+    chosen = settings("communication.mb_per_client=0.1", method="fedavg")
+    found = experiment.run(chosen, tmp_path / "run", listener=heard)["budget"]
+    assert heard.lines == [planning.planning_line("fedavg"), found["plan"], found["kept"]]
+
+
+def test_a_run_without_a_budget_says_how_models_travel(tmp_path):
+    heard = Heard()
+    found = experiment.run(settings("communication.precision=4", method="fedavg"), tmp_path / "run", listener=heard)
+    assert heard.lines == ["fedavg: models travel in 4 bits ([communication])."]
+    assert found["models_travelled"] == "in 4 bits"
+    heard.lines.clear()
+    assert experiment.run(settings(method="local"), tmp_path / "local", listener=heard)["most_mb"] < 0.01
+    assert heard.lines == []
 
 
 def test_without_a_budget_there_is_no_plan():

@@ -67,6 +67,9 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
         learning_rate_: That of `learning_rate` with which the model was trained.
         bytes_down_: Bytes to all clients.
         bytes_up_: Bytes from all clients.
+        budget_: How training kept to its budget (`communication.mb_per_client` among the settings): `plan` and `kept`
+            in words, `settings` as the plan chose them, `foreseen_mb` and `most_mb` of the client that cost most,
+            `sat_out`, how often a client was not asked. None without a budget.
         rows_decide_: Whether rows show just K clusters, which are then the components; else clients' counts decide.
         bound_: The bound of the last round, nats per row; None where there is none.
 
@@ -217,6 +220,7 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
         self.n_iter_ = model.best_round
         self.learning_rate_ = model.learning_rate
         self.bytes_down_, self.bytes_up_ = model.bytes_down, model.bytes_up
+        self.budget_ = model.budget
         self.bound_, self.rows_decide_ = model.bound, model.rows_decide
 
     def _config(self) -> Config:

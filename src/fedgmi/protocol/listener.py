@@ -34,7 +34,8 @@ class Listener(Protocol):
         """
 
     def said(self, name: str, line: str) -> None:
-        """There is something to know of a run with a budget: its plan before it begins, who sat out at its end.
+        """There is something to know of how models travel: before a run begins, how they do, or with a budget that it
+        is being planned and then the plan; at its end, what the dearest client cost.
 
         Args:
             name: Of the run.

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from fedgmi.report.formats import bare_table, markdown_table, number, percent, plural, size
 from fedgmi.report.numbers import METRICS
+from fedgmi.report.travelled import AS_THEY_ARE
 from fedgmi.storage import files, folder
 
 Comparison = dict[str, Any]
@@ -21,6 +22,7 @@ Comparison = dict[str, Any]
 
 CLASSES = ("balanced_accuracy", "macro_f1", "auc", "log_loss", "calibration_error")
 """Of classification, beside the accuracy."""
+PER_CLIENT = "MB a client"
 SHORT = {"proportion error": "TV", "client accuracy %": "client acc. %"}
 """Heads of columns on the terminal: 80 columns hold no more."""
 USUAL = 0.05
@@ -59,7 +61,7 @@ def print_comparison(comparison: Comparison, out: Path, console: Console) -> Non
     console.print(table)
     if comparison["paired"]:
         console.print(verdict(comparison), highlight=False)
-    for choice in choices(comparison):
+    for choice in (*choices(comparison), *travelled(comparison)):
         console.print(choice, highlight=False, markup=False)
     for cell in comparison["cells"]:
         if "failed" in cell:
@@ -79,7 +81,7 @@ def to_csv(comparison: Comparison) -> str:
     there = {name for cell in comparison["cells"] for name in cell.get("metrics") or ()}
     metrics = [name for name in METRICS if name != "accuracy" and (name in there or (not there and name in CLASSES))]
     columns = ("method", "seed", "client_accuracy", "majority_accuracy", *metrics)
-    columns += ("proportion_tv", "bytes_down", "bytes_up", "seconds", "failed")
+    columns += ("proportion_tv", "bytes_down", "bytes_up", "mb_per_client", "most_mb", "seconds", "failed")
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -103,8 +105,9 @@ def to_markdown(comparison: Comparison) -> str:
     parts.append(markdown_table(head, lines))
     if comparison["paired"]:
         parts.append(verdict(comparison))
-    if choices(comparison):
-        parts.append("\n".join(f"- {line}" for line in choices(comparison)))
+    for told in (choices(comparison), travelled(comparison)):
+        if told:
+            parts.append("\n".join(f"- {line}" for line in told))
     parts += [_matrix(method, found) for method, found in comparison["summary"].items() if found["expert_accuracy"]]
     failed = [cell for cell in comparison["cells"] if "failed" in cell]
     if failed:
@@ -128,7 +131,7 @@ def rows(comparison: Comparison) -> list[list[str]]:
     head = ["method", "client accuracy %", "worst tenth %"] if metric == "accuracy" else ["method", name]
     of_classes = metric in CLASSES
     head += [] if metric == "accuracy" else ["worst tenth", *(["client accuracy %"] if of_classes else [])]
-    table = [[*head, f"behind the best, {unit}", "p", "proportion error", "down", "up", "s a round"]]
+    table = [[*head, f"behind the best, {unit}", "p", "proportion error", *("down", "up", PER_CLIENT), "s a round"]]
     paired = comparison["paired"] or {"best": None, "against": {}}
     cell = partial(_cell, n_seeds=len(comparison["seeds"]))
     personal = {cell["method"] for cell in comparison["cells"] if cell.get("own_part")}
@@ -149,6 +152,7 @@ def rows(comparison: Comparison) -> list[list[str]]:
                 cell(found["proportion_tv"], lambda value: number(value, 3)),
                 size(found["bytes_down"][0]),
                 size(found["bytes_up"][0]),
+                number((found.get("mb_per_client") or [None])[0], 2),
                 number(found["seconds_per_round"][0], 2),
             ]
         )
@@ -220,6 +224,32 @@ def choices(comparison: Comparison) -> list[str]:
         elif any(cell["method"] == method and "failed" not in cell for cell in comparison["cells"]):
             without.append(method)
     return [*lines, f"Nothing to choose: {', '.join(without)}."] if lines and without else lines
+
+
+def travelled(comparison: Comparison) -> list[str]:
+    """How models travelled, and what the dearest client cost: a line for each method where models were made smaller, or
+    bytes were budgeted.
+
+    Args:
+        comparison: What `comparison.json` holds.
+
+    Returns:
+        Lines.
+    """
+    lines = list[str]()
+    for method in comparison["methods"]:
+        found = [cell for cell in comparison["cells"] if cell["method"] == method and cell.get("models_travelled")]
+        coded = any(cell.get("budget") or not cell["models_travelled"].startswith(AS_THEY_ARE) for cell in found)
+        if coded:
+            how = " or ".join(dict.fromkeys(cell["models_travelled"] for cell in found))
+            budgets = [cell["budget"] for cell in found if cell.get("budget")]
+            limits = {budget["mb_per_client"] for budget in budgets} - {None}
+            of = f" of {limits.pop():g} MB" if limits else ""
+            sat = sum(budget["sat_out"] for budget in budgets)
+            out = f"; clients sat out {sat} times" if sat else "; nobody sat out" if budgets else ""
+            most = number(max(cell["most_mb"] for cell in found), 3)
+            lines.append(f"{method}: models travelled {how}; most of any client {most} MB{of}{out}.")
+    return lines
 
 
 def _matrix(method: str, found: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from fedgmi.report import travelled
 from fedgmi.report.formats import number, percent
 from fedgmi.report.numbers import METRICS, Summary
 from fedgmi.storage import files
@@ -67,7 +68,7 @@ def words(summary: Summary) -> dict[str, list[str]]:
     found = {"How to read it": how}
     if any(quality := [*_accuracy(summary), *_chosen(summary)]):
         found["How good are predictions?"] = quality
-    return found
+    return found | travelled.words(summary)
 
 
 def _accuracy(summary: Summary) -> list[str]:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from fedgmi.report.formats import bare_table, number, percent, rows_show, short_shares, size
 from fedgmi.report.numbers import METRICS, Summary, errors, judged_by, own_and_others, per_client
+from fedgmi.report.travelled import AS_THEY_ARE, each_client
 
 MOST_CLIENTS = 30
 """Clients that are shown."""
@@ -209,12 +210,15 @@ def _identity(summary: Summary) -> str:
     """Method, scenario and cost in one line."""
     preset = f" ({summary['preset']})" if summary.get("preset") else ""
     what = f"{summary.get('method', '?')}{preset} on {summary.get('scenario', '?')}"
+    how = summary.get("models_travelled")
     cost = [
         f"seed {summary.get('seed', '?')}",
         *([_components(summary)] if summary.get("proportions") else []),
         _rounds(summary),
         *([f"histograms with ε = {summary['epsilon']:g}"] if summary.get("epsilon") else []),
         f"{size(summary.get('bytes_down'))} down, {size(summary.get('bytes_up'))} up",
+        *([each] if (each := each_client(summary)) else []),
+        *([f"models {how}"] if how and not how.startswith(AS_THEY_ARE) else []),
         f"{number(summary.get('seconds'), 0)} s",
     ]
     return f"{what}: {', '.join(cost)}."

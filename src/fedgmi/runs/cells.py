@@ -24,6 +24,9 @@ KEPT = (
     "proportion_tv",
     "bytes_down",
     "bytes_up",
+    "most_mb",
+    "models_travelled",
+    "budget",
     "seconds",
     "expert_accuracy",
     "rounds",
@@ -187,8 +190,8 @@ def result(cell: Cell, runs: Path, reasons: Mapping[str, str]) -> dict[str, Any]
         reasons: Why runs failed, by their names.
 
     Returns:
-        `method`, `seed`, and the KEPT keys of the run's summary. In their place `failed`, the reason, where the run
-        did not come to its end.
+        `method`, `seed`, the KEPT keys of the run's summary, and `mb_per_client`. In their place `failed`, the reason,
+        where the run did not come to its end.
 
     Raises:
         UserError: The run's summary is damaged.
@@ -200,4 +203,5 @@ def result(cell: Cell, runs: Path, reasons: Mapping[str, str]) -> dict[str, Any]
     own = summary.get(ORACLE) if cell.method == ORACLE else summary
     if own is None:
         return head | {"failed": "this scenario has no known truth, hence no oracle"}
-    return head | {key: own.get(key) for key in KEPT}
+    each = (own["bytes_down"] + own["bytes_up"]) / 10**6 / len(summary["clients"])
+    return head | {key: own.get(key) for key in KEPT} | {"mb_per_client": each}

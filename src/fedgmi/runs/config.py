@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import warnings
@@ -111,10 +112,26 @@ def load(path: Path | None, overrides: Iterable[str] = ()) -> Config:
     source, overrides = path if path is not None else DEFAULT, list(overrides)
     table = {} if path is None and _own_data(overrides) else toml.read_toml(source)
     _change_method(table, overrides)
+    alone = copy.deepcopy(table)
     toml.override(table, overrides)
-    config = from_table(toml.unset_empty(table), str(path) if path else "settings")
+    where = str(path) if path else "settings"
+    try:
+        config = from_table(toml.unset_empty(table), where)
+    except ConfigError:
+        if path is not None and overrides and _sound(alone):
+            from_table(table, "--set")  # the file is not to blame
+        raise
     check(config)
     return config
+
+
+def _sound(table: toml.Table) -> bool:
+    """Whether a file's settings are right by themselves."""
+    try:
+        from_table(toml.unset_empty(table), "")
+    except ConfigError:
+        return False
+    return True
 
 
 def _own_data(overrides: list[str]) -> bool:

@@ -25,7 +25,7 @@ from fedgmi.protocol.listener import Listener
 from fedgmi.protocol.phases import require_finite
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.step import select
-from fedgmi.runs.budget.plan import Plan, plan, sat_out_line
+from fedgmi.runs.budget.plan import Plan, plan, planning_line, spending
 from fedgmi.runs.choosing import (
     UNKNOWN,
     BestRound,
@@ -111,6 +111,8 @@ def _best(setup: Setup, federation: Federation, device: torch.device, listener: 
         what = f"validation rows choose a learning rate of {len(rates)}, and there are none"
         raise ConfigError(what, where="training.lr", fix="give one rate, or Federation.from_arrays(validation=…)")
     spent = counted.bytes_of_client(setup.method().program, len(federation.clients))
+    if listener is not None and config.communication.limited:
+        listener.said(name, planning_line(name))
     planned = plan(setup, name, len(federation.clients), spent)
     fits: list[Fitted] = []
     ranks: list[float] = []
@@ -151,10 +153,11 @@ class _Run:
         planned = self.planned
         allowance = None if planned is None else planned.allowance(self.spent)
         setup = self.setup if planned is None else planned.setup
-        if planned is not None and listener is not None:
-            listener.said(self.name, planned.line)
         method = setup.method(lr=self.rate)
         program, validation, coding = method.program, self.federation.validation, setup.coding()
+        line = coding.line(self.name, program) if planned is None else planned.line
+        if listener is not None and line:
+            listener.said(self.name, line)
         transport = InProcess(
             clients,
             program,
@@ -194,15 +197,18 @@ class _Run:
             tell=tell,
             allowance=allowance,
         )
-        if listener is not None and allowance is not None and allowance.times:
-            listener.said(self.name, sat_out_line(allowance, self.name))
+        budget = None
+        if planned is not None and allowance is not None:
+            budget = spending(planned, allowance, transport.ledger, self.name, self.spent)
+            if listener is not None:
+                listener.said(self.name, budget["kept"])
         if listener is not None:
             listener.finished(self.name)
         told: dict[str, Any] = dict(method.metrics(end.server))
         if "contrast" in told:
             told["identified"] = identified(method, end.server, transport.states, clients)
         warn_of_unshown(setup.n_components, told)
-        return self._left(setup, method, transport, end, counted, choice)
+        return replace(self._left(setup, method, transport, end, counted, choice), budget=budget)
 
     def _left(
         self,

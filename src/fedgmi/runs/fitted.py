@@ -60,6 +60,7 @@ class Fitted:
         counts: The clients' counts of words, where they sent such. They are kept in memory, and never saved. [C, W]
         cells: What else was known of their rows, likewise.
         rows_decide: Whether rows show just K clusters, which are then the components.
+        budget: How training kept to its budget, as a run's `summary.json` has it; None where there was none.
     """
 
     setup: Setup
@@ -78,6 +79,7 @@ class Fitted:
     counts: Tensor | None = None
     cells: Cells | None = None
     rows_decide: bool = False
+    budget: dict[str, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and for users' own pickles: the method is a handful of functions, and is made again when asked."""

@@ -81,6 +81,7 @@ def save(where: Path, model: Fitted, parameters: dict[str, Any]) -> None:
         "learning_rate": model.learning_rate,
         "columns": [model.client_column, model.label_column],
         "rows_decide": model.rows_decide,
+        "budget": model.budget,
     }
     with files.writing(where):
         where.mkdir(parents=True, exist_ok=True)
@@ -142,6 +143,7 @@ def load(where: Path, *, expert: Own = None, density: Own = None) -> tuple[Fitte
         label_column=meta["columns"][1],
         own=store.part(tensors, "own/"),
         rows_decide=bool(meta.get("rows_decide", False)),
+        budget=meta.get("budget"),
     )
     return model, meta["parameters"]
 

@@ -22,7 +22,7 @@ from fedgmi.protocol.listener import Listener
 from fedgmi.protocol.phases import require_finite
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.runs import evaluation
-from fedgmi.runs.budget.plan import Plan, plan, sat_out_line, spending
+from fedgmi.runs.budget.plan import MB, Plan, plan, planning_line, spending
 from fedgmi.runs.choosing import UNKNOWN, BestRound, Score, choice_of, score, split, to_device
 from fedgmi.runs.records import Record
 from fedgmi.runs.setup import Setup, losses_of
@@ -84,18 +84,20 @@ class Runner:
             return dict(found.meta["outcome"])
         federation = self.scenario.federation
         if name not in self.plans:  # a plan takes seconds, and is the same at every rate
+            if self.listener and config.communication.limited:
+                self.listener.said(key, planning_line(name))
             self.plans[name] = plan(self.setup, name, len(federation.clients), self.spent)
         planned = self.plans[name]
         self.allowance = None if planned is None else planned.allowance(self.spent)
         setup = self.setup if planned is None else planned.setup
-        method = setup.method(name, lr=lr)
+        method, coding = setup.method(name, lr=lr), setup.coding()
         transport = InProcess(
             federation.clients,
             method.program,
             device=self.device,
             components=components,
             validation=federation.validation,
-            coding=setup.coding(),
+            coding=coding,
             losses=losses_of(config, method),
         )
         progress, threads = self._start(found, method, transport)
@@ -104,8 +106,9 @@ class Runner:
             program, server = self.survey.open(method.program, transport, progress.server)
             method, progress = replace(method, program=program), replace(progress, server=server)
         folder.keep_records(self.out, lambda line: line["run"] != key or line["round"] <= progress.round)
-        if self.listener and planned is not None:
-            self.listener.said(key, planned.line)
+        line = coding.line(key, method.program) if planned is None else planned.line
+        if self.listener and line:
+            self.listener.said(key, line)
         if self.listener:
             self.listener.started(key, config.rounds)
         result: dict[str, Any] = {}
@@ -125,6 +128,8 @@ class Runner:
             meta |= {} if self.allowance is None else {"allowance": self.allowance.to_json()}
             if progress.round > config.rounds:
                 result.update(self._evaluate(method, lr, transport, progress))
+                most = int(transport.ledger.by_client().sum(1).max()) + self.spent
+                result.update(most_mb=most / MB, models_travelled=coding.in_words(method.program))
                 result.update({} if planned is None else {"budget": self._spending(planned, transport, key)})
                 meta["outcome"] = result
             folder.append_record(self.out, Record.checked(record))
@@ -218,11 +223,12 @@ class Runner:
         return {"absent": [clients[i].name for i in sorted(transport.absent.get(round, ()))]}
 
     def _spending(self, planned: Plan, transport: InProcess, key: str) -> dict[str, Any]:
-        """How the run kept to its budget; where clients sat out, that is said."""
+        """How the run kept to its budget, which is said."""
         assert self.allowance is not None
-        if self.listener and self.allowance.times:
-            self.listener.said(key, sat_out_line(self.allowance, key))
-        return spending(planned, self.allowance, transport.ledger, self.spent)
+        found = spending(planned, self.allowance, transport.ledger, key, self.spent)
+        if self.listener:
+            self.listener.said(key, found["kept"])
+        return found
 
     def _score(self, method: Method, transport: InProcess, progress: Progress) -> Score:
         """On validation rows. A method with last steps has no predictor before, unless these are tried each round."""

@@ -75,6 +75,7 @@ def summarise(cells: Sequence[Cell]) -> dict[str, Any]:
         "proportion_tv": _spread([cell["proportion_tv"] for cell in cells]),
         "bytes_down": _spread([cell["bytes_down"] for cell in cells]),
         "bytes_up": _spread([cell["bytes_up"] for cell in cells]),
+        "mb_per_client": _spread([cell.get("mb_per_client") for cell in cells]),
         "seconds_per_round": _spread(rounds),
         "expert_accuracy": _mean_matrix(matrices),
     }

@@ -23,7 +23,7 @@ from fedgmi.protocol.ledger import Ledger, bytes_by_kind
 from fedgmi.protocol.phases import phase_of
 from fedgmi.protocol.robust import require_robust
 from fedgmi.protocol.rounds import Progress, run_rounds
-from fedgmi.runs.budget.plan import Plan, plan, sat_out_line, spending
+from fedgmi.runs.budget.plan import MB, Plan, plan, planning_line, spending
 from fedgmi.runs.config import dump
 from fedgmi.runs.records import Record, Summary
 from fedgmi.runs.setup import Setup, open_process
@@ -73,10 +73,14 @@ class Coordinator:
         files.write_text(self.out / folder.CONFIG, dump(settings.config()))
         open_process()
         setup.say_remarks()
+        if setup.config.communication.limited:
+            self.tell(planning_line(name))
         self.planned = planned = plan(setup, name, settings.sites)
         if planned is not None:
             setup, self.allowance = planned.setup, planned.allowance()
-            self.tell(planned.line)
+        line = setup.coding().line(name, setup.method().program) if planned is None else planned.line
+        if line:
+            self.tell(line)
         found = checkpoint.load(self.out / folder.CHECKPOINTS, name, digest=settings.digest())
         remote = self._remote(setup, str(found.meta["run"]) if found else secrets.token_hex(8))
         try:
@@ -106,15 +110,18 @@ class Coordinator:
             after=lambda progress: self._keep(remote, progress),
             allowance=self.allowance,
         )
-        return close(remote, end, self.out) | self._budget(remote)
+        return close(remote, end, self.out) | self._travelled(remote)
 
-    def _budget(self, remote: Remote) -> dict[str, Any]:
-        """How the run kept to its budget, for the summary; nothing where there is none."""
+    def _travelled(self, remote: Remote) -> dict[str, Any]:
+        """How models travelled and what the dearest site cost, for the summary; and how the run kept to its budget."""
+        name, setup = remote.method.name, self.settings.setup() if self.planned is None else self.planned.setup
+        most = int(remote.ledger.by_client().sum(1).max())
+        found = {"most_mb": most / MB, "models_travelled": setup.coding().in_words(remote.method.program)}
         if self.planned is None or self.allowance is None:
-            return {}
-        if self.allowance.times:
-            self.tell(sat_out_line(self.allowance, remote.method.name))
-        return {"budget": spending(self.planned, self.allowance, remote.ledger)}
+            return found
+        budget = spending(self.planned, self.allowance, remote.ledger, name)
+        self.tell(budget["kept"])
+        return found | {"budget": budget}
 
     def tell(self, line: str) -> None:
         """One line to whoever watches, and to log.txt; what a site put in is no line of its own."""

@@ -67,7 +67,8 @@ def em_step(
     def models(server: Tree) -> Tree:
         now, [density] = Components(server), Components.names("density")
         densities = density_models(task, now.density) if density in server else {}  # they may not have been sent
-        return densities | expert_models(task, now.expert)
+        experts = expert_models(task, now.expert) if task.schema.labelled else {}  # clients are not sent them then
+        return densities | experts
 
     return Step("em", client, take, writes=(*Components.names(), *Reference.names()), models=models, apart=True)
 

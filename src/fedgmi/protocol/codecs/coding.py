@@ -49,6 +49,36 @@ class Coding:
             Codec(self._numbers, choice), program, self.seed, short=short, exact_bytes=self.settings.limited
         )
 
+    def in_words(self, program: Program) -> str:
+        """How a program's models travel, to be said after "models travel".
+
+        Examples:
+            >>> program = Program(dict, lambda ids: {}, (), kinds={"expert": "expert"})
+            >>> Coding(CommunicationSettings(precision="4", top=0.1)).in_words(program)
+            'in 4 bits, the largest 10 %'
+            >>> Coding().in_words(program)
+            'as they are, in float32'
+        """
+        settings = self.settings
+        if not program.kinds:
+            return "not at all"
+        if not settings.on:
+            return f"as they are, in {PLAIN}"
+        if program.relative:
+            return f"in {self._relative.numbers.name}, as factors of others do"
+        bits = f"in {settings.precision}{' bits' * settings.precision.isdigit()}"
+        parts = {
+            "the largest {} %": settings.top,
+            "a random {} % of what clients send": settings.mask,
+            "{} % of the layers that clients send": settings.layers,
+        }
+        return ", ".join([bits, *(text.format(f"{100 * share:g}") for text, share in parts.items() if share < 1)])
+
+    def line(self, name: str, program: Program) -> str:
+        """What is said before a run of a method whose models travel otherwise than as they are; "": they do not."""
+        on = self.settings.on and program.kinds
+        return f"{name}: models travel {self.in_words(program)} ([communication])." if on else ""
+
     def up_bytes(self, n: int, key: tuple[int | str, ...] = ()) -> int:
         """Bytes of a model of n parameters that a client sends, without what the message says of it."""
         return Codec(self._numbers, self._choice).size(n, key) if self.settings.on else 4 * n

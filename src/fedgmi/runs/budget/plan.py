@@ -20,7 +20,6 @@ from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.rounds import participants
 from fedgmi.runs.budget.rehearsal import rehearse
 from fedgmi.runs.setup import Setup, settings_for
-from fedgmi.settings.communication import CommunicationSettings
 from fedgmi.settings.effects import changed
 
 MB = 10**6
@@ -129,9 +128,9 @@ def plan(setup: Setup, name: str, n_clients: int, spent: int = 0) -> Plan | None
     for tried in ladders(setup, name):
         found, least = _first(setup, name, tried, asked, spent)
         if found is not None:
-            return replace(found, line=told(found, name))
+            return replace(found, line=told(found, name, asked, spent))
     assert least is not None
-    raise _too_small(least, spent)
+    raise _too_small(least, name, spent)
 
 
 def _first(
@@ -234,7 +233,7 @@ def _dearest(found: Plan) -> int:
     return int((1 + MARGIN) * max(found.costs.rounds)) + 1
 
 
-def _too_small(least: Plan, spent: int) -> ConfigError:
+def _too_small(least: Plan, name: str, spent: int) -> ConfigError:
     """The refusal: what was found, and the least that works."""
     limits, rounds = least.setup.config.communication, least.setup.config.rounds
     total = limits.mb_per_client is not None and least.foreseen + spent > limits.mb_per_client * MB
@@ -244,69 +243,108 @@ def _too_small(least: Plan, spent: int) -> ConfigError:
     of = f"for {rounds} round{'s' * (rounds > 1)}" if total else "for each of the rounds"
     fewer = ", or lower rounds" if total and rounds > 1 else ""
     return ConfigError(
-        f"{getattr(limits, key):g} MB a client are too few {of}: expected at least {enough:g}, by the cheapest way "
-        f"that there is ({ways_in_words(least)})",
+        f"{getattr(limits, key):g} MB a client is too little {of}: expected at least {enough:g} MB, by the "
+        f"cheapest way that there is (models travel {ways_in_words(least, name)})",
         where=f"communication.{key}",
         fix=f"set it to {enough:g} or more{fewer}",
     )
 
 
-def told(found: Plan, name: str) -> str:
-    """The line before the run."""
-    limits, costs = found.setup.config.communication, found.costs
-    parts = [
+def told(found: Plan, name: str, asked: Sequence[int], spent: int = 0) -> str:
+    """The line before the run: a sum, whose parts are of the client that is asked most.
+
+    Args:
+        found: The plan.
+        name: The method's.
+        asked: The rounds of that client.
+        spent: Its bytes before the run.
+    """
+    config, costs = found.setup.config, found.costs
+    limits = config.communication
+    budget = [
         f"{limit:g} MB a client{what}"
         for limit, what in ((limits.mb_per_client, ""), (limits.mb_per_client_round, " and round"))
         if limit is not None
     ]
-    rounds = sorted(costs.rounds)
-    usual = rounds[len(rounds) // 2]
-    before = f"{_mb(costs.prepare)} before round 1, then " if costs.prepare > MB // 1000 else ""
-    after = f" and {_mb(costs.finish)} at the end" if costs.finish > MB // 1000 else ""
+    total, foreseen = found.foreseen + spent, costs.of(asked)
+    each = sorted(costs.rounds[number - 1] for number in asked)
+    usual, dearest = (_mb(cost, total) for cost in (each[len(each) // 2], each[-1]))
+    one = "" if len(asked) == 1 else f" ({usual} each)" if usual == dearest else f" (mostly {usual}, at most {dearest})"
+    of = "" if len(asked) == config.rounds else f" of {config.rounds}"
+    rounds = f"{len(asked)}{of} round{'s' * (config.rounds > 1)}"
+    parts = {
+        "for the number of components": spent,
+        "before round 1": costs.prepare,
+        f"in {rounds}{one}": foreseen - costs.prepare - costs.finish,
+        "at the end": costs.finish,
+        "for what cannot be foreseen": found.foreseen - foreseen,
+    }
+    summed = " + ".join(f"{_mb(cost, total)} {what}" for what, cost in parts.items() if cost > total // 1000)
     return (
-        f"Budget of {name}: {', '.join(parts)}: {before}about {_mb(usual)} a round ({ways_in_words(found)}){after}, "
-        f"{_mb(found.foreseen)} in all."
+        f"Budget of {name}: {', '.join(budget)}. Planned: {summed} = {_mb(total, total)}. "
+        f"Models travel {ways_in_words(found, name)}."
     )
 
 
-def sat_out_line(allowance: Allowance, name: str) -> str:
-    """What is said where clients sat out."""
-    rounds = len(allowance.sat_out)
-    return (
-        f"Budget of {name}: {allowance.times} time{'s' * (allowance.times > 1)}, in {rounds} "
-        f"round{'s' * (rounds > 1)}, a client was not asked, for it could have cost too much."
-    )
+def planning_line(name: str) -> str:
+    """What is said before the plan is made, which takes seconds."""
+    return f"Budget of {name}: planning, by a rehearsal on made rows ..."
 
 
-def spending(planned: Plan, allowance: Allowance, ledger: Ledger, spent: int = 0) -> dict[str, Any]:
-    """How a run kept to its budget, for its summary."""
-    limits = planned.setup.config.communication
-    return {
+def kept_line(found: Mapping[str, Any], name: str) -> str:
+    """What is said at the end: what the dearest client cost, and how often clients sat out.
+
+    Args:
+        found: What `spending` has.
+        name: The method's.
+
+    Examples:
+        >>> found = {"mb_per_client": 2.0, "mb_per_client_round": None, "most_mb": 1.4, "sat_out": 0}
+        >>> kept_line(found, "fedavg")
+        'Budget of fedavg: most of any client 1.400 MB of 2 MB. Nobody sat out.'
+    """
+    total, each, times = found["mb_per_client"], found["mb_per_client_round"], found["sat_out"]
+    of = "" if total is None else f" of {total:g} MB"
+    most = [f"most of any client {_mb(round(found['most_mb'] * MB))}{of}"]
+    if each is not None:
+        most.append(f"{_mb(round(found['most_mb_round'] * MB))} of {each:g} MB in a round")
+    sat = f"{times} time{'s' * (times > 1)} a client was not asked, for it could have cost too much"
+    return f"Budget of {name}: {', '.join(most)}. {sat if times else 'Nobody sat out'}."
+
+
+def spending(planned: Plan, allowance: Allowance, ledger: Ledger, name: str, spent: int = 0) -> dict[str, Any]:
+    """How a method's run kept to its budget, for its summary."""
+    limits, rounds = planned.setup.config.communication, planned.setup.config.rounds
+    dearest = max(int(ledger.by_client(number).sum(1).max()) for number in range(1, rounds + 1))
+    found = {
         "mb_per_client": limits.mb_per_client,
         "mb_per_client_round": limits.mb_per_client_round,
         "plan": planned.line,
         "settings": dict(planned.chosen),
         "foreseen_mb": (planned.foreseen + spent) / MB,
         "most_mb": (int(ledger.by_client().sum(1).max()) + spent) / MB,
+        "most_mb_round": dearest / MB,
         "sat_out": allowance.times,
     }
+    return found | {"kept": kept_line(found, name)}
 
 
-def ways_in_words(found: Plan) -> str:
-    """How models travel in a plan."""
+def ways_in_words(found: Plan, name: str) -> str:
+    """How models travel in a plan of a method, to be said after "models travel"."""
     config = found.setup.config
-    coded: CommunicationSettings = config.communication
-    bits = coded.precision if not coded.precision.isdigit() else f"{coded.precision} bits"
-    what = "one model for all in place of components, in" if ONE in found.chosen else "models in"
-    words = [f"{what} {bits}" + (f", the largest {100 * coded.top:g} %" if coded.top < 1 else "")]
-    if ONE not in found.chosen and "method.reference_rounds" in found.chosen:
+    words = [found.setup.coding().in_words(found.setup.method(name).program)]
+    if ONE in found.chosen:
+        words.append("one model for all in place of components")
+    elif "method.reference_rounds" in found.chosen:
         rounds = found.chosen["method.reference_rounds"]
-        words.append(f"densities in {rounds} of {config.rounds} rounds" if rounds else "no densities")
+        told = f"densities in {rounds} of {config.rounds} round{'s' * (config.rounds > 1)}"
+        words.append(told if rounds else "no densities")
     if "method.judge_turns" in found.chosen:
         turns = found.chosen["method.judge_turns"]
         words.append(f"{turns} turn{'s' * (turns > 1)} of judges")
     return ", ".join(words)
 
 
-def _mb(n_bytes: int) -> str:
-    return f"{n_bytes / MB:.2g} MB" if n_bytes < MB else f"{n_bytes / MB:.1f} MB"
+def _mb(n_bytes: int, total: int = MB) -> str:
+    """Megabytes, with as many digits as all parts of a total need to add up for a reader."""
+    return f"{n_bytes / MB:.{3 if total >= MB // 10 else 5}f} MB"

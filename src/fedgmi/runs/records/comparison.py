@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from fedgmi.errors import UserError
 from fedgmi.runs.records.base import Part, Written
-from fedgmi.runs.records.run import Matrix, Metrics, Spread, Unseen
+from fedgmi.runs.records.run import Matrix, Metrics, Spending, Spread, Unseen
 from fedgmi.settings.run import MetricName
 from fedgmi.storage import folder
 
@@ -53,6 +53,10 @@ class Cell(Part):
         learning_rate: As it was chosen.
         bytes_down: To all clients.
         bytes_up: From all clients.
+        mb_per_client: Megabytes of 10^6 bytes of a client, down and up, mean over clients.
+        most_mb: Megabytes of 10^6 bytes of the client that it cost most, down and up.
+        models_travelled: How, in words.
+        budget: How it kept to its budget, where there is one.
         seconds: Of the run.
         own_part: Whether clients ended with a part of their own beside a shared model; see `method.personal`.
         tuned: What `--tune` chose, and what it cost; None where there was nothing to choose.
@@ -75,6 +79,10 @@ class Cell(Part):
     own_part: bool | None = None
     bytes_down: int | None = None
     bytes_up: int | None = None
+    mb_per_client: float | None = None
+    most_mb: float | None = None
+    models_travelled: str | None = None
+    budget: Spending | None = None
     seconds: float | None = None
     tuned: Tuned | None = None
 
@@ -103,6 +111,7 @@ class OfMethod(Part):
         proportion_tv: Mean total variation between estimated and realised proportions.
         bytes_down: To all clients.
         bytes_up: From all clients.
+        mb_per_client: Megabytes of 10^6 bytes of a client, down and up.
         seconds_per_round: Of the whole run, by rounds.
         expert_accuracy: Mean over seeds. [true component, expert]
     """
@@ -115,6 +124,7 @@ class OfMethod(Part):
     proportion_tv: Spread | None
     bytes_down: Spread | None
     bytes_up: Spread | None
+    mb_per_client: Spread | None = None
     seconds_per_round: Spread | None
     expert_accuracy: Matrix | None
 

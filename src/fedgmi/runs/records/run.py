@@ -126,6 +126,8 @@ class Spending(Part):
         settings: What the plan chose, by the names of settings.
         foreseen_mb: Of the client that is asked most often.
         most_mb: Of the client that it cost most.
+        most_mb_round: Of the client and the round that cost most.
+        kept: The last three in words.
         sat_out: How often a client was not asked, for it could have cost too much.
     """
 
@@ -135,6 +137,8 @@ class Spending(Part):
     settings: dict[str, int | float | str]
     foreseen_mb: float
     most_mb: float
+    most_mb_round: float | None = None
+    kept: str = ""
     sat_out: int
 
 
@@ -183,6 +187,8 @@ class Outcome(Part):
         bytes_down: To all clients.
         bytes_up: From all clients.
         bytes: The same by kind: down, up.
+        most_mb: Megabytes of 10^6 bytes of the client that it cost most, down and up.
+        models_travelled: How, in words: to be said after "models travelled".
         budget: How it kept to its budget, where there is one.
         seconds: Of the run.
     """
@@ -224,6 +230,8 @@ class Outcome(Part):
     bytes_down: int
     bytes_up: int
     bytes: Traffic
+    most_mb: float | None = None
+    models_travelled: str | None = None
     budget: Spending | None = None
     seconds: float
 
