@@ -136,7 +136,7 @@ def damaged(reply: Parcel) -> Parcel:
 
 
 WRONG: dict[str, tuple[dict[str, object], Callable[[Parcel], Parcel], str]] = {
-    "checksum": ({"precision": "4"}, damaged, "the bytes are not what their hash says"),
+    "checksum": ({"precision": "4"}, damaged, "the bytes of 'models/expert/total', 'models/expert/mass' are not what"),
     "scale is infinite": (
         {"precision": "4"},
         in_model(lambda data: torch.cat([data.new_tensor([[0x80, 0x7F]]), data[:, 2:]], 1)),

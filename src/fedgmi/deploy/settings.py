@@ -20,6 +20,7 @@ from fedgmi.runs.setup import Setup
 from fedgmi.settings import toml
 from fedgmi.settings.base import PositiveFloat, PositiveInt, Section
 from fedgmi.settings.communication import CommunicationSettings
+from fedgmi.settings.effects import changed
 from fedgmi.settings.explain import explain
 from fedgmi.settings.robust import RobustSettings
 from fedgmi.settings.run import (
@@ -207,10 +208,13 @@ class FederationSettings(Section):
             The settings.
 
         Raises:
-            ConfigError: Where there is no budget, or for settings that no plan chooses.
+            ConfigError: Where there is no budget, for settings that no plan chooses, for those that federation.toml
+                sets itself, and for values that cannot be.
         """
-        if not chosen:
+        if chosen is None or chosen == {}:
             return self
+        from fedgmi.runs.budget.plan import RUNGS  # where there is no budget, sites do without
+
         if not isinstance(chosen, dict) or not chosen.keys() <= CHOSEN or not self.communication.limited:
             raise ConfigError(
                 "the coordinator's plan would change other settings than a budget's",
@@ -220,8 +224,21 @@ class FederationSettings(Section):
         table = self.model_dump()
         for key, value in chosen.items():
             section, _, inner = key.partition(".")
+            own = getattr(self, section)
+            if type(value) is bool or inner not in type(own).model_fields:
+                raise _wrong_plan(f"{key} = {value!r:.40}")
+            if section == "communication" and value not in {getattr(rung, inner) for rung in RUNGS}:
+                raise _wrong_plan(f"{key} = {value!r:.40}, which no plan chooses")
+            if changed(own, [inner]) and value != table[section][inner]:
+                raise _wrong_plan(f"{key}, which federation.toml sets to {table[section][inner]!r}, to {value!r:.40}")
             table[section][inner] = value
-        return FederationSettings.model_validate(table)
+        try:
+            planned = FederationSettings.model_validate(table)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise _wrong_plan(f"{'.'.join(map(str, first['loc']))} = {first['input']!r:.40}: {first['msg']}") from error
+        planned.setup()  # which checks those that depend on one another
+        return planned
 
     def coding(self) -> Coding:
         """How models travel: the same at the coordinator and at all sites."""
@@ -231,6 +248,15 @@ class FederationSettings(Section):
         """A hash of all that sites and coordinator must agree on. `min_sites`, `wait_s` and `robust` are left out."""
         agreed = self.model_dump_json(exclude={"min_sites", "wait_s", "robust"})
         return hashlib.blake2b(agreed.encode(), digest_size=16).hexdigest()
+
+
+def _wrong_plan(what: str) -> ConfigError:
+    """A plan that cannot be."""
+    return ConfigError(
+        f"the coordinator's plan would change {what}" if "sets to" in what else f"the coordinator's plan has {what}",
+        where="federation.toml",
+        fix="ask the coordinator; both sides need the same fedgmi",
+    )
 
 
 class SiteSettings(Section):
