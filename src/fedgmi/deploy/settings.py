@@ -213,32 +213,33 @@ class FederationSettings(Section):
         """
         if chosen is None or chosen == {}:
             return self
-        from fedgmi.runs.budget.plan import RUNGS  # where there is no budget, sites do without
-
         if not isinstance(chosen, dict) or not chosen.keys() <= CHOSEN or not self.communication.limited:
-            raise ConfigError(
-                "the coordinator's plan would change other settings than a budget's",
-                where="federation.toml",
-                fix="ask the coordinator; both sides need the same fedgmi",
-            )
+            raise _wrong_plan("would change other settings than a budget's")
         table = self.model_dump()
         for key, value in chosen.items():
             section, _, inner = key.partition(".")
-            own = getattr(self, section)
-            if type(value) is bool or inner not in type(own).model_fields:
-                raise _wrong_plan(f"{key} = {value!r:.40}")
-            if section == "communication" and value not in {getattr(rung, inner) for rung in RUNGS}:
-                raise _wrong_plan(f"{key} = {value!r:.40}, which no plan chooses")
-            if changed(own, [inner]) and value != table[section][inner]:
-                raise _wrong_plan(f"{key}, which federation.toml sets to {table[section][inner]!r}, to {value!r:.40}")
+            self._check_choice(section, inner, value)
             table[section][inner] = value
         try:
             planned = FederationSettings.model_validate(table)
         except ValidationError as error:
             first = error.errors()[0]
-            raise _wrong_plan(f"{'.'.join(map(str, first['loc']))} = {first['input']!r:.40}: {first['msg']}") from error
+            where = ".".join(map(str, first["loc"]))
+            raise _wrong_plan(f"has {where} = {first['input']!r:.40}: {first['msg']}") from error
         planned.setup()  # which checks those that depend on one another
         return planned
+
+    def _check_choice(self, section: str, name: str, value: object) -> None:
+        """Refuse a choice that no plan makes, or that federation.toml has made."""
+        from fedgmi.runs.budget.plan import RUNGS  # where there is no budget, sites do without
+
+        own, said = getattr(self, section), f"{section}.{name}"
+        if isinstance(value, bool) or name not in type(own).model_fields:
+            raise _wrong_plan(f"has {said} = {value!r:.40}, which no plan chooses")
+        if changed(own, [name]) and value != getattr(own, name):
+            raise _wrong_plan(f"would change {said}, which federation.toml sets to {getattr(own, name)!r}")
+        if section == "communication" and value not in [getattr(rung, name) for rung in RUNGS]:
+            raise _wrong_plan(f"has {said} = {value!r:.40}, which no plan chooses")
 
     def coding(self) -> Coding:
         """How models travel: the same at the coordinator and at all sites."""
@@ -252,11 +253,8 @@ class FederationSettings(Section):
 
 def _wrong_plan(what: str) -> ConfigError:
     """A plan that cannot be."""
-    return ConfigError(
-        f"the coordinator's plan would change {what}" if "sets to" in what else f"the coordinator's plan has {what}",
-        where="federation.toml",
-        fix="ask the coordinator; both sides need the same fedgmi",
-    )
+    fix = "ask the coordinator; both sides need the same fedgmi and federation.toml"
+    return ConfigError(f"the coordinator's plan {what}", where="federation.toml", fix=fix)
 
 
 class SiteSettings(Section):

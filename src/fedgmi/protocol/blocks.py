@@ -4,7 +4,8 @@ A parcel holds what a step reads of the state. A client keeps blocks for a while
 densities that have not changed, and the trunk that all experts share, travel once.
 
 With a codec (`protocol.codecs.broadcast`) a block may have a link: how it is made of another one. Where the links from
-a block that the client holds are shorter than the block, they travel in its place. How they are read stands in `fedgmi.protocol.opening`.
+a block that the client holds are shorter than the block, they travel in its place.
+`protocol.opening` reads them.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedgmi.protocol.agreed import Agreed, Leaf, leaf_of
+from fedgmi.protocol.agreed import Agreed, leaf_of
 from fedgmi.protocol.blocks import BLOCK_BYTES, HASH_BYTES, Decode
 from fedgmi.protocol.wire import Header, Parcel, WireError, from_bytes, hash_of
 from fedgmi.tree import Tree
@@ -135,6 +135,8 @@ def _abouts(header: Header, parts: Mapping[str, Part], held: Mapping[str, bytes]
     layout = header.get("layout")
     if not isinstance(layout, list) or not all(isinstance(name, str) for name in layout):
         raise WireError("the header is not one of a message: it has no layout")
+    if len(set(layout)) < len(layout):
+        raise WireError("a leaf came twice")
     _need(layout, parts, held)
     found = {}
     for name in layout:

@@ -3,8 +3,9 @@
     b bits, per block of 256 numbers x with s = max |x|, L = 2^(b−1) − 1:     q = ⌊x·L/s + u⌋,  u uniform in [0, 1)
     read as q·s/L, whose expectation is x (QSGD: Alistarh et al. 2017, arXiv 1610.02132, by the largest entry)
 
-Zero is written exactly. s travels as bfloat16, rounded up. What is beyond the largest bfloat16 is written as that. Adding a way: a function () → `Numbers`, and a line in
-`NUMBERS`. Reading takes one IEEE operation after the other, so that all machines read the same bits.
+Zero is written exactly. s travels as bfloat16, rounded up. What is beyond the largest bfloat16 is written as that.
+Adding a way: a function () → `Numbers`, and a line in `NUMBERS`. Reading takes one IEEE operation after the other, so
+that all machines read the same bits.
 """
 
 from __future__ import annotations
