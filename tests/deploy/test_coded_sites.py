@@ -249,6 +249,13 @@ def test_what_a_site_has_sent_and_nobody_used_is_sent_again(tmp_path):
     assert (asked[2], asked[3], asked[4]) == ([1, 0], [1, 0], [3, 0])
 
 
+@pytest.mark.parametrize("key", ["top", "mask", "layers"])
+def test_a_fraction_by_which_nothing_travels_is_refused_before_anybody_is_asked(tmp_path, key):
+    settings = settings_with("fedavg", {key: 1e-320})
+    with pytest.raises(ConfigError, match=rf"communication\.{key}: it is 1e-320, .*set it to 0\."):
+        Coordinator(settings, LocalPost({}), tmp_path / "out", echo=lambda line: None).run()
+
+
 def test_an_unknown_precision_is_refused_before_anybody_is_asked(tmp_path):
     settings = settings_with("fedavg", {"precision": "3"})
     with pytest.raises(ConfigError, match='there is no precision "3"'):
