@@ -251,8 +251,8 @@ def test_what_a_site_has_sent_and_nobody_used_is_sent_again(tmp_path):
 
 @pytest.mark.parametrize("key", ["top", "mask", "layers"])
 def test_a_fraction_by_which_nothing_travels_is_refused_before_anybody_is_asked(tmp_path, key):
-    settings = settings_with("fedavg", {key: 1e-320})
-    with pytest.raises(ConfigError, match=rf"communication\.{key}: it is 1e-320, .*set it to 0\."):
+    settings = settings_with("fedavg", {key: 1e-9})
+    with pytest.raises(ConfigError, match=rf"communication\.{key}: it is 1e-09, .*set it to 0\."):
         Coordinator(settings, LocalPost({}), tmp_path / "out", echo=lambda line: None).run()
 
 
