@@ -89,11 +89,7 @@ class Site:
         header = request.header
         self._agree(header)
         if header["kind"] == "hello":
-            self.federation.planned(header.get("plan"))  # which is refused now rather than later
-            memory = memory_of(self.where, str(header["run"]))
-            if header.get("plan") or memory.plan() is not None:
-                with memory.alone():
-                    memory.keep_plan(header.get("plan"))
+            self._keep_plan(header)
             return Parcel(self._hello())
         memory = memory_of(self.where, str(header["run"]))
         with memory.alone():
@@ -106,6 +102,16 @@ class Site:
         raise UserError(
             f"there is no request of kind {str(header['kind'])[:20]!r}", where="request", fix="update fedgmi"
         )
+
+    def _keep_plan(self, header: Header) -> None:
+        """Keep the plan that a greeting brings. One that cannot be is refused now rather than later."""
+        chosen = header.get("plan")
+        self.federation.planned(chosen)
+        if chosen or "run" in header:
+            memory = memory_of(self.where, str(header["run"]))
+            if chosen or memory.plan() is not None:
+                with memory.alone():
+                    memory.keep_plan(chosen)
 
     def _agree(self, header: Header) -> None:
         """Both sides must have the same software and the same federation.toml."""
