@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from local_post import make_sites
 from test_coded_sites import deployed, kept_of, settings_with
 
+from fedgmi import __version__
 from fedgmi.deploy.site.memory import Memory
 from fedgmi.errors import ConfigError
 from fedgmi.protocol.ledger import Ledger
+from fedgmi.protocol.wire import Parcel, request
 from fedgmi.storage import folder
 
 
@@ -30,3 +33,50 @@ def test_a_site_takes_no_plan_for_anything_else(chosen):
     limited = {} if chosen == {"communication.precision": "4"} else {"mb_per_client": 1.0}
     with pytest.raises(ConfigError, match="the coordinator's plan would change other settings"):
         settings_with("fedavg", limited).planned(chosen)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({"communication.precision": "3"}, "has communication.precision = '3', which no plan chooses"),
+        ({"communication.precision": "float64"}, "has communication.precision = 'float64', which no plan chooses"),
+        ({"communication.top": 1e-9}, "has communication.top = 1e-09, which no plan chooses"),
+        ({"communication.top": True}, "has communication.top = True, which no plan chooses"),
+        ({"communication.top": [0.1]}, r"has communication.top = \[0.1\], which no plan chooses"),
+        ({"method.judge_turns": 2}, "has method.judge_turns = 2, which no plan chooses"),
+    ],
+)
+def test_a_site_takes_no_plan_that_cannot_be(chosen, said):
+    with pytest.raises(ConfigError, match=f"the coordinator's plan {said}"):
+        settings_with("fedavg", {"mb_per_client": 1.0}).planned(chosen)
+
+
+def test_a_plan_of_turns_that_cannot_be_is_refused():
+    with pytest.raises(ConfigError, match="the coordinator's plan has method"):
+        settings_with("fedgmi", {"mb_per_client": 1.0}).planned({"method.judge_turns": -1})
+
+
+@pytest.mark.parametrize(
+    ("set_here", "chosen"),
+    [
+        ({"precision": "8"}, {"communication.precision": "4"}),
+        ({"top": 0.3}, {"communication.top": 0.1}),
+        ({"mask": 0.5}, {"communication.top": 0.1}),
+    ],
+)
+def test_a_plan_does_not_change_what_all_have_agreed_on(set_here, chosen):
+    settings = settings_with("fedavg", {"mb_per_client": 1.0} | set_here)
+    with pytest.raises(ConfigError, match=r"which federation\.toml sets to|both say which entries travel"):
+        settings.planned(chosen)
+    assert settings.planned(None) is settings
+
+
+def test_a_greeting_without_a_plan_takes_the_last_one_back(tmp_path):
+    settings = settings_with("fedavg", {"mb_per_client": 1.0})
+    site = make_sites(settings, tmp_path)[103]
+    about = {"version": __version__, "federation": settings.digest(), "run": "0123456789abcdef", "attempt": "0"}
+    hello = Parcel(request("hello", **about) | {"plan": {"communication.precision": "4"}})
+    run = Memory(site.where / "runs" / about["run"])
+    for greeting, plan in ((hello, {"communication.precision": "4"}), (Parcel(request("hello", **about)), None)):
+        assert site.answer(greeting).header["site"] == "client-03"
+        assert run.plan() == plan

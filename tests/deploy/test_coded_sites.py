@@ -139,7 +139,7 @@ def damaged(reply: Parcel) -> Parcel:
 
 
 WRONG: dict[str, tuple[dict[str, object], Callable[[Parcel], Parcel], str]] = {
-    "checksum": ({"precision": "4"}, damaged, "the bytes are not what their hash says"),
+    "checksum": ({"precision": "4"}, damaged, "the bytes of 'models/expert/total', 'models/expert/mass' are not what"),
     "scale is infinite": (
         {"precision": "4"},
         in_model(lambda data: torch.cat([data.new_tensor([[0x80, 0x7F]]), data[:, 2:]], 1)),
@@ -167,6 +167,96 @@ def test_what_cannot_be_decoded_is_refused_and_counted(tmp_path, case):
     assert said in refused[1]["client-03"]
     assert summary["answers_refused"] == [0, 0, 0, 3, 0, 0]
     assert summary["rounds_absent"][:3] == [0, 0, 0]
+
+
+def mass_of(value: float) -> Callable[[Parcel], Parcel]:
+    """Another mass of its model."""
+
+    def changed(reply: Parcel) -> Parcel:
+        message = unpack(reply)
+        if "expert" not in message.models:
+            return reply
+        models = message.models["expert"]
+        models = replace(models, mass=torch.full_like(models.mass, value), holders=torch.ones_like(models.holders))
+        return pack(replace(message, models={"expert": models}), {"rows": reply.header["rows"]})
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (mass_of(float("nan")), "'models/expert/mass' is NaN or infinite"),
+        (mass_of(-1.0), "the mass of 'expert' is between -1 and -1, and the site has 40 rows"),
+        (lambda reply: Parcel({"error": {"a": 1}}), "its error is a dict, and no text"),
+    ],
+)
+@pytest.mark.parametrize("communication", [TOP_AT_4, {"precision": "4"}], ids=["top", "4 bits"])
+def test_a_mass_that_cannot_be_and_an_error_without_words_are_refused(tmp_path, communication, change, said):
+    def wrong(request: Parcel, reply: Parcel) -> Parcel:
+        return change(reply) if request.header["kind"] == "step" and request.header["round"] == 1 else reply
+
+    summary, _ = deployed(settings_with("fedavg", communication), tmp_path, {"client-03": wrong})
+    assert f"round 1: client-03 is absent: {said}" in log_of(tmp_path)
+    assert summary["answers_refused"] == [0, 0, 0, 1, 0, 0]
+
+
+def test_a_model_without_mass_is_none(tmp_path):
+    def none(request: Parcel, reply: Parcel) -> Parcel:
+        return mass_of(0.0)(reply) if request.header["kind"] == "step" and reply.header.get("layout") else reply
+
+    summary, _ = deployed(settings_with("fedavg", TOP_AT_4), tmp_path, {"client-03": none})
+    assert summary["answers_refused"] == [0] * 6
+    assert "absent" not in log_of(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ditto", "fedavg"])
+def test_a_site_whose_replies_are_late_for_rounds_keeps_what_is_its_own(tmp_path, name):
+    settings = settings_with(name, TOP_AT_4).model_copy(update={"rounds": 6})
+
+    def late(request: Parcel, reply: Parcel) -> Parcel | None:
+        return None if request.header["kind"] == "step" and request.header["round"] in (2, 3, 4) else reply
+
+    summary, post = deployed(settings, tmp_path, {"client-03": late})
+    assert summary["rounds_absent"][3] == 3
+    assert "is not kept here" not in log_of(tmp_path)
+    bases = {
+        parcel.header["round"]: parcel.header["base"]
+        for who, parcel in post.asked
+        if who == "client-03" and "base" in parcel.header and parcel.header.get("number") == 0
+    }
+    assert bases[5] == bases[2] != bases[6]
+
+
+def test_what_a_site_has_sent_and_nobody_used_is_sent_again(tmp_path):
+    """A model that is wild is refused once it is decoded; the site then builds on its state of the round before."""
+    settings = settings_with("fedavg", {"top": 0.3}).model_copy(update={"rounds": 4})
+
+    def wild(request: Parcel, reply: Parcel) -> Parcel:
+        if request.header["kind"] != "step" or request.header["round"] != 2:
+            return reply
+        message = unpack(reply)
+        numbers = message.models["expert"].total.clone()
+        numbers[:, -4:] = torch.tensor([1e30]).view(torch.uint8)
+        models = {"expert": replace(message.models["expert"], total=numbers)}
+        return pack(replace(message, models=models), {"rows": reply.header["rows"]})
+
+    summary, post = deployed(settings, tmp_path, {"client-03": wild})
+    assert "client-03 is absent: its expert moved 1e+30" in log_of(tmp_path)
+    assert summary["answers_refused"] == [0, 0, 0, 1, 0, 0]
+    asked = {
+        parcel.header["round"]: parcel.header["base"]
+        for who, parcel in post.asked
+        if who == "client-03" and parcel.header["kind"] == "step"
+    }
+    assert (asked[2], asked[3], asked[4]) == ([1, 0], [1, 0], [3, 0])
+
+
+@pytest.mark.parametrize("key", ["top", "mask", "layers"])
+def test_a_fraction_by_which_nothing_travels_is_refused_before_anybody_is_asked(tmp_path, key):
+    settings = settings_with("fedavg", {key: 1e-9})
+    with pytest.raises(ConfigError, match=rf"communication\.{key}: it is 1e-09, .*set it to 0\."):
+        Coordinator(settings, LocalPost({}), tmp_path / "out", echo=lambda line: None).run()
 
 
 def test_an_unknown_precision_is_refused_before_anybody_is_asked(tmp_path):

@@ -71,6 +71,38 @@ def test_states_stay_as_long_as_a_coordinator_can_build_on_them(tmp_path):
     assert memory.load((2, 2)) is None
 
 
+def test_what_a_request_builds_on_stays_until_a_later_exchange_is_named(tmp_path):
+    """Replies of rounds 2 to 6 were late. Then one came; the coordinator may go back to its checkpoint of round 6."""
+    memory = Memory(tmp_path)
+    for number in range(2):
+        memory.save((1, number), kept(1.0), None if number == 0 else (1, 0))
+    for round in range(2, 7):
+        memory.save((round, 0), kept(round), (1, 1))
+        assert memory.load((1, 1)) is not None
+    memory.save((7, 0), kept(7.0), (1, 1))
+    memory.save((7, 1), kept(7.1), (7, 0))
+    assert memory.load((1, 1)) is not None
+    for round in range(8, 11):
+        memory.save((round, 0), kept(round), (round - 1, 1 if round == 8 else 0))
+    assert memory.exchanges() == [(7, 1), (8, 0), (9, 0), (10, 0)]
+
+
+def test_a_damaged_state_that_nobody_asks_for_is_in_nobody_s_way(tmp_path):
+    memory = Memory(tmp_path)
+    memory.save((1, 0), kept(1.0))
+    (tmp_path / "000001-0000.json").write_text("{")
+    memory.save((2, 0), kept(2.0), (1, 0))
+    assert memory.load((2, 0)) is not None
+
+
+def test_a_plan_goes_with_the_next_greeting_that_has_none(tmp_path):
+    memory = Memory(tmp_path)
+    memory.keep_plan({"communication.precision": "4"})
+    assert memory.plan() == {"communication.precision": "4"}
+    memory.keep_plan(None)
+    assert memory.plan() is None
+
+
 def test_what_an_abandoned_future_left_behind_goes(tmp_path):
     """The coordinator went back to its checkpoint of round 1."""
     memory = Memory(tmp_path)

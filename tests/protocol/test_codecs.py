@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedgmi.errors import ConfigError
 from fedgmi.protocol.codecs.choices import CHOICES, places_size, read_places, share_of, write_places
 from fedgmi.protocol.codecs.codec import Codec
-from fedgmi.protocol.codecs.coding import Coding, check_communication
+from fedgmi.protocol.codecs.coding import Coding, check_communication, check_fractions
 from fedgmi.protocol.codecs.numbers import BLOCK, NUMBERS
 from fedgmi.randomness import generator
 from fedgmi.runs import config
@@ -175,3 +175,38 @@ def test_two_rules_for_the_same_entries_are_refused():
 def test_whole_numbers_of_bits_need_no_quotes():
     assert config.load(None, ["communication.precision=4"]).communication.precision == "4"
     assert config.loads('[communication]\nprecision = "8"', "here").communication.precision == "8"
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("numbers", NUMBERS)
+@pytest.mark.parametrize(("m", "n"), [(0, 1000), (0, 1), (2, 0), (0, 0)])
+def test_no_rows_and_no_entries_are_coded_as_such(numbers, rule, m, n):
+    way, sent, key = codec(numbers, rule), torch.zeros(m, n), (3,)
+    data = way.encode(sent, key)
+    assert data.shape == (m, way.size(n, key))
+    assert way.decode(data, n, key).shape == (m, n)
+    if way.keeps:
+        assert way.left(sent, data, key).shape == (m, n)
+
+
+@pytest.mark.parametrize("numbers", ["bfloat16", "8", "4", "2"])
+def test_the_largest_numbers_that_there_are_stay_finite_and_infinite_ones_do_not(numbers):
+    most = torch.finfo(torch.float32).max
+    sent = torch.tensor([[most, -most, 3.39e38, 0.0]])
+    read = codec(numbers).decode(codec(numbers).encode(sent, (0,)), 4, (0,))
+    torch.testing.assert_close(read, sent, rtol=0.01, atol=0)
+    for value in (math.inf, math.nan):
+        spoilt = torch.tensor([[value, 1.0]])
+        assert not bool(codec(numbers).decode(codec(numbers).encode(spoilt, (0,)), 2, (0,)).isfinite().all())
+
+
+@pytest.mark.parametrize("key", ["top", "mask", "layers"])
+@pytest.mark.parametrize("fraction", [1e-9, 1e-320])
+def test_a_fraction_by_which_nothing_would_travel_is_refused_with_the_least_that_works(key, fraction):
+    layers, rounds = {1000: (300, 20, 680), 10: (10,)}, 2
+    with pytest.raises(ConfigError, match=rf"communication\.{key}: .*set it to") as caught:
+        check_fractions(CommunicationSettings(**{key: fraction}), layers, rounds)
+    least = float(str(caught.value).split("set it to ")[1].split()[0])
+    check_fractions(CommunicationSettings(**{key: least}), layers, rounds)
+    with pytest.raises(ConfigError, match="set it to"):
+        check_fractions(CommunicationSettings(**{key: 0.9 * least}), layers, rounds)

@@ -15,7 +15,7 @@ from fedgmi.data.rows import pack as pack_rows
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS, Method
 from fedgmi.protocol import sizes, wire
-from fedgmi.protocol.blocks import cut, first_blocks, join, received, still_held
+from fedgmi.protocol.blocks import cut, first_blocks, still_held
 from fedgmi.protocol.codecs.broadcast import LEFT
 from fedgmi.protocol.codecs.coding import Coding
 from fedgmi.protocol.compress import lossless
@@ -23,6 +23,7 @@ from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.message import Message, Models, flatten
 from fedgmi.protocol.noise import gaussian_noise
+from fedgmi.protocol.opening import join, received
 from fedgmi.protocol.phases import phase_of
 from fedgmi.protocol.robust import robust
 from fedgmi.protocol.rounds import Progress, participants, run_rounds

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgmi.protocol.blocks import cut, join, still_held
+from fedgmi.protocol.blocks import cut, still_held
 from fedgmi.protocol.message import Message, Models, flatten, mean_by_mass, unflatten
+from fedgmi.protocol.opening import join
 from fedgmi.protocol.wire import DTYPES, Parcel, WireError, pack, unpack
 
 

@@ -50,7 +50,7 @@ def from_record(record: RecordDict) -> Parcel:
         payload = np.zeros(0, np.uint8) if arrays is None else arrays[PAYLOAD].numpy()  # never unpickles
         if not isinstance(header, dict) or payload.dtype != np.uint8 or payload.ndim != 1:
             raise ValueError("a header is a table, and a payload bytes")
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         return Parcel({"error": f"this is no message of fedgmi ({error})"})
     return Parcel(header, torch.from_numpy(payload.copy()))
 

@@ -20,6 +20,7 @@ from fedgmi.runs.setup import Setup
 from fedgmi.settings import toml
 from fedgmi.settings.base import Fraction, PositiveFloat, PositiveInt, Section
 from fedgmi.settings.communication import CommunicationSettings
+from fedgmi.settings.effects import changed
 from fedgmi.settings.explain import explain
 from fedgmi.settings.robust import RobustSettings
 from fedgmi.settings.run import (
@@ -207,21 +208,38 @@ class FederationSettings(Section):
             The settings.
 
         Raises:
-            ConfigError: Where there is no budget, or for settings that no plan chooses.
+            ConfigError: Where there is no budget, for settings that no plan chooses, for those that federation.toml
+                sets itself, and for values that cannot be.
         """
-        if not chosen:
+        if chosen is None or chosen == {}:
             return self
         if not isinstance(chosen, dict) or not chosen.keys() <= CHOSEN or not self.communication.limited:
-            raise ConfigError(
-                "the coordinator's plan would change other settings than a budget's",
-                where="federation.toml",
-                fix="ask the coordinator; both sides need the same fedgmi",
-            )
+            raise _wrong_plan("would change other settings than a budget's")
         table = self.model_dump()
         for key, value in chosen.items():
             section, _, inner = key.partition(".")
+            self._check_choice(section, inner, value)
             table[section][inner] = value
-        return FederationSettings.model_validate(table)
+        try:
+            planned = FederationSettings.model_validate(table)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise _wrong_plan(f"has {where} = {first['input']!r:.40}: {first['msg']}") from error
+        planned.setup()  # which checks those that depend on one another
+        return planned
+
+    def _check_choice(self, section: str, name: str, value: object) -> None:
+        """Refuse a choice that no plan makes, or that federation.toml has made."""
+        from fedgmi.runs.budget.plan import RUNGS  # where there is no budget, sites do without
+
+        own, said = getattr(self, section), f"{section}.{name}"
+        if isinstance(value, bool) or name not in type(own).model_fields:
+            raise _wrong_plan(f"has {said} = {value!r:.40}, which no plan chooses")
+        if changed(own, [name]) and value != getattr(own, name):
+            raise _wrong_plan(f"would change {said}, which federation.toml sets to {getattr(own, name)!r}")
+        if section == "communication" and value not in [getattr(rung, name) for rung in RUNGS]:
+            raise _wrong_plan(f"has {said} = {value!r:.40}, which no plan chooses")
 
     def coding(self) -> Coding:
         """How models travel: the same at the coordinator and at all sites."""
@@ -231,6 +249,12 @@ class FederationSettings(Section):
         """A hash of all that sites and coordinator must agree on. `min_sites`, `wait_s` and `robust` are left out."""
         agreed = self.model_dump_json(exclude={"min_sites", "wait_s", "robust"})
         return hashlib.blake2b(agreed.encode(), digest_size=16).hexdigest()
+
+
+def _wrong_plan(what: str) -> ConfigError:
+    """A plan that cannot be."""
+    fix = "ask the coordinator; both sides need the same fedgmi and federation.toml"
+    return ConfigError(f"the coordinator's plan {what}", where="federation.toml", fix=fix)
 
 
 class SiteSettings(Section):

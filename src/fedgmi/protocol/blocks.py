@@ -5,6 +5,7 @@ densities that have not changed, and the trunk that all experts share, travel on
 
 With a codec (`protocol.codecs.broadcast`) a block may have a link: how it is made of another one. Where the links from
 a block that the client holds are shorter than the block, they travel in its place.
+`protocol.opening` reads them.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from fedgmi.protocol.wire import Header, Parcel, WireError, from_bytes, hash_of, layout_entry, to_bytes, to_tensor
-from fedgmi.tree import Tree
+from fedgmi.protocol.wire import Header, Parcel, hash_of, layout_entry, to_bytes, to_tensor
 
 BLOCK_BYTES = 16 * 1024
 ROUNDS_HELD = 1  # a client keeps a block for so many rounds after the one that needed it last
@@ -139,6 +139,7 @@ def cut(tree: Mapping[str, Tensor]) -> Blocks:
 
     Examples:
         >>> import torch
+        >>> from fedgmi.protocol.opening import join
         >>> tree = {"density": torch.ones(2, 5), "share": torch.tensor([0.5, 0.5])}
         >>> found = join(cut(tree).parcel({}), {})
         >>> all(torch.equal(tree[name], found[name]) for name in tree)
@@ -157,100 +158,6 @@ def cut(tree: Mapping[str, Tensor]) -> Blocks:
         blocks[hash_of(about)] = about
         leaves[name] = [hash_of(about), *(part for parts in numbers for part in parts)]
     return Blocks(leaves, blocks)
-
-
-def join(parcel: Parcel, held: Mapping[str, bytes], decode: Decode | None = None) -> Tree:
-    """The tree that a parcel of `Blocks` stands for.
-
-    Args:
-        parcel: As it came.
-        held: The blocks that the receiver has, by hash; see `received` for all of the parcel's.
-        decode: Makes blocks of links; None: there are none.
-
-    Returns:
-        The tree.
-
-    Raises:
-        WireError: Where bytes and layout disagree, or with `missing` where blocks are neither sent nor held.
-    """
-    return tree_of(parcel.header, received(parcel, held, decode))
-
-
-def tree_of(header: Header, blocks: Mapping[str, bytes]) -> Tree:
-    """The tree that a parcel's header speaks of.
-
-    Args:
-        header: The parcel's.
-        blocks: All blocks of it, as `received` has them.
-
-    Returns:
-        The tree.
-
-    Raises:
-        WireError: Where blocks and layout disagree.
-    """
-    tree = {}
-    for about in header["layout"]:
-        try:
-            entry = json.loads(blocks[about])
-            data = b"".join(blocks[name] for row in entry["blocks"] for name in row)
-            tree[str(entry["name"])] = from_bytes(data, entry["dtype"]).reshape(tuple(int(n) for n in entry["shape"]))
-        except (KeyError, IndexError, ValueError, TypeError, RuntimeError) as error:
-            raise WireError(f"a leaf is not what it is said to be ({error})") from error
-    return tree
-
-
-def received(parcel: Parcel, held: Mapping[str, bytes], decode: Decode | None = None) -> dict[str, bytes]:
-    """All blocks of a parcel's tree by their hash: those that came with it, checked, and those that are held.
-
-    Raises:
-        WireError: As `join`.
-    """
-    header = parcel.header
-    try:
-        sent, sizes = header["sent"], header["sizes"]
-        forms = str(header.get("forms", "w" * len(sent)))
-        data, at, came = parcel.payload.cpu().numpy().tobytes(), 0, dict[str, bytes]()
-        for name, size, form in zip(sent, sizes, forms, strict=True):
-            came[name] = _opened(form, data[at : at + int(size)], came, held, decode)
-            at += int(size)
-            if hash_of(came[name]) != name:
-                raise WireError("a block is not what its hash says", [name] if form == "l" else [])
-        wanted = set(_need(header["layout"], came, held))
-        for about in list(wanted):
-            entry = json.loads(came[about] if about in came else held[about])
-            wanted |= {str(name) for row in entry["blocks"] for name in row}
-    except (KeyError, TypeError, ValueError) as error:
-        raise WireError(f"the header is not one of a message ({error})") from error
-    if at != len(data):
-        raise WireError(f"{len(data)} bytes came, and the header speaks of {at}")
-    return {name: came[name] if name in came else held[name] for name in _need(wanted, came, held)}
-
-
-def _opened(
-    form: str, data: bytes, came: Mapping[str, bytes], held: Mapping[str, bytes], decode: Decode | None
-) -> bytes:
-    """A block from what was sent of it."""
-    if form == "w":
-        return data
-    if form == "h":
-        whole = np.zeros((len(data) // 2, 2), dtype="<u2")
-        whole[:, 1] = np.frombuffer(data, dtype="<u2")
-        return whole.tobytes()
-    if form != "l" or decode is None:
-        raise WireError(f"a block came in the form {form[:1]!r}, which there is not")
-    base = data[:HASH_BYTES].hex()
-    [known] = _need([base], came, held)
-    return decode(came[known] if known in came else held[known], data[HASH_BYTES:])
-
-
-def _need(names: Iterable[str], came: Mapping[str, bytes], held: Mapping[str, bytes]) -> list[str]:
-    """The names, sorted; a WireError where any is neither sent nor held."""
-    ordered = sorted(names)
-    missing = [name for name in ordered if name not in came and name not in held]
-    if missing:
-        raise WireError("blocks are missing", missing)
-    return ordered
 
 
 def first_blocks(server: Mapping[str, Tensor]) -> dict[str, bytes]:

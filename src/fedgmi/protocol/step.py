@@ -91,6 +91,8 @@ class Program:
         joins_late: Whether a client that missed the preparation begins as a newcomer does. None: where there is one.
         relative: The server's leaves and the models in messages that are factors of others. Rounding by steps of one
             length for all entries would ruin their quotient; they travel as numbers of relative precision.
+        grows: Leaves of the server's state whose first axis grows with the run, to an entry for each client at most. A
+            site refuses any other leaf that has not the shape of the first state.
         rate: The setting to lower where numbers run away; "": the learning rate.
     """
 
@@ -103,6 +105,7 @@ class Program:
     joins_late: bool | None = None
     warm_up: int = 0
     relative: frozenset[str] = frozenset()
+    grows: frozenset[str] = frozenset()
     rate: str = ""
 
     def steps(self, phase: Phase) -> tuple[Step, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,7 +121,7 @@ def unpack(parcel: Parcel) -> Message:
     leaves, at = {}, 0
     try:
         if header["hash"] != hash_of(data):
-            raise WireError("the bytes are not what their hash says")
+            raise WireError(f"the bytes of {_named(leaf_sizes(parcel))} are not what their hash says")
         for entry in header["layout"]:
             shape, rows = tuple(int(n) for n in entry["shape"]), entry.get("rows")
             there, size = travelling(entry)
@@ -138,6 +138,13 @@ def unpack(parcel: Parcel) -> Message:
     if at != len(data):
         raise WireError(f"{len(data)} bytes came, and the layout speaks of {at}")
     return message
+
+
+def _named(sizes: Mapping[str, int], most: int = 3) -> str:
+    """Those leaves that one hash stands for, the largest first."""
+    ordered = sorted(sizes, key=lambda name: -sizes[name])
+    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
+    return ", ".join(repr(name[:60]) for name in ordered[:most]) + more or "the message"
 
 
 def leaf_sizes(parcel: Parcel) -> dict[str, int]:

@@ -20,7 +20,7 @@ from fedgmi.models.densities import make_density
 from fedgmi.models.experts import make_expert
 from fedgmi.models.memory import require_memory
 from fedgmi.models.own import Own
-from fedgmi.protocol.codecs.coding import Coding
+from fedgmi.protocol.codecs.coding import Coding, check_fractions
 from fedgmi.protocol.losses import Losses
 from fedgmi.runs.config import Config
 from fedgmi.settings.effects import refuse_without_effect
@@ -136,8 +136,13 @@ class Setup:
             refuse_without_effect(density, "density", type(density).model_fields, "the density is one of your own")
 
     def say_remarks(self) -> None:
-        """Warn of what there is to know of the models: once a run, for tasks are made several times in it."""
+        """Warn of what there is to know of the models: once a run, for tasks are made several times in it.
+
+        Raises:
+            ConfigError: For a fraction by which nothing of them would travel.
+        """
         task = self.task()
+        check_fractions(self.config.communication, self._layers(), self.config.rounds)
         for remark in (*task.density.remarks, *task.expert.remarks):
             warnings.warn(FedgmiWarning(remark), stacklevel=2)
 

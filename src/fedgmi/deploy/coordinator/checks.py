@@ -145,7 +145,8 @@ def reason_against(parcel: Parcel, expected: Layout, rows: int) -> str | None:
     """
     header = parcel.header
     if "error" in header:
-        return str(header["error"])[:500]
+        said = header["error"]
+        return said[:500] if isinstance(said, str) else f"its error is a {type(said).__name__}, and no text"
     if header.get("rows") != rows:
         return f"it says that it has {header.get('rows')!r} rows, and said {rows} before"
     layout = header.get("layout")

@@ -155,6 +155,9 @@ class Remote:
         for place, why in wild(step, server, [messages[i] for i in places], self.settings.robust).items():
             del messages[places[place]]
             self._refuse(places[place], why)
+        for i in messages:  # the state of whoever was refused is not built on: what it sent has not been used
+            member = self.roster.members[i]
+            member.base, member.last_round = (self.round, self._number), self.round
         if messages:
             return self._reduce(step, server, messages)
         if answers and all(parcel.header.get("diverged") is True for parcel in answers.values()):
@@ -189,13 +192,10 @@ class Remote:
         cost = {step.kind: parcel.n_bytes} if message is None else reply_bytes(self.method.program, step, parcel)
         for kind, n_bytes in cost.items():
             self.ledger.add(self.round, kind, i, up=n_bytes)
-        if message is None and "error" in parcel.header:
+        if message is None and isinstance(parcel.header.get("error"), str):
             self.lose(i, why, lost=parcel.header.get("lost") is True)
         elif message is None:
             self._refuse(i, why)
-        if message is None:
-            return None
-        member.base, member.last_round = (self.round, self._number), self.round
         return message
 
     def _reduce(self, step: Step, server: Tree, messages: Mapping[int, Message]) -> Message:

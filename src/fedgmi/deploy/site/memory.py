@@ -1,7 +1,8 @@
 """What a site keeps of a run on its own disk: its states, its last replies, and blocks of the coordinator's tree.
 
 One folder a run. A state belongs to an exchange (round, number); the two newest and the last ones of the two rounds
-before stay, so that a coordinator that starts again from its checkpoint finds the state that it builds on.
+before stay, and what the first request of each of these rounds built on. So a coordinator that starts again from its
+checkpoint finds the state that it builds on, and so does one that has not had an answer for many rounds.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from fedgmi.errors import UserError
+from fedgmi.errors import CheckpointError, UserError
 from fedgmi.protocol.blocks import ROUNDS_HELD, still_held
 from fedgmi.protocol.wire import hash_of
 from fedgmi.storage import files
@@ -89,7 +90,7 @@ class Memory:
         with lock:
             yield
 
-    def save(self, at: Exchange, kept: Kept) -> None:
+    def save(self, at: Exchange, kept: Kept, base: Exchange | None = None) -> None:
         """Write a state, whole or not at all, then forget what nobody can ask for any more.
 
         Later exchanges are forgotten too. The coordinator has abandoned them: it went back to its checkpoint.
@@ -97,11 +98,14 @@ class Memory:
         Args:
             at: The exchange.
             kept: What is kept of it.
+            base: The exchange that it builds on; None: it builds on none.
         """
         self._remove(later for later in self.exchanges() if later > at)
+        before = [other for other in self.exchanges() if other[0] == at[0] and other < at]
+        began = self._began_from(before[-1]) if before else base
         tensors = {f"state/{k}": v for k, v in kept.state.items()} | {f"reply/{k}": v for k, v in kept.reply.items()}
         path = self._path(at)
-        store.save(path, tensors, {"request": kept.request}, file=path.with_suffix(".safetensors").name)
+        store.save(path, tensors, {"request": kept.request, "began": began}, file=path.with_suffix(".safetensors").name)
         self._forget()
 
     def load(self, at: Exchange) -> Kept | None:
@@ -128,8 +132,11 @@ class Memory:
         names = (re.fullmatch(r"(\d{6})-(\d{4})", path.stem) for path in self.where.glob("*.json"))
         return sorted((int(name[1]), int(name[2])) for name in names if name)
 
-    def keep_plan(self, chosen: Mapping[str, Any]) -> None:
-        """Keep what the coordinator chose to keep to the budget, for the run."""
+    def keep_plan(self, chosen: Mapping[str, Any] | None) -> None:
+        """Keep what the coordinator chose to keep to the budget, for the run. None: it chose nothing."""
+        if not chosen:
+            (self.where / PLAN).unlink(missing_ok=True)
+            return
         files.write_bytes(self.where / PLAN, json.dumps(dict(chosen)).encode())
 
     def plan(self) -> Any:
@@ -168,8 +175,16 @@ class Memory:
     def _forget(self) -> None:
         every = self.exchanges()
         rounds = sorted({round for round, _ in every})
-        last = {max(at for at in every if at[0] == round) for round in rounds[-1 - ROUNDS_KEPT :]}
-        self._remove(set(every) - last - set(every[-2:]))
+        last = {max(at for at in every if at[0] == round) for round in rounds[-1 - ROUNDS_KEPT :]} | set(every[-2:])
+        self._remove(set(every) - last - {self._began_from(at) for at in last})
+
+    def _began_from(self, at: Exchange) -> Exchange | None:
+        """What the first request of an exchange's round built on; None where it is lost, too."""
+        try:
+            found = store.read_meta(self._path(at), lambda meta: None, kind="state", fix=AGAIN).get("began")
+        except CheckpointError:
+            return None
+        return None if found is None else (int(found[0]), int(found[1]))
 
     def _remove(self, exchanges: Iterable[Exchange]) -> None:
         for at in exchanges:

@@ -21,13 +21,16 @@ from fedgmi.data.rows import Client, Rows
 from fedgmi.data.rows import pack as pack_rows
 from fedgmi.deploy.settings import FederationSettings, SiteSettings
 from fedgmi.deploy.site import results
-from fedgmi.deploy.site.memory import Kept, Memory, StateLost, memory_of
+from fedgmi.deploy.site.memory import Exchange, Kept, Memory, StateLost, memory_of
+from fedgmi.deploy.site.requests import check_place
 from fedgmi.errors import DataError, DivergedError, FedgmiError, UserError
 from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
 from fedgmi.methods.disclosing import disclosing
-from fedgmi.protocol.blocks import ROUNDS_HELD, first_blocks, received, tree_of
+from fedgmi.protocol.agreed import Agreed, not_finite_words
+from fedgmi.protocol.blocks import ROUNDS_HELD, first_blocks
 from fedgmi.protocol.message import Message, flatten, unflatten
+from fedgmi.protocol.opening import received, tree_of
 from fedgmi.protocol.phases import phase_of, require_finite
 from fedgmi.protocol.wire import Header, Parcel, WireError, pack
 from fedgmi.protocol.wrapper import Place, apart, marked, send
@@ -73,6 +76,8 @@ class Site:
         try:
             return self._answer(request)
         except WireError as error:
+            if not error.missing:
+                log(self.where, error)
             return Parcel({"error": str(error), "missing": error.missing})
         except Exception as error:
             log(self.where, error)
@@ -84,11 +89,7 @@ class Site:
         header = request.header
         self._agree(header)
         if header["kind"] == "hello":
-            self.federation.planned(header.get("plan"))  # which is refused now rather than later
-            if header.get("plan"):
-                memory = memory_of(self.where, str(header["run"]))
-                with memory.alone():
-                    memory.keep_plan(header["plan"])
+            self._keep_plan(header)
             return Parcel(self._hello())
         memory = memory_of(self.where, str(header["run"]))
         with memory.alone():
@@ -101,6 +102,16 @@ class Site:
         raise UserError(
             f"there is no request of kind {str(header['kind'])[:20]!r}", where="request", fix="update fedgmi"
         )
+
+    def _keep_plan(self, header: Header) -> None:
+        """Keep the plan that a greeting brings. One that cannot be is refused now rather than later."""
+        chosen = header.get("plan")
+        self.federation.planned(chosen)
+        if chosen or "run" in header:
+            memory = memory_of(self.where, str(header["run"]))
+            if chosen or memory.plan() is not None:
+                with memory.alone():
+                    memory.keep_plan(chosen)
 
     def _agree(self, header: Header) -> None:
         """Both sides must have the same software and the same federation.toml."""
@@ -123,23 +134,31 @@ class Site:
 
     def _take(self, request: Parcel, memory: Memory) -> Tree:
         """What the request sends of the server's state, with what is kept of it here."""
-        program = self.method().program
+        method = self.method()
+        program = method.program
+        step = check_place(request.header, program, self.federation)
         chain = self.federation.coding().broadcast(program)
         rounds, decode = (ROUNDS_HELD, None) if chain is None else (chain.rounds_held, chain.decode)
         held = memory.blocks()
         if chain is not None and not held:
             held = first_blocks(chain.settle({}, program.init(), 0, "start"))
             memory.keep_blocks(held, 0, rounds)
-        blocks = received(request, held, decode)
+        reads = method.predictor.reads if step is None else (*step.reads, *method.predictor.reads)
+        agreed = Agreed.of(program, reads, max(self.federation.sites, self.federation.setup().n_components))
+        blocks = received(request, held, decode, agreed)
+        server = tree_of(request.header, blocks)
+        broken = tree.not_finite(server)
+        if broken is not None:
+            raise WireError(not_finite_words(server, broken))
         memory.keep_blocks(blocks, int(request.header["round"]), rounds)
-        return tree_of(request.header, blocks)
+        return server
 
     def _step(self, header: Header, request: Parcel, server: Tree, memory: Memory) -> Parcel:
         at, same = (int(header["round"]), int(header["number"])), fingerprint(request)
         kept = memory.load(at)
         if kept is None or kept.request != same:
             kept = self._run(header, server, memory, same)
-            memory.save(at, kept)
+            memory.save(at, kept, _base_of(header))
         return pack(unflatten(kept.reply), {"rows": len(self.train)})
 
     def _run(self, header: Header, server: Tree, memory: Memory, same: str) -> Kept:
@@ -170,8 +189,8 @@ class Site:
 
     def _base(self, header: Header, method: Method, server: Tree, rows: Rows, memory: Memory) -> Tree:
         """The state that the request builds on. Where it names none: the first state, or that of a newcomer."""
-        if header["base"] is not None:
-            at = (int(header["base"][0]), int(header["base"][1]))
+        at = _base_of(header)
+        if at is not None:
             kept = memory.load(at)
             if kept is None:
                 raise StateLost(at)
@@ -224,6 +243,12 @@ class Site:
         finally:
             os.umask(before)
         return secret
+
+
+def _base_of(header: Header) -> Exchange | None:
+    """The exchange that a request builds on."""
+    base = header["base"]
+    return None if base is None else (int(base[0]), int(base[1]))
 
 
 def disclosable(error: Exception) -> str:

@@ -71,6 +71,7 @@ def clustered_method(task: Task, name: str, train: Step, more: Tree) -> Method:
             client_init=lambda ids: {"cluster": torch.zeros(len(ids), dtype=torch.long)},
             round=(train,),
             finish=(Step("settle", settle, reads=("cluster", "expert")),),
+            grows=frozenset({"expert", "cluster"}),
             kinds={"expert": "expert", "joint": "expert"},
         ),
         predictor=Predictor(

@@ -206,6 +206,7 @@ def flux(task: Task[FluxSettings]) -> Method:
             # a round's own steps stand before the joint one, so that they wait for the round after the last of these
             round=(described, trained, joint),
             finish=(Step("settle", settle, reads=("cluster", "joint", *SCALE), when=clustered),),
+            grows=frozenset({"expert", "cluster"}),
             kinds={
                 "expert": "expert",
                 "joint": "expert",

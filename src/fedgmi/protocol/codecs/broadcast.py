@@ -21,6 +21,7 @@ from torch import Tensor
 from fedgmi.protocol.blocks import BLOCK_BYTES, LINK_HEADER, Link
 from fedgmi.protocol.codecs.choices import Key
 from fedgmi.protocol.codecs.codec import Codec
+from fedgmi.protocol.codecs.numbers import bounded
 from fedgmi.protocol.step import Program
 from fedgmi.protocol.wire import from_bytes, hash_of, to_bytes
 from fedgmi.tree import Tree
@@ -126,7 +127,7 @@ class Broadcast:
         return decoded.to(new.device), rest.to(new.device)
 
     def _whole(self, exact: Tensor, leaf: str) -> Tensor:
-        return exact.to(torch.bfloat16).float() if self._short else exact.clone()
+        return bounded(exact).to(torch.bfloat16).float() if self._short else exact.clone()
 
     def _linked(self, held: Tensor, moved: Tensor, exact: Tensor, key: Key, round: int) -> tuple[Tensor, Tensor]:
         """Rows [M, P] block by block: what is held after the difference, and what of it is left.

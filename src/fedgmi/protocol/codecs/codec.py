@@ -61,6 +61,8 @@ class Codec:
         Returns:
             [M, size(n)], uint8
         """
+        if not rows.numel():
+            return torch.zeros(len(rows), self.size(rows.shape[1], key), dtype=torch.uint8)
         draws = generator(*key, "rounding")
         if self.choice is None:
             return self.numbers.write(rows, draws)
@@ -86,6 +88,8 @@ class Codec:
         """
         if data.shape[1] != self.size(n, key):
             raise ValueError(f"{data.shape[1]} bytes came of each model, expected {self.size(n, key)}")
+        if not len(data) or not n:
+            return torch.zeros(len(data), n)
         if self.choice is None:
             return self.numbers.read(data, n)
         places, data = self._places(data, n, key)
@@ -106,6 +110,8 @@ class Codec:
         Returns:
             [M, n]
         """
+        if not rows.numel():
+            return rows.clone()
         places, _ = self._places(data, rows.shape[1], key)
         return rows.scatter(1, places, 0.0)
 

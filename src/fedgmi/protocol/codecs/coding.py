@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -123,3 +124,34 @@ def check_communication(settings: CommunicationSettings) -> None:
             where=f"communication.{on[1]}",
             fix=f"leave out communication.{on[0]} or communication.{on[1]}",
         )
+
+
+def check_fractions(settings: CommunicationSettings, layers: Layers, rounds: int) -> None:
+    """Refuse fractions by which next to nothing would travel, once the models are known.
+
+    `top` and `mask` have to stand for an entry of the largest model: top·n ≥ 1. Of smaller models one entry travels at
+    least. With `layers` a client has to send a layer in the run, in expectation: layers·L·R ≥ 1.
+
+    Args:
+        settings: The settings.
+        layers: By the length of a flat model, the lengths of its layers. [L]
+        rounds: R.
+
+    Raises:
+        ConfigError: It names the setting, and the least fraction that works.
+    """
+    largest, deepest = max(layers, default=0), max(map(len, layers.values()), default=0)
+    found = {
+        "top": (settings.top, largest, f"the largest model has {largest} entries, of which none would travel"),
+        "mask": (settings.mask, largest, f"the largest model has {largest} entries, of which none would travel"),
+        "layers": (
+            settings.layers,
+            deepest * rounds,
+            f"of {deepest} layers in {rounds} rounds a client would send less than one",
+        ),
+    }
+    for name, (fraction, n, why) in found.items():
+        if fraction < 1 and fraction * n < 1 - 1e-9:
+            least = math.ceil(1e6 / max(1, n)) / 1e6
+            what = f"it is {fraction:g}, and {why}"
+            raise ConfigError(what, where=f"communication.{name}", fix=f"set it to {least:g} or more")

@@ -3,8 +3,9 @@
     b bits, per block of 256 numbers x with s = max |x|, L = 2^(b−1) − 1:     q = ⌊x·L/s + u⌋,  u uniform in [0, 1)
     read as q·s/L, whose expectation is x (QSGD: Alistarh et al. 2017, arXiv 1610.02132, by the largest entry)
 
-Zero is written exactly. s travels as bfloat16, rounded up. Adding a way: a function () → `Numbers`, and a line in
-`NUMBERS`. Reading takes one IEEE operation after the other, so that all machines read the same bits.
+Zero is written exactly. s travels as bfloat16, rounded up. What is beyond the largest bfloat16 is written as that.
+Adding a way: a function () → `Numbers`, and a line in `NUMBERS`. Reading takes one IEEE operation after the other, so
+that all machines read the same bits.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 
 BLOCK = 256  # numbers to a scale
 SMALLEST = 1e-30  # below it numbers are zero: some machines flush denormal numbers, others do not
+LARGEST = torch.finfo(torch.bfloat16).max  # beyond it a number rounded up would be infinite
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def bfloat16() -> Numbers:
     """The upper half of a float32, by stochastic rounding: relative steps of 2^−7."""
 
     def write(numbers: Tensor, draws: torch.Generator) -> Tensor:
-        bits = without_denormal(numbers).view(torch.int32)
+        bits = bounded(without_denormal(numbers)).view(torch.int32)
         noise = torch.randint(0, 1 << 16, bits.shape, generator=draws, dtype=torch.int32)
         return as_bytes(torch.where(numbers.isfinite(), bits + noise, bits).bitwise_right_shift(16).to(torch.int16))
 
@@ -80,7 +82,7 @@ def integers(bits: int) -> Callable[[], Numbers]:
 
     def write(numbers: Tensor, draws: torch.Generator) -> Tensor:
         blocks = in_blocks(numbers, BLOCK)
-        scale = rounded_up(without_denormal(blocks.abs().amax(2)))
+        scale = rounded_up(bounded(without_denormal(blocks.abs().amax(2))))
         unit = (scale / most)[:, :, None]
         noise = torch.rand(blocks.shape, generator=draws)
         whole = (blocks / unit.where(unit > 0, 1.0) + noise).floor_().clamp_(-most, most).add_(most).to(torch.uint8)
@@ -126,6 +128,16 @@ def rounded_up(scale: Tensor) -> Tensor:
 def without_denormal(numbers: Tensor) -> Tensor:
     """The numbers, the smallest of them as zero."""
     return torch.where(numbers.abs() < SMALLEST, 0.0, numbers)
+
+
+def bounded(numbers: Tensor) -> Tensor:
+    """Numbers that bfloat16 has room for; infinite ones and NaN stay, so that they are noticed.
+
+    Examples:
+        >>> bounded(torch.tensor([3.4e38, -3.4e38, 1.0, torch.inf])).bfloat16().isinf().tolist()
+        [False, False, False, True]
+    """
+    return numbers.clamp(-LARGEST, LARGEST).where(numbers.isfinite(), numbers)
 
 
 def as_bytes(rows: Tensor) -> Tensor:

@@ -1,0 +1,57 @@
+"""What a request's header has to say before a site does anything for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedgmi.deploy.settings import FederationSettings
+from fedgmi.protocol.phases import phase_of
+from fedgmi.protocol.step import Program, Step
+from fedgmi.protocol.wire import Header, WireError
+
+MOST_EXCHANGES = 10_000  # of a round: files of states have four digits for them
+
+
+def check_place(header: Header, program: Program, federation: FederationSettings) -> Step | None:
+    """Refuse a request that belongs nowhere in the run.
+
+    Args:
+        header: The request's.
+        program: The site's own.
+        federation: federation.toml.
+
+    Returns:
+        The step that is asked for; None at the end, when results are handed out.
+
+    Raises:
+        WireError: It names what of the header cannot be, and what was expected.
+    """
+    _within(header, "round", federation.rounds + 1)
+    _within(header, "id", federation.sites - 1)
+    base, at = header.get("base"), (header["round"], MOST_EXCHANGES)
+    step = None
+    if header.get("kind") == "step":
+        _within(header, "number", MOST_EXCHANGES - 1)
+        steps = program.steps(phase_of(header["round"], federation.rounds))
+        _within(header, "step", len(steps) - 1)
+        step, at = steps[header["step"]], (header["round"], header["number"])
+    if base is None:
+        return step
+    known = isinstance(base, list) and len(base) == 2 and all(_whole(n, MOST_EXCHANGES * 100) for n in base)
+    if not known or tuple(base) >= at:
+        raise WireError(f"the request builds on exchange {_short(base)}, expected an earlier one than {list(at)}")
+    return step
+
+
+def _within(header: Header, name: str, most: int) -> None:
+    """A whole number from 0 on."""
+    if not _whole(header.get(name), most):
+        raise WireError(f"the request has {name} = {_short(header.get(name))}, expected 0 to {most}")
+
+
+def _whole(value: Any, most: int) -> bool:
+    return type(value) is int and 0 <= value <= most
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:40]
