@@ -51,6 +51,7 @@ class Step:
         check: (server's state, one client's message, its index, its number of rows) → what is wrong with it, or None.
             For what neither layout nor mass shows. A deployment asks it before the message is used.
         tells: In words, what a client's message tells of its rows; "": nothing. A site shows it before it takes part.
+        spare: Of the preparation: whether it may be left out, with all such that follow, where a budget does not reach.
         part: Of the end: what it belongs to, in a word or two for whoever waits.
     """
 
@@ -66,6 +67,7 @@ class Step:
     when: Callable[[Tree], bool] | None = None
     check: Check | None = None
     tells: str = ""
+    spare: bool = False
     part: str = "last steps"
 
 

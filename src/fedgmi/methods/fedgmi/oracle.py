@@ -48,7 +48,7 @@ def oracle_schedule(own: FedGMISettings, labelled: bool = True) -> Schedule:
     def taught(row: Row) -> Row:
         asked = row.when in (schedule.counts_decide, schedule.judges_are_of_use)
         always = replace(row, when=None) if asked else row  # the truth decides
-        return (by_truth | {HISTOGRAMS: TRUE_TOPICS}).get(always, always)
+        return (by_truth | {HISTOGRAMS: TRUE_TOPICS}).get(replace(always, spare=False), always)
 
     return replace(
         usual,

@@ -70,6 +70,7 @@ class Row:
         when: On which condition; None: always.
         binned: Whether it is of use only where labels are no classes.
         labelled: Whether it is of use only where rows have labels.
+        spare: Whether it may be left out where a budget does not reach.
     """
 
     step: str
@@ -82,6 +83,7 @@ class Row:
     when: Condition | None = None
     binned: bool = False
     labelled: bool = False
+    spare: bool = False
 
     def only(self, when: Condition) -> Row:
         """The same exchange under a condition."""
@@ -185,7 +187,9 @@ def closed(own: FedGMISettings) -> Schedule:
     """Sketch first; then judges and E-step take turns until they agree; then rounds only train."""
     shares, calibrate = replace(SHARES, down=(*CLOSED_EVIDENCE, *LINE)), replace(CALIBRATE, down=CLOSED)
     calibration = tuple(row.only(counts_decide) for row in (shares, *(calibrate, shares) * own.calibration_steps))
-    turns = (JUDGE_SUMS.only(judges_are_of_use), *calibration) * own.judge_turns
+    turn = JUDGE_SUMS.only(judges_are_of_use), *calibration
+    more = tuple(replace(row, spare=True) for row in turn)
+    turns = turn * min(own.judge_turns, NEEDED_TURNS) + more * (own.judge_turns - NEEDED_TURNS)
     gate_shares = replace(GATE_SHARES, down=(*CLOSED_GATE_EVIDENCE, *GATE_LINE, *Judging.names("turn")))
     calibrate_gate = replace(CALIBRATE_GATE, down=(*CLOSED_GATE, *BY_WHICH, *Judging.names("turn")))
     gate_turns = (calibrate_gate, gate_shares) * (2 * own.calibration_steps)
@@ -220,6 +224,7 @@ def codebook(own: FedGMISettings) -> tuple[Row, ...]:
     return FEATURES, TARGET, SPREAD, *(K_MEANS,) * own.kmeans_rounds
 
 
+NEEDED_TURNS = 2  # of judges: the first is for judges alone, words have a say from the second on
 MIN_CLIENTS = 5  # of a larger federation: with fewer participants the last calibration stands
 CLEAR = 0.95  # of rows whose word says which component they are from: with more, words are all the evidence needed
 SETTLED = 0.01  # of a weight, or of 1 where that is more: where less changes, the next round goes without
@@ -327,7 +332,7 @@ def lay_out(
     for row in rows:
         if row not in made:
             when = None if row.when is None else partial(row.when, own)
-            made[row] = replace(steps[row.step], reads=of_use(schedule.down(row), schema), tells=row.up, when=when)
+            made[row] = replace(steps[row.step], reads=of_use(schedule.down(row), schema), tells=row.up, when=when, spare=row.spare)
     return tuple(made[row] for row in rows)
 
 

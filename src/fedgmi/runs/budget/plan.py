@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any
+from typing import Any, TypeAlias
 
 from fedgmi.errors import ConfigError
 from fedgmi.methods.fedgmi.settings import FedGMISettings, choose_judges
@@ -19,11 +19,13 @@ from fedgmi.protocol.allowance import MARGIN, Allowance, Costs
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.rounds import participants
 from fedgmi.runs.budget.rehearsal import rehearse
-from fedgmi.runs.setup import Setup, settings_for
+from fedgmi.runs.config import Config
+from fedgmi.runs.setup import Setup, losses_of, settings_for
 from fedgmi.settings.communication import CommunicationSettings
 from fedgmi.settings.effects import changed
 
 MB = 10**6
+Course: TypeAlias = tuple[Sequence[int], frozenset[int]]
 ONE = "method.n_components"
 
 
@@ -76,7 +78,8 @@ class Plan:
         setup: The run's, with what the plan has chosen.
         chosen: That, by the names of settings.
         costs: What a client costs, as foreseen.
-        rounds: In how many rounds the client that is asked most is asked.
+        courses: In which rounds the clients that may be the dearest are asked, and in which of these their replies
+            are lost.
         foreseen: Bytes of that client, in all.
         line: What is said of it before the run.
     """
@@ -84,7 +87,7 @@ class Plan:
     setup: Setup
     chosen: Mapping[str, Any]
     costs: Costs
-    rounds: int
+    courses: Sequence[Course]
     foreseen: int
     line: str
 
@@ -97,7 +100,8 @@ class Plan:
         limits = self.setup.config.communication
         total = None if limits.mb_per_client is None else int(limits.mb_per_client * MB) - spent
         each = None if limits.mb_per_client_round is None else int(limits.mb_per_client_round * MB)
-        return Allowance(total, each, self.costs)
+        rest = max(self.costs.of(asked, lost) for asked, lost in self.courses) - self.costs.prepare
+        return Allowance(total, each, self.costs, rest, spent)
 
 
 def plan(setup: Setup, name: str, n_clients: int, spent: int = 0) -> Plan | None:
@@ -110,13 +114,13 @@ def plan(setup: Setup, name: str, n_clients: int, spent: int = 0) -> Plan | None
         spent: Bytes of a client before the run.
 
     Returns:
-        The plan; None without a budget.
+        The plan; None without a budget, and for the oracle: a bound that knows the truth is not held to one.
 
     Raises:
         ConfigError: Where nothing fits; it says what would.
     """
     config = setup.config
-    if not config.communication.limited:
+    if not config.communication.limited or name == "oracle":
         return None
     if config.training.patience is not None:
         raise ConfigError(
@@ -124,7 +128,7 @@ def plan(setup: Setup, name: str, n_clients: int, spent: int = 0) -> Plan | None
             where="training.patience",
             fix="leave it out and set rounds, or leave out communication.mb_per_client and mb_per_client_round",
         )
-    asked = most_asked(n_clients, settings_for(config, name).participation, config.seed, config.rounds)
+    asked = courses(n_clients, settings_for(config, name).participation, config)
     least = None
     for tried in ladders(setup, name):
         found, least = _first(setup, name, tried, asked, spent)
@@ -135,7 +139,7 @@ def plan(setup: Setup, name: str, n_clients: int, spent: int = 0) -> Plan | None
 
 
 def _first(
-    setup: Setup, name: str, tried: Sequence[Mapping[str, Any]], asked: Sequence[int], spent: int
+    setup: Setup, name: str, tried: Sequence[Mapping[str, Any]], asked: Sequence[Course], spent: int
 ) -> tuple[Plan | None, Plan]:
     """The first of a ladder that fits, by bisection; and where it ended, which is the cheapest way if none fits."""
     low, high = 0, len(tried)  # the costs fall along the ladder
@@ -147,16 +151,31 @@ def _first(
     return found.get(low), found[min(low, len(tried) - 1)]
 
 
-def most_asked(n_clients: int, fraction: float, seed: int, rounds: int) -> list[int]:
-    """The rounds of the client that takes part most often.
+def courses(n_clients: int, fraction: float, config: Config) -> list[Course]:
+    """The courses that may be the dearest: of a client that is asked most often, or with lost replies of everyone.
 
-    Examples:
-        >>> most_asked(3, 1.0, 0, 2)
-        [1, 2]
+    Args:
+        n_clients: N.
+        fraction: Of clients in a round.
+        config: Its seed, rounds, and share of lost replies.
+
+    Returns:
+        Rounds in which a client is asked, and those of them (0: the preparation) in which its reply is lost.
     """
+    seed, rounds = config.seed, config.rounds
     drawn = {number: participants(n_clients, fraction, seed, number) for number in range(1, rounds + 1)}
-    [(client, _)] = Counter(i for ids in drawn.values() for i in ids).most_common(1)
-    return [number for number, ids in drawn.items() if client in ids]
+    losses = losses_of(config)
+    if losses is None:
+        [(client, _)] = Counter(i for ids in drawn.values() for i in ids).most_common(1)
+        return [([number for number, ids in drawn.items() if client in ids], frozenset())]
+    lost = {0: losses.lost(range(n_clients), 0)} | {number: losses.lost(ids, number) for number, ids in drawn.items()}
+    return [
+        (
+            [number for number, ids in drawn.items() if i in ids],
+            frozenset(number for number, ids in lost.items() if i in ids),
+        )
+        for i in range(n_clients)
+    ]
 
 
 def ladders(setup: Setup, name: str) -> list[list[dict[str, Any]]]:
@@ -218,10 +237,12 @@ def with_choice(setup: Setup, chosen: Mapping[str, Any]) -> Setup:
     return replace(setup, config=config.model_copy(update=sections), n_components=n_components)
 
 
-def _at(setup: Setup, name: str, ways: Mapping[str, Any], asked: Sequence[int]) -> Plan:
+def _at(setup: Setup, name: str, ways: Mapping[str, Any], asked: Sequence[Course]) -> Plan:
     planned = with_choice(setup, ways)
-    costs = rehearse(planned, name)
-    return Plan(planned, ways, costs, len(asked), int((1 + MARGIN) * costs.of(asked)) + 1, "")
+    own = settings_for(setup.config, name)  # turns that the user asked for are not left out
+    costs = rehearse(planned, name, spare="judge_turns" in changed(own, ("judge_turns",)))
+    most = max(costs.of(rounds, lost) for rounds, lost in asked)
+    return Plan(planned, ways, costs, asked, int((1 + MARGIN) * most) + 1, "")
 
 
 def _fits(found: Plan, spent: int) -> bool:
@@ -304,7 +325,7 @@ def ways_in_words(found: Plan) -> str:
         words.append(f"densities in {rounds} of {config.rounds} rounds" if rounds else "no densities")
     if "method.judge_turns" in found.chosen:
         turns = found.chosen["method.judge_turns"]
-        words.append(f"{turns} turn{'s' * (turns > 1)} of judges")
+        words.append(f"{'up to ' * (turns > 2)}{turns} turn{'s' * (turns > 1)} of judges")
     return ", ".join(words)
 
 
