@@ -191,7 +191,8 @@ def ladders(setup: Setup, name: str) -> list[list[dict[str, Any]]]:
     """
     own = settings_for(setup.config, name)
     if not isinstance(own, FedGMISettings) or choose_judges(own, setup.schema.n_classes).judges != "closed":
-        return [_ladder(setup, [(rung, {}) for rung in CODES])]
+        of_factors = bool(setup.method(name).program.relative)  # they travel in bfloat16 at best, and whole
+        return [_ladder(setup, [(rung, {}) for rung in (CODES[:2] if of_factors else CODES)])]
     one, fixed = setup.n_components == 1, own.n_components is not None
     rungs = (*RUNGS, *SCARCE) if fixed and not one else RUNGS
     found = [_ladder(setup, [(rung, _of_fedgmi(own, rung, setup)) for rung in rungs])]
