@@ -80,7 +80,7 @@ class Plan:
         costs: What a client costs, as foreseen.
         courses: In which rounds the clients that may be the dearest are asked, and in which of these their replies
             are lost.
-        foreseen: Bytes of that client, in all.
+        foreseen: Bytes of a client, in all: of the middle one where replies are lost, of the dearest otherwise.
         line: What is said of it before the run.
     """
 
@@ -100,8 +100,7 @@ class Plan:
         limits = self.setup.config.communication
         total = None if limits.mb_per_client is None else int(limits.mb_per_client * MB) - spent
         each = None if limits.mb_per_client_round is None else int(limits.mb_per_client_round * MB)
-        rest = max(self.costs.of(asked, lost) for asked, lost in self.courses) - self.costs.prepare
-        return Allowance(total, each, self.costs, rest, spent)
+        return Allowance(total, each, self.costs, usual(self.costs, self.courses) - self.costs.prepare, spent)
 
 
 def plan(setup: Setup, name: str, n_clients: int, spent: int = 0) -> Plan | None:
@@ -178,6 +177,11 @@ def courses(n_clients: int, fraction: float, config: Config) -> list[Course]:
     ]
 
 
+def usual(costs: Costs, asked: Sequence[Course]) -> int:
+    """Bytes of the client in the middle. Where replies are lost, a plan for the unluckiest would be dear for all."""
+    return sorted(costs.of(rounds, lost) for rounds, lost in asked)[len(asked) // 2]
+
+
 def ladders(setup: Setup, name: str) -> list[list[dict[str, Any]]]:
     """Settings that the method may be run with, by their names.
 
@@ -242,8 +246,7 @@ def _at(setup: Setup, name: str, ways: Mapping[str, Any], asked: Sequence[Course
     planned = with_choice(setup, ways)
     own = settings_for(setup.config, name)  # turns that the user asked for are not left out
     costs = rehearse(planned, name, spare="judge_turns" in changed(own, ("judge_turns",)))
-    most = max(costs.of(rounds, lost) for rounds, lost in asked)
-    return Plan(planned, ways, costs, asked, int((1 + MARGIN) * most) + 1, "")
+    return Plan(planned, ways, costs, asked, int((1 + MARGIN) * usual(costs, asked)) + 1, "")
 
 
 def _fits(found: Plan, spent: int) -> bool:
@@ -282,11 +285,11 @@ def told(found: Plan, name: str) -> str:
         if limit is not None
     ]
     rounds = sorted(costs.rounds)
-    usual = rounds[len(rounds) // 2]
+    middle = rounds[len(rounds) // 2]
     before = f"{_mb(costs.prepare)} before round 1, then " if costs.prepare > MB // 1000 else ""
     after = f" and {_mb(costs.finish)} at the end" if costs.finish > MB // 1000 else ""
     return (
-        f"Budget of {name}: {', '.join(parts)}: {before}about {_mb(usual)} a round ({ways_in_words(found)}){after}, "
+        f"Budget of {name}: {', '.join(parts)}: {before}about {_mb(middle)} a round ({ways_in_words(found)}){after}, "
         f"{_mb(found.foreseen)} in all."
     )
 

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from fedgmi.data.rows import Client, Schema, blank_targets
 from fedgmi.methods import Method
-from fedgmi.methods.contract import joins_as_newcomer
 from fedgmi.methods.fedgmi.schedule import MIN_CLIENTS, NEEDED_TURNS
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.protocol.allowance import Costs
@@ -66,14 +65,13 @@ def rehearse(setup: Setup, name: str, *, spare: bool = False) -> Costs:
     def up(round: int) -> int:
         return int(ledger.by_client(round)[:, 1].min())
 
-    def read(steps: Sequence[Step], *more: str) -> Tree:
-        return select(server, [*(entry for step in steps for entry in step.reads), *more])
+    def read(steps: Sequence[Step]) -> Tree:
+        return select(server, [entry for step in steps for entry in step.reads])
 
     def whole(steps: Sequence[Step]) -> int:
         models = {leaf: value for leaf, value in read(steps).items() if program.kind_of(leaf, "statistics") in MODELS}
         return transport.requests.whole(models)
 
-    late = method.predictor.reads if joins_as_newcomer(method, round=1) else ()
 
     return Costs(
         most(0),
@@ -83,8 +81,8 @@ def rehearse(setup: Setup, name: str, *, spare: bool = False) -> Costs:
         whole=whole(program.round),
         whole_end=whole(program.finish),
         up=tuple(up(number) for number in short.stands_for),
-        anew=transport.requests.whole(read(program.round, *late)),
-        anew_end=transport.requests.whole(read(program.finish, *late)),
+        anew=transport.requests.whole(read(program.round)),
+        anew_end=transport.requests.whole(read(program.finish)),
     )
 
 
