@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
-from tiny import TINY
 
 from fedgmi.errors import ConfigError
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.runs import config, experiment
 from fedgmi.storage import checkpoint, folder
+from tiny import TINY
 
 LEAST = 0.0001
 

@@ -332,7 +332,9 @@ def lay_out(
     for row in rows:
         if row not in made:
             when = None if row.when is None else partial(row.when, own)
-            made[row] = replace(steps[row.step], reads=of_use(schedule.down(row), schema), tells=row.up, when=when, spare=row.spare)
+            made[row] = replace(
+                steps[row.step], reads=of_use(schedule.down(row), schema), tells=row.up, when=when, spare=row.spare
+            )
     return tuple(made[row] for row in rows)
 
 

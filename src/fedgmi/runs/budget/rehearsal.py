@@ -72,7 +72,6 @@ def rehearse(setup: Setup, name: str, *, spare: bool = False) -> Costs:
         models = {leaf: value for leaf, value in read(steps).items() if program.kind_of(leaf, "statistics") in MODELS}
         return transport.requests.whole(models)
 
-
     return Costs(
         most(0),
         tuple(most(number) for number in short.stands_for),
