@@ -121,7 +121,7 @@ def test_turns_that_may_be_left_out_leave_the_rounds_what_they_need():
 def test_a_dear_preparation_is_refused_before_training_with_the_number_that_works():
     ledger = ledger_of([(80, 90)])
     needed = 170 + int(1.02 * (COSTS.total - 100)) + 1
-    with pytest.raises(ConfigError, match="at least 0.001"):
+    with pytest.raises(ConfigError, match=r"at least 0\.001"):
         Allowance(170 + COSTS.total - 101, None, COSTS).able(ledger, [0], 1)
     assert Allowance(needed, None, COSTS).able(ledger, [0], 1) == [0]
 

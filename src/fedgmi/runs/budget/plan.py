@@ -134,6 +134,10 @@ def plan(setup: Setup, name: str, n_clients: int, spent: int = 0) -> Plan | None
         if found is not None:
             return replace(found, line=told(found, name))
     assert least is not None
+    bare = [(rounds, frozenset[int]()) for rounds, _ in asked]
+    least = replace(least, courses=bare, foreseen=int((1 + MARGIN) * usual(least.costs, bare)) + 1)
+    if _fits(least, spent):  # who loses replies will sit out rounds
+        return replace(least, line=told(least, name))
     raise _too_small(least, spent)
 
 
