@@ -134,10 +134,11 @@ def plan(setup: Setup, name: str, n_clients: int, spent: int = 0) -> Plan | None
         if found is not None:
             return replace(found, line=told(found, name))
     assert least is not None
-    bare = [(rounds, frozenset[int]()) for rounds, _ in asked]
-    least = replace(least, courses=bare, foreseen=int((1 + MARGIN) * usual(least.costs, bare)) + 1)
-    if _fits(least, spent):  # who loses replies will sit out rounds
-        return replace(least, line=told(least, name))
+    if any(lost for _, lost in asked):  # then for one that loses nothing: the others will sit out rounds
+        calm = config.communication.model_copy(update={"lost": 0.0})
+        found = plan(replace(setup, config=config.model_copy(update={"communication": calm})), name, n_clients, spent)
+        assert found is not None
+        return replace(found, setup=with_choice(setup, found.chosen))
     raise _too_small(least, spent)
 
 
