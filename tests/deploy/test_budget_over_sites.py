@@ -14,7 +14,7 @@ from fedgmi.protocol.wire import Parcel, request
 from fedgmi.storage import folder
 
 
-@pytest.mark.parametrize(("name", "mb"), [("fedavg", 0.004), ("fedgmi", 0.1)])
+@pytest.mark.parametrize(("name", "mb"), [("fedavg", 0.004), ("fedgmi", 0.08)])
 def test_no_site_costs_more_than_the_budget(tmp_path, name, mb):
     settings = settings_with(name, {"mb_per_client": mb})
     summary, _ = deployed(settings, tmp_path)

@@ -1,18 +1,26 @@
 """What each client may still cost: who would go beyond the budget is not asked.
 
-The end is reserved, with all that a client would have to be sent at it if it sat out from the next round on.
-What exchanges really cost is compared with what was foreseen; where they cost more, so are all that follow taken to.
+There are two looks. Before each round a client is left out whose round, as foreseen, would eat what the end needs. And
+before each exchange the transport says what it will cost at most. By this second look nobody ever exceeds the budget,
+however wrong the foresight is.
+
+What a round costs is compared with what was foreseen, over the clients that had nothing to catch up with. The latest
+round counts, so that one dear round is forgotten again. What one client missed is counted for that client alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import torch
+
+from fedgmi.errors import ConfigError
 from fedgmi.protocol.ledger import Ledger
 
+MB = 10**6
 MARGIN = 0.02  # of what is foreseen: how many words there are, models that clients hold or not
 
 
@@ -21,17 +29,20 @@ class Costs:
     """Bytes of one client, down and up together, as foreseen.
 
     Attributes:
-        prepare: Before the first round.
+        prepare: Before the first round, without what may be left out.
         rounds: Of each round, for a client that took part in the one before.
         finish: After the last round, likewise.
         down: Of each round's models, as they are sent down in it.
         whole: Of a round's models whole: a client that missed rounds is sent these, or all differences.
         whole_end: The same for the end.
+        up: Of each round, what a client sends; one whose reply is lost sends none.
+        anew: Of all that a round reads, whole: a client whose last reply was lost is sent this.
+        anew_end: The same for the end.
 
     Examples:
-        >>> costs = Costs(10, (5, 5, 5), 7, down=(3, 3, 3), whole=4, whole_end=2)
-        >>> costs.of([1, 2, 3]), costs.of([1, 3]), costs.of([1])
-        (32, 30, 24)
+        >>> costs = Costs(10, (5, 5, 5), 7, down=(3, 3, 3), whole=4, whole_end=2, up=(1, 1, 1), anew=6, anew_end=8)
+        >>> costs.of([1, 2, 3]), costs.of([1, 3]), costs.of([1]), costs.of([1, 2, 3], lost={2})
+        (32, 30, 24, 37)
     """
 
     prepare: int
@@ -40,33 +51,42 @@ class Costs:
     down: tuple[int, ...] = ()
     whole: int = 0
     whole_end: int = 0
+    up: tuple[int, ...] = ()
+    anew: int = 0
+    anew_end: int = 0
 
     @property
     def total(self) -> int:
         """Of a client that is asked in all rounds."""
         return self.of(range(1, len(self.rounds) + 1))
 
-    def of(self, asked: Sequence[int]) -> int:
+    def of(self, asked: Sequence[int], lost: Collection[int] = ()) -> int:
         """Of a client that is asked in these rounds; what changes meanwhile it is sent later, or whole.
 
         Args:
             asked: The rounds' numbers, in ascending order.
+            lost: Those of them in which its reply is lost; 0 for the preparation.
         """
-        late = sum(self.late(earlier, later) for earlier, later in pairwise([0, *asked, len(self.rounds) + 1]))
-        return self.prepare + sum(self.rounds[number - 1] for number in asked) + self.finish + late
+        steps = pairwise([0, *asked, len(self.rounds) + 1])
+        late = sum(self.late(earlier, later, lost=earlier in lost) for earlier, later in steps)
+        saved = sum(self.up[number - 1] for number in asked if number in lost and self.up)
+        return self.prepare + sum(self.rounds[number - 1] for number in asked) + self.finish + late - saved
 
-    def late(self, earlier: int, later: int) -> int:
+    def late(self, earlier: int, later: int, *, lost: bool = False) -> int:
         """What comes on top for a client that was asked in one round and then in a later one: what it missed between.
 
         Args:
             earlier: The one round; 0: the preparation.
             later: The other; R + 1: the end.
+            lost: Whether its reply was lost in the earlier one, so that nobody knows what it holds.
 
         Returns:
             Bytes.
         """
-        whole = self.whole if later <= len(self.rounds) else self.whole_end
-        return min(sum(self.down[earlier : later - 1]), whole)
+        in_round = later <= len(self.rounds)
+        if lost:
+            return self.anew if in_round else self.anew_end
+        return min(sum(self.down[earlier : later - 1]), self.whole if in_round else self.whole_end)
 
 
 @dataclass
@@ -77,18 +97,23 @@ class Allowance:
         total: Bytes of a client over all; None: any number.
         each_round: Of a client in each round.
         costs: As foreseen.
-        sat_out: By round, the clients that were not asked.
-        factor: By how much exchanges cost more than foreseen, at most so far.
+        rest: Of the dearest client after the preparation, as foreseen; 0: of a client that is asked in all rounds.
+        spent: Bytes of a client before the run, which `total` does not have any more.
+        sat_out: By round, the clients that were not asked. R + 1 stands for the end.
+        factor: By how much rounds cost more than foreseen.
     """
 
     total: int | None
     each_round: int | None
     costs: Costs
+    rest: int = 0
+    spent: int = 0
     sat_out: dict[int, list[int]] = field(default_factory=dict)
     factor: float = 1 + MARGIN
+    _spares: bool = field(default=True, repr=False, compare=False)
 
     def able(self, ledger: Ledger, ids: Sequence[int], number: int) -> list[int]:
-        """Those of the clients `ids` that can take part in a round without going beyond the budget.
+        """Those of the clients `ids` that can take part in a round so that the end can be paid for, too.
 
         Args:
             ledger: What has travelled.
@@ -97,16 +122,53 @@ class Allowance:
 
         Returns:
             Clients, in the same order.
+
+        Raises:
+            ConfigError: Before the first round, where the preparation cost so much that the plan cannot be kept.
         """
+        if number == 1:
+            self._check_prepared(ledger)
         self._compare(ledger, number)
-        spent = ledger.by_client().sum(1).tolist()
-        asked = {n: ledger.by_client(n).sum(1).tolist() for n in range(1, number)}
-        last = [max((n for n in range(1, number) if asked[n][i]), default=0) for i in range(ledger.n_clients)]
-        found = [i for i in ids if self._fits(spent[i], last[i], number)]
-        left_out = sorted(set(ids) - set(found))
-        if left_out:
-            self.sat_out[number] = left_out
+        spent, before = ledger.by_client().sum(1).tolist(), [ledger.by_client(n) for n in range(number)]
+        found = [i for i in ids if self._fits(spent[i], self._behind(before, i, number), number)]
+        self._leave_out(set(ids) - set(found), number)
         return found
+
+    def admit(self, ledger: Ledger, prices: Mapping[int, int], number: int, spare: bool = False) -> list[int]:
+        """Those clients that can pay one exchange.
+
+        Args:
+            ledger: What has travelled.
+            prices: What the exchange costs each client at most.
+            number: The round's; 0: the preparation.
+            spare: Whether the exchange may be left out.
+
+        Returns:
+            Clients. All of them or none for an exchange that may be left out: it is, where rounds and end need the
+            bytes, and so are all such that follow.
+
+        Raises:
+            ConfigError: Where an exchange of the preparation cannot be paid. It says what would be enough.
+        """
+        spent, now = ledger.by_client().sum(1).tolist(), ledger.by_client(number).sum(1).tolist()
+        limit = self.each_round if 1 <= number <= len(self.costs.rounds) else None
+        keep = self._kept(number, spare)
+        able = [
+            i
+            for i, price in prices.items()
+            if (self.total is None or spent[i] + price + keep <= self.total)
+            and (limit is None or now[i] + price <= limit)
+        ]
+        if len(able) == len(prices):
+            return able if self._spares or not spare else []
+        if spare:
+            self._spares = False
+            return []
+        if number == 0:
+            most = max(spent[i] + price for i, price in prices.items())
+            self._refuse(max(most, int((1 + MARGIN) * self.costs.prepare)))
+        self._leave_out(prices.keys() - set(able), number)
+        return able
 
     @property
     def times(self) -> int:
@@ -122,19 +184,60 @@ class Allowance:
         self.sat_out = {int(number): list(ids) for number, ids in kept["sat_out"].items()}
         self.factor = float(kept["factor"])
 
-    def _fits(self, spent: int, last: int, number: int) -> bool:
-        costs = self.costs
-        now = self.factor * (costs.rounds[number - 1] + costs.late(last, number))
-        end = self.factor * (costs.finish + costs.late(number, len(costs.rounds) + 1))
-        within = self.total is None or spent + now + end <= self.total
+    def _leave_out(self, ids: Collection[int], number: int) -> None:
+        if ids:
+            self.sat_out[number] = sorted({*self.sat_out.get(number, ()), *ids})
+
+    def _kept(self, number: int, spare: bool) -> int:
+        """What an exchange has to leave for what follows."""
+        rounds = len(self.costs.rounds)
+        if spare:
+            return int((1 + MARGIN) * self._rest)
+        if 1 <= number <= rounds:
+            return int((1 + MARGIN) * (self.costs.finish + self.costs.late(number, rounds + 1)))
+        return 0
+
+    def _fits(self, spent: int, late: int, number: int) -> bool:
+        now = int(self.factor * self.costs.rounds[number - 1]) + late
+        within = self.total is None or spent + now + self._kept(number, spare=False) <= self.total
         return within and (self.each_round is None or now <= self.each_round)
 
+    def _behind(self, before: Sequence[torch.Tensor], i: int, number: int) -> int:
+        """What a client has to catch up with, by what travelled to and from it in each of the rounds before. [N, 2]"""
+        last = max((n for n, both in enumerate(before) if both[i].any()), default=0)
+        lost = bool(before[last][i, 0]) and not bool(before[last][i, 1])
+        return self.costs.late(last, number, lost=lost)
+
     def _compare(self, ledger: Ledger, number: int) -> None:
-        """What the exchanges before this round cost beside what was foreseen."""
-        for done in {0, number - 1}:
-            real = ledger.by_client(done).sum(1)
-            if done > 1:  # clients that were asked in the round before, too, have nothing to catch up with
-                real = real[ledger.by_client(done - 1).sum(1) > 0]
-            foreseen = self.costs.rounds[done - 1] if done else self.costs.prepare
-            if len(real) and foreseen:
-                self.factor = max(self.factor, float(real.max()) / foreseen)
+        """What the round before cost beside what was foreseen, of clients that had nothing to catch up with."""
+        done = number - 1
+        if done < 1 or not self.costs.rounds[done - 1]:
+            return
+        real = ledger.by_client(done)
+        usual = real[:, 1] > 0
+        if done > 1 or ledger.totals(0)[1]:
+            usual &= ledger.by_client(done - 1)[:, 1] > 0
+        if usual.any():
+            self.factor = max(1 + MARGIN, int(real.sum(1)[usual].max()) / self.costs.rounds[done - 1])
+
+    @property
+    def _rest(self) -> int:
+        return self.rest or self.costs.total - self.costs.prepare
+
+    def _check_prepared(self, ledger: Ledger) -> None:
+        """Refuse to train where the plan cannot be kept any more."""
+        most = int(ledger.by_client().sum(1).max())
+        if self.total is not None and most + self._rest > self.total:
+            self._refuse(most)
+
+    def _refuse(self, prepare: int) -> None:
+        assert self.total is not None
+        needed = self.spent + prepare + int((1 + MARGIN) * self._rest) + 1
+        enough = -(-needed // 1000) / 1000
+        raise ConfigError(
+            f"the preparation takes {prepare / MB:.3g} MB of a client's {(self.total + self.spent) / MB:g}, and was "
+            f"foreseen to take {self.costs.prepare / MB:.3g}: what is left does not pay for the rounds and the end, "
+            f"and nothing was trained. Expected at least {enough:g}",
+            where="communication.mb_per_client",
+            fix=f"set it to {enough:g} or more, or lower rounds, and give another folder with --out",
+        )

@@ -13,9 +13,10 @@ from fedgmi.data.rows import Client, Rows, chunks, pack
 from fedgmi.protocol.codecs.coding import Coding
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.losses import THERE, Losses
-from fedgmi.protocol.message import Message, told_apart
-from fedgmi.protocol.sizes import Bytes, Requests, replies
+from fedgmi.protocol.message import Message, flatten, told_apart
+from fedgmi.protocol.sizes import Bytes, Requests, largest_reply, replies
 from fedgmi.protocol.step import Program, Step, select, without_start
+from fedgmi.protocol.wire import dtype_name
 from fedgmi.protocol.wrapper import Place, Wrapper, apart, marked, receive, reduce, send
 from fedgmi.tree import Tree
 
@@ -79,6 +80,30 @@ class InProcess:
             raise without_start(next(iter(message.models)))
         return by_client(message, [i for chunk in groups for i in chunk])
 
+    def price(self, step: Step, server: Tree, ids: Sequence[int], round: int) -> dict[int, int]:
+        """See `Transport.price`. What a reply is like is learnt from a client of one row, as a coordinator does it."""
+        part, at = select(server, step.reads), (round, self._number + 1 if round == self._round else 0)
+        usual, late, _ = self._asked(step, ids, round)
+        found: dict[int, int] = {}
+        for asked, reads in ((usual, step.reads), (late, (*step.reads, *self._late_reads))):
+            costs = self.requests.price(step, select(server, reads), asked, at, self._index(step, round))
+            found |= {i: sum(cost.values()) for i, cost in zip(asked, costs, strict=True)}
+        there = self.states.get(THERE)
+        known = [i for i in range(len(self._clients)) if there is None or there[i]]
+        message = self._tried(step, part, (known or [0])[0], at)
+        leaves = {name: (dtype_name(leaf), leaf.shape) for name, leaf in flatten(message).items()}
+        return {i: cost + largest_reply(leaves, len(self._clients[i])) for i, cost in found.items()}
+
+    def _tried(self, step: Step, part: Tree, i: int, at: tuple[int, int]) -> Message:
+        """What a client would send that stands where this one does, and has one row of zeros."""
+        client = self._clients[i]
+        one = Client(client.name, torch.zeros_like(client.x[:1]), None if client.y is None else client.y[:1])
+        truth = None if self._components is None else [self._components[i][:1]]
+        own, memory = apart(tree.take(self.states, torch.tensor([i], device=self._device)))
+        own.pop(THERE, None)
+        message = step.client(part, own, pack([one], components=truth, device=self._device), at[0])[1]
+        return send(self.wrappers, message, Place.of(step, part, i, (i,), at, self._seed, memory))[0]
+
     def settle(self, before: Tree, after: Tree, round: int, name: str) -> Tree:
         """See `Transport.settle`."""
         if self._chain is None:
@@ -113,24 +138,34 @@ class InProcess:
 
     def _send(self, step: Step, part: Tree, server: Tree, ids: Sequence[int]) -> list[int]:
         """Send the requests, and enter their bytes; the clients that answer."""
-        losses = self.losses
-        if losses is None:
-            self._request(step, part, ids)
-            return list(ids)
-        spared, gone = losses.spares(self._program, step, self._round), self.absent.get(self._round, frozenset())
-        asked = [i for i in ids if spared or i not in gone]
-        lost = frozenset() if spared else losses.lost(ids, self._round)
-        late = [] if self._round == 0 else [i for i in asked if not self.states[THERE][i]]
-        self._request(step, part, [i for i in asked if i not in late])
-        self._request(step, select(server, (*step.reads, *losses.reads)), late)
+        usual, late, lost = self._asked(step, ids, self._round)
+        self._request(step, part, usual)
+        if self.losses is None:
+            return usual
+        self._request(step, select(server, (*step.reads, *self._late_reads)), late)
+        asked = sorted((*usual, *late))
         self.requests.lose(lost.intersection(asked))
-        self.absent[self._round] = gone | lost
+        self.absent[self._round] = self.absent.get(self._round, frozenset()) | lost
         there = [i for i in asked if i not in lost]
         self._begin(server, [i for i in late if i not in lost])
         known = self.states[THERE].clone()
         known[there] = True
         self.states = self.states | {THERE: known}
         return there
+
+    def _asked(self, step: Step, ids: Sequence[int], round: int) -> tuple[list[int], list[int], frozenset[int]]:
+        """Who is asked: those that have answered before, and those that begin late. And whose replies are lost."""
+        losses = self.losses
+        if losses is None:
+            return list(ids), [], frozenset()
+        spared, gone = losses.spares(self._program, step, round), self.absent.get(round, frozenset())
+        asked = [i for i in ids if spared or i not in gone]
+        late = [] if round == 0 else [i for i in asked if not self.states[THERE][i]]
+        return [i for i in asked if i not in late], late, frozenset() if spared else losses.lost(ids, round)
+
+    @property
+    def _late_reads(self) -> tuple[str, ...]:
+        return () if self.losses is None else self.losses.reads
 
     def _begin(self, server: Tree, late: Sequence[int]) -> None:
         """First states of clients that missed the preparation. Leaves that a newcomer lacks stay as they were."""
@@ -143,7 +178,7 @@ class InProcess:
 
     def _request(self, step: Step, part: Tree, ids: Sequence[int]) -> None:
         at = self._round, self._number
-        self._enter(ids, self.requests.send(step, part, ids, at, self._index(step)), down=True)
+        self._enter(ids, self.requests.send(step, part, ids, at, self._index(step, self._round)), down=True)
 
     def _ask(self, step: Step, part: Tree, chunk: tuple[int, ...]) -> Message:
         message = self._run(step, part, chunk)
@@ -199,9 +234,9 @@ class InProcess:
             for kind, n_bytes in cost.items():
                 self.ledger.add(self._round, kind, i, **{"down" if down else "up": n_bytes})
 
-    def _index(self, step: Step) -> int:
+    def _index(self, step: Step, round: int) -> int:
         """The step's place in its phase. The same step may stand in several places, and does the same there."""
-        phases = (self._program.prepare,) if self._round == 0 else (self._program.round, self._program.finish)
+        phases = (self._program.prepare,) if round == 0 else (self._program.round, self._program.finish)
         return next((n for phase in phases for n, other in enumerate(phase) if other is step), 0)
 
     def _keep(self, index: Tensor, states: Tree) -> None:

@@ -146,8 +146,8 @@ def run_rounds(
                 ids = allowance.able(transport.ledger, ids, number)
             chosen = choice.end(progress) if choice else None
             told = tell if phase == "finish" else silent
-            steps = [step for step in program.steps(phase) if ids and not (step.spare and allowance is not None)]
-            progress = chosen or advance(name, steps, transport, progress, ids, number, told)
+            steps = [step for step in program.steps(phase) if ids and not (step.unforeseen and allowance is not None)]
+            progress = chosen or advance(name, steps, transport, progress, ids, number, told, allowance)
             progress = choice.after_round(progress) if choice and not chosen and phase == "round" else progress
             after(progress)
     except DivergedError as error:
@@ -165,6 +165,7 @@ def advance(
     ids: Sequence[int],
     number: int,
     tell: Callable[[str], None] = silent,
+    allowance: Allowance | None = None,
 ) -> Progress:
     """Run the steps of one phase.
 
@@ -176,6 +177,8 @@ def advance(
         ids: The clients that take part.
         number: The round's.
         tell: It is told of each part, as `Step.part` has it, when its first step begins.
+        allowance: What clients may still cost; None: any number of bytes. Who cannot pay an exchange takes part in none
+            that follows in this phase, and where nobody can, the phase is over.
 
     Returns:
         Where the run stands after them, at that round.
@@ -189,6 +192,13 @@ def advance(
         for step in steps:
             if step.when is not None and not step.when(server):
                 continue
+            if allowance is not None:
+                able = allowance.admit(transport.ledger, transport.price(step, server, ids, number), number, step.spare)
+                if not able and step.spare:
+                    continue
+                ids = able
+                if not ids:
+                    break
             if step.part != part:
                 tell(part := step.part)
             message = transport.exchange(step, server, ids, number)

@@ -7,6 +7,7 @@ these are counted together. `tests/protocol/test_sizes.py` holds the figures to 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -62,20 +63,29 @@ class Requests:
         Returns:
             One entry a client.
         """
-        blocks = self._blocks(part)
-        header = request_header(round=at[0], number=at[1], step=index)
-        seen: dict[int, tuple[Mapping[str, int], Bytes]] = {}
-        found, rounds = [], ROUNDS_HELD if self._chain is None else self._chain.rounds_held
+        blocks, found = self._blocks(part), self.price(step, part, ids, at, index)
+        rounds = ROUNDS_HELD if self._chain is None else self._chain.rounds_held
+        then: dict[int, Mapping[str, int]] = {}
         for i in ids:
             held = self._held.get(i, self._first)  # clients that were asked alike share one object
+            if id(held) not in then:
+                then[id(held)] = still_held(held, blocks.blocks, at[0], rounds)
+            self._held[i] = then[id(held)]
+            self._before[i], self._base[i] = self._base.get(i), at
+        return found
+
+    def price(self, step: Step, part: Tree, ids: Sequence[int], at: Exchange, index: int) -> list[Bytes]:
+        """What `send` would enter of each client, before anything is sent."""
+        blocks = self._blocks(part)
+        header = request_header(round=at[0], number=at[1], step=index)
+        seen: dict[int, Bytes] = {}
+        found = []
+        for i in ids:
+            held = self._held.get(i, self._first)
             if id(held) not in seen:
-                cost = request_bytes(self._program, step, blocks, header, held)
-                seen[id(held)] = still_held(held, blocks.blocks, at[0], rounds), cost
-            self._held[i], cost = seen[id(held)]
-            self._before[i] = self._base.get(i)
-            own = json_size({"id": i, "base": self._before[i]})
+                seen[id(held)] = request_bytes(self._program, step, blocks, header, held)
+            cost, own = seen[id(held)], json_size({"id": i, "base": self._base.get(i)})
             found.append(cost | {step.kind: cost[step.kind] + own})  # two objects' braces are as long as one comma
-            self._base[i] = at
         return found
 
     def lose(self, ids: Iterable[int]) -> None:
@@ -194,6 +204,26 @@ def replies(program: Program, step: Step, message: Message, counts: Sequence[int
         cost = seen[pattern]
         found.append(cost | {step.kind: cost[step.kind] + len(str(n_rows)) - 1})
     return found
+
+
+def largest_reply(leaves: Mapping[str, tuple[str, Sequence[int]]], n_rows: int) -> int:
+    """Bytes of a reply, at most: of a client that holds all models.
+
+    Args:
+        leaves: The dtype and shape of each leaf of the message, as it travels.
+        n_rows: How many rows the client has.
+
+    Returns:
+        Bytes.
+    """
+    layout, n_bytes = [], 0
+    for name, (dtype, shape) in leaves.items():
+        entry: dict[str, Any] = {"name": name, "dtype": dtype, "shape": list(shape)}
+        if name.startswith("models/") and name.endswith("/total"):
+            entry["rows"] = list(range(shape[0]))
+        layout.append(entry)
+        n_bytes += math.prod(shape) * wire.DTYPES[dtype].itemsize
+    return n_bytes + json_size({"rows": n_rows, "layout": layout, "hash": DIGEST})
 
 
 def _reply(program: Program, step: Step, leaves: Tree, held: Mapping[str, Sequence[bool]], n_clients: int) -> Bytes:

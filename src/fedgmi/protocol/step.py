@@ -54,8 +54,9 @@ class Step:
         check: (server's state, one client's message, its index, its number of rows) → what is wrong with it, or None.
             For what neither layout nor mass shows. A deployment asks it before the message is used.
         tells: In words, what a client's message tells of its rows; "": nothing. A site shows it before it takes part.
+        spare: Of the preparation: whether it may be left out, with all such that follow, where a budget does not reach.
         part: Of the end: what it belongs to, in a word or two for whoever waits.
-        spare: Whether a run on a budget goes without it: whether it comes can be told by nobody beforehand.
+        unforeseen: Whether a run on a budget goes without it: whether it comes can be told by nobody beforehand.
     """
 
     name: str
@@ -71,8 +72,9 @@ class Step:
     when: Callable[[Tree], bool] | None = None
     check: Check | None = None
     tells: str = ""
-    part: str = "last steps"
     spare: bool = False
+    part: str = "last steps"
+    unforeseen: bool = False
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,20 @@ class Transport(Protocol):
         """
         ...
 
+    def price(self, step: Step, server: Tree, ids: Sequence[int], round: int) -> dict[int, int]:
+        """What an exchange will enter in the ledger, at most, before anything is sent.
+
+        Args:
+            step: As in `exchange`.
+            server: Likewise.
+            ids: Likewise.
+            round: Likewise.
+
+        Returns:
+            Bytes down and up together of each client that would be asked.
+        """
+        ...
+
     def settle(self, before: Tree, after: Tree, round: int, name: str) -> Tree:
         """The server's state as clients will hold it: where models are sent rounded, everybody goes on from these.
 

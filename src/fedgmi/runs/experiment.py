@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from fedgmi.data.validate import check_learnable
 from fedgmi.errors import ConfigError, DivergedError, UserError
 from fedgmi.modes import own_modes
 from fedgmi.protocol.listener import Listener
+from fedgmi.runs.budget.plan import Plan, plan
 from fedgmi.runs.choosing import best_of, check_choice, say_what_chooses, warn_of_idle_metric, with_rows_to_choose
 from fedgmi.runs.components import (
     ComponentCount,
@@ -86,11 +88,14 @@ def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]
         check_choice(config, came.federation, setup.method(name).program, name)
     if counted.estimated:
         Estimate.write(out, counted.to_json())
+    n_clients = len(came.federation.clients)
+    spent = {config.method.name: counted.bytes_of_client(program, n_clients)}
+    plans = _plans(setup, names, n_clients, spent, listener)
     results = {}
-    for name in names:
+    for name in plans:
         trained = with_rows_to_choose(came, setup.method(name), config.seed)
-        spent = counted.bytes_of_client(program, len(trained.federation.clients)) if name == config.method.name else 0
-        runner = Runner(setup, out, trained, device, listener, unseen, counted.survey, spent=spent)
+        runner = Runner(setup, out, trained, device, listener, unseen, counted.survey, plans=plans)
+        runner.spent = spent.get(name, 0)
         results[name] = best_rate(runner, name)
     main = results[config.method.name]
     counted.charge(main, program)
@@ -98,6 +103,22 @@ def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]
     scale = scenario.federation.standardisation() if setup.standardise else None
     summary = summarise(config, scenario, scale, results) | {"n_components_estimated": counted.estimated}
     return Summary.write(out, summary)
+
+
+def _plans(
+    setup: Setup, names: Sequence[str], n_clients: int, spent: Mapping[str, int], listener: Listener | None
+) -> dict[str, Plan | None]:
+    """How all that are to run keep to the budget, before anything is trained. Bounds that no way fits are left out."""
+    plans: dict[str, Plan | None] = {}
+    for name in names:
+        try:
+            plans[name] = plan(setup, name, n_clients, spent.get(name, 0))
+        except ConfigError as error:
+            if name == setup.config.method.name:
+                raise
+            if listener is not None:
+                listener.said(name, f"{name} is left out: {error.where}: {error.what}")
+    return plans
 
 
 def _same_config(config: Config, out: Path) -> None:

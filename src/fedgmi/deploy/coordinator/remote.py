@@ -21,7 +21,7 @@ from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.phases import phase_of
 from fedgmi.protocol.robust import robust_sum, wild
-from fedgmi.protocol.sizes import reply_bytes, request_bytes
+from fedgmi.protocol.sizes import largest_reply, reply_bytes, request_bytes
 from fedgmi.protocol.step import Step, select
 from fedgmi.protocol.wire import Header, Parcel
 from fedgmi.protocol.wrapper import Place, Wrapper
@@ -112,6 +112,19 @@ class Remote:
             self._lost.clear()
             self._call()
 
+    def price(self, step: Step, server: Tree, ids: Sequence[int], round: int) -> dict[int, int]:
+        """See `Transport.price`. Sites that are away cost nothing. Requests that nobody answered are not foreseen."""
+        if round != self.round:
+            self._begin_round(round)
+        asked = [i for i in ids if i in self.roster.alive and i not in self._lost]
+        parts, header = self._parts(step, server, asked)
+        expected = self._expected(step, server)
+        found = dict.fromkeys(ids, 0)
+        for i in asked:
+            request = request_bytes(self.method.program, step, parts[i], header | self._own(i), self.held(i))
+            found[i] = sum(request.values()) + largest_reply(expected.travelling(i), self.roster.members[i].rows)
+        return found
+
     def settle(self, before: Tree, after: Tree, round: int, name: str) -> Tree:
         """See `Transport.settle`."""
         if self.chain is None:
@@ -168,12 +181,7 @@ class Remote:
 
     def _ask_step(self, step: Step, server: Tree, asked: Sequence[int]) -> dict[int, Parcel]:
         """The answers to a step; the bytes of the requests are in the ledger."""
-        program, usual = self.method.program, self.blocks(select(server, step.reads))
-        parts = dict.fromkeys(asked, usual)
-        if joins_as_newcomer(self.method, self.round):
-            new = [i for i in asked if self.roster.members[i].base is None]
-            parts |= dict.fromkeys(new, self.blocks(select(server, (*step.reads, *self.method.predictor.reads))))
-        header = self.header("step", round=self.round, number=self._number, step=self._index(step))
+        program, (parts, header) = self.method.program, self._parts(step, server, asked)
         held = {i: self.held(i) for i in asked}
         answers = self.ask(parts, header)
         for i, blocks in parts.items():
@@ -181,6 +189,14 @@ class Remote:
             for kind, n_bytes in request_bytes(program, step, blocks, own, held[i]).items():
                 self.ledger.add(self.round, kind, i, down=n_bytes)
         return answers
+
+    def _parts(self, step: Step, server: Tree, asked: Sequence[int]) -> tuple[dict[int, Blocks], Header]:
+        """By site the blocks that a step needs, and what the request says to all."""
+        parts = dict.fromkeys(asked, self.blocks(select(server, step.reads)))
+        if joins_as_newcomer(self.method, self.round):
+            new = [i for i in asked if self.roster.members[i].base is None]
+            parts |= dict.fromkeys(new, self.blocks(select(server, (*step.reads, *self.method.predictor.reads))))
+        return parts, self.header("step", round=self.round, number=self._number, step=self._index(step))
 
     def _take(self, step: Step, i: int, parcel: Parcel, expected: Expected) -> Message | None:
         """A site's message, its bytes in the ledger; None where it cannot be used, and the site is lost for this round.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,13 +11,13 @@ from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Components, Gate, Judging, Sketch, counted_clients
 from fedgmi.mixture.topics import all_alike, clearness
 from fedgmi.protocol.message import Message
-from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
 
 MIN_CLIENTS = 5  # of a larger federation: with fewer participants the last calibration stands
 CLEAR = 0.95  # of rows whose word says which component they are from: with more, words are all the evidence needed
 SETTLED = 0.01  # of a weight, or of 1 where that is more: where less changes, the next round goes without
 AT_REST = 0.1  # of their sampling error: judges whose shares move by less end their turns
+NEEDED_TURNS = 2  # of judges: the first is for judges alone, words have a say from the second on
 FIRST_TO_REST = 3  # the turn: the first is without words, and the second the first with them
 ROUNDING = 1e-4  # of rows: sums of judges are in float32
 LARGEST = (1.0, 1.0, 2.0)  # nats a nat, by KINDS; a guard that judges in closed form do not come to
@@ -87,18 +86,16 @@ class InTurn:
     Attributes:
         number: The turn's, from 1.
         asks: Whether it is the exchange that asks for sums.
-        ends: Whether judges at rest end the turns.
     """
 
     number: int
     asks: bool = False
-    ends: bool = True
 
     def __call__(self, own: FedGMISettings, server: Tree) -> bool:
         turn = int(Judging(server).turn)
         if not self.asks:
             return turn == self.number and counts_decide(own, server)
-        return turn == self.number - 1 and judges_are_of_use(own, server) and not (self.ends and at_rest(server))
+        return turn == self.number - 1 and judges_are_of_use(own, server) and not at_rest(server)
 
 
 def more_rows(own: FedGMISettings, server: Tree) -> bool:
@@ -117,14 +114,6 @@ def judged_anew(own: FedGMISettings, server: Tree) -> bool:
 def calibrated_anew(own: FedGMISettings, server: Tree) -> bool:
     """Calibration follows it."""
     return judged_anew(own, server) and counts_decide(own, server)
-
-
-def at_most(step: Step) -> Step:
-    """The step as often as it may be asked: a rehearsal of costs takes all turns of judges."""
-    when = step.when
-    if not isinstance(when, partial) or not isinstance(when.func, InTurn):
-        return step
-    return replace(step, when=partial(replace(when.func, ends=False), *when.args))
 
 
 def calibration_is_of_use(own: FedGMISettings, server: Tree) -> bool:

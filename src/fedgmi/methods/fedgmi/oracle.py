@@ -49,13 +49,13 @@ def oracle_schedule(own: FedGMISettings, labelled: bool = True) -> Schedule:
     def taught(row: Row) -> Row:
         asked = row.when is counts_decide or isinstance(row.when, InTurn)
         always = replace(row, when=None) if asked else row  # the truth decides
-        return (by_truth | {HISTOGRAMS: TRUE_TOPICS}).get(always, always)
+        return (by_truth | {HISTOGRAMS: TRUE_TOPICS}).get(replace(always, spare=False), always)
 
     return replace(
         usual,
         prepare=tuple(taught(row) for row in usual.prepare if row != FOLD_IN),
         round=(by_truth[EM],),
-        finish=tuple(taught(row) for row in usual.finish if not row.spare),
+        finish=tuple(taught(row) for row in usual.finish if not row.unforeseen),
     )
 
 

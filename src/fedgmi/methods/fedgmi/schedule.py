@@ -22,10 +22,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 
 from fedgmi.data.rows import Schema
 from fedgmi.methods.fedgmi.conditions import (
+    NEEDED_TURNS,
     InTurn,
     calibrated_anew,
     calibration_has_begun,
@@ -77,7 +77,8 @@ class Row:
         when: On which condition; None: always.
         binned: Whether it is of use only where labels are no classes.
         labelled: Whether it is of use only where rows have labels.
-        spare: Whether a run on a budget goes without it; see `Step.spare`.
+        spare: Whether it may be left out where a budget does not reach.
+        unforeseen: Whether a run on a budget goes without it; see `Step.unforeseen`.
     """
 
     step: str
@@ -91,6 +92,7 @@ class Row:
     binned: bool = False
     labelled: bool = False
     spare: bool = False
+    unforeseen: bool = False
 
     def only(self, when: Condition) -> Row:
         """The same exchange under a condition."""
@@ -199,18 +201,22 @@ def closed(own: FedGMISettings, labelled: bool = True) -> Schedule:
     shares, calibrate = replace(SHARES, down=(*CLOSED_EVIDENCE, *LINE)), replace(CALIBRATE, down=CLOSED)
     calibration = (shares, *(calibrate, shares) * own.calibration_steps)
     turns = [
-        (JUDGE_SUMS.only(InTurn(number, asks=True)), *(row.only(InTurn(number)) for row in calibration))
+        replace(row, spare=number > NEEDED_TURNS)
         for number in range(1, own.judge_turns + 1)
+        for row in (
+            JUDGE_SUMS.only(InTurn(number, asks=True)),
+            *(each.only(InTurn(number)) for each in calibration),
+        )
     ]
     gate_shares = replace(GATE_SHARES, down=(*CLOSED_GATE_EVIDENCE, *GATE_LINE, *Judging.names("turn")))
     calibrate_gate = replace(CALIBRATE_GATE, down=(*CLOSED_GATE, *BY_WHICH, *Judging.names("turn")))
     gate_turns = (calibrate_gate, gate_shares) * (2 * own.calibration_steps)
     calibrated = tuple(row.only(calibrated_anew) for row in calibration)
     late = (JUDGE_SUMS.only(more_rows), *calibrated, E_STEP.only(judged_anew), CELLS.only(judged_anew))
-    late_turn = tuple(replace(row, spare=True) for row in late)
+    late_turn = tuple(replace(row, unforeseen=True) for row in late)
     em = (EM.only(densities_train), EM_OF_EXPERTS.only(densities_stay)) if labelled else (EM,)
     return Schedule(
-        prepare=(*codebook(own), HISTOGRAMS, FOLD_IN, *chain.from_iterable(turns)),
+        prepare=(*codebook(own), HISTOGRAMS, FOLD_IN, *turns),
         round=em,
         finish=(E_STEP, CELLS, *late_turn, gate_shares, *gate_turns, CONTRAST, SWITCH),
         evidence=CLOSED,
@@ -261,7 +267,9 @@ def lay_out(
         if row not in made:
             when = None if row.when is None else partial(row.when, own)
             reads = of_use(schedule.down(row), schema)
-            made[row] = replace(steps[row.step], reads=reads, tells=row.up, when=when, spare=row.spare)
+            made[row] = replace(
+                steps[row.step], reads=reads, tells=row.up, when=when, spare=row.spare, unforeseen=row.unforeseen
+            )
     return tuple(made[row] for row in rows)
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any
+from typing import Any, TypeAlias
 
 from fedgmi.errors import ConfigError
 from fedgmi.methods.fedgmi.settings import FedGMISettings, choose_judges
@@ -19,10 +19,12 @@ from fedgmi.protocol.allowance import MARGIN, Allowance, Costs
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.rounds import participants
 from fedgmi.runs.budget.rehearsal import rehearse
-from fedgmi.runs.setup import Setup, settings_for
+from fedgmi.runs.config import Config
+from fedgmi.runs.setup import Setup, losses_of, settings_for
 from fedgmi.settings.effects import changed
 
 MB = 10**6
+Course: TypeAlias = tuple[Sequence[int], frozenset[int]]
 ONE = "method.n_components"
 
 
@@ -75,15 +77,16 @@ class Plan:
         setup: The run's, with what the plan has chosen.
         chosen: That, by the names of settings.
         costs: What a client costs, as foreseen.
-        rounds: In how many rounds the client that is asked most is asked.
-        foreseen: Bytes of that client, in all.
+        courses: In which rounds the clients that may be the dearest are asked, and in which of these their replies
+            are lost.
+        foreseen: Bytes of a client, in all: of the middle one where replies are lost, of the dearest otherwise.
         line: What is said of it before the run.
     """
 
     setup: Setup
     chosen: Mapping[str, Any]
     costs: Costs
-    rounds: int
+    courses: Sequence[Course]
     foreseen: int
     line: str
 
@@ -96,7 +99,9 @@ class Plan:
         limits = self.setup.config.communication
         total = None if limits.mb_per_client is None else int(limits.mb_per_client * MB) - spent
         each = None if limits.mb_per_client_round is None else int(limits.mb_per_client_round * MB)
-        return Allowance(total, each, self.costs)
+        return Allowance(
+            total, each, self.costs, self.costs.of(*usual(self.costs, self.courses)) - self.costs.prepare, spent
+        )
 
 
 def plan(setup: Setup, name: str, n_clients: int, spent: int = 0) -> Plan | None:
@@ -109,13 +114,13 @@ def plan(setup: Setup, name: str, n_clients: int, spent: int = 0) -> Plan | None
         spent: Bytes of a client before the run.
 
     Returns:
-        The plan; None without a budget.
+        The plan; None without a budget, and for the oracle: a bound that knows the truth is not held to one.
 
     Raises:
         ConfigError: Where nothing fits; it says what would.
     """
     config = setup.config
-    if not config.communication.limited:
+    if not config.communication.limited or name == "oracle":
         return None
     if config.training.patience is not None:
         raise ConfigError(
@@ -123,18 +128,23 @@ def plan(setup: Setup, name: str, n_clients: int, spent: int = 0) -> Plan | None
             where="training.patience",
             fix="leave it out and set rounds, or leave out communication.mb_per_client and mb_per_client_round",
         )
-    asked = most_asked(n_clients, settings_for(config, name).participation, config.seed, config.rounds)
+    asked = courses(n_clients, settings_for(config, name).participation, config)
     least = None
     for tried in ladders(setup, name):
         found, least = _first(setup, name, tried, asked, spent)
         if found is not None:
             return replace(found, line=told(found, name, asked, spent))
     assert least is not None
+    if any(lost for _, lost in asked):  # then for one that loses nothing: the others will sit out rounds
+        calm = config.communication.model_copy(update={"lost": 0.0})
+        found = plan(replace(setup, config=config.model_copy(update={"communication": calm})), name, n_clients, spent)
+        assert found is not None
+        return replace(found, setup=with_choice(setup, found.chosen))
     raise _too_small(least, name, spent)
 
 
 def _first(
-    setup: Setup, name: str, tried: Sequence[Mapping[str, Any]], asked: Sequence[int], spent: int
+    setup: Setup, name: str, tried: Sequence[Mapping[str, Any]], asked: Sequence[Course], spent: int
 ) -> tuple[Plan | None, Plan]:
     """The first of a ladder that fits, by bisection; and where it ended, which is the cheapest way if none fits."""
     low, high = 0, len(tried)  # the costs fall along the ladder
@@ -146,16 +156,36 @@ def _first(
     return found.get(low), found[min(low, len(tried) - 1)]
 
 
-def most_asked(n_clients: int, fraction: float, seed: int, rounds: int) -> list[int]:
-    """The rounds of the client that takes part most often.
+def courses(n_clients: int, fraction: float, config: Config) -> list[Course]:
+    """The courses that may be the dearest: of a client that is asked most often, or with lost replies of everyone.
 
-    Examples:
-        >>> most_asked(3, 1.0, 0, 2)
-        [1, 2]
+    Args:
+        n_clients: N.
+        fraction: Of clients in a round.
+        config: Its seed, rounds, and share of lost replies.
+
+    Returns:
+        Rounds in which a client is asked, and those of them (0: the preparation) in which its reply is lost.
     """
+    seed, rounds = config.seed, config.rounds
     drawn = {number: participants(n_clients, fraction, seed, number) for number in range(1, rounds + 1)}
-    [(client, _)] = Counter(i for ids in drawn.values() for i in ids).most_common(1)
-    return [number for number, ids in drawn.items() if client in ids]
+    losses = losses_of(config)
+    if losses is None:
+        [(client, _)] = Counter(i for ids in drawn.values() for i in ids).most_common(1)
+        return [([number for number, ids in drawn.items() if client in ids], frozenset())]
+    lost = {0: losses.lost(range(n_clients), 0)} | {number: losses.lost(ids, number) for number, ids in drawn.items()}
+    return [
+        (
+            [number for number, ids in drawn.items() if i in ids],
+            frozenset(number for number, ids in lost.items() if i in ids),
+        )
+        for i in range(n_clients)
+    ]
+
+
+def usual(costs: Costs, asked: Sequence[Course]) -> Course:
+    """The client in the middle. Where replies are lost, a plan for the unluckiest would be dear for all."""
+    return sorted(asked, key=lambda course: costs.of(*course))[len(asked) // 2]
 
 
 def ladders(setup: Setup, name: str) -> list[list[dict[str, Any]]]:
@@ -171,7 +201,8 @@ def ladders(setup: Setup, name: str) -> list[list[dict[str, Any]]]:
     """
     own = settings_for(setup.config, name)
     if not isinstance(own, FedGMISettings) or choose_judges(own, setup.schema.n_classes).judges != "closed":
-        return [_ladder(setup, [(rung, {}) for rung in CODES])]
+        of_factors = bool(setup.method(name).program.relative)  # they travel in bfloat16 at best, and whole
+        return [_ladder(setup, [(rung, {}) for rung in (CODES[:2] if of_factors else CODES)])]
     one, fixed = setup.n_components == 1, own.n_components is not None
     rungs = (*RUNGS, *SCARCE) if fixed and not one else RUNGS
     found = [_ladder(setup, [(rung, _of_fedgmi(own, rung, setup)) for rung in rungs])]
@@ -217,10 +248,11 @@ def with_choice(setup: Setup, chosen: Mapping[str, Any]) -> Setup:
     return replace(setup, config=config.model_copy(update=sections), n_components=n_components)
 
 
-def _at(setup: Setup, name: str, ways: Mapping[str, Any], asked: Sequence[int]) -> Plan:
+def _at(setup: Setup, name: str, ways: Mapping[str, Any], asked: Sequence[Course]) -> Plan:
     planned = with_choice(setup, ways)
-    costs = rehearse(planned, name)
-    return Plan(planned, ways, costs, len(asked), int((1 + MARGIN) * costs.of(asked)) + 1, "")
+    own = settings_for(setup.config, name)  # turns that the user asked for are not left out
+    costs = rehearse(planned, name, spare="judge_turns" in changed(own, ("judge_turns",)))
+    return Plan(planned, ways, costs, asked, int((1 + MARGIN) * costs.of(*usual(costs, asked))) + 1, "")
 
 
 def _fits(found: Plan, spent: int) -> bool:
@@ -250,13 +282,13 @@ def _too_small(least: Plan, name: str, spent: int) -> ConfigError:
     )
 
 
-def told(found: Plan, name: str, asked: Sequence[int], spent: int = 0) -> str:
-    """The line before the run: a sum, whose parts are of the client that is asked most.
+def told(found: Plan, name: str, asked: Sequence[Course], spent: int = 0) -> str:
+    """The line before the run: a sum, whose parts are of the client in the middle.
 
     Args:
         found: The plan.
         name: The method's.
-        asked: The rounds of that client.
+        asked: The courses that may be the dearest.
         spent: Its bytes before the run.
     """
     config, costs = found.setup.config, found.costs
@@ -266,16 +298,17 @@ def told(found: Plan, name: str, asked: Sequence[int], spent: int = 0) -> str:
         for limit, what in ((limits.mb_per_client, ""), (limits.mb_per_client_round, " and round"))
         if limit is not None
     ]
-    total, foreseen = found.foreseen + spent, costs.of(asked)
-    each = sorted(costs.rounds[number - 1] for number in asked)
-    usual, dearest = (_mb(cost, total) for cost in (each[len(each) // 2], each[-1]))
-    one = "" if len(asked) == 1 else f" ({usual} each)" if usual == dearest else f" (mostly {usual}, at most {dearest})"
-    of = "" if len(asked) == config.rounds else f" of {config.rounds}"
-    rounds = f"{len(asked)}{of} round{'s' * (config.rounds > 1)}"
+    course = usual(costs, asked)
+    total, foreseen, rounds = found.foreseen + spent, costs.of(*course), course[0]
+    each = sorted(costs.rounds[number - 1] for number in rounds)
+    mostly, dearest = (_mb(cost, total) for cost in (each[len(each) // 2], each[-1]))
+    one = f" ({mostly} each)" if mostly == dearest else f" (mostly {mostly}, at most {dearest})"
+    of = "" if len(rounds) == config.rounds else f" of {config.rounds}"
+    when = f"{len(rounds)}{of} round{'s' * (config.rounds > 1)}{one if len(rounds) > 1 else ''}"
     parts = {
         "for the number of components": spent,
         "before round 1": costs.prepare,
-        f"in {rounds}{one}": foreseen - costs.prepare - costs.finish,
+        f"in {when}": foreseen - costs.prepare - costs.finish,
         "at the end": costs.finish,
         "for what cannot be foreseen": found.foreseen - foreseen,
     }
@@ -341,7 +374,7 @@ def ways_in_words(found: Plan, name: str) -> str:
         words.append(told if rounds else "no densities")
     if "method.judge_turns" in found.chosen:
         turns = found.chosen["method.judge_turns"]
-        words.append(f"{turns} turn{'s' * (turns > 1)} of judges")
+        words.append(f"{'up to ' * (turns > 2)}{turns} turn{'s' * (turns > 1)} of judges")
     return ", ".join(words)
 
 

@@ -1,8 +1,10 @@
 """What a run will cost a client, by a rehearsal: the program itself over the in-process transport, on made rows.
 
 Bytes follow from shapes, so a few made clients with a step of training each cost what real ones do. Of rounds that are
-alike the first two are rehearsed: the second stands for those that follow. What depends on the data is left: how many
-words there are, and models that a client does not hold. The run compares, see `protocol.allowance`.
+alike the first two are rehearsed: the second stands for those that follow. Whatever a step makes anew counts as new,
+even where made rows leave it as it was, and no exchange of the preparation is left out on a condition. Turns of judges
+that may be left out are not rehearsed. What depends on the data is left: how many words there are, and models that a
+client does not hold. The run looks for itself, see `protocol.allowance`.
 """
 
 from __future__ import annotations
@@ -18,12 +20,12 @@ from torch import Tensor
 
 from fedgmi.data.rows import Client, Schema, blank_targets
 from fedgmi.methods import Method
-from fedgmi.methods.fedgmi.conditions import MIN_CLIENTS, at_most
+from fedgmi.methods.fedgmi.conditions import MIN_CLIENTS, NEEDED_TURNS
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.protocol.allowance import Costs
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.rounds import Progress, run_rounds
-from fedgmi.protocol.step import Kind, Step, select
+from fedgmi.protocol.step import Kind, Step, changed, select
 from fedgmi.randomness import generator
 from fedgmi.runs.setup import Setup, settings_for
 from fedgmi.settings.base import MethodSettings
@@ -31,21 +33,23 @@ from fedgmi.tree import Tree
 
 ROWS = 2000  # of all made clients together: enough that most words have rows
 MODELS: tuple[Kind, ...] = ("density", "expert")
+NUDGE = 1e-6  # of a number, so that it is another one
 DETAILS = 0.01  # more than a rehearsed exchange: numbers in headers have more digits in a larger federation
 
 
-def rehearse(setup: Setup, name: str) -> Costs:
+def rehearse(setup: Setup, name: str, *, spare: bool = False) -> Costs:
     """What a run costs a client.
 
     Args:
         setup: Of the run, with what is planned.
         name: The method's.
+        spare: Whether what may be left out of the preparation counts, too.
 
     Returns:
         The costs, rounded up a little.
     """
     own = settings_for(setup.config, name)
-    short = _shortened(own, setup.config.rounds)
+    short = _shortened(own, setup.config.rounds, spare=spare)
     method, transport, server = _run(_short_setup(setup, own, short), name, short.rounds)
     ledger, n_clients = transport.ledger, transport.ledger.n_clients
 
@@ -58,9 +62,14 @@ def rehearse(setup: Setup, name: str) -> Costs:
 
     program = method.program
 
+    def up(round: int) -> int:
+        return int(ledger.by_client(round)[:, 1].min())
+
+    def read(steps: Sequence[Step]) -> Tree:
+        return select(server, [entry for step in steps for entry in step.reads])
+
     def whole(steps: Sequence[Step]) -> int:
-        read = select(server, [entry for step in steps for entry in step.reads])
-        models = {leaf: value for leaf, value in read.items() if program.kind_of(leaf, "statistics") in MODELS}
+        models = {leaf: value for leaf, value in read(steps).items() if program.kind_of(leaf, "statistics") in MODELS}
         return transport.requests.whole(models)
 
     return Costs(
@@ -70,6 +79,9 @@ def rehearse(setup: Setup, name: str) -> Costs:
         down=tuple(down(number) for number in short.stands_for),
         whole=whole(program.round),
         whole_end=whole(program.finish),
+        up=tuple(up(number) for number in short.stands_for),
+        anew=transport.requests.whole(read(program.round)),
+        anew_end=transport.requests.whole(read(program.finish)),
     )
 
 
@@ -77,26 +89,47 @@ def _short_setup(setup: Setup, own: MethodSettings, short: _Short) -> Setup:
     """The same with few rounds and hardly any training."""
     config = setup.config
     training = config.training.model_copy(update={"epochs": 1, "max_steps": 1, "patience": None})
-    changed: dict[str, Any] = {"rounds": short.rounds, "training": training}
+    update: dict[str, Any] = {"rounds": short.rounds, "training": training}
     if isinstance(config.method, type(own)):
-        changed["method"] = config.method.model_copy(update=short.settings)
-    return replace(setup, config=config.model_copy(update=changed))
+        update["method"] = config.method.model_copy(update=short.settings)
+    return replace(setup, config=config.model_copy(update=update))
 
 
 def _run(setup: Setup, name: str, rounds: int) -> tuple[Method, InProcess, Tree]:
     """All rounds on made rows."""
-    method, seed = setup.method(name), setup.config.seed
-    program = replace(method.program, prepare=tuple(map(at_most, method.program.prepare)))
-    method = replace(method, program=program)
+    method, seed = _always_prepared(setup.method(name)), setup.config.seed
     clients, components = made_clients(setup.schema, setup.n_components, seed)
     held, _ = made_clients(setup.schema, setup.n_components, seed + 1, rows=ROWS // 10)
     true = components if name == "oracle" else None
-    transport = InProcess(clients, method.program, components=true, validation=held, coding=setup.coding())
+    transport = _Rehearsed(clients, method.program, components=true, validation=held, coding=setup.coding())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what made rows are like is nobody's concern
         start = Progress(method.program.init())
         end = run_rounds(name, method.program, transport, start, n_clients=len(clients), rounds=rounds, seed=seed)
     return method, transport, end.server
+
+
+class _Rehearsed(InProcess):
+    """What a step makes anew is other bits than before. On real rows it mostly is."""
+
+    _times = 0
+
+    def settle(self, before: Tree, after: Tree, round: int, name: str) -> Tree:
+        """See `Transport.settle`."""
+        self._times += 1
+        new = {
+            leaf: after[leaf] * (1 + NUDGE * self._times)
+            for leaf in (changed(before, after) if before else ())
+            if after[leaf].is_floating_point() and self._program.kind_of(leaf, "statistics") not in MODELS
+        }
+        return super().settle(before, dict(after) | new, round, name)
+
+
+def _always_prepared(method: Method) -> Method:
+    """The method with all exchanges of its preparation, whatever made rows are like."""
+    always = {id(step): replace(step, when=None) for step in method.program.prepare}
+    prepare = tuple(always[id(step)] for step in method.program.prepare)
+    return replace(method, program=replace(method.program, prepare=prepare))
 
 
 @dataclass(frozen=True)
@@ -114,8 +147,8 @@ class _Short:
     stands_for: tuple[int, ...]
 
 
-def _shortened(own: object, rounds: int) -> _Short:
-    """Of each stretch of rounds that are alike two are kept.
+def _shortened(own: object, rounds: int, *, spare: bool = True) -> _Short:
+    """Of each stretch of rounds that are alike two are kept, and of turns of judges those that are needed.
 
     Examples:
         >>> _shortened(FedGMISettings(warm_up_rounds=4, reference_rounds=5), 7)
@@ -132,7 +165,8 @@ def _shortened(own: object, rounds: int) -> _Short:
         done += kept
         settings |= {key: done for key, at in ends.items() if at == end}
     settings |= {key: 0 for key, at in ends.items() if at == 0}
-    return _Short(done, {key: settings[key] for key in keys}, tuple(stands_for))
+    turns = {"judge_turns": NEEDED_TURNS} if isinstance(own, FedGMISettings) and own.judge_turns > NEEDED_TURNS else {}
+    return _Short(done, {key: settings[key] for key in keys} | ({} if spare else turns), tuple(stands_for))
 
 
 def made_clients(schema: Schema, n_components: int, seed: int, rows: int = ROWS) -> tuple[list[Client], list[Tensor]]:
