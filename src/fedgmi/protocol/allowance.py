@@ -4,8 +4,9 @@ There are two looks. Before each round a client is left out whose round, as fore
 before each exchange the transport says what it will cost at most. By this second look nobody ever exceeds the budget,
 however wrong the foresight is.
 
-What a round costs is compared with what was foreseen, over the clients that had nothing to catch up with. The latest
-round counts, so that one dear round is forgotten again. What one client missed is counted for that client alone.
+What a round costs is compared with what was foreseen, over the clients that had nothing to catch up with, and whose
+replies were used. The latest round counts, so that one dear round is forgotten again. What one client missed is counted
+for that client alone.
 """
 
 from __future__ import annotations
@@ -129,8 +130,9 @@ class Allowance:
         if number == 1:
             self._check_prepared(ledger)
         self._compare(ledger, number)
-        spent, before = ledger.by_client().sum(1).tolist(), [ledger.by_client(n) for n in range(number)]
-        found = [i for i in ids if self._fits(spent[i], self._behind(before, i, number), number)]
+        spent = ledger.by_client().sum(1).tolist()
+        late = self._behind(ledger, ids, number)
+        found = [i for i in ids if self._fits(spent[i], late[i], number)]
         self._leave_out(set(ids) - set(found), number)
         return found
 
@@ -202,23 +204,32 @@ class Allowance:
         within = self.total is None or spent + now + self._kept(number, spare=False) <= self.total
         return within and (self.each_round is None or now <= self.each_round)
 
-    def _behind(self, before: Sequence[torch.Tensor], i: int, number: int) -> int:
-        """What a client has to catch up with, by what travelled to and from it in each of the rounds before. [N, 2]"""
-        last = max((n for n, both in enumerate(before) if both[i].any()), default=0)
-        lost = bool(before[last][i, 0]) and not bool(before[last][i, 1])
-        return self.costs.late(last, number, lost=lost)
+    def _behind(self, ledger: Ledger, ids: Sequence[int], number: int) -> dict[int, int]:
+        """What clients have to catch up with, by what travelled to and from them in each of the rounds before."""
+        before = [ledger.by_client(n) for n in range(number)]  # [N, 2] each
+        found = {}
+        for i in ids:
+            last = max((n for n, both in enumerate(before) if both[i].any()), default=0)
+            down, up = before[last][i].tolist()
+            found[i] = self.costs.late(last, number, lost=i in ledger.lost(last) or (down > 0 and not up))
+        return found
 
     def _compare(self, ledger: Ledger, number: int) -> None:
-        """What the round before cost beside what was foreseen, of clients that had nothing to catch up with."""
+        """What the round before cost beside what was foreseen, of clients that had nothing to catch up with.
+
+        Where there were none, half of the difference is forgotten: else one dear round could silence everybody.
+        """
         done = number - 1
         if done < 1 or not self.costs.rounds[done - 1]:
             return
         real = ledger.by_client(done)
-        usual = real[:, 1] > 0
+        usual = _replied(ledger, done)
         if done > 1 or ledger.totals(0)[1]:
-            usual &= ledger.by_client(done - 1)[:, 1] > 0
+            usual &= _replied(ledger, done - 1)
         if usual.any():
             self.factor = max(1 + MARGIN, int(real.sum(1)[usual].max()) / self.costs.rounds[done - 1])
+        else:
+            self.factor = (1 + MARGIN + self.factor) / 2
 
     @property
     def _rest(self) -> int:
@@ -241,3 +252,10 @@ class Allowance:
             where="communication.mb_per_client",
             fix=f"set it to {enough:g} or more, or lower rounds, and give another folder with --out",
         )
+
+
+def _replied(ledger: Ledger, number: int) -> torch.Tensor:
+    """Whose replies of a round were used. [N]"""
+    found = ledger.by_client(number)[:, 1] > 0
+    found[list(ledger.lost(number))] = False
+    return found

@@ -269,6 +269,7 @@ class Remote:
         """The site is absent for the rest of this round. lost: its state is, so that it joins the next one anew."""
         member = self.roster.members[i]
         self._lost.add(i)
+        self.ledger.lose(self.round, i)
         member.absent, member.note, member.held = member.absent + 1, why, {}
         if lost:
             member.base = None
