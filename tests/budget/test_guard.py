@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from fedgmi.errors import ConfigError
 from fedgmi.protocol.allowance import MARGIN, Allowance, Costs
 from fedgmi.protocol.ledger import Ledger
 from tiny import run, without_seconds
@@ -58,3 +61,49 @@ def test_a_dear_round_is_forgotten_where_nobody_was_asked():
     for _ in range(4):
         able = allowance.able(ledger, [0], 3)
     assert able == [0]
+
+
+@pytest.mark.parametrize(("method", "mb"), [("bcfl", 0.0195), ("flux", 0.0095), ("flhc", 0.007)])
+def test_a_limit_of_rounds_is_planned_so_that_nobody_is_silenced(tmp_path, method, mb):
+    """How many models clients hold, and when clusters are made, depends on rows: a plan reckons with the dearest."""
+    limited = f"communication.mb_per_client_round={mb}"
+    assert run(tmp_path / "run", f"method.name={method}", "rounds=5", limited)["budget"]["sat_out"] == 0
+
+
+@pytest.mark.parametrize("more", [("method.participation=0.3",), ("communication.lost=0.5",)])
+def test_a_limit_of_rounds_lets_those_catch_up_who_were_away(tmp_path, more):
+    chosen = ("method.name=fedavg", "rounds=6", *more)
+    with pytest.raises(ConfigError, match=r"expected at least") as caught:
+        run(tmp_path / "small", *chosen, "communication.mb_per_client_round=0.0005")
+    enough = caught.value.fix.split()[3]
+    found = run(tmp_path / "enough", *chosen, f"communication.mb_per_client_round={enough}")["budget"]
+    assert found["sat_out"] == 0
+
+
+def test_a_run_that_nobody_can_take_part_in_is_stopped_with_the_number_that_works():
+    allowance = Allowance(None, 60, COSTS)
+    ledger = ledger_of([(50, 50)])
+    assert allowance.able(ledger, [0], 1) == [0]
+    with pytest.raises(ConfigError, match=r"mb_per_client_round: nobody can take part in round 1, .* at least 0\.001"):
+        allowance.admit(ledger, {0: 61}, 1)
+
+
+def test_rounds_without_anybody_are_told_at_the_end():
+    allowance = Allowance(None, 60, COSTS)
+    ledger = ledger_of([(50, 50)], [(30, 20)])
+    assert allowance.admit(ledger, {0: 61}, 2) == []
+    again = Allowance(None, 60, COSTS)
+    again.restore(json.loads(json.dumps(allowance.to_json())))
+    assert again == allowance
+    assert again.silent_words == (
+        "In 1 of 4 rounds nobody could take part to the end: mb_per_client_round = 0.001 or more would have let "
+        "everyone on."
+    )
+
+
+def test_turns_that_were_given_up_stay_so_in_a_resumed_run():
+    allowance = Allowance(300, None, COSTS)
+    assert allowance.admit(ledger_of([(50, 50)]), {0: 250}, 0, True) == []
+    again = Allowance(300, None, COSTS)
+    again.restore(json.loads(json.dumps(allowance.to_json())))
+    assert again.admit(ledger_of([(50, 50)]), {0: 1}, 0, True) == []

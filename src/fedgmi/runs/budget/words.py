@@ -88,7 +88,7 @@ def spending(planned: Plan, allowance: Allowance, ledger: Ledger, name: str, spe
         "most_mb_round": dearest / MB,
         "sat_out": allowance.times,
     }
-    return found | {"kept": kept_line(found, name)}
+    return found | {"kept": " ".join(filter(None, (kept_line(found, name), allowance.silent_words)))}
 
 
 def ways_in_words(found: Plan, name: str) -> str:
