@@ -195,7 +195,7 @@ class Allowance:
 
     def to_json(self) -> dict[str, Any]:
         """For a checkpoint."""
-        by_round = {"sat_out": self.sat_out, "silent": self.silent}
+        by_round: dict[str, dict[int, Any]] = {"sat_out": self.sat_out, "silent": self.silent}
         kept = {key: {str(number): what for number, what in found.items()} for key, found in by_round.items()}
         return kept | {"factor": self.factor, "spares": self._spares}
 
