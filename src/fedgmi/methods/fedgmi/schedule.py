@@ -214,7 +214,8 @@ def closed(own: FedGMISettings, labelled: bool = True) -> Schedule:
     calibrated = tuple(row.only(calibrated_anew) for row in calibration)
     late = (JUDGE_SUMS.only(more_rows), *calibrated, E_STEP.only(judged_anew), CELLS.only(judged_anew))
     late_turn = tuple(replace(row, unforeseen=True) for row in late)
-    em = (EM.only(densities_train), EM_OF_EXPERTS.only(densities_stay)) if labelled else (EM,)
+    # Experts alone first: the other, which counts rounds, would have both apply in the last round of densities.
+    em = (EM_OF_EXPERTS.only(densities_stay), EM.only(densities_train)) if labelled else (EM,)
     return Schedule(
         prepare=(*codebook(own), HISTOGRAMS, FOLD_IN, *turns),
         round=em,
