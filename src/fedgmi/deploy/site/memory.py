@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from fedgmi.errors import CheckpointError, UserError
 from fedgmi.protocol.blocks import ROUNDS_HELD, still_held
 from fedgmi.protocol.wire import hash_of
@@ -84,10 +82,7 @@ class Memory:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """One request at a time: a second process of the same site waits for the first to end."""
-        with files.writing(self.where):
-            self.where.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.where / "lock").acquire()
-        with lock:
+        with files.locked(self.where / "lock"):
             yield
 
     def save(self, at: Exchange, kept: Kept, base: Exchange | None = None) -> None:
