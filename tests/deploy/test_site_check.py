@@ -72,7 +72,7 @@ def test_what_was_read_and_matched(site, capsys, monkeypatch):
     assert command(str(site / "site.toml")) == 0
     shown = capsys.readouterr().out
     for part in (
-        "8 rows: 5 to train on, 1 for validation, 2 held out",
+        "8 rows: 4 to train on, 4 held out",
         "3 features, as agreed: age, sex=f and sex=m",
         "age within [0, 120], as agreed",
         "labels by outcome; 1 of 3 classes have no row here",
@@ -103,7 +103,7 @@ def test_what_leaves_and_what_never_does(site, capsys):
         "without noise",
         "its proportions π",
         "updates of the shared densities and experts",
-        "accuracy on the 2 rows held out",
+        "accuracy on the 4 rows held out",
     ):
         assert part in leaving
     for part in ("its rows", "the label of any single row", "its secret", "its predictor"):

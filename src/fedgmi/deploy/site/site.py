@@ -27,6 +27,8 @@ from fedgmi.errors import DataError, DivergedError, FedgmiError, UserError
 from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
 from fedgmi.methods.disclosing import disclosing
+from fedgmi.privacy.accountant import composed
+from fedgmi.privacy.ledger import PrivacyLedger
 from fedgmi.protocol.agreed import Agreed, not_finite_words
 from fedgmi.protocol.blocks import ROUNDS_HELD, first_blocks
 from fedgmi.protocol.message import Message, flatten, unflatten
@@ -37,6 +39,9 @@ from fedgmi.protocol.wrapper import Place, apart, marked, send
 from fedgmi.runs.setup import choose_device, open_process
 from fedgmi.storage import files
 from fedgmi.tree import Tree
+
+LEDGER = "privacy.json"
+SECRET_LOST = "restore it from a backup. Another draws noise anew, and what then goes out is charged as a new release"
 
 
 @dataclass(frozen=True)
@@ -216,7 +221,14 @@ class Site:
     def method(self) -> Method:
         """The method that the federation runs, with this site's own secret, and the part of its steps that it makes."""
         own = self.settings.part_of_steps
-        return disclosing(self.federation.setup().method(secret=self._secret(), part=own))
+        setup, charge = self.federation.setup(), self.privacy_ledger().charge
+        return disclosing(setup.method(secret=self._secret(), part=own, charge=charge))
+
+    def privacy_ledger(self) -> PrivacyLedger:
+        """What this site has released with noise, whatever run it was for, and what it may."""
+        own, compose = self.settings, composed(self.settings.max_delta)
+        limits = own.max_epsilon, own.max_releases
+        return PrivacyLedger(self.where / LEDGER, *limits, data=self.digest, compose=compose)
 
     def _rows(self, client: Client, header: Header, validation: Client | None = None) -> Rows:
         """The client's rows under its index in the federation."""
@@ -230,16 +242,14 @@ class Site:
         return f"{header['attempt']} {self.digest}"
 
     def _secret(self) -> str:
-        """What noise is drawn from: drawn once, anew when the rows change, never sent."""
+        """What noise is drawn from: drawn once, never sent. Noise goes by the rows too, so it may outlive them."""
         path = self.where / "secret.json"
         if path.exists():
-            found = files.read_json(path, "a secret of fedgmi", {"rows", "secret"}, "remove it; another is then drawn")
-            if found["rows"] == self.digest:
-                return str(found["secret"])
+            return str(files.read_json(path, "a secret of fedgmi", {"secret"}, SECRET_LOST)["secret"])
         secret = secrets.token_hex(32)
         before = os.umask(0o077)  # at no moment is it for others to read
         try:
-            files.write_json(path, {"rows": self.digest, "secret": secret})
+            files.write_json(path, {"secret": secret})
         finally:
             os.umask(before)
         return secret

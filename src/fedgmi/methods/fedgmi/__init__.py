@@ -43,7 +43,7 @@ from fedgmi.methods.fedgmi.settings import (
     require_histogram,
     settle,
 )
-from fedgmi.methods.fedgmi.sketch import cells_known
+from fedgmi.methods.fedgmi.sketch import cells_known, told_proportions
 from fedgmi.methods.fedgmi.state import (
     BYTES,
     CONTRAST,
@@ -156,6 +156,7 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
         predict=predict,
         reads=reads,
         proportions=lambda states: states["proportions"],
+        told=None if task.settings.epsilon is None else told_proportions,
         responsibilities=lambda server, states, rows: preset.posterior(server, states, rows).responsibilities,
         evidence=evidence,
         infer_client=lambda server, rows: infer_client(server, rows, evidence(server, rows)),
