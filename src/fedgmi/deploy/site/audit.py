@@ -1,0 +1,124 @@
+"""What left a site, and what it refused: a line of JSON each, never a value of a row or of what was made of rows.
+
+`audit.jsonl` has a line for every answer, written before it leaves; nothing is ever removed from it. `refused.jsonl`
+has the refusals. Whoever floods a site with requests fills the latter alone, of which the last `REFUSED_BYTES` stay.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedgmi.protocol.step import Step
+from fedgmi.protocol.wire import Header, Parcel, hash_of, json_size, travelling
+from fedgmi.storage import files
+
+LEFT, REFUSED, REFUSED_BEFORE = "audit.jsonl", "refused.jsonl", "refused.1.jsonl"
+REFUSED_BYTES = 8 * 2**20  # of a file; the one before stays beside it
+SHOWN = 300  # letters of what somebody else chose
+ASKED = ("kind", "run", "round", "number", "step", "id")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A site's log of what left.
+
+    Attributes:
+        where: The site's folder.
+    """
+
+    where: Path
+
+    def left(self, asked: Header, reply: Parcel, step: Step | None, *, again: bool = False, data: str = "") -> None:
+        """Note an answer. Where that is impossible the answer must not leave.
+
+        Args:
+            asked: The request's header.
+            reply: The answer.
+            step: Of the program; None: it is no step's.
+            again: Whether the same left before.
+            data: The digest of the rows.
+
+        Raises:
+            UserError: The disk is full, or the folder cannot be written.
+        """
+        leaves = [about(entry) for entry in reply.header.get("layout", ())]
+        said = {key: value for key, value in reply.header.items() if key not in ("layout", "hash")}
+        line = {
+            **_asked(asked),
+            "name": step.name if step else str(asked.get("kind")),
+            "tells": (step.tells if step else TOLD.get(str(asked.get("kind")), "")) if leaves or not step else "",
+            "leaves": leaves,
+            "said": said,
+            "bytes": json_size(reply.header) + len(reply.payload),
+            "hash": reply.header.get("hash", hash_of(b"")),
+            "again": again,
+            "data": data,
+        }
+        self._append(LEFT, line)
+
+    def refused(self, asked: Mapping[str, Any], why: str) -> None:
+        """Note a request that was not answered.
+
+        Args:
+            asked: Its header.
+            why: In words.
+        """
+        path = self.where / REFUSED
+        if path.exists() and path.stat().st_size > REFUSED_BYTES:
+            with files.writing(path):
+                path.replace(self.where / REFUSED_BEFORE)
+        self._append(REFUSED, _asked(asked) | {"why": why[:SHOWN]})
+
+    def lines(self, since: float = 0.0) -> Iterator[dict[str, Any]]:
+        """What left, oldest first; since a time in seconds since 1970."""
+        return (line for line in _lines(self.where / LEFT) if line.get("time", 0) >= since)
+
+    def refusals(self, since: float = 0.0) -> Iterator[dict[str, Any]]:
+        """What was refused, likewise."""
+        both = (REFUSED_BEFORE, REFUSED)
+        return (line for name in both for line in _lines(self.where / name) if line.get("time", 0) >= since)
+
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        text = json.dumps({"time": round(time.time(), 3), **line}, ensure_ascii=True)
+        with files.writing(self.where / name):
+            self.where.mkdir(parents=True, exist_ok=True)
+            with (self.where / name).open("a", encoding="ascii") as file:
+                file.write(text + "\n")  # at once, so that lines of two processes do not mix
+
+
+TOLD = {
+    "hello": "its name, and how many rows it has",
+    "finish": "how good its predictor is on the rows held out",
+}
+"""What answers to requests tell that are no step's."""
+
+
+def about(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A leaf that left: its name, dtype, shape and bytes; of models [K, P] the rows that travelled."""
+    shape, size = travelling(dict(entry))
+    return {"name": entry["name"], "dtype": entry["dtype"], "shape": list(shape), "bytes": size}
+
+
+def _asked(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a request what says where it belongs; nothing that is long."""
+    found = {key: header[key] for key in ASKED if key in header}
+    return {key: value if type(value) is int else str(value)[:64] for key, value in found.items()}
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a file; those that a crash cut short are left out."""
+    if not path.exists():
+        return
+    with path.open(encoding="ascii", errors="replace") as file:
+        for text in file:
+            try:
+                line = json.loads(text)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(line, dict):
+                yield line
