@@ -40,7 +40,7 @@ from fedgmi.runs.setup import choose_device, open_process
 from fedgmi.storage import files
 from fedgmi.tree import Tree
 
-LEDGER = "privacy.json"
+LEDGER = "ledger.json"
 SECRET_LOST = "restore it from a backup. Another draws noise anew, and what then goes out is charged as a new release"
 
 
@@ -221,14 +221,13 @@ class Site:
     def method(self) -> Method:
         """The method that the federation runs, with this site's own secret, and the part of its steps that it makes."""
         own = self.settings.part_of_steps
-        setup, charge = self.federation.setup(), self.privacy_ledger().charge
+        setup, charge = self.federation.setup(), self.ledger().charge
         return disclosing(setup.method(secret=self._secret(), part=own, charge=charge))
 
-    def privacy_ledger(self) -> PrivacyLedger:
-        """What this site has released with noise, whatever run it was for, and what it may."""
+    def ledger(self) -> PrivacyLedger:
+        """What the site has paid for its privacy."""
         own, compose = self.settings, composed(self.settings.max_delta)
-        limits = own.max_epsilon, own.max_releases
-        return PrivacyLedger(self.where / LEDGER, *limits, data=self.digest, compose=compose)
+        return PrivacyLedger(self.where / LEDGER, own.max_epsilon, own.max_releases, self.digest, compose)
 
     def _rows(self, client: Client, header: Header, validation: Client | None = None) -> Rows:
         """The client's rows under its index in the federation."""
