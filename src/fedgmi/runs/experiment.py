@@ -26,6 +26,7 @@ from fedgmi.runs.components import (
 )
 from fedgmi.runs.config import Config, check_method, check_metric, check_rates, dump, load, refuse_compare
 from fedgmi.runs.records import Estimate, Summary
+from fedgmi.runs.private import check_privacy
 from fedgmi.runs.run import Runner
 from fedgmi.runs.setup import Setup, choose_device
 from fedgmi.storage import checkpoint, files, folder
@@ -49,6 +50,7 @@ def run(config: Config, out: Path, *, resume: bool = False, listener: Listener |
     refuse_compare(config)
     check_method(config.method, config.rounds)
     check_rates(config)
+    check_privacy(config)
     check_metric(config.evaluation.metric, config.data.task)
     folder.claim(out, resume=resume)
     with folder.alone(out), own_modes(config.threads):
