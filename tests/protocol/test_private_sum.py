@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tiny
 from fedgmi.errors import ConfigError
 from fedgmi.privacy.accountant import Spending
 from fedgmi.protocol.message import Message, Models
@@ -87,18 +87,12 @@ def test_what_has_no_bound_is_refused():
     for own, why in (("fedgmi", "its sums are no models"), ("fedgmm", "")):
         settings = config.load(None, [f"method.name={own}", "privacy.clip=1", "privacy.epsilon=1"])
         with pytest.raises(ConfigError, match=f"private-sum cannot wrap the step .*{why}"):
-            experiment.run(settings, tiny_folder(own))
+            experiment.run(settings, Path(own))
 
 
 @pytest.fixture(autouse=True)
 def folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def tiny_folder(name: str):
-    from pathlib import Path
-
-    return Path(name)
 
 
 OWN = (
@@ -108,8 +102,8 @@ OWN = (
 
 
 def test_a_run_says_what_it_has_cost():
-    summary = experiment.run(config.load(None, [*OWN, "privacy.epsilon=3", "privacy.delta=1e-3"]), tiny_folder("out"))
-    found = json.loads((tiny_folder("out") / "summary.json").read_text())["privacy"]
+    summary = experiment.run(config.load(None, [*OWN, "privacy.epsilon=3", "privacy.delta=1e-3"]), Path("out"))
+    found = json.loads((Path("out") / "summary.json").read_text())["privacy"]
     assert found == summary["privacy"]
     assert (found["unit"], found["releases"], found["delta"], found["clip"]) == ("clients", 2, 1e-3, 1.0)
     assert found["epsilon"] == pytest.approx(3.0, rel=1e-4)
@@ -120,7 +114,7 @@ def test_a_run_says_what_it_has_cost():
 def test_noise_that_is_nothing_changes_only_whose_voice_counts():
     plain = [word for word in OWN if not word.startswith("privacy")]
     wide = [*plain, "privacy.clip=1e6", "privacy.noise_multiplier=1e-12"]
-    found = [experiment.run(config.load(None, own), tiny_folder(name)) for name, own in (("a", plain), ("b", wide))]
+    found = [experiment.run(config.load(None, own), Path(name)) for name, own in (("a", plain), ("b", wide))]
     assert found[1]["client_accuracy"] == pytest.approx(found[0]["client_accuracy"], abs=0.1)
     assert "privacy" not in found[0]
 
@@ -137,4 +131,4 @@ def test_noise_that_is_nothing_changes_only_whose_voice_counts():
 )
 def test_settings_that_contradict_each_other(own, why):
     with pytest.raises(ConfigError, match=why):
-        experiment.run(config.load(None, ["method.name=fedavg", *own]), tiny_folder("out"))
+        experiment.run(config.load(None, ["method.name=fedavg", *own]), Path("out"))
