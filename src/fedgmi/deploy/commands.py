@@ -50,6 +50,23 @@ def check_site(
         )
 
 
+@site_app.command("audit")
+def audit_site(
+    file: Annotated[Path, typer.Argument(metavar="SITE.toml", help="The site's own settings.")],
+    days: Annotated[
+        float | None, typer.Option(min=0, help="What left and was refused in the last days.", show_default="all")
+    ] = None,
+) -> None:
+    """Show what left the site, what it has paid for its privacy, and what it refused.
+
+    Ends with exit code 1 where a request was refused in that time.
+    """
+    from fedgmi.deploy.site.audit_view import print_audit
+
+    if print_audit(file, Console(), days):
+        raise typer.Exit(1)
+
+
 @deploy_app.command()
 def init(
     where: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],

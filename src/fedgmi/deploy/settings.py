@@ -287,7 +287,7 @@ class SiteSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: PositiveInt | None = None
     part_of_steps: Fraction = 1.0
-    max_runs: PositiveInt | None = 10
+    max_runs: PositiveInt | None = 5
     max_epsilon: PositiveFloat | None = None
     max_releases: PositiveInt | None = None
     max_delta: Annotated[float, Field(ge=0, lt=1)] = 0.0

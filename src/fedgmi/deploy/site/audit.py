@@ -1,7 +1,8 @@
 """What left a site, and what it refused: a line of JSON each, never a value of a row or of what was made of rows.
 
 `audit.jsonl` has a line for every answer, written before it leaves; nothing is ever removed from it. `refused.jsonl`
-has the refusals. Whoever floods a site with requests fills the latter alone, of which the last `REFUSED_BYTES` stay.
+has the refusals, `repeated.jsonl` greetings and answers that left before. Whoever floods a site with requests fills
+these two alone, of which the last `ROTATED_BYTES` stay, and the file before.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from fedgmi.protocol.step import Step
 from fedgmi.protocol.wire import Header, Parcel, hash_of, json_size, travelling
 from fedgmi.storage import files
 
-LEFT, REFUSED, REFUSED_BEFORE = "audit.jsonl", "refused.jsonl", "refused.1.jsonl"
-REFUSED_BYTES = 8 * 2**20  # of a file; the one before stays beside it
+LEFT, REFUSED, REPEATED = "audit.jsonl", "refused.jsonl", "repeated.jsonl"
+ROTATED_BYTES = 8 * 2**20
 SHOWN = 300  # letters of what somebody else chose
 ASKED = ("kind", "run", "round", "number", "step", "id")
 
@@ -59,7 +60,7 @@ class Audit:
             "again": again,
             "data": data,
         }
-        self._append(LEFT, line)
+        self._append(REPEATED if again or asked.get("kind") == "hello" else LEFT, line)
 
     def refused(self, asked: Mapping[str, Any], why: str) -> None:
         """Note a request that was not answered.
@@ -68,26 +69,32 @@ class Audit:
             asked: Its header.
             why: In words.
         """
-        path = self.where / REFUSED
-        if path.exists() and path.stat().st_size > REFUSED_BYTES:
-            with files.writing(path):
-                path.replace(self.where / REFUSED_BEFORE)
         self._append(REFUSED, _asked(asked) | {"why": why[:SHOWN]})
 
     def lines(self, since: float = 0.0) -> Iterator[dict[str, Any]]:
         """What left, oldest first; since a time in seconds since 1970."""
-        return (line for line in _lines(self.where / LEFT) if line.get("time", 0) >= since)
+        return self._lines((LEFT,), since)
 
     def refusals(self, since: float = 0.0) -> Iterator[dict[str, Any]]:
         """What was refused, likewise."""
-        both = (REFUSED_BEFORE, REFUSED)
-        return (line for name in both for line in _lines(self.where / name) if line.get("time", 0) >= since)
+        return self._lines((_before(REFUSED), REFUSED), since)
+
+    def repeats(self, since: float = 0.0) -> Iterator[dict[str, Any]]:
+        """Greetings, and what left again, likewise."""
+        return self._lines((_before(REPEATED), REPEATED), since)
+
+    def _lines(self, names: tuple[str, ...], since: float) -> Iterator[dict[str, Any]]:
+        found = (line for name in names for line in _lines(self.where / name))
+        return (line for line in found if isinstance(line.get("time"), int | float) and line["time"] >= since)
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         text = json.dumps({"time": round(time.time(), 3), **line}, ensure_ascii=True)
         with files.writing(self.where / name):
             self.where.mkdir(parents=True, exist_ok=True)
-            with (self.where / name).open("a", encoding="ascii") as file:
+            path = self.where / name
+            if name != LEFT and path.exists() and path.stat().st_size > ROTATED_BYTES:
+                path.replace(self.where / _before(name))
+            with path.open("a", encoding="ascii") as file:
                 file.write(text + "\n")  # at once, so that lines of two processes do not mix
 
 
@@ -107,7 +114,17 @@ def about(entry: Mapping[str, Any]) -> dict[str, Any]:
 def _asked(header: Mapping[str, Any]) -> dict[str, Any]:
     """Of a request what says where it belongs; nothing that is long."""
     found = {key: header[key] for key in ASKED if key in header}
-    return {key: value if type(value) is int else str(value)[:64] for key, value in found.items()}
+    return {key: _short(value) for key, value in found.items()}
+
+
+def _short(value: Any) -> int | str:
+    if isinstance(value, str):
+        return value[:64]
+    return value if type(value) is int and 0 <= value < 10**9 else f"a {type(value).__name__}"
+
+
+def _before(name: str) -> str:
+    return name.replace(".", ".1.")
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -252,7 +252,9 @@ def _place(header: Mapping[str, Any], program: Program, rounds: int, answers: Se
     found = next(places, None)
     if found is None:
         before = f"after {steps[last].name!r} " if last >= 0 else ""
-        raise Refused(f"it is not the turn of step {step.name!r} {before}in exchange {number} of round {header['round']}")
+        raise Refused(
+            f"it is not the turn of step {step.name!r} {before}in exchange {number} of round {header['round']}"
+        )
     return found
 
 

@@ -118,6 +118,11 @@ def leaves(check: Check) -> Iterator[str]:
         )
 
 
+def leaves_told(program: Program) -> list[str]:
+    """What answers to a program's steps tell, each once, in the order of the phases."""
+    return list(dict.fromkeys(step.tells for step in program.all_steps if step.tells))
+
+
 def _sentence(check: Check, step: Step) -> str:
     """What a step tells, and who sees it."""
     if step.single and check.n_counts and step.kind == "sketch":

@@ -43,7 +43,7 @@ from fedgmi.methods.fedgmi.settings import (
     require_histogram,
     settle,
 )
-from fedgmi.methods.fedgmi.sketch import cells_known, told_proportions
+from fedgmi.methods.fedgmi.sketch import cells_known, count_words, told_proportions
 from fedgmi.methods.fedgmi.state import (
     BYTES,
     CONTRAST,
@@ -53,6 +53,7 @@ from fedgmi.methods.fedgmi.state import (
     Sketch,
     initial_clients,
     initial_server,
+    shapes_made,
 )
 from fedgmi.methods.local_training import identified_of
 from fedgmi.methods.personal import personal
@@ -103,6 +104,7 @@ def _build(task: Task[FedGMISettings], name: str, preset: Preset) -> Method:
         finish=phase("finish"),
         kinds=BYTES,
         warm_up=preset.shared_rounds,
+        made=shapes_made(task.n_components, task.settings.codewords, count_words(task)),
     )
     method = Method(name, program, _predictor(task, preset), metrics, _counts, cells_known)
     return _with_own_parts(method, task, preset) if task.settings.personal else method
