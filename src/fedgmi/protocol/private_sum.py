@@ -1,6 +1,6 @@
 """Sums of models in which no client counts for much: every client's update is cut to a length, and noise is added.
 
-    client i sends    v_i·min(1, 1/‖v_i‖) + N(0, S²σ²/C)        v_i = (w_ik·(θ_ik − θ_k)/clip)_k,  w_ik = N_ik / Σ_k N_ik
+    client i sends    v_i·min(1, 1/‖v_i‖) + N(0, S²σ²/C)    v_i = (w_ik·(θ_ik − θ_k)/clip)_k,  w_ik = N_ik / Σ_k N_ik
 
 for C clients that are asked, so that the sum has noise of S·σ: S, the most that one client changes it by, is 1. Each
 client has one voice, however many rows it has. Where there are several components the shares w_i (‖w_i‖ ≤ 1) travel
@@ -62,13 +62,11 @@ def private_sum(clip: float, noise_multiplier: float) -> Wrapper:
             models[name] = Models(update.to(part.total.dtype), share, torch.ones_like(part.holders))
         return Message(models)
 
-    return Wrapper(
-        "private-sum", "updates of bounded length, with noise", send, reduce=_reduce, refuses=_refuses
-    )
+    return Wrapper("private-sum", "updates of bounded length, with noise", send, reduce=_reduce, refuses=_refuses)
 
 
 def _sensitivity(message: Message) -> float:
-    """What one client changes in the sum, in units of the bound: updates, and each kind's shares where there are several
+    """What one client changes in the sum, in units of the bound: by its updates, and by each kind's shares of several
     components."""
     return math.sqrt(1 + sum(len(models.mass) > 1 for models in message.models.values()))
 

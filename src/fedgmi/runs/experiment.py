@@ -25,8 +25,8 @@ from fedgmi.runs.components import (
     warn_of_warm_up,
 )
 from fedgmi.runs.config import Config, check_method, check_metric, check_rates, dump, load, refuse_compare
-from fedgmi.runs.records import Estimate, Summary
 from fedgmi.runs.private import check_privacy
+from fedgmi.runs.records import Estimate, Summary
 from fedgmi.runs.run import Runner
 from fedgmi.runs.setup import Setup, choose_device
 from fedgmi.storage import checkpoint, files, folder

@@ -1,4 +1,4 @@
-"""Differential privacy of a whole run: what one client, with all of its rows, changes in everything that is added up."""
+"""Differential privacy of a whole run: how little one client, with all of its rows, changes in what is added up."""
 
 from __future__ import annotations
 
