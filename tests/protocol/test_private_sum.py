@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from federations import gaussian_scenario, make_task
+from fedgmi.data.rows import Client, pack
 from fedgmi.errors import ConfigError
+from fedgmi.methods import METHODS
 from fedgmi.privacy.accountant import Spending
 from fedgmi.protocol.message import Message, Models
-from fedgmi.protocol.private_sum import private_sum
+from fedgmi.protocol.private_sum import private_rows, private_sum
 from fedgmi.protocol.step import ProgramError, Step
 from fedgmi.protocol.wrapper import Place
 from fedgmi.runs import config, experiment
+from fedgmi.settings.run import TrainingSettings
 from fedgmi.tree import Tree
 
 STEP = Step("train", lambda server, states, rows, round: (states, Message()), models=lambda server: dict(server))
@@ -119,10 +124,57 @@ def test_noise_that_is_nothing_changes_only_whose_voice_counts():
     assert "privacy" not in found[0]
 
 
+def by_rows(n: int, clip: float) -> tuple[Tree, Models]:
+    """FedAvg's one step on the first n rows of a client: where the model stood, and the client's message."""
+    federation = gaussian_scenario(1, 12).federation
+    settings = TrainingSettings(optimizer="sgd", epochs=1, batch_size=2000)
+    task = make_task(federation.schema, method="fedavg").replace(training=settings, lr=0.5, clip_rows=clip)
+    program, [client] = METHODS["fedavg"](task).program, federation.clients
+    server, [step] = program.init(), program.round
+    rows = pack([Client("a", 20 * client.x[:n], client.y[:n])])
+    return server, step.client(server, {}, rows, 1)[1].models["expert"]
+
+
+@pytest.mark.parametrize("clip", [0.01, 1.0])
+def test_a_row_moves_a_step_by_no_more_than_its_bound(clip):
+    """With it and without it; and rows that are not cut make the step that they make unclipped."""
+    moved = []
+    for n in range(6, 12):
+        server, sent = by_rows(n, clip)
+        assert float(sent.mass) == n
+        moved.append(sent.total.double() - n * server["expert"].double())
+    steps = [float((one - other).norm()) for one, other in pairwise(moved)]
+    assert max(steps) <= 0.5 * clip * (1 + 1e-3) + 1e-4  # float32
+    assert max(steps) > 0.4 * clip * (clip < 1)  # the bound is met
+    server, free = by_rows(8, 1e6)
+    far = float((free.total - 8 * server["expert"]).norm())
+    assert far > float(moved[2].norm())
+
+
+def test_steps_of_rows_have_noise_by_the_learning_rate():
+    server = {"expert": torch.zeros(1, 4000)}
+    wrapper = private_rows(0.5, 2.0, 3.0, 100)
+    sent = [wrapper.send(message(torch.zeros(1, 4000), [7.0]), place(server, i, 4)) for i in range(4)]
+    total = wrapper.reduce(sent, STEP, server).models["expert"]
+    assert float(total.total.std()) == pytest.approx(3 * math.sqrt(2) * 0.5 * 2, rel=0.05)
+    assert float(total.mass) != 28.0
+    with pytest.raises(ConfigError, match="a client has 100 rows"):
+        wrapper.send(message(torch.zeros(1, 4000), [100.0]), place(server, 0, 1))
+
+
+def test_a_run_with_rows_as_the_unit():
+    own = ["training.optimizer=sgd", "training.batch_size=100001", "privacy.unit=rows", "privacy.epsilon=2"]
+    summary = experiment.run(config.load(None, [*OWN, *own]), Path("out"))
+    assert summary["privacy"]["unit"] == "rows"
+    assert summary["privacy"]["epsilon"] == pytest.approx(2.0, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("own", "why"),
     [
         (["privacy.epsilon=1"], "clip is unset"),
+        (["privacy.clip=1", "privacy.epsilon=1", "privacy.unit=rows"], "one plain step on all of its rows"),
+        (["privacy.clip=1", "privacy.epsilon=1", "privacy.unit=rows", "method.name=fedprox"], "fedprox has no bound"),
         (["privacy.clip=1"], "neither epsilon nor noise_multiplier"),
         (["privacy.clip=1", "privacy.epsilon=1", "privacy.noise_multiplier=1"], "give one of"),
         (["privacy.clip=1", "privacy.epsilon=1", "training.patience=2"], "is not accounted for"),

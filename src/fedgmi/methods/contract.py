@@ -53,6 +53,8 @@ class Task(Generic[S]):
         charge: (key, ε, δ, what, how) → nothing, or an error where a site's ledger allows no such release. A client
             asks it before each release with noise. The same key again is the same release, with the same noise. None:
             nobody counts.
+        clip_rows: The length to which each row's gradient of an expert is cut (`[privacy]` with rows as the unit).
+            None: they stay as they are.
         memory: What models that are trained together may take.
         part: The part of its local steps that a site finishes, by its own word; 1 in simulation, which draws stragglers
             (`training.stragglers`).
@@ -70,6 +72,7 @@ class Task(Generic[S]):
     memory: WorkingMemory = field(default_factory=WorkingMemory, repr=False)
     part: float = 1.0
     charge: Charge | None = field(default=None, repr=False)
+    clip_rows: float | None = None
 
     def replace(self, **changes: Any) -> Task[S]:
         """The same task but for `changes`."""

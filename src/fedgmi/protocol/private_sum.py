@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fedgmi.errors import ConfigError
 from fedgmi.protocol.message import Message, Models
 from fedgmi.protocol.step import ProgramError, Step, without_start
 from fedgmi.protocol.wrapper import Place, Wrapper
@@ -63,6 +64,47 @@ def private_sum(clip: float, noise_multiplier: float) -> Wrapper:
         return Message(models)
 
     return Wrapper("private-sum", "updates of bounded length, with noise", send, reduce=_reduce, refuses=_refuses)
+
+
+def private_rows(step_size: float, clip: float, noise_multiplier: float, most_rows: int) -> Wrapper:
+    """The same for rows, where a client's update is one step of plain gradient descent on all of its rows, each row's
+    gradient cut to a length (`models.clipped`):
+
+        client i sends    n_i·(θ_i − θ) + noise,  n_i + noise        n_i·(θ_i − θ) = −step_size·Σ_x g_x,  ‖g_x‖ ≤ clip
+
+    A row added or removed changes the former by step_size·clip at most, and the latter by 1.
+
+    Args:
+        step_size: The learning rate.
+        clip: The length of a row's gradient.
+        noise_multiplier: σ, for both together.
+        most_rows: Of a batch. A client with as many would take several steps, and is refused.
+
+    Returns:
+        The wrapper. It trusts the client's training to be that step.
+    """
+
+    def send(message: Message, place: Place) -> Message:
+        if message.sums or message.replies or len(message.models) != 1:
+            raise ProgramError("a message holds more than one model's update, and nothing bounds what a row adds to it")
+        [(name, part)] = message.models.items()
+        draws = generator(place.seed, place.round, place.number, place.client, "private sum")
+        deviation = noise_multiplier * math.sqrt(2 / len(place.clients))
+        if float(part.mass.sum()) >= most_rows:
+            raise ConfigError(
+                f"a client has {float(part.mass.sum()):g} rows, and with rows as the unit all have to fit into a batch",
+                where="training.batch_size",
+                fix="set it above the number of rows of every client",
+            )
+        update = _moved(name, part, place) * part.mass.sum()
+
+        def noise(leaf: Tensor) -> Tensor:
+            return deviation * torch.randn(leaf.shape, generator=draws, dtype=torch.float64).to(leaf.device)
+
+        total = (update + step_size * clip * noise(update)).to(part.total.dtype)
+        return Message({name: Models(total, part.mass + noise(part.mass), torch.ones_like(part.holders))})
+
+    return Wrapper("private-rows", "steps of bounded gradients, with noise", send, reduce=_reduce, refuses=_refuses)
 
 
 def _sensitivity(message: Message) -> float:

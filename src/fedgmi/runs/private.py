@@ -7,10 +7,14 @@ from typing import Any
 from fedgmi.errors import ConfigError
 from fedgmi.methods import Method
 from fedgmi.privacy.accountant import Spending, noise_multiplier
-from fedgmi.protocol.private_sum import private_sum
+from fedgmi.protocol.private_sum import private_rows, private_sum
 from fedgmi.protocol.step import Program
 from fedgmi.protocol.wrapper import Wrapper
 from fedgmi.runs.config import Config
+
+ROWS_METHOD = "fedavg"
+MOST_ROWS = 100_000
+"""Of a client, with rows as the unit: its batch is all of its rows."""
 
 
 def check_privacy(config: Config) -> None:
@@ -42,6 +46,28 @@ def check_privacy(config: Config) -> None:
             fix="unset training.patience, and give one training.lr",
         )
 
+    if own.unit == "rows":
+        _check_rows(config)
+
+
+def _check_rows(config: Config) -> None:
+    """Rows are the unit where a client's update is one step on all of its rows, and nothing else is sent."""
+    training = config.training
+    if config.method.name != ROWS_METHOD:
+        raise ConfigError(
+            f"{config.method.name} has no bound on what a single row adds to all that is sent",
+            where="privacy.unit",
+            fix=f'set it to "clients", or method.name = "{ROWS_METHOD}"',
+        )
+    whole = training.optimizer == "sgd" and training.epochs == 1 and training.batch_size > MOST_ROWS
+    if not whole or training.stragglers:
+        raise ConfigError(
+            "with rows as the unit a client takes one plain step on all of its rows",
+            where="privacy.unit",
+            fix=f'set training.optimizer = "sgd", training.epochs = 1 and training.batch_size = {MOST_ROWS + 1}, '
+            "and leave training.stragglers out",
+        )
+
 
 def releases(program: Program, rounds: int) -> int:
     """In how many exchanges a client tells something, at most."""
@@ -63,7 +89,11 @@ def wrappers_of(config: Config, method: Method) -> tuple[Wrapper, ...]:
     own = config.privacy
     if own.clip is None or not releases(method.program, config.rounds):
         return ()
-    return (private_sum(own.clip, multiplier_of(config, method.program)),)
+    sigma = multiplier_of(config, method.program)
+    if own.unit == "rows":
+        rate = config.training.lr_candidates(method.name)[0]
+        return (private_rows(rate, own.clip, sigma, config.training.batch_size),)
+    return (private_sum(own.clip, sigma),)
 
 
 def spent(config: Config, method: Method) -> dict[str, Any] | None:

@@ -97,6 +97,7 @@ class Setup:
             secret=secret,
             part=part,
             charge=charge,
+            clip_rows=config.privacy.clip if config.privacy.unit == "rows" else None,
         )
 
     def coding(self) -> Coding:
