@@ -114,6 +114,7 @@ def test_a_run_says_what_it_has_cost():
     assert found["epsilon"] == pytest.approx(3.0, rel=1e-4)
     assert found["epsilon"] == Spending().gaussian(found["noise_multiplier"], 2).epsilon(1e-3)
     assert summary["local"]["privacy"]["epsilon"] == 0.0  # it sends nothing
+    assert experiment.run(config.load(Path("out") / "config.toml"), Path("out"), resume=True) == summary
 
 
 def test_noise_that_is_nothing_changes_only_whose_voice_counts():
@@ -121,7 +122,8 @@ def test_noise_that_is_nothing_changes_only_whose_voice_counts():
     wide = [*plain, "privacy.clip=1e6", "privacy.noise_multiplier=1e-12"]
     found = [experiment.run(config.load(None, own), Path(name)) for name, own in (("a", plain), ("b", wide))]
     assert found[1]["client_accuracy"] == pytest.approx(found[0]["client_accuracy"], abs=0.1)
-    assert "privacy" not in found[0]
+    assert found[0].get("privacy") is None
+    assert experiment.run(config.load(Path("a") / "config.toml"), Path("a"), resume=True) == found[0]
 
 
 def by_rows(n: int, clip: float) -> tuple[Tree, Models]:

@@ -11,6 +11,7 @@ from fedgmi.protocol.private_sum import private_rows, private_sum
 from fedgmi.protocol.step import Program
 from fedgmi.protocol.wrapper import Wrapper
 from fedgmi.runs.config import Config
+from fedgmi.settings.privacy import PrivacySettings
 
 ROWS_METHOD = "fedavg"
 MOST_ROWS = 100_000
@@ -26,7 +27,7 @@ def check_privacy(config: Config) -> None:
     own = config.privacy
     given = [name for name in ("epsilon", "noise_multiplier") if getattr(own, name) is not None]
     if not own.on:
-        if own.model_fields_set:
+        if own != PrivacySettings():
             raise ConfigError(
                 "privacy.clip is unset, so no update is bounded and there is no privacy",
                 where="privacy",
