@@ -245,6 +245,8 @@ def _place(header: Mapping[str, Any], program: Program, rounds: int, answers: Se
     """The first place in its phase that a request can have."""
     steps = program.steps(phase_of(header["round"], rounds))
     if header["kind"] != "step":
+        if header["round"] != rounds + 1:
+            raise Refused(f"results are handed out in round {rounds + 1}, at the end, and not in {header['round']}")
         return len(steps)
     step, number = steps[header["step"]], header["number"]
     last = answers[-1].place if answers and answers[-1].round == header["round"] else -1

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from fedgmi.data.rows import Client
 from fedgmi.data.validate import TEACHES_NOTHING, teaches_nothing
-from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
+from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits, read
 from fedgmi.deploy.site.site_data import SiteRows, load_site
 from fedgmi.methods import METHODS
 from fedgmi.methods.disclosing import TELLS, disclosing
@@ -76,6 +76,7 @@ def check(site_toml: Path, federation_toml: Path) -> Check:
         DataError: For rows that are not what the federation agreed on; see `load_site`.
     """
     settings, federation = read(SiteSettings, site_toml), read(FederationSettings, federation_toml)
+    check_limits(settings, federation)
     schema = federation.rows.as_schema()
     asked = federation.method.n_components
     k = asked if isinstance(asked, int) else 2  # one component alone has another program
