@@ -127,7 +127,7 @@ def test_site_audit_shows_what_left_and_ends_with_1_where_something_was_refused(
     site.ledger().charge("one", 0.5, 0.0, "its histogram of words")
     found = CliRunner().invoke(app, ["site", "audit", str(tmp_path / "site.toml")])
     assert found.exit_code == 0, found.output
-    for words in ("models/expert/total", "its histogram of words", "0.5"):
+    for words in ("models/expert/total", "its histogram of words", "0.5", "1 of 5 runs"):
         assert words in found.output
     assert not hostile.ask(hostile.header("step", **place | {"round": 99}))
     found = CliRunner().invoke(app, ["site", "audit", str(tmp_path / "site.toml")])

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from fedgmi.deploy.settings import SiteSettings, read
 from fedgmi.deploy.site.audit import Audit
+from fedgmi.deploy.site.guard import Guard
 from fedgmi.deploy.site.site import LEDGER
 from fedgmi.privacy.ledger import PrivacyLedger
 from fedgmi.report.formats import bare_table, plural, size
@@ -45,6 +46,9 @@ def print_audit(site_toml: Path, console: Console, days: float | None = None) ->
     console.print()
     console.print(_spent(ledger))
     console.print()
+    most = "" if settings.max_runs is None else f" of {settings.max_runs}"
+    for data, runs in Guard(where, data="", rounds=0).begun().items():
+        console.print(Text(f"rows {data[:8]}: {runs}{most} runs"))
     if refused:
         console.print(_refused(refused[-SHOWN:]))
     console.print(Text(f"{plural(len(refused), 'request')} refused", style="bold yellow" if refused else "green"))

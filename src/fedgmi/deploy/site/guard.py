@@ -218,6 +218,10 @@ class Guard:
         """How many runs there were over these rows."""
         return self._read()[1].get(self.data, 0)
 
+    def begun(self) -> dict[str, int]:
+        """How many runs there were, by the digest of the rows."""
+        return self._read()[1]
+
     def _admit(self, begun: Mapping[str, int]) -> None:
         used = begun.get(self.data, 0)
         if self.max_runs is not None and used >= self.max_runs:
