@@ -20,7 +20,8 @@ from fedgmi.deploy.site.site import Site
 from fedgmi.deploy.site.site_check import leaves_told
 from fedgmi.errors import UserError
 from fedgmi.methods.disclosing import disclosing
-from fedgmi.protocol.wire import Parcel, leaf_sizes
+from fedgmi.protocol.message import flatten
+from fedgmi.protocol.wire import Parcel, leaf_sizes, unpack
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,20 @@ def test_what_is_told_of_steps_is_what_left(after_a_run):
     left = {line["tells"] for line in site.audit().lines() if line["leaves"] and line["kind"] == "step"}
     assert left
     assert left <= set(told)
+
+
+def test_no_leaf_that_left_has_a_row_or_the_labels_as_they_stand(after_a_run):
+    """What `fedgmi site check` says of what never leaves."""
+    site, replies = after_a_run
+    rows, secret = site.train.x.flatten(1), site._secret()
+    for reply in replies:
+        assert secret not in json.dumps(reply.header)
+        assert bytes.fromhex(secret) not in reply.payload.numpy().tobytes()
+        for name, leaf in flatten(unpack(reply)).items() if "layout" in reply.header else ():
+            assert leaf.shape[:1] != (len(rows),), f"{name} has a number a row"
+            flat = leaf.double().flatten()
+            windows = flat.unfold(0, rows.shape[1], 1) if len(flat) >= rows.shape[1] else flat.new_zeros(0, 1)
+            assert not any((windows - row).abs().amax(1).min() < 1e-4 for row in rows.double() if len(windows)), name
 
 
 def test_hundreds_of_hostile_requests_leave_a_line_each_and_no_more_than_so_many_bytes(tmp_path, monkeypatch):
@@ -112,7 +127,7 @@ def test_site_audit_shows_what_left_and_ends_with_1_where_something_was_refused(
     site.ledger().charge("one", 0.5, 0.0, "its histogram of words")
     found = CliRunner().invoke(app, ["site", "audit", str(tmp_path / "site.toml")])
     assert found.exit_code == 0, found.output
-    for words in ("models/expert/total", "its histogram of words", "0.5"):
+    for words in ("models/expert/total", "its histogram of words", "0.5", "1 of 5 runs"):
         assert words in found.output
     assert not hostile.ask(hostile.header("step", **place | {"round": 99}))
     found = CliRunner().invoke(app, ["site", "audit", str(tmp_path / "site.toml")])

@@ -219,3 +219,31 @@ def test_a_coordinator_that_goes_back_to_its_checkpoint_pays_where_it_asks_somet
         assert site.guard().used() == 2 + n
     assert not hostile.ask(header, {"expert": torch.zeros(1, 90)})
     assert "max_runs is 5" in hostile.errors[-1]
+
+
+def test_a_limit_on_noisy_releases_needs_noise(tmp_path):
+    """A site that believes itself protected would send exact counts."""
+    hostile = Hostile(site_of(tmp_path, max_epsilon=1.0))
+    assert not hostile.step("features", 0, {})
+    assert "max_epsilon limits releases with noise, and method.epsilon is unset" in hostile.errors[-1]
+    site = make_sites(settings_of("fedgmi", epsilon=1.0), tmp_path / "noisy")[100]
+    limited = replace(site, settings=site.settings.model_copy(update={"max_epsilon": 1.0}))
+    assert Hostile(limited).step("features", 0, {})
+
+
+def test_a_predictor_is_judged_once_a_run(tmp_path):
+    """Labels of rows held out could be asked for, one by one, by predictors of the coordinator's choosing."""
+    settings = settings_of("fedavg")
+    site = make_sites(settings, tmp_path)[100]
+    hostile = Hostile(replace(site, settings=site.settings.model_copy(update={"max_runs": 2})))
+
+    def judged(value: float, round: int) -> bool:
+        header = hostile.header("finish", round=round, id=0, base=None, diagnosis=None)
+        return hostile.ask(header, {"expert": torch.full((1, 90), value)}) is not None
+
+    assert not judged(0.1, 1)
+    assert "results are handed out in round 3, at the end, and not in 1" in hostile.errors[-1]
+    assert judged(0.1, 3)
+    assert judged(0.1, 3), "the same again"
+    assert judged(0.2, 3), "a run more"
+    assert not judged(0.3, 3)

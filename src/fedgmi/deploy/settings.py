@@ -294,6 +294,25 @@ class SiteSettings(Section):
     max_request_mb: PositiveFloat = 1024.0
 
 
+def check_limits(site: SiteSettings, federation: FederationSettings) -> None:
+    """Refuse a limit that would limit nothing.
+
+    Args:
+        site: site.toml.
+        federation: federation.toml.
+
+    Raises:
+        ConfigError: Where a site limits what noisy releases cost, and the federation adds no noise.
+    """
+    limits = [name for name in ("max_epsilon", "max_releases") if getattr(site, name) is not None]
+    if limits and federation.method.model_dump().get("epsilon") is None:
+        raise ConfigError(
+            f"{limits[0]} limits releases with noise, and method.epsilon is unset: what leaves is exact",
+            where=f"settings of site {site.name!r}",
+            fix=f"ask the coordinator for method.epsilon, or leave {limits[0]} out",
+        )
+
+
 AnySettings = TypeVar("AnySettings", FederationSettings, SiteSettings)
 
 

@@ -47,19 +47,7 @@ class Audit:
         Raises:
             UserError: The disk is full, or the folder cannot be written.
         """
-        leaves = [about(entry) for entry in reply.header.get("layout", ())]
-        said = {key: value for key, value in reply.header.items() if key not in ("layout", "hash")}
-        line = {
-            **_asked(asked),
-            "name": step.name if step else str(asked.get("kind")),
-            "tells": (step.tells if step else TOLD.get(str(asked.get("kind")), "")) if leaves or not step else "",
-            "leaves": leaves,
-            "said": said,
-            "bytes": json_size(reply.header) + len(reply.payload),
-            "hash": reply.header.get("hash", hash_of(b"")),
-            "again": again,
-            "data": data,
-        }
+        line = line_of(asked, reply, step) | {"again": again, "data": data}
         self._append(REPEATED if again or asked.get("kind") == "hello" else LEFT, line)
 
     def refused(self, asked: Mapping[str, Any], why: str) -> None:
@@ -103,6 +91,31 @@ TOLD = {
     "finish": "how good its predictor is on the rows held out",
 }
 """What answers to requests tell that are no step's."""
+
+
+def line_of(asked: Header, reply: Parcel, step: Step | None) -> dict[str, Any]:
+    """What an answer is, without its values.
+
+    Args:
+        asked: The request's header.
+        reply: The answer.
+        step: Of the program; None: it is no step's.
+
+    Returns:
+        The request's place, the step's `name` and what it `tells`, the `leaves`, what else is `said`, `bytes`, `hash`.
+    """
+    kind = str(asked.get("kind"))
+    leaves = [about(entry) for entry in reply.header.get("layout", ())]
+    name, tells = (kind, TOLD.get(kind, "")) if step is None else (step.name, step.tells if leaves else "")
+    return {
+        **_asked(asked),
+        "name": name,
+        "tells": tells,
+        "leaves": leaves,
+        "said": {key: value for key, value in reply.header.items() if key not in ("layout", "hash")},
+        "bytes": json_size(reply.header) + len(reply.payload),
+        "hash": reply.header.get("hash", hash_of(b"")),
+    }
 
 
 def about(entry: Mapping[str, Any]) -> dict[str, Any]:

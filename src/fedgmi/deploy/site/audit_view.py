@@ -13,7 +13,9 @@ from rich.text import Text
 
 from fedgmi.deploy.settings import SiteSettings, read
 from fedgmi.deploy.site.audit import Audit
+from fedgmi.deploy.site.guard import Guard
 from fedgmi.deploy.site.site import LEDGER
+from fedgmi.privacy.accountant import composed
 from fedgmi.privacy.ledger import PrivacyLedger
 from fedgmi.report.formats import bare_table, plural, size
 
@@ -40,11 +42,15 @@ def print_audit(site_toml: Path, console: Console, days: float | None = None) ->
     where = site_toml.parent / settings.folder
     since = 0.0 if days is None else time.time() - days * 24 * 3600
     audit, refused = Audit(where), list(Audit(where).refusals(since))
-    ledger = PrivacyLedger(where / LEDGER, settings.max_epsilon, settings.max_releases)
+    limits, compose = (settings.max_epsilon, settings.max_releases), composed(settings.max_delta)
+    ledger = PrivacyLedger(where / LEDGER, *limits, compose=compose)
     console.print(_left(audit.lines(since)))
     console.print()
     console.print(_spent(ledger))
     console.print()
+    most = "" if settings.max_runs is None else f" of {settings.max_runs}"
+    for data, runs in Guard(where, data="", rounds=0).begun().items():
+        console.print(Text(f"rows {data[:8]}: {runs}{most} runs"))
     if refused:
         console.print(_refused(refused[-SHOWN:]))
     console.print(Text(f"{plural(len(refused), 'request')} refused", style="bold yellow" if refused else "green"))

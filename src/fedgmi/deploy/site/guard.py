@@ -218,6 +218,10 @@ class Guard:
         """How many runs there were over these rows."""
         return self._read()[1].get(self.data, 0)
 
+    def begun(self) -> dict[str, int]:
+        """How many runs there were, by the digest of the rows."""
+        return self._read()[1]
+
     def _admit(self, begun: Mapping[str, int]) -> None:
         used = begun.get(self.data, 0)
         if self.max_runs is not None and used >= self.max_runs:
@@ -245,6 +249,8 @@ def _place(header: Mapping[str, Any], program: Program, rounds: int, answers: Se
     """The first place in its phase that a request can have."""
     steps = program.steps(phase_of(header["round"], rounds))
     if header["kind"] != "step":
+        if header["round"] != rounds + 1:
+            raise Refused(f"results are handed out in round {rounds + 1}, at the end, and not in {header['round']}")
         return len(steps)
     step, number = steps[header["step"]], header["number"]
     last = answers[-1].place if answers and answers[-1].round == header["round"] else -1

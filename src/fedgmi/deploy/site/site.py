@@ -19,7 +19,7 @@ import torch
 from fedgmi import __version__, tree
 from fedgmi.data.rows import Client, Rows
 from fedgmi.data.rows import pack as pack_rows
-from fedgmi.deploy.settings import FederationSettings, SiteSettings
+from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits
 from fedgmi.deploy.site import results
 from fedgmi.deploy.site.audit import Audit
 from fedgmi.deploy.site.guard import Guard, Refused, Turn
@@ -96,6 +96,7 @@ class Site:
     def _answer(self, request: Parcel) -> Parcel:
         header = request.header
         check_header(request, self.settings.max_request_mb)
+        check_limits(self.settings, self.federation)
         self._agree(header)
         if header["kind"] == "hello":
             self._keep_plan(header)
