@@ -29,7 +29,7 @@ def message(*overrides: str, path: Path | None = None) -> str:
         ("data.label=ill", "did you mean data.label_column?"),
         ("clients=3", "did you mean scenario.n_clients?"),
         ("training.dropout=0.5", "known keys: training.batch_size, training.epochs, training.lr, "),
-        ("density.beta=2", "known keys: density.architecture, density.hidden"),
+        ("density.quxx=2", "known keys: density.architecture, density.hidden"),
     ],
 )
 def test_a_key_is_guessed_by_its_last_part_and_only_where_one_is_like_it(written, told):

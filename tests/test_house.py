@@ -37,7 +37,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 """From the ground up. A room imports from floors below its own, and from itself; rooms of one floor do not know each
 other, but for those in BESIDE."""
 
-BESIDE = {("mixture", "models"), ("storage", "settings")}
+BESIDE = {("mixture", "models"), ("storage", "settings"), ("privacy", "storage")}
 SHARED = (
     "contract",
     "disclosing",
@@ -220,7 +220,7 @@ def test_report_reads_records_only(file):
         ("pydantic", ("settings", "methods.fedgmi.settings", "runs.config", "runs.records", "deploy.settings")),
         ("narwhals", ("data",)),
         ("psutil", ("deploy.local",)),
-        ("filelock", ("storage", "deploy.site")),
+        ("filelock", ("storage",)),
         ("tomli_w", ("settings.toml",)),
         ("pickle", ()),
         ("fcntl", ()),

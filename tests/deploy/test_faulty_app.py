@@ -52,6 +52,7 @@ def test_a_spoilt_answer_is_told_as_the_table_has_it(tmp_path, name):
             return {node: self.answer(sites[node], request) for node, request in requests.items()}
 
         def answer(self, site, request):
+            request = Parcel(json.loads(json.dumps(request.header)), request.payload)  # as over a network
             try:
                 return app.answer(site, request)
             except RuntimeError as error:  # as `client_app` tells it

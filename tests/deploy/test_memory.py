@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
-from fedgmi.deploy.site.memory import BLOCKS, Kept, Memory, memory_of
+from fedgmi.deploy.site.memory import BLOCKS, Kept, Memory, forget_runs, memory_of
 from fedgmi.errors import UserError
 from fedgmi.protocol.blocks import still_held
 from fedgmi.protocol.wire import hash_of
@@ -118,8 +120,11 @@ def test_a_run_s_name_is_no_path(tmp_path, name):
         memory_of(tmp_path, name)
 
 
-def test_older_runs_go(tmp_path):
-    for n in range(4):
-        memory_of(tmp_path, f"{n}{NAME[1:]}").save((0, 0), kept(0.0))
-    assert len(list((tmp_path / "runs").iterdir())) == 2
-    assert (tmp_path / "runs" / f"3{NAME[1:]}").exists()
+def test_older_runs_go_but_those_that_go_on(tmp_path):
+    names = [f"{n}{NAME[1:]}" for n in range(5)]
+    for n, name in enumerate(names):
+        memory = memory_of(tmp_path, name)
+        memory.save((0, 0), kept(0.0))
+        os.utime(memory.where, (n, n))
+    forget_runs(tmp_path, {names[0]})
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [names[0], *names[3:]]

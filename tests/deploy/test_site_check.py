@@ -12,7 +12,7 @@ from PIL import Image
 from fedgmi import cli
 from fedgmi.deploy.local.processes import free_port
 from fedgmi.deploy.settings import SiteSettings, read
-from fedgmi.deploy.site.site_check import check, leaves, warning
+from fedgmi.deploy.site.site_check import check, leaves, may_come_out, never, warning
 from fedgmi.errors import ConfigError, FedgmiError
 
 SITE = """
@@ -72,7 +72,7 @@ def test_what_was_read_and_matched(site, capsys, monkeypatch):
     assert command(str(site / "site.toml")) == 0
     shown = capsys.readouterr().out
     for part in (
-        "8 rows: 5 to train on, 1 for validation, 2 held out",
+        "8 rows: 4 to train on, 4 held out",
         "3 features, as agreed: age, sex=f and sex=m",
         "age within [0, 120], as agreed",
         "labels by outcome; 1 of 3 classes have no row here",
@@ -103,11 +103,13 @@ def test_what_leaves_and_what_never_does(site, capsys):
         "without noise",
         "its proportions π",
         "updates of the shared densities and experts",
-        "accuracy on the 2 rows held out",
+        "accuracy on the 4 rows held out",
     ):
         assert part in leaving
-    for part in ("its rows", "the label of any single row", "its secret", "its predictor"):
+    for part in ("a row or a label as it stands", "its secret", "its own part of the predictor"):
         assert part in never
+    assert "can work single rows out of them" in never
+    assert "in 5 runs over the same rows" in never
     assert "Without secure aggregation" in never
     assert "the coordinator learns every site's proportions and its histogram of codewords × label" in never
 
@@ -136,6 +138,13 @@ def test_methods_say_what_they_send(site):
     average = checked(sets(site, name='"fedavg"', codewords=None))
     assert not any("proportions" in sentence for sentence in (*leaves(average), warning(average)))
     assert "every site's updates" in warning(average)
+
+
+def test_what_never_leaves_goes_by_the_program(site):
+    """A model that all share is no site's own."""
+    average = checked(sets(site, name='"fedavg"', codewords=None))
+    assert not any("predictor" in sentence or "secret" in sentence for sentence in never(average))
+    assert "single rows" in may_come_out(average)
 
 
 def test_class_counts_add_up(site):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from fedgmi.deploy.settings import FederationSettings, RowSettings, SiteSettings
-from fedgmi.deploy.site.site_data import SiteRows, load_site
+from fedgmi.deploy.site.site_data import SiteRows, load_site, parted
 from fedgmi.errors import ConfigError, DataError
 from fedgmi.settings.run import DataSettings
 
@@ -57,7 +60,7 @@ def load(tmp_path):
         )
         label = {} if rows.kind == "image" or not rows.classes else {"label_column": "outcome"}
         data = DataSettings(path=path, **(label | options))
-        settings = SiteSettings(**({"name": "ward-1", "held_out": 0.0, "data": data} | own))
+        settings = SiteSettings(**({"name": "ward-1", "held_out": 0.0, "validation": 0.0, "data": data} | own))
         return load_site(settings, FederationSettings(name="f", sites=2, seed=seed, rows=rows), tmp_path)
 
     return load
@@ -180,22 +183,42 @@ def many(n: int) -> dict[str, list[Any]]:
 
 
 def test_held_out_rows_are_drawn_by_seed_and_site(write, load):
-    path = write(many(50))
-    rows = load(path, held_out=0.2)
-    assert (len(rows.train), len(rows.validation), len(rows.held_out)) == (36, 4, 10)
-    ages = torch.cat([rows.train.x, rows.validation.x, rows.held_out.x])[:, 0]
-    assert sorted(ages.tolist()) == list(range(50))
+    path = write(many(121))
+    rows = load(path, held_out=0.2, validation=0.1)
+    parts = (rows.train, rows.validation, rows.held_out)
+    assert [len(part) for part in parts] == pytest.approx([87, 10, 24], abs=12)
+    assert sorted(torch.cat([part.x for part in parts])[:, 0].tolist()) == list(range(121))
     assert load(path, held_out=0.2).held_out.x.equal(rows.held_out.x)
     assert load(path, held_out=0.2, validation=0).validation is None
     for other in ({"seed": 1}, {"name": "ward-2"}):
         assert not load(path, held_out=0.2, **other).held_out.x.equal(rows.held_out.x)
 
 
-@pytest.mark.parametrize(("n", "fraction", "expected"), [(1, 0.9, 0), (2, 0.99, 1), (3, 0.0, 0), (2, 0.1, 0)])
-def test_one_row_always_trains(write, load, n, fraction, expected):
-    rows = load(write(many(n)), held_out=fraction)
-    assert len(rows.train) == n - expected
-    assert (0 if rows.held_out is None else len(rows.held_out)) == expected
+def test_no_row_left_to_train_on_is_an_error(write, load):
+    assert len(load(write(many(1)), held_out=0.0).train) == 1
+    with pytest.raises(DataError, match=r"none of its 2 rows is left to train on.*or to 0"):
+        load(write(many(2)), held_out=0.999)
+
+
+VALUES = st.integers(0, 3)  # few, so that rows stand several times over
+
+
+@given(st.lists(st.tuples(VALUES, VALUES), min_size=2, max_size=30), st.floats(0, 0.9), st.data())
+def test_a_row_that_goes_moves_no_other(rows, share, data):
+    """So that the sensitivity of a histogram is 1: each part has the rows that it had, but for one row of one part."""
+
+    def parts(kept: list[tuple[int, int]]) -> list[Counter]:
+        x = torch.tensor([row[0] for row in kept], dtype=torch.float32)[:, None]
+        y = torch.tensor([row[1] for row in kept])
+        return [Counter(kept[i] for i in part.tolist()) for part in parted(x, y, share, 0.3, "key")]
+
+    gone = data.draw(st.integers(0, len(rows) - 1))
+    before, after = parts(rows), parts(rows[:gone] + rows[gone + 1 :])
+    lost = [one - other for one, other in zip(before, after, strict=True)]
+    assert sum(each.total() for each in lost) == 1
+    assert sum(lost, Counter()) == Counter([rows[gone]])
+    assert not any(other - one for one, other in zip(before, after, strict=True))
+    assert parts(data.draw(st.permutations(rows))) == before  # nor does their order matter
 
 
 # --- the digest -----------------------------------------------------------------------------------------------------

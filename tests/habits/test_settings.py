@@ -129,6 +129,7 @@ class Line(NamedTuple):
 TABLE = ("data.path={table}", "scenario.name=by-column", "scenario.client_column=ward", "scenario.separation=3.0")
 TABLE = (*TABLE, "scenario.n_clients=", "scenario.rows_per_client=")
 PICTURES = ("data.path={pictures}", *TABLE[1:])
+PRIVATE = ("method.name=fedavg", "evaluation.local=false")
 SWEEP: dict[str, Line] = {
     "seed": Line("1", federation),
     "rounds": Line("1", run, FEW[:3]),
@@ -185,6 +186,15 @@ SWEEP: dict[str, Line] = {
     "training.optimizer": Line("sgd", run, ("method.name=fedavg",)),
     "training.stragglers": Line("0.9", run, ("method.name=fedavg", "training.batch_size=5")),
     "training.patience": Line("1", outcome, ("method.name=fedavg", "training.lr=1.0", "rounds=4")),
+    "privacy.clip": Line("0.5", outcome, (*PRIVATE, "privacy.clip=1", "privacy.noise_multiplier=0.1")),
+    "privacy.noise_multiplier": Line("0.2", outcome, (*PRIVATE, "privacy.clip=1", "privacy.noise_multiplier=0.1")),
+    "privacy.epsilon": Line("2", outcome, (*PRIVATE, "privacy.clip=1", "privacy.epsilon=1")),
+    "privacy.delta": Line("1e-3", outcome, (*PRIVATE, "privacy.clip=1", "privacy.epsilon=1")),
+    "privacy.unit": Line(
+        "rows",
+        outcome,
+        (*PRIVATE, "privacy.clip=1", "privacy.epsilon=1", "training.optimizer=sgd", "training.batch_size=100001"),
+    ),
     "communication.lost": Line("0.5", run, FEW),
     "evaluation.fedavg": Line("false", outcome, FEW),
     "evaluation.local": Line("false", outcome, FEW),

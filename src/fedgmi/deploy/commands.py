@@ -50,6 +50,44 @@ def check_site(
         )
 
 
+@site_app.command("audit")
+def audit_site(
+    file: Annotated[Path, typer.Argument(metavar="SITE.toml", help="The site's own settings.")],
+    days: Annotated[
+        float | None, typer.Option(min=0, help="What left and was refused in the last days.", show_default="all")
+    ] = None,
+) -> None:
+    """Show what left the site, what it has paid for its privacy, and what it refused.
+
+    Ends with exit code 1 where a request was refused in that time.
+    """
+    from fedgmi.deploy.site.audit_view import print_audit
+
+    if print_audit(file, Console(), days):
+        raise typer.Exit(1)
+
+
+@site_app.command("dry-run")
+def dry_run_site(
+    file: Annotated[Path, typer.Argument(metavar="SITE.toml", help="The site's own settings.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for what would be sent.")] = Path("dry-run"),
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Fewer rounds than there will be.", show_default="the federation's")
+    ] = None,
+    federation: Annotated[
+        Path | None,
+        typer.Option(help="The federation's settings.", show_default="federation.toml beside SITE.toml"),
+    ] = None,
+) -> None:
+    """Write to disk what the site would send, by its own rows alone and without a network.
+
+    The site stands in for all sites. Nothing is charged to its ledger, and nothing counts as a run.
+    """
+    from fedgmi.deploy.local.dry_run import dry_run, print_dry_run
+
+    print_dry_run(dry_run(file, federation or file.parent / "federation.toml", out, rounds), out, Console())
+
+
 @deploy_app.command()
 def init(
     where: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],

@@ -271,6 +271,12 @@ class SiteSettings(Section):
         threads: Of the CPU; None: as torch has them.
         part_of_steps: The part of its local steps that the site makes in a round, where it would be too slow for all of
             them: ⌈u·steps⌉ of each model's. Its models count by their rows all the same.
+        max_runs: How many runs there may be over one version of the rows; None: any number. See `deploy.site.guard`.
+        max_epsilon: What all noisy releases of the site's rows together may cost; None: no limit. See `privacy.ledger`.
+        max_releases: How many there may be; None: any number.
+        max_delta: The δ of all noisy releases together. With one above 0 their ε is less than the sum, where there are
+            many (`privacy.accountant`); 0: ε add up.
+        max_request_mb: A request of more megabytes is refused unread.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -281,6 +287,30 @@ class SiteSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: PositiveInt | None = None
     part_of_steps: Fraction = 1.0
+    max_runs: PositiveInt | None = 5
+    max_epsilon: PositiveFloat | None = None
+    max_releases: PositiveInt | None = None
+    max_delta: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    max_request_mb: PositiveFloat = 1024.0
+
+
+def check_limits(site: SiteSettings, federation: FederationSettings) -> None:
+    """Refuse a limit that would limit nothing.
+
+    Args:
+        site: site.toml.
+        federation: federation.toml.
+
+    Raises:
+        ConfigError: Where a site limits what noisy releases cost, and the federation adds no noise.
+    """
+    limits = [name for name in ("max_epsilon", "max_releases") if getattr(site, name) is not None]
+    if limits and federation.method.model_dump().get("epsilon") is None:
+        raise ConfigError(
+            f"{limits[0]} limits releases with noise, and method.epsilon is unset: what leaves is exact",
+            where=f"settings of site {site.name!r}",
+            fix=f"ask the coordinator for method.epsilon, or leave {limits[0]} out",
+        )
 
 
 AnySettings = TypeVar("AnySettings", FederationSettings, SiteSettings)

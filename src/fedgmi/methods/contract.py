@@ -29,6 +29,8 @@ from fedgmi.tree import Tree
 if TYPE_CHECKING:
     from fedgmi.mixture.identity import Cells
 
+Charge = Callable[[str, float, float, str, Mapping[str, float | str]], None]
+"""(key, ε, δ, what, about the mechanism) → nothing; see `privacy.ledger.PrivacyLedger.charge`."""
 S = TypeVar("S", bound=MethodSettings, default=MethodSettings, covariant=True)
 
 
@@ -47,8 +49,12 @@ class Task(Generic[S]):
         seed: Of all draws.
         secret: What a client's site knows and the coordinator does not, from which noise that protects rows is drawn.
             None in simulation, where noise comes from the seed, which everybody knows: it imitates protection and gives
-            none. A site draws one of its own (`secrets.token_hex(32)`), a new one whenever its rows change, and never
-            sends it.
+            none. A site draws one of its own (`secrets.token_hex(32)`) once, and never sends it.
+        charge: (key, ε, δ, what, how) → nothing, or an error where a site's ledger allows no such release. A client
+            asks it before each release with noise. The same key again is the same release, with the same noise. None:
+            nobody counts.
+        clip_rows: The length to which each row's gradient of an expert is cut (`[privacy]` with rows as the unit).
+            None: they stay as they are.
         memory: What models that are trained together may take.
         part: The part of its local steps that a site finishes, by its own word; 1 in simulation, which draws stragglers
             (`training.stragglers`).
@@ -65,6 +71,8 @@ class Task(Generic[S]):
     secret: str | None = field(default=None, repr=False)
     memory: WorkingMemory = field(default_factory=WorkingMemory, repr=False)
     part: float = 1.0
+    charge: Charge | None = field(default=None, repr=False)
+    clip_rows: float | None = None
 
     def replace(self, **changes: Any) -> Task[S]:
         """The same task but for `changes`."""
@@ -81,6 +89,8 @@ class Predictor:
         reads: The leaves of the server's state that these functions need, named as in `Step.reads`. A saved model
             holds them, and no more.
         proportions: (states) → each client's proportions. [C, K]
+        told: (states) → the proportions that clients may tell a coordinator, where those by which they predict are for
+            themselves alone. None: the same. [C, K]
         responsibilities: (server, states, rows) → which component each row came from, labels seen. [R, K]
         evidence: (server, rows) → log p_k(row)/P(row) up to a constant per row, for rows never seen, by labels where
             there are any. [R, K], nats
@@ -105,6 +115,7 @@ class Predictor:
     predict: Callable[[Tree, Tree, Rows], Tensor]
     reads: tuple[str, ...] = ()
     proportions: Callable[[Tree], Tensor] | None = None
+    told: Callable[[Tree], Tensor] | None = None
     responsibilities: Callable[[Tree, Tree, Rows], Tensor] | None = None
     evidence: Callable[[Tree, Rows], Tensor] | None = None
     infer_client: Callable[[Tree, Rows], Tree] | None = None

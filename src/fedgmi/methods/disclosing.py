@@ -30,7 +30,7 @@ def disclosing(method: Method) -> Method:
     Returns:
         The method with the step; itself where it has no proportions.
     """
-    tell = method.predictor.proportions
+    tell = method.predictor.told or method.predictor.proportions
     if tell is None:
         return method
 

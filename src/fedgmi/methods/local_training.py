@@ -14,6 +14,7 @@ from fedgmi.errors import ConfigError
 from fedgmi.methods.contract import Task
 from fedgmi.methods.summing import Totals, counted, over_clients
 from fedgmi.models import training
+from fedgmi.models.clipped import clipped
 from fedgmi.models.density import rows_per_chunk
 from fedgmi.protocol.message import Message, Models
 from fedgmi.protocol.step import Step
@@ -260,7 +261,8 @@ def expert_objective(task: Task, weights: Tensor | None = None) -> training.Obje
         share = ones.expand(batch.y.shape) if weights is None else weights[batch.row]
         expert.gradient(params, batch.x, batch.y, share[:, :, None], out)
 
-    return training.Objective(loss, gradient if expert.gradient else None, expert.by_job, f"expert {expert.name}")
+    found = training.Objective(loss, gradient if expert.gradient else None, expert.by_job, f"expert {expert.name}")
+    return found if task.clip_rows is None else clipped(found, task.clip_rows)
 
 
 def own_gradient(task: Task, models: Tensor, rows: Rows) -> Tensor:

@@ -64,12 +64,14 @@ class Agreed:
         first: The dtype and shape of every leaf of the program's first state, by name.
         entries: What may come, named as in `Step.reads`.
         grows: Leaves whose first axis may be longer than in the first state: see `Program.grows`.
+        made: The shapes of leaves that the first state lacks; see `Program.made`.
         most: How long; and how many times over a leaf that the first state lacks may hold what was said of it.
     """
 
     first: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     entries: tuple[str, ...] = ()
     grows: frozenset[str] = frozenset()
+    made: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
     most: int = 1
 
     @classmethod
@@ -82,7 +84,7 @@ class Agreed:
             most: How many clients or components there are, whichever is more.
         """
         first = {name: (dtype_name(leaf), tuple(leaf.shape)) for name, leaf in program.init().items()}
-        return cls(first, tuple(entries), program.grows, most)
+        return cls(first, tuple(entries), program.grows, program.made, most)
 
     def check(self, leaf: Leaf, said: int) -> None:
         """Refuse a leaf that is not what it should be, before memory is taken for it.
@@ -98,15 +100,25 @@ class Agreed:
         if not any(covers(entry, leaf.name) for entry in self.entries):
             raise WireError(f"{came}, which this request has no use for")
         if leaf.name not in self.first:
-            room = self.most * (said + sum(leaf.sizes().values()))
-            if leaf.n_bytes > room:
-                raise WireError(f"{came} of {leaf.n_bytes} bytes, by blocks that repeat: expected at most {room}")
+            self._check_made(leaf, said, came)
             return
         dtype, expected = self.first[leaf.name]
         grown = leaf.name in self.grows and len(shape) == len(expected) and shape[1:] == expected[1:]
         if leaf.dtype == dtype and (shape == expected or (grown and shape[0] <= max(self.most, expected[0]))):
             return
         raise WireError(f"{came} as {shown(leaf.dtype, shape)}, expected {shown(dtype, expected)}")
+
+    def _check_made(self, leaf: Leaf, said: int, came: str) -> None:
+        """The same of a leaf that the first state lacks."""
+        of = self.made.get(leaf.name)
+        if of is not None and (
+            len(of) != len(leaf.shape) or any(n not in (m, None) for m, n in zip(leaf.shape, of, strict=True))
+        ):
+            sides = ", ".join("any" if n is None else str(n) for n in of)
+            raise WireError(f"{came} as {shown(leaf.dtype, leaf.shape)}, expected the shape [{sides}]")
+        room = self.most * (said + sum(leaf.sizes().values()))
+        if leaf.n_bytes > room:
+            raise WireError(f"{came} of {leaf.n_bytes} bytes, by blocks that repeat: expected at most {room}")
 
 
 def shown(dtype: str, shape: Iterable[int]) -> str:

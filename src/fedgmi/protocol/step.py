@@ -95,6 +95,8 @@ class Program:
             length for all entries would ruin their quotient; they travel as numbers of relative precision.
         grows: Leaves of the server's state whose first axis grows with the run, to an entry for each client at most. A
             site refuses any other leaf that has not the shape of the first state.
+        made: The shapes of leaves that the first state lacks, by name; None: an axis of any length. A site refuses
+            others.
         rate: The setting to lower where numbers run away; "": the learning rate.
     """
 
@@ -108,6 +110,7 @@ class Program:
     warm_up: int = 0
     relative: frozenset[str] = frozenset()
     grows: frozenset[str] = frozenset()
+    made: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
     rate: str = ""
 
     def steps(self, phase: Phase) -> tuple[Step, ...]:

@@ -31,6 +31,8 @@ DTYPES = {
 
 Header = dict[str, Any]
 
+MOST_BYTES = 2**31 - 1  # of a message, as Flower carries it
+
 
 class WireError(FedgmiError):
     """A parcel that cannot be what it says it is.
@@ -111,17 +113,27 @@ def pack(message: Message, header: Header) -> Parcel:
     return Parcel(header | {"layout": layout, "hash": hash_of(payload.numpy().tobytes())}, payload)
 
 
-def unpack(parcel: Parcel) -> Message:
+def unpack(parcel: Parcel, most: int = MOST_BYTES) -> Message:
     """The message that `pack` made a parcel of.
 
+    Args:
+        parcel: As it came.
+        most: How many bytes its leaves may have together, with the rows of models that did not travel.
+
+    Returns:
+        The message.
+
     Raises:
-        WireError: Where bytes, hash and layout disagree.
+        WireError: Where bytes, hash and layout disagree, or the layout speaks of more than `most` bytes.
     """
     header, data = parcel.header, parcel.payload.cpu().numpy().tobytes()
     leaves, at = {}, 0
     try:
         if header["hash"] != hash_of(data):
             raise WireError(f"the bytes of {_named(leaf_sizes(parcel))} are not what their hash says")
+        whole = sum(math.prod(entry["shape"]) * DTYPES[entry["dtype"]].itemsize for entry in header["layout"])
+        if whole > most:
+            raise WireError(f"the layout speaks of {str(whole)[:20]} bytes, expected at most {most}")
         for entry in header["layout"]:
             shape, rows = tuple(int(n) for n in entry["shape"]), entry.get("rows")
             there, size = travelling(entry)

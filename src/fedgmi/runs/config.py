@@ -22,6 +22,7 @@ from fedgmi.settings.base import MethodSettings, PositiveInt, Section
 from fedgmi.settings.communication import CommunicationSettings
 from fedgmi.settings.effects import refuse_without_effect
 from fedgmi.settings.explain import explain
+from fedgmi.settings.privacy import PrivacySettings
 from fedgmi.settings.run import (
     ROUNDS,
     DataSettings,
@@ -68,6 +69,7 @@ class Config(Section):
         expert: The model of one component's p(y | x).
         training: Local training, the same for all methods.
         communication: How models travel, and what becomes of messages on their way, the same for all methods.
+        privacy: Differential privacy of the whole run.
         evaluation: What runs beside the method.
         compare: For `fedgmi compare` alone: settings of methods other than `method.name`, by name. What they leave out
             has its default, but for n_components and participation, which are those of `method`. The command line's
@@ -86,6 +88,7 @@ class Config(Section):
     expert: ExpertSettings = ExpertSettings()
     training: TrainingSettings = TrainingSettings()
     communication: CommunicationSettings = CommunicationSettings()
+    privacy: PrivacySettings = PrivacySettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     compare: dict[str, dict[str, Any]] = Field(default_factory=dict)
 

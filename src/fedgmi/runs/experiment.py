@@ -27,6 +27,7 @@ from fedgmi.runs.components import (
     warn_of_warm_up,
 )
 from fedgmi.runs.config import Config, check_method, check_metric, check_rates, dump, load, refuse_compare
+from fedgmi.runs.private import check_privacy
 from fedgmi.runs.records import Estimate, Summary
 from fedgmi.runs.run import Runner
 from fedgmi.runs.setup import Setup, choose_device
@@ -51,6 +52,7 @@ def run(config: Config, out: Path, *, resume: bool = False, listener: Listener |
     refuse_compare(config)
     check_method(config.method, config.rounds)
     check_rates(config)
+    check_privacy(config)
     check_metric(config.evaluation.metric, config.data.task)
     folder.claim(out, resume=resume)
     with folder.alone(out), own_modes(config.threads):

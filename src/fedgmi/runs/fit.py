@@ -85,6 +85,9 @@ def fit(
     refuse_compare(config)
     check_method(config.method, config.rounds)
     check_rates(config)
+    if config.privacy.on:
+        fix = "leave it out, or run another method: fedgmi run --set method.name=fedavg"
+        raise ConfigError("FedGMI.fit has no privacy of the whole run", where="privacy", fix=fix)
     check_communication(config.communication)
     check_metric(config.evaluation.metric, federation.schema.task)
     check_learnable(federation.schema, federation.clients)

@@ -26,6 +26,7 @@ from fedgmi.runs.budget.plan import plan
 from fedgmi.runs.budget.planned import Plan
 from fedgmi.runs.budget.words import planning_line, spending
 from fedgmi.runs.choosing import UNKNOWN, BestRound, Score, choice_of, score, split, to_device
+from fedgmi.runs.private import spent, wrappers_of
 from fedgmi.runs.records import Record
 from fedgmi.runs.setup import Setup, losses_of
 from fedgmi.storage import checkpoint, files, folder
@@ -101,6 +102,8 @@ class Runner:
             validation=federation.validation,
             coding=coding,
             losses=losses_of(config, method),
+            wrappers=wrappers_of(config, method),
+            seed=config.seed,
         )
         progress, threads = self._start(found, method, transport)
         torch.set_num_threads(threads)
@@ -132,6 +135,7 @@ class Runner:
                 result.update(self._evaluate(method, lr, transport, progress))
                 most = int(transport.ledger.by_client().sum(1).max()) + self.spent
                 result.update(most_mb=most / MB, models_travelled=coding.in_words(method.program))
+                result.update({} if not config.privacy.on else {"privacy": spent(config, method)})
                 result.update({} if planned is None else {"budget": self._spending(planned, transport, key)})
                 meta["outcome"] = result
             folder.append_record(self.out, Record.checked(record))

@@ -14,7 +14,7 @@ import torch
 from fedgmi.data.rows import Schema
 from fedgmi.errors import ConfigError, FedgmiWarning
 from fedgmi.methods import BOUNDS, METHODS, Entry, Method, Task
-from fedgmi.methods.contract import joins_as_newcomer
+from fedgmi.methods.contract import Charge, joins_as_newcomer
 from fedgmi.methods.standardising import prepared
 from fedgmi.models.densities import make_density
 from fedgmi.models.experts import make_expert
@@ -50,7 +50,13 @@ class Setup:
     density: Own = None
 
     def task(
-        self, name: str | None = None, *, lr: float | None = None, secret: str | None = None, part: float = 1.0
+        self,
+        name: str | None = None,
+        *,
+        lr: float | None = None,
+        secret: str | None = None,
+        part: float = 1.0,
+        charge: Charge | None = None,
     ) -> Task[Any]:
         """The task of a method.
 
@@ -60,6 +66,7 @@ class Setup:
             lr: The learning rate; None: the first of those to choose from.
             secret: A site's own; see `Task`.
             part: A site's own; see `Task`.
+            charge: A site's own; see `Task`.
 
         Returns:
             The task.
@@ -89,6 +96,8 @@ class Setup:
             seed=config.seed,
             secret=secret,
             part=part,
+            charge=charge,
+            clip_rows=config.privacy.clip if config.privacy.unit == "rows" else None,
         )
 
     def coding(self) -> Coding:
@@ -147,10 +156,17 @@ class Setup:
             warnings.warn(FedgmiWarning(remark), stacklevel=2)
 
     def method(
-        self, name: str | None = None, *, lr: float | None = None, secret: str | None = None, part: float = 1.0
+        self,
+        name: str | None = None,
+        *,
+        lr: float | None = None,
+        secret: str | None = None,
+        part: float = 1.0,
+        charge: Charge | None = None,
     ) -> Method:
         """The method, on standardised and complete rows where they are to be; arguments as those of `task`."""
-        built = entry_of(name or self.config.method.name)(self.task(name, lr=lr, secret=secret, part=part))
+        task = self.task(name, lr=lr, secret=secret, part=part, charge=charge)
+        built = entry_of(name or self.config.method.name)(task)
         return prepared(built, self.schema, standardise=self.standardise)
 
 

@@ -52,6 +52,25 @@ def writing(path: Path) -> Iterator[None]:
         raise UserError(f"cannot be written ({error.strerror or error})", where=str(path), fix=fix) from error
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time in the block; others wait. The operating system releases the lock when a process ends.
+
+    Args:
+        path: The lock. Its folder is made where there is none.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written.
+    """
+    from filelock import FileLock  # not above: `fedgmi --help` does without it
+
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path).acquire()
+    with lock:
+        yield
+
+
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write strict JSON atomically.
 

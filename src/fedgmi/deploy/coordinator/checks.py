@@ -6,6 +6,7 @@ answers are thrown away. So no method has to say anywhere what its messages look
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +20,7 @@ from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
 from fedgmi.protocol.message import Message, flatten
 from fedgmi.protocol.step import Step, select
-from fedgmi.protocol.wire import Parcel, WireError, dtype_name, unpack
+from fedgmi.protocol.wire import DTYPES, Parcel, WireError, dtype_name, unpack
 from fedgmi.protocol.wrapper import Layout, Place, Wrapper, receive
 from fedgmi.tree import Tree
 
@@ -120,10 +121,11 @@ def read(parcel: Parcel, expected: Expected, client: int, rows: int) -> tuple[Me
         The message and "", or None and the reason.
     """
     try:
-        why = reason_against(parcel, expected.travelling(client), rows)
+        travelling = expected.travelling(client)
+        why = reason_against(parcel, travelling, rows)
         if why is not None:
             return None, why
-        message = expected.opened(unpack(parcel), client)
+        message = expected.opened(unpack(parcel, whole_bytes(travelling)), client)
         why = expected.reason_against(message, client, rows)
         return (message, "") if why is None else (None, why)
     except WireError as error:
@@ -162,6 +164,11 @@ def reason_against(parcel: Parcel, expected: Layout, rows: int) -> str | None:
     if any(not _rows_of(entry.get("rows"), entry["shape"]) for entry in layout):
         return "it names rows that a leaf does not have"
     return None
+
+
+def whole_bytes(leaves: Layout) -> int:
+    """Of all leaves of a layout."""
+    return sum(math.prod(shape) * DTYPES[dtype].itemsize for dtype, shape in leaves.values())
 
 
 def _rows_of(rows: Any, shape: list[int]) -> bool:

@@ -10,13 +10,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 from fedgmi.errors import CheckpointError, UserError
 from fedgmi.protocol.blocks import ROUNDS_HELD, still_held
@@ -80,15 +77,6 @@ class Memory:
     """
 
     where: Path
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """One request at a time: a second process of the same site waits for the first to end."""
-        with files.writing(self.where):
-            self.where.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.where / "lock").acquire()
-        with lock:
-            yield
 
     def save(self, at: Exchange, kept: Kept, base: Exchange | None = None) -> None:
         """Write a state, whole or not at all, then forget what nobody can ask for any more.
@@ -202,7 +190,7 @@ def _read_rounds(path: Path) -> dict[str, int]:
 
 
 def memory_of(site: Path, run: str) -> Memory:
-    """The folder of a run. Folders of all but the last two runs are removed.
+    """The folder of a run, which is made when something is kept there.
 
     Args:
         site: The site's folder.
@@ -216,13 +204,20 @@ def memory_of(site: Path, run: str) -> Memory:
     """
     if not re.fullmatch(r"[0-9a-f]{8,64}", run):
         raise UserError(f"{run[:40]!r} is no name of a run", where="request", fix="check who submits runs")
-    runs = site / "runs"
-    chosen = runs / run
-    if not chosen.exists():
-        older = sorted((path for path in runs.glob("*") if path.is_dir()), key=lambda path: path.stat().st_mtime)
-        for stale in older[: max(0, len(older) - RUNS_KEPT + 1)]:
-            shutil.rmtree(stale, ignore_errors=True)
-    return Memory(chosen)
+    return Memory(site / "runs" / run)
+
+
+def forget_runs(site: Path, going_on: Collection[str]) -> None:
+    """Remove the folders of runs that are over, but for the last ones.
+
+    Args:
+        site: The site's folder.
+        going_on: Names of runs whose folders stay.
+    """
+    over = [path for path in (site / "runs").glob("*") if path.is_dir() and path.name not in going_on]
+    over.sort(key=lambda path: path.stat().st_mtime)
+    for stale in over[: max(0, len(over) - RUNS_KEPT)]:
+        shutil.rmtree(stale, ignore_errors=True)
 
 
 class StateLost(UserError):

@@ -7,9 +7,40 @@ from typing import Any
 from fedgmi.deploy.settings import FederationSettings
 from fedgmi.protocol.phases import phase_of
 from fedgmi.protocol.step import Program, Step
-from fedgmi.protocol.wire import Header, WireError
+from fedgmi.protocol.wire import Header, Parcel, WireError
 
 MOST_EXCHANGES = 10_000  # of a round: files of states have four digits for them
+
+
+COMMON = frozenset({"kind", "version", "federation", "run", "attempt"})
+TREE = frozenset({"layout", "sent", "sizes", "forms"})
+KEYS = {
+    "hello": COMMON | {"plan"},
+    "step": COMMON | TREE | {"round", "number", "step", "id", "base"},
+    "finish": COMMON | TREE | {"round", "id", "base", "diagnosis"},
+}
+"""What the header of a request may say, by its kind. All else that a site goes by stands in federation.toml."""
+
+
+def check_header(request: Parcel, most_mb: float) -> None:
+    """Refuse a request that is too large, or says what no request does.
+
+    Args:
+        request: As it came.
+        most_mb: How large it may be.
+
+    Raises:
+        WireError: It names what was found and what was expected.
+    """
+    header, size = request.header, request.n_bytes
+    if size > most_mb * 1e6:
+        raise WireError(f"the request has {size} bytes, and max_request_mb is {most_mb:g}: the site can raise it")
+    kind = header.get("kind")
+    if not isinstance(kind, str) or kind not in KEYS:
+        raise WireError(f"there is no request of kind {_short(kind)}, expected {', '.join(KEYS)}: update fedgmi")
+    strange = sorted(header.keys() - KEYS[kind])
+    if strange:
+        raise WireError(f"the request says {_short(strange[0])}, which no request of kind {kind!r} does")
 
 
 def check_place(header: Header, program: Program, federation: FederationSettings) -> Step | None:

@@ -19,24 +19,32 @@ import torch
 from fedgmi import __version__, tree
 from fedgmi.data.rows import Client, Rows
 from fedgmi.data.rows import pack as pack_rows
-from fedgmi.deploy.settings import FederationSettings, SiteSettings
+from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits
 from fedgmi.deploy.site import results
-from fedgmi.deploy.site.memory import Exchange, Kept, Memory, StateLost, memory_of
-from fedgmi.deploy.site.requests import check_place
+from fedgmi.deploy.site.audit import Audit
+from fedgmi.deploy.site.guard import Guard, Refused, Turn
+from fedgmi.deploy.site.memory import Exchange, Kept, Memory, StateLost, forget_runs, memory_of
+from fedgmi.deploy.site.requests import check_header, check_place
 from fedgmi.errors import DataError, DivergedError, FedgmiError, UserError
 from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
 from fedgmi.methods.disclosing import disclosing
-from fedgmi.protocol.agreed import Agreed, not_finite_words
+from fedgmi.privacy.accountant import composed
+from fedgmi.privacy.ledger import PrivacyLedger
+from fedgmi.protocol.agreed import Agreed, leaf_of, not_finite_words
 from fedgmi.protocol.blocks import ROUNDS_HELD, first_blocks
 from fedgmi.protocol.message import Message, flatten, unflatten
 from fedgmi.protocol.opening import received, tree_of
 from fedgmi.protocol.phases import phase_of, require_finite
+from fedgmi.protocol.step import Step
 from fedgmi.protocol.wire import Header, Parcel, WireError, pack
 from fedgmi.protocol.wrapper import Place, apart, marked, send
 from fedgmi.runs.setup import choose_device, open_process
 from fedgmi.storage import files
 from fedgmi.tree import Tree
+
+LEDGER = "ledger.json"
+SECRET_LOST = "restore it from a backup. Another draws noise anew, and what then goes out is charged as a new release"
 
 
 @dataclass(frozen=True)
@@ -77,41 +85,67 @@ class Site:
             return self._answer(request)
         except WireError as error:
             if not error.missing:
-                log(self.where, error)
+                self._note(request, error)
             return Parcel({"error": str(error), "missing": error.missing})
         except Exception as error:
-            log(self.where, error)
+            self._note(request, error)
             kinds = {"lost": isinstance(error, StateLost), "diverged": isinstance(error, DivergedError)}
             about = {name: True for name, true in kinds.items() if true}
             return Parcel({"error": f"{self.settings.name}: {disclosable(error)}"} | about)
 
     def _answer(self, request: Parcel) -> Parcel:
         header = request.header
+        check_header(request, self.settings.max_request_mb)
+        check_limits(self.settings, self.federation)
         self._agree(header)
         if header["kind"] == "hello":
             self._keep_plan(header)
-            return Parcel(self._hello())
-        memory = memory_of(self.where, str(header["run"]))
-        with memory.alone():
+            reply = Parcel(self._hello())
+            self.audit().left(header, reply, None)
+            return reply
+        guard, memory = self.guard(), memory_of(self.where, str(header.get("run")))
+        with guard.alone():
             site = replace(self, federation=self.federation.planned(memory.plan()))
-            server = site._take(request, memory)
-            if header["kind"] == "step":
-                return site._step(header, request, server, memory)
-            if header["kind"] == "finish":
-                return site._finish(header, server, memory)
-        raise UserError(
-            f"there is no request of kind {str(header['kind'])[:20]!r}", where="request", fix="update fedgmi"
-        )
+            server, turn, step = site._take(request, memory, guard)
+            finish = step is None
+            reply = site._finish(header, server, memory) if finish else site._step(header, request, server, memory)
+            self.audit().left(header, reply, step, again=not turn.new, data=self.digest)
+            guard.keep(turn, finished=finish)
+            forget_runs(self.where, guard.going_on())
+            return reply
+
+    def guard(self) -> Guard:
+        """What holds requests to the program's order."""
+        return Guard(self.where, self.digest, self.federation.rounds, self.settings.max_runs)
+
+    def ledger(self) -> PrivacyLedger:
+        """What the site has paid for its privacy."""
+        own, compose = self.settings, composed(self.settings.max_delta)
+        return PrivacyLedger(self.where / LEDGER, own.max_epsilon, own.max_releases, self.digest, compose)
+
+    def audit(self) -> Audit:
+        """What left, and what was refused."""
+        return Audit(self.where)
+
+    def _note(self, request: Parcel, error: Exception) -> None:
+        """A request that is not answered, for the site's own eyes."""
+        log(self.where, error)
+        self.audit().refused(request.header, " ".join(str(error).split()) or type(error).__name__)
 
     def _keep_plan(self, header: Header) -> None:
         """Keep the plan that a greeting brings. One that cannot be is refused now rather than later."""
         chosen = header.get("plan")
         self.federation.planned(chosen)
-        if chosen or "run" in header:
-            memory = memory_of(self.where, str(header["run"]))
-            if chosen or memory.plan() is not None:
-                with memory.alone():
-                    memory.keep_plan(chosen)
+        if not chosen and "run" not in header:
+            return
+        guard, memory = self.guard(), memory_of(self.where, str(header.get("run")))
+        if (chosen or None) == memory.plan():
+            return
+        with guard.alone():
+            if guard.has_begun(str(header["run"])):
+                raise Refused("the request brings another plan than the run began with")
+            memory.keep_plan(chosen)
+            forget_runs(self.where, guard.going_on() | {str(header["run"])})
 
     def _agree(self, header: Header) -> None:
         """Both sides must have the same software and the same federation.toml."""
@@ -132,17 +166,17 @@ class Site:
         held_out = 0 if self.held_out is None else len(self.held_out)
         return {"site": self.settings.name, "rows": len(self.train), "held_out": held_out}
 
-    def _take(self, request: Parcel, memory: Memory) -> Tree:
-        """What the request sends of the server's state, with what is kept of it here."""
+    def _take(self, request: Parcel, memory: Memory, guard: Guard) -> tuple[Tree, Turn, Step | None]:
+        """What the request sends of the server's state, with what is kept of it here; its turn, and its step."""
         method = self.method()
         program = method.program
         step = check_place(request.header, program, self.federation)
+        turn = guard.turn(request.header, fingerprint(request), program)
         chain = self.federation.coding().broadcast(program)
         rounds, decode = (ROUNDS_HELD, None) if chain is None else (chain.rounds_held, chain.decode)
-        held = memory.blocks()
+        held, first = memory.blocks(), dict[str, bytes]()
         if chain is not None and not held:
-            held = first_blocks(chain.settle({}, program.init(), 0, "start"))
-            memory.keep_blocks(held, 0, rounds)
+            held = first = first_blocks(chain.settle({}, program.init(), 0, "start"))
         reads = method.predictor.reads if step is None else (*step.reads, *method.predictor.reads)
         agreed = Agreed.of(program, reads, max(self.federation.sites, self.federation.setup().n_components))
         blocks = received(request, held, decode, agreed)
@@ -150,8 +184,12 @@ class Site:
         broken = tree.not_finite(server)
         if broken is not None:
             raise WireError(not_finite_words(server, broken))
-        memory.keep_blocks(blocks, int(request.header["round"]), rounds)
-        return server
+        came = {leaf_of(blocks[name]).name: name for name in request.header["layout"]}
+        guard.check_leaves(turn, request.header, program, came)
+        for some, round in ((first, 0), (blocks, int(request.header["round"]))):
+            if some:
+                memory.keep_blocks(some, round, rounds)
+        return server, turn, step
 
     def _step(self, header: Header, request: Parcel, server: Tree, memory: Memory) -> Parcel:
         at, same = (int(header["round"]), int(header["number"])), fingerprint(request)
@@ -216,7 +254,8 @@ class Site:
     def method(self) -> Method:
         """The method that the federation runs, with this site's own secret, and the part of its steps that it makes."""
         own = self.settings.part_of_steps
-        return disclosing(self.federation.setup().method(secret=self._secret(), part=own))
+        setup, charge = self.federation.setup(), self.ledger().charge
+        return disclosing(setup.method(secret=self._secret(), part=own, charge=charge))
 
     def _rows(self, client: Client, header: Header, validation: Client | None = None) -> Rows:
         """The client's rows under its index in the federation."""
@@ -230,16 +269,14 @@ class Site:
         return f"{header['attempt']} {self.digest}"
 
     def _secret(self) -> str:
-        """What noise is drawn from: drawn once, anew when the rows change, never sent."""
+        """What noise is drawn from: drawn once, never sent. Noise goes by the rows too, so it may outlive them."""
         path = self.where / "secret.json"
         if path.exists():
-            found = files.read_json(path, "a secret of fedgmi", {"rows", "secret"}, "remove it; another is then drawn")
-            if found["rows"] == self.digest:
-                return str(found["secret"])
+            return str(files.read_json(path, "a secret of fedgmi", {"secret"}, SECRET_LOST)["secret"])
         secret = secrets.token_hex(32)
         before = os.umask(0o077)  # at no moment is it for others to read
         try:
-            files.write_json(path, {"rows": self.digest, "secret": secret})
+            files.write_json(path, {"secret": secret})
         finally:
             os.umask(before)
         return secret

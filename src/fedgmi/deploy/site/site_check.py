@@ -14,7 +14,7 @@ from rich.text import Text
 
 from fedgmi.data.rows import Client
 from fedgmi.data.validate import TEACHES_NOTHING, teaches_nothing
-from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
+from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits, read
 from fedgmi.deploy.site.site_data import SiteRows, load_site
 from fedgmi.methods import METHODS
 from fedgmi.methods.disclosing import TELLS, disclosing
@@ -25,12 +25,6 @@ from fedgmi.runs.config import check_method
 from fedgmi.runs.setup import Setup
 
 MOST_NAMES = 12  # features listed by name
-NEVER = (
-    "its rows, and the names and values of ignored columns",
-    "the label of any single row",
-    "its secret, from which noise is drawn",
-    "its predictor",
-)
 
 
 @dataclass(frozen=True)
@@ -44,6 +38,7 @@ class Check:
         program: What the federation asks of it.
         class_counts: Per class how many rows train, choose, and are held out; none without labels.
         n_counts: Of the histogram of codewords and labels; 0 where the method asks for none.
+        own: Whether sites end with a part of the predictor of their own.
     """
 
     settings: SiteSettings
@@ -52,6 +47,7 @@ class Check:
     program: Program
     class_counts: tuple[tuple[str, int, int, int], ...]
     n_counts: int
+    own: bool = False
 
     @property
     def histogram_bytes(self) -> int:
@@ -80,6 +76,7 @@ def check(site_toml: Path, federation_toml: Path) -> Check:
         DataError: For rows that are not what the federation agreed on; see `load_site`.
     """
     settings, federation = read(SiteSettings, site_toml), read(FederationSettings, federation_toml)
+    check_limits(settings, federation)
     schema = federation.rows.as_schema()
     asked = federation.method.n_components
     known = asked if isinstance(asked, int) else 2  # what leaves is the same for any number but one
@@ -87,14 +84,16 @@ def check(site_toml: Path, federation_toml: Path) -> Check:
     check_method(federation.method, federation.rounds)
     rows = load_site(settings, federation, site_toml.parent)
     counts = (_class_counts(part, schema.n_classes) for part in (rows.train, rows.validation, rows.held_out))
+    method = disclosing(setup.method())
     has_histogram = METHODS[federation.method.name].has_histogram(federation.method)
     return Check(
         settings,
         federation,
         rows,
-        disclosing(setup.method()).program,
+        method.program,
         tuple(zip(schema.classes, *counts, strict=True)),
         count_words(setup.task()) if has_histogram else 0,
+        bool(method.predictor.own),
     )
 
 
@@ -118,6 +117,33 @@ def leaves(check: Check) -> Iterator[str]:
             f"at the end, its predictor's accuracy on the {plural(len(rows.held_out), 'row')} held out, the other "
             "metrics (macro-F1, AUC, log loss, …), and the accuracy of saying its most frequent class"
         )
+
+
+def never(check: Check) -> Iterator[str]:
+    """What no message has, one sentence each: as the program's steps are."""
+    yield "a row or a label as it stands, and the names and values of ignored columns: no message has a place for them"
+    if check.n_counts:
+        yield "its secret, from which noise is drawn"
+    if check.own:
+        yield "its own part of the predictor"
+
+
+def may_come_out(check: Check) -> str:
+    """What a coordinator that lies could work out of what leaves; empty where nothing made of single rows leaves."""
+    if not leaves_told(check.program):
+        return ""
+    runs, noise = check.settings.max_runs, "" if check.epsilon is None else " Noise is on the histogram alone."
+    limit = "as many runs as are asked for" if runs is None else f"{plural(runs, 'run')} over the same rows"
+    return (
+        "Sums and updates are exact. A coordinator that chooses with care what they are taken at can work single rows "
+        f"out of them. The site answers each step once a run and in order, in {limit} (max_runs in site.toml), and "
+        f"audit.jsonl says what left.{noise}"
+    )
+
+
+def leaves_told(program: Program) -> list[str]:
+    """What answers to a program's steps tell, each once, in the order of the phases."""
+    return list(dict.fromkeys(step.tells for step in program.all_steps if step.tells))
 
 
 def _sentence(check: Check, step: Step) -> str:
@@ -165,7 +191,10 @@ def print_check(check: Check, console: Console) -> None:
         console.print(Text(lacks(check), style="bold yellow"))
         console.print()
     _paragraph(console, "Leaves the site", leaves(check), "· ")
-    _paragraph(console, "Never leaves it", NEVER, "· ")
+    _paragraph(console, "Never leaves it", never(check), "· ")
+    if may_come_out(check):
+        console.print(Text(may_come_out(check), style="yellow"))
+        console.print()
     console.print(Text(warning(check), style="bold yellow"))
     console.print()
     console.print(Text(f"{check.settings.name} is ready for {check.federation.name}.", style="green"))

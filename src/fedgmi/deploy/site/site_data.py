@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,6 @@ from fedgmi.data.sources.tables import all_values, batches, column_values, named
 from fedgmi.data.sources.targets import with_events
 from fedgmi.deploy.settings import FederationSettings, RowSettings, SiteSettings
 from fedgmi.errors import ConfigError, DataError, nearest
-from fedgmi.randomness import numpy_generator
 from fedgmi.settings.run import DataSettings
 
 DECIDED = {
@@ -62,8 +62,8 @@ def load_site(settings: SiteSettings, federation: FederationSettings, where: Pat
     """Read a site's rows.
 
     Columns stand in the federation's order. Texts are one-hot by its values, and labels are numbered by its classes,
-    whichever of them the site has. The rows that are held out and those for validation are drawn by the federation's
-    seed and the site's name. They are never all rows. No copy of the rows stays on the disk.
+    whichever of them the site has. Which rows are held out, and which are for validation, goes by the federation's
+    seed, the site's name and the row itself (`parted`). No copy of the rows stays on the disk.
 
     Args:
         settings: site.toml. It names the rows and the fraction that is held out.
@@ -88,13 +88,55 @@ def load_site(settings: SiteSettings, federation: FederationSettings, where: Pat
     other_splits = [f"split {name!r}" for name in splits if name != data.train_split]
     ignored = (*other_splits, *(name for name in table.features if name not in (*columns, label, data.event_column)))
     key = (federation.seed, "site", settings.name, "held out")
-    order, n_held_out = numpy_generator(*key).permutation(len(x)), min(round(settings.held_out * len(x)), len(x) - 1)
-    n_validation = min(round(settings.validation * (len(x) - n_held_out)), len(x) - n_held_out - 1)
-    held_out, validation, train = (np.sort(part) for part in np.split(order, [n_held_out, n_held_out + n_validation]))
+    train, held_out, validation = parted(x, y, settings.held_out, settings.validation, *key)
+    if not len(train):
+        raise DataError(
+            f"none of its {len(x)} rows is left to train on: all of them fell to those that are held out",
+            where=data.path,
+            fix="set held_out and validation lower in site.toml, or to 0",
+        )
     of = {"train": train, "held_out": held_out, "validation": validation}
     parts = {name: client_with(settings.name, Split(x, y), rows) for name, rows in of.items() if len(rows)}
     some = (parts["train"], parts.get("held_out"), parts.get("validation"))
     return SiteRows(*some, _digest(list(parts.values())), columns, label, ignored)
+
+
+def parted(
+    x: Tensor, y: Tensor | None, held_out: float, validation: float, *key: int | str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which rows train, which are held out, and which are for validation: each row by a keyed hash of itself.
+
+    So a row that is added or removed moves no other. A row that stands m times over is hashed with 0, 1, …, m − 1: its
+    copies are told apart, and the loss of one is the loss of the last. How many rows are held out is left to chance:
+    a binomial number.
+
+    Args:
+        x: [n, *shape]
+        y: [n], where there are labels.
+        held_out: The chance of each row to be held out.
+        validation: The chance of each other row to be for validation.
+        key: Of the hash.
+
+    Returns:
+        Places of rows, in order: of those that train, are held out, are for validation.
+
+    Examples:
+        >>> x = torch.arange(10.0)[:, None]
+        >>> [rows.tolist() for rows in parted(x, None, 0.3, 0.2, "key")]
+        [[1, 2, 6, 7, 8], [0, 3, 4, 5, 9], []]
+        >>> [rows.tolist() for rows in parted(x[1:], None, 0.3, 0.2, "key")]  # without the first row
+        [[0, 1, 5, 6, 7], [2, 3, 4, 8], []]
+    """
+    keyed = hashlib.blake2b(repr(key).encode()).digest()
+    leaves = [leaf.reshape(len(x), -1).numpy() for leaf in (x, y) if leaf is not None]
+    draws, copies = np.empty(len(x)), Counter[bytes]()
+    for place, row in enumerate(zip(*leaves, strict=True)):
+        content = b"".join(part.tobytes() for part in row)
+        named = content + copies[content].to_bytes(8, "big")
+        draws[place] = int.from_bytes(hashlib.blake2b(named, key=keyed, digest_size=8).digest(), "big") / 2**64
+        copies[content] += 1
+    out, choosing = draws < held_out, draws < held_out + validation * (1 - held_out)
+    return (~choosing).nonzero()[0], out.nonzero()[0], (choosing & ~out).nonzero()[0]
 
 
 def _texts(data: DataSettings, schema: Schema) -> list[str | None]:

@@ -43,7 +43,7 @@ from fedgmi.methods.fedgmi.settings import (
     require_histogram,
     settle,
 )
-from fedgmi.methods.fedgmi.sketch import cells_known
+from fedgmi.methods.fedgmi.sketch import cells_known, count_words, told_proportions
 from fedgmi.methods.fedgmi.state import (
     BYTES,
     CONTRAST,
@@ -53,6 +53,7 @@ from fedgmi.methods.fedgmi.state import (
     Sketch,
     initial_clients,
     initial_server,
+    shapes_made,
 )
 from fedgmi.methods.local_training import identified_of
 from fedgmi.methods.personal import personal
@@ -103,6 +104,7 @@ def _build(task: Task[FedGMISettings], name: str, preset: Preset) -> Method:
         finish=phase("finish"),
         kinds=BYTES,
         warm_up=preset.shared_rounds,
+        made=shapes_made(task.n_components, task.settings.codewords, count_words(task)),
     )
     method = Method(name, program, _predictor(task, preset), metrics, _counts, cells_known)
     return _with_own_parts(method, task, preset) if task.settings.personal else method
@@ -156,6 +158,7 @@ def _predictor(task: Task[FedGMISettings], preset: Preset) -> Predictor:
         predict=predict,
         reads=reads,
         proportions=lambda states: states["proportions"],
+        told=None if task.settings.epsilon is None else told_proportions,
         responsibilities=lambda server, states, rows: preset.posterior(server, states, rows).responsibilities,
         evidence=evidence,
         infer_client=lambda server, rows: infer_client(server, rows, evidence(server, rows)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,15 +33,16 @@ each would find. Rows know more than words, so the limit is below ½. docs/decis
 
 Steps = dict[str, Step]
 
+TOLD = "told"
+"""The leaf of a client's proportions as its released counts have them; only with `method.epsilon`. [C, K]"""
+
 
 def codebook_steps(task: Task[FedGMISettings]) -> Steps:
     """Standardise features by federated sums, draw first centres, and move them by federated k-means."""
 
     def project(server: Tree, rows: Rows) -> torch.Tensor:
         if "projected" not in rows.cache:
-            sketch = Sketch(server)
-            projector = codebook.projector(sketch.mean, sketch.std, task.settings.projection, task.seed)
-            rows.cache["projected"] = projector(rows.x)
+            rows.cache["projected"] = projector_of(task, server)(rows.x)
         return rows.cache["projected"]
 
     def send_spread(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
@@ -98,7 +100,7 @@ def histogram_step(task: Task[FedGMISettings], take: ServerStep, writes: tuple[s
         if epsilon is not None:
             from fedgmi.privacy import geometric  # a site without ε has no noise to load
 
-            counts = geometric.release(counts, epsilon, [noise_source(task, server, client) for client in rows.ids])
+            counts = geometric.release(counts, epsilon, noise_sources(task, server, rows))
             states = states | {"released": counts}
         return states, Message(replies={"histogram": counts.int()})
 
@@ -140,19 +142,48 @@ def survey_steps(task: Task[FedGMISettings]) -> tuple[Step, ...]:
     return schedule.lay_out(schedule.survey(own), "prepare", steps, own, task.schema)
 
 
-def noise_source(task: Task[FedGMISettings], server: Tree, client: int) -> KeyedBits:
-    """Where a client's noise comes from: the site's secret, or in simulation the seed.
+def noise_sources(task: Task[FedGMISettings], server: Tree, rows: Rows) -> list[KeyedBits]:
+    """Where each client's noise comes from: the site's secret, or in simulation the seed.
 
-    Under one secret the same request has the same noise, so that an answer may be repeated, and another request (other
-    words, another ε) has noise of its own: the difference of two answers tells no more than the two.
+    Under one secret noise goes by what is counted and how: the rows as they are counted, the codebook, ε. Nothing else
+    that a coordinator chooses has a part in it, so that asking again under another name brings the same answer. Other
+    rows or another codebook have noise of their own, so that no difference of two answers is exact; each is a release
+    of its own, for which the site's ledger is asked first.
     """
     if task.secret is None:
-        return KeyedBits(task.seed, "histogram noise", client)
-    words = b"".join(
-        server[name].cpu().numpy().tobytes() for name in (*schedule.CODEBOOK, *schedule.BINS) if name in server
-    )
-    request = (task.seed, repr(task.settings.epsilon), hashlib.sha256(words).hexdigest())
-    return KeyedBits(task.secret, "histogram noise", client, *request)
+        return [KeyedBits(task.seed, "histogram noise", client) for client in rows.ids]
+    sources, epsilon, how = [], task.settings.epsilon, _codebook_digest(task, server)
+    assert epsilon is not None
+    place = torch.split(torch.arange(len(rows), device=rows.x.device), rows.counts.tolist())
+    for mine in place:
+        counted = _digest(leaf[mine] for leaf in (rows.x, rows.y) if leaf is not None)
+        key = (task.secret, "histogram noise", counted, how, repr(epsilon))
+        if task.charge is not None:
+            release = hashlib.sha256(repr(key).encode()).hexdigest()  # it tells nothing of the secret
+            task.charge(release, epsilon, 0.0, "its histogram of words", {"mechanism": "geometric"})
+        sources.append(KeyedBits(*key))
+    return sources
+
+
+def _codebook_digest(task: Task[FedGMISettings], server: Tree) -> str:
+    """A hash of all by which a row becomes a word: scale, projection, centres, bins."""
+    sketch = Sketch(server)
+    leaves = [*projector_of(task, server), sketch.centres, *(server[name] for name in schedule.BINS if name in server)]
+    return _digest([*leaves, torch.tensor(count_words(task))])
+
+
+def projector_of(task: Task[FedGMISettings], server: Tree) -> codebook.Projector:
+    """What turns rows into points of the codebook."""
+    sketch = Sketch(server)
+    return codebook.projector(sketch.mean, sketch.std, task.settings.projection, task.seed)
+
+
+def _digest(leaves: Iterable[torch.Tensor]) -> str:
+    found = hashlib.sha256()
+    for leaf in leaves:
+        found.update(repr((tuple(leaf.shape), str(leaf.dtype))).encode())
+        found.update(leaf.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def map_words(released: torch.Tensor, epsilon: float | None, n_values: int) -> tuple[torch.Tensor, Noise | None]:
@@ -176,6 +207,24 @@ def map_words(released: torch.Tensor, epsilon: float | None, n_values: int) -> t
     return word_map, geometric.Noise(epsilon, word_map.bincount())
 
 
+def told_proportions(states: Tree) -> torch.Tensor:
+    """What clients say of their proportions where histograms have noise: what their released counts say already.
+
+    Args:
+        states: Theirs.
+
+    Returns:
+        Post-processing of what went out; 1/K each of clients that have released nothing. [C, K]
+
+    Examples:
+        >>> told_proportions({"proportions": torch.tensor([[0.9, 0.1]])}).tolist()
+        [[0.5, 0.5]]
+    """
+    own = states["proportions"]
+    told = states.get(TOLD, torch.zeros_like(own))
+    return told.where(told.sum(1, keepdim=True) > 0, 1.0 / own.shape[1])
+
+
 def cells_of(server: Tree, histograms: torch.Tensor, word_map: torch.Tensor) -> Cells:
     """What the server knows of rows: where cells are, and how many rows of each client are in them."""
     sketch = Sketch(server)
@@ -191,7 +240,11 @@ def cells_known(server: Tree) -> Cells | None:
 
 
 def topic_steps(task: Task[FedGMISettings]) -> Steps:
-    """Histograms go up, topics come down, and each client infers its proportions from its own words."""
+    """Histograms go up, topics come down, and each client infers its proportions from its own words.
+
+    With `method.epsilon` it infers them twice: from its exact counts for itself, and from those that it has released
+    for whoever asks.
+    """
     n_words, n_values = count_words(task), target_bins.n_values(task.schema)
 
     def take_histograms(server: Tree, message: Message, round: int) -> Tree:
@@ -238,7 +291,15 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
             sent = merge_words(states["released"].clamp(min=0).double(), sketch.word_map)
         _, own = topics.fold_in(merged, sketch.topics, start, None, released=sent)
         proportions, own = topics.fold_in(merged, sketch.topics, start, own, released=sent)
+        if sent is not None:
+            states = states | {TOLD: _from_released(states["released"], sketch, start)}
         return states | {"proportions": proportions, "own_words": own}, Message()
+
+    def _from_released(released: torch.Tensor, sketch: Sketch, start: torch.Tensor) -> torch.Tensor:
+        """Proportions of which nothing is known but what went out. [C, K]"""
+        counts = merge_words(released.double(), sketch.word_map).clamp(min=0.0)
+        _, own = topics.fold_in(counts, sketch.topics, start, None)
+        return topics.fold_in(counts, sketch.topics, start, own)[0]
 
     made = (
         *Sketch.names("histograms", "word_map", "topics", "components_shown", "lost", "scatter", "reliability"),

@@ -232,6 +232,20 @@ def initial_server(task: Task) -> Tree:
     return components | calibration | contrasts | reference_of(components)
 
 
+def shapes_made(n_components: int, n_cells: int, n_words: int) -> dict[str, tuple[int | None, ...]]:
+    """The shapes of what steps make and clients read, for a site that holds a request to them; see `Program.made`.
+
+    Args:
+        n_components: K.
+        n_cells: J.
+        n_words: W.
+    """
+    k, j = n_components, n_cells
+    sketch = Sketch.names("centres", "word_map", "topics", "scatter")
+    shapes = dict(zip(sketch, ((j, None), (n_words,), (None, k), ()), strict=True))
+    return shapes | dict(zip(Gate.names("cells", "share", "bias"), ((j, k), (k,), (k,)), strict=True))
+
+
 def initial_clients(task: Task, ids: tuple[int, ...]) -> Tree:
     """Uniform proportions [C, K]."""
     return {"proportions": uniform(len(ids), task.n_components)}

@@ -142,6 +142,26 @@ class Spending(Part):
     sat_out: int
 
 
+class Private(Part):
+    """What a run with `[privacy]` has cost.
+
+    Attributes:
+        unit: Whose presence is hidden.
+        epsilon: ε of all that was sent.
+        delta: δ.
+        noise_multiplier: The noise in a sum, over `clip`; 0 where nothing is sent.
+        clip: The length of an update.
+        releases: In how many exchanges a client told something, at most.
+    """
+
+    unit: str
+    epsilon: float
+    delta: float
+    noise_multiplier: float
+    clip: float
+    releases: int
+
+
 class Outcome(Part):
     """One method's run. A number that means nothing to it is null, or left out.
 
@@ -190,6 +210,7 @@ class Outcome(Part):
         most_mb: Megabytes of 10^6 bytes of the client that it cost most, down and up.
         models_travelled: How, in words: to be said after "models travelled".
         budget: How it kept to its budget, where there is one.
+        privacy: What it has cost, with `[privacy]`.
         seconds: Of the run.
     """
 
@@ -233,6 +254,7 @@ class Outcome(Part):
     most_mb: float | None = None
     models_travelled: str | None = None
     budget: Spending | None = None
+    privacy: Private | None = None
     seconds: float
 
     @model_validator(mode="after")

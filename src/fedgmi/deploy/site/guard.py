@@ -1,0 +1,314 @@
+"""A site's own order of things: each step once a run, in the program's order, over a state that only steps change.
+
+What was answered stands in `guard.json` in the site's folder, written whole or not at all, before an answer leaves. So
+it outlives the process, and no name of a run makes a site forget another one.
+
+- (round, number) only rises, and a step's place in the program with it. The same request again gets the same answer.
+- A request that goes back to an exchange that is answered, and asks something else there, is a run anew, for it costs
+  the rows what one does. There are `max_runs` for each version of the rows. The preparation cannot be gone back to.
+- A leaf of the server's state is the one that came before, unless a step in between writes it (`Step.writes`). So the
+  codebook cannot change but by the steps that learn it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedgmi.errors import UserError
+from fedgmi.protocol.phases import phase_of
+from fedgmi.protocol.step import Program, covers
+from fedgmi.protocol.wire import WireError
+from fedgmi.storage import files
+
+FILE, LOCK = "guard.json", "guard.lock"
+AGAIN = "restore it from a backup; who removes it lets every run be asked anew"
+ROUNDS_KNOWN = 2  # before the current one whose exchanges may be asked again; the preparation's may always be
+DAYS_SILENT = 30  # after which a run that never came to its end is given up
+Place = tuple[int, int]  # round, and the step's place in its phase
+
+
+class Refused(WireError):
+    """A request that the site does not answer, though nothing is wrong with its bytes."""
+
+
+@dataclass
+class Answered:
+    """An exchange.
+
+    Attributes:
+        round: Its round.
+        number: Within it.
+        place: Of the step in its phase: the first at which it can have been.
+        request: The hash of what was asked.
+    """
+
+    round: int
+    number: int
+    place: int
+    request: str
+
+    @property
+    def at(self) -> tuple[int, int]:
+        """Round and number."""
+        return self.round, self.number
+
+
+@dataclass
+class Run:
+    """What is known of a run.
+
+    Attributes:
+        data: The digest of the rows.
+        index: The site's in the federation.
+        last: When it was answered last, in seconds since 1970.
+        finished: Whether results were handed out.
+        answers: What was answered, oldest first.
+        seen: By leaf of the server's state, how it changed: [round, place, hash].
+    """
+
+    data: str
+    index: int
+    last: float = 0.0
+    finished: bool = False
+    answers: list[Answered] = field(default_factory=list)
+    seen: dict[str, list[tuple[int, int, str]]] = field(default_factory=dict)
+
+    def forget_from(self, at: tuple[int, int]) -> None:
+        """Whatever came at an exchange or later: the coordinator went back."""
+        self.answers = [one for one in self.answers if one.at < at]
+        last = (self.answers[-1].round, self.answers[-1].place) if self.answers else (-1, -1)
+        self.seen = {name: [one for one in every if one[:2] <= last] for name, every in self.seen.items()}
+
+    def prune(self, round: int) -> None:
+        """Forget what nobody can go back to."""
+        oldest = round - ROUNDS_KNOWN
+        self.answers = [one for one in self.answers if one.round == 0 or one.round >= oldest]
+        for name, every in self.seen.items():
+            self.seen[name] = [one for n, one in enumerate(every) if one[0] >= oldest or n == len(every) - 1]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A request that may be answered.
+
+    Attributes:
+        run: The run's name.
+        about: What is known of the run, with this request.
+        new: Whether it is no request that was answered before.
+        costs: Whether it is a run anew.
+    """
+
+    run: str
+    about: Run
+    new: bool = True
+    costs: bool = False
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A site's.
+
+    Attributes:
+        where: The site's folder.
+        data: The digest of the rows.
+        rounds: R.
+        max_runs: How many runs there may be over one version of the rows; None: any number.
+    """
+
+    where: Path
+    data: str
+    rounds: int
+    max_runs: int | None = None
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One request at a time: a second process of the same site waits for the first to end."""
+        with files.locked(self.where / LOCK):
+            yield
+
+    def going_on(self) -> set[str]:
+        """Runs that are neither finished nor silent for long: what is kept of these is not to go."""
+        oldest = time.time() - DAYS_SILENT * 24 * 3600
+        return {name for name, run in self._read()[0].items() if not run.finished and run.last > oldest}
+
+    def has_begun(self, run: str) -> bool:
+        """Whether something of a run was answered."""
+        return run in self._read()[0]
+
+    def turn(self, header: Mapping[str, Any], request: str, program: Program) -> Turn:
+        """Whether it is a request's turn, by its header alone.
+
+        Args:
+            header: The request's, as `requests.check_place` has passed it.
+            request: The hash of all that it asks.
+            program: The site's own.
+
+        Returns:
+            The turn, to be kept once the answer is there.
+
+        Raises:
+            Refused: It says why.
+        """
+        runs, begun = self._read()
+        name, at = str(header["run"]), _at(header)
+        run = runs.get(name)
+        costs = run is None or run.data != self.data
+        if run is None or run.data != self.data:
+            run = Run(self.data, header["id"])
+        if run.index != header["id"]:
+            raise Refused(f"the request is for site {header['id']}, and this one is {run.index} in this run")
+        if any(one.at == at and one.request == request for one in run.answers):
+            return Turn(name, run, new=False)
+        if run.answers and at <= run.answers[-1].at:
+            if at[0] == 0:
+                raise Refused(f"exchange {list(at)} of the preparation is answered, and this is another request")
+            costs = True
+            run.forget_from(at)
+        if costs:
+            self._admit(begun)
+        place = _place(header, program, self.rounds, run.answers)
+        run.answers.append(Answered(*at, place, request))
+        return Turn(name, run, costs=costs)
+
+    def check_leaves(self, turn: Turn, header: Mapping[str, Any], program: Program, leaves: Mapping[str, str]) -> None:
+        """Refuse a leaf that no step can have changed, and remember the others.
+
+        Args:
+            turn: The request's.
+            header: Its header.
+            program: The site's own.
+            leaves: The hash of what came of each leaf, by name.
+
+        Raises:
+            Refused: It names the leaf.
+        """
+        if not turn.new:
+            return
+        now = turn.about.answers[-1]
+        upto = (now.round, _latest(header, program, self.rounds))
+        for name, what in leaves.items():
+            seen = turn.about.seen.setdefault(name, [])
+            if seen and seen[-1][2] == what:
+                continue
+            if seen and not _written(name, program, self.rounds, seen[-1][:2], upto):
+                raise Refused(
+                    f"the coordinator changed {name!r}, and no step between rounds {seen[-1][0]} and {now.round} does"
+                )
+            seen.append((now.round, now.place, what))
+
+    def keep(self, turn: Turn, *, finished: bool = False) -> None:
+        """Remember that a request is answered; before the answer leaves."""
+        if not turn.new:
+            return
+        runs, begun = self._read()
+        run = turn.about
+        if turn.costs:
+            begun[self.data] = begun.get(self.data, 0) + 1
+        run.last, run.finished = time.time(), finished
+        run.prune(run.answers[-1].round)
+        files.write_json(self.where / FILE, _to_json(runs | {turn.run: run}, begun))
+
+    def used(self) -> int:
+        """How many runs there were over these rows."""
+        return self._read()[1].get(self.data, 0)
+
+    def begun(self) -> dict[str, int]:
+        """How many runs there were, by the digest of the rows."""
+        return self._read()[1]
+
+    def _admit(self, begun: Mapping[str, int]) -> None:
+        used = begun.get(self.data, 0)
+        if self.max_runs is not None and used >= self.max_runs:
+            raise Refused(
+                f"these rows were in {used} runs, and max_runs is {self.max_runs}: the site can raise it in site.toml"
+            )
+
+    def _read(self) -> tuple[dict[str, Run], dict[str, int]]:
+        path = self.where / FILE
+        if not path.exists():
+            return {}, {}
+        found = files.read_json(path, "what a site has answered", {"runs", "begun"}, AGAIN)
+        try:
+            return _from_json(found)
+        except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+            raise UserError("this is not what a site has answered", where=str(path), fix=AGAIN) from error
+
+
+def _at(header: Mapping[str, Any]) -> tuple[int, int]:
+    """The exchange; results are handed out after all of them."""
+    return header["round"], header["number"] if header["kind"] == "step" else 10**6
+
+
+def _place(header: Mapping[str, Any], program: Program, rounds: int, answers: Sequence[Answered]) -> int:
+    """The first place in its phase that a request can have."""
+    steps = program.steps(phase_of(header["round"], rounds))
+    if header["kind"] != "step":
+        if header["round"] != rounds + 1:
+            raise Refused(f"results are handed out in round {rounds + 1}, at the end, and not in {header['round']}")
+        return len(steps)
+    step, number = steps[header["step"]], header["number"]
+    last = answers[-1].place if answers and answers[-1].round == header["round"] else -1
+    places = (n for n, other in enumerate(steps) if other is step and n > last and n >= number)
+    found = next(places, None)
+    if found is None:
+        before = f"after {steps[last].name!r} " if last >= 0 else ""
+        raise Refused(
+            f"it is not the turn of step {step.name!r} {before}in exchange {number} of round {header['round']}"
+        )
+    return found
+
+
+def _latest(header: Mapping[str, Any], program: Program, rounds: int) -> int:
+    """The last place that it can have: the same step may stand in several."""
+    steps = program.steps(phase_of(header["round"], rounds))
+    if header["kind"] != "step":
+        return len(steps)
+    return max(n for n, other in enumerate(steps) if other is steps[header["step"]])
+
+
+def _written(name: str, program: Program, rounds: int, since: Place, upto: Place) -> bool:
+    """Whether a step writes a leaf from one place on and before another one."""
+    for round in _phases_between(since[0], upto[0]):
+        steps = program.steps(phase_of(round, rounds))
+        first = since[1] if round == since[0] else 0
+        end = upto[1] if round == upto[0] else len(steps)
+        if any(covers(entry, name) for step in steps[first:end] for entry in step.writes):
+            return True
+    return False
+
+
+def _phases_between(first: int, last: int) -> list[int]:
+    """The rounds from one to another; of whole rounds in between one stands for all."""
+    return [first, *range(first + 1, last)[:1], *([last] if last > first else [])]
+
+
+def _to_json(runs: Mapping[str, Run], begun: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "begun": dict(begun),
+        "runs": {
+            name: {
+                **{key: value for key, value in vars(run).items() if key not in ("answers", "seen")},
+                "answers": [list(vars(one).values()) for one in run.answers],
+                "seen": {leaf: [list(one) for one in every] for leaf, every in run.seen.items()},
+            }
+            for name, run in runs.items()
+        },
+    }
+
+
+def _from_json(found: Mapping[str, Any]) -> tuple[dict[str, Run], dict[str, int]]:
+    runs = {}
+    for name, about in found["runs"].items():
+        if not re.fullmatch(r"[0-9a-f]{8,64}", name):
+            raise ValueError(name)
+        answers = [Answered(int(a), int(b), int(c), str(d)) for a, b, c, d in about["answers"]]
+        seen = {leaf: [(int(a), int(b), str(c)) for a, b, c in every] for leaf, every in about["seen"].items()}
+        past = str(about["data"]), int(about["index"]), float(about["last"]), bool(about["finished"])
+        runs[name] = Run(*past, answers, seen)
+    return runs, {str(data): int(count) for data, count in found["begun"].items()}

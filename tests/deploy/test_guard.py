@@ -1,0 +1,249 @@
+"""A site guards itself: steps once and in order, over a state that only steps change, in so many runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hostile import RUN, Hostile
+from local_post import LocalPost, as_pictures, federation_settings, make_sites
+from test_coordinator import CHOICES, settings_of
+
+from federations import gaussian_scenario
+from fedgmi.data.rows import pack
+from fedgmi.deploy.coordinator.coordinator import Coordinator
+from fedgmi.deploy.site.guard import FILE
+from fedgmi.deploy.site.site import Site
+from fedgmi.mixture.codebook import cell_sums
+from fedgmi.protocol.wire import unpack
+
+D = 8  # features of the scenario
+SCALE = {"sketch/mean": torch.zeros(D), "sketch/std": torch.ones(D)}
+
+
+def site_of(where: Path, **own: object) -> Site:
+    site = make_sites(federation_settings(), where)[100]
+    return replace(site, settings=site.settings.model_copy(update=own))
+
+
+def centres(seed: int) -> torch.Tensor:
+    return torch.rand(6, D, generator=torch.Generator().manual_seed(seed))
+
+
+def shares(k: int) -> torch.Tensor:
+    return torch.full((k,), 1 / k, dtype=torch.float64)
+
+
+def prepared(hostile: Hostile, run: str = RUN) -> None:
+    """Features and spread are asked for."""
+    assert hostile.step("features", 0, {}, run=run)
+    assert hostile.step("spread", 1, SCALE, run=run)
+
+
+def k_means(hostile: Hostile, number: int, seed: int, run: str = RUN, id: int = 0) -> bool:
+    return hostile.step("k-means", number, SCALE | {"sketch/centres": centres(seed)}, run=run, id=id) is not None
+
+
+def test_the_scenario_is_as_these_tests_have_it(tmp_path):
+    assert site_of(tmp_path).train.x[0].numel() == D
+
+
+def test_steps_come_once_and_in_the_program_s_order(tmp_path):
+    hostile = Hostile(site_of(tmp_path))
+    prepared(hostile)
+    assert k_means(hostile, 2, 0)
+    assert k_means(hostile, 3, 1)
+    assert not k_means(hostile, 4, 2), "kmeans_rounds = 2"
+    assert "it is not the turn of step 'k-means' after 'k-means'" in hostile.errors[-1]
+    assert hostile.step("histograms", 4, SCALE | {"sketch/centres": centres(1)})
+    assert not hostile.step("spread", 5, SCALE)
+    assert "it is not the turn of step 'spread' after 'histograms'" in hostile.errors[-1]
+    assert not k_means(hostile, 3, 7), "an exchange that is answered"
+    assert "exchange [0, 3] of the preparation is answered, and this is another request" in hostile.errors[-1]
+
+
+def test_the_same_request_again_answers_the_same_and_another_process_knows_what_was_answered(tmp_path):
+    site = site_of(tmp_path)
+    prepared(Hostile(site))
+    first, again = Hostile(site), Hostile(site_of(tmp_path))
+    assert k_means(first, 2, 0)
+    assert k_means(again, 2, 0)
+    told, repeated = (unpack(hostile.replies[-1]).sums for hostile in (first, again))
+    assert all(torch.equal(told[name], repeated[name]) for name in ("sums", "counts"))
+    assert not k_means(again, 2, 1)
+
+
+def test_the_codebook_changes_by_its_own_steps_alone(tmp_path):
+    hostile = Hostile(site_of(tmp_path))
+    prepared(hostile)
+    assert k_means(hostile, 2, 0)
+    assert not hostile.step("k-means", 3, SCALE | {"sketch/std": torch.full((D,), 2.0), "sketch/centres": centres(0)})
+    assert "changed 'sketch/std', and no step between rounds 0 and 0 does" in hostile.errors[-1]
+    moved = centres(5)
+    assert hostile.step("histograms", 4, SCALE | {"sketch/centres": moved}), "k-means moves them"
+    fold = {"sketch/word_map": torch.arange(12), "sketch/topics": torch.ones(12, 3, dtype=torch.float64)}
+    fold |= {
+        "sketch/scatter": torch.zeros((), dtype=torch.float64),
+        "calibration/share": shares(3),
+    }
+    assert not hostile.step("fold in", 5, SCALE | fold | {"sketch/centres": centres(6)})
+    assert "changed 'sketch/centres'" in hostile.errors[-1]
+
+
+def test_a_site_has_one_index_in_a_run(tmp_path):
+    hostile = Hostile(site_of(tmp_path))
+    prepared(hostile)
+    assert not k_means(hostile, 2, 0, id=3)
+    assert "is for site 3, and this one is 0" in hostile.errors[-1]
+
+
+def test_there_are_so_many_runs_for_each_version_of_the_rows(tmp_path):
+    site = site_of(tmp_path, max_runs=2)
+    hostile = Hostile(site)
+    names = [f"{n:016x}" for n in range(3)]
+    for name in names[:2]:
+        prepared(hostile, name)
+    assert not hostile.step("features", 0, {}, run=names[2])
+    assert "these rows were in 2 runs, and max_runs is 2" in hostile.errors[-1]
+    assert k_means(hostile, 2, 0, names[0]), "a run that has begun goes on"
+    changed = Hostile(replace(site, digest="f" * 32))
+    prepared(changed, names[2])
+    assert json.loads((site.where / FILE).read_text())["begun"] == {site.digest: 2, "f" * 32: 1}
+
+
+@pytest.mark.parametrize("more", [{"n_components": 12}, {"secret": "x"}, {"epsilon": 9.0}])
+def test_a_request_brings_no_settings(tmp_path, more):
+    """A2 of the deployment that was attacked: K came with the request."""
+    hostile = Hostile(site_of(tmp_path))
+    place = {"round": 0, "number": 0, "step": 0, "id": 0, "base": None}
+    assert hostile.ask(hostile.header("step", **place) | more) is None
+    assert f"says {next(iter(more))!r}, which no request of kind 'step' does" in hostile.errors[-1]
+
+
+def test_topics_are_as_many_as_the_federation_has_components(tmp_path):
+    """A topic a word would give the exact histogram back as proportions."""
+    hostile = Hostile(site_of(tmp_path))
+    prepared(hostile)
+    leaves = SCALE | {"sketch/centres": centres(0), "sketch/word_map": torch.arange(12)}
+    leaves |= {
+        "sketch/scatter": torch.zeros((), dtype=torch.float64),
+        "calibration/share": torch.full((12,), 1 / 12, dtype=torch.float64),
+    }
+    assert not hostile.step("fold in", 5, leaves | {"sketch/topics": torch.eye(12, dtype=torch.float64)})
+    leaves["calibration/share"] = shares(3)
+    assert not hostile.step("fold in", 5, leaves | {"sketch/topics": torch.eye(12, dtype=torch.float64)})
+    assert "'sketch/topics'" in hostile.errors[-1]
+    assert not any("proportions" in json.dumps(reply.header) for reply in hostile.replies)
+
+
+def swept(n: int) -> list[torch.Tensor]:
+    """Centres whose cells are cut at thresholds on the first axis, which rise from request to request."""
+    cuts = torch.linspace(0.02, 0.98, n)
+    middle, far = torch.full((D - 1,), 0.5), torch.full((4, D), 9.0)
+    sides = [[torch.cat([torch.tensor([cut + side]), middle]) for side in (-1.0, 1.0)] for cut in cuts.tolist()]
+    return [torch.cat([torch.stack(pair), far]) for pair in sides]
+
+
+def exact_rows(found: list[tuple[torch.Tensor, torch.Tensor]], rows: torch.Tensor) -> int:
+    """How many rows are the difference of two cells' sums that differ by a row."""
+    cells = [(float(n), s) for sums, counts in found for n, s in zip(counts, sums, strict=True) if n]
+    taken = {
+        int(place)
+        for n, left in cells
+        for m, right in cells
+        if n - m == 1
+        for place in ((rows - (left - right)).abs().amax(1) < 1e-5).nonzero().flatten()
+    }
+    return len(taken)
+
+
+def test_a_thousand_requests_at_chosen_centres_give_no_row_away(tmp_path):
+    """A3: k-means sums at rising thresholds, differenced. Unguarded they give most rows; here few are answered."""
+    scenario = gaussian_scenario(6, 200, separation=4.0)
+    site = make_sites(federation_settings(scenario), tmp_path, scenario)[100]
+    rows, asked = site.train.x.flatten(1).double(), swept(1000)
+    packed = pack([as_pictures(scenario.federation.clients[0])], (0,))
+    unguarded = [cell_sums(packed.x.flatten(1), at, packed) for at in asked]
+    assert exact_rows([(sums["sums"], sums["counts"]) for sums in unguarded], rows) > 50
+    hostile, answered = Hostile(site), []
+    for n, at in enumerate(asked):
+        run = f"{n // 2:016x}"
+        if n % 2 == 0 and hostile.step("features", 0, {}, run=run):
+            hostile.step("spread", 1, SCALE, run=run)
+        reply = hostile.step("k-means", 2 + n % 2, SCALE | {"sketch/centres": at}, run=run)
+        answered += [] if reply is None else [unpack(reply).sums]
+    assert len(answered) == 2 * site.settings.max_runs
+    assert exact_rows([(sums["sums"], sums["counts"]) for sums in answered], rows) == 0
+    assert sum(1 for _ in site.audit().refusals()) == len(hostile.errors) > 900
+
+
+def test_other_runs_do_not_make_a_site_forget_one_that_goes_on(tmp_path):
+    site = site_of(tmp_path)
+    hostile = Hostile(site)
+    prepared(hostile)
+    for n in range(1, 5):
+        prepared(hostile, f"{n:016x}")
+    for n in range(5, 30):
+        assert not hostile.step("features", 0, {}, run=f"{n:016x}")
+    assert (site.where / "runs" / RUN).exists()
+    assert len(list((site.where / "runs").iterdir())) <= site.settings.max_runs
+    assert k_means(hostile, 2, 0)
+
+
+def test_a_damaged_file_of_what_was_answered_is_told(tmp_path):
+    site = site_of(tmp_path)
+    prepared(Hostile(site))
+    for text in ("{", '{"runs": {"x": 1}, "begun": {}}', '{"runs": 3, "begun": 4}', "[" * 100_000):
+        (site.where / FILE).write_text(text)
+        again = Hostile(site)
+        assert not k_means(again, 2, 0)
+        assert "guard.json" in again.errors[-1]
+
+
+def test_a_coordinator_that_goes_back_to_its_checkpoint_pays_where_it_asks_something_else(tmp_path):
+    settings = settings_of("fedavg", **CHOICES["fedavg"])
+    post = LocalPost(make_sites(settings, tmp_path / "sites"))
+    Coordinator(settings, post, tmp_path / "out", echo=lambda line: None).run()
+    site = post.sites[100]
+    rounds = [request for name, request in post.asked if name == "client-00" and request.header["kind"] == "step"]
+    assert site.guard().used() == 1
+    assert "error" not in site.answer(rounds[0]).header, "the same again is free"
+    assert site.guard().used() == 1
+    hostile = Hostile(site)
+    header = {key: value for key, value in rounds[0].header.items() if key not in ("layout", "sent", "sizes")}
+    for n in range(4):
+        assert hostile.ask(header, {"expert": torch.ones(1, 90) + n})
+        assert site.guard().used() == 2 + n
+    assert not hostile.ask(header, {"expert": torch.zeros(1, 90)})
+    assert "max_runs is 5" in hostile.errors[-1]
+
+
+def test_a_limit_on_noisy_releases_needs_noise(tmp_path):
+    """A site that believes itself protected would send exact counts."""
+    hostile = Hostile(site_of(tmp_path, max_epsilon=1.0))
+    assert not hostile.step("features", 0, {})
+    assert "max_epsilon limits releases with noise, and method.epsilon is unset" in hostile.errors[-1]
+    site = make_sites(settings_of("fedgmi", epsilon=1.0), tmp_path / "noisy")[100]
+    limited = replace(site, settings=site.settings.model_copy(update={"max_epsilon": 1.0}))
+    assert Hostile(limited).step("features", 0, {})
+
+
+def test_a_predictor_is_judged_once_a_run(tmp_path):
+    """Labels of rows held out could be asked for, one by one, by predictors of the coordinator's choosing."""
+    settings = settings_of("fedavg")
+    site = make_sites(settings, tmp_path)[100]
+    hostile = Hostile(replace(site, settings=site.settings.model_copy(update={"max_runs": 2})))
+
+    def judged(value: float, round: int) -> bool:
+        header = hostile.header("finish", round=round, id=0, base=None, diagnosis=None)
+        return hostile.ask(header, {"expert": torch.full((1, 90), value)}) is not None
+
+    assert not judged(0.1, 1)
+    assert "results are handed out in round 3, at the end, and not in 1" in hostile.errors[-1]
+    assert judged(0.1, 3)
+    assert judged(0.1, 3), "the same again"
+    assert judged(0.2, 3), "a run more"
+    assert not judged(0.3, 3)

@@ -1,0 +1,127 @@
+"""What a request or an answer says of sizes is refused before memory is taken for it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hostile import Hostile
+from local_post import federation_settings, make_sites
+
+from fedgmi.protocol.agreed import leaf_of
+from fedgmi.protocol.blocks import BLOCK_BYTES
+from fedgmi.protocol.wire import Parcel, WireError, hash_of, to_tensor, unpack
+
+MOST_MB = 100  # beside what is there already
+
+
+def peak_mb() -> float:
+    """The most memory that this process has had since it was asked last."""
+    status = Path("/proc/self/status").read_text()
+    found = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+    Path("/proc/self/clear_refs").write_text("5")
+    return found
+
+
+@pytest.fixture
+def bounded():
+    """Memory stays within bounds in the test."""
+    try:
+        peak_mb()
+    except OSError:
+        pytest.skip("the system does not tell the peak of memory")
+    before = peak_mb()
+    yield
+    assert peak_mb() - before < MOST_MB
+
+
+def parcel_of(header: dict, about: dict, *blocks: bytes) -> Parcel:
+    """A request with one leaf, of which anything is said."""
+    said = json.dumps(about).encode()
+    sent = [said, *blocks]
+    names = [hash_of(part) for part in sent]
+    tree = {"layout": names[:1], "sent": names, "sizes": [len(part) for part in sent]}
+    return Parcel(header | tree, to_tensor(sent))
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory) -> Hostile:
+    return Hostile(make_sites(federation_settings(), tmp_path_factory.mktemp("sites"))[100])
+
+
+def place(hostile: Hostile, name: str) -> dict:
+    """The header of a request for a step of the preparation."""
+    steps = hostile.site.method().program.prepare
+    index = next(n for n, step in enumerate(steps) if step.name == name)
+    return hostile.header("step", round=0, number=0, step=index, id=0, base=None)
+
+
+BLOCK = b"\x00" * BLOCK_BYTES
+
+
+@pytest.mark.parametrize("name", ["sketch/centres", "sketch/word_map", "sketch/edges", "gate/cells", "x"])
+@pytest.mark.parametrize(
+    ("shape", "blocks", "payload"),
+    [
+        ([10**9], [], []),
+        ([10**9, 10**9], [], []),
+        ([0, 10**9], [], []),
+        ([1, 10**9], [[]], []),
+        ([50_000, BLOCK_BYTES // 8], [[hash_of(BLOCK)]] * 50_000, [BLOCK]),
+        ([50_000 * BLOCK_BYTES // 8], [[hash_of(BLOCK)] * 50_000], [BLOCK]),
+        ([2**62], [[]], []),
+        ([-1, 10**9], [[]], []),
+    ],
+)
+@pytest.mark.usefixtures("bounded")
+def test_a_request_that_speaks_of_more_than_there_is_takes_no_memory(hostile, name, shape, blocks, payload):
+    about = {"name": name, "dtype": "float64", "shape": shape, "blocks": blocks}
+    asked = parcel_of(place(hostile, "fold in"), about, *payload)
+    assert "error" in hostile.site.answer(asked).header
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("about", ["[" * 200_000, '{"name":' * 200_000, "[" * 50_000 + "]" * 50_000, "1" * 5000])
+def test_deep_json_is_no_leaf(about):
+    with pytest.raises(WireError, match="what is said of a leaf cannot be read"):
+        leaf_of(about.encode())
+
+
+@pytest.mark.usefixtures("bounded")
+def test_a_large_request_is_refused_unread(tmp_path):
+    site = make_sites(federation_settings(), tmp_path)[100]
+    small = replace(site, settings=site.settings.model_copy(update={"max_request_mb": 0.01}))
+    hostile = Hostile(small)
+    asked = Parcel(place(hostile, "features") | {"sent": [], "sizes": []}, torch.zeros(20_000, dtype=torch.uint8))
+    assert "max_request_mb is 0.01: the site can raise it" in small.answer(asked).header["error"]
+    asked = Parcel(hostile.header("hello") | {"plan": {"x": "y" * 20_000}})
+    assert "max_request_mb is 0.01" in small.answer(asked).header["error"]
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"shape": [10**9], "rows": []},
+        {"shape": [1, 10**9], "rows": []},
+        {"shape": [10**6, 10**6], "rows": []},
+        {"shape": [2**62], "rows": []},
+    ],
+)
+def test_an_answer_whose_rows_did_not_travel_is_not_filled_up_without_bounds(entry):
+    """399 bytes made 4.2 GB."""
+    layout = [{"name": "models/expert/total", "dtype": "float32"} | entry]
+    parcel = Parcel({"layout": layout, "hash": hash_of(b"")})
+    with pytest.raises(WireError, match="expected at most 1000"):
+        unpack(parcel, 1000)
+
+
+@pytest.mark.parametrize("entry", [{"shape": [-(10**9), -1]}, {"shape": ["9"]}, {"shape": 3}, {"dtype": "object"}, []])
+def test_an_answer_of_a_layout_that_cannot_be_is_refused(entry):
+    whole = {"name": "sums/x", "dtype": "float32", "shape": [1]} | entry if isinstance(entry, dict) else entry
+    parcel = Parcel({"layout": [whole], "hash": hash_of(b"")})
+    with pytest.raises(WireError):
+        unpack(parcel)
