@@ -14,7 +14,7 @@ from fedgmi.deploy.coordinator import status
 from fedgmi.deploy.coordinator.checks import Probe
 from fedgmi.deploy.coordinator.closing import close
 from fedgmi.deploy.coordinator.remote import Remote
-from fedgmi.deploy.coordinator.roster import Member, Post, Roster, Tell
+from fedgmi.deploy.coordinator.roster import MOST_ROWS, Member, Post, Roster, Tell
 from fedgmi.deploy.settings import FederationSettings
 from fedgmi.errors import UserError
 from fedgmi.methods.disclosing import disclosing
@@ -23,6 +23,7 @@ from fedgmi.protocol.ledger import Ledger, bytes_by_kind
 from fedgmi.protocol.phases import phase_of
 from fedgmi.protocol.robust import require_robust
 from fedgmi.protocol.rounds import Progress, run_rounds
+from fedgmi.protocol.words import one_line
 from fedgmi.runs.budget.plan import MB, Plan, plan, planning_line, spending
 from fedgmi.runs.config import dump
 from fedgmi.runs.records import Record, Summary
@@ -31,6 +32,7 @@ from fedgmi.storage import checkpoint, files, folder
 from fedgmi.storage.checkpoint import Checkpoint
 
 POLL_S = 1.0
+LONGEST_LINE = 4000  # letters of a line of the log
 
 
 @dataclass
@@ -86,7 +88,7 @@ class Coordinator:
         try:
             summary = self._run(remote, found)
         except BaseException as error:
-            self.tell(f"stopped: {' '.join(str(error).split()) or type(error).__name__}")
+            self.tell(f"stopped: {str(error).strip() or type(error).__name__}")
             self._status(remote, "failed")
             raise
         summary = Summary.write(self.out, summary)
@@ -125,15 +127,19 @@ class Coordinator:
 
     def tell(self, line: str) -> None:
         """One line to whoever watches, and to log.txt; what a site put in is no line of its own."""
-        stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(line.split())}"
-        self.echo(stamped)
+        stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {one_line(line, LONGEST_LINE)}"
+        try:
+            self.echo(stamped)
+        except UnicodeError:  # a terminal that has not all letters is no reason to stop
+            self.echo(ascii(stamped)[1:-1])
         with files.writing(self.out / "log.txt"), (self.out / "log.txt").open("a", encoding="utf-8") as file:
             file.write(stamped + "\n")
 
     def _remote(self, setup: Setup, run: str) -> Remote:
         settings, method = self.settings, disclosing(setup.method())
         require_robust(method.program, method.name, settings.robust)
-        roster, probe = Roster(settings.sites, self.tell), Probe(method, setup.schema)
+        roster = Roster(settings.sites, self.tell, settings.max_rows or MOST_ROWS)
+        probe = Probe(method, setup.schema)
         ledger, coding = Ledger(settings.sites), setup.coding()
         wrappers, chain = coding.wrappers(method.program), coding.broadcast(method.program)
         attempt = secrets.token_hex(8)
@@ -181,10 +187,11 @@ class Coordinator:
         return Progress.of(found.server, found.meta)
 
     def _wait(self, remote: Remote) -> None:
-        """Until as many sites are there as federation.toml says, or `wait_s` is over."""
-        began, hello = time.monotonic(), remote.hello()
+        """Until as many sites are there as federation.toml says, or `wait_s` is over. It counts from the first look."""
+        began, hello = None, remote.hello()
         while True:
-            remote.roster.call(self.post, hello, self.settings.deadline_s)
+            remote.roster.call(self.post, hello, self.settings.deadline_s, idle=True)
+            began = time.monotonic() if began is None else began
             self._status(remote, "waiting")
             if len(remote.roster.alive) >= (self.settings.min_sites or self.settings.sites):
                 if all(member.base is None for member in remote.roster.members):  # nothing has begun: indices by name

@@ -1,0 +1,177 @@
+"""What sums over a site's rows can be, by arithmetic alone; a deployment asks it before they are used.
+
+    counts     Σ_x of something between 0 and 1: 0 or more, and no more than there are rows
+    moments    Σ v and Σ v² over n rows: (Σ v)² ≤ n·Σ v², and within n times the values' range
+    scatter    Σ v vᵀ − Σ v Σ vᵀ/n has no direction below zero
+    cells      the mean of a convex cell's points lies in the cell
+
+So a site may still lie, as far as a site with some such rows could: by its own rows, and no further. Sums are of float32
+numbers, so there is some slack. A `Check` gives the reason in words, or None.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedgmi.data.far import BOUND
+from fedgmi.data.rows import Schema
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.step import Check
+from fedgmi.tree import Tree
+
+SLACK = 1e-3  # relative, of sums in float32
+
+Range = tuple[float, float]
+
+
+def either(*checks: Check | None) -> Check:
+    """The first reason that one of the checks has."""
+
+    def check(server: Tree, message: Message, client: int, rows: int) -> str | None:
+        reasons = (one(server, message, client, rows) for one in checks if one is not None)
+        return next((why for why in reasons if why is not None), None)
+
+    return check
+
+
+def range_of(schema: Schema) -> Range:
+    """Where values lie once rows are as methods see them: pictures in [0, 1], columns within the bound of far values."""
+    return (0.0, 1.0) if schema.kind == "image" else (-BOUND, BOUND)
+
+
+def wrong_counts(what: str, counts: Tensor, rows: float, *, all_rows: bool = False) -> str | None:
+    """What is wrong with sums of something that is between 0 and 1 for a row, and 1 in all at most.
+
+    Args:
+        what: In words: "its word counts".
+        counts: The sums. [...]
+        rows: How many rows the site has.
+        all_rows: Whether each row is among them.
+
+    Examples:
+        >>> wrong_counts("its counts", torch.tensor([3.0, -1.0]), 10)
+        'its counts are -1 somewhere, expected 0 or more'
+        >>> wrong_counts("its counts", torch.tensor([3.0, 8.0]), 10)
+        'its counts are of 11 rows, and the site has 10'
+    """
+    least, total = float(counts.min()) if counts.numel() else 0.0, float(counts.double().sum())
+    if least < -SLACK:
+        return f"{what} are {least:.6g} somewhere, expected 0 or more"
+    if total > rows * (1 + SLACK) + SLACK or (all_rows and total < rows * (1 - SLACK) - SLACK):
+        return f"{what} are of {total:.10g} rows, and the site has {rows}"
+    return None
+
+
+def wrong_moments(
+    what: str, count: Tensor, first: Tensor, second: Tensor, limits: tuple[Tensor, Tensor] | None = None
+) -> str | None:
+    """What is wrong with Σ v and Σ v² over n rows.
+
+    Args:
+        what: In words: "its features".
+        count: n. Of the form of `first`, or one for all.
+        first: Σ v. [...]
+        second: Σ v². [...]
+        limits: The least and the greatest v; None: any.
+
+    Examples:
+        >>> n, of = torch.tensor(4.0), lambda *values: torch.tensor(values)
+        >>> wrong_moments("its features", n, of(8.0), of(12.0))
+        'its features have Σx = 8 and Σx² = 12 over 4 rows, which no rows have'
+    """
+    count, first, second = count.double().expand_as(first), first.double(), second.double()
+    size = count.abs() * second.abs() + first.square()
+    bad = (second < -SLACK * size.clamp(min=1.0)) | (first.square() > count * second + SLACK * size + 1e-9)
+    if limits is not None:
+        least, greatest = (limit.double() for limit in limits)
+        room = SLACK * count * torch.maximum(least.abs(), greatest.abs()) + 1e-9
+        most = count * torch.maximum(least.square(), greatest.square())
+        bad |= (first < count * least - room) | (first > count * greatest + room) | (second > most * (1 + SLACK) + 1e-9)
+    if not bool(bad.any()):
+        return None
+    i = int(bad.flatten().nonzero()[0])
+    numbers = (float(leaf.flatten()[i]) for leaf in (first, second, count))
+    return "{} have Σx = {:.6g} and Σx² = {:.6g} over {:.6g} rows, which no rows have".format(what, *numbers)
+
+
+def wrong_scatter(what: str, count: Tensor, first: Tensor, outer: Tensor) -> str | None:
+    """What is wrong with Σ v [..., d] and Σ v vᵀ [..., d, d] over n rows [...].
+
+    Examples:
+        >>> two = torch.tensor(2.0), torch.zeros(2), torch.tensor([[1.0, 5.0], [5.0, 1.0]])
+        >>> wrong_scatter("its points", *two)
+        'its points have products that no rows have'
+    """
+    count, first, outer = count.double(), first.double(), outer.double()
+    mean = first / count.clamp(min=1e-6)[..., None]
+    scatter = outer - first[..., :, None] * mean[..., None, :]
+    size = outer.diagonal(dim1=-2, dim2=-1).abs().sum(-1)
+    uneven = float((outer - outer.mT).abs().max()) > SLACK * float(size.max()) + 1e-9
+    least = torch.linalg.eigvalsh((scatter + scatter.mT) / 2)[..., 0]
+    if uneven or bool((least < -SLACK * size - 1e-6).any()):
+        return f"{what} have products that no rows have"
+    return None
+
+
+def wrong_features(schema: Schema) -> Check:
+    """Of Σ x, Σ x² and n of features: all rows, and what values can be. Pictures are in [0, 1]."""
+
+    def check(server: Tree, message: Message, client: int, rows: int) -> str | None:
+        sums = message.sums
+        if "count" not in sums:
+            return None
+        gaps = schema.missing != "refuse" and sums["count"].numel() > 1
+        wrong = float(sums["count"].max()) > rows or float(sums["count"].min()) < (0 if gaps else rows)
+        if wrong:
+            return f"its features are of {float(sums['count'].max()):.10g} rows, and the site has {rows}"
+        of = sums["sum"].new_tensor
+        limits = (of(0.0), of(1.0)) if schema.kind == "image" else None
+        return wrong_moments("its features", sums["count"], sums["sum"], sums["squares"], limits)
+
+    return check
+
+
+def projected_range(matrix: Tensor, mean: Tensor, std: Tensor, limits: Range) -> tuple[Tensor, Tensor]:
+    """The least and the greatest of ((x − mean)/std)·matrix where all x are within limits. [d], float64
+
+    Examples:
+        >>> low, high = projected_range(torch.eye(1), torch.tensor([0.5]), torch.tensor([0.25]), (0.0, 1.0))
+        >>> low.tolist(), high.tolist()
+        ([-2.0], [2.0])
+    """
+    mean, std, matrix = mean.double(), std.double(), matrix.double()
+    ends = [((limit - mean) / std)[:, None] * matrix for limit in limits]
+    return torch.minimum(*ends).sum(0), torch.maximum(*ends).sum(0)
+
+
+def wrong_cells(message: Message, centres: Tensor, rows: int, limits: tuple[Tensor, Tensor], fewest: int) -> str | None:
+    """What is wrong with a site's sums and counts by k-means cell.
+
+    Args:
+        message: The site's: `sums` [J, d] and `counts` [J].
+        centres: By which rows were told apart. [J, d]
+        rows: How many the site has.
+        limits: The least and greatest of each dimension. [d] each
+        fewest: Rows of a cell that is told.
+
+    Returns:
+        The reason in words; None where nothing is wrong.
+    """
+    counts, sums = message.sums["counts"].double(), message.sums["sums"].double()
+    why = wrong_counts("its counts of cells", counts, rows)
+    if why is not None:
+        return why
+    if bool((counts != counts.round()).any()) or bool(((counts > 0) & (counts < fewest)).any()):
+        return f"its counts of cells are no whole numbers of {fewest} rows or more"
+    there = counts > 0
+    if bool((sums[~there] != 0).any()):
+        return "it has sums of cells without rows"
+    means, room = sums[there] / counts[there][:, None], SLACK * (1 + limits[1] - limits[0])
+    if bool(((means < limits[0] - room) | (means > limits[1] + room)).any()):
+        return "its sums of cells are outside the features' range"
+    distance = torch.cdist(means, centres.double())
+    own = distance.gather(1, there.nonzero())[:, 0]
+    if bool((own > distance.min(1).values * (1 + SLACK) + SLACK * means.norm(dim=1) + 1e-6).any()):
+        return "its sums of cells belong to other cells"
+    return None
