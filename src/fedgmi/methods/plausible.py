@@ -114,22 +114,32 @@ def wrong_scatter(what: str, count: Tensor, first: Tensor, outer: Tensor) -> str
     return None
 
 
-def wrong_features(schema: Schema) -> Check:
-    """Of Σ x, Σ x² and n of features: all rows, and what values can be. Pictures are in [0, 1]."""
+def wrong_features(limits: Range | None, *, gaps: bool = False) -> Check:
+    """Of Σ x, Σ x² and n of features, or n of each feature where values may be missing: whether rows can be so.
+
+    Args:
+        limits: The least and the greatest value; None: any.
+        gaps: Whether values may be missing.
+    """
 
     def check(server: Tree, message: Message, client: int, rows: int) -> str | None:
-        sums = message.sums
-        if "count" not in sums:
-            return None
-        gaps = schema.missing != "refuse" and sums["count"].numel() > 1
-        wrong = float(sums["count"].max()) > rows or float(sums["count"].min()) < (0 if gaps else rows)
-        if wrong:
-            return f"its features are of {float(sums['count'].max()):.10g} rows, and the site has {rows}"
-        of = sums["sum"].new_tensor
-        limits = (of(0.0), of(1.0)) if schema.kind == "image" else None
-        return wrong_moments("its features", sums["count"], sums["sum"], sums["squares"], limits)
+        first, second, count = (message.sums[name] for name in ("sum", "squares", "count"))
+        if float(count.max()) > rows or float(count.min()) < (0 if gaps else rows):
+            return f"its features are of {float(count.max()):.10g} rows, and the site has {rows}"
+        ends = None if limits is None else (first.new_tensor(limits[0]), first.new_tensor(limits[1]))
+        return wrong_moments("its features", count, first, second, ends)
 
     return check
+
+
+def wrong_targets(server: Tree, message: Message, client: int, rows: int) -> str | None:
+    """What is wrong with sums of targets that are no classes."""
+    sums = message.sums
+    if float(sums["target count"]) != rows:
+        return f"its targets are of {float(sums['target count']):.10g} rows, and the site has {rows}"
+    if "target events" in sums:
+        return wrong_counts("its events", sums["target events"], rows)
+    return wrong_moments("its targets", *(sums[f"target {name}"] for name in ("count", "sum", "squares")))
 
 
 def projected_range(matrix: Tensor, mean: Tensor, std: Tensor, limits: Range) -> tuple[Tensor, Tensor]:
@@ -143,6 +153,15 @@ def projected_range(matrix: Tensor, mean: Tensor, std: Tensor, limits: Range) ->
     mean, std, matrix = mean.double(), std.double(), matrix.double()
     ends = [((limit - mean) / std)[:, None] * matrix for limit in limits]
     return torch.minimum(*ends).sum(0), torch.maximum(*ends).sum(0)
+
+
+def wrong_spread(what: str, sums: Tree, rows: int, limits: tuple[Tensor, Tensor]) -> str | None:
+    """What is wrong with `sum`, `outer` and `count` of projected points. limits: of each dimension."""
+    if float(sums["count"]) != rows:
+        return f"{what} are of {float(sums['count']):.10g} rows, and the site has {rows}"
+    squares = sums["outer"].diagonal()
+    why = wrong_moments(what, sums["count"], sums["sum"], squares, limits)
+    return why or wrong_scatter(what, sums["count"], sums["sum"], sums["outer"])
 
 
 def wrong_cells(message: Message, centres: Tensor, rows: int, limits: tuple[Tensor, Tensor], fewest: int) -> str | None:
@@ -174,4 +193,40 @@ def wrong_cells(message: Message, centres: Tensor, rows: int, limits: tuple[Tens
     own = distance.gather(1, there.nonzero())[:, 0]
     if bool((own > distance.min(1).values * (1 + SLACK) + SLACK * means.norm(dim=1) + 1e-6).any()):
         return "its sums of cells belong to other cells"
+    return None
+
+
+def wrong_clients(message: Message) -> str | None:
+    """A site is one client, or none where it has no such rows."""
+    told = message.sums.get("clients")
+    if told is None or float(told) in (0.0, 1.0):
+        return None
+    return f"it counts for {float(told):.6g} clients, expected 1"
+
+
+def wrong_noisy(epsilon: float, histogram: Tensor, rows: int) -> str | None:
+    """What noise of this ε cannot make of a histogram of so many rows: the chance of more is below e⁻⁵⁰ a count.
+
+    Args:
+        epsilon: Of the geometric noise.
+        histogram: Counts as they were released. [1, W]
+        rows: How many the site has.
+
+    Examples:
+        >>> wrong_noisy(1.0, torch.tensor([[60, -20, 3]]), 40)
+        >>> wrong_noisy(1.0, torch.tensor([[1000, 0, 0]]), 40)
+        'its histogram has a count of 1000, and noise of ε = 1 makes at most 90 of 40 rows'
+    """
+    room = int(50 / epsilon)
+    counts = histogram.long()
+    for count in (int(counts.max()), int(counts.min())):
+        if not -room <= count <= rows + room:
+            most = rows + room if count > 0 else -room
+            return (
+                f"its histogram has a count of {count}, and noise of ε = {epsilon:g} makes at "
+                f"{'most' if count > 0 else 'least'} {most} of {rows} rows"
+            )
+    total, spread = int(counts.sum()), (2 * counts.numel()) ** 0.5 / epsilon
+    if abs(total - rows) > room + 10 * spread:
+        return f"its histogram counts {total} rows, and the site has {rows}; noise of ε = {epsilon:g} makes no such sum"
     return None

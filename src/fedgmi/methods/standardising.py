@@ -27,6 +27,7 @@ from fedgmi.data.rows import Rows, Schema
 from fedgmi.data.standardise import Standardisation, feature_sums, filled, means, standardisation
 from fedgmi.data.validate import check_scalable
 from fedgmi.methods.contract import Method, Predictor
+from fedgmi.methods.plausible import either, wrong_features, wrong_targets
 from fedgmi.methods.local_training import FEATURE_SUMS
 from fedgmi.methods.target_scale import (
     TARGET_LEAVES,
@@ -140,6 +141,7 @@ def standardise_step(schema: Schema, *, scale: bool = True) -> Step:
         "standardise",
         client,
         take,
+        check=either(wrong_features(None, gaps=gaps) if SCALE in leaves else None, wrong_targets if target else None),
         writes=tuple(leaf for leaf in leaves if leaf not in target[1:]),  # others come of steps of their own
         tells="; ".join(tells),
     )

@@ -6,7 +6,7 @@ answers are thrown away. So no method has to say anywhere what its messages look
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -40,12 +40,14 @@ class Expected:
             None where it has none.
         wrappers: What was done to it on its way.
         place: (the client's index) → where its message belongs, for these.
+        mass: What the masses of all models of a name add up to for one row.
     """
 
     leaves: Layout
     check: Callable[[Message, int, int], str | None] | None = None
     wrappers: Sequence[Wrapper] = ()
     place: Callable[[int], Place] | None = None
+    mass: Mapping[str, float] = field(default_factory=dict)
 
     def travelling(self, client: int) -> Layout:
         """What a client's message looks like on its way."""
@@ -81,6 +83,9 @@ class Expected:
             least, most = float(models.mass.min()), float(models.mass.max())
             if least < -SLACK or most > rows * (1 + SLACK) + SLACK:
                 return f"the mass of {name!r} is between {least:g} and {most:g}, and the site has {rows} rows"
+            total, of_a_row = float(models.mass.double().sum()), self.mass.get(name, 1.0)
+            if total > rows * of_a_row * (1 + SLACK) + SLACK:
+                return f"the mass of {name!r} is {total:g} in all, and the site has {rows} rows"
         return None if self.check is None else self.check(message, client, rows)
 
 
@@ -107,7 +112,8 @@ class Probe:
         with torch.no_grad():
             self.states, message = step.client(part, self.states, rows, round)
         leaves = {name: (dtype_name(leaf), list(leaf.shape)) for name, leaf in flatten(message).items()}
-        return Expected(leaves, step.check and partial(step.check, server))
+        mass = {name: max(1.0, float(models.mass.double().sum())) for name, models in message.models.items()}
+        return Expected(leaves, step.check and partial(step.check, server), mass=mass)
 
     def _row(self) -> Rows:
         y = blank_targets(self.schema, 1)

@@ -229,11 +229,9 @@ class Remote:
         """All sites' messages as one; whose updates were bounded is told."""
         places = sorted(messages)
         total, bounded = robust_sum(step, server, [messages[i] for i in places], self.settings.robust)
-        for place, (model, times) in bounded.items():
-            name = self.roster.members[places[place]].name
-            self.roster.tell(
-                f"round {self.round}: {name}'s {model} moved {times:.3g} times the norm bound: scaled down to it"
-            )
+        for place, said in bounded.items():
+            for words in said:
+                self.roster.tell(f"round {self.round}: {self.roster.members[places[place]].name} is bounded: {words}")
         return total
 
     def ask(
