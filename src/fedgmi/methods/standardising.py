@@ -27,8 +27,8 @@ from fedgmi.data.rows import Rows, Schema
 from fedgmi.data.standardise import Standardisation, feature_sums, filled, means, standardisation
 from fedgmi.data.validate import check_scalable
 from fedgmi.methods.contract import Method, Predictor
-from fedgmi.methods.plausible import either, wrong_features, wrong_targets
 from fedgmi.methods.local_training import FEATURE_SUMS
+from fedgmi.methods.plausible import either, wrong_features, wrong_targets
 from fedgmi.methods.target_scale import (
     TARGET_LEAVES,
     TELLS,

@@ -61,7 +61,9 @@ def robust_sum(
         part = capped(told.sum(1))
         mass = told * part[:, None]
         for i in (part < 1).nonzero().flatten().tolist():
-            heavy[i] = f"its {name} counts as {float(mass[i].sum()):.6g} rows, twice the median, not {told[i].sum():.6g}"
+            heavy[i] = (
+                f"its {name} counts as {float(mass[i].sum()):.6g} rows, twice the median, not {told[i].sum():.6g}"
+            )
         if settings.max_norm is not None:
             excess = excesses(moved.norm(dim=2), mass, settings.max_norm)
             moved = moved / excess[:, :, None]
@@ -72,7 +74,9 @@ def robust_sum(
         whole = mass.sum(0)[:, None] * (start + mean)
         model = models[name]
         models[name] = replace(model, total=whole.to(model.total), mass=mass.sum(0).to(model.mass))
-    said = {i: [f"its {name} moved {most:.3g} times the norm bound: scaled down to it"] for i, (name, most) in cut.items()}
+    said = {
+        i: [f"its {name} moved {most:.3g} times the norm bound: scaled down to it"] for i, (name, most) in cut.items()
+    }
     for i, words in heavy.items():
         said.setdefault(i, []).append(words)
     return replace(total, models=models), said

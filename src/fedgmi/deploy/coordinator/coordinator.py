@@ -16,7 +16,7 @@ from fedgmi.deploy.coordinator.closing import close
 from fedgmi.deploy.coordinator.remote import Remote
 from fedgmi.deploy.coordinator.roster import MOST_ROWS, Member, Post, Roster, Tell
 from fedgmi.deploy.settings import FederationSettings
-from fedgmi.errors import UserError
+from fedgmi.errors import CheckpointError, UserError
 from fedgmi.methods.disclosing import disclosing
 from fedgmi.protocol.allowance import Allowance
 from fedgmi.protocol.ledger import Ledger, bytes_by_kind
@@ -175,16 +175,30 @@ class Coordinator:
 
     def _begin(self, remote: Remote, found: Checkpoint | None) -> Progress:
         """Where to begin, once enough sites are there."""
-        if found is not None:
+        progress = Progress(remote.method.program.init()) if found is None else self.resume(remote, found)
+        self._wait(remote)
+        return progress
+
+    def resume(self, remote: Remote, found: Checkpoint) -> Progress:
+        """Where a checkpoint says that the run stands; members and ledger are as they were.
+
+        Raises:
+            CheckpointError: Where it was altered: its check is right, and what it says cannot be.
+        """
+        try:
             remote.roster.members = [Member.from_json(member) for member in found.meta["members"]]
             remote.ledger = Ledger.from_tree(self.settings.sites, found.ledger)
             if self.allowance is not None:
                 self.allowance.restore(found.meta["allowance"])
-            self.tell(f"goes on after round {found.meta['round']}")
-        self._wait(remote)
-        if found is None:
-            return Progress(remote.method.program.init())
-        return Progress.of(found.server, found.meta)
+            progress = Progress.of(found.server, found.meta)
+            if not -1 <= progress.round <= self.settings.rounds + 1:
+                raise ValueError(f"round {progress.round}")
+        except Exception as error:
+            what = f"what it says cannot be ({type(error).__name__}: {one_line(str(error), 200)})"
+            where = str(self.out / folder.CHECKPOINTS)
+            raise CheckpointError(what, where=where, fix="start in another folder: out in pyproject.toml") from error
+        self.tell(f"goes on after round {progress.round}")
+        return progress
 
     def _wait(self, remote: Remote) -> None:
         """Until as many sites are there as federation.toml says, or `wait_s` is over. It counts from the first look."""

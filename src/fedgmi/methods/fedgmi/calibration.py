@@ -82,6 +82,7 @@ def calibration_steps(task: Task[FedGMISettings], rule: Rule) -> dict[str, Step]
         e_step=lambda server, states, rows: states | {"proportions": rule(server, states, rows).proportions},
         proportions=lambda states: states["proportions"],
     )
+
     def check_scale(server: Tree, message: Message, client: int, rows: int) -> str | None:
         squares = message.sums["squares"]
         if float(squares.min()) < 0 or float(message.sums["count"]) != rows:
