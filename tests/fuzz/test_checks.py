@@ -137,6 +137,19 @@ def test_answers(steps):
     assert min(used, refused) > CASES / 20
 
 
+@dataclass(frozen=True)
+class Post:
+    """One node, which answers this."""
+
+    reply: Parcel
+
+    def nodes(self) -> list[int]:
+        return [7]
+
+    def ask(self, requests: Any, deadline_s: float) -> dict[int, Parcel]:
+        return {7: self.reply}
+
+
 def test_greetings_and_ends():
     """Who comes, and what it tells of its predictor."""
     told: list[str] = []
@@ -147,17 +160,8 @@ def test_greetings_and_ends():
             draws = random.Random(seed)
             hello = Parcel({"site": "ward", "rows": 40, "held_out": 3})
 
-            class Post:
-                """One node."""
-
-                def nodes(self) -> list[int]:
-                    return [7]
-
-                def ask(self, requests: Any, deadline_s: float, reply: Parcel = spoilt(hello, draws)) -> Any:
-                    return {7: reply}
-
             roster = Roster(2, told.append, 1000)
-            roster.call(Post(), hello, 1.0)
+            roster.call(Post(spoilt(hello, draws)), hello, 1.0)
             assert len(roster.members) + len(roster.strangers) == 1
             assert all(type(member.rows) is int and 1 <= member.rows <= 1000 for member in roster.members)
             assert all(0 <= value <= 1 for value in quality_told(sound(spoilt(end, draws))).values())

@@ -1,4 +1,4 @@
-"""Files with random damage, their hashes right all the same: what was read before, or an error in fedgmi's own words."""
+"""Files with random damage, their hashes right all the same: what can be used, or an error in fedgmi's words."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fedgmi.errors import FedgmiError
 from fedgmi.runs.records import DiagnosisRecord, Status, Summary
 from fedgmi.storage import checkpoint, folder
 
-SEEDS = range(330)  # of each of seven kinds of files
+SEEDS = range(200)  # of each of ten kinds of files
 SETTINGS = federation_settings(
     rounds=1, method={"preset": "sketch", "n_components": 3, "codewords": 6, "personal": False}
 )
@@ -69,7 +69,7 @@ def spoil_tensors(path: Path, whole: bytes, draws: random.Random) -> None:
 
 def holds(read: Callable[[], object], spoiled: Callable[[random.Random], None]) -> None:
     """Every case is read, or refused in fedgmi's own words."""
-    refused = 0
+    refused = []
     with cheap() as case:
         for seed in SEEDS:
             spoiled(random.Random(seed))
@@ -77,9 +77,9 @@ def holds(read: Callable[[], object], spoiled: Callable[[random.Random], None]) 
             try:
                 read()
             except FedgmiError as error:
-                assert str(error).strip()
-                refused += 1
-    assert refused > len(SEEDS) / 10
+                refused.append(str(error))
+    assert all(refused)
+    assert len(refused) > len(SEEDS) / 10
 
 
 @pytest.mark.parametrize("change", [spoil, spoil_tensors])

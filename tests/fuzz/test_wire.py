@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from contextlib import suppress
 
 import torch
 from damage import cheap, damaged, damaged_bytes, text_of
@@ -54,10 +55,8 @@ def test_messages():
             if found is None:
                 continue
             assert isinstance(leaf_sizes(found), dict)
-            try:
+            with suppress(WireError):
                 assert isinstance(unpack(found), Message)
-            except WireError as error:
-                assert str(error)
 
 
 def linked(base: bytes, difference: bytes) -> bytes:
@@ -87,11 +86,8 @@ def test_blocks():
                 found = spoilt(header, abouts.payload.numpy().tobytes(), draws)
             if found is None:
                 continue
-            try:
-                tree = join(found, held, linked)
-                assert all(isinstance(leaf, torch.Tensor) for leaf in tree.values())
-            except WireError as error:
-                assert str(error)
+            with suppress(WireError):
+                assert all(isinstance(leaf, torch.Tensor) for leaf in join(found, held, linked).values())
 
 
 def _said_otherwise(header: dict[str, object], parcel: Parcel, draws: random.Random) -> Parcel | None:

@@ -5,8 +5,8 @@
     scatter    Σ v vᵀ − Σ v Σ vᵀ/n has no direction below zero
     cells      the mean of a convex cell's points lies in the cell
 
-So a site may still lie, as far as a site with some such rows could: by its own rows, and no further. Sums are of float32
-numbers, so there is some slack. A `Check` gives the reason in words, or None.
+So a site may still lie as far as a site with other rows could, and no further. Sums are of float32 numbers, so there is
+some slack. A `Check` gives the reason in words, or None.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def either(*checks: Check | None) -> Check:
 
 
 def range_of(schema: Schema) -> Range:
-    """Where values lie once rows are as methods see them: pictures in [0, 1], columns within the bound of far values."""
+    """Where values lie once rows are as methods see them: pictures in [0, 1], columns within the bound of far ones."""
     return (0.0, 1.0) if schema.kind == "image" else (-BOUND, BOUND)
 
 
@@ -139,7 +139,7 @@ def wrong_targets(server: Tree, message: Message, client: int, rows: int) -> str
         return f"its targets are of {float(sums['target count']):.10g} rows, and the site has {rows}"
     if "target events" in sums:
         return wrong_counts("its events", sums["target events"], rows)
-    return wrong_moments("its targets", *(sums[f"target {name}"] for name in ("count", "sum", "squares")))
+    return wrong_moments("its targets", sums["target count"], sums["target sum"], sums["target squares"])
 
 
 def projected_range(matrix: Tensor, mean: Tensor, std: Tensor, limits: Range) -> tuple[Tensor, Tensor]:

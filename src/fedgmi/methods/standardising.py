@@ -42,6 +42,7 @@ from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
 
+STANDARDISE = "standardise"  # the step's name
 SCALE = "scale"
 MEAN, STD, FILL = f"{SCALE}/mean", f"{SCALE}/std", f"{SCALE}/fill"
 FILLED = f"{FEATURE_SUMS}, and of how many rows each feature is known"
@@ -138,7 +139,7 @@ def standardise_step(schema: Schema, *, scale: bool = True) -> Step:
         return server | made
 
     return Step(
-        "standardise",
+        STANDARDISE,
         client,
         take,
         check=either(wrong_features(None, gaps=gaps) if SCALE in leaves else None, wrong_targets if target else None),

@@ -18,8 +18,9 @@ from fedgmi import tree
 from fedgmi.data.rows import Rows, Schema, blank_targets
 from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
+from fedgmi.methods.plausible import either
 from fedgmi.protocol.message import Message, flatten
-from fedgmi.protocol.step import Step, select
+from fedgmi.protocol.step import Check, Step, select
 from fedgmi.protocol.wire import Parcel, WireError, dtype_name, unpack
 from fedgmi.protocol.words import one_line
 from fedgmi.protocol.wrapper import Layout, Place, Wrapper, receive
@@ -103,8 +104,8 @@ class Probe:
     schema: Schema
     states: Tree | None = field(default=None)
 
-    def expect(self, step: Step, server: Tree, round: int) -> Expected:
-        """What a client's message to this step looks like."""
+    def expect(self, step: Step, server: Tree, round: int, also: Check | None = None) -> Expected:
+        """What a client's message to this step looks like. also: what it is held to besides the step's own check."""
         rows = self._row()
         part = select(server, step.reads)
         if self.states is None:
@@ -113,7 +114,8 @@ class Probe:
             self.states, message = step.client(part, self.states, rows, round)
         leaves = {name: (dtype_name(leaf), list(leaf.shape)) for name, leaf in flatten(message).items()}
         mass = {name: max(1.0, float(models.mass.double().sum())) for name, models in message.models.items()}
-        return Expected(leaves, step.check and partial(step.check, server), mass=mass)
+        check = step.check if also is None else either(step.check, also)
+        return Expected(leaves, check and partial(check, server), mass=mass)
 
     def _row(self) -> Rows:
         y = blank_targets(self.schema, 1)

@@ -210,6 +210,7 @@ class Coordinator:
             if len(remote.roster.alive) >= (self.settings.min_sites or self.settings.sites):
                 if all(member.base is None for member in remote.roster.members):  # nothing has begun: indices by name
                     remote.roster.members.sort(key=lambda member: member.name)
+                remote.roster.tell_weight()
                 return
             if time.monotonic() - began > self.settings.wait_s:
                 raise UserError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedgmi import __version__
+from fedgmi.deploy.coordinator.bounds import check_of
 from fedgmi.deploy.coordinator.checks import Expected, Probe, read, sound
 from fedgmi.deploy.coordinator.roster import Post, Roster
 from fedgmi.deploy.settings import FederationSettings
@@ -151,7 +152,7 @@ class Remote:
     def _expected(self, step: Step, server: Tree) -> Expected:
         """What answers have to look like, and how they are read."""
         part, at, seed = select(server, step.reads), (self.round, self._number), self.settings.seed
-        found = self.probe.expect(step, server, self.round)
+        found = self.probe.expect(step, server, self.round, check_of(step, self.settings.rows))
         return replace(found, wrappers=self.wrappers, place=lambda i: Place.of(step, part, i, (), at, seed, {}))
 
     def _forgive(self) -> None:

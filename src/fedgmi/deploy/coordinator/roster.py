@@ -160,6 +160,14 @@ class Roster:
         member.heard(reply)
         self.tell(f"{name} is here, with {rows} rows")
 
+    def tell_weight(self) -> None:
+        """A site that weighs more than all others is named: its number of rows is its own word."""
+        rows = sorted((member.rows, member.name) for member in self.members)
+        if len(rows) > 2 and 2 * rows[-1][0] > sum(n for n, _ in rows):
+            n, name = rows[-1]
+            bound = " (max_rows in federation.toml bounds it)" if self.most_rows == MOST_ROWS else ""
+            self.tell(f"{name} says that it has {n} rows, more than all others together{bound}")
+
     def _refuse(self, node: int, why: str) -> None:
         if self.strangers.get(node) != why:
             self.tell(f"node {node} is not let in: {why}")

@@ -188,8 +188,9 @@ class Memory:
             found = store.read_meta(self._path(at), lambda meta: None, kind="state", fix=AGAIN).get("began")
         except CheckpointError:
             return None
-        known = isinstance(found, list) and len(found) == 2 and all(type(n) is int for n in found)
-        return (found[0], found[1]) if known else None
+        if isinstance(found, list) and len(found) == 2 and all(type(n) is int for n in found):
+            return found[0], found[1]
+        return None
 
     def _remove(self, exchanges: Iterable[Exchange]) -> None:
         for at in exchanges:
