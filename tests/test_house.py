@@ -45,8 +45,10 @@ SHARED = (
     "candidates",
     "own_models",
     "personal",
+    "plausible",
     "shared_trunk",
     "standardising",
+    "summing",
 )
 METHODS_SHARE = tuple(f"methods.{name}" for name in SHARED)
 
