@@ -180,11 +180,11 @@ def _model(path: Path, meta: dict[str, Any], tensors: Tree, expert: Own, density
 
 def _try(model: Fitted) -> None:
     """One row is asked about, as users ask: so a model that cannot answer is refused here, and not later."""
-    rows = model.rows(torch.full((1, *model.schema.shape), 0.5))
+    rows, predictor = model.rows(torch.full((1, *model.schema.shape), 0.5)), model.method.predictor
     with torch.no_grad():
         model.posterior(rows, model.proportions[0])
         if model.schema.labelled:
-            model.method.predictor.predict(model.server, model.state(model.proportions[0], 0), rows)
+            predictor.predict(model.server, model.state(model.proportions[0], 0), rows)
 
 
 def _described(own: Own) -> str | None:
