@@ -190,7 +190,7 @@ def test_patience_is_refused_beside_a_budget(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["mb_per_client", "mb_per_client_round"])
-@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", '"five"', "true"])
+@pytest.mark.parametrize("value", ["0", "-1", "1e308", "nan", "inf", '"five"', "true"])
 def test_what_is_no_budget_is_refused(key, value):
     with pytest.raises(ConfigError, match=f"communication.{key}"):
         settings(f"communication.{key}={value}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from local_post import make_sites
+from local_post import LocalPost, Stopped, make_sites
 from test_coded_sites import deployed, kept_of, settings_with
 
 from fedgmi import __version__
+from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.site.memory import Memory
 from fedgmi.errors import ConfigError
 from fedgmi.protocol.ledger import Ledger
@@ -80,3 +81,15 @@ def test_a_greeting_without_a_plan_takes_the_last_one_back(tmp_path):
     for greeting, plan in ((hello, {"communication.precision": "4"}), (Parcel(request("hello", **about)), None)):
         assert site.answer(greeting).header["site"] == "client-03"
         assert run.plan() == plan
+
+
+def test_a_coordinator_that_starts_again_leaves_nobody_out(tmp_path):
+    """What sites hold, and the differences since, are in its checkpoint: no site is sent whole models for a restart."""
+    settings = settings_with("fedavg", {"mb_per_client_round": 0.0009}).model_copy(update={"rounds": 5})
+    post = LocalPost(make_sites(settings, tmp_path / "sites"), stop_after=4)
+    with pytest.raises(Stopped):
+        Coordinator(settings, post, tmp_path / "out", echo=lambda line: None).run()
+    Coordinator(settings, LocalPost(post.sites), tmp_path / "out", echo=lambda line: None).run()
+    assert [line["sat_out"] for line in folder.read_records(tmp_path / "out")] == [0] * 7
+    costs = [Ledger.from_tree(6, kept_of(tmp_path, settings).ledger).by_client(n).sum(1).max() for n in range(3, 6)]
+    assert len({int(cost) for cost in costs}) == 1

@@ -4,8 +4,9 @@ There are two looks. Before each round a client is left out whose round, as fore
 before each exchange the transport says what it will cost at most. By this second look nobody ever exceeds the budget,
 however wrong the foresight is.
 
-What a round costs is compared with what was foreseen, over the clients that had nothing to catch up with. The latest
-round counts, so that one dear round is forgotten again. What one client missed is counted for that client alone.
+What a round costs is compared with what was foreseen, over the clients that had nothing to catch up with, and whose
+replies were used. The latest round counts, so that one dear round is forgotten again. What one client missed is counted
+for that client alone.
 """
 
 from __future__ import annotations
@@ -72,6 +73,11 @@ class Costs:
         saved = sum(self.up[number - 1] for number in asked if number in lost and self.up)
         return self.prepare + sum(self.rounds[number - 1] for number in asked) + self.finish + late - saved
 
+    def dearest(self, asked: Sequence[int], lost: Collection[int] = ()) -> int:
+        """The dearest round of a client that is asked in these rounds, with what it catches up with. See `of`."""
+        steps = pairwise([0, *asked])
+        return max((self.rounds[b - 1] + self.late(a, b, lost=a in lost) for a, b in steps), default=0)
+
     def late(self, earlier: int, later: int, *, lost: bool = False) -> int:
         """What comes on top for a client that was asked in one round and then in a later one: what it missed between.
 
@@ -101,6 +107,7 @@ class Allowance:
         spent: Bytes of a client before the run, which `total` does not have any more.
         sat_out: By round, the clients that were not asked. R + 1 stands for the end.
         factor: By how much rounds cost more than foreseen.
+        silent: Rounds that were begun or finished by nobody, and how many bytes would have let everyone on.
     """
 
     total: int | None
@@ -110,7 +117,8 @@ class Allowance:
     spent: int = 0
     sat_out: dict[int, list[int]] = field(default_factory=dict)
     factor: float = 1 + MARGIN
-    _spares: bool = field(default=True, repr=False, compare=False)
+    silent: dict[int, int] = field(default_factory=dict)
+    _spares: bool = field(default=True, repr=False)
 
     def able(self, ledger: Ledger, ids: Sequence[int], number: int) -> list[int]:
         """Those of the clients `ids` that can take part in a round so that the end can be paid for, too.
@@ -124,14 +132,20 @@ class Allowance:
             Clients, in the same order.
 
         Raises:
-            ConfigError: Before the first round, where the preparation cost so much that the plan cannot be kept.
+            ConfigError: Before the first round, where the preparation cost so much that the plan cannot be kept. And
+                where nobody can take part, and nobody could in any round before.
         """
         if number == 1:
             self._check_prepared(ledger)
         self._compare(ledger, number)
-        spent, before = ledger.by_client().sum(1).tolist(), [ledger.by_client(n) for n in range(number)]
-        found = [i for i in ids if self._fits(spent[i], self._behind(before, i, number), number)]
+        spent = ledger.by_client().sum(1).tolist()
+        late = self._behind(ledger, ids, number)
+        found = [i for i in ids if self._fits(spent[i], late[i], number)]
         self._leave_out(set(ids) - set(found), number)
+        if not found:
+            now = [int(self.factor * self.costs.rounds[number - 1]) + late[i] for i in ids]
+            kept = self._kept(number, spare=False)
+            self._silence(number, [spent[i] + cost + kept for i, cost in zip(ids, now, strict=True)], now)
         return found
 
     def admit(self, ledger: Ledger, prices: Mapping[int, int], number: int, spare: bool = False) -> list[int]:
@@ -148,7 +162,8 @@ class Allowance:
             bytes, and so are all such that follow.
 
         Raises:
-            ConfigError: Where an exchange of the preparation cannot be paid. It says what would be enough.
+            ConfigError: Where an exchange of the preparation cannot be paid, or one of a round by nobody and no round
+                before was finished by anybody. It says what would be enough.
         """
         spent, now = ledger.by_client().sum(1).tolist(), ledger.by_client(number).sum(1).tolist()
         limit = self.each_round if 1 <= number <= len(self.costs.rounds) else None
@@ -168,6 +183,9 @@ class Allowance:
             most = max(spent[i] + price for i, price in prices.items())
             self._refuse(max(most, int((1 + MARGIN) * self.costs.prepare)))
         self._leave_out(prices.keys() - set(able), number)
+        if prices and not able and number <= len(self.costs.rounds):
+            totals = [spent[i] + price + keep for i, price in prices.items()]
+            self._silence(number, totals, [now[i] + price for i, price in prices.items()])
         return able
 
     @property
@@ -177,16 +195,47 @@ class Allowance:
 
     def to_json(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"sat_out": {str(number): ids for number, ids in self.sat_out.items()}, "factor": self.factor}
+        by_round: dict[str, dict[int, Any]] = {"sat_out": self.sat_out, "silent": self.silent}
+        kept = {key: {str(number): what for number, what in found.items()} for key, found in by_round.items()}
+        return kept | {"factor": self.factor, "spares": self._spares}
 
     def restore(self, kept: Mapping[str, Any]) -> None:
         """Go on from what `to_json` wrote."""
         self.sat_out = {int(number): list(ids) for number, ids in kept["sat_out"].items()}
-        self.factor = float(kept["factor"])
+        self.silent = {int(number): int(needed) for number, needed in kept["silent"].items()}
+        self.factor, self._spares = float(kept["factor"]), bool(kept["spares"])
 
     def _leave_out(self, ids: Collection[int], number: int) -> None:
         if ids:
             self.sat_out[number] = sorted({*self.sat_out.get(number, ()), *ids})
+
+    @property
+    def silent_words(self) -> str:
+        """In how many rounds nobody could be asked, and what would have been enough; "" where in none."""
+        if not self.silent:
+            return ""
+        times, enough = len(self.silent), _enough(max(self.silent.values()))
+        of = f"{times} of {len(self.costs.rounds)} rounds nobody could take part to the end"
+        return f"In {of}: {self._key} = {enough:g} or more would have let everyone on."
+
+    @property
+    def _key(self) -> str:
+        return "mb_per_client" if self.each_round is None else "mb_per_client_round"
+
+    def _silence(self, number: int, totals: Sequence[int], rounds: Sequence[int]) -> None:
+        """Nobody can go on in a round. A run in which nobody ever could is stopped."""
+        needed = max(totals) + self.spent if self.each_round is None else max(rounds)
+        self.silent[number] = int((1 + MARGIN) * needed) + 1
+        if len(self.silent) < number:
+            return
+        enough, foreseen = _enough(self.silent[number]), self.costs.rounds[number - 1] / MB
+        raise ConfigError(
+            f"nobody can take part in round {number}, for it could cost a client {max(rounds) / MB:.3g} MB, and was "
+            f"foreseen to cost {foreseen:.3g}: nothing was trained. Expected at least {enough:g}",
+            where=f"communication.{self._key}",
+            fix=f"set it to {enough:g} or more, or communication.precision to fewer bits, and give another folder with "
+            "--out",
+        )
 
     def _kept(self, number: int, spare: bool) -> int:
         """What an exchange has to leave for what follows."""
@@ -202,23 +251,32 @@ class Allowance:
         within = self.total is None or spent + now + self._kept(number, spare=False) <= self.total
         return within and (self.each_round is None or now <= self.each_round)
 
-    def _behind(self, before: Sequence[torch.Tensor], i: int, number: int) -> int:
-        """What a client has to catch up with, by what travelled to and from it in each of the rounds before. [N, 2]"""
-        last = max((n for n, both in enumerate(before) if both[i].any()), default=0)
-        lost = bool(before[last][i, 0]) and not bool(before[last][i, 1])
-        return self.costs.late(last, number, lost=lost)
+    def _behind(self, ledger: Ledger, ids: Sequence[int], number: int) -> dict[int, int]:
+        """What clients have to catch up with, by what travelled to and from them in each of the rounds before."""
+        before = [ledger.by_client(n) for n in range(number)]  # [N, 2] each
+        found = {}
+        for i in ids:
+            last = max((n for n, both in enumerate(before) if both[i].any()), default=0)
+            down, up = before[last][i].tolist()
+            found[i] = self.costs.late(last, number, lost=i in ledger.lost(last) or (down > 0 and not up))
+        return found
 
     def _compare(self, ledger: Ledger, number: int) -> None:
-        """What the round before cost beside what was foreseen, of clients that had nothing to catch up with."""
+        """What the round before cost beside what was foreseen, of clients that had nothing to catch up with.
+
+        Where there were none, half of the difference is forgotten: else one dear round could silence everybody.
+        """
         done = number - 1
         if done < 1 or not self.costs.rounds[done - 1]:
             return
         real = ledger.by_client(done)
-        usual = real[:, 1] > 0
+        usual = _replied(ledger, done)
         if done > 1 or ledger.totals(0)[1]:
-            usual &= ledger.by_client(done - 1)[:, 1] > 0
+            usual &= _replied(ledger, done - 1)
         if usual.any():
             self.factor = max(1 + MARGIN, int(real.sum(1)[usual].max()) / self.costs.rounds[done - 1])
+        else:
+            self.factor = (1 + MARGIN + self.factor) / 2
 
     @property
     def _rest(self) -> int:
@@ -241,3 +299,15 @@ class Allowance:
             where="communication.mb_per_client",
             fix=f"set it to {enough:g} or more, or lower rounds, and give another folder with --out",
         )
+
+
+def _enough(n_bytes: int) -> float:
+    """Megabytes, to a thousandth of one, upwards."""
+    return -(-n_bytes // 1000) / 1000
+
+
+def _replied(ledger: Ledger, number: int) -> torch.Tensor:
+    """Whose replies of a round were used. [N]"""
+    found = ledger.by_client(number)[:, 1] > 0
+    found[list(ledger.lost(number))] = False
+    return found

@@ -81,27 +81,33 @@ class InProcess:
         return by_client(message, [i for chunk in groups for i in chunk])
 
     def price(self, step: Step, server: Tree, ids: Sequence[int], round: int) -> dict[int, int]:
-        """See `Transport.price`. What a reply is like is learnt from a client of one row, as a coordinator does it."""
-        part, at = select(server, step.reads), (round, self._number + 1 if round == self._round else 0)
+        """See `Transport.price`. What a reply is like is learnt from one row, at the place of a client that is asked.
+
+        Another client may stand where this step cannot go on from: it missed an exchange of this round.
+        """
+        at = round, self._number + 1 if round == self._round else 0
         usual, late, _ = self._asked(step, ids, round)
         found: dict[int, int] = {}
         for asked, reads in ((usual, step.reads), (late, (*step.reads, *self._late_reads))):
             costs = self.requests.price(step, select(server, reads), asked, at, self._index(step, round))
             found |= {i: sum(cost.values()) for i, cost in zip(asked, costs, strict=True)}
-        there = self.states.get(THERE)
-        known = [i for i in range(len(self._clients)) if there is None or there[i]]
-        message = self._tried(step, part, (known or [0])[0], at)
+        if not found:
+            return {}
+        message = self._tried(step, server, min(usual or late), at, late=not usual)
         leaves = {name: (dtype_name(leaf), leaf.shape) for name, leaf in flatten(message).items()}
         return {i: cost + largest_reply(leaves, len(self._clients[i])) for i, cost in found.items()}
 
-    def _tried(self, step: Step, part: Tree, i: int, at: tuple[int, int]) -> Message:
+    def _tried(self, step: Step, server: Tree, i: int, at: tuple[int, int], *, late: bool) -> Message:
         """What a client would send that stands where this one does, and has one row of zeros."""
-        client = self._clients[i]
+        client, part = self._clients[i], select(server, step.reads)
         one = Client(client.name, torch.zeros_like(client.x[:1]), None if client.y is None else client.y[:1])
         truth = None if self._components is None else [self._components[i][:1]]
         own, memory = apart(tree.take(self.states, torch.tensor([i], device=self._device)))
         own.pop(THERE, None)
-        message = step.client(part, own, pack([one], components=truth, device=self._device), at[0])[1]
+        rows = replace(pack([one], components=truth, device=self._device), ids=(i,))
+        if late and self.losses is not None and self.losses.start is not None:
+            own = own | self.losses.start(select(server, self.losses.reads), rows)
+        message = step.client(part, own, rows, at[0])[1]
         return send(self.wrappers, message, Place.of(step, part, i, (i,), at, self._seed, memory))[0]
 
     def settle(self, before: Tree, after: Tree, round: int, name: str) -> Tree:

@@ -13,6 +13,7 @@ from fedgmi.protocol.step import KINDS, Kind
 from fedgmi.tree import Tree
 
 Cell = npt.NDArray[np.int64]  # [N, 2]: down, up. Entries are single numbers, which tensors take ten times as long for
+LOST = "lost"
 
 
 class Ledger:
@@ -32,6 +33,7 @@ class Ledger:
     def __init__(self, n_clients: int) -> None:
         self.n_clients = n_clients
         self._cells: dict[tuple[int, Kind], Cell] = {}
+        self._lost: dict[int, set[int]] = {}
 
     def add(self, round: int, kind: Kind, client: int, *, down: int = 0, up: int = 0) -> None:
         """Enter bytes of one client."""
@@ -40,6 +42,14 @@ class Ledger:
             cell = self._cells[round, kind] = np.zeros((self.n_clients, 2), dtype=np.int64)
         cell[client, 0] += down
         cell[client, 1] += up
+
+    def lose(self, round: int, client: int) -> None:
+        """Note that a client's reply was refused or did not come. What it holds now is not known."""
+        self._lost.setdefault(round, set()).add(client)
+
+    def lost(self, round: int) -> set[int]:
+        """The clients of a round that `lose` was told of."""
+        return set(self._lost.get(round, ()))
 
     def totals(self, round: int | None = None) -> tuple[int, int]:
         """Bytes down and up of all clients, of one round or of all."""
@@ -55,8 +65,9 @@ class Ledger:
         return torch.from_numpy(sum(self._of(round, None), np.zeros((self.n_clients, 2), dtype=np.int64)))
 
     def to_tree(self) -> Tree:
-        """All entries, for a checkpoint: `ROUND/KIND` → [N, 2]."""
-        return {f"{round}/{kind}": torch.from_numpy(cell.copy()) for (round, kind), cell in self._cells.items()}
+        """All entries, for a checkpoint: `ROUND/KIND` → [N, 2], and `ROUND/lost` → clients."""
+        cells = {f"{round}/{kind}": torch.from_numpy(cell.copy()) for (round, kind), cell in self._cells.items()}
+        return cells | {f"{round}/{LOST}": torch.tensor(sorted(ids)) for round, ids in self._lost.items()}
 
     @classmethod
     def from_tree(cls, n_clients: int, entries: Mapping[str, Tensor]) -> Ledger:
@@ -64,11 +75,14 @@ class Ledger:
         ledger = cls(n_clients)
         for name, cell in entries.items():
             round, _, kind = name.partition("/")
+            if kind == LOST:
+                ledger._lost[int(round)] = set(cell.tolist())
+                continue
             ledger._cells[int(round), next(known for known in KINDS if known == kind)] = cell.cpu().numpy().copy()
         return ledger
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Ledger) or self._cells.keys() != other._cells.keys():
+        if not isinstance(other, Ledger) or self._cells.keys() != other._cells.keys() or self._lost != other._lost:
             return False
         return all(np.array_equal(cell, other._cells[key]) for key, cell in self._cells.items())
 

@@ -18,6 +18,7 @@ from fedgmi.modes import own_modes
 from fedgmi.protocol.listener import Listener
 from fedgmi.runs.budget.plan import plan
 from fedgmi.runs.budget.planned import Plan
+from fedgmi.runs.budget.words import planning_line
 from fedgmi.runs.choosing import best_of, check_choice, say_what_chooses, warn_of_idle_metric, with_rows_to_choose
 from fedgmi.runs.components import (
     ComponentCount,
@@ -112,6 +113,8 @@ def _plans(
     """How all that are to run keep to the budget, before anything is trained. Bounds that no way fits are left out."""
     plans: dict[str, Plan | None] = {}
     for name in names:
+        if listener is not None and setup.config.communication.limited and name != "oracle":
+            listener.said(name, planning_line(name))
         try:
             plans[name] = plan(setup, name, n_clients, spent.get(name, 0))
         except ConfigError as error:

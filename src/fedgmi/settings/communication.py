@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from fedgmi.settings.base import BelowOne, Fraction, Section
 
-Megabytes = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Megabytes = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False, strict=True)]
 
 Precision = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value), Field()]
 

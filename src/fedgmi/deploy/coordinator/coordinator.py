@@ -190,6 +190,9 @@ class Coordinator:
         try:
             remote.roster.members = [Member.from_json(member) for member in found.meta["members"]]
             remote.ledger = Ledger.from_tree(self.settings.sites, found.ledger)
+            remote.roster.restored = {member.name for member in remote.roster.members}
+            if remote.chain is not None:
+                remote.chain.restore(found.meta["links"], found.clients)
             if self.allowance is not None:
                 self.allowance.restore(found.meta["allowance"])
             progress = Progress.of(found.server, found.meta)
@@ -246,7 +249,9 @@ class Coordinator:
             "members": [member.to_json() for member in remote.roster.members],
         }
         meta |= {} if self.allowance is None else {"allowance": self.allowance.to_json()}
-        kept = Checkpoint(progress.server, {}, meta, remote.ledger.to_tree())
+        links = {} if remote.chain is None else remote.chain.to_tree()
+        meta |= {} if remote.chain is None else {"links": remote.chain.to_json()}
+        kept = Checkpoint(progress.server, links, meta, remote.ledger.to_tree())
         checkpoint.save(self.out / folder.CHECKPOINTS, remote.method.name, kept)
         folder.keep_records(self.out, lambda line: line["round"] < progress.round)
         folder.append_record(self.out, Record.checked(record))

@@ -280,6 +280,7 @@ class Remote:
         member = self.roster.members[i]
         why = one_line(why)
         self._lost.add(i)
+        self.ledger.lose(self.round, i)
         member.absent, member.note, member.held = member.absent + 1, why, {}
         if lost:
             member.base = None

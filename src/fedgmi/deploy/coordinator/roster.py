@@ -71,8 +71,8 @@ class Member:
         self.bytes_up += reply.n_bytes
 
     def to_json(self) -> dict[str, Any]:
-        """What a checkpoint keeps: all but which node it is and what that node holds."""
-        return {key: value for key, value in asdict(self).items() if key not in ("node", "held")}
+        """What a checkpoint keeps: all but which node it is."""
+        return {key: value for key, value in asdict(self).items() if key != "node"}
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> Member:
@@ -91,6 +91,8 @@ class Roster:
         most_rows: That a site may say it has.
         members: Those that have come so far.
         strangers: Nodes that are not let in, and why.
+        restored: Names of members of a checkpoint that have not come since. They hold what they held then; a site that
+            lacks some of it asks for it.
     """
 
     size: int
@@ -98,6 +100,7 @@ class Roster:
     most_rows: int = MOST_ROWS
     members: list[Member] = field(default_factory=list)
     strangers: dict[int, str] = field(default_factory=dict)
+    restored: set[str] = field(default_factory=set)
     _asked: float = -AGAIN_S  # when strangers were asked last
 
     @property
@@ -155,7 +158,9 @@ class Roster:
             self.members.append(Member(name, rows))
             member = self.members[-1]
         self.strangers.pop(node, None)
-        member.node, member.rows, member.held, member.note = node, rows, {}, ""
+        member.held = member.held if name in self.restored else {}
+        self.restored.discard(name)
+        member.node, member.rows, member.note = node, rows, ""
         member.bytes_down += hello.n_bytes
         member.heard(reply)
         self.tell(f"{name} is here, with {rows} rows")

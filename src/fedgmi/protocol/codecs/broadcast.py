@@ -159,9 +159,19 @@ class Broadcast:
         """What the links cost. With it in a checkpoint, a resumed run counts as if uninterrupted."""
         return {name: [link.base, link.size, link.round] for name, link in self.links.items()}
 
-    def restore(self, kept: Mapping[str, Any]) -> None:
-        """Go on from what `to_json` wrote: links of which the sizes alone are known."""
-        self.links = {name: Link(base, b"", size, round) for name, (base, size, round) in kept.items()}
+    def to_tree(self) -> Tree:
+        """The differences themselves, by block: what a coordinator sends on after a restart. [bytes] each"""
+        return {name: torch.frombuffer(bytearray(link.data), dtype=torch.uint8) for name, link in self.links.items()}
+
+    def restore(self, kept: Mapping[str, Any], data: Mapping[str, Tensor] | None = None) -> None:
+        """Go on from what `to_json` wrote.
+
+        Args:
+            kept: What it wrote.
+            data: What `to_tree` wrote; None: of links the sizes alone are known.
+        """
+        sent = {name: part.cpu().numpy().tobytes() for name, part in (data or {}).items()}
+        self.links = {name: Link(base, sent.get(name, b""), size, at) for name, (base, size, at) in kept.items()}
 
 
 def _alike(keys: Sequence[str]) -> tuple[list[int], list[int]]:

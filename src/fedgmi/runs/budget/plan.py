@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -43,14 +42,16 @@ def plan(setup: Setup, name: str, n_clients: int, spent: int = 0) -> Plan | None
             where="training.patience",
             fix="leave it out and set rounds, or leave out communication.mb_per_client and mb_per_client_round",
         )
-    asked = courses(n_clients, settings_for(config, name).participation, config)
+    everyone = all_courses(n_clients, settings_for(config, name).participation, config)
+    asked = courses(everyone)
     least = None
     for tried in ladders(setup, name):
-        found, least = _first(setup, name, tried, asked, spent)
+        found, least = _first(setup, name, tried, everyone, spent)
         if found is not None:
             return replace(found, line=told(found, name, asked, spent))
     assert least is not None
-    if any(lost for _, lost in asked):  # then for one that loses nothing: the others will sit out rounds
+    late = config.communication.mb_per_client_round is not None  # who cannot catch up in a round never could
+    if any(lost for _, lost in asked) and not late:  # then for one that loses nothing: the others will sit out rounds
         calm = config.communication.model_copy(update={"lost": 0.0})
         found = plan(replace(setup, config=config.model_copy(update={"communication": calm})), name, n_clients, spent)
         assert found is not None
@@ -59,20 +60,29 @@ def plan(setup: Setup, name: str, n_clients: int, spent: int = 0) -> Plan | None
 
 
 def _first(
-    setup: Setup, name: str, tried: Sequence[Mapping[str, Any]], asked: Sequence[Course], spent: int
+    setup: Setup, name: str, tried: Sequence[Mapping[str, Any]], everyone: Sequence[Course], spent: int
 ) -> tuple[Plan | None, Plan]:
     """The first of a ladder that fits, by bisection; and where it ended, which is the cheapest way if none fits."""
     low, high = 0, len(tried)  # the costs fall along the ladder
     found: dict[int, Plan] = {}
     while low < high:
         middle = (low + high) // 2
-        found[middle] = _at(setup, name, tried[middle], asked)
+        found[middle] = _at(setup, name, tried[middle], everyone)
         low, high = (low, middle) if _fits(found[middle], spent) else (middle + 1, high)
     return found.get(low), found[min(low, len(tried) - 1)]
 
 
-def courses(n_clients: int, fraction: float, config: Config) -> list[Course]:
+def courses(everyone: Sequence[Course]) -> list[Course]:
     """The courses that may be the dearest: of a client that is asked most often, or with lost replies of everyone.
+
+    Args:
+        everyone: The courses of all clients.
+    """
+    return list(everyone) if any(lost for _, lost in everyone) else [max(everyone, key=lambda course: len(course[0]))]
+
+
+def all_courses(n_clients: int, fraction: float, config: Config) -> list[Course]:
+    """The courses of all clients.
 
     Args:
         n_clients: N.
@@ -85,10 +95,9 @@ def courses(n_clients: int, fraction: float, config: Config) -> list[Course]:
     seed, rounds = config.seed, config.rounds
     drawn = {number: participants(n_clients, fraction, seed, number) for number in range(1, rounds + 1)}
     losses = losses_of(config)
-    if losses is None:
-        [(client, _)] = Counter(i for ids in drawn.values() for i in ids).most_common(1)
-        return [([number for number, ids in drawn.items() if client in ids], frozenset())]
-    lost = {0: losses.lost(range(n_clients), 0)} | {number: losses.lost(ids, number) for number, ids in drawn.items()}
+    lost: dict[int, frozenset[int]] = {}
+    if losses is not None:
+        lost = {0: losses.lost(range(n_clients), 0)} | {n: losses.lost(ids, n) for n, ids in drawn.items()}
     return [
         (
             [number for number, ids in drawn.items() if i in ids],
@@ -98,21 +107,19 @@ def courses(n_clients: int, fraction: float, config: Config) -> list[Course]:
     ]
 
 
-def _at(setup: Setup, name: str, ways: Mapping[str, Any], asked: Sequence[Course]) -> Plan:
+def _at(setup: Setup, name: str, ways: Mapping[str, Any], everyone: Sequence[Course]) -> Plan:
     planned = with_choice(setup, ways)
     own = settings_for(setup.config, name)  # turns that the user asked for are not left out
     costs = rehearse(planned, name, spare="judge_turns" in changed(own, ("judge_turns",)))
-    return Plan(planned, ways, costs, asked, int((1 + MARGIN) * costs.of(*usual(costs, asked))) + 1, "")
+    asked = courses(everyone)
+    foreseen, dearest = costs.of(*usual(costs, asked)), max(costs.dearest(*course) for course in everyone)
+    return Plan(planned, ways, costs, asked, int((1 + MARGIN) * foreseen) + 1, "", int((1 + MARGIN) * dearest) + 1)
 
 
 def _fits(found: Plan, spent: int) -> bool:
     allowed = found.allowance(spent)
     within = allowed.total is None or found.foreseen <= allowed.total
-    return within and (allowed.each_round is None or _dearest(found) <= allowed.each_round)
-
-
-def _dearest(found: Plan) -> int:
-    return int((1 + MARGIN) * max(found.costs.rounds)) + 1
+    return within and (allowed.each_round is None or found.dearest <= allowed.each_round)
 
 
 def _too_small(least: Plan, name: str, spent: int) -> ConfigError:
@@ -120,7 +127,7 @@ def _too_small(least: Plan, name: str, spent: int) -> ConfigError:
     limits, rounds = least.setup.config.communication, least.setup.config.rounds
     total = limits.mb_per_client is not None and least.foreseen + spent > limits.mb_per_client * MB
     key = "mb_per_client" if total else "mb_per_client_round"
-    needed = least.foreseen + spent if total else _dearest(least)
+    needed = least.foreseen + spent if total else least.dearest
     enough = -(-needed // 1000) / 1000  # to a thousandth, upwards
     of = f"for {rounds} round{'s' * (rounds > 1)}" if total else "for each of the rounds"
     fewer = ", or lower rounds" if total and rounds > 1 else ""

@@ -25,6 +25,7 @@ class Plan:
             are lost.
         foreseen: Bytes of a client, in all: of the middle one where replies are lost, of the dearest otherwise.
         line: What is said of it before the run.
+        dearest: Bytes of a client in its dearest round, what it missed before included.
     """
 
     setup: Setup
@@ -33,6 +34,7 @@ class Plan:
     courses: Sequence[Course]
     foreseen: int
     line: str
+    dearest: int = 0
 
     def allowance(self, spent: int = 0) -> Allowance:
         """What clients may cost in the run.

@@ -1,7 +1,8 @@
 """What a run will cost a client, by a rehearsal: the program itself over the in-process transport, on made rows.
 
 Bytes follow from shapes, so a few made clients with a step of training each cost what real ones do. Of rounds that are
-alike the first two are rehearsed: the second stands for those that follow. Whatever a step makes anew counts as new,
+alike the first two are rehearsed: the second stands for those that follow. Methods that make clusters are rehearsed for
+longer, and each round counts as the dearest. Whatever a step makes anew counts as new,
 even where made rows leave it as it was, and no exchange of the preparation is left out on a condition. Turns of judges
 that may be left out are not rehearsed. What depends on the data is left: how many words there are, and models that a
 client does not hold. The run looks for itself, see `protocol.allowance`.
@@ -10,6 +11,7 @@ client does not hold. The run looks for itself, see `protocol.allowance`.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -23,7 +25,9 @@ from fedgmi.methods import Method
 from fedgmi.methods.fedgmi.conditions import MIN_CLIENTS, NEEDED_TURNS
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.protocol.allowance import Costs
+from fedgmi.protocol.blocks import LINK_HEADER
 from fedgmi.protocol.in_process import InProcess
+from fedgmi.protocol.message import Message
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.step import Kind, Step, changed, select
 from fedgmi.randomness import generator
@@ -34,6 +38,8 @@ from fedgmi.tree import Tree
 ROWS = 2000  # of all made clients together: enough that most words have rows
 MODELS: tuple[Kind, ...] = ("density", "expert")
 NUDGE = 1e-6  # of a number, so that it is another one
+ALIKE = 2  # rounds of those that are alike
+GROWING = 8  # rounds of a method that makes clusters, for it makes them in some rounds and in others not
 DETAILS = 0.01  # more than a rehearsed exchange: numbers in headers have more digits in a larger federation
 
 
@@ -49,16 +55,23 @@ def rehearse(setup: Setup, name: str, *, spare: bool = False) -> Costs:
         The costs, rounded up a little.
     """
     own = settings_for(setup.config, name)
-    short = _shortened(own, setup.config.rounds, spare=spare)
+    grows = bool(setup.method(name).program.grows)
+    short = _shortened(own, setup.config.rounds, spare=spare, kept=GROWING if grows else ALIKE)
     method, transport, server = _run(_short_setup(setup, own, short), name, short.rounds)
     ledger, n_clients = transport.ledger, transport.ledger.n_clients
 
     def most(round: int) -> int:
-        return int((1 + DETAILS) * int(ledger.by_client(round).sum(1).max())) + 1
+        real = int(ledger.by_client(round).sum(1).max())
+        # which models clients hold differs more from rows to rows with other methods: all of them are reckoned with
+        bound = 0 if isinstance(own, FedGMISettings) or not 1 <= round <= short.rounds else transport.prices[round]
+        return int((1 + DETAILS) * max(real, bound)) + 1
+
+    headers = LINK_HEADER * transport.links
 
     def down(round: int) -> int:
         kinds = ledger.by_kind(round)
-        return int((1 + DETAILS) * sum(kinds.get(kind, (0, 0))[0] for kind in MODELS)) // n_clients
+        models = sum(kinds.get(kind, (0, 0))[0] for kind in MODELS)
+        return int((1 + DETAILS) * models) // n_clients + (headers if models else 0)
 
     program = method.program
 
@@ -72,9 +85,10 @@ def rehearse(setup: Setup, name: str, *, spare: bool = False) -> Costs:
         models = {leaf: value for leaf, value in read(steps).items() if program.kind_of(leaf, "statistics") in MODELS}
         return transport.requests.whole(models)
 
+    rounds = [most(number) for number in short.stands_for]
     return Costs(
         most(0),
-        tuple(most(number) for number in short.stands_for),
+        tuple([max(rounds)] * len(rounds) if grows else rounds),  # when clusters are made anew depends on rows
         most(short.rounds + 1),
         down=tuple(down(number) for number in short.stands_for),
         whole=whole(program.round),
@@ -95,7 +109,7 @@ def _short_setup(setup: Setup, own: MethodSettings, short: _Short) -> Setup:
     return replace(setup, config=config.model_copy(update=update))
 
 
-def _run(setup: Setup, name: str, rounds: int) -> tuple[Method, InProcess, Tree]:
+def _run(setup: Setup, name: str, rounds: int) -> tuple[Method, _Rehearsed, Tree]:
     """All rounds on made rows."""
     method, seed = _always_prepared(setup.method(name)), setup.config.seed
     clients, components = made_clients(setup.schema, setup.n_components, seed)
@@ -113,6 +127,21 @@ class _Rehearsed(InProcess):
     """What a step makes anew is other bits than before. On real rows it mostly is."""
 
     _times = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.prices = Counter[int]()  # by round, of the dearest client
+
+    @property
+    def links(self) -> int:
+        """How many differences a round has at most: a client that missed it is told the name of each."""
+        by_round = Counter(link.round for link in (self._chain.links if self._chain else {}).values())
+        return max(by_round.values(), default=0)
+
+    def exchange(self, step: Step, server: Tree, ids: Sequence[int], round: int) -> Message:
+        """See `Transport.exchange`. What it costs at most is noted before, as the guard asks for it."""
+        self.prices[round] += max(self.price(step, server, ids, round).values(), default=0)
+        return super().exchange(step, server, ids, round)
 
     def settle(self, before: Tree, after: Tree, round: int, name: str) -> Tree:
         """See `Transport.settle`."""
@@ -147,8 +176,8 @@ class _Short:
     stands_for: tuple[int, ...]
 
 
-def _shortened(own: object, rounds: int, *, spare: bool = True) -> _Short:
-    """Of each stretch of rounds that are alike two are kept, and of turns of judges those that are needed.
+def _shortened(own: object, rounds: int, *, spare: bool = True, kept: int = ALIKE) -> _Short:
+    """Of each stretch of rounds that are alike so many are kept, and of turns of judges those that are needed.
 
     Examples:
         >>> _shortened(FedGMISettings(warm_up_rounds=4, reference_rounds=5), 7)
@@ -160,9 +189,9 @@ def _shortened(own: object, rounds: int, *, spare: bool = True) -> _Short:
     settings = dict[str, int]()
     done = 0
     for begin, end in pairwise(sorted({0, rounds, *ends.values()})):
-        kept = min(2, end - begin)
-        stands_for += [done + min(place + 1, kept) for place in range(end - begin)]
-        done += kept
+        here = min(kept, end - begin)
+        stands_for += [done + min(place + 1, here) for place in range(end - begin)]
+        done += here
         settings |= {key: done for key, at in ends.items() if at == end}
     settings |= {key: 0 for key, at in ends.items() if at == 0}
     turns = {"judge_turns": NEEDED_TURNS} if isinstance(own, FedGMISettings) and own.judge_turns > NEEDED_TURNS else {}

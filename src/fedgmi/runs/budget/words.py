@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedgmi.methods.fedgmi.conditions import NEEDED_TURNS
+from fedgmi.methods.fedgmi.settings import FedGMISettings, choose_judges
 from fedgmi.protocol.allowance import MB, Allowance
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.runs.budget.ladder import ONE
 from fedgmi.runs.budget.planned import Course, Plan, usual
+from fedgmi.runs.setup import settings_for
+from fedgmi.settings.effects import changed
 
 
 def told(found: Plan, name: str, asked: Sequence[Course], spent: int = 0) -> str:
@@ -30,8 +34,8 @@ def told(found: Plan, name: str, asked: Sequence[Course], spent: int = 0) -> str
     course = usual(costs, asked)
     total, foreseen, rounds = found.foreseen + spent, costs.of(*course), course[0]
     each = sorted(costs.rounds[number - 1] for number in rounds)
-    mostly, dearest = (_mb(cost, total) for cost in (each[len(each) // 2], each[-1]))
-    one = f" ({mostly} each)" if mostly == dearest else f" (mostly {mostly}, at most {dearest})"
+    least, mostly, dearest = (_mb(cost, total) for cost in (each[0], each[len(each) // 2], each[-1]))
+    one = f" ({mostly} each)" if least == dearest else f" (mostly {mostly}, at most {dearest})"
     of = "" if len(rounds) == config.rounds else f" of {config.rounds}"
     when = f"{len(rounds)}{of} round{'s' * (config.rounds > 1)}{one if len(rounds) > 1 else ''}"
     parts = {
@@ -41,7 +45,8 @@ def told(found: Plan, name: str, asked: Sequence[Course], spent: int = 0) -> str
         "at the end": costs.finish,
         "for what cannot be foreseen": found.foreseen - foreseen,
     }
-    summed = " + ".join(f"{_mb(cost, total)} {what}" for what, cost in parts.items() if cost > total // 1000)
+    least_told = total // 1000 if total >= MB // 1000 else 0  # of a tiny sum each part is told
+    summed = " + ".join(f"{_mb(cost, total)} {what}" for what, cost in parts.items() if cost > least_told)
     return (
         f"Budget of {name}: {', '.join(budget)}. Planned: {summed} = {_mb(total, total)}. "
         f"Models travel {ways_in_words(found, name)}."
@@ -88,7 +93,7 @@ def spending(planned: Plan, allowance: Allowance, ledger: Ledger, name: str, spe
         "most_mb_round": dearest / MB,
         "sat_out": allowance.times,
     }
-    return found | {"kept": kept_line(found, name)}
+    return found | {"kept": " ".join(filter(None, (kept_line(found, name), allowance.silent_words)))}
 
 
 def ways_in_words(found: Plan, name: str) -> str:
@@ -101,12 +106,20 @@ def ways_in_words(found: Plan, name: str) -> str:
         rounds = found.chosen["method.reference_rounds"]
         told = f"densities in {rounds} of {config.rounds} round{'s' * (config.rounds > 1)}"
         words.append(told if rounds else "no densities")
-    if "method.judge_turns" in found.chosen:
-        turns = found.chosen["method.judge_turns"]
+    turns = found.chosen.get("method.judge_turns", _own_turns(found, name))
+    if turns is not None:
         words.append(f"{'up to ' * (turns > 2)}{turns} turn{'s' * (turns > 1)} of judges")
     return ", ".join(words)
 
 
+def _own_turns(found: Plan, name: str) -> int | None:
+    """Turns of judges that nobody set and that may be left out; None where there are no such."""
+    own = settings_for(found.setup.config, name)
+    turns = own.judge_turns if isinstance(own, FedGMISettings) and ONE not in found.chosen else 0
+    closed = turns > NEEDED_TURNS and choose_judges(own, found.setup.schema.n_classes).judges == "closed"
+    return turns if closed and "judge_turns" not in changed(own, ("judge_turns",)) else None
+
+
 def _mb(n_bytes: int, total: int = MB) -> str:
     """Megabytes, with as many digits as all parts of a total need to add up for a reader."""
-    return f"{n_bytes / MB:.{3 if total >= MB // 10 else 5}f} MB"
+    return f"{n_bytes / MB:.{3 if total >= MB // 10 else 5 if total >= MB // 1000 else 6}f} MB"
