@@ -45,6 +45,7 @@ SHARED = (
     "candidates",
     "own_models",
     "personal",
+    "plausible",
     "shared_trunk",
     "standardising",
     "summing",

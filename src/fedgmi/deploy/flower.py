@@ -18,6 +18,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedgmi.protocol.wire import Parcel
+from fedgmi.protocol.words import one_line
 
 HEADER, PAYLOAD = "header", "payload"
 KIND = "train.exchange"
@@ -50,8 +51,8 @@ def from_record(record: RecordDict) -> Parcel:
         payload = np.zeros(0, np.uint8) if arrays is None else arrays[PAYLOAD].numpy()  # never unpickles
         if not isinstance(header, dict) or payload.dtype != np.uint8 or payload.ndim != 1:
             raise ValueError("a header is a table, and a payload bytes")
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        return Parcel({"error": f"this is no message of fedgmi ({error})"})
+    except Exception as error:  # whatever one side sends, the other goes on
+        return Parcel({"error": f"this is no message of fedgmi ({type(error).__name__}: {one_line(str(error), 200)})"})
     return Parcel(header, torch.from_numpy(payload.copy()))
 
 

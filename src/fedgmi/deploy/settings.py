@@ -115,6 +115,7 @@ class FederationSettings(Section):
         name: The federation's.
         sites: How many there are at most.
         min_sites: How many have to be there before the first round; None: all.
+        max_rows: The most that a site may say it trains on, for its rows are its weight; None: any number.
         wait_s: How long they are waited for, in seconds.
         deadline_s: A site that has not answered after it is absent this round, in seconds.
         seed: Of all draws.
@@ -131,6 +132,7 @@ class FederationSettings(Section):
     name: str
     sites: PositiveInt
     min_sites: PositiveInt | None = None
+    max_rows: PositiveInt | None = None
     wait_s: PositiveFloat = 600.0
     deadline_s: PositiveFloat = 600.0
     seed: Annotated[int, Field(ge=0)] = 0
@@ -246,8 +248,8 @@ class FederationSettings(Section):
         return self.setup().coding()
 
     def digest(self) -> str:
-        """A hash of all that sites and coordinator must agree on. `min_sites`, `wait_s` and `robust` are left out."""
-        agreed = self.model_dump_json(exclude={"min_sites", "wait_s", "robust"})
+        """A hash of all that sites and coordinator must agree on. The coordinator's own guards are left out."""
+        agreed = self.model_dump_json(exclude={"min_sites", "max_rows", "wait_s", "robust"})
         return hashlib.blake2b(agreed.encode(), digest_size=16).hexdigest()
 
 

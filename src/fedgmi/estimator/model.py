@@ -190,8 +190,9 @@ class FedGMI(Judging, Sampling, ClassifierMixin, BaseEstimator):  # type: ignore
         """
         model, parameters = model_file.load(Path(folder), expert=expert, density=density)
         own = {"expert": expert, "density": density}
-        estimator = cls(**parameters | {name: given for name, given in own.items() if given is not None})
-        estimator._take(model)
+        with model_file.as_damaged(Path(folder) / model_file.JSON):
+            estimator = cls(**parameters | {name: given for name, given in own.items() if given is not None})
+            estimator._take(model)
         return estimator
 
     def __sklearn_tags__(self) -> Any:

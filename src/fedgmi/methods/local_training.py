@@ -12,6 +12,7 @@ from fedgmi.data.rows import Rows
 from fedgmi.data.standardise import feature_sums, standardisation
 from fedgmi.errors import ConfigError
 from fedgmi.methods.contract import Task
+from fedgmi.methods.plausible import range_of, wrong_features
 from fedgmi.methods.summing import Totals, counted, over_clients
 from fedgmi.models import training
 from fedgmi.models.clipped import clipped
@@ -155,7 +156,8 @@ def feature_scale_step(task: Task, prefix: str = "") -> Step:
         scale = standardisation(message.sums, common_scale=task.schema.kind == "image")
         return server | dict(zip(names, (scale.mean.float(), scale.std.float()), strict=True))
 
-    return Step("features", client, take, writes=names, kind="sketch", tells=FEATURE_SUMS)
+    check = wrong_features(range_of(task.schema))
+    return Step("features", client, take, writes=names, kind="sketch", tells=FEATURE_SUMS, check=check)
 
 
 def train_chunks(

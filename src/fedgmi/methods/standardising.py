@@ -28,6 +28,7 @@ from fedgmi.data.standardise import Standardisation, feature_sums, filled, means
 from fedgmi.data.validate import check_scalable
 from fedgmi.methods.contract import Method, Predictor
 from fedgmi.methods.local_training import FEATURE_SUMS
+from fedgmi.methods.plausible import either, wrong_features, wrong_targets
 from fedgmi.methods.target_scale import (
     TARGET_LEAVES,
     TELLS,
@@ -41,6 +42,7 @@ from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
 
+STANDARDISE = "standardise"  # the step's name
 SCALE = "scale"
 MEAN, STD, FILL = f"{SCALE}/mean", f"{SCALE}/std", f"{SCALE}/fill"
 FILLED = f"{FEATURE_SUMS}, and of how many rows each feature is known"
@@ -137,9 +139,10 @@ def standardise_step(schema: Schema, *, scale: bool = True) -> Step:
         return server | made
 
     return Step(
-        "standardise",
+        STANDARDISE,
         client,
         take,
+        check=either(wrong_features(None, gaps=gaps) if SCALE in leaves else None, wrong_targets if target else None),
         writes=tuple(leaf for leaf in leaves if leaf not in target[1:]),  # others come of steps of their own
         tells="; ".join(tells),
     )

@@ -1,7 +1,7 @@
 """Adding up what clients answer, against one that lies: a bound on how far one may move a model, and robust means.
 
 A step's `models` gives the models as they stand, by the names under which messages hold their sums. Sums that are no
-models (of features, of evidence) are not bounded: a liar can bend these. Histograms are held to the client's rows.
+models (of features, of evidence) are not averaged robustly: they are held to what rows can be (`methods.plausible`).
 
 Trimmed mean and median by coordinate: Yin et al. 2018, arXiv 1803.01498.
 """
@@ -22,7 +22,7 @@ from fedgmi.protocol.wrapper import Wrapper
 from fedgmi.settings.robust import RobustSettings
 from fedgmi.tree import Tree
 
-MEDIANS = 2.0  # how many median lengths the bound "median" is: honest clients differ by less
+MEDIANS = 2.0  # how many medians the bounds of lengths and weights are: honest clients' lengths differ by less
 WILD = 100.0  # medians; a client that moves a model so far, and ten times the model's length, has gone wrong
 
 
@@ -38,7 +38,7 @@ def robust(settings: RobustSettings) -> Wrapper:
 
 def robust_sum(
     step: Step, server: Tree, messages: Sequence[Message], settings: RobustSettings
-) -> tuple[Message, dict[int, tuple[str, float]]]:
+) -> tuple[Message, dict[int, list[str]]]:
     """The sum of the messages, models bounded and robustly averaged as the settings say.
 
     Args:
@@ -48,15 +48,22 @@ def robust_sum(
         settings: The bound and the mean.
 
     Returns:
-        The message, and whose updates were scaled down: by the message's place, the model that was farthest out, and
-        how many times the bound it was.
+        The message, and by the messages' places in words what bounds have done: of the model that was farthest out,
+        and of the one that weighed most.
     """
     total = sum(messages, Message())
     cut: dict[int, tuple[str, float]] = {}
+    heavy: dict[int, str] = {}
     if not settings.on:
-        return total, cut
+        return total, {}
     models = dict(total.models)
-    for name, start, mass, moved in _moves(step, server, messages):
+    for name, start, told, moved in _moves(step, server, messages):
+        part = capped(told.sum(1))
+        mass = told * part[:, None]
+        for i in (part < 1).nonzero().flatten().tolist():
+            heavy[i] = (
+                f"its {name} counts as {float(mass[i].sum()):.6g} rows, twice the median, not {told[i].sum():.6g}"
+            )
         if settings.max_norm is not None:
             excess = excesses(moved.norm(dim=2), mass, settings.max_norm)
             moved = moved / excess[:, :, None]
@@ -65,8 +72,33 @@ def robust_sum(
                     cut[i] = name, most
         mean = torch.stack([average(moved[:, k], mass[:, k], settings) for k in range(len(start))])
         whole = mass.sum(0)[:, None] * (start + mean)
-        models[name] = replace(models[name], total=whole.to(models[name].total))
-    return replace(total, models=models), cut
+        model = models[name]
+        models[name] = replace(model, total=whole.to(model.total), mass=mass.sum(0).to(model.mass))
+    said = {
+        i: [f"its {name} moved {most:.3g} times the norm bound: scaled down to it"] for i, (name, most) in cut.items()
+    }
+    for i, words in heavy.items():
+        said.setdefault(i, []).append(words)
+    return replace(total, models=models), said
+
+
+def capped(mass: Tensor) -> Tensor:
+    """The part of a client's weight that counts where robust rules are on: up to twice the median of all clients'.
+
+    Its rows are its own word, and with 10⁹ of them it would be the mean. Of each component it keeps the same part.
+
+    Args:
+        mass: Of each client, over all components. [C]
+
+    Returns:
+        Factors, at most 1. [C]
+
+    Examples:
+        >>> capped(torch.tensor([40.0, 60.0, 1200.0]).double()).tolist()
+        [1.0, 1.0, 0.1]
+    """
+    bound = MEDIANS * mass.where(mass > 0, torch.nan).nanmedian().nan_to_num()
+    return (bound / mass.clamp(min=1e-12)).clamp(max=1.0).where(mass > 0, 1.0)
 
 
 def wild(step: Step, server: Tree, messages: Sequence[Message], settings: RobustSettings) -> dict[int, str]:

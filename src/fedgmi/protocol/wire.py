@@ -172,10 +172,17 @@ def leaf_sizes(parcel: Parcel) -> dict[str, int]:
 
 def travelling(entry: Header) -> tuple[tuple[int, ...], int]:
     """The shape of what travels of a leaf, by its entry in a layout, and its bytes."""
-    shape, rows = tuple(int(n) for n in entry["shape"]), entry.get("rows")
-    there = shape if rows is None else (len(rows), *shape[1:])
-    if min(there, default=0) < 0:
-        raise ValueError(f"an axis of {min(there)}")
+    shape, rows = tuple(entry["shape"]), entry.get("rows")
+    if not all(type(n) is int and 0 <= n < 2**48 for n in shape):
+        raise ValueError("a shape that cannot be")
+    if rows is None:
+        there = shape
+    else:
+        if not shape or not isinstance(rows, list) or not all(type(n) is int and 0 <= n < shape[0] for n in rows):
+            raise ValueError("rows that the leaf does not have")
+        if len(set(rows)) < len(rows):
+            raise ValueError("a row twice")
+        there = (len(rows), *shape[1:])
     return there, math.prod(there) * DTYPES[entry["dtype"]].itemsize
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ from torch import Tensor
 
 from fedgmi import __version__
 from fedgmi.data.rows import Schema
-from fedgmi.errors import CheckpointError, ConfigError, UserError
+from fedgmi.errors import CheckpointError, ConfigError, FedgmiError, UserError
 from fedgmi.methods.target_scale import EDGES, EXPECTED
 from fedgmi.models.own import Own
+from fedgmi.protocol.words import one_line
 from fedgmi.randomness import generator
 from fedgmi.runs import config
 from fedgmi.runs.fitted import Fitted
@@ -119,20 +122,48 @@ def load(where: Path, *, expert: Own = None, density: Own = None) -> tuple[Fitte
             raise CheckpointError(f"it lacks {missing}", where=str(path), fix=AGAIN)
 
     meta = store.read_meta(path, check, kind="model", fix=AGAIN)
-    tensors = store.read_tensors(path, meta, fix=AGAIN)
+    with as_damaged(path):
+        model = _model(path, meta, store.read_tensors(path, meta, fix=AGAIN), expert, density)
+        _try(model)
+        return model, dict(meta["parameters"])
+
+
+@contextmanager
+def as_damaged(path: Path) -> Iterator[None]:
+    """What fails in the block fails because of what the file says: it was altered, for its check is right.
+
+    Raises:
+        CheckpointError: It names the kind of failure.
+    """
+    try:
+        yield
+    except FedgmiError:
+        raise
+    except Exception as error:
+        what = f"what it says cannot be ({type(error).__name__}: {one_line(str(error), 200)})"
+        raise CheckpointError(what, where=str(path), fix=AGAIN) from error
+
+
+def _model(path: Path, meta: dict[str, Any], tensors: Tree, expert: Own, density: Own) -> Fitted:
+    """What the file's values and tensors stand for."""
     settings = config.loads(meta["settings"], str(path))
     for name, given in (("expert", expert), ("density", density)):
-        _require(name, given, meta.get("own", {}).get(name), where)
+        _require(name, given, meta.get("own", {}).get(name), path.parent)
     schema, n_components = _schema(meta["schema"]), int(meta["n_components"])
     setup = Setup(settings, schema, n_components, bool(meta["standardise"]), expert, density)
     server = store.part(tensors, "server/")
     _check_models(setup, server, path)
     _check_answers(setup, server, meta.get("own_answers", {}), path)
-    model = Fitted(
+    names, proportions = tuple(meta["names"]), tensors["proportions"]
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ValueError("names of clients that are no texts, or not each another")
+    if not names or tuple(proportions.shape) != (len(names), n_components) or not bool(proportions.isfinite().all()):
+        raise ValueError(f"{len(names)} names and proportions of shape {list(proportions.shape)}")
+    return Fitted(
         setup=setup,
-        names=tuple(meta["names"]),
+        names=names,
         server=server,
-        proportions=tensors["proportions"],
+        proportions=proportions,
         bound=meta["bound"],
         bytes_down=int(meta["bytes"][0]),
         bytes_up=int(meta["bytes"][1]),
@@ -145,7 +176,15 @@ def load(where: Path, *, expert: Own = None, density: Own = None) -> tuple[Fitte
         rows_decide=bool(meta.get("rows_decide", False)),
         budget=meta.get("budget"),
     )
-    return model, meta["parameters"]
+
+
+def _try(model: Fitted) -> None:
+    """One row is asked about, as users ask: so a model that cannot answer is refused here, and not later."""
+    rows, predictor = model.rows(torch.full((1, *model.schema.shape), 0.5)), model.method.predictor
+    with torch.no_grad():
+        model.posterior(rows, model.proportions[0])
+        if model.schema.labelled:
+            predictor.predict(model.server, model.state(model.proportions[0], 0), rows)
 
 
 def _described(own: Own) -> str | None:
@@ -217,5 +256,13 @@ def _check_answers(setup: Setup, server: Tree, saved: dict[str, Any], path: Path
 
 def _schema(found: dict[str, Any]) -> Schema:
     shape, classes, features = (tuple(found[name]) for name in ("shape", "classes", "features"))
+    if not shape or not all(type(n) is int and 0 < n < 2**24 for n in shape) or math.prod(shape) >= 2**24:
+        raise ValueError(f"a shape of {list(shape)}")
+    if type(found["n_classes"]) is not int or not 0 <= found["n_classes"] < 2**24:
+        raise ValueError(f"{found['n_classes']} classes")
+    if (classes and len(classes) != found["n_classes"]) or (features and len(features) != shape[0]):
+        raise ValueError("names of classes or features, and not as many as there are")
+    if not all(isinstance(name, str) for name in (*classes, *features)):
+        raise ValueError("names of classes or features that are no texts")
     known = (found["kind"], classes, features, found["label_type"], found["missing"])
     return Schema(shape, int(found["n_classes"]), *known, found.get("task", "classification"))

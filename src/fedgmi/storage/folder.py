@@ -48,16 +48,16 @@ def read_records(out: Path) -> list[dict[str, Any]]:
         out: The results folder.
 
     Returns:
-        One record a line, in the order in which they were written. A last line that a crash cut short is left out.
-        Empty where there is no such file.
+        One record a line, in the order in which they were written. A last line that a crash cut short is left out, and
+        so is whatever has no run's name and no whole number of a round. Empty where there is no such file.
     """
     path, records = out / RECORDS, []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(record, dict) and {"run", "round"} <= record.keys():
+        if isinstance(record, dict) and isinstance(record.get("run"), str) and type(record.get("round")) is int:
             records.append(record)
     return records
 
@@ -85,7 +85,14 @@ def warn_of_lost_records(out: Path) -> None:
         try:
             meta = json.loads(path.read_text(encoding="utf-8"))
             done, last = len(meta["validation"]), int(meta["round"])  # an entry for each round that was recorded
-        except (OSError, ValueError, KeyError, TypeError):  # whoever goes on from it says what is wrong with it
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            ArithmeticError,
+            RecursionError,
+        ):  # whoever goes on from it says what is wrong with it
             continue
         lost[path.stem] = done - sum(run == path.stem and round <= last for run, round in there)
     lost = {run: n for run, n in lost.items() if n > 0}

@@ -86,8 +86,9 @@ def read_tensors(path: Path, meta: Meta, *, fix: str) -> Tree:
     file = path.parent / Path(str(meta["tensors"])).name  # never outside the folder, whatever the JSON says
     try:
         payload = file.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"cannot be read ({error.strerror})", where=str(file), fix=fix) from error
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "no file has such a name"
+        raise CheckpointError(f"cannot be read ({why})", where=ascii(str(file))[1:-1], fix=fix) from error
     if hashlib.sha256(payload).hexdigest() != meta["sha256"]:
         raise CheckpointError("the file is truncated or was changed: its hash differs", where=str(file), fix=fix)
     try:

@@ -7,24 +7,29 @@ answers are thrown away. So no method has to say anywhere what its messages look
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fedgmi import tree
 from fedgmi.data.rows import Rows, Schema, blank_targets
 from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
+from fedgmi.methods.plausible import either
 from fedgmi.protocol.message import Message, flatten
-from fedgmi.protocol.step import Step, select
+from fedgmi.protocol.step import Check, Step, select
 from fedgmi.protocol.wire import DTYPES, Parcel, WireError, dtype_name, unpack
+from fedgmi.protocol.words import one_line
 from fedgmi.protocol.wrapper import Layout, Place, Wrapper, receive
 from fedgmi.tree import Tree
 
 SLACK = 1e-3  # of sums in float32
+MOST_ADDED = 1e6  # sites that a sum may be over
+DEEPEST = 16  # tables in one another; fedgmi's own headers have 4
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,14 @@ class Expected:
             None where it has none.
         wrappers: What was done to it on its way.
         place: (the client's index) → where its message belongs, for these.
+        mass: What the masses of all models of a name add up to for one row.
     """
 
     leaves: Layout
     check: Callable[[Message, int, int], str | None] | None = None
     wrappers: Sequence[Wrapper] = ()
     place: Callable[[int], Place] | None = None
+    mass: Mapping[str, float] = field(default_factory=dict)
 
     def travelling(self, client: int) -> Layout:
         """What a client's message looks like on its way."""
@@ -67,13 +74,20 @@ class Expected:
             client: The site's index.
             rows: How many rows it has.
         """
-        broken = tree.not_finite(flatten(message))
+        leaves = flatten(message)
+        broken = tree.not_finite(leaves)
         if broken is not None:
             return f"{broken!r} is NaN or infinite"
+        huge = next((name for name, leaf in leaves.items() if _overflows(name, leaf)), None)
+        if huge is not None:
+            return f"{huge!r} holds {float(leaves[huge].abs().max()):.3g}: sums of such are no numbers any more"
         for name, models in message.models.items():
             least, most = float(models.mass.min()), float(models.mass.max())
             if least < -SLACK or most > rows * (1 + SLACK) + SLACK:
                 return f"the mass of {name!r} is between {least:g} and {most:g}, and the site has {rows} rows"
+            total, of_a_row = float(models.mass.double().sum()), self.mass.get(name, 1.0)
+            if total > rows * of_a_row * (1 + SLACK) + SLACK:
+                return f"the mass of {name!r} is {total:g} in all, and the site has {rows} rows"
         return None if self.check is None else self.check(message, client, rows)
 
 
@@ -91,8 +105,8 @@ class Probe:
     schema: Schema
     states: Tree | None = field(default=None)
 
-    def expect(self, step: Step, server: Tree, round: int) -> Expected:
-        """What a client's message to this step looks like."""
+    def expect(self, step: Step, server: Tree, round: int, also: Check | None = None) -> Expected:
+        """What a client's message to this step looks like. also: what it is held to besides the step's own check."""
         rows = self._row()
         part = select(server, step.reads)
         if self.states is None:
@@ -100,12 +114,44 @@ class Probe:
         with torch.no_grad():
             self.states, message = step.client(part, self.states, rows, round)
         leaves = {name: (dtype_name(leaf), list(leaf.shape)) for name, leaf in flatten(message).items()}
-        return Expected(leaves, step.check and partial(step.check, server))
+        mass = {name: max(1.0, float(models.mass.double().sum())) for name, models in message.models.items()}
+        check = step.check if also is None else either(step.check, also)
+        return Expected(leaves, check and partial(check, server), mass=mass)
 
     def _row(self) -> Rows:
         y = blank_targets(self.schema, 1)
         x = torch.full((1, *self.schema.shape), 0.5)
         return Rows(x, y, torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.long), (0,))
+
+
+def sound(parcel: Parcel) -> Parcel:
+    """A reply whose header can be looked at without harm; one with an `error` in its place where it cannot.
+
+    Args:
+        parcel: As it came.
+
+    Returns:
+        The parcel, or its error.
+    """
+    try:
+        header, depth = [parcel.header], 0
+        while header:
+            depth += 1
+            if depth > DEEPEST:
+                return Parcel({"error": f"its header has more than {DEEPEST} tables in one another"})
+            header = [part for value in header for part in _parts(value)]
+        if not isinstance(parcel.header, dict):
+            return Parcel({"error": "its header is no table"})
+        _ = parcel.n_bytes
+    except Exception as error:  # whatever one site sends, the run of the others goes on
+        return Parcel({"error": f"its header cannot be read ({type(error).__name__})"})
+    return parcel
+
+
+def _parts(value: Any) -> list[Any]:
+    """The tables and lists in a table or list."""
+    inner = value.values() if isinstance(value, dict) else value
+    return [part for part in inner if isinstance(part, dict | list)]
 
 
 def read(parcel: Parcel, expected: Expected, client: int, rows: int) -> tuple[Message | None, str]:
@@ -129,7 +175,7 @@ def read(parcel: Parcel, expected: Expected, client: int, rows: int) -> tuple[Me
         why = expected.reason_against(message, client, rows)
         return (message, "") if why is None else (None, why)
     except WireError as error:
-        return None, str(error)
+        return None, one_line(str(error))
     except Exception as error:  # whatever one site sends, the run of the others goes on
         return None, f"its answer cannot be read ({type(error).__name__})"
 
@@ -148,9 +194,9 @@ def reason_against(parcel: Parcel, expected: Layout, rows: int) -> str | None:
     header = parcel.header
     if "error" in header:
         said = header["error"]
-        return said[:500] if isinstance(said, str) else f"its error is a {type(said).__name__}, and no text"
-    if header.get("rows") != rows:
-        return f"it says that it has {header.get('rows')!r} rows, and said {rows} before"
+        return one_line(said) if isinstance(said, str) else f"its error is {one_line(said)}"
+    if type(header.get("rows")) is not int or header["rows"] != rows:
+        return f"it says that it has {one_line(repr(header.get('rows')), 40)} rows, and said {rows} before"
     layout = header.get("layout")
     if not isinstance(layout, list) or not all(isinstance(entry, dict) for entry in layout):
         return "there is no layout"
@@ -158,7 +204,8 @@ def reason_against(parcel: Parcel, expected: Layout, rows: int) -> str | None:
     if found != expected:
         wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         name = wrong[0]
-        return f"{name[:40]!r} is {_shown(found.get(name))}, expected {_shown(expected.get(name))}"
+        came, wanted = (one_line(_shown(layout.get(name)), 200) for layout in (found, expected))
+        return f"{name[:40]!r} is {came}, expected {wanted}"
     if len(layout) > len(found):
         return "it names a leaf twice"
     if any(not _rows_of(entry.get("rows"), entry["shape"]) for entry in layout):
@@ -179,6 +226,14 @@ def _rows_of(rows: Any, shape: list[int]) -> bool:
         return False
     known = isinstance(rows, list) and all(isinstance(row, int) and 0 <= row < shape[0] for row in rows)
     return known and len(set(rows)) == len(rows)
+
+
+def _overflows(name: str, leaf: Tensor) -> bool:
+    """Whether its numbers are so large that servers would come to infinity: models are added up, sums squared too."""
+    if not leaf.is_floating_point() or not leaf.numel():
+        return False
+    most = torch.finfo(leaf.dtype).max
+    return float(leaf.abs().max()) > (most / MOST_ADDED if name.startswith("models/") else most**0.5)
 
 
 def _shown(leaf: Any) -> str:

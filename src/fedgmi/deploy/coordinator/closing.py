@@ -20,7 +20,8 @@ from fedgmi.methods.personal import SHARED_ALONE
 from fedgmi.protocol.ledger import bytes_by_kind
 from fedgmi.protocol.rounds import Progress
 from fedgmi.protocol.step import select
-from fedgmi.protocol.wire import Parcel, WireError, unpack
+from fedgmi.protocol.wire import Parcel, unpack
+from fedgmi.protocol.words import one_line
 from fedgmi.runs.components import lost_words
 from fedgmi.runs.metrics import USUAL, mean, of_clients, of_task
 from fedgmi.runs.records import DiagnosisRecord
@@ -61,7 +62,7 @@ def close(remote: Remote, end: Progress, out: Path) -> dict[str, Any]:
     for i in alive:
         reply = answers.get(i)
         if reply is None or "error" in reply.header:
-            why = reply.header["error"] if reply else "no answer"
+            why = one_line(reply.header["error"]) if reply else "no answer"
             remote.roster.tell(f"{members[i].name} has not kept its results: {why}")
         else:
             members[i].quality = quality_told(reply, remote.settings.rows.task)
@@ -77,9 +78,9 @@ def quality_told(reply: Parcel, task: TaskName = "classification") -> dict[str, 
         return {}  # before memory is taken for whatever else it speaks of
     try:
         told = unpack(reply).replies
-    except WireError:
+        found = {name: float(told[name][0]) for name in limits if name in told and told[name].shape == (1,)}
+    except Exception:  # the site has its results all the same
         return {}
-    found = {name: float(told[name][0]) for name in limits if name in told and told[name].shape == (1,)}
     return {
         name: value
         for name, value in found.items()

@@ -14,15 +14,16 @@ from fedgmi.deploy.coordinator import status
 from fedgmi.deploy.coordinator.checks import Probe
 from fedgmi.deploy.coordinator.closing import close
 from fedgmi.deploy.coordinator.remote import Remote
-from fedgmi.deploy.coordinator.roster import Member, Post, Roster, Tell
+from fedgmi.deploy.coordinator.roster import MOST_ROWS, Member, Post, Roster, Tell
 from fedgmi.deploy.settings import FederationSettings
-from fedgmi.errors import UserError
+from fedgmi.errors import CheckpointError, UserError
 from fedgmi.methods.disclosing import disclosing
 from fedgmi.protocol.allowance import MB, Allowance
 from fedgmi.protocol.ledger import Ledger, bytes_by_kind
 from fedgmi.protocol.phases import phase_of
 from fedgmi.protocol.robust import require_robust
 from fedgmi.protocol.rounds import Progress, run_rounds
+from fedgmi.protocol.words import one_line
 from fedgmi.runs.budget.plan import plan
 from fedgmi.runs.budget.planned import Plan
 from fedgmi.runs.budget.words import planning_line, spending
@@ -33,6 +34,7 @@ from fedgmi.storage import checkpoint, files, folder
 from fedgmi.storage.checkpoint import Checkpoint
 
 POLL_S = 1.0
+LONGEST_LINE = 4000  # letters of a line of the log
 
 
 @dataclass
@@ -88,7 +90,7 @@ class Coordinator:
         try:
             summary = self._run(remote, found)
         except BaseException as error:
-            self.tell(f"stopped: {' '.join(str(error).split()) or type(error).__name__}")
+            self.tell(f"stopped: {str(error).strip() or type(error).__name__}")
             self._status(remote, "failed")
             raise
         summary = Summary.write(self.out, summary)
@@ -127,15 +129,19 @@ class Coordinator:
 
     def tell(self, line: str) -> None:
         """One line to whoever watches, and to log.txt; what a site put in is no line of its own."""
-        stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(line.split())}"
-        self.echo(stamped)
+        stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {one_line(line, LONGEST_LINE)}"
+        try:
+            self.echo(stamped)
+        except UnicodeError:  # a terminal that has not all letters is no reason to stop
+            self.echo(ascii(stamped)[1:-1])
         with files.writing(self.out / "log.txt"), (self.out / "log.txt").open("a", encoding="utf-8") as file:
             file.write(stamped + "\n")
 
     def _remote(self, setup: Setup, run: str) -> Remote:
         settings, method = self.settings, disclosing(setup.method())
         require_robust(method.program, method.name, settings.robust)
-        roster, probe = Roster(settings.sites, self.tell), Probe(method, setup.schema)
+        roster = Roster(settings.sites, self.tell, settings.max_rows or MOST_ROWS)
+        probe = Probe(method, setup.schema)
         ledger, coding = Ledger(settings.sites), setup.coding()
         wrappers, chain = coding.wrappers(method.program), coding.broadcast(method.program)
         attempt = secrets.token_hex(8)
@@ -171,7 +177,17 @@ class Coordinator:
 
     def _begin(self, remote: Remote, found: Checkpoint | None) -> Progress:
         """Where to begin, once enough sites are there."""
-        if found is not None:
+        progress = Progress(remote.method.program.init()) if found is None else self.resume(remote, found)
+        self._wait(remote)
+        return progress
+
+    def resume(self, remote: Remote, found: Checkpoint) -> Progress:
+        """Where a checkpoint says that the run stands; members and ledger are as they were.
+
+        Raises:
+            CheckpointError: Where it was altered: its check is right, and what it says cannot be.
+        """
+        try:
             remote.roster.members = [Member.from_json(member) for member in found.meta["members"]]
             remote.ledger = Ledger.from_tree(self.settings.sites, found.ledger)
             remote.roster.restored = {member.name for member in remote.roster.members}
@@ -179,21 +195,27 @@ class Coordinator:
                 remote.chain.restore(found.meta["links"], found.clients)
             if self.allowance is not None:
                 self.allowance.restore(found.meta["allowance"])
-            self.tell(f"goes on after round {found.meta['round']}")
-        self._wait(remote)
-        if found is None:
-            return Progress(remote.method.program.init())
-        return Progress.of(found.server, found.meta)
+            progress = Progress.of(found.server, found.meta)
+            if not -1 <= progress.round <= self.settings.rounds + 1:
+                raise ValueError(f"round {progress.round}")
+        except Exception as error:
+            what = f"what it says cannot be ({type(error).__name__}: {one_line(str(error), 200)})"
+            where = str(self.out / folder.CHECKPOINTS)
+            raise CheckpointError(what, where=where, fix="start in another folder: out in pyproject.toml") from error
+        self.tell(f"goes on after round {progress.round}")
+        return progress
 
     def _wait(self, remote: Remote) -> None:
-        """Until as many sites are there as federation.toml says, or `wait_s` is over."""
-        began, hello = time.monotonic(), remote.hello()
+        """Until as many sites are there as federation.toml says, or `wait_s` is over. It counts from the first look."""
+        began, hello = None, remote.hello()
         while True:
-            remote.roster.call(self.post, hello, self.settings.deadline_s)
+            remote.roster.call(self.post, hello, self.settings.deadline_s, idle=True)
+            began = time.monotonic() if began is None else began
             self._status(remote, "waiting")
             if len(remote.roster.alive) >= (self.settings.min_sites or self.settings.sites):
                 if all(member.base is None for member in remote.roster.members):  # nothing has begun: indices by name
                     remote.roster.members.sort(key=lambda member: member.name)
+                remote.roster.tell_weight()
                 return
             if time.monotonic() - began > self.settings.wait_s:
                 raise UserError(

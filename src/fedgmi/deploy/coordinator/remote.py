@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedgmi import __version__
-from fedgmi.deploy.coordinator.checks import Expected, Probe, read
+from fedgmi.deploy.coordinator.bounds import check_of
+from fedgmi.deploy.coordinator.checks import Expected, Probe, read, sound
 from fedgmi.deploy.coordinator.roster import Post, Roster
 from fedgmi.deploy.settings import FederationSettings
 from fedgmi.errors import DivergedError, UserError
@@ -24,6 +25,7 @@ from fedgmi.protocol.robust import robust_sum, wild
 from fedgmi.protocol.sizes import largest_reply, reply_bytes, request_bytes
 from fedgmi.protocol.step import Step, select
 from fedgmi.protocol.wire import Header, Parcel
+from fedgmi.protocol.words import one_line
 from fedgmi.protocol.wrapper import Place, Wrapper
 from fedgmi.tree import Tree
 
@@ -72,6 +74,7 @@ class Remote:
     plan: Mapping[str, Any] = field(default_factory=dict)
     _number: int = 0
     _lost: set[int] = field(default_factory=set)
+    _told: dict[int, str] = field(default_factory=dict)  # why sites are absent, as log.txt has it of this round
     _patience: float | None = None  # until when sites that are away are waited for
 
     @property
@@ -95,22 +98,25 @@ class Remote:
         if round != self.round:
             self._begin_round(round)
         expected = self._expected(step, server)
-        began = time.monotonic()
+        failed: float | None = None  # when the first try came to nothing
         while True:
             message = self._once(step, server, ids, expected)
             if message is not None:
                 self._number += 1
                 self.after()
                 return message
-            if time.monotonic() - began > self.settings.wait_s:
+            if failed is None:
+                failed = time.monotonic()
+                self.roster.tell(f"round {round}: nobody answered; sites are waited for, {self.settings.wait_s:g} s")
+            if time.monotonic() - failed > self.settings.wait_s:
                 raise UserError(
                     f"no site answered in round {round}, for {self.settings.wait_s:g} s",
                     where=self.settings.name,
                     fix="see that sites run (fedgmi deploy status), and start again: it goes on from its checkpoint",
                 )
             time.sleep(min(RETRY_S, self.settings.wait_s / 10))
-            self._lost.clear()
-            self._call()
+            self._forgive()
+            self._call(idle=True)
 
     def price(self, step: Step, server: Tree, ids: Sequence[int], round: int) -> dict[int, int]:
         """See `Transport.price`. Sites that are away cost nothing. Requests that nobody answered are not foreseen."""
@@ -146,11 +152,17 @@ class Remote:
     def _expected(self, step: Step, server: Tree) -> Expected:
         """What answers have to look like, and how they are read."""
         part, at, seed = select(server, step.reads), (self.round, self._number), self.settings.seed
-        found = self.probe.expect(step, server, self.round)
+        found = self.probe.expect(step, server, self.round, check_of(step, self.settings.rows))
         return replace(found, wrappers=self.wrappers, place=lambda i: Place.of(step, part, i, (), at, seed, {}))
 
+    def _forgive(self) -> None:
+        """All are asked once more, and nobody is absent yet."""
+        for i in self._lost:
+            self.roster.members[i].absent -= 1
+        self._lost.clear()
+
     def _begin_round(self, round: int) -> None:
-        self.round, self._number, self._lost, self.refused = round, 0, set(), {}
+        self.round, self._number, self._lost, self.refused, self._told = round, 0, set(), {}, {}
         if phase_of(round, self.settings.rounds) == "finish":
             self.recall()
         else:
@@ -218,11 +230,9 @@ class Remote:
         """All sites' messages as one; whose updates were bounded is told."""
         places = sorted(messages)
         total, bounded = robust_sum(step, server, [messages[i] for i in places], self.settings.robust)
-        for place, (model, times) in bounded.items():
-            name = self.roster.members[places[place]].name
-            self.roster.tell(
-                f"round {self.round}: {name}'s {model} moved {times:.3g} times the norm bound: scaled down to it"
-            )
+        for place, said in bounded.items():
+            for words in said:
+                self.roster.tell(f"round {self.round}: {self.roster.members[places[place]].name} is bounded: {words}")
         return total
 
     def ask(
@@ -246,8 +256,8 @@ class Remote:
             for i, parcel in requests.items():
                 self.roster.members[i].bytes_down += parcel.n_bytes
             found = self.post.ask({self._node(i): parcel for i, parcel in requests.items()}, self.settings.deadline_s)
-            for node, parcel in found.items():
-                answers[by_node[node]] = parcel
+            for node, came in found.items():
+                answers[by_node[node]] = parcel = sound(came)
                 self.roster.members[by_node[node]].heard(parcel)
             again = {i for i, parcel in answers.items() if parcel.header.get("missing")}
             for i in answers.keys() - again:
@@ -268,20 +278,23 @@ class Remote:
     def lose(self, i: int, why: str, *, lost: bool = False) -> None:
         """The site is absent for the rest of this round. lost: its state is, so that it joins the next one anew."""
         member = self.roster.members[i]
+        why = one_line(why)
         self._lost.add(i)
         self.ledger.lose(self.round, i)
         member.absent, member.note, member.held = member.absent + 1, why, {}
         if lost:
             member.base = None
-        self.roster.tell(f"round {self.round}: {member.name} is absent: {why}")
+        if self._told.get(i) != why:
+            self.roster.tell(f"round {self.round}: {member.name} is absent: {why}")
+        self._told[i] = why
 
     def recall(self) -> None:
         """At the end, wait for sites that are away, so that everybody gets what is theirs: at most `wait_s` in all."""
-        if self._patience is None:
-            self._patience = time.monotonic() + self.settings.wait_s
         said: list[str] = []
         while True:
-            self._call()
+            self._call(idle=True)
+            if self._patience is None:
+                self._patience = time.monotonic() + self.settings.wait_s
             away = [member.name for member in self.roster.members if member.node is None]
             if not away or time.monotonic() > self._patience:
                 return
@@ -301,8 +314,8 @@ class Remote:
             kind, version=__version__, federation=federation, run=self.run, attempt=self.attempt, **more
         )
 
-    def _call(self) -> None:
-        self.roster.call(self.post, self.hello(), self.settings.deadline_s)
+    def _call(self, *, idle: bool = False) -> None:
+        self.roster.call(self.post, self.hello(), self.settings.deadline_s, idle=idle)
 
     def _own(self, i: int) -> Header:
         return {"id": i, "base": self.roster.members[i].base}

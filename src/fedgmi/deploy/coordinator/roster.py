@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+from fedgmi.deploy.coordinator.checks import sound
 from fedgmi.protocol.wire import Parcel
+from fedgmi.protocol.words import one_line
 
 MOST_ROWS = 2**53  # counts are added up in float64
 LONGEST_NAME = 200
+AGAIN_S = 10.0  # after which whoever was not let in is asked once more, where there is nothing else to do
 Tell = Callable[[str], None]  # one line of the log
 
 
@@ -85,6 +88,7 @@ class Roster:
     Attributes:
         size: How many there may be.
         tell: Writes a line of the log.
+        most_rows: That a site may say it has.
         members: Those that have come so far.
         strangers: Nodes that are not let in, and why.
         restored: Names of members of a checkpoint that have not come since. They hold what they held then; a site that
@@ -93,27 +97,40 @@ class Roster:
 
     size: int
     tell: Tell
+    most_rows: int = MOST_ROWS
     members: list[Member] = field(default_factory=list)
     strangers: dict[int, str] = field(default_factory=dict)
     restored: set[str] = field(default_factory=set)
+    _asked: float = -AGAIN_S  # when strangers were asked last
 
     @property
     def alive(self) -> list[int]:
         """Indices of the sites whose node is connected."""
         return [i for i, member in enumerate(self.members) if member.node is not None]
 
-    def call(self, post: Post, hello: Parcel, deadline_s: float) -> None:
-        """See who is there; those who are new say who they are."""
+    def call(self, post: Post, hello: Parcel, deadline_s: float, *, idle: bool = False) -> None:
+        """See who is there; those who are new say who they are.
+
+        Args:
+            post: Over which nodes are reached.
+            hello: What they are asked.
+            deadline_s: For how long.
+            idle: Whether all wait: then those that were not let in are asked again, for they may have been mended.
+        """
         nodes = set(post.nodes())
         for member in self.members:
             if member.node is not None and member.node not in nodes:
                 member.node = None
         self.strangers = {node: why for node, why in self.strangers.items() if node in nodes}
-        known = {member.node for member in self.members} | self.strangers.keys()
+        known: set[int | None] = {member.node for member in self.members}
+        if idle and time.monotonic() - self._asked >= AGAIN_S:
+            self._asked = time.monotonic()
+        else:
+            known |= self.strangers.keys()
         new = sorted(nodes - known)
         if new:
-            answers = post.ask(dict.fromkeys(new, hello), deadline_s)
-            found = sorted(answers.items(), key=lambda item: str(item[1].header.get("site")))
+            answers = {node: sound(reply) for node, reply in post.ask(dict.fromkeys(new, hello), deadline_s).items()}
+            found = sorted(answers.items(), key=lambda item: one_line(item[1].header.get("site")))
             for node, reply in found:
                 self._admit(node, reply, hello)
 
@@ -121,22 +138,26 @@ class Roster:
         """Give a node its place, or say why it has none."""
         header = reply.header
         if "error" in header:
-            return self._refuse(node, str(header["error"])[:500])
+            return self._refuse(node, one_line(header["error"]))
         name, rows = header.get("site"), header.get("rows")
         if not isinstance(name, str) or not name or type(rows) is not int or not 1 <= rows <= MOST_ROWS:
             return self._refuse(node, "it does not say who it is and how many rows it has")
         if len(name) > LONGEST_NAME or not name.isprintable():
             return self._refuse(node, f"its name is no line of at most {LONGEST_NAME} letters")
+        if rows > self.most_rows:
+            return self._refuse(node, f"{name} says that it has {rows} rows, and max_rows is {self.most_rows}")
         member = next((member for member in self.members if member.name == name), None)
         if member is None and len(self.members) >= self.size:
             return self._refuse(node, f"{name} is one site more than the {self.size} of federation.toml")
         if member is not None and member.node is not None:
             return self._refuse(node, f"{name} is here already: the same site twice, or two sites of one name")
+        if member is not None and member.rows != rows and member.last_round >= 0:
+            why = f"{name} comes back with {rows} rows, where it had {member.rows}: a run is over the same rows"
+            return self._refuse(node, why)
         if member is None:
             self.members.append(Member(name, rows))
             member = self.members[-1]
-        elif member.rows != rows:
-            self.tell(f"{name} comes back with {rows} rows, where it had {member.rows}")
+        self.strangers.pop(node, None)
         member.held = member.held if name in self.restored else {}
         self.restored.discard(name)
         member.node, member.rows, member.note = node, rows, ""
@@ -144,6 +165,15 @@ class Roster:
         member.heard(reply)
         self.tell(f"{name} is here, with {rows} rows")
 
+    def tell_weight(self) -> None:
+        """A site that weighs more than all others is named: its number of rows is its own word."""
+        rows = sorted((member.rows, member.name) for member in self.members)
+        if len(rows) > 2 and 2 * rows[-1][0] > sum(n for n, _ in rows):
+            n, name = rows[-1]
+            bound = " (max_rows in federation.toml bounds it)" if self.most_rows == MOST_ROWS else ""
+            self.tell(f"{name} says that it has {n} rows, more than all others together{bound}")
+
     def _refuse(self, node: int, why: str) -> None:
+        if self.strangers.get(node) != why:
+            self.tell(f"node {node} is not let in: {why}")
         self.strangers[node] = why
-        self.tell(f"node {node} is not let in: {why}")

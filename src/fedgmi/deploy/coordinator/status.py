@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedgmi.errors import UserError
+from fedgmi.protocol.words import one_line
 from fedgmi.report.formats import bare_table, plural, size
 from fedgmi.runs.records import SiteStatus, Status
 
@@ -81,7 +82,7 @@ def sites_table(status: Status, now: float) -> Table:
     table = bare_table("Sites", ["site", "alive", "last round", "seen", "rows", "down", "up", "absent", "note"])
     for name, site in sorted(status.sites.items()):
         table.add_row(
-            escape(name),
+            escape(one_line(name)),
             "yes" if site.alive else "[red]no[/]",
             str(min(site.last_round, status.rounds)) if site.last_round >= 0 else "–",
             f"{ago(max(0.0, now - site.last_seen))} ago" if site.last_seen else "never",
@@ -89,7 +90,7 @@ def sites_table(status: Status, now: float) -> Table:
             size(site.bytes_down),
             size(site.bytes_up),
             str(site.absent),
-            escape(site.note),
+            escape(one_line(site.note)),
         )
     return table
 

@@ -130,7 +130,11 @@ class Memory:
     def plan(self) -> Any:
         """What `keep_plan` wrote; None where there is no plan."""
         path = self.where / PLAN
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        except (OSError, ValueError, RecursionError) as error:
+            fix = "start the run again: its greeting brings the plan anew"
+            raise CheckpointError("this is no plan", where=str(path), fix=fix) from error
 
     def blocks(self) -> Mapping[str, bytes]:
         """The blocks of the coordinator's state that are kept, by their hash. They are read when they are asked for.
@@ -172,7 +176,9 @@ class Memory:
             found = store.read_meta(self._path(at), lambda meta: None, kind="state", fix=AGAIN).get("began")
         except CheckpointError:
             return None
-        return None if found is None else (int(found[0]), int(found[1]))
+        if isinstance(found, list) and len(found) == 2 and all(type(n) is int for n in found):
+            return found[0], found[1]
+        return None
 
     def _remove(self, exchanges: Iterable[Exchange]) -> None:
         for at in exchanges:
@@ -184,9 +190,9 @@ def _read_rounds(path: Path) -> dict[str, int]:
     """What `keep_blocks` wrote; nothing where it is lost, so that blocks are sent again."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return {str(name): int(last) for name, last in found.items()} if isinstance(found, dict) else {}
+    return {name: last for name, last in found.items() if type(last) is int} if isinstance(found, dict) else {}
 
 
 def memory_of(site: Path, run: str) -> Memory:

@@ -38,6 +38,7 @@ from fedgmi.protocol.opening import received, tree_of
 from fedgmi.protocol.phases import phase_of, require_finite
 from fedgmi.protocol.step import Step
 from fedgmi.protocol.wire import Header, Parcel, WireError, pack
+from fedgmi.protocol.words import one_line
 from fedgmi.protocol.wrapper import Place, apart, marked, send
 from fedgmi.runs.setup import choose_device, open_process
 from fedgmi.storage import files
@@ -86,7 +87,7 @@ class Site:
         except WireError as error:
             if not error.missing:
                 self._note(request, error)
-            return Parcel({"error": str(error), "missing": error.missing})
+            return Parcel({"error": one_line(str(error)), "missing": error.missing})
         except Exception as error:
             self._note(request, error)
             kinds = {"lost": isinstance(error, StateLost), "diverged": isinstance(error, DivergedError)}
@@ -291,7 +292,7 @@ def _base_of(header: Header) -> Exchange | None:
 def disclosable(error: Exception) -> str:
     """What a coordinator may know of a failure: nothing that could quote a row."""
     if isinstance(error, FedgmiError) and not isinstance(error, DataError):
-        return " ".join(str(error).split())
+        return one_line(str(error))
     kind = "its rows cannot be used" if isinstance(error, DataError) else f"{type(error).__name__}"
     return f"{kind}; the site's log.txt says more"
 
@@ -300,8 +301,9 @@ def log(where: Path, error: Exception) -> None:
     """The whole of it, for the site's own eyes."""
     with files.writing(where):
         where.mkdir(parents=True, exist_ok=True)
-        with (where / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {''.join(traceback.format_exception(error))}\n")
+        with (where / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
+            lines = [one_line(line, 2000) for line in "".join(traceback.format_exception(error)).split("\n")]
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} " + "\n  ".join(lines) + "\n")
 
 
 def fingerprint(request: Parcel) -> str:

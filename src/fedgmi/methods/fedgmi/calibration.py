@@ -14,6 +14,7 @@ from fedgmi.methods.fedgmi.conditions import largest_weights, too_few
 from fedgmi.methods.fedgmi.evidence import Rule, stack_evidence
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Components, Gate
+from fedgmi.methods.plausible import either, wrong_clients, wrong_counts, wrong_scatter
 from fedgmi.mixture import calibration
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
@@ -81,8 +82,16 @@ def calibration_steps(task: Task[FedGMISettings], rule: Rule) -> dict[str, Step]
         e_step=lambda server, states, rows: states | {"proportions": rule(server, states, rows).proportions},
         proportions=lambda states: states["proportions"],
     )
+
+    def check_scale(server: Tree, message: Message, client: int, rows: int) -> str | None:
+        squares = message.sums["squares"]
+        if float(squares.min()) < 0 or float(message.sums["count"]) != rows:
+            return f"its evidence has a negative square, or is not of its {rows} rows"
+        return wrong_clients(message)
+
     made = Calibration.names("begun", "weights_before", "scale")
-    return {"scale evidence": Step("scale evidence", send_scale, take_scale, writes=made)} | fisher_steps(task, side)
+    scale = Step("scale evidence", send_scale, take_scale, writes=made, check=check_scale)
+    return {"scale evidence": scale} | fisher_steps(task, side)
 
 
 def fisher_steps(task: Task[FedGMISettings], side: Side) -> dict[str, Step]:
@@ -122,10 +131,27 @@ def fisher_steps(task: Task[FedGMISettings], side: Side) -> dict[str, Step]:
         weights, bias = calibration.fisher_step(now.weights, now.bias, message.sums, limits)
         return server | part.leaves(weights=weights, bias=bias)
 
+    def check_count(server: Tree, message: Message, client: int, rows: int) -> str | None:
+        """Of rows that it trains on; how many it has for validation is its own."""
+        count = float(message.sums["count"])
+        if count < 0 or (count != rows and not side.unseen(server)):
+            return f"its evidence is of {count:.10g} rows, and the site has {rows}"
+        return wrong_clients(message)
+
+    def check_share(server: Tree, message: Message, client: int, rows: int) -> str | None:
+        share, count = message.sums["share"], float(message.sums["count"])
+        return wrong_counts("its shares", share, count, all_rows=True)
+
+    def check_gradient(server: Tree, message: Message, client: int, rows: int) -> str | None:
+        sums = message.sums
+        return wrong_scatter("its slopes", sums["count"], sums["gradient"], sums["fisher"])
+
     shares, gradient = side.names
+    of_shares, of_slopes = either(check_count, check_share), either(check_count, check_gradient)
+    made = part.names("weights", "bias")
     return {
-        shares: Step(shares, send_share, take_share, writes=part.names("share")),
-        gradient: Step(gradient, send_gradient, take_gradient, writes=part.names("weights", "bias")),
+        shares: Step(shares, send_share, take_share, writes=part.names("share"), check=of_shares),
+        gradient: Step(gradient, send_gradient, take_gradient, writes=made, check=of_slopes),
     }
 
 

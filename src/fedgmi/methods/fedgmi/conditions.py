@@ -106,6 +106,11 @@ def more_rows(own: FedGMISettings, server: Tree) -> bool:
     return there - judged > max(0.5, ROUNDING * there)
 
 
+def gate_may_move(own: FedGMISettings, server: Tree) -> bool:
+    """There are two components or more, and another client whose rows judge them: else the gate stays as it is."""
+    return counted_clients(server) != 1 and len(Calibration(server).share) > 1
+
+
 def judged_anew(own: FedGMISettings, server: Tree) -> bool:
     """There was a turn of judges at the end."""
     return bool(Judging(server).late)

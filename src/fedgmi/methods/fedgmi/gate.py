@@ -17,6 +17,7 @@ from fedgmi.methods.fedgmi.judges import by_features
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Components, Gate, Reference, uncalibrated
 from fedgmi.methods.own_models import BETAS, by_temperature
+from fedgmi.methods.plausible import wrong_clients, wrong_counts
 from fedgmi.mixture import calibration, switching
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
@@ -73,8 +74,12 @@ def cells_step(task: Task[FedGMISettings], rule: Rule) -> Step:
         unseen = torch.tensor(remembers and not too_few(server, message), device=share.device)
         return server | Gate.leaves(cells=cells, weights=start, unseen=unseen) | uncalibrated(Gate, share)
 
+    def check(server: Tree, message: Message, client: int, rows: int) -> str | None:
+        cells = message.sums["cells"]
+        return wrong_counts("its rows by component and cell", cells, rows, all_rows=True) or wrong_clients(message)
+
     made = Gate.names("cells", "weights", "share", "bias", "unseen")
-    return Step("cells", client, take, writes=made)
+    return Step("cells", client, take, writes=made, check=check)
 
 
 def gate_steps(task: Task[FedGMISettings], proportions: Callable[[Tree], Tensor]) -> dict[str, Step]:

@@ -18,9 +18,10 @@ from fedgmi.data.rows import Rows, Schema
 from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Judging, Sketch
+from fedgmi.methods.plausible import projected_range, range_of, wrong_counts, wrong_moments, wrong_scatter
 from fedgmi.mixture import target_bins
 from fedgmi.mixture.codebook import projector
-from fedgmi.mixture.judges import Judges, by_others, moment_sums, moved, n_sums
+from fedgmi.mixture.judges import Judges, by_others, moment_sums, moved, n_sums, unpacked
 from fedgmi.mixture.posterior import Posterior
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
@@ -153,5 +154,19 @@ def judges_step(
         late = torch.tensor(round > 0, device=sums.device)
         return server | topics | Judging.leaves(sums=sums, turn=before.turn + 1, moved=far, late=late)
 
+    def check(server: Tree, message: Message, client: int, rows: int) -> str | None:
+        mass, first, second = unpacked(message.sums["judges"].double())
+        why = wrong_counts("its rows by component and label", mass, rows, all_rows=True)
+        if why is None and "topics" in message.sums:
+            why = wrong_counts("its rows by component and word", message.sums["topics"], rows, all_rows=True)
+        if why is None:
+            what, sketch = "its projected features", Sketch(server)
+            towards = projector(sketch.mean, sketch.std, dimension(task), task.seed)
+            limits = projected_range(towards.matrix, towards.mean, towards.std, range_of(task.schema))
+            squares = second.diagonal(dim1=-2, dim2=-1)
+            why = wrong_moments(what, mass.clamp(min=0)[..., None], first, squares, limits)
+            why = why or wrong_scatter(what, mass, first, second)
+        return why
+
     made = (*Judging.names(), *(Sketch.names("topics") if words is not None else ()))
-    return Step("judges", client, take, writes=made)
+    return Step("judges", client, take, writes=made, check=check)

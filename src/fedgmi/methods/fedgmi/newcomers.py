@@ -9,6 +9,7 @@ from fedgmi.data.rows import Rows
 from fedgmi.methods.fedgmi.calibration import client_count
 from fedgmi.methods.fedgmi.evidence import Evidence
 from fedgmi.methods.fedgmi.state import CONTRAST, Calibration, Gate, Sketch, counted_clients
+from fedgmi.methods.plausible import wrong_clients, wrong_counts
 from fedgmi.mixture.information import MIN_CONTRAST, contrast_sums, contrasts, decided, standard_errors
 from fedgmi.mixture.posterior import e_step
 from fedgmi.mixture.scatter import dispersion
@@ -16,6 +17,7 @@ from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
 
+OVERLAP = "its rows by two components"
 FEWEST_CLIENTS = 3
 """Of two clients each may be a component of its own: nothing tells a component from what a client has for itself."""
 
@@ -51,7 +53,12 @@ def contrast_step(labelled: Evidence, unlabelled: Evidence) -> Step:
             least = torch.zeros_like(least)
         return server | {CONTRAST: least} | Gate.leaves(contrast=unlabelled[-1])
 
-    return Step("contrast", client, take, writes=(CONTRAST, *Gate.names("contrast")))
+    def check(server: Tree, message: Message, client: int, rows: int) -> str | None:
+        most = float("inf") if bool(Gate(server).unseen) else rows  # how many it has for validation is its own
+        joint = torch.stack([message.sums["labelled"], message.sums["unlabelled"]])
+        return next((why for sums in joint if (why := wrong_counts(OVERLAP, sums, most))), wrong_clients(message))
+
+    return Step("contrast", client, take, writes=(CONTRAST, *Gate.names("contrast")), check=check)
 
 
 def n_clients(server: Tree, message: Message) -> int:

@@ -33,6 +33,7 @@ from fedgmi.methods.fedgmi.conditions import (
     counts_decide,
     densities_stay,
     densities_train,
+    gate_may_move,
     judged_anew,
     more_rows,
 )
@@ -171,7 +172,7 @@ SWITCH = Row(
     "how likely labels of its rows for validation are by the gate, by proportions, and by permutations of the gate",
     gate=True,
     labelled=True,
-)
+).only(gate_may_move)
 
 
 def default(own: FedGMISettings, labelled: bool = True) -> Schedule:
@@ -184,6 +185,7 @@ def default(own: FedGMISettings, labelled: bool = True) -> Schedule:
     turns = (SHARES, *(CALIBRATE, SHARES) * own.calibration_steps)
     last_turns = tuple(row.only(counts_decide) for row in (SCALE, *turns))
     gate_turns = (GATE_SHARES, *(CALIBRATE_GATE, GATE_SHARES) * (2 * own.calibration_steps))
+    gate_turns = tuple(row.only(gate_may_move) for row in gate_turns)
     return Schedule(
         prepare=(*codebook(own), HISTOGRAMS, FOLD_IN),
         round=(SCALE.only(calibration_is_of_use), *(row.only(calibration_has_begun) for row in turns), EM),
@@ -210,7 +212,8 @@ def closed(own: FedGMISettings, labelled: bool = True) -> Schedule:
     ]
     gate_shares = replace(GATE_SHARES, down=(*CLOSED_GATE_EVIDENCE, *GATE_LINE, *Judging.names("turn")))
     calibrate_gate = replace(CALIBRATE_GATE, down=(*CLOSED_GATE, *BY_WHICH, *Judging.names("turn")))
-    gate_turns = (calibrate_gate, gate_shares) * (2 * own.calibration_steps)
+    gate_turns = (gate_shares, *(calibrate_gate, gate_shares) * (2 * own.calibration_steps))
+    gate_turns = tuple(row.only(gate_may_move) for row in gate_turns)
     calibrated = tuple(row.only(calibrated_anew) for row in calibration)
     late = (JUDGE_SUMS.only(more_rows), *calibrated, E_STEP.only(judged_anew), CELLS.only(judged_anew))
     late_turn = tuple(replace(row, unforeseen=True) for row in late)
@@ -219,7 +222,7 @@ def closed(own: FedGMISettings, labelled: bool = True) -> Schedule:
     return Schedule(
         prepare=(*codebook(own), HISTOGRAMS, FOLD_IN, *turns),
         round=em,
-        finish=(E_STEP, CELLS, *late_turn, gate_shares, *gate_turns, CONTRAST, SWITCH),
+        finish=(E_STEP, CELLS, *late_turn, *gate_turns, CONTRAST, SWITCH),
         evidence=CLOSED,
         gate=CLOSED_GATE,
     )

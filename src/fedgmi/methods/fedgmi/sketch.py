@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from fedgmi.data.rows import Rows
+from fedgmi.methods import plausible
 from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi import schedule
 from fedgmi.methods.fedgmi.evidence import raw_words
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Sketch, uncalibrated
 from fedgmi.methods.local_training import feature_scale_step
+from fedgmi.methods.plausible import range_of
 from fedgmi.mixture import codebook, rare_words, scatter, target_bins, topics
 from fedgmi.mixture.rare_words import merge_words
 from fedgmi.protocol.message import Message
@@ -66,12 +68,28 @@ def codebook_steps(task: Task[FedGMISettings]) -> Steps:
     def take_targets(server: Tree, message: Message, round: int) -> Tree:
         return server | Sketch.leaves(edges=target_bins.edges(message.sums["targets"]))
 
-    centres = Sketch.names("centres")
+    def limits(server: Tree) -> tuple[torch.Tensor, torch.Tensor]:
+        """The least and the greatest that rows can be once they are projected."""
+        sketch = Sketch(server)
+        projector = codebook.projector(sketch.mean, sketch.std, task.settings.projection, task.seed)
+        return plausible.projected_range(projector.matrix, projector.mean, projector.std, range_of(task.schema))
+
+    def check_spread(server: Tree, message: Message, client: int, rows: int) -> str | None:
+        return plausible.wrong_spread("its projected features", message.sums, rows, limits(server))
+
+    def check_cells(server: Tree, message: Message, client: int, rows: int) -> str | None:
+        return plausible.wrong_cells(message, Sketch(server).centres, rows, limits(server), codebook.MIN_CELL_ROWS)
+
+    def check_targets(server: Tree, message: Message, client: int, rows: int) -> str | None:
+        return plausible.wrong_counts("its counts of targets", message.sums["targets"], rows, all_rows=True)
+
+    centres, spread = Sketch.names("centres"), Sketch.names("covariance", "centres")
+    grid = Step("target", send_targets, take_targets, writes=Sketch.names("edges"), kind="sketch", check=check_targets)
     return {
         "features": feature_scale_step(task, Sketch.prefix),
-        "target": Step("target", send_targets, take_targets, writes=Sketch.names("edges"), kind="sketch"),
-        "spread": Step("spread", send_spread, take_spread, writes=Sketch.names("covariance", "centres"), kind="sketch"),
-        "k-means": Step("k-means", send_cells, take_cells, writes=centres, kind="sketch"),
+        "target": grid,
+        "spread": Step("spread", send_spread, take_spread, writes=spread, kind="sketch", check=check_spread),
+        "k-means": Step("k-means", send_cells, take_cells, writes=centres, kind="sketch", check=check_cells),
     }
 
 
@@ -104,7 +122,10 @@ def histogram_step(task: Task[FedGMISettings], take: ServerStep, writes: tuple[s
             states = states | {"released": counts}
         return states, Message(replies={"histogram": counts.int()})
 
-    check = wrong_with if epsilon is None else None  # noise may make any number of any count
+    def noisy(server: Tree, message: Message, client: int, rows: int) -> str | None:
+        return plausible.wrong_noisy(epsilon or 1.0, message.replies["histogram"], rows)
+
+    check = wrong_with if epsilon is None else noisy
     return Step("histograms", send, take, writes=writes, kind="sketch", single=True, check=check)
 
 
