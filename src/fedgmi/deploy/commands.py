@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fedgmi.errors import ConfigError, UserError
+from fedgmi.errors import ConfigError, DataError, UserError
 
 site_app = typer.Typer(help="For a site of a federation over several machines.", no_args_is_help=True)
 deploy_app = typer.Typer(help="For the coordinator of a federation over several machines.", no_args_is_help=True)
@@ -35,13 +35,19 @@ def check_site(
 ) -> None:
     """Check the site's rows against what the federation agreed on, and say what leaves the site and what never does.
 
-    Nothing that is read from rows is sent anywhere.
+    Nothing that is read from rows is sent anywhere. All that is wrong with the rows is listed at once; the exit code is
+    then 1. It is 2 where the check itself cannot be made: a setting is wrong, or no SuperLink answers.
     """
     from fedgmi.deploy.setup import check_app
     from fedgmi.deploy.setup.address import parse
-    from fedgmi.deploy.site.site_check import check, print_check
+    from fedgmi.deploy.site.site_check import check, print_check, print_problems
 
-    print_check(check(file, federation or file.parent / "federation.toml"), Console())
+    try:
+        found = check(file, federation or file.parent / "federation.toml")
+    except DataError as error:
+        print_problems(error, Console(stderr=True))
+        raise typer.Exit(1) from None
+    print_check(found, Console())
     if superlink is not None:
         typer.echo(check_app.check_link(parse(superlink, "--superlink"), root_certificates))
     elif root_certificates is not None:
