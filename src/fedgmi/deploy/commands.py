@@ -56,6 +56,77 @@ def check_site(
         )
 
 
+@site_app.command("describe")
+def describe_site(
+    file: Annotated[Path, typer.Argument(metavar="ROWS_OR_SITE.toml", help="Rows, or a site.toml.")],
+    out: Annotated[
+        Path | None, typer.Option(help="A new file for the coordinator.", show_default="to the terminal")
+    ] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of labels.")] = None,
+    event: Annotated[str | None, typer.Option(metavar="COLUMN", help="Of events; labels are then times.")] = None,
+    task: Annotated[str, typer.Option(help="What labels are: classification, regression or survival.")] = (
+        "classification"
+    ),
+    least: Annotated[int, typer.Option(min=1, help="A text or class of fewer rows is not told.")] = 5,
+    ranges: Annotated[
+        bool, typer.Option("--ranges", help="Tell in which range numbers are, wider by a tenth and rounded outwards.")
+    ] = False,
+) -> None:
+    """Propose the section [rows] of federation.toml from a site's own rows, for the coordinator to merge.
+
+    What stays at the site is said first. The file tells no single row: texts of few rows and ranges are left out.
+    """
+    from fedgmi.data.validate import check_task
+    from fedgmi.deploy.site.describe import describe, lines, to_toml
+    from fedgmi.storage import files
+
+    survival = "survival" if event is not None else task
+    found = describe(file, label=label, event=event, task=check_task(survival), least=least, ranges=ranges)
+    for line in lines(found):
+        typer.echo(line, err=out is None)
+    text = to_toml(found.rows, about="Proposed by `fedgmi site describe`. The coordinator merges: fedgmi deploy merge")
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    _require_new(out)
+    files.write_text(out, text)
+    typer.echo(f"{out} is written: read it, then give it to the coordinator.")
+
+
+@deploy_app.command("merge")
+def merge_rows(
+    proposals: Annotated[list[Path], typer.Argument(metavar="ROWS.toml…", help="What sites' `describe` wrote.")],
+    out: Annotated[Path | None, typer.Option(help="A new file.", show_default="to the terminal")] = None,
+) -> None:
+    """Bring the sites' proposals together to the section [rows] of federation.toml.
+
+    It names what some sites lack. Where sites contradict each other it says how, and the exit code is 1.
+    """
+    from fedgmi.deploy.setup.merge_rows import merge, read_rows
+    from fedgmi.deploy.site.describe import to_toml
+    from fedgmi.storage import files
+
+    found = merge({str(path): read_rows(path) for path in proposals})
+    for note in found.notes:
+        typer.echo(note, err=out is None)
+    if found.rows is None:
+        for conflict in found.conflicts:
+            typer.echo(f"conflict: {conflict}", err=True)
+        raise typer.Exit(1)
+    text = to_toml(found.rows, about=f"What {len(proposals)} sites have in common, by `fedgmi deploy merge`")
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    _require_new(out)
+    files.write_text(out, text)
+    typer.echo(f"{out} is written: put it into federation.toml in place of its section [rows].")
+
+
+def _require_new(out: Path) -> None:
+    if out.exists():
+        raise UserError("it is there already, and stays untouched", where=str(out), fix="give a new file")
+
+
 @deploy_app.command()
 def init(
     where: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
