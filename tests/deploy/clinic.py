@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from local_post import LocalPost
 
 from fedgmi.deploy.settings import FederationSettings, read
 from fedgmi.flower_app import open_site
+from fedgmi.protocol.wire import Parcel
 
 COLUMNS = ("patient", "age", "sex", "ward", "pressure", "outcome")
 SETTINGS = """
@@ -81,6 +84,29 @@ missing = "indicator"
 def post_of(*sites: Path) -> LocalPost:
     """Sites as their SuperNodes would open them, anew."""
     return LocalPost({100 + place: open_site(str(path)) for place, path in enumerate(sites)})
+
+
+@dataclass
+class Reopening(LocalPost):
+    """Messages open these sites anew, as a process per message does; before each, something may happen to files."""
+
+    paths: dict[int, Path] = field(default_factory=dict)
+    before: Callable[[Parcel], None] = lambda request: None
+
+    def ask(self, requests: dict[int, Parcel], deadline_s: float) -> dict[int, Parcel]:
+        answers: dict[int, Parcel] = {}
+        for node, request in requests.items():
+            self.before(request)
+            if node in self.paths:
+                self.sites[node] = open_site(str(self.paths[node]), request.header.get("run"))
+            answers |= super().ask({node: request}, deadline_s)
+        return answers
+
+
+def reopening(*sites: Path, before: Callable[[Parcel], None] = lambda request: None) -> Reopening:
+    """A post whose second site is opened for every message."""
+    opened = {node: open_site(str(path)) for node, path in enumerate(sites, 100)}
+    return Reopening(opened, paths={101: sites[1]}, before=before)
 
 
 def settings_of(site: Path) -> FederationSettings:

@@ -93,6 +93,42 @@ def describe_site(
     typer.echo(f"{out} is written: read it, then give it to the coordinator.")
 
 
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model's folder, such as site/results/model.")],
+    rows: Annotated[Path, typer.Argument(metavar="ROWS", help="A table, or a folder of pictures.")],
+    out: Annotated[Path | None, typer.Option(help="A CSV file.", show_default="to the terminal")] = None,
+    client: Annotated[str | None, typer.Option(help="Whose rows they are.", show_default="the only client")] = None,
+    keep: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="To show, too; repeatable.")] = None,
+    times: Annotated[
+        list[float] | None, typer.Option(metavar="TIME", help="For survival: the chance of none until then.")
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Rows like which later ones should be.", show_default="those held out, or the first"),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--drift/--no-drift", help="Whether these rows count for drift.")] = True,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 where rows have drifted.")] = False,
+) -> None:
+    """Ask a site's own model about new rows: labels, probabilities, components, and whether the rows have drifted.
+
+    Rows come in the order in which they were given. Nothing leaves this machine.
+    """
+    from fedgmi.deploy.site.predict import predict as ask
+    from fedgmi.storage import files
+
+    found = ask(model, rows, client=client, keep=keep or (), times=times or (), reference=reference, watch=watch)
+    text = found.to_csv()
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        files.write_text(out, text)
+        typer.echo(f"{out} is written: {len(text.splitlines()) - 1:,} rows.")
+    for line in (*found.notes, *([] if found.drift is None else [f"drift: {found.drift.verdict}"])):
+        typer.echo(line, err=True)
+    if strict and found.alarmed:
+        raise typer.Exit(1)
+
+
 @deploy_app.command("merge")
 def merge_rows(
     proposals: Annotated[list[Path], typer.Argument(metavar="ROWS.toml…", help="What sites' `describe` wrote.")],

@@ -20,7 +20,7 @@ from fedgmi import __version__, tree
 from fedgmi.data.rows import Client, Rows
 from fedgmi.data.rows import pack as pack_rows
 from fedgmi.deploy.settings import FederationSettings, SiteSettings
-from fedgmi.deploy.site import results
+from fedgmi.deploy.site import results, snapshot
 from fedgmi.deploy.site.memory import Exchange, Kept, Memory, StateLost, memory_of
 from fedgmi.deploy.site.requests import check_place
 from fedgmi.errors import DataError, DivergedError, FedgmiError, UserError
@@ -90,10 +90,10 @@ class Site:
         self._agree(header)
         if header["kind"] == "hello":
             self._keep_plan(header)
-            return Parcel(self._hello())
+            return Parcel(self._greeted(header)._hello())
         memory = memory_of(self.where, str(header["run"]))
         with memory.alone():
-            site = replace(self, federation=self.federation.planned(memory.plan()))
+            site = replace(self._pinned(memory), federation=self.federation.planned(memory.plan()))
             server = site._take(request, memory)
             if header["kind"] == "step":
                 return site._step(header, request, server, memory)
@@ -112,6 +112,29 @@ class Site:
             if chosen or memory.plan() is not None:
                 with memory.alone():
                     memory.keep_plan(chosen)
+
+    def _greeted(self, header: Header) -> Site:
+        """The site with the rows that it has for the run that greets it."""
+        if "run" not in header:
+            return self
+        memory = memory_of(self.where, str(header["run"]))
+        if snapshot.digest_of(memory.where) is not None:
+            return self._pinned(memory)
+        with memory.alone():
+            return self._pinned(memory)
+
+    def _pinned(self, memory: Memory) -> Site:
+        """The site with the rows that the run began with. One line in log.txt says where the file has others by now."""
+        found = snapshot.digest_of(memory.where)
+        if found is None:
+            now = snapshot.Snapshot(self.train, self.held_out, self.validation, self.digest)
+            snapshot.keep(memory.where, now)
+        if found is None or found == self.digest:
+            return self
+        if snapshot.first_told(memory.where, self.digest):
+            n = len(self.train) + sum(len(part) for part in (self.held_out, self.validation) if part is not None)
+            note(self.where, f"the rows have changed ({n} now): this run goes on with those that it began with")
+        return replace(self, **snapshot.load(memory.where)._asdict())
 
     def _agree(self, header: Header) -> None:
         """Both sides must have the same software and the same federation.toml."""
@@ -265,6 +288,14 @@ def log(where: Path, error: Exception) -> None:
         where.mkdir(parents=True, exist_ok=True)
         with (where / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {''.join(traceback.format_exception(error))}\n")
+
+
+def note(where: Path, line: str) -> None:
+    """One line of the site's log."""
+    with files.writing(where):
+        where.mkdir(parents=True, exist_ok=True)
+        with (where / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
 
 def fingerprint(request: Parcel) -> str:

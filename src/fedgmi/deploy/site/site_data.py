@@ -18,7 +18,7 @@ from fedgmi.data.encode import features, label_type, labels
 from fedgmi.data.problems import Problems, Several
 from fedgmi.data.rows import Client, Schema
 from fedgmi.data.sources.arrays import is_missing
-from fedgmi.data.sources.columns import find_roles
+from fedgmi.data.sources.columns import find_roles, require
 from fedgmi.data.sources.frames import column_of
 from fedgmi.data.sources.sources import Split, client_with, read_images
 from fedgmi.data.sources.tables import all_values, batches, column_values, named_values, open_splits
@@ -96,6 +96,41 @@ def load_site(settings: SiteSettings, federation: FederationSettings, where: Pat
     parts = {name: client_with(settings.name, Split(x, y), rows) for name, rows in of.items() if len(rows)}
     some = (parts["train"], parts.get("held_out"), parts.get("validation"))
     return SiteRows(*some, _digest(list(parts.values())), columns, label, ignored)
+
+
+def read_unlabelled(
+    path: Path, schema: Schema, keep: Sequence[str] = ()
+) -> tuple[Tensor, dict[str, list[Any]], tuple[str, ...]]:
+    """Rows that a model is asked about, labels not looked at.
+
+    Args:
+        path: A file, or a folder of pictures.
+        schema: What rows look like.
+        keep: Other columns that are wanted as they are.
+
+    Returns:
+        x [n, *shape]; the columns of `keep` by name, and of pictures `file`; and the columns that nobody wants.
+
+    Raises:
+        DataError: Where rows are not what the schema says, all problems at once.
+    """
+    data = DataSettings(path=str(path.expanduser().resolve()), test_split=None)
+    problems = Problems()
+    with tempfile.TemporaryDirectory(prefix="fedgmi-") as cache:
+        table = open_splits(data, cache, texts=[*_texts(data, schema), *keep])[data.train_split]
+        kept: dict[str, list[Any]] = {}
+        for name in keep:
+            with problems.noted():
+                require(name, list(table.features), where="--keep")
+                kept[name] = named_values(table, name).tolist()
+        if schema.kind == "image":
+            x, columns = _pictures(table, data, schema)
+            kept |= {"file": [Path(cell["path"] or "").name for batch in batches(table, columns[0]) for cell in batch]}
+        else:
+            columns, known = _columns(table, data, schema, problems)
+            x = _numbers(table, data, known, columns, problems)
+    problems.tell()
+    return x, kept, tuple(name for name in table.features if name not in (*columns, *keep))
 
 
 def _read(
