@@ -192,11 +192,24 @@ def check_deploy(where: Annotated[Path, typer.Argument(metavar="DIR", help="What
 
 
 @deploy_app.command()
-def status(out: Annotated[Path, typer.Argument(metavar="DIR", help="The run's results folder.")]) -> None:
+def status(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="The run's results folder.")],
+    prometheus: Annotated[bool, typer.Option("--prometheus", help="As text that Prometheus reads.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit code 1 where a site is away, the run failed, or nobody runs it.")
+    ] = False,
+) -> None:
     """Show which sites are alive, and their last round, rows and bytes."""
     from fedgmi.deploy.coordinator import status as current
+    from fedgmi.deploy.coordinator.prometheus import text
 
-    current.print_status(current.read(out), Console())
+    found = current.read(out)
+    if prometheus:
+        typer.echo(text(found), nl=False)
+    else:
+        current.print_status(found, Console())
+    if strict and current.troubled(found):
+        raise typer.Exit(1)
 
 
 @deploy_app.command()

@@ -117,6 +117,8 @@ class FederationSettings(Section):
         min_sites: How many have to be there before the first round; None: all.
         wait_s: How long they are waited for, in seconds.
         deadline_s: A site that has not answered after it is absent this round, in seconds.
+        warm_start: The results folder of an earlier run, whose model this one begins with in place of a preparation.
+            Relative to where the SuperLink runs, as `out` is. It is the coordinator's alone.
         seed: Of all draws.
         rounds: R.
         rows: What rows look like.
@@ -133,6 +135,7 @@ class FederationSettings(Section):
     min_sites: PositiveInt | None = None
     wait_s: PositiveFloat = 600.0
     deadline_s: PositiveFloat = 600.0
+    warm_start: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     rounds: PositiveInt = ROUNDS
     rows: RowSettings
@@ -246,8 +249,8 @@ class FederationSettings(Section):
         return self.setup().coding()
 
     def digest(self) -> str:
-        """A hash of all that sites and coordinator must agree on. `min_sites`, `wait_s` and `robust` are left out."""
-        agreed = self.model_dump_json(exclude={"min_sites", "wait_s", "robust"})
+        """A hash of all that sites and coordinator must agree on. What is the coordinator's alone is left out."""
+        agreed = self.model_dump_json(exclude={"min_sites", "wait_s", "robust", "warm_start"})
         return hashlib.blake2b(agreed.encode(), digest_size=16).hexdigest()
 
 

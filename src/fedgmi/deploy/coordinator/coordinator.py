@@ -15,6 +15,7 @@ from fedgmi.deploy.coordinator.checks import Probe
 from fedgmi.deploy.coordinator.closing import close
 from fedgmi.deploy.coordinator.remote import Remote
 from fedgmi.deploy.coordinator.roster import Member, Post, Roster, Tell
+from fedgmi.deploy.coordinator.warm_start import AGREED, first_state, lasting
 from fedgmi.deploy.settings import FederationSettings
 from fedgmi.errors import UserError
 from fedgmi.methods.disclosing import disclosing
@@ -175,7 +176,11 @@ class Coordinator:
             if self.allowance is not None:
                 self.allowance.restore(found.meta["allowance"])
             self.tell(f"goes on after round {found.meta['round']}")
+        warm = None if found or self.settings.warm_start is None else first_state(self.settings, remote.method)
         self._wait(remote)
+        if warm is not None:
+            self.tell(f"begins with the model of {self.settings.warm_start}: the preparation is left out")
+            return Progress(warm, round=0)
         if found is None:
             return Progress(remote.method.program.init())
         return Progress.of(found.server, found.meta)
@@ -216,6 +221,7 @@ class Coordinator:
         record |= {} if self.allowance is None else {"sat_out": len(self.allowance.sat_out.get(progress.round, ()))}
         meta = files.finite(record) | {
             "digest": self.settings.digest(),
+            AGREED: lasting(self.settings),
             "threads": torch.get_num_threads(),
             "validation": [],
             "run": remote.run,
