@@ -81,6 +81,15 @@ missing = "indicator"
 """
 
 
+MEAN = """
+[rows]
+kind = "tabular"
+features = ["age", "sex=f", "sex=m", "ward=A", "ward=B", "pressure"]
+classes = ["ill", "well"]
+missing = "mean"
+"""
+
+
 def post_of(*sites: Path) -> LocalPost:
     """Sites as their SuperNodes would open them, anew."""
     return LocalPost({100 + place: open_site(str(path)) for place, path in enumerate(sites)})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas
 import pytest
-from clinic import federation, post_of, settings_of, write_rows, write_site
+from clinic import MEAN, ROWS, federation, post_of, settings_of, write_rows, write_site
 from PIL import Image
 
-from fedgmi import cli
+from fedgmi import FedGMI, cli
 from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.settings import RowSettings
 from fedgmi.deploy.setup.merge_rows import merge, read_rows
@@ -43,6 +44,22 @@ def test_from_files_to_a_run_over_sites_with_gaps(tmp_path, capsys):
     told = files.read_json(tmp_path / "site-1" / "site" / "results" / "metrics.json", "metrics", {"metrics"}, "")
     assert {"accuracy", "macro_f1"} <= told["metrics"].keys()
     assert 0.3 < told["majority_accuracy"] < 1
+
+
+@pytest.mark.parametrize("rule", ["mean", "indicator"])
+def test_a_site_without_any_value_of_a_column_takes_part(tmp_path, rule):
+    """The mean is that of the other sites."""
+    agreed = federation(ROWS if rule == "indicator" else MEAN, rounds=1)
+    sites = [write_site(tmp_path / f"site-{i}", i, agreed) for i in range(3)]
+    rows = sites[2].parent / "rows.csv"
+    cells = [line.split(",") for line in rows.read_text().splitlines()]
+    rows.write_text("\n".join(",".join([*line[:1], line[1] * (not i), *line[2:]]) for i, line in enumerate(cells)))
+    assert fedgmi("site", "check", sites[2]) == 0
+    summary = Coordinator(settings_of(sites[0]), post_of(*sites), tmp_path / "out", echo=lambda line: None).run()
+    assert summary["rounds_absent"] == [0, 0, 0]
+    assert FedGMI.load(sites[2].parent / "site" / "results" / "model").predict(
+        pandas.read_csv(rows).drop(columns=["patient", "outcome"]), client="clinic-2"
+    ).shape == (60,)
 
 
 def test_what_is_proposed_tells_no_single_row(tmp_path):

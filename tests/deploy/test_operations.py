@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable
+from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,7 +92,7 @@ class Study:
         words = shlex.split(line)
         if line.startswith(ELSEWHERE):
             return None
-        with inside(cwd):
+        with chdir(cwd):
             if words[0] == "fedgmi":
                 return fedgmi(*words[1:])
             if words[:2] == ["flwr", "run"]:
@@ -108,14 +109,8 @@ class Study:
         settings = read(FederationSettings, self.app / "federation.toml")
         sites = {100 + i: open_site(str(path)) for i, path in enumerate(paths[: settings.sites])}
         self.post = Post(sites, stop_after=self.stop_after, there=self.there)
-        with inside(self.app):
+        with chdir(self.app):
             return Coordinator(settings, self.post, Path(out), echo=self.lines.append).run()
-
-
-def inside(where: Path):
-    from contextlib import chdir
-
-    return chdir(where)
 
 
 @pytest.fixture
@@ -287,17 +282,15 @@ def test_a_refresh_needs_a_finished_run_of_the_same_rows_and_models(study):
     refused(warm, "is not finished")
 
 
-def test_predictions_at_a_site(study):
+def test_predictions_status_metrics_and_report(study, capsys):
+    """What is asked for once a run is over."""
     study.train()
     write_rows(study.site(0), 9, 30).rename(study.site(0) / "new.csv")
     assert study.follow("Predictions at a site") == [0]
     lines = (study.site(0) / "predictions.csv").read_text().splitlines()
     assert lines[0] == "patient,label,probability_ill,probability_well,component_0,component_1"
     assert len(lines) == 31
-
-
-def test_status_and_metrics(study, capsys):
-    study.train()
+    capsys.readouterr()
     assert study.follow("Status, metrics and alerts") == [0, 0, 0]
     told = capsys.readouterr().out
     assert 'fedgmi_state{federation="clinics",state="finished"} 1' in told
@@ -305,6 +298,8 @@ def test_status_and_metrics(study, capsys):
     for family in FAMILIES:
         assert f"`{family.name}`" in PAGE
         assert f"# TYPE fedgmi_{family.name} {family.kind}" in told
+    assert study.run("fedgmi report results", study.app) == 0
+    assert "by each client's commonest class" in capsys.readouterr().out
 
 
 AWAY = SiteStatus(alive=False, last_round=0, last_seen=1, rows=1, bytes_down=1, bytes_up=1, absent=1)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from fedgmi.data.rows import Client
 from fedgmi.storage import files
 from fedgmi.storage import tensors as store
+from fedgmi.tree import Tree
 
 ROWS, TENSORS = "rows.json", "rows.safetensors"
 CHANGED = "rows.changed"  # the digest that was told last
@@ -49,7 +50,7 @@ def keep(run: Path, rows: Snapshot) -> None:
     Raises:
         UserError: The disk is full, or the folder cannot be written.
     """
-    tensors = {}
+    tensors: Tree = {}
     for name in PARTS:
         part: Client | None = getattr(rows, name)
         leaves = {} if part is None else {"x": part.x, "y": part.y}
