@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from fedgmi import __version__
-from fedgmi.deploy.commands import deploy_app, predict, site_app
+from fedgmi.deploy import commands
+from fedgmi.deploy.commands import deploy_app, site_app
 from fedgmi.errors import ConfigError, FedgmiError, FedgmiWarning
 from fedgmi.storage import folder
 
@@ -32,9 +33,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(predict)
 app.add_typer(site_app, name="site")
 app.add_typer(deploy_app, name="deploy")
+predict = app.command()(commands.predict)
 
 ConfigFile = Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="Without it: the digits.")]
 Overrides = Annotated[

@@ -11,8 +11,8 @@ from PIL import Image
 
 from fedgmi import FedGMI, cli
 from fedgmi.deploy.coordinator.coordinator import Coordinator
-from fedgmi.deploy.settings import RowSettings
-from fedgmi.deploy.setup.merge_rows import merge, read_rows
+from fedgmi.deploy.settings import RowSettings, read_rows
+from fedgmi.deploy.setup.merge_rows import merge
 from fedgmi.deploy.site.describe import describe
 from fedgmi.errors import ConfigError, DataError
 from fedgmi.storage import files

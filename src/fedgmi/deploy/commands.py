@@ -138,7 +138,8 @@ def merge_rows(
 
     It names what some sites lack. Where sites contradict each other it says how, and the exit code is 1.
     """
-    from fedgmi.deploy.setup.merge_rows import merge, read_rows
+    from fedgmi.deploy.settings import read_rows
+    from fedgmi.deploy.setup.merge_rows import merge
     from fedgmi.deploy.site.describe import to_toml
     from fedgmi.storage import files
 

@@ -311,3 +311,27 @@ def read(kind: type[AnySettings], path: Path) -> AnySettings:
         if kind is FederationSettings:
             raise explained(error, kind, table, str(path)) from error
         raise explain(error, kind, str(path)) from error
+
+
+def read_rows(path: Path) -> RowSettings:
+    """The section `[rows]` of a file that `fedgmi site describe` wrote, or of a federation.toml.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The section.
+
+    Raises:
+        ConfigError: Where there is none, or it cannot be.
+    """
+    table = toml.read_toml(path).get("rows")
+    if not isinstance(table, dict):
+        fix = "give what `fedgmi site describe … --out rows.toml` wrote"
+        raise ConfigError("there is no section [rows]", where=str(path), fix=fix)
+    try:
+        found = RowSettings.model_validate(table)
+    except ValidationError as error:
+        raise explain(error, RowSettings, str(path)) from error
+    found.as_schema()
+    return found

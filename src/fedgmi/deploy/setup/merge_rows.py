@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from fedgmi.data.missing import MARK, marker_of
 from fedgmi.deploy.settings import RowSettings
 from fedgmi.errors import ConfigError
-from fedgmi.settings import toml
-from fedgmi.settings.explain import explain
 
 STRICT = ("refuse", "mean", "indicator")
 """Rules for missing values: each allows for all that the ones before it do."""
@@ -41,30 +36,6 @@ class _Merger:
     sites: Mapping[str, RowSettings]
     notes: list[str] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
-
-
-def read_rows(path: Path) -> RowSettings:
-    """The section `[rows]` of a file that `fedgmi site describe` wrote, or of a federation.toml.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The section.
-
-    Raises:
-        ConfigError: Where there is none, or it cannot be.
-    """
-    table = toml.read_toml(path).get("rows")
-    if not isinstance(table, dict):
-        fix = "give what `fedgmi site describe … --out rows.toml` wrote"
-        raise ConfigError("there is no section [rows]", where=str(path), fix=fix)
-    try:
-        found = RowSettings.model_validate(table)
-    except ValidationError as error:
-        raise explain(error, RowSettings, str(path)) from error
-    found.as_schema()
-    return found
 
 
 def merge(sites: Mapping[str, RowSettings]) -> Merged:

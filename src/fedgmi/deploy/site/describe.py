@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tomli_w
 
 from fedgmi.data.missing import MARK, marker_of
 from fedgmi.data.sources.arrays import is_missing
@@ -26,6 +25,7 @@ from fedgmi.data.sources.sources import read_images
 from fedgmi.data.sources.tables import batches, named_values, open_splits
 from fedgmi.deploy.settings import RowSettings, SiteSettings, read
 from fedgmi.errors import DataError
+from fedgmi.settings import toml
 from fedgmi.settings.run import DataSettings, TaskName
 
 LEAST = 5
@@ -230,7 +230,7 @@ def to_toml(rows: RowSettings, *, about: str) -> str:
     table = rows.model_dump(exclude_defaults=True) | {"kind": rows.kind}
     listed = {key: list(value) if isinstance(value, tuple) else value for key, value in table.items()}
     ordered = {key: listed[key] for key in RowSettings.model_fields if key in listed}
-    return f"# {about}\n{tomli_w.dumps({'rows': ordered})}"
+    return f"# {about}\n{toml.dumps({'rows': ordered})}"
 
 
 def lines(found: Described) -> Iterator[str]:
