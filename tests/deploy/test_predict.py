@@ -80,6 +80,18 @@ def test_rows_that_drift_are_told_and_can_end_with_code_one(model, tmp_path, cap
     assert json.loads((model / DRIFT).read_text())["monitor"]["batch"] == 7
 
 
+def test_rows_that_are_too_far_away_are_predicted_all_the_same(model, tmp_path):
+    path = write_rows(tmp_path, 7, 20)
+    cells = [line.split(",") for line in path.read_text().splitlines()]
+    path.write_text(
+        "\n".join(",".join([*line[:4], line[4] if i != 3 else "3e38", *line[5:]]) for i, line in enumerate(cells))
+    )
+    found = predict(model, path)
+    assert found.drift is None
+    assert any(note.startswith("drift is not judged by these rows: 1 of 20 rows have no score") for note in found.notes)
+    assert len(found.columns["label"]) == 20
+
+
 def test_another_model_begins_to_watch_anew(model, tmp_path):
     path = write_rows(tmp_path, 7, 60)
     predict(model, path)

@@ -124,10 +124,11 @@ def predict(
         said = _said(found, x, name, times)
         report = None
         if watch:
+            seen = None if reference is None else read_unlabelled(reference, found.schema)[0]
             try:
-                report = _watched(found, model, x, name, reference, notes)
-            except ConfigError as error:
-                notes.append(f"drift is not watched: {error.what}")
+                report = _watched(found, model, x, name, seen, notes)
+            except (ConfigError, DataError) as error:  # no densities, or a row so far away that it has none
+                notes.append(f"drift is not judged by these rows: {error.what}")
     overlap = sorted(kept.keys() & said.keys())
     if overlap:
         raise DataError(f"{overlap[0]!r} is a column of the predictions, too", where="--keep", fix="rename the column")
@@ -178,9 +179,10 @@ def _watched(model: Fitted, where: Path, x: Tensor, client: str, reference: Path
     if known is not None:
         monitor = Monitor.from_dict(asked, known)
     else:
-        seen = _reference(model, where, client) if reference is None else read_unlabelled(reference, model.schema)[0]
+        seen = _held_out(model, where) if reference is None else reference
         monitor = Monitor(asked, client, reference=None if seen is None else (seen, None))
-        told = "learnt from the first rows" if seen is None else f"learnt from {len(seen)} rows that were held out"
+        told = "learnt from the first rows" if seen is None else f"learnt from {len(seen)} rows"
+        told += " that were held out" if reference is None and seen is not None else ""
         notes.append(f"drift is watched from now on, {told}")
     report = monitor.update(x)
     files.write_json(path, {"model": digest, "monitor": monitor.to_dict()})
@@ -197,15 +199,16 @@ def _known(path: Path, digest: str, client: str) -> dict[str, Any] | None:
     return found["monitor"] if same else None
 
 
-def _reference(model: Fitted, where: Path, client: str) -> Tensor | None:
+def _held_out(model: Fitted, where: Path) -> Tensor | None:
     """The rows that the site held out in the run that made its model, where they are still there."""
     results = where.resolve().parent
     if results.name != RESULTS or not (results / PROPORTIONS).exists():
         return None
     about = files.read_json(results / PROPORTIONS, "a site's proportions", {"run"}, "give rows with --reference")
     kept = snapshot.of_run(results.parent, about["run"])
-    fits = kept is not None and kept.held_out is not None and tuple(kept.held_out.x.shape[1:]) == model.schema.shape
-    return kept.held_out.x if fits and kept is not None and kept.held_out is not None else None
+    if kept is None or kept.held_out is None or tuple(kept.held_out.x.shape[1:]) != model.schema.shape:
+        return None
+    return kept.held_out.x
 
 
 def _array(tensor: Tensor) -> Array:

@@ -85,7 +85,9 @@ def check(site_toml: Path, federation_toml: Path) -> Check:
     """
     settings, federation = read(SiteSettings, site_toml), read(FederationSettings, federation_toml)
     schema = federation.rows.as_schema()
-    setup = Setup(federation.config(), schema, 1, standardise=federation.rows.kind == "tabular")
+    asked = federation.method.n_components
+    several = asked if isinstance(asked, int) else 2  # a run is told how many; of one alone, nothing is counted
+    setup = Setup(federation.config(), schema, several, standardise=federation.rows.kind == "tabular")
     check_method(federation.method, federation.rounds)
     rows = load_site(settings, federation, site_toml.parent)
     counts = (_class_counts(part, schema.n_classes) for part in (rows.train, rows.validation, rows.held_out))
