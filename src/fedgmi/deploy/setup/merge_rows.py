@@ -54,7 +54,7 @@ def merge(sites: Mapping[str, RowSettings]) -> Merged:
         >>> north = RowSettings(kind="tabular", features=("age", "sex=f"), classes=("ill",))
         >>> south = RowSettings(kind="tabular", features=("sex=m", "age", "pulse"), classes=("well",))
         >>> found = merge({"north": north, "south": south})
-        >>> found.rows.features, found.rows.classes, found.notes[0]
+        >>> found.rows.features, found.rows.classes, found.notes[-1]
         (('age', 'sex=f', 'sex=m'), ('ill', 'well'), "pulse: left out, for north does not have it")
     """
     if not sites:
