@@ -149,9 +149,7 @@ def test_without_densities_nothing_is_said_of_drift(tmp_path):
     found = predict(tmp_path / "model", tmp_path / "rows.csv", client="a")
     assert found.drift is None
     assert not found.alarmed
-    assert any(
-        "not judged by these rows: densities were trained in no" in note for note in found.notes
-    )
+    assert any("not judged by these rows: densities were trained in no" in note for note in found.notes)
     assert len(found.columns["label"]) == 40
 
 

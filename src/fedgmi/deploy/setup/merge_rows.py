@@ -55,7 +55,7 @@ def merge(sites: Mapping[str, RowSettings]) -> Merged:
         >>> south = RowSettings(kind="tabular", features=("sex=m", "age", "pulse"), classes=("well",))
         >>> found = merge({"north": north, "south": south})
         >>> found.rows.features, found.rows.classes, found.notes[-1]
-        (('age', 'sex=f', 'sex=m'), ('ill', 'well'), "pulse: left out, for north does not have it")
+        (('age', 'sex=f', 'sex=m'), ('ill', 'well'), 'pulse: left out, for north does not have it')
     """
     if not sites:
         raise ConfigError("there is nothing to merge", where="fedgmi deploy merge", fix="give a file for each site")
