@@ -89,6 +89,10 @@ def test_another_model_begins_to_watch_anew(model, tmp_path):
     (model / DRIFT).write_text(json.dumps(state | {"model": "of a month ago"}))
     assert (report := predict(model, path).drift) is not None
     assert report.batch == 1
+    state = json.loads((model / DRIFT).read_text())
+    (model / DRIFT).write_text(json.dumps(state | {"monitor": state["monitor"] | {"watch": {"levels": [[1]]}}}))
+    with pytest.raises(CheckpointError, match="state of the monitor is damaged"):
+        predict(model, path)
 
 
 def test_other_columns_are_refused_all_at_once(model, tmp_path, capsys):

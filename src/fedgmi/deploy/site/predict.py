@@ -23,7 +23,7 @@ from fedgmi.deploy.site.results import PROPORTIONS, RESULTS
 from fedgmi.deploy.site.site_data import read_unlabelled
 from fedgmi.drift import Monitor
 from fedgmi.drift.report import Report
-from fedgmi.errors import ConfigError, DataError, UserError
+from fedgmi.errors import CheckpointError, ConfigError, DataError, UserError
 from fedgmi.methods.target_scale import cumulative
 from fedgmi.modes import own_modes
 from fedgmi.runs import model_file, survival_metrics, target_metrics
@@ -171,13 +171,17 @@ def _of_task(model: Fitted, numbers: Array, times: Sequence[float]) -> dict[str,
     return {"label": labels[numbers.argmax(1)].tolist()} | chances
 
 
-def _watched(model: Fitted, where: Path, x: Tensor, client: str, reference: Path | None, notes: list[str]) -> Report:
+def _watched(model: Fitted, where: Path, x: Tensor, client: str, reference: Tensor | None, notes: list[str]) -> Report:
     """The monitor's word after these rows; its state is kept for the next ones."""
     asked, path = _Asked(model), where / DRIFT
     digest = hashlib.blake2b((where / model_file.JSON).read_bytes(), digest_size=16).hexdigest()
     known = _known(path, digest, client)
     if known is not None:
-        monitor = Monitor.from_dict(asked, known)
+        try:
+            monitor = Monitor.from_dict(asked, known)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            fix = "remove it; the monitor then begins anew"
+            raise CheckpointError("the state of the monitor is damaged", where=str(path), fix=fix) from error
     else:
         seen = _held_out(model, where) if reference is None else reference
         monitor = Monitor(asked, client, reference=None if seen is None else (seen, None))
