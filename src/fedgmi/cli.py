@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from fedgmi import __version__
+from fedgmi.deploy import commands
 from fedgmi.deploy.commands import deploy_app, site_app
 from fedgmi.errors import ConfigError, FedgmiError, FedgmiWarning
 from fedgmi.storage import folder
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(site_app, name="site")
 app.add_typer(deploy_app, name="deploy")
+predict = app.command()(commands.predict)
 
 ConfigFile = Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="Without it: the digits.")]
 Overrides = Annotated[

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
-from fedgmi.deploy.site.site import Site, disclosable, log
-from fedgmi.deploy.site.site_data import load_site
-from fedgmi.errors import UserError
+from fedgmi.deploy.site import snapshot
+from fedgmi.deploy.site.site import Site, disclosable, log, note
+from fedgmi.deploy.site.site_data import SiteRows, load_site
+from fedgmi.errors import DataError, UserError
 from fedgmi.protocol.wire import Parcel
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def client_app(answer: Answer = Site.answer) -> Any:
     def guarded(request: Parcel, settings: Settings) -> Parcel:
         where = Path(str(settings.get("site") or "")).expanduser().parent
         try:
-            site = open_site(settings.get("site"))
+            site = open_site(settings.get("site"), request.header.get("run"))
             where = site.where
             with deadline(0.9 * site.federation.deadline_s):
                 return answer(site, request)
@@ -79,11 +80,12 @@ def flower() -> Any:
         ) from error
 
 
-def open_site(named: Any) -> Site:
+def open_site(named: Any, run: object = None) -> Site:
     """Open a site. The federation.toml that it agreed to lies beside its site.toml.
 
     Args:
         named: The path of site.toml, as the node's configuration has it.
+        run: The run that asks. Where it has begun here, and rows cannot be read any more, those of its beginning count.
 
     Raises:
         UserError: Where no path is given.
@@ -98,10 +100,18 @@ def open_site(named: Any) -> Site:
         )
     path = Path(named).expanduser()
     settings, federation = read(SiteSettings, path), read(FederationSettings, path.parent / FEDERATION)
-    rows = load_site(settings, federation, path.parent)
-    return Site(
-        settings, federation, path.parent / settings.folder, rows.train, rows.held_out, rows.digest, rows.validation
-    )
+    where = path.parent / settings.folder
+    rows: SiteRows | snapshot.Snapshot
+    try:
+        rows = load_site(settings, federation, path.parent)
+    except DataError as error:
+        kept = snapshot.of_run(where, run)
+        if kept is None:
+            raise
+        if snapshot.first_told(where / "runs" / str(run), str(error)):
+            note(where, f"the rows cannot be used any more ({error}) This run goes on with those that it began with")
+        rows = kept
+    return Site(settings, federation, where, rows.train, rows.held_out, rows.digest, rows.validation)
 
 
 @contextmanager

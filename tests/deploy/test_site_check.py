@@ -188,14 +188,55 @@ def test_pictures(site, capsys):
         ("federation.toml", "codewords = 10", 'name = "fedgm"', 'method.name: there is no method "fedgm"'),
     ],
 )
-def test_one_message_and_code_two(site, capsys, file, old, new, message):
+def test_one_message_and_a_code(site, capsys, file, old, new, message):
+    """1 for rows that are not as agreed, 2 for settings that are wrong."""
     (site / file).write_text((site / file).read_text().replace(old, new))
-    assert command(str(site / "site.toml")) == 2
+    assert command(str(site / "site.toml")) == (1 if "rows.csv" in (file, old) else 2)
     told = capsys.readouterr()
     assert told.out == ""
     assert message in told.err
     assert "Likely fix" in told.err
     assert len(told.err.splitlines()) == 1
+
+
+def test_all_problems_are_listed_at_once(site, capsys):
+    """A column that is missing, values out of range, missing values, texts and labels that nobody knows."""
+    bad = {"p1,ill,m,31": "p1,ill,x,", "p2,ill,m,32": "p2,,m,320", "p3,ill,m,33": "p3,lost,,33", "p5,": "p5,"}
+    text = (site / "rows.csv").read_text()
+    for old, new in bad.items():
+        text = text.replace(old, new)
+    (site / "rows.csv").write_text(text)
+    agreed = FEDERATION.replace('"sex=m"]', '"sex=m", "pulse"]')
+    (site / "federation.toml").write_text(agreed)
+    assert command(str(site / "site.toml")) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    *lines, last = told.err.splitlines()
+    for part in (
+        "no column 'pulse'",
+        "column 'age': 1 values are missing, the first at row 1",
+        "column 'age': 1 values are outside the federation's range [0, 120], the first 320 at row 2",
+        "column 'sex': 1 values are missing, the first at row 3",
+        "column 'outcome': 1 values are missing, the first at row 2",
+        "column 'outcome': label 'lost' at row 3 is not among the federation's: well, ill, dead",
+    ):
+        assert sum(part in line for line in lines) == 1, part
+    assert last.startswith(f"{len(lines)} problems")
+    assert all(line.startswith("error: ") and "Likely fix" in line for line in lines)
+
+
+@pytest.mark.parametrize("rule", ["mean", "indicator"])
+def test_missing_values_are_counted_by_column(site, capsys, monkeypatch, rule):
+    monkeypatch.setenv("COLUMNS", "120")
+    text = (site / "rows.csv").read_text().replace("ill,m,31", "ill,,").replace("ill,m,33", "ill,m,")
+    (site / "rows.csv").write_text(text)
+    marks = ', "sex=(missing)", "age=(missing)"' if rule == "indicator" else ""
+    agreed = FEDERATION.replace('"sex=m"]', f'"sex=m"{marks}]\nmissing = "{rule}"').replace("age = [0, 120]", "")
+    (site / "federation.toml").write_text(agreed)
+    assert command(str(site / "site.toml")) == 0
+    shown = words(capsys.readouterr().out)
+    assert f"age is missing in 2 of 8 rows (25%): filled by the federation's rule, {rule}" in shown
+    assert "sex is missing in 1 of 8 rows" in shown
 
 
 def test_check_raises_what_the_command_tells(site):

@@ -107,8 +107,9 @@ def labels(y: Any, schema: Schema, n_rows: int, *, where: str = "y") -> Tensor:
         row, fix = strange[0], "leave these rows out, or make the federation anew with them"
         if label_type(schema) == "str" and {names[row] for row in strange} <= {str(k) for k in range(len(lookup))}:
             fix = "if these are the numbers behind the classes' names, give model.classes_[y]"
+        others = f" ({len(strange)} such rows)" if len(strange) > 1 else ""
         raise DataError(
-            f"label {names[row]!r} at row {row} is not among the federation's: {', '.join(lookup)}",
+            f"label {names[row]!r} at row {row} is not among the federation's: {', '.join(lookup)}{others}",
             where=where,
             fix=fix,
         )

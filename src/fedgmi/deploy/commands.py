@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fedgmi.errors import ConfigError, UserError
+from fedgmi.errors import ConfigError, DataError, UserError
 
 site_app = typer.Typer(help="For a site of a federation over several machines.", no_args_is_help=True)
 deploy_app = typer.Typer(help="For the coordinator of a federation over several machines.", no_args_is_help=True)
@@ -35,13 +35,19 @@ def check_site(
 ) -> None:
     """Check the site's rows against what the federation agreed on, and say what leaves the site and what never does.
 
-    Nothing that is read from rows is sent anywhere.
+    Nothing that is read from rows is sent anywhere. All that is wrong with the rows is listed at once; the exit code is
+    then 1. It is 2 where the check itself cannot be made: a setting is wrong, or no SuperLink answers.
     """
     from fedgmi.deploy.setup import check_app
     from fedgmi.deploy.setup.address import parse
-    from fedgmi.deploy.site.site_check import check, print_check
+    from fedgmi.deploy.site.site_check import check, print_check, print_problems
 
-    print_check(check(file, federation or file.parent / "federation.toml"), Console())
+    try:
+        found = check(file, federation or file.parent / "federation.toml")
+    except DataError as error:
+        print_problems(error, Console(stderr=True))
+        raise typer.Exit(1) from None
+    print_check(found, Console())
     if superlink is not None:
         typer.echo(check_app.check_link(parse(superlink, "--superlink"), root_certificates))
     elif root_certificates is not None:
@@ -88,6 +94,114 @@ def dry_run_site(
     print_dry_run(dry_run(file, federation or file.parent / "federation.toml", out, rounds), out, Console())
 
 
+@site_app.command("describe")
+def describe_site(
+    file: Annotated[Path, typer.Argument(metavar="ROWS_OR_SITE.toml", help="Rows, or a site.toml.")],
+    out: Annotated[
+        Path | None, typer.Option(help="A new file for the coordinator.", show_default="to the terminal")
+    ] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of labels.")] = None,
+    event: Annotated[str | None, typer.Option(metavar="COLUMN", help="Of events; labels are then times.")] = None,
+    task: Annotated[str, typer.Option(help="What labels are: classification, regression or survival.")] = (
+        "classification"
+    ),
+    least: Annotated[int, typer.Option(min=1, help="A text or class of fewer rows is not told.")] = 5,
+    ranges: Annotated[
+        bool, typer.Option("--ranges", help="Tell in which range numbers are, wider by a tenth and rounded outwards.")
+    ] = False,
+) -> None:
+    """Propose the section [rows] of federation.toml from a site's own rows, for the coordinator to merge.
+
+    What stays at the site is said first. The file tells no single row: texts of few rows and ranges are left out.
+    """
+    from fedgmi.data.validate import check_task
+    from fedgmi.deploy.site.describe import describe, lines, to_toml
+    from fedgmi.storage import files
+
+    survival = "survival" if event is not None else task
+    found = describe(file, label=label, event=event, task=check_task(survival), least=least, ranges=ranges)
+    for line in lines(found):
+        typer.echo(line, err=out is None)
+    text = to_toml(found.rows, about="Proposed by `fedgmi site describe`. The coordinator merges: fedgmi deploy merge")
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    _require_new(out)
+    files.write_text(out, text)
+    typer.echo(f"{out} is written: read it, then give it to the coordinator.")
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model's folder, such as site/results/model.")],
+    rows: Annotated[Path, typer.Argument(metavar="ROWS", help="A table, or a folder of pictures.")],
+    out: Annotated[Path | None, typer.Option(help="A CSV file.", show_default="to the terminal")] = None,
+    client: Annotated[str | None, typer.Option(help="Whose rows they are.", show_default="the only client")] = None,
+    keep: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="To show, too; repeatable.")] = None,
+    times: Annotated[
+        list[float] | None, typer.Option(metavar="TIME", help="For survival: the chance of none until then.")
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Rows like which later ones should be.", show_default="those held out, or the first"),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--drift/--no-drift", help="Whether these rows count for drift.")] = True,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 where rows have drifted.")] = False,
+) -> None:
+    """Ask a site's own model about new rows: labels, probabilities, components, and whether the rows have drifted.
+
+    Rows come in the order in which they were given. Nothing leaves this machine.
+    """
+    from fedgmi.deploy.site.predict import predict as ask
+    from fedgmi.storage import files
+
+    found = ask(model, rows, client=client, keep=keep or (), times=times or (), reference=reference, watch=watch)
+    text = found.to_csv()
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        files.write_text(out, text)
+        typer.echo(f"{out} is written: {len(text.splitlines()) - 1:,} rows.")
+    for line in (*found.notes, *([] if found.drift is None else [f"drift: {found.drift.verdict}"])):
+        typer.echo(line, err=True)
+    if strict and found.alarmed:
+        raise typer.Exit(1)
+
+
+@deploy_app.command("merge")
+def merge_rows(
+    proposals: Annotated[list[Path], typer.Argument(metavar="ROWS.toml…", help="What sites' `describe` wrote.")],
+    out: Annotated[Path | None, typer.Option(help="A new file.", show_default="to the terminal")] = None,
+) -> None:
+    """Bring the sites' proposals together to the section [rows] of federation.toml.
+
+    It names what some sites lack. Where sites contradict each other it says how, and the exit code is 1.
+    """
+    from fedgmi.deploy.settings import read_rows
+    from fedgmi.deploy.setup.merge_rows import merge
+    from fedgmi.deploy.site.describe import to_toml
+    from fedgmi.storage import files
+
+    found = merge({str(path): read_rows(path) for path in proposals})
+    for note in found.notes:
+        typer.echo(note, err=out is None)
+    if found.rows is None:
+        for conflict in found.conflicts:
+            typer.echo(f"conflict: {conflict}", err=True)
+        raise typer.Exit(1)
+    text = to_toml(found.rows, about=f"What {len(proposals)} sites have in common, by `fedgmi deploy merge`")
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    _require_new(out)
+    files.write_text(out, text)
+    typer.echo(f"{out} is written: put it into federation.toml in place of its section [rows].")
+
+
+def _require_new(out: Path) -> None:
+    if out.exists():
+        raise UserError("it is there already, and stays untouched", where=str(out), fix="give a new file")
+
+
 @deploy_app.command()
 def init(
     where: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
@@ -117,11 +231,24 @@ def check_deploy(where: Annotated[Path, typer.Argument(metavar="DIR", help="What
 
 
 @deploy_app.command()
-def status(out: Annotated[Path, typer.Argument(metavar="DIR", help="The run's results folder.")]) -> None:
+def status(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="The run's results folder.")],
+    prometheus: Annotated[bool, typer.Option("--prometheus", help="As text that Prometheus reads.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit code 1 where a site is away, the run failed, or nobody runs it.")
+    ] = False,
+) -> None:
     """Show which sites are alive, and their last round, rows and bytes."""
     from fedgmi.deploy.coordinator import status as current
+    from fedgmi.deploy.coordinator.prometheus import text
 
-    current.print_status(current.read(out), Console())
+    found = current.read(out)
+    if prometheus:
+        typer.echo(text(found), nl=False)
+    else:
+        current.print_status(found, Console())
+    if strict and current.troubled(found):
+        raise typer.Exit(1)
 
 
 @deploy_app.command()

@@ -118,6 +118,8 @@ class FederationSettings(Section):
         max_rows: The most that a site may say it trains on, for its rows are its weight; None: any number.
         wait_s: How long they are waited for, in seconds.
         deadline_s: A site that has not answered after it is absent this round, in seconds.
+        warm_start: The results folder of an earlier run, whose model this one begins with in place of a preparation.
+            Relative to where the SuperLink runs, as `out` is. It is the coordinator's alone.
         seed: Of all draws.
         rounds: R.
         rows: What rows look like.
@@ -135,6 +137,7 @@ class FederationSettings(Section):
     max_rows: PositiveInt | None = None
     wait_s: PositiveFloat = 600.0
     deadline_s: PositiveFloat = 600.0
+    warm_start: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     rounds: PositiveInt = ROUNDS
     rows: RowSettings
@@ -248,8 +251,8 @@ class FederationSettings(Section):
         return self.setup().coding()
 
     def digest(self) -> str:
-        """A hash of all that sites and coordinator must agree on. The coordinator's own guards are left out."""
-        agreed = self.model_dump_json(exclude={"min_sites", "max_rows", "wait_s", "robust"})
+        """A hash of all that sites and coordinator must agree on. What is the coordinator's alone is left out."""
+        agreed = self.model_dump_json(exclude={"min_sites", "max_rows", "wait_s", "robust", "warm_start"})
         return hashlib.blake2b(agreed.encode(), digest_size=16).hexdigest()
 
 
@@ -340,3 +343,27 @@ def read(kind: type[AnySettings], path: Path) -> AnySettings:
         if kind is FederationSettings:
             raise explained(error, kind, table, str(path)) from error
         raise explain(error, kind, str(path)) from error
+
+
+def read_rows(path: Path) -> RowSettings:
+    """The section `[rows]` of a file that `fedgmi site describe` wrote, or of a federation.toml.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The section.
+
+    Raises:
+        ConfigError: Where there is none, or it cannot be.
+    """
+    table = toml.read_toml(path).get("rows")
+    if not isinstance(table, dict):
+        fix = "give what `fedgmi site describe … --out rows.toml` wrote"
+        raise ConfigError("there is no section [rows]", where=str(path), fix=fix)
+    try:
+        found = RowSettings.model_validate(table)
+    except ValidationError as error:
+        raise explain(error, RowSettings, str(path)) from error
+    found.as_schema()
+    return found

@@ -169,6 +169,16 @@ def to_toml(settings: BaseModel) -> str:
     return tomli_w.dumps(_table(settings))
 
 
+def dumps(table: Table) -> str:
+    """Write tables as TOML.
+
+    Examples:
+        >>> dumps({"rows": {"kind": "tabular"}})
+        '[rows]\\nkind = "tabular"\\n'
+    """
+    return tomli_w.dumps(table)
+
+
 def _table(settings: BaseModel) -> Table:
     table = {}
     for name, field in type(settings).model_fields.items():

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedgmi.data.missing import MARK
+from fedgmi.data.problems import Problems
 from fedgmi.data.rows import Missing
 from fedgmi.data.sources.arrays import is_missing, is_number, numbers
 from fedgmi.data.sources.columns import Kind
@@ -141,20 +142,33 @@ def one_hot(values: Values, known: Sequence[str], where: str, missing: Missing) 
     place = order[np.minimum(np.searchsorted(np.array(known)[order], values), len(known) - 1)]
     strange = np.array(known)[place] != values
     if strange.any() and missing == "refuse":
-        row = int(np.flatnonzero(strange)[0])
-        if values[row] == MARK:
-            raise _missing_error(strange & (values == MARK), where, "leave these rows out")
-        raise DataError(
-            f"{str(values[row])!r} at row {row} is not among the federation's values: {', '.join(known)}",
-            where=where,
-            fix='leave these rows out, or make the federation anew with them, or with missing = "indicator" or "mean"',
-        )
+        _refuse_strange(values, strange, known, where)
     if MARK in known and missing == "indicator":
         place, strange = np.where(strange, list(known).index(MARK), place), np.zeros_like(strange)
     block = np.zeros((len(values), len(known)), dtype=np.float32)
     block[np.arange(len(values)), place] = 1.0
     block[strange] = np.nan
     return block
+
+
+def _refuse_strange(values: Values, strange: npt.NDArray[np.bool_], known: Sequence[str], where: str) -> None:
+    """Say which texts are missing, and which are none of the federation's."""
+    problems, gaps = Problems(), strange & (values == MARK)
+    others = strange & ~gaps
+    with problems.noted():
+        if gaps.any():
+            raise _missing_error(gaps, where, "leave these rows out")
+    with problems.noted():
+        if others.any():
+            row, n = int(others.argmax()), int(others.sum())
+            more = f" ({n} such rows)" if n > 1 else ""
+            fix = "leave these rows out, or make the federation anew with them, or with missing = "
+            raise DataError(
+                f"{str(values[row])!r} at row {row} is not among the federation's values: {', '.join(known)}{more}",
+                where=where,
+                fix=fix + '"indicator" or "mean"',
+            )
+    problems.tell()
 
 
 def missing_texts(values: Values) -> npt.NDArray[np.bool_]:

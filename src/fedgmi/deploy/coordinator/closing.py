@@ -135,6 +135,9 @@ def about(remote: Remote, end: Progress, n_clients: int) -> dict[str, Any]:
 def diagnosis(remote: Remote, end: Progress) -> Diagnosis | None:
     """Of the counts that the method asked for; None without them, or where they came with noise."""
     settings, counts = remote.settings, remote.method.counts(end.server)
+    if settings.warm_start is not None:
+        remote.roster.tell("there is no diagnosis: the sites' counts are those of the run that this one began with")
+        return None
     if counts is None or settings.method.model_dump().get("epsilon") is not None:
         return None
     for line in lost_words(remote.method.metrics(end.server).get("rows_in_lost_words")):

@@ -15,6 +15,7 @@ from fedgmi.deploy.coordinator.checks import Probe
 from fedgmi.deploy.coordinator.closing import close
 from fedgmi.deploy.coordinator.remote import Remote
 from fedgmi.deploy.coordinator.roster import MOST_ROWS, Member, Post, Roster, Tell
+from fedgmi.deploy.coordinator.warm_start import AGREED, first_state, lasting
 from fedgmi.deploy.settings import FederationSettings
 from fedgmi.errors import CheckpointError, UserError
 from fedgmi.methods.disclosing import disclosing
@@ -177,9 +178,13 @@ class Coordinator:
 
     def _begin(self, remote: Remote, found: Checkpoint | None) -> Progress:
         """Where to begin, once enough sites are there."""
+        warm = None if found or self.settings.warm_start is None else first_state(self.settings, remote.method)
         progress = Progress(remote.method.program.init()) if found is None else self.resume(remote, found)
         self._wait(remote)
-        return progress
+        if warm is None:
+            return progress
+        self.tell(f"begins with the model of {self.settings.warm_start}: the preparation is left out")
+        return Progress(warm, round=0)
 
     def resume(self, remote: Remote, found: Checkpoint) -> Progress:
         """Where a checkpoint says that the run stands; members and ledger are as they were.
@@ -243,6 +248,7 @@ class Coordinator:
         record |= {} if self.allowance is None else {"sat_out": len(self.allowance.sat_out.get(progress.round, ()))}
         meta = files.finite(record) | {
             "digest": self.settings.digest(),
+            AGREED: lasting(self.settings),
             "threads": torch.get_num_threads(),
             "validation": [],
             "run": remote.run,

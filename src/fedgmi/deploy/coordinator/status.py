@@ -9,17 +9,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fedgmi.deploy.coordinator import prometheus
 from fedgmi.errors import UserError
 from fedgmi.protocol.words import one_line
 from fedgmi.report.formats import bare_table, plural, size
 from fedgmi.runs.records import SiteStatus, Status
+from fedgmi.storage import files
 
 __all__ = ["STATUS", "SiteStatus", "Status", "print_status", "read", "write"]
 STATUS = Status.file
 
 
 def write(out: Path, status: Status) -> None:
-    """Write `status.json` atomically.
+    """Write `status.json` and `metrics.prom`, each atomically.
 
     Args:
         out: The results folder.
@@ -29,6 +31,7 @@ def write(out: Path, status: Status) -> None:
         UserError: The disk is full, or the folder cannot be written.
     """
     Status.write(out, status.model_dump())
+    files.write_text(out / prometheus.METRICS, prometheus.text(status))
 
 
 def read(out: Path) -> Status:
@@ -64,9 +67,30 @@ def print_status(status: Status, console: Console, *, now: float | None = None) 
     where = f"{status.state}, round {max(0, status.round)} of {status.rounds}"
     sites = f"{there} of {plural(len(status.sites), 'site')} alive"
     console.print(f"{status.name}: {where}, {sites}; written {ago(age)} ago.", markup=False, highlight=False)
-    if status.state in ("waiting", "running") and age > status.deadline_s:
+    if silent(status, status.updated + age):
         what = f"That is more than the deadline of {ago(status.deadline_s)}, so the coordinator is probably gone."
         console.print(f"[yellow]{what} Check with: flwr ls fedgmi. The same `flwr run` goes on from the checkpoint.[/]")
+
+
+def silent(status: Status, now: float) -> bool:
+    """Whether the coordinator should have written something new by now, and has not.
+
+    Args:
+        status: What it wrote last.
+        now: The present, in unix seconds.
+    """
+    return status.state in ("waiting", "running") and now - status.updated > status.deadline_s
+
+
+def troubled(status: Status, *, now: float | None = None) -> bool:
+    """Whether somebody should look: the run has failed, its coordinator is silent, or a site is away while it runs.
+
+    Args:
+        status: What the coordinator wrote last.
+        now: The present, in unix seconds. None: by the clock.
+    """
+    away = status.state == "running" and not all(site.alive for site in status.sites.values())
+    return status.state == "failed" or away or silent(status, time.time() if now is None else now)
 
 
 def sites_table(status: Status, now: float) -> Table:

@@ -100,6 +100,7 @@ def _write_model(where: Path, setup: Setup, site: str, server: Tree, proportions
         "learning_rate": config.training.lr_candidates(config.method.name)[0],
         "participation": config.method.participation,
         "seed": config.seed,
+        "task": setup.schema.task,
     }
     model_file.save(where, model, parameters)
 

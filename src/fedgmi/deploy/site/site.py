@@ -20,7 +20,7 @@ from fedgmi import __version__, tree
 from fedgmi.data.rows import Client, Rows
 from fedgmi.data.rows import pack as pack_rows
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits
-from fedgmi.deploy.site import results
+from fedgmi.deploy.site import results, snapshot
 from fedgmi.deploy.site.audit import Audit
 from fedgmi.deploy.site.guard import Guard, Refused, Turn
 from fedgmi.deploy.site.memory import Exchange, Kept, Memory, StateLost, forget_runs, memory_of
@@ -101,16 +101,17 @@ class Site:
         self._agree(header)
         if header["kind"] == "hello":
             self._keep_plan(header)
-            reply = Parcel(self._hello())
+            reply = Parcel(self._greeted(header)._hello())
             self.audit().left(header, reply, None)
             return reply
-        guard, memory = self.guard(), memory_of(self.where, str(header.get("run")))
-        with guard.alone():
-            site = replace(self, federation=self.federation.planned(memory.plan()))
+        memory = memory_of(self.where, str(header.get("run")))
+        with self.guard().alone():
+            site = self._pinned(memory)
+            site, guard = replace(site, federation=self.federation.planned(memory.plan())), site.guard()
             server, turn, step = site._take(request, memory, guard)
             finish = step is None
             reply = site._finish(header, server, memory) if finish else site._step(header, request, server, memory)
-            self.audit().left(header, reply, step, again=not turn.new, data=self.digest)
+            self.audit().left(header, reply, step, again=not turn.new, data=site.digest)
             guard.keep(turn, finished=finish)
             forget_runs(self.where, guard.going_on())
             return reply
@@ -147,6 +148,32 @@ class Site:
                 raise Refused("the request brings another plan than the run began with")
             memory.keep_plan(chosen)
             forget_runs(self.where, guard.going_on() | {str(header["run"])})
+
+    def _greeted(self, header: Header) -> Site:
+        """The site with the rows that it has for the run that greets it."""
+        if "run" not in header:
+            return self
+        memory = memory_of(self.where, str(header["run"]))
+        if snapshot.digest_of(memory.where) is not None:
+            return self._pinned(memory)
+        guard = self.guard()
+        with guard.alone():
+            site = self._pinned(memory)
+            forget_runs(self.where, guard.going_on() | {str(header["run"])})
+        return site
+
+    def _pinned(self, memory: Memory) -> Site:
+        """The site with the rows that the run began with. One line in log.txt says where the file has others by now."""
+        found = snapshot.digest_of(memory.where)
+        if found is None:
+            now = snapshot.Snapshot(self.train, self.held_out, self.validation, self.digest)
+            snapshot.keep(memory.where, now)
+        if found is None or found == self.digest:
+            return self
+        if snapshot.first_told(memory.where, self.digest):
+            n = len(self.train) + sum(len(part) for part in (self.held_out, self.validation) if part is not None)
+            note(self.where, f"the rows have changed ({n} now): this run goes on with those that it began with")
+        return replace(self, **snapshot.load(memory.where)._asdict())
 
     def _agree(self, header: Header) -> None:
         """Both sides must have the same software and the same federation.toml."""
@@ -304,6 +331,14 @@ def log(where: Path, error: Exception) -> None:
         with (where / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
             lines = [one_line(line, 2000) for line in "".join(traceback.format_exception(error)).split("\n")]
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} " + "\n  ".join(lines) + "\n")
+
+
+def note(where: Path, line: str) -> None:
+    """One line of the site's log."""
+    with files.writing(where):
+        where.mkdir(parents=True, exist_ok=True)
+        with (where / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
 
 def fingerprint(request: Parcel) -> str:

@@ -12,10 +12,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from fedgmi.data.missing import MARK
+from fedgmi.data.problems import Several
 from fedgmi.data.rows import Client
+from fedgmi.data.sources.frames import column_of
 from fedgmi.data.validate import TEACHES_NOTHING, teaches_nothing
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits, read
 from fedgmi.deploy.site.site_data import SiteRows, load_site
+from fedgmi.errors import DataError
 from fedgmi.methods import METHODS
 from fedgmi.methods.disclosing import TELLS, disclosing
 from fedgmi.methods.fedgmi.sketch import count_words
@@ -212,12 +216,44 @@ def _rows(check: Check) -> Iterator[str]:
         yield f"{plural(len(agreed.features), 'feature')}, as agreed: {listed(agreed.features, MOST_NAMES)}"
     for name, (least, greatest) in agreed.ranges.items():
         yield f"{name} within [{least:g}, {greatest:g}], as agreed"
+    for column, gaps in _missing(check).items():
+        share = f"{gaps:,} of {n:,} rows ({gaps / n:.0%})"
+        yield f"{column} is missing in {share}: filled by the federation's rule, {agreed.missing}"
     if rows.label is not None:
         lacking = sum(not any(counts) for _, *counts in check.class_counts)
         without = f"; {lacking} of {len(check.class_counts)} classes have no row here" if lacking else ""
         yield f"labels by {rows.label}{without}"
     if rows.ignored:
         yield f"ignored: {listed(rows.ignored, MOST_NAMES)}"
+
+
+def _missing(check: Check) -> dict[str, int]:
+    """By column, in how many rows its value is missing; columns without such rows are left out."""
+    agreed, rows = check.federation.rows, check.rows
+    if agreed.missing == "refuse":
+        return {}
+    x = torch.cat([part.x for part in (rows.train, rows.validation, rows.held_out) if part is not None])
+    found: dict[str, int] = {}
+    for place, feature in enumerate(agreed.features):
+        marker = feature.endswith(f"={MARK}")
+        gaps = int((x[:, place] == 1 if marker else x[:, place].isnan()).sum())
+        column = column_of(feature, rows.columns) or feature
+        found[column] = max(gaps, found.get(column, 0))
+    return {column: gaps for column, gaps in found.items() if gaps}
+
+
+def print_problems(error: DataError, console: Console) -> None:
+    """All that is wrong with a site's rows, a line each, and how many there are.
+
+    Args:
+        error: What `check` raised.
+        console: Where to print.
+    """
+    found = error.found if isinstance(error, Several) else (error,)
+    for problem in found:
+        console.print(Text.assemble(("error: ", "bold red"), (str(problem), "red")), soft_wrap=True)
+    if len(found) > 1:
+        console.print(Text(f"{len(found)} problems; nothing was sent anywhere."), soft_wrap=True)
 
 
 def _class_table(check: Check) -> Table:

@@ -6,8 +6,8 @@ import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.encode import features, label_type, labels
-from fedgmi.data.problems import Several
+from fedgmi.data.problems import Problems, Several
 from fedgmi.data.rows import Client, Schema
-from fedgmi.data.sources.columns import find_roles
+from fedgmi.data.sources.arrays import is_missing
+from fedgmi.data.sources.columns import find_roles, require
 from fedgmi.data.sources.frames import column_of
 from fedgmi.data.sources.sources import Split, client_with, read_images
 from fedgmi.data.sources.tables import all_values, batches, column_values, named_values, open_splits
@@ -33,6 +34,8 @@ DECIDED = {
     "task": "rows.task says what labels are",
     "missing": "rows.missing says what becomes of missing values",
 }
+
+NO_LABEL = "leave rows without a label out"
 
 
 @dataclass(frozen=True)
@@ -74,17 +77,15 @@ def load_site(settings: SiteSettings, federation: FederationSettings, where: Pat
         The rows.
 
     Raises:
-        DataError: Where rows are not what the federation agreed on. It may quote them: it is for the site alone.
+        DataError: Where rows are not what the federation agreed on: all that is wrong with columns, labels, ranges and
+            missing values at once. It may quote rows: it is for the site alone.
         ConfigError: For settings that are not a site's to decide.
     """
     data, schema = _own_data(settings, where), federation.rows.as_schema()
     with tempfile.TemporaryDirectory(prefix="fedgmi-") as cache:
         splits = open_splits(data, cache, texts=_texts(data, schema))
         table = splits[data.train_split]
-        read = _pictures if schema.kind == "image" else _numbers
-        x, columns = read(table, data, schema)
-        y, label = _labels(table, data, schema, columns)
-    _check_ranges(x, federation.rows, data.path)
+        x, columns, y, label = _read(table, data, federation.rows, schema)
     other_splits = [f"split {name!r}" for name in splits if name != data.train_split]
     ignored = (*other_splits, *(name for name in table.features if name not in (*columns, label, data.event_column)))
     key = (federation.seed, "site", settings.name, "held out")
@@ -139,6 +140,61 @@ def parted(
     return (~choosing).nonzero()[0], out.nonzero()[0], (choosing & ~out).nonzero()[0]
 
 
+def read_unlabelled(
+    path: Path, schema: Schema, keep: Sequence[str] = ()
+) -> tuple[Tensor, dict[str, list[Any]], tuple[str, ...]]:
+    """Rows that a model is asked about, labels not looked at.
+
+    Args:
+        path: A file, or a folder of pictures.
+        schema: What rows look like.
+        keep: Other columns that are wanted as they are.
+
+    Returns:
+        x [n, *shape]; the columns of `keep` by name, and of pictures `file`; and the columns that nobody wants.
+
+    Raises:
+        DataError: Where rows are not what the schema says, all problems at once.
+    """
+    data = DataSettings(path=str(path.expanduser().resolve()), test_split=None)
+    problems = Problems()
+    with tempfile.TemporaryDirectory(prefix="fedgmi-") as cache:
+        table = open_splits(data, cache, texts=[*_texts(data, schema), *keep])[data.train_split]
+        kept: dict[str, list[Any]] = {}
+        for name in keep:
+            with problems.noted():
+                require(name, list(table.features), where="--keep")
+                kept[name] = named_values(table, name).tolist()
+        if schema.kind == "image":
+            x, columns = _pictures(table, data, schema)
+            kept |= {"file": [Path(cell["path"] or "").name for batch in batches(table, columns[0]) for cell in batch]}
+        else:
+            columns, known = _columns(table, data, schema, problems)
+            x = _numbers(table, data, known, columns, problems)
+    problems.tell()
+    return x, kept, tuple(name for name in table.features if name not in (*columns, *keep))
+
+
+def _read(
+    table: Any, data: DataSettings, rows: RowSettings, schema: Schema
+) -> tuple[Tensor, tuple[str, ...], Tensor | None, str | None]:
+    """x [n, *shape], the columns that it was made of, y [n] and its column. All that is wrong is told at once."""
+    problems, columns = Problems(), tuple[str, ...]()
+    x, y, label = torch.empty(0), None, None
+    with problems.noted():
+        if schema.kind == "image":
+            x, columns = _pictures(table, data, schema)
+        else:
+            columns, known = _columns(table, data, schema, problems)
+            x = _numbers(table, data, known, columns, problems)
+            _check_ranges(x, known.features, rows, data.path, problems)
+    with problems.noted():
+        if columns or schema.kind == "tabular":
+            y, label = _labels(table, data, schema, columns)
+    problems.tell()
+    return x, columns, y, label
+
+
 def _texts(data: DataSettings, schema: Schema) -> list[str | None]:
     """The columns of a CSV file that are texts, whatever they look like here: the federation says so."""
     columns = [feature.partition("=")[0] for feature in schema.features if "=" in feature]
@@ -182,25 +238,41 @@ def _pictures(table: Any, data: DataSettings, schema: Schema) -> tuple[Tensor, t
     return x, (column,)
 
 
-def _numbers(table: Any, data: DataSettings, schema: Schema) -> tuple[Tensor, tuple[str, ...]]:
-    """x [n, features] in the federation's order, and the columns that they were made of."""
-    import pyarrow
-
+def _columns(table: Any, data: DataSettings, schema: Schema, problems: Problems) -> tuple[tuple[str, ...], Schema]:
+    """The columns that features are made of, and the schema of those that are there. Columns that are not are noted."""
     there = list(table.features)
     found = {feature: column_of(feature, there) for feature in schema.features}
-    missing = [feature for feature, column in found.items() if column is None]
-    if missing:
-        name = missing[0].partition("=")[0]
-        guess = nearest(name, [column for column in there if column not in found.values()])
-        raise DataError(
-            f"no column {name!r}, which the federation has; there are {', '.join(there)}",
-            where=data.path,
-            fix=f"rename {guess!r} to {name!r}" if guess else "add it; all sites have the federation's rows.features",
-        )
+    lacking = dict.fromkeys(name.partition("=")[0] for name, column in found.items() if column is None)
+    free = [column for column in there if column not in found.values()]
+    for name in lacking:
+        with problems.noted():
+            guess = nearest(name, free)
+            raise DataError(
+                f"no column {name!r}, which the federation has; there are {', '.join(there)}",
+                where=data.path,
+                fix=f"rename {guess!r} to {name!r}"
+                if guess
+                else "add it; all sites have the federation's rows.features",
+            )
+    known = tuple(feature for feature, column in found.items() if column is not None)
     columns = tuple(dict.fromkeys(column for column in found.values() if column is not None))
+    return columns, replace(schema, features=known, shape=(len(known),))
+
+
+def _numbers(table: Any, data: DataSettings, schema: Schema, columns: Sequence[str], problems: Problems) -> Tensor:
+    """x [n, features] in the federation's order. What is wrong is noted; what can be read is given all the same."""
+    import pyarrow
+
     frame = pyarrow.table({column: named_values(table, column) for column in columns})
-    with _inside(data.path):
-        return features(frame, schema), columns
+    if not columns:
+        return torch.empty(len(table), 0)
+    with problems.noted(), _inside(data.path):
+        return features(frame, schema)
+    single = [torch.full((len(table), 1), torch.nan)] * schema.n_features  # for the ranges of the other columns
+    for place, feature in enumerate(schema.features):
+        with suppress(DataError):
+            single[place] = features(frame, replace(schema, features=(feature,), shape=(1,), missing="mean"))
+    return torch.cat(single, 1)
 
 
 def _labels(table: Any, data: DataSettings, schema: Schema, columns: Sequence[str]) -> tuple[Tensor | None, str | None]:
@@ -224,25 +296,45 @@ def _labels(table: Any, data: DataSettings, schema: Schema, columns: Sequence[st
         fix = f"name the column with data.label_column in site.toml{by_folder}"
         raise DataError(what, where=data.path, fix=fix)
     where = f"{data.path}, column {label!r}"
-    values = all_values(table, label, where=data.path, fix="leave rows without a label out")
     if roles.event is not None:
+        values = all_values(table, label, where=data.path, fix=NO_LABEL)
         return torch.from_numpy(with_events(values, column_values(table, roles.event), where)), label
-    return labels(values, schema, len(table), where=where), label
+    return _own_labels(table, data.path, label, schema), label
 
 
-def _check_ranges(x: Tensor, rows: RowSettings, path: str) -> None:
+def _own_labels(table: Any, path: str, label: str, schema: Schema) -> Tensor:
+    """y [n]. Labels that are missing and labels that the federation does not have are told together."""
+    where, problems = f"{path}, column {label!r}", Problems()
+    with problems.noted():
+        return labels(all_values(table, label, where=path, fix=NO_LABEL), schema, len(table), where=where)
+    values = named_values(table, label).tolist()
+    there = [value for value in values if not is_missing(value)]
+    if there and len(there) < len(values) and schema.n_classes:  # a stand-in for those that lack, so that rows count on
+        known = next((value for value in there if str(value) in schema.classes), None)
+        with problems.noted():
+            stand_in = there[0] if known is None else known
+            filled = np.array([stand_in if is_missing(value) else value for value in values])
+            labels(filled, schema, len(table), where=where)
+    problems.tell()
+    raise AssertionError("a problem was noted")
+
+
+def _check_ranges(x: Tensor, names: Sequence[str], rows: RowSettings, path: str, problems: Problems) -> None:
     for name, limits in rows.ranges.items():
-        values = x[:, rows.features.index(name)]
+        if name not in names:
+            continue
+        values = x[:, list(names).index(name)]
         least, greatest = x.new_tensor(limits)  # at the precision of the rows
         outside = ((values < least) | (values > greatest)).nonzero().flatten()
-        if len(outside):
-            row = int(outside[0])
-            raise DataError(
-                f"{len(outside)} values are outside the federation's range [{limits[0]:g}, {limits[1]:g}], "
-                f"the first {values[row]:g} at row {row}",
-                where=f"{path}, column {name!r}",
-                fix="correct or drop these rows; is the column in the federation's unit?",
-            )
+        with problems.noted():
+            if len(outside):
+                row = int(outside[0])
+                raise DataError(
+                    f"{len(outside)} values are outside the federation's range [{limits[0]:g}, {limits[1]:g}], "
+                    f"the first {values[row]:g} at row {row}",
+                    where=f"{path}, column {name!r}",
+                    fix="correct or drop these rows; is the column in the federation's unit?",
+                )
 
 
 @contextmanager

@@ -1,0 +1,244 @@
+"""`fedgmi site describe`: what a site's rows look like, as the section `[rows]` that a coordinator can merge.
+
+The file goes to the coordinator, so that it tells no single row. A text that fewer than `least` rows have stays at the
+site, and so does the range of a column, unless it is asked for: the least and the greatest value are two patients'.
+A range that is asked for is wider by a tenth at both ends, and its ends are round numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedgmi.data.missing import MARK, marker_of
+from fedgmi.data.sources.arrays import is_missing
+from fedgmi.data.sources.columns import USABLE, find_roles, kind_of
+from fedgmi.data.sources.row_numbers import ENOUGH, is_row_number
+from fedgmi.data.sources.sources import read_images
+from fedgmi.data.sources.tables import batches, named_values, open_splits
+from fedgmi.deploy.settings import RowSettings, SiteSettings, read
+from fedgmi.errors import DataError
+from fedgmi.settings import toml
+from fedgmi.settings.run import DataSettings, TaskName
+
+LEAST = 5
+"""A text of fewer rows is not told: as with the cells of the codebook, a client keeps silent about them."""
+MOST_VALUES = 20
+"""A column of more different texts is hardly a category: names, remarks, addresses."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """What was found.
+
+    Attributes:
+        rows: What the coordinator is proposed.
+        n_rows: How many rows there are.
+        notes: What was decided on the way, for the site's eyes: they name what stays at the site.
+    """
+
+    rows: RowSettings
+    n_rows: int
+    notes: tuple[str, ...]
+
+
+@dataclass
+class _Finder:
+    """One table, and what is noted of it."""
+
+    table: Any
+    data: DataSettings
+    least: int
+    with_ranges: bool
+    notes: list[str] = field(default_factory=list)
+
+
+def describe(
+    file: Path,
+    *,
+    label: str | None = None,
+    event: str | None = None,
+    task: TaskName = "classification",
+    least: int = LEAST,
+    ranges: bool = False,
+) -> Described:
+    """Look at a site's own rows; nothing is connected to.
+
+    Args:
+        file: A file or folder of rows, or a site.toml that says where they are.
+        label: The column of labels. None: the one that site.toml names, or that is called like labels.
+        event: For survival, the column of events.
+        task: What labels are. It is never guessed.
+        least: A text or a class of fewer rows is not told.
+        ranges: Whether to tell in which range numbers are.
+
+    Returns:
+        What was found.
+
+    Raises:
+        DataError: For rows that cannot be read, and a column that is not there.
+        ConfigError: For a site.toml that cannot be.
+    """
+    data = _data(file)
+    named = {"label_column": label, "event_column": event, "task": task}
+    data = data.model_copy(update={key: value for key, value in named.items() if value is not None})
+    with tempfile.TemporaryDirectory(prefix="fedgmi-") as cache:
+        table = open_splits(data, cache)[data.train_split]
+        finder = _Finder(table, data, least, ranges)
+        found = _pictures(finder) if _has_pictures(table) else _columns(finder)
+    return Described(RowSettings.model_validate(found | {"task": task}), len(table), tuple(finder.notes))
+
+
+def _data(file: Path) -> DataSettings:
+    """Where the rows are."""
+    if file.suffix != ".toml":
+        return DataSettings(path=str(file.expanduser().resolve()))
+    data = read(SiteSettings, file).data
+    return data.model_copy(update={"path": str((file.parent / Path(data.path).expanduser()).resolve())})
+
+
+def _has_pictures(table: Any) -> bool:
+    return any(kind_of(feature) == "image" for feature in table.features.values())
+
+
+def _pictures(of: _Finder) -> dict[str, Any]:
+    roles = find_roles(of.table.features, of.data, None)
+    assert roles.image is not None
+    [x] = read_images(of.data, {of.data.train_split: of.table}, roles.image)
+    found: dict[str, Any] = {"kind": "image", "shape": list(x.shape[1:])}
+    if roles.label is not None:
+        return found | _classes(of, named_values(of.table, roles.label).tolist(), roles.label)
+    # `datasets` takes folders for classes only where there are two or more
+    folders = [Path(cell["path"] or "").parent for batch in batches(of.table, roles.image) for cell in batch]
+    own = {folder.name for folder in folders if folder != Path(of.data.path) and folder.name}
+    return found | ({"classes": sorted(own)} if own and Path(of.data.path).name not in own else {})
+
+
+def _columns(of: _Finder) -> dict[str, Any]:
+    usable = {
+        name: feature
+        for name, feature in of.table.features.items()
+        if kind_of(feature) in USABLE and not is_row_number(name)
+    }
+    of.notes += [f"{name}: neither numbers nor texts, left out" for name in of.table.features if name not in usable]
+    roles = find_roles(usable, of.data, None)
+    features: list[str] = []
+    marks: list[str] = []
+    ranges: dict[str, list[float]] = {}
+    for name in roles.features:
+        values = named_values(of.table, name).tolist()
+        known = [value for value in values if not is_missing(value)]
+        gaps = len(values) - len(known)
+        if not known:
+            of.notes.append(f"{name}: it holds no value at all, left out")
+            continue
+        if kind_of(usable[name]) == "number":
+            own = [name] if _is_measured(of, name, known) else []
+            marks += [marker_of(name)] if own and gaps else []
+            ranges |= _range(name, known) if own and of.with_ranges else {}
+        else:
+            own = _texts(of, name, known, gaps)
+        features += own
+        if own and gaps:
+            of.notes.append(f"{name}: missing in {gaps} of {len(values)} rows")
+    marked = any(name.endswith(f"={MARK}") for name in (*features, *marks))
+    found = {"kind": "tabular", "features": [*features, *marks], "ranges": ranges}
+    found |= {"missing": "indicator"} if marked else {}
+    if roles.label is None or of.data.task != "classification":
+        return found
+    return found | _classes(of, named_values(of.table, roles.label).tolist(), roles.label)
+
+
+def _is_measured(of: _Finder, name: str, known: Sequence[Any]) -> bool:
+    """Whether numbers are measurements. Whole ones that differ in all rows may be a patient's number."""
+    values = np.array(known, dtype=float)
+    whole = len(values) >= ENOUGH and bool((values == np.round(values)).all())
+    if whole and len(np.unique(values)) == len(values):
+        of.notes.append(f"{name}: whole numbers that differ in all rows, such as patients' numbers: left out")
+        return False
+    return True
+
+
+def _texts(of: _Finder, name: str, known: Sequence[Any], gaps: int) -> list[str]:
+    """A text column's features; none where it is hardly a category."""
+    counts = Counter(map(str, known))
+    if len(counts) > MOST_VALUES:
+        of.notes.append(f"{name}: {len(counts)} different texts, more than {MOST_VALUES}: left out")
+        return []
+    told = _enough(of, name, counts)
+    hidden = gaps > 0 or len(told) < len(counts)
+    return [f"{name}={text}" for text in (*told, *([MARK] if told and hidden else []))]
+
+
+def _classes(of: _Finder, values: Sequence[Any], label: str) -> dict[str, Any]:
+    """The classes, in the order of their names; whole numbers stay such."""
+    known = [value for value in values if not is_missing(value)]
+    if len(known) < len(values):
+        of.notes.append(f"{label}: {len(values) - len(known)} rows have no label, and cannot be trained on")
+    if all(isinstance(value, bool) for value in known):
+        return {"classes": [False, True]}
+    if all(isinstance(value, int | float) for value in known):
+        whole = all(float(value).is_integer() for value in known)
+        if not whole or len(set(known)) > MOST_VALUES:
+            fix = "give --task regression where it is a number to predict, or --label with the column of classes"
+            what = f"it holds {len(set(known))} different numbers, which are hardly classes"
+            raise DataError(what, where=f"{of.data.path}, column {label!r}", fix=fix)
+        return {"classes": sorted(_enough(of, label, Counter(map(int, known))))}
+    return {"classes": _enough(of, label, Counter(map(str, known)))}
+
+
+def _enough(of: _Finder, name: str, counts: Counter[Any]) -> list[Any]:
+    """The values that may be told, sorted."""
+    told = sorted(value for value, n in counts.items() if n >= of.least)
+    for value in sorted(counts.keys() - set(told)):
+        rows = f"{counts[value]} row{'s' * (counts[value] != 1)}"
+        of.notes.append(f"{name}: {value!r} is not told, for {rows} of fewer than {of.least} have it")
+    return told
+
+
+def _range(name: str, known: Sequence[Any]) -> dict[str, list[float]]:
+    """[least, greatest], wider by a tenth of the spread at both ends, and then to round numbers.
+
+    A range does not go below 0 where no value does. A column of one value has none, for that is every row's.
+    """
+    least, greatest = float(min(known)), float(max(known))
+    spread = greatest - least
+    if not spread > 0 or not math.isfinite(spread):
+        return {}
+    unit = 10.0 ** math.floor(math.log10(spread))
+    low, high = math.floor((least - spread / 10) / unit) * unit, math.ceil((greatest + spread / 10) / unit) * unit
+    return {name: [float(f"{0.0 if least >= 0 > low else low:.12g}"), float(f"{high:.12g}")]}
+
+
+def to_toml(rows: RowSettings, *, about: str) -> str:
+    """The section `[rows]`, as federation.toml has it.
+
+    Args:
+        rows: What to write. What is as by default is left out.
+        about: A line above it.
+
+    Returns:
+        The text.
+    """
+    table = rows.model_dump(exclude_defaults=True) | {"kind": rows.kind}
+    listed = {key: list(value) if isinstance(value, tuple) else value for key, value in table.items()}
+    ordered = {key: listed[key] for key in RowSettings.model_fields if key in listed}
+    return f"# {about}\n{toml.dumps({'rows': ordered})}"
+
+
+def lines(found: Described) -> Iterator[str]:
+    """What the site is told: first what stays with it, then what its file tells."""
+    yield f"{found.n_rows:,} rows"
+    yield from found.notes
+    rows = found.rows
+    tells = "names of columns, texts and classes"
+    if rows.ranges:
+        tells += ", and about how far the least and the greatest values of columns go"
+    yield f"the file tells {tells}; no row, and no count of rows"

@@ -1,0 +1,178 @@
+"""`fedgmi site describe` and `fedgmi deploy merge`: from sites' own files to the federation's `[rows]`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas
+import pytest
+from clinic import MEAN, ROWS, federation, post_of, settings_of, write_rows, write_site
+from PIL import Image
+
+from fedgmi import FedGMI, cli
+from fedgmi.deploy.coordinator.coordinator import Coordinator
+from fedgmi.deploy.settings import RowSettings, read_rows
+from fedgmi.deploy.setup.merge_rows import merge
+from fedgmi.deploy.site.describe import describe
+from fedgmi.errors import ConfigError, DataError
+from fedgmi.storage import files
+
+
+def fedgmi(*words: object) -> int:
+    with pytest.raises(SystemExit) as raised:
+        cli.main([str(word) for word in words])
+    return int(raised.value.code or 0)
+
+
+def test_from_files_to_a_run_over_sites_with_gaps(tmp_path, capsys):
+    """Describe at each site, merge, check, run: missing values are filled by the federation's rule."""
+    proposals = []
+    for i in range(3):
+        rows = write_rows(tmp_path / f"site-{i}", i)
+        proposals.append(tmp_path / f"rows-{i}.toml")
+        assert fedgmi("site", "describe", rows, "--label", "outcome", "--out", proposals[-1]) == 0
+    assert fedgmi("deploy", "merge", *proposals, "--out", tmp_path / "rows.toml") == 0
+    assert "pulse: left out" in capsys.readouterr().out
+    agreed = federation((tmp_path / "rows.toml").read_text())
+    sites = [write_site(tmp_path / f"site-{i}", i, agreed) for i in range(3)]
+    for site in sites:
+        assert fedgmi("site", "check", site) == 0
+    assert "age is missing in 12 of 60 rows (20%)" in " ".join(capsys.readouterr().out.split())
+    summary = Coordinator(settings_of(sites[0]), post_of(*sites), tmp_path / "out", echo=lambda line: None).run()
+    assert len(summary["proportions"]) == 3
+    assert summary["client_accuracy"] > summary["majority_accuracy"]
+    told = files.read_json(tmp_path / "site-1" / "site" / "results" / "metrics.json", "metrics", {"metrics"}, "")
+    assert {"accuracy", "macro_f1"} <= told["metrics"].keys()
+    assert 0.3 < told["majority_accuracy"] < 1
+
+
+@pytest.mark.parametrize("rule", ["mean", "indicator"])
+def test_a_site_without_any_value_of_a_column_takes_part(tmp_path, rule):
+    """The mean is that of the other sites."""
+    agreed = federation(ROWS if rule == "indicator" else MEAN, rounds=1)
+    sites = [write_site(tmp_path / f"site-{i}", i, agreed) for i in range(3)]
+    rows = sites[2].parent / "rows.csv"
+    cells = [line.split(",") for line in rows.read_text().splitlines()]
+    rows.write_text("\n".join(",".join([*line[:1], line[1] * (not i), *line[2:]]) for i, line in enumerate(cells)))
+    assert fedgmi("site", "check", sites[2]) == 0
+    summary = Coordinator(settings_of(sites[0]), post_of(*sites), tmp_path / "out", echo=lambda line: None).run()
+    assert summary["rounds_absent"] == [0, 0, 0]
+    assert FedGMI.load(sites[2].parent / "site" / "results" / "model").predict(
+        pandas.read_csv(rows).drop(columns=["patient", "outcome"]), client="clinic-2"
+    ).shape == (60,)
+
+
+def test_what_is_proposed_tells_no_single_row(tmp_path):
+    path = tmp_path / "rows.csv"
+    lines = [f"P{i},{18 + i},{'rare' if i < 4 else 'usual'},{'lost' if i < 3 else 'well'},7" for i in range(60)]
+    path.write_text("patient,age,illness,label,same\n" + "\n".join(lines) + "\n")
+    found = describe(path)
+    assert found.rows.features == ("illness=usual", "illness=(missing)", "same")
+    assert found.rows.classes == ("well",)
+    assert found.rows.missing == "indicator"
+    assert not found.rows.ranges
+    told = "\n".join(found.notes)
+    for part in (
+        "patient: 60 different texts",
+        "age: whole numbers that differ",
+        "'rare' is not told",
+        "'lost' is not",
+    ):
+        assert part in told
+    assert describe(path, least=1).rows.classes == ("lost", "well")
+
+
+def test_ranges_are_wider_and_round(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("age,offset,same\n" + "".join(f"{18 + i % 70},{i % 9 / 10 - 0.37:.2f},5\n" for i in range(200)))
+    found = describe(path, ranges=True).rows.ranges
+    assert found == {"age": [10.0, 100.0], "offset": [-0.5, 0.6]}
+    assert all(limit not in (18, 87, -0.37, 0.43) for limits in found.values() for limit in limits)
+
+
+def test_tasks_are_asked_for_and_never_guessed(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("age,days,died\n" + "".join(f"{30 + i % 9},{i * 1.5},{i % 2}\n" for i in range(40)))
+    with pytest.raises(DataError, match=r"40 different numbers, which are hardly classes.*--task regression"):
+        describe(path, label="days")
+    found = describe(path, label="days", task="regression").rows
+    assert (found.task, found.classes, found.features) == ("regression", (), ("age", "died"))
+    found = describe(path, label="days", event="died", task="survival").rows
+    assert (found.task, found.features) == ("survival", ("age",))
+    assert describe(path, label="died").rows.classes == (0, 1)
+
+
+@pytest.mark.parametrize("names", [("one", "two"), ("one",)])
+def test_pictures_by_folder(tmp_path, names):
+    for name in names:
+        (tmp_path / "rows" / name).mkdir(parents=True)
+        for i in range(5):
+            Image.new("L", (8, 6), 20 * i).save(tmp_path / "rows" / name / f"{i}.png")
+    found = describe(tmp_path / "rows").rows
+    assert (found.kind, found.shape, found.classes) == ("image", (1, 6, 8), names)
+
+
+def table(*features: str, **more: object) -> RowSettings:
+    return RowSettings.model_validate({"kind": "tabular", "features": features} | more)
+
+
+def test_sites_are_merged_to_what_all_have():
+    north = table("age", "sex=f", "ward=A", classes=["ill"], ranges={"age": [0, 90], "ward=A": [0, 1]})
+    south = table("sex=m", "sex=(missing)", "age", "age=(missing)", missing="indicator", classes=["well"],
+                  ranges={"age": [-5, 80]})  # fmt: skip
+    found = merge({"north": north, "south": south})
+    assert found.rows is not None
+    assert found.rows.features == ("age", "sex=f", "sex=m", "sex=(missing)", "age=(missing)")
+    assert found.rows.classes == ("ill", "well")
+    assert found.rows.ranges == {"age": [-5, 90]}
+    assert found.rows.missing == "indicator"
+    for note in ("ward: left out, for south does not have it", "class 'ill': not at south", "sex=f: not at south"):
+        assert note in found.notes
+
+
+def test_a_range_that_one_site_does_not_tell_is_left_out():
+    found = merge({"north": table("age", ranges={"age": [0, 90]}), "south": table("age")})
+    assert found.rows is not None
+    assert not found.rows.ranges
+    assert found.notes == ("age: without a range, for south tells none",)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "conflict"),
+    [
+        (table("age"), table("age=old"), "age: numbers at north, and texts at south"),
+        (table("age", classes=["0"]), table("age", classes=[0]), "classes: texts at north; whole numbers at south"),
+        (table("age", classes=[1]), table("age"), "classes: south has no labels"),
+        (table("age"), table("age", task="regression"), "task: classification at north; regression at south"),
+        (RowSettings(kind="image", shape=(1, 8, 8)), RowSettings(kind="image", shape=(1, 9, 8)), "shape: 1×8×8 at"),
+        (table("age"), RowSettings(kind="image", shape=(1, 9, 8)), "kind: tabular at north; image at south"),
+    ],
+)
+def test_conflicts_are_told(one, other, conflict):
+    found = merge({"north": one, "south": other})
+    assert found.rows is None
+    assert any(line.startswith(conflict) for line in found.conflicts), found.conflicts
+
+
+def test_conflicts_end_with_code_one_and_files_stay(tmp_path, capsys):
+    paths = []
+    for name, text in {"north": 'features = ["age"]', "south": 'features = ["age=old"]'}.items():
+        paths.append(tmp_path / f"{name}.toml")
+        paths[-1].write_text(f'[rows]\nkind = "tabular"\n{text}\n')
+    assert fedgmi("deploy", "merge", *paths) == 1
+    assert "conflict: age: numbers" in capsys.readouterr().err
+    assert fedgmi("deploy", "merge", paths[0], "--out", paths[0]) == 2
+    assert "stays untouched" in capsys.readouterr().err
+    assert fedgmi("deploy", "merge", paths[0]) == 0
+    assert capsys.readouterr().out.startswith("# What 1 sites")
+
+
+def test_files_without_rows_are_refused(tmp_path):
+    (tmp_path / "a.toml").write_text("x = 1\n")
+    with pytest.raises(ConfigError, match=r"no section \[rows\]"):
+        read_rows(tmp_path / "a.toml")
+    (tmp_path / "a.toml").write_text('[rows]\nkind = "tabular"\nfeature = ["age"]\n')
+    with pytest.raises(ConfigError, match="unknown key feature"):
+        read_rows(Path(tmp_path / "a.toml"))
+    with pytest.raises(ConfigError, match="nothing to merge"):
+        merge({})
