@@ -7,23 +7,18 @@ The ServerApp is the coordinator; a ClientApp answers for the site whose `site.t
 from __future__ import annotations
 
 import importlib
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
-from fedgmi.deploy.site.site import Site, disclosable, log
-from fedgmi.deploy.site.site_data import load_site
+from fedgmi.deploy.settings import FederationSettings, read
+from fedgmi.deploy.site.opening import FEDERATION, Answer, guarded, open_site
+from fedgmi.deploy.site.site import Site
 from fedgmi.errors import UserError
-from fedgmi.protocol.wire import Parcel
 
 if TYPE_CHECKING:
     from fedgmi.deploy.flower import GridPost, Settings
 
-FEDERATION = "federation.toml"
-Answer = Callable[[Site, Parcel], Parcel]
+__all__ = ["client_app", "flower", "open_site", "server_app"]
 
 
 def server_app(where: Path) -> Any:
@@ -50,19 +45,7 @@ def client_app(answer: Answer = Site.answer) -> Any:
     Args:
         answer: The site's answer. Another one serves to try out faults.
     """
-
-    def guarded(request: Parcel, settings: Settings) -> Parcel:
-        where = Path(str(settings.get("site") or "")).expanduser().parent
-        try:
-            site = open_site(settings.get("site"))
-            where = site.where
-            with deadline(0.9 * site.federation.deadline_s):
-                return answer(site, request)
-        except Exception as error:
-            log(where, error)
-            return Parcel({"error": disclosable(error)})
-
-    return flower().make_client_app(guarded)
+    return flower().make_client_app(guarded(answer))
 
 
 def flower() -> Any:
@@ -77,51 +60,3 @@ def flower() -> Any:
         raise UserError(
             f"Flower cannot be imported ({error})", where="fedgmi.flower_app", fix="pip install 'fedgmi[flower]'"
         ) from error
-
-
-def open_site(named: Any) -> Site:
-    """Open a site. The federation.toml that it agreed to lies beside its site.toml.
-
-    Args:
-        named: The path of site.toml, as the node's configuration has it.
-
-    Raises:
-        UserError: Where no path is given.
-        ConfigError: For settings that cannot be.
-        DataError: For rows that are not what the federation agreed on.
-    """
-    if not isinstance(named, str) or not named:
-        raise UserError(
-            "this SuperNode was started without a site",
-            where="--node-config",
-            fix="start it with --node-config 'site=\"/path/to/site.toml\"'",
-        )
-    path = Path(named).expanduser()
-    settings, federation = read(SiteSettings, path), read(FederationSettings, path.parent / FEDERATION)
-    rows = load_site(settings, federation, path.parent)
-    return Site(
-        settings, federation, path.parent / settings.folder, rows.train, rows.held_out, rows.digest, rows.validation
-    )
-
-
-@contextmanager
-def deadline(seconds: float) -> Iterator[None]:
-    """Stop what runs longer. A client that hangs would keep its SuperNode silent for ever.
-
-    Args:
-        seconds: How long it may run.
-
-    Raises:
-        UserError: When they are over.
-    """
-
-    def over(number: int, frame: object) -> None:
-        raise UserError(f"no answer within {seconds:g} s", where="site", fix="raise deadline_s in federation.toml")
-
-    before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

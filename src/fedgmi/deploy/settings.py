@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from fedgmi.data.missing import MARK
 from fedgmi.data.rows import Schema
+from fedgmi.deploy.link import LinkSettings
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
 from fedgmi.protocol.codecs.coding import Coding, check_communication
@@ -271,6 +272,7 @@ class SiteSettings(Section):
         threads: Of the CPU; None: as torch has them.
         part_of_steps: The part of its local steps that the site makes in a round, where it would be too slow for all of
             them: ⌈u·steps⌉ of each model's. Its models count by their rows all the same.
+        superlink: Where `fedgmi site serve` finds the coordinator, and by which key it is known there.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -281,6 +283,7 @@ class SiteSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: PositiveInt | None = None
     part_of_steps: Fraction = 1.0
+    superlink: LinkSettings = LinkSettings()
 
 
 AnySettings = TypeVar("AnySettings", FederationSettings, SiteSettings)
