@@ -106,8 +106,8 @@ class Executor:
             raise Away(_kind(error)) from error
         if not (found.HasField("task") and found.token):
             return None
-        error = self._work(found.token)
-        return Answered(error, time.monotonic() - began, time.process_time() - cpu)
+        problem = self._work(found.token)
+        return Answered(problem, time.monotonic() - began, time.process_time() - cpu)
 
     def _work(self, token: str) -> str:
         """Pull, answer, push. A task whose message cannot be had is left to expire, which Flower tells as an error."""

@@ -141,8 +141,10 @@ def alone(file: Path) -> Iterator[None]:
         what = "another `fedgmi site serve` works in this folder"
         fix = "stop it first; another site needs a site.toml with a folder of its own"
         raise UserError(what, where=str(folder), fix=fix) from error
-    with lock:
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The SuperNode of a site: Flower's own program, which talks to the SuperLink, as a child of the process that serves."""
+"""A site's SuperNode: Flower's own program, which talks to the SuperLink, as a child of the process that serves."""
 
 from __future__ import annotations
 
@@ -151,6 +151,6 @@ def end_left_over(where: Path) -> bool:
 
 def _started(pid: int) -> float | None:
     try:
-        return psutil.Process(pid).create_time()
+        return float(psutil.Process(pid).create_time())
     except psutil.Error:  # it has ended at once
         return None
