@@ -7,7 +7,7 @@ the help that users see.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -67,6 +67,9 @@ def serve_site(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="No encryption and no authentication, for a trial on one machine.")
     ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Shorten waits of Flower's SuperNode that it has no switch for.")
+    ] = False,
     port: Annotated[
         int | None, typer.Option(help="Of the SuperNode, on this machine alone.", show_default="one that is free")
     ] = None,
@@ -81,19 +84,23 @@ def serve_site(
         fix = "pip install 'fedgmi[flower]'"
         raise UserError(f"the package {error.name} is missing", where="fedgmi site serve", fix=fix) from error
 
-    serve.serve(file, link_of(file, superlink, root_certificates, key, insecure), port=port, say=typer.echo)
+    link = link_of(file, superlink, root_certificates, key, insecure=insecure, quick=quick)
+    serve.serve(file, link, port=port, say=typer.echo)
 
 
 def link_of(
-    file: Path, superlink: str | None, root_certificates: Path | None, key: Path | None, insecure: bool
+    file: Path, superlink: str | None, root_certificates: Path | None, key: Path | None, *, insecure: bool, quick: bool
 ) -> LinkSettings:
     """What site.toml says of the SuperLink, with what the command line says in its place."""
     from fedgmi.deploy.settings import SiteSettings, read
 
     paths = {"root_certificates": root_certificates, "key": key}
-    given = {name: str(path.expanduser().absolute()) for name, path in paths.items() if path is not None}
+    given: dict[str, Any] = {
+        name: str(path.expanduser().absolute()) for name, path in paths.items() if path is not None
+    }
     given |= {} if superlink is None else {"address": superlink}
     own = read(SiteSettings, file).superlink.beside(file.absolute().parent)
+    given |= {"quick": own.quick or quick}
     if insecure:
         return own.model_copy(update={"root_certificates": None, "key": None} | given | {"insecure": True})
     return own.model_copy(update=given)

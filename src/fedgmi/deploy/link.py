@@ -24,12 +24,15 @@ class LinkSettings(Section):
         root_certificates: The certificate of the authority that signed its own, as the coordinator gave it.
         key: The site's own private key, by which the SuperLink knows it.
         insecure: Neither encryption nor authentication, for a trial on one machine.
+        quick: Two waits of Flower's SuperNode that no switch of its own changes are shortened
+            (`fedgmi.deploy.quick_supernode`): an exchange takes a second or two rather than four or five.
     """
 
     address: str | None = None
     root_certificates: str | None = None
     key: str | None = None
     insecure: bool = False
+    quick: bool = False
 
     def beside(self, folder: Path) -> LinkSettings:
         """The same with paths that are relative to nothing."""

@@ -91,7 +91,7 @@ class Deployment(Processes):
         name, address, key = f"site-{i + 1}", f"127.0.0.1:{self.port}", f"{CERTIFICATES}/site-{i + 1}"
         link = "--superlink", address, "--root-certificates", f"{CERTIFICATES}/ca.crt"
         if not self.sent_app:
-            self.start(name, "fedgmi", "site", "serve", str(self.sites[i]), *link, "--key", key)
+            self.start(name, "fedgmi", "site", "serve", str(self.sites[i]), *link, "--key", key, "--quick")
             return
         own = "--host", "127.0.0.1", "--port", str(free_port()), "--node-config", f'site="{self.sites[i]}"'
         self.start(name, "flower-supernode", *link, "--auth-supernode-private-key", key, *own)

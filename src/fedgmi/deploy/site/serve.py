@@ -23,7 +23,7 @@ from fedgmi.deploy.link import LinkSettings
 from fedgmi.deploy.settings import SiteSettings, read
 from fedgmi.deploy.site.opening import Kept, guarded
 from fedgmi.deploy.site.site import Site
-from fedgmi.deploy.site.supernode import PROGRAM, SuperNode, end_left_over
+from fedgmi.deploy.site.supernode import SuperNode, end_left_over
 from fedgmi.errors import UserError
 from fedgmi.runs.setup import open_process
 from fedgmi.storage import files
@@ -35,17 +35,13 @@ SETTLING_S = 30.0  # in which a SuperNode that starts need not answer yet
 Say = Callable[[str], None]
 
 
-def serve(
-    file: Path, given: LinkSettings | None = None, *, port: int | None = None, program: tuple[str, ...] = (PROGRAM,),
-    say: Say = print,
-) -> None:  # fmt: skip
+def serve(file: Path, given: LinkSettings | None = None, *, port: int | None = None, say: Say = print) -> None:
     """Serve until SIGTERM or Ctrl-C. No child is left.
 
     Args:
         file: site.toml.
         given: Where the SuperLink is, instead of what `[superlink]` in site.toml says; None: as that says.
         port: Of the SuperNode's runtime API, on this machine alone. None: one that is free.
-        program: What is started as SuperNode; Flower's own.
         say: Shows a line.
 
     Raises:
@@ -63,7 +59,7 @@ def serve(
             _stamped(say, name, "a SuperNode that a killed process had left is ended")
         _stamped(say, name, f"{len(site.train)} rows are loaded; flwr {version}; the SuperLink is {link.address}")
         port = port or free_port()
-        node = SuperNode(where, link, port, program=program)
+        node = SuperNode(where, link, port)
         app = make_client_app(guarded(Site.answer, kept.open))
         executor = Executor(f"127.0.0.1:{port}", node.secret, app)
         try:

@@ -15,27 +15,27 @@ from fedgmi.deploy.link import SWITCHES, LinkSettings
 from fedgmi.errors import CheckpointError, UserError
 from fedgmi.storage import files
 
-PROGRAM = "flower-supernode"
+PROGRAM = ("flower-supernode",)
+QUICK = (sys.executable, "-m", "fedgmi.deploy.quick_supernode")
 RECORD, SECRET = "supernode.json", "supernode.secret"
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 60.0  # between two starts; Flower turns a key away for a minute after a crash
+USAGE = 2  # its code where it does not know an argument
 PATIENCE_S = 8.0  # for it to say goodbye to the SuperLink
 
 
-def command(link: LinkSettings, port: int, secret: Path, *, program: tuple[str, ...] = (PROGRAM,)) -> list[str]:
+def command(link: LinkSettings, port: int, secret: Path) -> list[str]:
     """The words that start a SuperNode which waits for an executor.
 
     Args:
         link: Where the SuperLink is. It has been checked.
         port: Of the SuperNode's runtime API, on this machine alone.
         secret: The file of what executors have to know.
-        program: What is started; Flower's own.
 
     Returns:
         The words.
     """
-    words = [*program, "--superlink", str(link.address), "--isolation", "process"]
+    words = [*(QUICK if link.quick else PROGRAM), "--superlink", str(link.address), "--isolation", "process"]
     words += ["--host", "127.0.0.1", "--port", str(port), "--superexec-auth-secret-file", str(secret)]
-    words += ["--disable-runtime-dependency-installation"]
     if link.insecure:
         return [*words, "--insecure"]
     return [*words, "--root-certificates", str(link.root_certificates), "--auth-supernode-private-key", str(link.key)]
@@ -50,17 +50,16 @@ class SuperNode:
         secret: What it asks executors for. A new one at each start of the site.
     """
 
-    def __init__(self, where: Path, link: LinkSettings, port: int, *, program: tuple[str, ...] = (PROGRAM,)) -> None:
+    def __init__(self, where: Path, link: LinkSettings, port: int) -> None:
         """Start nothing yet.
 
         Args:
             where: As above.
             link: Where the SuperLink is. It has been checked.
             port: Of the runtime API.
-            program: What is started; Flower's own.
         """
         self.where, self.secret = where, secrets.token_hex(32).encode()
-        self._words = command(link, port, where / SECRET, program=program)
+        self._words = command(link, port, where / SECRET)
         self._child: subprocess.Popen[bytes] | None = None
         self._wait, self._next, self._began = FIRST_WAIT_S, 0.0, 0.0
 
@@ -71,7 +70,7 @@ class SuperNode:
             What there is to tell, one line; "" where there is nothing.
 
         Raises:
-            UserError: The program is not installed.
+            UserError: The program is not installed, or is of a version that takes other arguments.
         """
         now = time.monotonic()
         if self._child is not None:
@@ -79,6 +78,9 @@ class SuperNode:
             if code is None:
                 return ""
             self._child = None
+            if code == USAGE:
+                fix = "pip install 'fedgmi[flower]' -c constraints.txt; its own words are above"
+                raise UserError("it does not know how it was called", where=self._words[0], fix=fix)
             self._wait = FIRST_WAIT_S if now - self._began > LONGEST_WAIT_S else self._wait
             self._next, wait = now + self._wait, self._wait
             self._wait = min(2 * self._wait, LONGEST_WAIT_S)
