@@ -13,13 +13,17 @@ from types import SimpleNamespace
 from flwr.supernode import start_client_internal
 from flwr.supernode.cli.flower_supernode import flower_supernode
 
-SHORTER = {3: 0.3, 0.5: 0.05}  # seconds
+SHORTER = {3.0: 0.3, 0.5: 0.05}  # seconds
 
 
 def shorten() -> None:
     """Have the module that waits see another clock. Its other functions stay."""
     own = {name: getattr(time, name) for name in dir(time) if not name.startswith("_")}
-    own["sleep"] = lambda seconds: time.sleep(SHORTER.get(seconds, seconds))
+
+    def sleep(seconds: float) -> None:
+        time.sleep(SHORTER.get(seconds, seconds))
+
+    own["sleep"] = sleep
     vars(start_client_internal)["time"] = SimpleNamespace(**own)
 
 
