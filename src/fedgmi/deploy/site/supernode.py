@@ -142,8 +142,8 @@ def end_left_over(where: Path) -> bool:
         if found["started"] != process.create_time():  # another process has the number now
             return False
         process.terminate()
-        psutil.wait_procs([process], timeout=PATIENCE_S)
-        process.kill()
+        for left in psutil.wait_procs([process], timeout=PATIENCE_S)[1]:
+            left.kill()
     except (psutil.Error, UserError, CheckpointError, TypeError, ValueError):
         return False
     finally:
