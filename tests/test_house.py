@@ -214,11 +214,11 @@ def test_report_reads_records_only(file):
     [
         ("typer", ("cli", "deploy.commands")),
         ("click", ("cli",)),
-        ("flwr", ("deploy.flower",)),
+        ("flwr", ("deploy.flower", "deploy.flower_names", "deploy.flower_runtime", "deploy.quick")),
         ("plotly", ("report",)),
         ("pydantic", ("settings", "methods.fedgmi.settings", "runs.config", "runs.records", "deploy.settings")),
         ("narwhals", ("data",)),
-        ("psutil", ("deploy.local",)),
+        ("psutil", ("deploy.local", "deploy.site.supernode")),
         ("filelock", ("storage", "deploy.site")),
         ("tomli_w", ("settings.toml",)),
         ("pickle", ()),

@@ -24,6 +24,8 @@ __all__ = ["client_app", "flower", "open_site", "server_app"]
 def server_app(where: Path) -> Any:
     """The coordinator's app, a Flower ServerApp. Results go to the folder that the run's `out` names.
 
+    With `quick` in the run's configuration, Flower's waits are shorter (`fedgmi.deploy.quick`).
+
     Args:
         where: The folder of federation.toml.
     """
@@ -33,6 +35,10 @@ def server_app(where: Path) -> Any:
     )
 
     def run(post: GridPost, settings: Settings) -> None:
+        if settings.get("quick"):
+            from fedgmi.deploy.quick import shorten_grid
+
+            shorten_grid()
         federation = read(FederationSettings, where / FEDERATION)
         Coordinator(federation, post, Path(str(settings.get("out") or "results"))).run()
 

@@ -89,7 +89,7 @@ def test_flower_finds_apps_and_settings(app):
     flower = table["tool"]["flwr"]["app"]
     assert flower["publisher"]
     assert flower["components"] == {"serverapp": "server_app:app", "clientapp": "client_app:app"}
-    assert flower["config"] == {"out": "results"}
+    assert flower["config"] == {"out": "results", "quick": False}
     assert {pattern.removeprefix("/") for pattern in flower["fab-include"]} <= names(app)
     for module in ("server_app", "client_app"):
         source = (app / f"{module}.py").read_text(encoding="utf-8")

@@ -14,11 +14,13 @@ import psutil
 import pytest
 import torch
 from flwr.supercore.constant import TaskType
+from flwr.superlink.grid import http_grid
+from flwr.supernode import start_client_internal
 from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode
 from local_supernode import LocalSuperNode, fab_that, listening
 from tables import rows, write_site
 
-from fedgmi.deploy import quick_supernode
+from fedgmi.deploy import quick
 from fedgmi.deploy.commands import link_of
 from fedgmi.deploy.flower import make_client_app
 from fedgmi.deploy.flower_runtime import Answered, Away, Executor, check_version
@@ -200,20 +202,27 @@ def test_flower_knows_the_words_that_start_a_supernode(link, tmp_path, monkeypat
     assert (found.root_certificates, found.auth_supernode_private_key) == (link.root_certificates, link.key)
     assert found.insecure is link.insecure
     assert not found.runtime_dependency_install
-    quick = command(link.model_copy(update={"quick": True}), 9094, tmp_path / "secret")
-    assert quick[3:] == words[1:]
+    soon = command(link.model_copy(update={"quick": True}), 9094, tmp_path / "secret")
+    assert soon[3:] == words[1:]
 
 
-def test_shorter_waits_change_these_two_alone(monkeypatch):
+def test_shorter_waits_change_nothing_else(monkeypatch):
     naps: list[float] = []
-    monkeypatch.setattr(quick_supernode.time, "sleep", naps.append)
-    there = vars(quick_supernode.start_client_internal)
+    monkeypatch.setattr(quick.time, "sleep", naps.append)
+    there = vars(start_client_internal)
+    for module in (there, vars(http_grid)):
+        monkeypatch.setitem(module, "pull_objects", module["pull_objects"])
     monkeypatch.setitem(there, "time", there["time"])
-    quick_supernode.shorten()
+    for _ in range(2):
+        quick.shorten_supernode()
+        quick.shorten_grid()
     for seconds in (3, 0.5, 7):
         there["time"].sleep(seconds)
     assert naps == [0.3, 0.05, 7]
     assert there["time"].time() == pytest.approx(time.time(), abs=5)
+    for module in (there, vars(http_grid)):
+        assert module["pull_objects"].keywords == {"initial_backoff": 0.1, "backoff_cap": 1.0}
+        assert module["pull_objects"]([], lambda name: b"") == {}
 
 
 @pytest.mark.parametrize("version", ["1.40.2", "1.43.0", "2.0", "main"])

@@ -24,8 +24,8 @@ class LinkSettings(Section):
         root_certificates: The certificate of the authority that signed its own, as the coordinator gave it.
         key: The site's own private key, by which the SuperLink knows it.
         insecure: Neither encryption nor authentication, for a trial on one machine.
-        quick: Two waits of Flower's SuperNode that no switch of its own changes are shortened
-            (`fedgmi.deploy.quick_supernode`): an exchange takes a second or two rather than four or five.
+        quick: Waits of Flower's SuperNode that no switch of its own changes are shortened
+            (`fedgmi.deploy.quick`): an exchange takes a second or two rather than four or five.
     """
 
     address: str | None = None

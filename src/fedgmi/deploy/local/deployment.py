@@ -103,7 +103,8 @@ class Deployment(Processes):
             Flower's id of the run.
         """
         self._submitted = time.time()
-        said = json.loads(self.call("flwr", "run", ".", "fedgmi", "--format", "json"))
+        quick = "--run-config", "quick=true"
+        said = json.loads(self.call("flwr", "run", ".", "fedgmi", "--format", "json", *quick))
         return str(said["run-id"])
 
     def state(self) -> str:

@@ -16,7 +16,7 @@ from fedgmi.errors import CheckpointError, UserError
 from fedgmi.storage import files
 
 PROGRAM = ("flower-supernode",)
-QUICK = (sys.executable, "-m", "fedgmi.deploy.quick_supernode")
+QUICK = (sys.executable, "-m", "fedgmi.deploy.quick")
 RECORD, SECRET = "supernode.json", "supernode.secret"
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 60.0  # between two starts; Flower turns a key away for a minute after a crash
 USAGE = 2  # its code where it does not know an argument
