@@ -41,7 +41,7 @@ def finished(tmp_path_factory) -> Iterator[tuple[Deployment, dict[str, Any]]]:
     sites = [write_site(where / f"site-{i}", i, FEDERATION) for i in range(3)]
     with running(where / "deployment", "wards", FEDERATION, sites) as deployment:
         written = where / "written"
-        (deployment.app / "client_app.py").write_text(f"open({str(written)!r}, 'w').close()\nraise SystemExit\n")
+        (deployment.app / "client_app.py").write_text(f"open({str(written)!r}, 'w').close()\napp = exit()\n")
         deployment.submit()
         yield deployment, deployment.finish(600)
     assert deployment.left() == []

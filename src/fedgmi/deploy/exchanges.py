@@ -42,17 +42,23 @@ def times(steps: Sequence[Step]) -> Times:
     return Times(sure, len(steps))
 
 
+def of_a_round(program: Program) -> Times:
+    """How often a round asks the sites: once at least, whatever conditions its steps have."""
+    found = times(program.round)
+    return Times(max(found.least, min(1, found.most)), found.most)
+
+
 def exchanges(program: Program, rounds: int) -> Times:
     """How often a whole run asks its sites: all steps, and the results once.
 
     Args:
-        program: The method's.
+        program: What sites are asked, the proportions at the end included (`fedgmi.methods.disclosing`).
         rounds: R.
 
     Returns:
         The least and the most.
     """
-    parts = [times(program.steps(phase)) for phase, _ in PHASES] + [times(program.round)] * rounds
+    parts = [times(program.steps(phase)) for phase, _ in PHASES] + [of_a_round(program)] * rounds
     return Times(1 + sum(part.least for part in parts), 1 + sum(part.most for part in parts))
 
 
@@ -67,5 +73,5 @@ def line(program: Program, rounds: int) -> str:
         The line.
     """
     parts = [f"{times(program.steps(phase))} {words}" for phase, words in PHASES if program.steps(phase)]
-    parts.insert(len(parts) and 1, f"{times(program.round)} in each of {rounds} rounds")
+    parts.insert(min(1, len(program.prepare)), f"{of_a_round(program)} in each of {rounds} rounds")
     return f"{exchanges(program, rounds)} exchanges with every site: {', '.join(parts)}, 1 for results"

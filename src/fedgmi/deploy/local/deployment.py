@@ -105,6 +105,9 @@ class Deployment(Processes):
         self._submitted = time.time()
         quick = "--run-config", "quick=true"
         said = json.loads(self.call("flwr", "run", ".", "fedgmi", "--format", "json", *quick))
+        if "run-id" not in said:  # Flower's exit code does not tell
+            what = str(said.get("error-message") or said)
+            raise UserError(what, where="flwr run", fix="see the app's files") from None
         return str(said["run-id"])
 
     def state(self) -> str:
