@@ -11,7 +11,7 @@ from fedgmi.methods.disclosing import disclosing
 
 
 @pytest.mark.parametrize("settings", [
-    settings_of(), settings_of(preset="plain"), settings_of(preset="sketch"), settings_of("fedavg"), settings_of("ditto"),
+    *(settings_of(preset=name) for name in ("default", "plain", "sketch")), settings_of("fedavg"), settings_of("ditto"),
 ], ids=lambda settings: f"{settings.method.name} {getattr(settings.method, 'preset', '')}")  # fmt: skip
 def test_a_run_asks_as_often_as_it_was_told(tmp_path, settings):
     post = LocalPost(make_sites(settings, tmp_path))
