@@ -146,7 +146,7 @@ def status(out: Annotated[Path, typer.Argument(metavar="DIR", help="The run's re
 def demo(
     out: Annotated[Path, typer.Option(help="A new folder.")] = Path("runs/deploy-demo"),
 ) -> None:
-    """Run the digits over a SuperLink and three SuperNodes on this machine, and once more in one process.
+    """Run the digits over a SuperLink and three sites on this machine, and once more in one process.
 
     It makes certificates and keys, and leaves nothing running.
     """
