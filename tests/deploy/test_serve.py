@@ -45,7 +45,7 @@ def test_the_app_that_was_sent_never_runs(tmp_path, monkeypatch):
     written = tmp_path / "written"
     kept = Kept(write_site(tmp_path / "site", 0))
     node = LocalSuperNode(fab_that(f"open({str(written)!r}, 'w').close()\nfrom sent import app"))
-    app = make_client_app(guarded(Site.answer, kept.open))
+    app = make_client_app(guarded(Site.answer, kept.open, tmp_path))
     with listening(node, SECRET_WORD) as address:
         executor = Executor(address, SECRET_WORD, app)
         assert executor.once() is None
@@ -169,9 +169,10 @@ def test_rows_that_are_gone_are_told_until_they_are_back(tmp_path):
     kept.open()
     text = path.read_text()
     path.unlink()
-    answer = guarded(Site.answer, kept.open)
+    answer = guarded(Site.answer, kept.open, tmp_path / "own")
     for _ in range(2):
         assert "error" in answer(Parcel({"kind": "hello"}), {}).header
+    assert "rows.csv" in (tmp_path / "own" / "log.txt").read_text()
     path.write_text(text)
     assert len(kept.open().train)
 

@@ -95,27 +95,29 @@ def _stamp(path: Path) -> tuple[str, int, int]:
 
 
 def guarded(
-    answer: Answer = Site.answer, opener: Callable[[Any], Site] = open_site
+    answer: Answer = Site.answer, opener: Callable[[Any], Site] = open_site, where: Path | None = None
 ) -> Callable[[Parcel, Mapping[str, Any]], Parcel]:
     """Answer requests to a site; give up before the coordinator does, and never raise.
 
     Args:
         answer: The site's answer.
         opener: (what the node's configuration names) → the site.
+        where: The folder whose log.txt tells of a site that cannot be opened. None: that of the site.toml which the
+            node's configuration names.
 
     Returns:
         (request, the node's configuration) → reply.
     """
 
     def answered(request: Parcel, settings: Mapping[str, Any]) -> Parcel:
-        where = Path(str(settings.get("site") or "")).expanduser().parent
+        told = where or Path(str(settings.get("site") or "")).expanduser().parent
         try:
             site = opener(settings.get("site"))
-            where = site.where
+            told = site.where
             with deadline(0.9 * site.federation.deadline_s):
                 return answer(site, request)
         except Exception as error:
-            log(where, error)
+            log(told, error)
             return Parcel({"error": disclosable(error)})
 
     return answered
