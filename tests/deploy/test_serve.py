@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 import torch
@@ -20,7 +22,7 @@ from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode
 from local_supernode import LocalSuperNode, fab_that, listening
 from tables import rows, write_site
 
-from fedgmi.deploy import quick
+from fedgmi.deploy import flower_names, quick
 from fedgmi.deploy.commands import link_of
 from fedgmi.deploy.flower import make_client_app
 from fedgmi.deploy.flower_runtime import Answered, Away, Executor, check_version
@@ -85,6 +87,31 @@ def test_a_broken_task_is_an_error_and_the_next_one_is_answered():
     assert (first.code, first.reason) == (2, "ValueError")
     assert second.header == {"asked": {"n": 1}}
     assert second.payload.tolist() == [0, 1, 2]
+
+
+def test_the_supernode_is_told_that_the_task_is_worked_at(monkeypatch):
+    """A beat that fails, or is refused, ends nothing."""
+    beats: list[int] = []
+
+    def beat(client, request):
+        beats.append(1)
+        raise httpx.ConnectError("away") if len(beats) == 1 else RuntimeError("closed")
+
+    def slow(request, settings):
+        patience = time.monotonic() + 20
+        while not beats and time.monotonic() < patience:
+            time.sleep(0.01)
+        return echo(request, settings)
+
+    monkeypatch.setattr(flower_names.RuntimeHttpClient, "SendTaskHeartbeat", beat)
+    monkeypatch.setattr(threading, "excepthook", lambda hook: None)
+    node = LocalSuperNode(fab_that(""))
+    with listening(node, SECRET_WORD) as address:
+        node.give(Parcel({}))
+        done = Executor(address, SECRET_WORD, make_client_app(slow)).once()
+    assert done is not None
+    assert done.error == ""
+    assert len(node.replies()) == len(beats[:1]) == 1
 
 
 def test_nobody_else_on_the_machine_takes_the_sites_tasks():

@@ -102,7 +102,7 @@ class Executor:
         try:
             with self._client() as client:
                 found = client.AcquireTask(use.AcquireTaskRequest(supported_task_types=types))
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, ValueError) as error:  # the latter: what answers there is no SuperNode
             raise Away(_kind(error)) from error
         if not (found.HasField("task") and found.token):
             return None
@@ -206,7 +206,8 @@ def _beating(client: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        sender.stop()
+        if sender.is_running:
+            sender.stop()
 
 
 def _kind(error: Exception) -> str:
