@@ -58,7 +58,7 @@ def measure(name: str, where: Path) -> dict[str, Any]:
         "proportions": None,
         "absent": [],
     }
-    with running(where / "deployment", "wards", text, sites, late=fault.late) as deployment:
+    with running(where / "deployment", "wards", text, sites, late=fault.late, sent_app=True) as deployment:
         for path in APP.glob("*.py"):
             shutil.copy(path, deployment.app)
         began = time.monotonic()

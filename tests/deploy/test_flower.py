@@ -17,6 +17,7 @@ from fedgmi import __version__, flower_app
 from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.flower import GridPost, from_record, make_client_app, to_record
 from fedgmi.deploy.settings import FederationSettings, read
+from fedgmi.deploy.site.opening import deadline
 from fedgmi.errors import UserError
 from fedgmi.protocol.wire import Parcel
 from fedgmi.runs.records import Summary
@@ -119,7 +120,7 @@ def test_a_node_without_a_site(tmp_path, monkeypatch, config, message):
 
 
 def test_a_client_gives_up_before_the_coordinator_does():
-    with pytest.raises(UserError, match=r"no answer within 0\.05 s"), flower_app.deadline(0.05):
+    with pytest.raises(UserError, match=r"no answer within 0\.05 s"), deadline(0.05):
         time.sleep(5)
 
 

@@ -24,8 +24,9 @@ from fedgmi.deploy.setup.init import init
 from fedgmi.errors import ConfigError, FedgmiWarning, UserError
 
 SECURE = {
-    ".gitignore", "README.md", "certificates.sh", "client_app.py", "constraints.txt", "federation.toml",
-    "flower-config.toml", "pyproject.toml", "server_app.py", "site.toml.example",
+    ".gitignore", "Dockerfile", "README.md", "certificates.sh", "client_app.py", "compose.yaml", "constraints.txt",
+    "federation.toml", "fedgmi-site.service", "fedgmi-superlink.service", "flower-config.toml", "pyproject.toml",
+    "server_app.py", "site.toml.example",
 }  # fmt: skip
 COMMANDS = (
     "pip install 'fedgmi[flower]' -c constraints.txt",
@@ -40,7 +41,8 @@ COMMANDS = (
     "fedgmi site check site.toml",
     "flower-supernode --superlink 10.1.2.3:8443 --root-certificates ca.crt",
     '--auth-supernode-private-key site-1 --node-config "site=\\"$PWD/site.toml\\""',
-    "Restart=always",
+    "fedgmi site serve site.toml",
+    "docker compose --profile site up -d",
     "flwr run . fedgmi --stream",
     "fedgmi deploy status results",
     "flwr ls fedgmi",
@@ -89,7 +91,7 @@ def test_flower_finds_apps_and_settings(app):
     flower = table["tool"]["flwr"]["app"]
     assert flower["publisher"]
     assert flower["components"] == {"serverapp": "server_app:app", "clientapp": "client_app:app"}
-    assert flower["config"] == {"out": "results"}
+    assert flower["config"] == {"out": "results", "quick": False}
     assert {pattern.removeprefix("/") for pattern in flower["fab-include"]} <= names(app)
     for module in ("server_app", "client_app"):
         source = (app / f"{module}.py").read_text(encoding="utf-8")

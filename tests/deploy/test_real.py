@@ -40,9 +40,23 @@ def finished(tmp_path_factory) -> Iterator[tuple[Deployment, dict[str, Any]]]:
     where = tmp_path_factory.mktemp("real")
     sites = [write_site(where / f"site-{i}", i, FEDERATION) for i in range(3)]
     with running(where / "deployment", "wards", FEDERATION, sites) as deployment:
+        written = where / "written"
+        (deployment.app / "client_app.py").write_text(f"open({str(written)!r}, 'w').close()\napp = exit()\n")
         deployment.submit()
         yield deployment, deployment.finish(600)
     assert deployment.left() == []
+    assert not written.exists()
+
+
+def test_no_site_ran_the_app_that_was_sent(finished):
+    """It would have written a file and ended the process. `fedgmi site serve` throws it away, and answers."""
+    deployment, _ = finished
+    assert "written" in (deployment.app / "client_app.py").read_text()
+    assert not (deployment.where.parent / "written").exists()
+    for i in range(3):
+        log = (deployment.where / "logs" / f"site-{i + 1}.log").read_text()
+        assert log.count(": answered in ") > 4
+        assert "loaded" in log
 
 
 def test_the_result_is_that_of_the_run_in_process(finished):

@@ -7,12 +7,15 @@ the help that users see.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from fedgmi.errors import ConfigError, DataError, UserError
+
+if TYPE_CHECKING:
+    from fedgmi.deploy.link import LinkSettings
 
 site_app = typer.Typer(help="For a site of a federation over several machines.", no_args_is_help=True)
 deploy_app = typer.Typer(help="For the coordinator of a federation over several machines.", no_args_is_help=True)
@@ -202,6 +205,59 @@ def _require_new(out: Path) -> None:
         raise UserError("it is there already, and stays untouched", where=str(out), fix="give a new file")
 
 
+@site_app.command("serve")
+def serve_site(
+    file: Annotated[Path, typer.Argument(metavar="SITE.toml", help="The site's own settings.")],
+    superlink: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="The coordinator's SuperLink.", show_default="[superlink] of SITE.toml"),
+    ] = None,
+    root_certificates: Annotated[
+        Path | None, typer.Option(metavar="CA.CRT", help="The certificate of the authority that signed its own.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="The site's private key, by which the SuperLink knows it.")] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="No encryption and no authentication, for a trial on one machine.")
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Shorten waits of Flower's SuperNode that it has no switch for.")
+    ] = False,
+    port: Annotated[
+        int | None, typer.Option(help="Of the SuperNode, on this machine alone.", show_default="one that is free")
+    ] = None,
+) -> None:
+    """Serve the site until Ctrl-C or SIGTERM: one process that stays, loads the rows once, and starts its SuperNode.
+
+    It answers with the fedgmi that is installed here. The app that the coordinator submits is thrown away unread.
+    """
+    try:
+        from fedgmi.deploy.site import serve
+    except ModuleNotFoundError as error:
+        fix = "pip install 'fedgmi[flower]'"
+        raise UserError(f"the package {error.name} is missing", where="fedgmi site serve", fix=fix) from error
+
+    link = link_of(file, superlink, root_certificates, key, insecure=insecure, quick=quick)
+    serve.serve(file, link, port=port, say=typer.echo)
+
+
+def link_of(
+    file: Path, superlink: str | None, root_certificates: Path | None, key: Path | None, *, insecure: bool, quick: bool
+) -> LinkSettings:
+    """What site.toml says of the SuperLink, with what the command line says in its place."""
+    from fedgmi.deploy.settings import SiteSettings, read
+
+    paths = {"root_certificates": root_certificates, "key": key}
+    given: dict[str, Any] = {
+        name: str(path.expanduser().absolute()) for name, path in paths.items() if path is not None
+    }
+    given |= {} if superlink is None else {"address": superlink}
+    own = read(SiteSettings, file).superlink.beside(file.absolute().parent)
+    given |= {"quick": own.quick or quick}
+    if insecure:
+        return own.model_copy(update={"root_certificates": None, "key": None} | given | {"insecure": True})
+    return own.model_copy(update=given)
+
+
 @deploy_app.command()
 def init(
     where: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
@@ -255,7 +311,7 @@ def status(
 def demo(
     out: Annotated[Path, typer.Option(help="A new folder.")] = Path("runs/deploy-demo"),
 ) -> None:
-    """Run the digits over a SuperLink and three SuperNodes on this machine, and once more in one process.
+    """Run the digits over a SuperLink and three sites on this machine, and once more in one process.
 
     It makes certificates and keys, and leaves nothing running.
     """

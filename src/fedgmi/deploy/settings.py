@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from fedgmi.data.missing import MARK
 from fedgmi.data.rows import Schema
+from fedgmi.deploy.link import LinkSettings
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
 from fedgmi.protocol.codecs.coding import Coding, check_communication
@@ -282,6 +283,7 @@ class SiteSettings(Section):
         max_delta: The δ of all noisy releases together. With one above 0 their ε is less than the sum, where there are
             many (`privacy.accountant`); 0: ε add up.
         max_request_mb: A request of more megabytes is refused unread.
+        superlink: Where `fedgmi site serve` finds the coordinator, and by which key it is known there.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -297,6 +299,7 @@ class SiteSettings(Section):
     max_releases: PositiveInt | None = None
     max_delta: Annotated[float, Field(ge=0, lt=1)] = 0.0
     max_request_mb: PositiveFloat = 1024.0
+    superlink: LinkSettings = LinkSettings()
 
 
 def check_limits(site: SiteSettings, federation: FederationSettings) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from fedgmi.deploy import exchanges
 from fedgmi.deploy.coordinator import status
 from fedgmi.deploy.coordinator.checks import Probe
 from fedgmi.deploy.coordinator.closing import close
@@ -83,6 +84,7 @@ class Coordinator:
         self.planned = planned = plan(setup, name, settings.sites)
         if planned is not None:
             setup, self.allowance = planned.setup, planned.allowance()
+        self.tell(exchanges.line(disclosing(setup.method()).program, settings.rounds))
         line = setup.coding().line(name, setup.method().program) if planned is None else planned.line
         if line:
             self.tell(line)

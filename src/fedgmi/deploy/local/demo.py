@@ -42,10 +42,10 @@ classes = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
 
 [method]
 name = "fedgmi"
-preset = "sketch"          # few exchanges: each takes the seconds in which Flower starts its processes
+preset = "sketch"          # few exchanges
 n_components = {COMPONENTS}
 kmeans_rounds = 3
-personal = false          # seven exchanges less
+personal = false           # seven exchanges less
 
 [training]
 lr = 3e-3
@@ -83,9 +83,9 @@ def demo(where: Path, console: Console) -> float:
     clients, truth = digits()
     sites = [write_site(where / f"site-{i + 1}", client) for i, client in enumerate(clients)]
     with running(where / "deployment", "digits", FEDERATION, sites) as deployment:
-        tell(f"A SuperLink and {SITES} SuperNodes run, with TLS and with keys made for them.")
+        tell(f"A SuperLink and {SITES} sites run, with TLS and with keys made for them.")
         deployment.submit()
-        tell(f"Submitted; every exchange takes seconds. Meanwhile: fedgmi deploy status {deployment.out}")
+        tell(f"Submitted. Meanwhile: fedgmi deploy status {deployment.out}")
         summary = deployment.finish(PATIENCE_S)
     tell("All processes are stopped.\n")
     beside = in_process(sites)

@@ -10,19 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from fedgmi.deploy.coordinator import status
+from fedgmi.deploy.link import SWITCHES
 from fedgmi.deploy.local.processes import Processes, exit_on_sigterm, free_port, listens
 from fedgmi.deploy.setup.init import CERTIFICATES, CONNECTION, FEDERATION, RESULTS, init
 from fedgmi.errors import UserError
 from fedgmi.runs.records import Summary
 from fedgmi.storage import files
 
-ENVIRONMENT = {  # Flower neither calls its makers nor installs anything
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "PYTHONUNBUFFERED": "1",
-    "OMP_NUM_THREADS": "1",
-}
+ENVIRONMENT = SWITCHES | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
 TLS = {"ca-certfile": "ca.crt", "certfile": "server.pem", "keyfile": "server.key"}
 LINK = "link"
 
@@ -36,9 +31,13 @@ class Deployment(Processes):
         app: The coordinator's folder, as `fedgmi deploy init` writes it.
         sites: Each site's `site.toml`.
         port: The SuperLink's.
+        sent_app: Whether sites run the app that is sent, a process for each message, rather than `fedgmi site serve`.
+            It serves to try out faults.
     """
 
-    def __init__(self, where: Path, name: str, federation: str, sites: Sequence[Path]) -> None:
+    def __init__(
+        self, where: Path, name: str, federation: str, sites: Sequence[Path], *, sent_app: bool = False
+    ) -> None:
         """Write the coordinator's folder, certificates and keys. Nothing is started yet.
 
         Args:
@@ -46,13 +45,14 @@ class Deployment(Processes):
             name: The federation's.
             federation: The text of `federation.toml`. It is also written beside each site's settings.
             sites: Each site's `site.toml`.
+            sent_app: As above.
 
         Raises:
             UserError: The folder cannot be used, or the certificates cannot be made.
         """
         app = where.absolute() / "app"
         super().__init__(where.absolute(), app, ENVIRONMENT | {"FLWR_HOME": str(app / ".flwr")})
-        self.app, self.sites, self.port = app, list(sites), free_port()
+        self.app, self.sites, self.port, self.sent_app = app, list(sites), free_port(), sent_app
         self._submitted = 0.0
         init(app, name=name, sites=len(sites), address=f"127.0.0.1:{self.port}")
         for place in (app, *(site.parent for site in sites)):
@@ -84,11 +84,17 @@ class Deployment(Processes):
             self.call("flwr", "supernode", "register", f"{CERTIFICATES}/site-{i + 1}.pub", "fedgmi")
 
     def start_node(self, i: int) -> None:
-        """Start the SuperNode of site i, counted from 0. Its process is called `site-{i + 1}`."""
-        key = f"{CERTIFICATES}/site-{i + 1}"
-        keys = "--root-certificates", f"{CERTIFICATES}/ca.crt", "--auth-supernode-private-key", key
-        link = "--superlink", f"127.0.0.1:{self.port}", "--host", "127.0.0.1", "--port", str(free_port())
-        self.start(f"site-{i + 1}", "flower-supernode", *link, *keys, "--node-config", f'site="{self.sites[i]}"')
+        """Start site i, counted from 0. Its process is called `site-{i + 1}`.
+
+        It is `fedgmi site serve`; where `sent_app` is set, a SuperNode that runs the app that is sent.
+        """
+        name, address, key = f"site-{i + 1}", f"127.0.0.1:{self.port}", f"{CERTIFICATES}/site-{i + 1}"
+        link = "--superlink", address, "--root-certificates", f"{CERTIFICATES}/ca.crt"
+        if not self.sent_app:
+            self.start(name, "fedgmi", "site", "serve", str(self.sites[i]), *link, "--key", key, "--quick")
+            return
+        own = "--host", "127.0.0.1", "--port", str(free_port()), "--node-config", f'site="{self.sites[i]}"'
+        self.start(name, "flower-supernode", *link, "--auth-supernode-private-key", key, *own)
 
     def submit(self) -> str:
         """Submit the run with `flwr run`. After a failure it goes on from its last checkpoint.
@@ -97,7 +103,11 @@ class Deployment(Processes):
             Flower's id of the run.
         """
         self._submitted = time.time()
-        said = json.loads(self.call("flwr", "run", ".", "fedgmi", "--format", "json"))
+        quick = "--run-config", "quick=true"
+        said = json.loads(self.call("flwr", "run", ".", "fedgmi", "--format", "json", *quick))
+        if "run-id" not in said:  # Flower's exit code does not tell
+            what = str(said.get("error-message") or said)
+            raise UserError(what, where="flwr run", fix="see the app's files") from None
         return str(said["run-id"])
 
     def state(self) -> str:
@@ -141,16 +151,23 @@ class Deployment(Processes):
 
 @contextmanager
 def running(
-    where: Path, name: str, federation: str, sites: Sequence[Path], *, late: Collection[int] = ()
+    where: Path,
+    name: str,
+    federation: str,
+    sites: Sequence[Path],
+    *,
+    late: Collection[int] = (),
+    sent_app: bool = False,
 ) -> Iterator[Deployment]:
-    """Run a SuperLink and SuperNodes while the block runs. Nothing is left running, whatever ends it, SIGTERM included.
+    """Run a SuperLink and sites while the block runs. Nothing is left running, whatever ends it, SIGTERM included.
 
     Args:
         where: A new folder.
         name: The federation's.
         federation: The text of `federation.toml`.
         sites: Each site's `site.toml`.
-        late: Sites, counted from 0, whose SuperNode is not started yet.
+        late: Sites, counted from 0, that are not started yet.
+        sent_app: See `Deployment`.
 
     Yields:
         The deployment. No run has been submitted.
@@ -159,7 +176,7 @@ def running(
         UserError: The folder cannot be used, or a process does not start.
     """
     with exit_on_sigterm():
-        deployment = Deployment(where, name, federation, sites)
+        deployment = Deployment(where, name, federation, sites, sent_app=sent_app)
         try:
             deployment.start_link()
             deployment.register()

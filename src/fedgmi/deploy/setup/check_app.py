@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fedgmi.deploy import settings
+from fedgmi.deploy import exchanges, settings
 from fedgmi.deploy.setup.address import Address, parse
 from fedgmi.deploy.setup.init import APP_FILES, CERTIFICATES, CONNECTION, FEDERATION
 from fedgmi.deploy.setup.keys import check_certificate, check_pair, check_private
 from fedgmi.errors import ConfigError, FedgmiWarning, UserError
+from fedgmi.methods.disclosing import disclosing
 from fedgmi.settings import toml as settings_io
 
 SECONDS = 5.0
@@ -42,6 +43,7 @@ def check_app(where: Path) -> Iterator[str]:
     schema = federation.rows.as_schema()
     shape = "×".join(map(str, schema.shape))
     yield f"{FEDERATION}: {federation.name}, {federation.sites} sites, {schema.kind} rows of {shape}"
+    yield exchanges.line(disclosing(federation.setup().method()).program, federation.rounds)
     address, root = _connection(where / CONNECTION)
     if root is None:
         what = f"insecure: nothing is encrypted and nobody is authenticated at {address}"

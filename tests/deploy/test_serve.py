@@ -1,0 +1,347 @@
+"""`fedgmi site serve`: a process that stays, answers as it was installed, and never runs the app that was sent."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import torch
+from flwr.supercore.constant import TaskType
+from flwr.superlink.grid import http_grid
+from flwr.supernode import start_client_internal
+from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode
+from local_supernode import LocalSuperNode, fab_that, listening
+from tables import rows, write_site
+
+from fedgmi.deploy import flower_names, quick
+from fedgmi.deploy.commands import link_of
+from fedgmi.deploy.flower import make_client_app
+from fedgmi.deploy.flower_runtime import Answered, Away, Executor, check_version
+from fedgmi.deploy.link import LinkSettings
+from fedgmi.deploy.site import serve
+from fedgmi.deploy.site.opening import Kept, guarded
+from fedgmi.deploy.site.site import Site
+from fedgmi.deploy.site.supernode import RECORD, SECRET, SuperNode, command, end_left_over
+from fedgmi.errors import ConfigError, UserError
+from fedgmi.protocol.wire import Parcel
+
+SECRET_WORD = b"only this site's own processes know it"
+
+
+def echo(request: Parcel, settings: object) -> Parcel:
+    return Parcel({"asked": request.header}, torch.arange(3, dtype=torch.uint8))
+
+
+def test_the_app_that_was_sent_never_runs(tmp_path, monkeypatch):
+    """The coordinator submits an app that writes a file. The site answers as itself, and unpacks nothing."""
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path / "home"))
+    written = tmp_path / "written"
+    kept = Kept(write_site(tmp_path / "site", 0))
+    node = LocalSuperNode(fab_that(f"open({str(written)!r}, 'w').close()\nfrom sent import app"))
+    app = make_client_app(guarded(Site.answer, kept.open, tmp_path))
+    with listening(node, SECRET_WORD) as address:
+        executor = Executor(address, SECRET_WORD, app)
+        assert executor.once() is None
+        node.give(Parcel({"kind": "hello", "version": "0"}))
+        done = executor.once()
+    assert done is not None
+    assert done.error == ""
+    [reply] = node.replies()
+    assert "the coordinator has fedgmi 0" in reply.header["error"]  # the site's own answer, from its own site.toml
+    assert not written.exists()
+    assert not (tmp_path / "home").exists()
+
+
+def test_what_unpacks_apps_is_not_even_loaded():
+    program = "import sys; from fedgmi.deploy.site import serve; serve.check_version(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"flwr.cli.install", "flwr.supernode.runtime.run_clientapp"} & set(done.stdout.split())
+
+
+def test_a_broken_task_is_an_error_and_the_next_one_is_answered():
+    secret = "patient 17"
+
+    def app(message, context):
+        if message.metadata.message_type == "query":
+            raise ValueError(secret)
+        return make_client_app(echo)(message, context)
+
+    node = LocalSuperNode(fab_that(""))
+    with listening(node, SECRET_WORD) as address:
+        executor = Executor(address, SECRET_WORD, app)
+        for kind, task in (("query", TaskType.CLIENT_APP), ("train.exchange", TaskType.AGENT_APP)):
+            node.give(Parcel({"n": 1}), kind, task)
+            done = executor.once()
+            assert done is not None
+            assert secret not in done.error
+        first, second = node.replies()
+    assert (first.code, first.reason) == (2, "ValueError")
+    assert second.header == {"asked": {"n": 1}}
+    assert second.payload.tolist() == [0, 1, 2]
+
+
+def test_the_supernode_is_told_that_the_task_is_worked_at(monkeypatch):
+    """A beat that fails, or is refused, ends nothing."""
+    beats: list[int] = []
+
+    def beat(client, request):
+        beats.append(1)
+        raise httpx.ConnectError("away") if len(beats) == 1 else RuntimeError("closed")
+
+    def slow(request, settings):
+        patience = time.monotonic() + 20
+        while not beats and time.monotonic() < patience:
+            time.sleep(0.01)
+        return echo(request, settings)
+
+    monkeypatch.setattr(flower_names.RuntimeHttpClient, "SendTaskHeartbeat", beat)
+    monkeypatch.setattr(threading, "excepthook", lambda hook: None)
+    node = LocalSuperNode(fab_that(""))
+    with listening(node, SECRET_WORD) as address:
+        node.give(Parcel({}))
+        done = Executor(address, SECRET_WORD, make_client_app(slow)).once()
+    assert done is not None
+    assert done.error == ""
+    assert len(node.replies()) == len(beats[:1]) == 1
+
+
+def test_nobody_else_on_the_machine_takes_the_sites_tasks():
+    node = LocalSuperNode(fab_that(""))
+    with listening(node, SECRET_WORD) as address:
+        node.give(Parcel({}))
+        with pytest.raises(Away, match="401"):
+            Executor(address, b"guessed", make_client_app(echo)).once()
+        with pytest.raises(Away):
+            Executor("127.0.0.1:9", SECRET_WORD, make_client_app(echo)).once()
+
+
+class Script:
+    """An executor that does as it is told, then ends the loop."""
+
+    def __init__(self, *acts: object) -> None:
+        self.acts = list(acts)
+
+    def once(self):
+        act = self.acts.pop(0)
+        if isinstance(act, BaseException):
+            raise act
+        return act
+
+
+class Node:
+    def keep(self) -> str:
+        return ""
+
+
+def test_the_loop_waits_for_a_supernode_that_is_away_and_goes_on(monkeypatch):
+    naps: list[float] = []
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(serve.time, "sleep", sleep)
+    monkeypatch.setattr(serve.time, "monotonic", lambda: now[0])
+    monkeypatch.delenv(serve.POLL_VARIABLE, raising=False)
+    said: list[str] = []
+    acts = [None, Answered("", 0.2, 0.1), None, *[Away("ConnectError")] * 400, Answered("", 0.1, 0.1)]
+    with pytest.raises(KeyboardInterrupt):
+        serve.work(Script(*acts, KeyboardInterrupt()), Node(), said.append)
+    assert naps[:2] == [serve.IDLE_POLL_S, serve.BUSY_POLL_S]
+    assert naps[-1] == serve.IDLE_POLL_S
+    assert [line.partition(" (")[0] for line in said] == [
+        "answered in 0.20 s, 0.10 s of CPU",
+        "the SuperNode does not answer",
+        "the SuperNode answers again",
+        "answered in 0.10 s, 0.10 s of CPU",
+    ]
+
+
+def test_polling_follows_flowers_own_variable(monkeypatch):
+    monkeypatch.setenv(serve.POLL_VARIABLE, "0.05")
+    assert serve.poll_interval() == 0.05
+    for wrong in ("0", "soon", "61", "nan"):
+        monkeypatch.setenv(serve.POLL_VARIABLE, wrong)
+        with pytest.raises(UserError, match="no number of seconds"):
+            serve.poll_interval()
+
+
+def test_rows_are_loaded_once_and_again_where_a_file_has_changed(tmp_path):
+    kept = Kept(write_site(tmp_path / "site", 0))
+    first = kept.open("/some/other/site.toml")
+    assert kept.open() is first
+    path = tmp_path / "site" / "rows.csv"
+    path.write_text("\n".join(path.read_text().splitlines()[:-5]) + "\n")
+    second = kept.open()
+    assert len(second.train) < len(first.train)
+    assert second.digest != first.digest
+    assert kept.open() is second
+    assert kept.opened == 2
+    assert len(rows(0)[0]) == 60
+
+
+def test_rows_that_are_gone_are_told_until_they_are_back(tmp_path):
+    kept = Kept(write_site(tmp_path / "site", 0))
+    path = tmp_path / "site" / "rows.csv"
+    kept.open()
+    text = path.read_text()
+    path.unlink()
+    answer = guarded(Site.answer, kept.open, tmp_path / "own")
+    for _ in range(2):
+        assert "error" in answer(Parcel({"kind": "hello"}), {}).header
+    assert "rows.csv" in (tmp_path / "own" / "log.txt").read_text()
+    path.write_text(text)
+    assert len(kept.open().train)
+
+
+def test_a_site_is_served_once_only(tmp_path):
+    file = write_site(tmp_path / "site", 0)
+    what = "another `fedgmi site serve` works in this folder"
+    with serve.alone(file), pytest.raises(UserError, match=what), serve.alone(file):
+        pass
+    with serve.alone(file):
+        pass
+
+
+def keyed(tmp_path: Path, **more: object) -> LinkSettings:
+    return LinkSettings(address="link.example.org:8000", root_certificates="/ca.crt", key="/site-1", **more)
+
+
+@pytest.mark.parametrize("link", [
+    LinkSettings(address="127.0.0.1:8000", insecure=True),
+    LinkSettings(address="link.example.org:8000", root_certificates="/ca.crt", key="/site-1"),
+])  # fmt: skip
+def test_flower_knows_the_words_that_start_a_supernode(link, tmp_path, monkeypatch):
+    words = command(link, 9094, tmp_path / "secret")
+    assert words[0] == "flower-supernode"
+    found = _parse_args_run_supernode().parse_args(words[1:])
+    assert (found.isolation, found.host, found.port) == ("process", "127.0.0.1", 9094)
+    assert found.superlink == link.address
+    assert (found.root_certificates, found.auth_supernode_private_key) == (link.root_certificates, link.key)
+    assert found.insecure is link.insecure
+    assert not found.runtime_dependency_install
+    soon = command(link.model_copy(update={"quick": True}), 9094, tmp_path / "secret")
+    assert soon[3:] == words[1:]
+
+
+def test_shorter_waits_change_nothing_else(monkeypatch):
+    naps: list[float] = []
+    monkeypatch.setattr(quick.time, "sleep", naps.append)
+    there = vars(start_client_internal)
+    for module in (there, vars(http_grid)):
+        monkeypatch.setitem(module, "pull_objects", module["pull_objects"])
+    monkeypatch.setitem(there, "time", there["time"])
+    for _ in range(2):
+        quick.shorten_supernode()
+        quick.shorten_grid()
+    for seconds in (3, 0.5, 7):
+        there["time"].sleep(seconds)
+    assert naps == [0.3, 0.05, 7]
+    assert there["time"].time() == pytest.approx(time.time(), abs=5)
+    for module in (there, vars(http_grid)):
+        assert module["pull_objects"].keywords == {"initial_backoff": 0.1, "backoff_cap": 1.0}
+        assert module["pull_objects"]([], lambda name: b"") == {}
+
+
+@pytest.mark.parametrize("version", ["1.40.2", "1.43.0", "2.0", "main"])
+def test_another_flower_is_refused_by_name(version):
+    with pytest.raises(UserError, match=rf"flwr {version} is installed, expected 1\.41 to 1\.42"):
+        check_version(version)
+    assert check_version("1.41.0") == "1.41.0"
+
+
+@pytest.mark.parametrize(("given", "where"), [
+    ({}, "superlink.address"),
+    ({"address": "nowhere"}, "superlink.address"),
+    ({"address": "a:1"}, "superlink.root_certificates"),
+    ({"address": "a:1", "root_certificates": __file__}, "superlink.key"),
+    ({"address": "a:1", "root_certificates": "/no/file", "key": __file__}, "superlink.root_certificates"),
+    ({"address": "a:1", "insecure": True, "key": __file__}, "superlink.key"),
+])  # fmt: skip
+def test_what_is_missing_to_reach_the_superlink_is_named(given, where):
+    with pytest.raises(ConfigError, match=rf"^{where}: "):
+        LinkSettings(**given).checked()
+
+
+def test_site_toml_says_where_the_superlink_is_and_the_command_line_has_the_last_word(tmp_path):
+    file = write_site(tmp_path / "site", 0)
+    file.write_text(file.read_text() + '[superlink]\naddress = "a:1"\nroot_certificates = "ca.crt"\nkey = "keys/own"\n')
+    found = link_of(file, None, None, None, insecure=False, quick=False)
+    assert found.root_certificates == str(tmp_path / "site" / "ca.crt")
+    assert found.key == str(tmp_path / "site" / "keys" / "own")
+    assert link_of(file, "b:2", None, Path("/own"), insecure=False, quick=True) == found.model_copy(
+        update={"address": "b:2", "key": "/own", "quick": True}
+    )
+    assert link_of(file, None, None, None, insecure=True, quick=False) == LinkSettings(address="a:1", insecure=True)
+
+
+def test_a_supernode_that_ends_is_started_again_later_each_time(tmp_path, monkeypatch):
+    link = LinkSettings(address="127.0.0.1:1", insecure=True)
+    node = SuperNode(tmp_path, link, 9094)
+    now = [0.0]
+    monkeypatch.setattr("fedgmi.deploy.site.supernode.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(node, "_words", [sys.executable, "-c", "pass"])
+    waits = []
+    for _ in range(5):
+        assert node.keep() == "the SuperNode starts"
+        node._child.wait()
+        told = node.keep()
+        waits.append(float(told.rpartition(" in ")[2].removesuffix(" s")))
+        assert node.keep() == ""
+        now[0] += waits[-1]
+    assert waits == [5, 10, 20, 40, 60]
+    monkeypatch.setattr(node, "_words", [sys.executable, "-c", "raise SystemExit(2)"])
+    node.keep()
+    node._child.wait()
+    with pytest.raises(UserError, match="does not know how it was called"):
+        node.keep()
+    assert oct((tmp_path / SECRET).stat().st_mode & 0o777) == "0o600"
+    node.stop()
+    assert not (tmp_path / SECRET).exists()
+
+
+def test_a_supernode_whose_parent_was_killed_is_ended_and_nobody_else_is(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as left:
+        started = psutil.Process(left.pid).create_time()
+        for record, ended in (
+            ({"pid": left.pid, "started": started - 5}, False),
+            ({"pid": left.pid, "started": started}, True),
+        ):
+            (tmp_path / RECORD).write_text(json.dumps(record))
+            assert end_left_over(tmp_path) is ended
+            assert (left.poll() is None) is not ended
+    assert not end_left_over(tmp_path)
+    (tmp_path / RECORD).write_text("[")
+    assert not end_left_over(tmp_path)
+
+
+def test_sigterm_is_a_good_end_and_leaves_no_child(tmp_path):
+    """A SuperLink that is not there is tried for ever, and ending takes no longer for it."""
+    file = write_site(tmp_path / "site", 0)
+    words = [sys.executable, "-m", "fedgmi", "site", "serve", str(file), "--superlink", "127.0.0.1:9", "--insecure"]
+    log = tmp_path / "log"
+    with (
+        log.open("wb") as said,
+        subprocess.Popen(words, stdout=said, stderr=said, env=os.environ | {"PYTHONUNBUFFERED": "1"}) as site,
+    ):
+        record, patience = tmp_path / "site" / "site" / RECORD, time.monotonic() + 120
+        while not record.exists() and site.poll() is None and time.monotonic() < patience:
+            time.sleep(0.1)
+        child = psutil.Process(json.loads(record.read_text())["pid"])
+        site.send_signal(signal.SIGTERM)
+        assert site.wait(60) == 0
+        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    text = log.read_text()
+    assert "site-0: 43 rows are loaded" in text
+    assert "site-0: stopped" in text
+    assert not (tmp_path / "site" / "site" / SECRET).exists()
