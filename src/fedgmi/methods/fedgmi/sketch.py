@@ -103,7 +103,7 @@ def histogram_step(task: Task[FedGMISettings], take: ServerStep, writes: tuple[s
         return states, Message(replies={"histogram": counts.int()})
 
     check = wrong_with if epsilon is None else None  # noise may make any number of any count
-    return Step("histograms", send, take, writes=writes, kind="sketch", single=True, check=check)
+    return Step("histograms", send, take, writes=writes, kind="sketch", single=True, counts=True, check=check)
 
 
 def wrong_with(server: Tree, message: Message, client: int, rows: int) -> str | None:
