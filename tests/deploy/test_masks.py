@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedgmi.deploy.masks import shamir
-from fedgmi.deploy.masks.keys import MaskError, Public, digest_of, pieces, to_bytes
 from fedgmi.deploy.masks.keys import SEALED as SEALED_SIZE
+from fedgmi.deploy.masks.keys import MaskError, Public, digest_of, pieces, to_bytes
 from fedgmi.deploy.masks.site_keys import SiteKeys
 from fedgmi.deploy.masks.unmasking import Agreement, Unopened, unmasked
 from fedgmi.errors import DivergedError

@@ -48,6 +48,13 @@ def seen_singly(step: Step) -> bool:
     return step.single and step.counts
 
 
+def masked_line(program: Program) -> str:
+    """What is said before a run with masks: what is seen singly all the same."""
+    singly = sorted({repr(step.name) for step in program.all_steps if step.single})
+    seen = f"seen singly is {' and '.join(singly)} alone" if singly else "nothing is seen singly"
+    return f"sums are masked (communication.secure): {seen}. Sites' updates cannot be bounded, nor their masses checked"
+
+
 def check_maskable(program: Program, method: str) -> None:
     """Refuse a method that needs single replies other than the histogram of words.
 
@@ -58,8 +65,8 @@ def check_maskable(program: Program, method: str) -> None:
         if step.single and not seen_singly(step):
             raise ConfigError(
                 f"the step {step.name!r} of {method} cannot go with masks: {NEEDS}",
-                where="secure",
-                fix='leave secure out, or use method.name = "fedgmi", "fedavg" or another method of sums',
+                where="communication.secure",
+                fix='leave it out, or use method.name = "fedgmi", "fedavg" or another method of sums',
             )
 
 

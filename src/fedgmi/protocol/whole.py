@@ -1,7 +1,7 @@
 """Numbers as whole numbers modulo 2^64, which add up exactly and in any order: what masks are added to.
 
     float64 sums    x = 2^8·h + 2^−32·l        two whole numbers h and l, |l| ≤ 2^39
-    other decimals  x = 2^−24·w                one
+    other decimals  x = 2^−32·w                one
     whole numbers   x = w                      one
 
 A sum of n clients is right where each of their numbers is at most `largest` of n.
@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from fedgmi.errors import DivergedError
-from fedgmi.protocol.message import MODELS, Models, flatten, unflatten
-from fedgmi.protocol.message import Message as Plain
+from fedgmi.protocol.message import MODELS, Message, Models, flatten, unflatten
 from fedgmi.protocol.wrapper import Layout
 
-FRACTION_BITS = 24  # of decimals in one whole number: they are rounded to 6e-8
-HIGH, LOW_BITS = 2.0**8, 32  # of decimals in two
+FRACTION_BITS = 32
+"""Numbers are rounded to 2e-10: a model of which all clients together have a thousandth of a row is known to 2e-7. For
+ten sites that leaves 10^8 for rows times the largest parameter."""
+HIGH = 2.0**8
 ROOM = 62  # bits of a sum, so that its sign shows
 
 
@@ -28,7 +29,7 @@ def largest(dtype: str, n_clients: int, *, two: bool) -> float:
     """What one client's number may be at most, so that n of them fit.
 
     Examples:
-        >>> largest("float32", 4, two=False) == 2.0**36
+        >>> largest("float32", 4, two=False) == 2.0**28
         True
     """
     bits = ROOM + 8 if two else ROOM if not dtype.startswith(("float", "bfloat")) else ROOM - FRACTION_BITS
@@ -57,7 +58,7 @@ def to_whole(name: str, leaf: Tensor, n_clients: int) -> Tensor:
     Examples:
         >>> to_whole("sums/n", torch.tensor([3, 4]), 2).tolist()
         [3, 4]
-        >>> to_whole("models/expert/mass", torch.tensor([0.5]).double(), 2).tolist() == [2**23]
+        >>> to_whole("models/expert/mass", torch.tensor([0.5]).double(), 2).tolist() == [2**31]
         True
     """
     dtype = str(leaf.dtype).removeprefix("torch.")
@@ -66,13 +67,13 @@ def to_whole(name: str, leaf: Tensor, n_clients: int) -> Tensor:
     most = largest(dtype, n_clients, two=two)
     if numbers.numel() and not bool(numbers.double().abs().max() < most):
         raise DivergedError(
-            f"a number of {float(numbers.double().abs().max()):g} does not fit into a masked sum, which takes {most:g}",
+            f"a number does not fit into a masked sum, which takes {most:g}",  # which one it is stays here
             where=name,
             fix="lower training.lr, or give the features in larger units",
         )
     if two:
         high = (numbers / HIGH).round()
-        return torch.stack([high, ((numbers - high * HIGH) * 2.0**LOW_BITS).round()]).long()
+        return torch.stack([high, ((numbers - high * HIGH) * 2.0**FRACTION_BITS).round()]).long()
     if leaf.is_floating_point():
         return (numbers.double() * 2.0**FRACTION_BITS).round().long()
     return numbers.long()
@@ -81,7 +82,7 @@ def to_whole(name: str, leaf: Tensor, n_clients: int) -> Tensor:
 def from_whole(name: str, total: Tensor, dtype: torch.dtype) -> Tensor:
     """A sum of what `to_whole` made, in the leaf's own dtype."""
     if in_two(name, str(dtype).removeprefix("torch.")):
-        return total[0].double() * HIGH + total[1].double() * 2.0**-LOW_BITS
+        return total[0].double() * HIGH + total[1].double() * 2.0**-FRACTION_BITS
     return (total.double() * 2.0**-FRACTION_BITS).to(dtype) if dtype.is_floating_point else total.to(dtype)
 
 
@@ -92,20 +93,20 @@ def layout(leaves: Layout) -> Layout:
     }
 
 
-def all_held(leaves: dict[str, Tensor]) -> Plain:
-    """The message of one client that these leaves make. All models travel: which a client holds would tell of its rows."""
+def all_held(leaves: dict[str, Tensor]) -> Message:
+    """The message of one client that these leaves make. All its models travel: which it holds tells of its rows."""
     message = unflatten(leaves)
     models = {
         name: Models(part.total, part.mass, torch.ones_like(part.holders)) for name, part in message.models.items()
     }
-    return Plain(models, message.sums, message.replies)
+    return Message(models, message.sums, message.replies)
 
 
-def encoded(message: Plain, n_clients: int) -> dict[str, Tensor]:
+def encoded(message: Message, n_clients: int) -> dict[str, Tensor]:
     """A client's message as leaves of whole numbers."""
     return {name: to_whole(name, leaf, n_clients) for name, leaf in flatten(message).items()}
 
 
-def decoded(total: dict[str, Tensor], dtypes: dict[str, torch.dtype]) -> Plain:
+def decoded(total: dict[str, Tensor], dtypes: dict[str, torch.dtype]) -> Message:
     """The sum of some clients' leaves as the message that their plain messages add up to."""
     return all_held({name: from_whole(name, leaf, dtypes[name]) for name, leaf in total.items()})

@@ -17,6 +17,7 @@ from fedgmi import tree
 from fedgmi.data.rows import Rows, Schema, blank_targets
 from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
+from fedgmi.protocol import whole
 from fedgmi.protocol.message import Message, flatten
 from fedgmi.protocol.step import Step, select
 from fedgmi.protocol.wire import Parcel, WireError, dtype_name, unpack
@@ -36,12 +37,22 @@ class Expected:
             None where it has none.
         wrappers: What was done to it on its way.
         place: (the client's index) → where its message belongs, for these.
+        masked: Whether its numbers mean nothing by themselves, so that nothing can be said of them.
     """
 
     leaves: Layout
     check: Callable[[Message, int, int], str | None] | None = None
     wrappers: Sequence[Wrapper] = ()
     place: Callable[[int], Place] | None = None
+    masked: bool = False
+
+    def hidden(self) -> Expected:
+        """What one client's message looks like under masks."""
+        return Expected(whole.layout(self.leaves), masked=True)
+
+    def in_all(self) -> Expected:
+        """What the sum of all looks like: the step's own check is of one client."""
+        return Expected(self.leaves)
 
     def travelling(self, client: int) -> Layout:
         """What a client's message looks like on its way."""
@@ -66,6 +77,8 @@ class Expected:
             client: The site's index.
             rows: How many rows it has.
         """
+        if self.masked:
+            return None
         broken = tree.not_finite(flatten(message))
         if broken is not None:
             return f"{broken!r} is NaN or infinite"

@@ -19,8 +19,6 @@ SLOTS = 32
 """Masked sums that one agreement is for. A site has two kilobytes of public keys for it, and sends each other site
 2.6 kilobytes of shares. The preset default asks 7 sums in a round of `deploy init`, so it agrees every fourth round."""
 MOST_SLOTS = 1024
-LEAST_SITES = 3
-"""Of two sites each would know the other's numbers from the sum."""
 SEALED = 2 * SHARE + 16  # two shares, and AES-GCM's tag
 
 
@@ -28,7 +26,7 @@ class MaskError(UserError):
     """What masks do not allow, or cannot be undone by."""
 
     def __init__(self, what: str, fix: str = "ask the coordinator; its next try begins with new keys") -> None:
-        super().__init__(what, where="secure", fix=fix)
+        super().__init__(what, where="communication.secure", fix=fix)
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,8 @@ class Public:
         """
         if not isinstance(found, dict):
             raise MaskError("a site's public keys are no table")
-        keys = cls(*(to_bytes(found.get(name)) for name in ("box", "slots", "seals")), to_bytes(found.get("tag", "")))
+        box, slots, seals = (to_bytes(found.get(name)) for name in ("box", "slots", "seals"))
+        keys = cls(box, slots, seals, to_bytes(found.get("tag", "")))
         whole = len(keys.box) == KEY and 0 < len(keys.slots) == len(keys.seals) <= KEY * MOST_SLOTS
         if not whole or len(keys.slots) % KEY or len(keys.tag) not in (0, KEY):
             raise MaskError("a site's public keys are not of their length")

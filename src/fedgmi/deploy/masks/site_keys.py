@@ -2,9 +2,9 @@
 
     it sends    y_i = x_i + PRG(b_i) + Σ_{j>i} PRG(s_ij) − Σ_{j<i} PRG(s_ji)   (mod 2^64)
 
-s_ij is known to sites i and j alone, b_i to site i. Both are in shares: of b_i, and of the key that s_ij come from. Once
-the coordinator has said whose messages it has, every site gives its share of b_i for those that answered, and of the key
-for those that did not. It never gives both of one site, and it says so once for each sum.
+s_ij is known to sites i and j alone, b_i to site i. Both are in shares: b_i, and the key that the s_ij come from. Once
+the coordinator has said whose messages it has, every site tells its share of b_i of those that answered, and of the key
+of those that did not. It never tells both of one site.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from torch import Tensor
 
 from fedgmi.deploy.masks import shamir, stream
 from fedgmi.deploy.masks.keys import (
-    LEAST_SITES,
     SEALED,
     MaskError,
     Public,
@@ -31,6 +30,7 @@ from fedgmi.deploy.masks.keys import (
     to_text,
 )
 from fedgmi.deploy.masks.stream import Where, derived
+from fedgmi.deploy.settings import LEAST_MASKED
 
 COEFFICIENT = 40  # bytes
 Shares = tuple[dict[int, bytes], dict[int, bytes]]  # of the key and of the seed, by site
@@ -49,6 +49,7 @@ class SiteKeys:
         members: Public keys of all sites; none before they are agreed on.
         used: What each sum was for: its exchange, and the sites that take part.
         told: Those that answered, of each sum of which shares were told.
+        digest: Of the agreement; "" before there is one.
     """
 
     run: str
@@ -59,6 +60,7 @@ class SiteKeys:
     members: dict[int, Public] = field(default_factory=dict)
     used: dict[int, tuple[tuple[int, int], tuple[int, ...]]] = field(default_factory=dict)
     told: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    digest: str = ""
 
     def public(self, secret: str | None = None) -> Public:
         """The keys that go to the others; secret: of the sites, which the coordinator lacks."""
@@ -68,11 +70,6 @@ class SiteKeys:
         if secret is None:
             return plain
         return Public(plain.box, slots, seals, plain.tagged(secret, self.epoch, self.site))
-
-    @property
-    def digest(self) -> str:
-        """Of the agreement."""
-        return digest_of(self.epoch, self.members)
 
     @property
     def threshold(self) -> int:
@@ -95,8 +92,8 @@ class SiteKeys:
         mine = members.get(self.site)
         if mine is None or mine != self.public(secret):
             raise MaskError("the coordinator sent other keys of this site than the site has")
-        if len(members) < LEAST_SITES:
-            raise MaskError(f"{len(members)} sites have keys, and masks hide nothing among fewer than {LEAST_SITES}")
+        if len(members) < LEAST_MASKED:
+            raise MaskError(f"{len(members)} sites have keys, and masks hide nothing among fewer than {LEAST_MASKED}")
         if any(other.n_slots != self.n_slots for other in members.values()):
             raise MaskError("the sites' keys are for different numbers of sums")
         if len({other.box for other in members.values()}) < len(members):
@@ -107,7 +104,7 @@ class SiteKeys:
                 raise MaskError(f"the keys of site {i} lack the tag of the sites' secret", fix)
         if self.members and self.members != members:
             raise MaskError("the coordinator sent other keys than those that were agreed on")
-        self.members = dict(members)
+        self.members, self.digest = dict(members), digest_of(self.epoch, members)
         cut = [self._shares(slot) for slot in range(self.n_slots)]
         return {
             i: to_text(b"".join(self._seal(i, slot, cut[slot]) for slot in range(self.n_slots)))
@@ -201,6 +198,7 @@ class SiteKeys:
             "members": {str(i): keys.to_json() for i, keys in self.members.items()},
             "used": {str(slot): [list(at), list(among)] for slot, (at, among) in self.used.items()},
             "told": {str(slot): list(there) for slot, there in self.told.items()},
+            "digest": self.digest,
         }
 
     @classmethod
@@ -210,7 +208,7 @@ class SiteKeys:
         used = {int(slot): ((at[0], at[1]), tuple(among)) for slot, (at, among) in found["used"].items()}
         told = {int(slot): tuple(there) for slot, there in found["told"].items()}
         own = found["run"], found["epoch"], found["site"], bytes.fromhex(found["master"]), found["n_slots"]
-        return cls(*own, members, used, told)
+        return cls(*own, members, used, told, found["digest"])
 
     def _key(self, slot: int) -> bytes:
         return derived(self.master, "key", slot)
@@ -239,9 +237,9 @@ class SiteKeys:
 
     def _seal(self, other: int, slot: int, cut: Shares) -> bytes:
         """Both shares for another site, for its eyes alone."""
-        return self._lock(other, self.site, other).encrypt(
-            slot.to_bytes(12, "big"), cut[0][other] + cut[1][other], self._about(self.site, other, slot)
-        )
+        lock, both = self._lock(other, self.site, other), cut[0][other] + cut[1][other]
+        found: bytes = lock.encrypt(slot.to_bytes(12, "big"), both, self._about(self.site, other, slot))
+        return found
 
     def _open(self, other: int, slot: int, sealed: bytes) -> tuple[bytes, bytes] | None:
         """Both shares that another site sealed; None where it did not, or for another sum."""

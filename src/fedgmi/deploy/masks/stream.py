@@ -45,12 +45,14 @@ def derived(secret: bytes, *purpose: int | str, length: int = KEY) -> bytes:
         >>> derived(b"secret", "box") == derived(b"secret", "box") != derived(b"secret", "share", 1)
         True
     """
-    return HKDF(hashes.SHA256(), length, b"fedgmi masks 1", repr(purpose).encode()).derive(secret)
+    found: bytes = HKDF(hashes.SHA256(), length, b"fedgmi masks 1", repr(purpose).encode()).derive(secret)
+    return found
 
 
 def public_of(secret: bytes) -> bytes:
     """The public key of X25519 to 32 secret bytes (RFC 7748)."""
-    return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
+    found: bytes = X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
+    return found
 
 
 def agreed(secret: bytes, public: bytes) -> bytes:
@@ -59,7 +61,8 @@ def agreed(secret: bytes, public: bytes) -> bytes:
     Raises:
         ValueError: For a public key by which anybody would know it.
     """
-    return X25519PrivateKey.from_private_bytes(secret).exchange(X25519PublicKey.from_public_bytes(public))
+    found: bytes = X25519PrivateKey.from_private_bytes(secret).exchange(X25519PublicKey.from_public_bytes(public))
+    return found
 
 
 def masks(key: bytes, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 
 from torch import Tensor
@@ -100,11 +101,11 @@ def unmasked(
         shares = {holder + 1: every[i] for holder, every in told.items() if i in every}
         keys = agreement.members[i]
         if i in answered:
-            seed = recovered(i, shares, t, lambda secret, keys=keys: keys.is_seed(where.slot, secret))
+            seed = recovered(i, shares, t, partial(keys.is_seed, where.slot))
             found = stream.added(found, stream.masks(where.key(seed, i), shapes), -1)
             continue
         public = keys.key(where.slot)
-        own = recovered(i, shares, t, lambda secret, public=public: stream.public_of(secret) == public)
+        own = recovered(i, shares, t, partial(_is_key_of, public))
         for j in answered:
             shared = stream.agreed(own, agreement.members[j].key(where.slot))
             mask = stream.masks(where.key(shared, i, j), shapes)
@@ -133,6 +134,10 @@ def recovered(site: int, shares: Mapping[int, bytes], t: int, right: Callable[[b
         if secret is not None and right(secret):
             return secret
     raise Unopened(site, len(known), t)
+
+
+def _is_key_of(public: bytes, secret: bytes) -> bool:
+    return stream.public_of(secret) == public
 
 
 def _choices(places: Sequence[int], t: int) -> Iterator[Sequence[int]]:

@@ -13,6 +13,7 @@ import time
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,21 +23,24 @@ from fedgmi.data.rows import pack as pack_rows
 from fedgmi.deploy.settings import FederationSettings, SiteSettings
 from fedgmi.deploy.site import results
 from fedgmi.deploy.site.memory import Exchange, Kept, Memory, StateLost, memory_of
-from fedgmi.deploy.site.requests import check_place
+from fedgmi.deploy.site.requests import check_place, within
 from fedgmi.errors import DataError, DivergedError, FedgmiError, UserError
 from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
-from fedgmi.methods.disclosing import disclosing
 from fedgmi.protocol.agreed import Agreed, not_finite_words
 from fedgmi.protocol.blocks import ROUNDS_HELD, first_blocks
 from fedgmi.protocol.message import Message, flatten, unflatten
 from fedgmi.protocol.opening import received, tree_of
 from fedgmi.protocol.phases import phase_of, require_finite
+from fedgmi.protocol.secure_sum import seen_singly
 from fedgmi.protocol.wire import Header, Parcel, WireError, pack
 from fedgmi.protocol.wrapper import Place, apart, marked, send
 from fedgmi.runs.setup import choose_device, open_process
 from fedgmi.storage import files
 from fedgmi.tree import Tree
+
+if TYPE_CHECKING:
+    from fedgmi.deploy.site.masking import Masking
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,8 @@ class Site:
         memory = memory_of(self.where, str(header["run"]))
         with memory.alone():
             site = replace(self, federation=self.federation.planned(memory.plan()))
+            if header["kind"] == "masks":
+                return site._masking(header, memory).answer(header)
             server = site._take(request, memory)
             if header["kind"] == "step":
                 return site._step(header, request, server, memory)
@@ -179,8 +185,24 @@ class Site:
         require_finite(flatten(message), self.settings.name, at[0])
         require_finite(state, self.settings.name, at[0])
         sent, left = send(self.federation.coding().wrappers(method.program), message, place)
+        if self.federation.masked and not seen_singly(step) and flatten(sent):
+            sent = self._masking(header, memory).hide(sent, header)
         state = state | marked(unsent | left)
         return Kept(tree.to(state, "cpu"), tree.to(flatten(sent), "cpu"), same)
+
+    def _masking(self, header: Header, memory: Memory) -> Masking:
+        """This site's part in masked sums.
+
+        Raises:
+            UserError: Where the federation has none.
+        """
+        from fedgmi.deploy.site.masking import Masking  # sites without masks do without cryptography
+
+        if not self.federation.masked:
+            raise UserError("federation.toml says nothing of masks", where="request", fix="ask the coordinator")
+        within(header, "id", self.federation.sites - 1)
+        n_sites, secret = self.federation.sites, self.settings.mask_secret
+        return Masking(memory.where, str(header["run"]), int(header["id"]), n_sites, secret)
 
     def _states(self, header: Header, method: Method, server: Tree, rows: Rows, memory: Memory) -> tuple[Tree, Tree]:
         """The server's state, and the site's that the request builds on, where the rows are."""
@@ -216,7 +238,7 @@ class Site:
     def method(self) -> Method:
         """The method that the federation runs, with this site's own secret, and the part of its steps that it makes."""
         own = self.settings.part_of_steps
-        return disclosing(self.federation.setup().method(secret=self._secret(), part=own))
+        return self.federation.running(self.federation.setup().method(secret=self._secret(), part=own))
 
     def _rows(self, client: Client, header: Header, validation: Client | None = None) -> Rows:
         """The client's rows under its index in the federation."""
