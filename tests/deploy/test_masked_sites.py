@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from local_post import LocalPost, as_pictures, make_sites, max_difference, settings_of
+from local_post import LocalPost, Stopped, as_pictures, make_sites, max_difference, settings_of
+from tables import table_federation, write_site
 
 from federations import gaussian_scenario
 from fedgmi.deploy.coordinator.coordinator import Coordinator
-from fedgmi.deploy.masks.keys import SLOTS
+from fedgmi.deploy.masks.keys import SEALED, SLOTS, to_text
 from fedgmi.deploy.settings import FederationSettings
-from fedgmi.errors import UserError
+from fedgmi.deploy.site.site_check import check, leaves, tells_proportions, warning
+from fedgmi.errors import ConfigError, UserError
 from fedgmi.protocol import in_process as in_process_module
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.rounds import Progress, run_rounds
-from fedgmi.protocol.wire import Parcel
+from fedgmi.protocol.wire import Parcel, hash_of
 from fedgmi.storage import checkpoint
 
 SCENARIO = gaussian_scenario(4, 40, separation=4.0)
@@ -212,3 +215,180 @@ def test_fewer_than_the_threshold_for_good_end_the_run_with_a_sentence(tmp_path)
     }
     with pytest.raises(UserError, match=r"2 sites answered, and masks need 3 of 4 in round 1, for 0\.3 s"):
         deployed(settings, tmp_path, faults)
+
+
+def changing(ask: str, change):
+    """A fault: another answer to what masks ask, in round 1 alone."""
+
+    def fault(request: Parcel, reply: Parcel) -> Parcel | None:
+        header = request.header
+        asked = header["kind"] == "masks" and header["masks"]["ask"] == ask and header["round"] == 1
+        return Parcel(change(reply.header)) if asked else reply
+
+    return fault
+
+
+def junk(header):
+    return {"shares": {i: to_text(bytes(SEALED * SLOTS)) for i in header["shares"]}}
+
+
+SPOILT = {
+    "no keys": ("keys", lambda header: {}, "client-01 is absent: it has sent no keys and shares"),
+    "keys of another length": ("keys", lambda header: {"keys": {"box": "AA=="}}, "its answer is none of masks"),
+    "no shares": ("shares", lambda header: {"shares": 3}, "client-01 is absent: it has sent no keys and shares"),
+    "shares for some": ("shares", lambda header: {"shares": {}}, "client-01 is absent: it has sent no keys"),
+    "an error": ("keys", lambda header: {"error": "no\nroom"}, "client-01: no room"),
+    "shares that nobody opens": ("shares", junk, "client-01 is absent: its shares of its secrets are wrong"),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_site_that_spoils_keys_is_absent_and_the_round_goes_on(tmp_path, how):
+    ask, change, said = SPOILT[how]
+    summary, _, _ = deployed(AVERAGE, tmp_path, {"client-01": changing(ask, change)})
+    assert said in log_of(tmp_path)
+    assert summary["rounds_absent"] == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("how", ["none", "wrong", "nonsense"])
+def test_shares_that_are_wrong_or_missing_of_one_site_change_nothing(tmp_path, how):
+    """Three shares of four are enough, and what is public of a secret tells which three are right."""
+
+    def change(header):
+        other = to_text(bytes(33)) if how == "wrong" else "§"
+        return {"told": {} if how == "none" else dict.fromkeys(header["told"], other)}
+
+    summary, server, _ = deployed(AVERAGE, tmp_path / "a", {"client-01": changing("unmask", change)})
+    _, expected, _ = deployed(AVERAGE, tmp_path / "b")
+    assert summary["rounds_absent"] == [0] * N
+    assert torch.equal(server["expert"], expected["expert"])
+
+
+def test_a_sum_that_cannot_be_ends_the_run_with_a_sentence(tmp_path):
+    """One site sends other numbers than its own, and nobody knows which."""
+
+    def spoil(request: Parcel, reply: Parcel) -> Parcel:
+        if request.header["kind"] != "step":
+            return reply
+        payload = reply.payload.clone()
+        payload[:] = torch.randint(0, 256, payload.shape, generator=torch.Generator().manual_seed(0))
+        return Parcel(reply.header | {"hash": hash_of(payload.numpy().tobytes())}, payload)
+
+    with pytest.raises(UserError, match=r"round 1, the sum of 'train' over 4 sites cannot be: .* masks hide which"):
+        deployed(AVERAGE, tmp_path, {"client-01": spoil})
+
+
+def asked_of(post: LocalPost, name: str, kind: str) -> list[Parcel]:
+    return [request for asked, request in post.asked if asked == name and request.header["kind"] == kind]
+
+
+def test_a_site_answers_nothing_that_would_show_its_own_numbers(tmp_path):
+    """A coordinator that asks for more than the protocol has is refused, and told why in one line."""
+    _, _, post = deployed(AVERAGE, tmp_path)
+    site = post.sites[100]
+    step, unmask = asked_of(post, "client-00", "step")[-1], asked_of(post, "client-00", "masks")[-1]
+
+    def refused(request: Parcel, **masks: object) -> str:
+        table = request.header["masks"] | masks
+        return str(site.answer(Parcel(request.header | {"masks": table}, request.payload)).header["error"])
+
+    plain = Parcel({k: v for k, v in step.header.items() if k != "masks"}, step.payload)
+    assert "asks for this site's own numbers" in site.answer(plain).header["error"]
+    assert "masks never serve twice" in refused(step, among=[0, 1, 2])
+    assert "a sum of 2 sites, expected 3" in refused(step, slot=30, among=[0, 1])
+    assert "not kept here" in refused(step, epoch="f" * 16)
+    assert "both kinds of shares of one site" in refused(unmask, answered=[0, 1, 2])
+    assert "has sent nothing to" in refused(unmask, slot=31)
+    assert "asks for nothing that masked sums have" in refused(unmask, ask="secrets")
+    assert "no table by site" in refused(unmask, sealed={"7": ""})
+    assert "a name in hex" in refused(unmask, ask="keys", epoch="../../x")
+    assert "keys for 100000 sums" in refused(unmask, ask="keys", slots=100_000, epoch="f" * 16)
+    assert site.answer(unmask).header["told"].keys() == {"0", "1", "2", "3"}  # the honest question, once more
+    assert "round 1, 2" not in site.answer(step).header.get("error", "")
+
+
+def test_a_site_without_masks_knows_no_such_requests(tmp_path):
+    plain = settings_of("fedavg").model_copy(update={"sites": N})
+    _, _, post = deployed(plain, tmp_path)
+    header = asked_of(post, "client-00", "step")[-1].header | {"kind": "masks", "masks": {"ask": "keys"}}
+    assert "federation.toml says nothing of masks" in post.sites[100].answer(Parcel(header)).header["error"]
+
+
+def test_with_a_secret_of_the_sites_all_need_it(tmp_path):
+    """Whoever lacks it is no site. With it everywhere the run is as ever."""
+    sites = make_sites(AVERAGE, tmp_path / "sites", SCENARIO)
+
+    def knowing(some):
+        own = {n: sites[n].settings.model_copy(update={"mask_secret": "a word among us sites"}) for n in some}
+        return sites | {n: replace(sites[n], settings=settings) for n, settings in own.items()}
+
+    summary, _, _ = deployed(AVERAGE, tmp_path / "all", sites=knowing(sites))
+    assert summary["rounds_absent"] == [0] * N
+    short = AVERAGE.model_copy(update={"wait_s": 0.2})
+    some = {n: replace(site, federation=short) for n, site in knowing([100, 101, 102]).items()}
+    with pytest.raises(UserError, match=r"1 site sent shares, and masks need 3 of 4"):
+        deployed(short, tmp_path / "some", sites=some)
+    assert "the keys of site 3 lack the tag of the sites' secret" in log_of(tmp_path / "some")
+
+
+def test_a_site_that_lost_its_keys_is_absent_until_the_next_round(tmp_path):
+    settings = masked(settings_of("fedavg"), rounds=3)
+    lost = []
+
+    def lose(request: Parcel, reply: Parcel) -> Parcel:
+        asks = request.header["kind"] == "masks" and request.header["masks"]["ask"] == "shares"
+        if asks and not lost:
+            lost.extend((tmp_path / "sites" / "client-02").glob("runs/*/masks.json"))
+            lost[0].write_text("{")
+        return reply
+
+    summary, _, _ = deployed(settings, tmp_path, {"client-02": lose})
+    assert summary["rounds_absent"] == [0, 0, 1, 0]
+    assert "the keys that the request names are not kept here" in log_of(tmp_path)
+
+
+def test_a_coordinator_that_starts_again_agrees_on_new_keys(tmp_path):
+    sites = make_sites(AVERAGE, tmp_path / "sites", SCENARIO)
+    post = LocalPost(sites, stop_after=5)
+    with pytest.raises(Stopped):
+        Coordinator(AVERAGE, post, tmp_path / "out", echo=lambda line: None).run()
+    before = {r.header["masks"]["epoch"] for _, r in post.asked if "masks" in r.header}
+    post.stop_after = None
+    Coordinator(AVERAGE, post, tmp_path / "out", echo=lambda line: None).run()
+    after = {r.header["masks"]["epoch"] for _, r in post.asked if "masks" in r.header}
+    found = checkpoint.load(tmp_path / "out" / "checkpoints", "fedavg", digest=AVERAGE.digest())
+    _, expected, _ = deployed(AVERAGE, tmp_path / "whole")
+    assert len(before) == 1
+    assert len(after) == 2
+    assert torch.equal(found.server["expert"], expected["expert"])
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("cfl", {}, r"the step '.*' of cfl cannot go with masks: the server needs its single replies"),
+        ("flux", {}, r"the step 'describe' of flux cannot go with masks"),
+        ("fedavg", {"robust": {"aggregation": "median"}}, "robust.aggregation: robust rules read every site's update"),
+        ("fedavg", {"robust": {"max_norm": "median"}}, "robust.max_norm: robust rules read every site's update"),
+        ("fedavg", {"communication": {"secure": "masks", "precision": "8"}}, "communication.precision: masks hide"),
+        ("fedavg", {"communication": {"secure": "masks", "mb_per_client": 9.0}}, "communication.mb_per_client: masks"),
+        ("fedavg", {"sites": 2}, "sites: masks are for 3 sites or more in every exchange, and this allows 2"),
+        ("fedavg", {"min_sites": 1}, "min_sites: masks are for 3 sites or more"),
+        ("fedavg", {"method": {"name": "fedavg", "participation": 0.5}}, "method.participation: masks are for 3"),
+    ],
+)
+def test_what_masks_leave_nothing_of_is_refused_at_the_start(name, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        masked(settings_of(name), **changes).setup().method()
+
+
+def test_site_check_says_what_is_masked_and_what_is_not(tmp_path):
+    text = table_federation() + '\n[communication]\nsecure = "masks"\n'
+    path = write_site(tmp_path / "site-0", 0, text)
+    found = check(path, path.parent / "federation.toml")
+    told = list(leaves(found))
+    assert [line for line in told if "seen singly though sums are masked" in line]
+    assert [line for line in told if line.startswith("once, masked, sums of its features")]
+    assert not tells_proportions(found)
+    assert "with mask_secret in every site's site.toml" in warning(found)
+    assert "its histogram of codewords × label" in warning(found)

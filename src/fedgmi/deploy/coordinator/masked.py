@@ -61,8 +61,8 @@ class MaskedRemote(Remote):
         except MaskError as error:
             self.failed = error.what
             self.roster.tell(f"round {self.round}: no sum of {step.name!r}: {error.what}")
-            if isinstance(error, Unopened) and error.none:
-                self._bar(error.site, "nobody can open its shares")
+            if isinstance(error, Unopened) and error.blamed:
+                self._bar(error.site, "its shares of its secrets are wrong")
             self.agreement = None
             return None
 

@@ -61,15 +61,15 @@ class Unopened(MaskError):
 
     Attributes:
         site: Whose.
-        none: Whether nobody could open what it had sealed, so that it is to blame.
+        blamed: Whether enough sites told shares, so that the fault is in those that it had sealed for them.
     """
 
-    def __init__(self, site: int, right: int, needed: int) -> None:
+    def __init__(self, site: int, came: int, needed: int, *, blamed: bool) -> None:
         super().__init__(
-            f"the masks of site {site} cannot be taken off: {right} shares of its secret came and no {needed} of them "
+            f"the masks of site {site} cannot be taken off: {came} shares of its secret came and no {needed} of them "
             "give it"
         )
-        self.site, self.none = site, right == 0
+        self.site, self.blamed = site, blamed
 
 
 def unmasked(
@@ -101,11 +101,11 @@ def unmasked(
         shares = {holder + 1: every[i] for holder, every in told.items() if i in every}
         keys = agreement.members[i]
         if i in answered:
-            seed = recovered(i, shares, t, partial(keys.is_seed, where.slot))
+            seed = recovered(i, shares, t, partial(keys.is_seed, where.slot), len(told))
             found = stream.added(found, stream.masks(where.key(seed, i), shapes), -1)
             continue
         public = keys.key(where.slot)
-        own = recovered(i, shares, t, partial(_is_key_of, public))
+        own = recovered(i, shares, t, partial(_is_key_of, public), len(told))
         for j in answered:
             shared = stream.agreed(own, agreement.members[j].key(where.slot))
             mask = stream.masks(where.key(shared, i, j), shapes)
@@ -113,7 +113,7 @@ def unmasked(
     return found
 
 
-def recovered(site: int, shares: Mapping[int, bytes], t: int, right: Callable[[bytes], bool]) -> bytes:
+def recovered(site: int, shares: Mapping[int, bytes], t: int, right: Callable[[bytes], bool], n_told: int) -> bytes:
     """A site's secret from the shares that came of it, of which up to two may be wrong where there are more than t.
 
     Args:
@@ -121,6 +121,7 @@ def recovered(site: int, shares: Mapping[int, bytes], t: int, right: Callable[[b
         shares: By place.
         t: How many give it.
         right: (a secret) → whether it is the one, by what is public of it.
+        n_told: How many sites told any shares.
 
     Returns:
         The secret.
@@ -133,7 +134,7 @@ def recovered(site: int, shares: Mapping[int, bytes], t: int, right: Callable[[b
         secret = shamir.secret_of({place: known[place] for place in chosen})
         if secret is not None and right(secret):
             return secret
-    raise Unopened(site, len(known), t)
+    raise Unopened(site, len(known), t, blamed=n_told >= t)
 
 
 def _is_key_of(public: bytes, secret: bytes) -> bool:
