@@ -232,9 +232,15 @@ def junk(header):
     return {"shares": {i: to_text(bytes(SEALED * SLOTS)) for i in header["shares"]}}
 
 
+NOTHING = to_text(bytes(32))
 SPOILT = {
     "no keys": ("keys", lambda header: {}, "client-01 is absent: it has sent no keys and shares"),
     "keys of another length": ("keys", lambda header: {"keys": {"box": "AA=="}}, "its answer is none of masks"),
+    "keys that hide nothing": (
+        "keys",
+        lambda header: {"keys": header["keys"] | {"box": to_text(bytes(32))}},
+        "is none",
+    ),
     "no shares": ("shares", lambda header: {"shares": 3}, "client-01 is absent: it has sent no keys and shares"),
     "shares for some": ("shares", lambda header: {"shares": {}}, "client-01 is absent: it has sent no keys"),
     "an error": ("keys", lambda header: {"error": "no\nroom"}, "client-01: no room"),
@@ -276,6 +282,30 @@ def test_a_sum_that_cannot_be_ends_the_run_with_a_sentence(tmp_path):
 
     with pytest.raises(UserError, match=r"round 1, the sum of 'train' over 4 sites cannot be: .* masks hide which"):
         deployed(AVERAGE, tmp_path, {"client-01": spoil})
+
+
+def test_a_site_notes_a_sum_over_other_sites_than_before(tmp_path):
+    """Two sites' shares are lost on the way, and in the next try another site is silent.
+
+    To a site that looks like a coordinator that wants to know the part of the one that is missing.
+    """
+    seen: list[str] = []
+
+    def fault(request: Parcel, reply: Parcel) -> Parcel | None:
+        header = request.header
+        if header["kind"] == "masks" and header["masks"]["ask"] == "unmask" and len(seen) < 2:
+            seen.append("lost")
+            return None
+        return reply
+
+    def silent(request: Parcel, reply: Parcel) -> Parcel | None:
+        return None if request.header["kind"] == "step" and len(seen) == 2 and not seen.append("silent") else reply
+
+    deployed(AVERAGE, tmp_path, {"client-00": fault, "client-01": fault, "client-03": silent})
+    assert "cannot be taken off: 2 shares of its secret came" in log_of(tmp_path)
+    said = "round 1, exchange 0 is summed over sites [0, 1, 2], and was over [0, 1, 2, 3] before"
+    for i in range(3):
+        assert said in (tmp_path / "sites" / f"client-0{i}" / "log.txt").read_text()
 
 
 def asked_of(post: LocalPost, name: str, kind: str) -> list[Parcel]:
@@ -358,6 +388,7 @@ def test_a_coordinator_that_starts_again_agrees_on_new_keys(tmp_path):
     after = {r.header["masks"]["epoch"] for _, r in post.asked if "masks" in r.header}
     found = checkpoint.load(tmp_path / "out" / "checkpoints", "fedavg", digest=AVERAGE.digest())
     _, expected, _ = deployed(AVERAGE, tmp_path / "whole")
+    assert not list((tmp_path / "sites").glob("*/log.txt"))  # the same sums over the same sites
     assert len(before) == 1
     assert len(after) == 2
     assert torch.equal(found.server["expert"], expected["expert"])

@@ -133,7 +133,7 @@ class MaskedRemote(Remote):
         """
         epoch = secrets.token_hex(8)
         ask = {"ask": "keys", "epoch": epoch, "slots": SLOTS}
-        found = self._converse(step, dict.fromkeys(asked, ask), lambda header: Public.from_json(header["keys"]))
+        found = self._converse(step, dict.fromkeys(asked, ask), _public)
         members = {i: keys for i, keys in found.items() if keys.n_slots == SLOTS}
         self._lose_others(asked, members)
         if len(members) < LEAST_MASKED:
@@ -211,6 +211,13 @@ class MaskedRemote(Remote):
                 where=self.settings.name,
                 fix="see the sites' log.txt; without communication.secure the site would be named",
             )
+
+
+def _public(header: Header) -> Public:
+    """A site's public keys, such as hide something."""
+    keys = Public.from_json(header["keys"])
+    keys.check()
+    return keys
 
 
 def _sealed(text: Any) -> bytes:

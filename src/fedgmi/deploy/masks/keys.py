@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedgmi.deploy.masks.shamir import SHARE
-from fedgmi.deploy.masks.stream import KEY
+from fedgmi.deploy.masks.stream import KEY, agreed
 from fedgmi.errors import UserError
 
 SLOTS = 32
@@ -57,6 +57,18 @@ class Public:
     def is_seed(self, slot: int, seed: bytes) -> bool:
         """Whether this is the seed of its own mask of one sum."""
         return hmac.compare_digest(seal_of(seed), self.seals[KEY * slot : KEY * (slot + 1)])
+
+    def check(self) -> None:
+        """Refuse keys by which everybody would know what two sites share (RFC 7748, section 6.1).
+
+        Raises:
+            MaskError: For a key of low order.
+        """
+        try:
+            for key in (self.box, *pieces(self.slots, KEY)):
+                agreed(bytes(KEY), key)
+        except ValueError as error:
+            raise MaskError("a site's public keys are of low order, so that they hide nothing") from error
 
     def to_json(self) -> dict[str, str]:
         """As a header has it."""

@@ -50,6 +50,7 @@ class SiteKeys:
         used: What each sum was for: its exchange, and the sites that take part.
         told: Those that answered, of each sum of which shares were told.
         digest: Of the agreement; "" before there is one.
+        summed: Over which sites each exchange of the run was summed first, under these keys or earlier ones.
     """
 
     run: str
@@ -61,6 +62,7 @@ class SiteKeys:
     used: dict[int, tuple[tuple[int, int], tuple[int, ...]]] = field(default_factory=dict)
     told: dict[int, tuple[int, ...]] = field(default_factory=dict)
     digest: str = ""
+    summed: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
 
     def public(self, secret: str | None = None) -> Public:
         """The keys that go to the others; secret: of the sites, which the coordinator lacks."""
@@ -99,6 +101,7 @@ class SiteKeys:
         if len({other.box for other in members.values()}) < len(members):
             raise MaskError("two sites have the same key")
         for i, other in members.items():
+            other.check()
             if secret is not None and other.tag != other.tagged(secret, self.epoch, i):
                 fix = "every site needs the same mask_secret in its site.toml; if all have it, the keys are forged"
                 raise MaskError(f"the keys of site {i} lack the tag of the sites' secret", fix)
@@ -187,6 +190,17 @@ class SiteKeys:
                 found[i] = to_text(both[1] if i in there else both[0])
         return found
 
+    def other_sum(self, slot: int) -> str:
+        """What there is to know of a sum of which shares were told: that the same exchange was summed over other sites.
+
+        Both sums together show the part of those that are in one of them. That is so after an honest repetition, too.
+        """
+        at, there = self.used[slot][0], self.told[slot]
+        before = self.summed.setdefault(at, there)
+        if before == there:
+            return ""
+        return f"round {at[0]}, exchange {at[1]} is summed over sites {list(there)}, and was over {list(before)} before"
+
     def to_json(self) -> dict[str, Any]:
         """For the site's own disk; whoever reads it can take the site's masks off."""
         return {
@@ -199,6 +213,7 @@ class SiteKeys:
             "used": {str(slot): [list(at), list(among)] for slot, (at, among) in self.used.items()},
             "told": {str(slot): list(there) for slot, there in self.told.items()},
             "digest": self.digest,
+            "summed": [[*at, *there] for at, there in self.summed.items()],
         }
 
     @classmethod
@@ -208,7 +223,8 @@ class SiteKeys:
         used = {int(slot): ((at[0], at[1]), tuple(among)) for slot, (at, among) in found["used"].items()}
         told = {int(slot): tuple(there) for slot, there in found["told"].items()}
         own = found["run"], found["epoch"], found["site"], bytes.fromhex(found["master"]), found["n_slots"]
-        return cls(*own, members, used, told, found["digest"])
+        summed = {(round, number): tuple(there) for round, number, *there in found["summed"]}
+        return cls(*own, members, used, told, found["digest"], summed)
 
     def _key(self, slot: int) -> bytes:
         return derived(self.master, "key", slot)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class Masking:
         site: The site's index.
         n_sites: How many there may be.
         secret: Of all sites, which the coordinator lacks; None: they have none.
+        note: Writes a line to the site's log.
     """
 
     where: Path
@@ -36,6 +38,7 @@ class Masking:
     site: int
     n_sites: int
     secret: str | None = None
+    note: Callable[[str], None] = lambda line: None
 
     def answer(self, header: Header) -> Parcel:
         """Answer a request of kind "masks": for keys, for shares, or for what takes masks off.
@@ -55,7 +58,10 @@ class Masking:
         if table.get("ask") == "unmask":
             sealed = {int(i): to_bytes(text) for i, text in _by_site(table.get("sealed"), self.n_sites).items()}
             told = keys.tell(table.get("slot"), table.get("answered"), sealed)
+            again = keys.other_sum(table["slot"])
             self._write(keys)  # before anything is told, so that nothing else is told later
+            if again:
+                self.note(again)
             return Parcel({"told": {str(i): text for i, text in told.items()}})
         raise MaskError("the request asks for nothing that masked sums have", "update fedgmi")
 
@@ -94,6 +100,7 @@ class Masking:
         if known is not None and (known.epoch, known.site, known.n_slots) == (epoch, self.site, n_slots):
             return known
         fresh = SiteKeys(self.run, epoch, self.site, secrets.token_bytes(32), n_slots)
+        fresh.summed = {} if known is None else known.summed
         self._write(fresh)
         return fresh
 

@@ -202,7 +202,8 @@ class Site:
             raise UserError("federation.toml says nothing of masks", where="request", fix="ask the coordinator")
         within(header, "id", self.federation.sites - 1)
         n_sites, secret = self.federation.sites, self.settings.mask_secret
-        return Masking(memory.where, str(header["run"]), int(header["id"]), n_sites, secret)
+        where = memory.where, str(header["run"]), int(header["id"])
+        return Masking(*where, n_sites, secret, lambda line: log(self.where, UserError(line, where="masks")))
 
     def _states(self, header: Header, method: Method, server: Tree, rows: Rows, memory: Memory) -> tuple[Tree, Tree]:
         """The server's state, and the site's that the request builds on, where the rows are."""
