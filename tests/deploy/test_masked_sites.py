@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from local_grid import LocalGrid
 from local_post import LocalPost, Stopped, as_pictures, make_sites, max_difference, settings_of
 from tables import table_federation, write_site
 
 from federations import gaussian_scenario
+from fedgmi import flower_app
 from fedgmi.deploy.coordinator.coordinator import Coordinator
+from fedgmi.deploy.flower import GridPost
 from fedgmi.deploy.masks.keys import SEALED, SLOTS, to_text
-from fedgmi.deploy.settings import FederationSettings
+from fedgmi.deploy.settings import FederationSettings, read
 from fedgmi.deploy.site.site_check import check, leaves, tells_proportions, warning
 from fedgmi.errors import ConfigError, UserError
 from fedgmi.protocol import in_process as in_process_module
@@ -423,3 +426,22 @@ def test_site_check_says_what_is_masked_and_what_is_not(tmp_path):
     assert not tells_proportions(found)
     assert "with mask_secret in every site's site.toml" in warning(found)
     assert "its histogram of codewords × label" in warning(found)
+
+
+def test_over_a_grid_of_flower(tmp_path):
+    """Three sites with files of their own and a text that they share; keys and shares pass through Flower's records."""
+    own = ("n_components", "codewords", "kmeans_rounds", "calibration_steps", "warm_up_rounds")
+    kept = [line for line in table_federation().splitlines() if line.partition(" = ")[0] not in own]
+    text = "\n".join(kept).replace("[method]", '[method]\nname = "fedavg"')
+    text += '\n[communication]\nsecure = "masks"\n'
+    sites = {}
+    for i in range(3):
+        path = write_site(tmp_path / f"site-{i}", i, text)
+        path.write_text('mask_secret = "a word among us sites"\n' + path.read_text())
+        sites[10 + i] = {"site": str(path)}
+    settings = read(FederationSettings, tmp_path / "site-0" / "federation.toml")
+    post = GridPost(LocalGrid(flower_app.client_app(), sites))
+    summary = Coordinator(settings, post, tmp_path / "out", echo=lambda line: None).run()
+    assert summary["rounds_absent"] == [0, 0, 0]
+    assert summary["proportions"] is None
+    assert all((tmp_path / f"site-{i}" / "site" / "results" / "proportions.json").exists() for i in range(3))
