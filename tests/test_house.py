@@ -47,6 +47,7 @@ SHARED = (
     "personal",
     "shared_trunk",
     "standardising",
+    "summing",
 )
 METHODS_SHARE = tuple(f"methods.{name}" for name in SHARED)
 

@@ -12,9 +12,10 @@ from fedgmi.errors import ConfigError
 from fedgmi.protocol.allowance import Allowance, Costs
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.runs import config, experiment
-from fedgmi.runs.budget import plan as planning
-from fedgmi.runs.budget.plan import CODES, ONE, kept_line, ladders, plan
+from fedgmi.runs.budget.ladder import CODES, ONE, ladders, with_choice
+from fedgmi.runs.budget.plan import plan
 from fedgmi.runs.budget.rehearsal import rehearse
+from fedgmi.runs.budget.words import kept_line, planning_line
 from fedgmi.runs.setup import Setup
 from fedgmi.storage import checkpoint, folder
 from tiny import TINY
@@ -150,8 +151,8 @@ def test_clients_sit_out_where_more_travels_than_was_foreseen(tmp_path, monkeypa
         costs = rehearse(setup, name, spare=spare)
         return dataclasses.replace(costs, rounds=tuple(cost // 2 for cost in costs.rounds))
 
-    monkeypatch.setattr(planning, "rehearse", half)
-    monkeypatch.setattr(planning, "CODES", CODES[:1])
+    monkeypatch.setattr("fedgmi.runs.budget.plan.rehearse", half)
+    monkeypatch.setattr("fedgmi.runs.budget.ladder.CODES", CODES[:1])
     true = rehearse(Setup(settings("rounds=8", method="fedavg"), DIGITS, 1), "fedavg").total
     chosen = settings(f"communication.mb_per_client={0.7 * true / 10**6}", "rounds=8", method="fedavg")
     found = experiment.run(chosen, tmp_path / "run")["budget"]
@@ -221,7 +222,7 @@ def test_densities_that_judge_stay_in_all_their_rounds():
 def test_the_cost_falls_along_every_ladder():
     chosen = Setup(settings("rounds=5"), DIGITS, 3)
     for tried in ladders(chosen, "fedgmi"):
-        costs = [rehearse(planning.with_choice(chosen, ways), "fedgmi").total for ways in tried]
+        costs = [rehearse(with_choice(chosen, ways), "fedgmi").total for ways in tried]
         assert costs == sorted(costs, reverse=True)
 
 
@@ -307,7 +308,7 @@ def test_a_run_says_that_it_plans_then_the_plan_then_what_it_cost(tmp_path):
     heard = Heard()
     chosen = settings("communication.mb_per_client=0.1", method="fedavg")
     found = experiment.run(chosen, tmp_path / "run", listener=heard)["budget"]
-    assert heard.lines == [planning.planning_line("fedavg"), found["plan"], found["kept"]]
+    assert heard.lines == [planning_line("fedavg"), found["plan"], found["kept"]]
 
 
 def test_a_run_without_a_budget_says_how_models_travel(tmp_path):

@@ -260,7 +260,7 @@ class FederationSettings(Section):
 
     def _check_choice(self, section: str, name: str, value: object) -> None:
         """Refuse a choice that no plan makes, or that federation.toml has made."""
-        from fedgmi.runs.budget.plan import RUNGS  # where there is no budget, sites do without
+        from fedgmi.runs.budget.ladder import RUNGS  # where there is no budget, sites do without
 
         own, said = getattr(self, section), f"{section}.{name}"
         if isinstance(value, bool) or name not in type(own).model_fields:

@@ -16,7 +16,8 @@ from fedgmi.data.validate import check_learnable
 from fedgmi.errors import ConfigError, DivergedError, UserError
 from fedgmi.modes import own_modes
 from fedgmi.protocol.listener import Listener
-from fedgmi.runs.budget.plan import Plan, plan
+from fedgmi.runs.budget.plan import plan
+from fedgmi.runs.budget.planned import Plan
 from fedgmi.runs.choosing import best_of, check_choice, say_what_chooses, warn_of_idle_metric, with_rows_to_choose
 from fedgmi.runs.components import (
     ComponentCount,

@@ -25,7 +25,9 @@ from fedgmi.protocol.listener import Listener
 from fedgmi.protocol.phases import require_finite
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.step import select
-from fedgmi.runs.budget.plan import Plan, plan, planning_line, spending
+from fedgmi.runs.budget.plan import plan
+from fedgmi.runs.budget.planned import Plan
+from fedgmi.runs.budget.words import planning_line, spending
 from fedgmi.runs.choosing import (
     UNKNOWN,
     BestRound,

@@ -15,14 +15,16 @@ from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.diagnosis.survey import Survey
 from fedgmi.errors import DivergedError
 from fedgmi.methods import Method
-from fedgmi.protocol.allowance import Allowance
+from fedgmi.protocol.allowance import MB, Allowance
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.ledger import Ledger, bytes_by_kind
 from fedgmi.protocol.listener import Listener
 from fedgmi.protocol.phases import require_finite
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.runs import evaluation
-from fedgmi.runs.budget.plan import MB, Plan, plan, planning_line, spending
+from fedgmi.runs.budget.plan import plan
+from fedgmi.runs.budget.planned import Plan
+from fedgmi.runs.budget.words import planning_line, spending
 from fedgmi.runs.choosing import UNKNOWN, BestRound, Score, choice_of, score, split, to_device
 from fedgmi.runs.records import Record
 from fedgmi.runs.setup import Setup, losses_of

@@ -17,13 +17,15 @@ from fedgmi.deploy.coordinator.remote import Remote
 from fedgmi.deploy.coordinator.roster import Member, Post, Roster, Tell
 from fedgmi.deploy.settings import FederationSettings
 from fedgmi.errors import UserError
-from fedgmi.protocol.allowance import Allowance
+from fedgmi.protocol.allowance import MB, Allowance
 from fedgmi.protocol.ledger import Ledger, bytes_by_kind
 from fedgmi.protocol.phases import phase_of
 from fedgmi.protocol.robust import require_robust
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.secure_sum import masked_line
-from fedgmi.runs.budget.plan import MB, Plan, plan, planning_line, spending
+from fedgmi.runs.budget.plan import plan
+from fedgmi.runs.budget.planned import Plan
+from fedgmi.runs.budget.words import planning_line, spending
 from fedgmi.runs.config import dump
 from fedgmi.runs.records import Record, Summary
 from fedgmi.runs.setup import Setup, open_process
