@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -13,7 +14,8 @@ from fedgmi.data.missing import MARK
 from fedgmi.data.rows import Schema
 from fedgmi.deploy.link import LinkSettings
 from fedgmi.errors import ConfigError
-from fedgmi.methods import METHODS
+from fedgmi.methods import METHODS, Method
+from fedgmi.methods.disclosing import disclosing
 from fedgmi.protocol.codecs.coding import Coding, check_communication
 from fedgmi.runs.config import DEFAULT_METHOD, AnyMethod, Config, check_method, explained, method_of
 from fedgmi.runs.metrics import USUAL
@@ -36,6 +38,8 @@ from fedgmi.settings.run import (
 
 CHOSEN = {"communication.precision", "communication.top", "method.reference_rounds", "method.judge_turns"}
 """What a plan may choose; see `runs.budget`."""
+LEAST_MASKED = 3
+"""Sites of a masked sum. Of two each would know the other's numbers from the sum."""
 Limits = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
@@ -172,6 +176,8 @@ class FederationSettings(Section):
         config, entry = self.config(), METHODS[self.method.name]
         check_method(self.method, self.rounds)
         check_communication(self.communication)
+        if self.masked:
+            self._check_masks()
         if self.training.patience is not None:
             raise ConfigError(
                 "a deployment cannot end with its best round: sites would have to tell after every round how well they "
@@ -203,6 +209,29 @@ class FederationSettings(Section):
             )
         n_components = self.method.n_components if isinstance(self.method.n_components, int) else 1
         return Setup(config, self.rows.as_schema(), n_components, standardise=self.rows.kind == "tabular")
+
+    @property
+    def masked(self) -> bool:
+        """Whether sums are masked, so that the coordinator sees no site's addend."""
+        return self.communication.secure == "masks"
+
+    def running(self, method: Method) -> Method:
+        """The method as coordinator and sites run it: each site tells its proportions at the end, but with masks."""
+        return method if self.masked else disclosing(method)
+
+    def _check_masks(self) -> None:
+        """Refuse what masks leave nothing of."""
+        least, asked = LEAST_MASKED, math.ceil(self.method.participation * self.sites - 1e-9)
+        if self.robust.on:
+            key = "max_norm" if self.robust.max_norm is not None else "aggregation"
+            what, fix = "robust rules read every site's update by itself, and masks show none", "leave it out"
+            raise ConfigError(what, where=f"robust.{key}", fix=f"{fix}, or communication.secure")
+        for where, n in (("sites", self.sites), ("min_sites", self.min_sites), ("method.participation", asked)):
+            if n is not None and n < least:
+                what = f"masks are for {least} sites or more in every exchange, and this allows {n}"
+                raise ConfigError(
+                    what, where=where, fix=f"raise it to {least} sites, or leave communication.secure out"
+                )
 
     def planned(self, chosen: object) -> FederationSettings:
         """The settings with what the coordinator's plan has chosen, within the budget that all have agreed on.
@@ -275,6 +304,8 @@ class SiteSettings(Section):
             its own, and choose with the other sites' rows what methods leave to rows for validation.
         device: Where it trains.
         threads: Of the CPU; None: as torch has them.
+        mask_secret: A text that all sites have agreed on without the coordinator, of 16 letters or more. With masks it
+            shows that keys are the sites' own, and none of the coordinator's making. It is never sent.
         part_of_steps: The part of its local steps that the site makes in a round, where it would be too slow for all of
             them: ⌈u·steps⌉ of each model's. Its models count by their rows all the same.
         max_runs: How many runs there may be over one version of the rows; None: any number. See `deploy.site.guard`.
@@ -293,6 +324,7 @@ class SiteSettings(Section):
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: PositiveInt | None = None
+    mask_secret: Annotated[str, Field(min_length=16)] | None = None
     part_of_steps: Fraction = 1.0
     max_runs: PositiveInt | None = 5
     max_epsilon: PositiveFloat | None = None

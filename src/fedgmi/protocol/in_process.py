@@ -54,7 +54,7 @@ class InProcess:
         self._validation = validation
         coding = coding or Coding()
         self._program, self._seed = program, coding.seed if coding.settings.on else seed
-        self.wrappers = (*wrappers, *coding.wrappers(program))
+        self.wrappers = (*wrappers, *coding.wrappers(program), *coding.masks())
         self._chain = coding.broadcast(program)
         self.states: Tree = tree.to(program.client_init(tuple(range(len(clients)))), device)
         self.losses = losses

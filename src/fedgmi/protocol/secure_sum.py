@@ -2,64 +2,87 @@
 
     client i sends    x_i + Σ_{j>i} m_ij − Σ_{j<i} m_ji   (mod 2^64)          Σ_i of it = Σ_i x_i
 
-m_ij are whole numbers that clients i and j share, and x_i is in fixed point (Bonawitz et al. 2017, without the part
-that mends drop-outs: all clients of an exchange have to answer). Here the masks come from the run's seed: the
-arithmetic is the real one, and the keys are not secret.
+m_ij are whole numbers that clients i and j share, and x_i is in fixed point (`protocol.whole`). Here the masks come
+from the run's seed, and everybody answers: the arithmetic is that of a deployment, bit for bit, and the keys are not
+secret. A deployment's masks (`fedgmi.deploy.masks`) come from keys that the server lacks, and mend drop-outs.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from fedgmi.errors import DivergedError
-from fedgmi.protocol.message import Message, Models
-from fedgmi.protocol.step import Step
+from fedgmi.errors import ConfigError
+from fedgmi.protocol import whole
+from fedgmi.protocol.message import Message, flatten
+from fedgmi.protocol.step import Program, Step
 from fedgmi.protocol.wrapper import Place, Wrapper
 from fedgmi.randomness import generator
 
-FRACTION_BITS = 24  # numbers are rounded to 6e-8
-LARGEST = 2.0**37  # of one client's numbers, so that the sum of some hundred of them fits
+
+def masked_sum(*, histogram: bool = False) -> Wrapper:
+    """The wrapper; it refuses steps that need single replies.
+
+    Args:
+        histogram: Whether the step that counts words goes singly all the same; see `seen_singly`.
+    """
+
+    def skips(step: Step) -> bool:
+        return histogram and seen_singly(step)
+
+    def refuses(step: Step) -> str | None:
+        return NEEDS if step.single and not skips(step) else None
+
+    return Wrapper(
+        "masked-sum", "the server sees sums alone", _send, finish=_decode, refuses=refuses, skips=skips, sends="masked"
+    )
 
 
-def masked_sum() -> Wrapper:
-    """The wrapper; it refuses steps that need single replies."""
-    return Wrapper("masked-sum", "the server sees sums alone", _send, finish=_decode, refuses=_refuses, sends="masked")
+NEEDS = "the server needs its single replies, and a masked sum shows none"
+
+
+def seen_singly(step: Step) -> bool:
+    """Whether a step's replies are told apart although sums are masked: the histogram of words, and nothing else."""
+    return step.single and step.counts
+
+
+def masked_line(program: Program) -> str:
+    """What is said before a run with masks: what is seen singly all the same."""
+    singly = sorted({repr(step.name) for step in program.all_steps if step.single})
+    seen = f"seen singly is {' and '.join(singly)} alone" if singly else "nothing is seen singly"
+    return f"sums are masked (communication.secure): {seen}. Sites' updates cannot be bounded, nor their masses checked"
+
+
+def check_maskable(program: Program, method: str) -> None:
+    """Refuse a method that needs single replies other than the histogram of words.
+
+    Raises:
+        ConfigError: It names the step.
+    """
+    for step in program.all_steps:
+        if step.single and not seen_singly(step):
+            raise ConfigError(
+                f"the step {step.name!r} of {method} cannot go with masks: {NEEDS}",
+                where="communication.secure",
+                fix='leave it out, or use method.name = "fedgmi", "fedavg" or another method of sums',
+            )
 
 
 def _send(message: Message, place: Place) -> Message:
-    """In fixed point and masked. All models travel, for which ones a client holds would tell of its rows."""
-    masks = _Masks(place)
-    models = {
-        name: Models(masks.hide(part.total), masks.hide(part.mass), torch.ones_like(part.holders))
-        for name, part in message.models.items()
-    }
-    return Message(models, {name: masks.hide(leaf) for name, leaf in message.sums.items()})
+    """In whole numbers and masked."""
+    draws = [
+        (1 if place.client < other else -1, _shared(place, other)) for other in place.clients if other != place.client
+    ]
 
+    def hide(leaf: Tensor) -> Tensor:
+        for sign, drawn in draws:
+            leaf = leaf + sign * torch.empty(leaf.shape, dtype=torch.long).random_(-(2**63), None, generator=drawn)
+        return leaf
 
-class _Masks:
-    """One client's masks for the leaves of one message, in their order."""
-
-    def __init__(self, place: Place) -> None:
-        self._signed = [
-            (1 if place.client < other else -1, _shared(place, other))
-            for other in place.clients
-            if other != place.client
-        ]
-
-    def hide(self, leaf: Tensor) -> Tensor:
-        """A leaf in fixed point, plus and minus its masks."""
-        numbers = leaf.detach().cpu().double()
-        if bool((numbers.abs() >= LARGEST).any()):
-            raise DivergedError(
-                f"a number of {float(numbers.abs().max()):g} does not fit into a masked sum, which takes {LARGEST:g}",
-                where="masked-sum",
-                fix="lower training.lr, or standardise the features",
-            )
-        hidden = (numbers * 2.0**FRACTION_BITS).round().long()
-        for sign, draws in self._signed:
-            hidden = hidden + sign * torch.empty(leaf.shape, dtype=torch.long).random_(-(2**63), None, generator=draws)
-        return hidden
+    hidden = {name: hide(leaf) for name, leaf in whole.encoded(message, max(1, len(place.clients))).items()}
+    return whole.all_held(hidden)
 
 
 def _shared(place: Place, other: int) -> torch.Generator:
@@ -69,19 +92,15 @@ def _shared(place: Place, other: int) -> torch.Generator:
 
 def _decode(total: Message, form: Message) -> Message:
     """The sum as numbers of the types that the step's messages have."""
-
-    def number(leaf: Tensor, like: Tensor) -> Tensor:
-        value = leaf.double() / 2.0**FRACTION_BITS
-        return (value if like.is_floating_point() else value.round()).to(like.device, like.dtype)
-
+    like = flatten(form)
+    plain = whole.decoded(flatten(total), {name: leaf.dtype for name, leaf in like.items()})
     models = {
-        name: Models(
-            number(part.total, form.models[name].total), number(part.mass, form.models[name].mass), part.holders
+        name: replace(
+            part,
+            total=part.total.to(form.models[name].total.device),
+            mass=part.mass.to(form.models[name].mass.device),
+            holders=total.models[name].holders,
         )
-        for name, part in total.models.items()
+        for name, part in plain.models.items()
     }
-    return Message(models, {name: number(leaf, form.sums[name]) for name, leaf in total.sums.items()})
-
-
-def _refuses(step: Step) -> str | None:
-    return "the server needs its single replies, and a masked sum shows none" if step.single else None
+    return Message(models, {name: leaf.to(like[f"sums/{name}"].device) for name, leaf in plain.sums.items()})

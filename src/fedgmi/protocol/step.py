@@ -47,6 +47,8 @@ class Step:
             sums. Norm bounds and robust means need to know them.
         updates: (server's state) → zeros of the form of those replies that are updates of a model [1, P], by name.
         single: Whether the server needs single replies, which secure sums have to refuse.
+        counts: Whether these are counts of rows, which a client may protect by noise. Secure sums let them go singly,
+            and name them.
         apart: Whether the client part heeds `Rows.apart`: models and sums of its message then have the clients' axis in
             front, and are added up over nobody. So a simulation trains clients together where it needs each one's
             message. Without it they are asked one by one.
@@ -68,6 +70,7 @@ class Step:
     models: Callable[[Tree], Tree] | None = None
     updates: Callable[[Tree], Tree] | None = None
     single: bool = False
+    counts: bool = False
     apart: bool = False
     when: Callable[[Tree], bool] | None = None
     check: Check | None = None

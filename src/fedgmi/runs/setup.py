@@ -22,6 +22,7 @@ from fedgmi.models.memory import require_memory
 from fedgmi.models.own import Own
 from fedgmi.protocol.codecs.coding import Coding, check_fractions
 from fedgmi.protocol.losses import Losses
+from fedgmi.protocol.secure_sum import check_maskable
 from fedgmi.runs.config import Config
 from fedgmi.settings.effects import refuse_without_effect
 
@@ -165,9 +166,13 @@ class Setup:
         charge: Charge | None = None,
     ) -> Method:
         """The method, on standardised and complete rows where they are to be; arguments as those of `task`."""
-        task = self.task(name, lr=lr, secret=secret, part=part, charge=charge)
-        built = entry_of(name or self.config.method.name)(task)
-        return prepared(built, self.schema, standardise=self.standardise)
+        built = entry_of(name or self.config.method.name)(
+            self.task(name, lr=lr, secret=secret, part=part, charge=charge)
+        )
+        method = prepared(built, self.schema, standardise=self.standardise)
+        if self.config.communication.secure:
+            check_maskable(method.program, method.name)
+        return method
 
 
 def entry_of(name: str) -> Entry[Any]:

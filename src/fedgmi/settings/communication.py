@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -29,6 +29,8 @@ class CommunicationSettings(Section):
         layers: The rate at which clients send each layer; those that are sent are scaled likewise.
         lost: The chance that a client is lost in a round: it is asked once, its reply does not come, and it is absent
             until the next round. In simulation alone; a deployment's sites fail by themselves.
+        secure: "masks": whatever adds up is masked, so that the server sees sums over clients alone; see
+            docs/privacy.md. Unset: it sees every client's message.
     """
 
     mb_per_client: Megabytes | None = None
@@ -38,6 +40,7 @@ class CommunicationSettings(Section):
     mask: Fraction = 1.0
     layers: Fraction = 1.0
     lost: BelowOne = 0.0
+    secure: Literal["masks"] | None = None
 
     @property
     def on(self) -> bool:
@@ -50,5 +53,5 @@ class CommunicationSettings(Section):
         return self.mb_per_client is not None or self.mb_per_client_round is not None
 
 
-APART = {"mb_per_client": None, "mb_per_client_round": None, "lost": 0.0}
+APART = {"mb_per_client": None, "mb_per_client_round": None, "lost": 0.0, "secure": None}
 """What does not say how models travel."""

@@ -20,6 +20,7 @@ from fedgmi.data.rows import Rows, Schema, blank_targets
 from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
 from fedgmi.methods.plausible import either
+from fedgmi.protocol import whole
 from fedgmi.protocol.message import Message, flatten
 from fedgmi.protocol.step import Check, Step, select
 from fedgmi.protocol.wire import DTYPES, Parcel, WireError, dtype_name, unpack
@@ -43,6 +44,7 @@ class Expected:
         wrappers: What was done to it on its way.
         place: (the client's index) → where its message belongs, for these.
         mass: What the masses of all models of a name add up to for one row.
+        masked: Whether its numbers mean nothing by themselves, so that nothing can be said of them.
     """
 
     leaves: Layout
@@ -50,6 +52,15 @@ class Expected:
     wrappers: Sequence[Wrapper] = ()
     place: Callable[[int], Place] | None = None
     mass: Mapping[str, float] = field(default_factory=dict)
+    masked: bool = False
+
+    def hidden(self) -> Expected:
+        """What one client's message looks like under masks."""
+        return Expected(whole.layout(self.leaves), masked=True)
+
+    def in_all(self) -> Expected:
+        """What the sum of all looks like: the step's own check is of one client."""
+        return Expected(self.leaves)
 
     def travelling(self, client: int) -> Layout:
         """What a client's message looks like on its way."""
@@ -74,6 +85,8 @@ class Expected:
             client: The site's index.
             rows: How many rows it has.
         """
+        if self.masked:
+            return None
         leaves = flatten(message)
         broken = tree.not_finite(leaves)
         if broken is not None:

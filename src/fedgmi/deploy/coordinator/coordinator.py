@@ -19,12 +19,12 @@ from fedgmi.deploy.coordinator.roster import MOST_ROWS, Member, Post, Roster, Te
 from fedgmi.deploy.coordinator.warm_start import AGREED, first_state, lasting
 from fedgmi.deploy.settings import FederationSettings
 from fedgmi.errors import CheckpointError, UserError
-from fedgmi.methods.disclosing import disclosing
 from fedgmi.protocol.allowance import MB, Allowance
 from fedgmi.protocol.ledger import Ledger, bytes_by_kind
 from fedgmi.protocol.phases import phase_of
 from fedgmi.protocol.robust import require_robust
 from fedgmi.protocol.rounds import Progress, run_rounds
+from fedgmi.protocol.secure_sum import masked_line
 from fedgmi.protocol.words import one_line
 from fedgmi.runs.budget.plan import plan
 from fedgmi.runs.budget.planned import Plan
@@ -141,7 +141,7 @@ class Coordinator:
             file.write(stamped + "\n")
 
     def _remote(self, setup: Setup, run: str) -> Remote:
-        settings, method = self.settings, disclosing(setup.method())
+        settings, method = self.settings, self.settings.running(setup.method())
         require_robust(method.program, method.name, settings.robust)
         roster = Roster(settings.sites, self.tell, settings.max_rows or MOST_ROWS)
         probe = Probe(method, setup.schema)
@@ -150,7 +150,12 @@ class Coordinator:
         attempt = secrets.token_hex(8)
         chosen = {} if self.planned is None else self.planned.chosen
         where = self.post, settings, method, roster, probe, run, attempt, ledger
-        return Remote(*where, wrappers=wrappers, chain=chain, plan=chosen)
+        if not settings.masked:
+            return Remote(*where, wrappers=wrappers, chain=chain, plan=chosen)
+        from fedgmi.deploy.coordinator.masked import MaskedRemote  # which needs cryptography
+
+        self.tell(masked_line(method.program))
+        return MaskedRemote(*where, wrappers=wrappers, chain=chain, plan=chosen)
 
     def _status(self, remote: Remote, state: Literal["waiting", "running", "finished", "failed"]) -> None:
         """Where things stand, for `fedgmi deploy status`."""

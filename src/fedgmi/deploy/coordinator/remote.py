@@ -55,6 +55,7 @@ class Remote:
         round: The present one.
         first: The blocks of the first state, which sites know as they know the seed.
         plan: What was chosen to keep to the budget, by the names of settings. Sites are told with the greeting.
+        failed: Why the last try of an exchange came to nothing; "": nobody answered.
     """
 
     post: Post
@@ -72,6 +73,7 @@ class Remote:
     round: int = -1
     first: dict[str, int] = field(default_factory=dict)
     plan: Mapping[str, Any] = field(default_factory=dict)
+    failed: str = ""
     _number: int = 0
     _lost: set[int] = field(default_factory=set)
     _told: dict[int, str] = field(default_factory=dict)  # why sites are absent, as log.txt has it of this round
@@ -110,7 +112,7 @@ class Remote:
                 self.roster.tell(f"round {round}: nobody answered; sites are waited for, {self.settings.wait_s:g} s")
             if time.monotonic() - failed > self.settings.wait_s:
                 raise UserError(
-                    f"no site answered in round {round}, for {self.settings.wait_s:g} s",
+                    f"{self.failed or 'no site answered'} in round {round}, for {self.settings.wait_s:g} s",
                     where=self.settings.name,
                     fix="see that sites run (fedgmi deploy status), and start again: it goes on from its checkpoint",
                 )
@@ -183,17 +185,21 @@ class Remote:
         for i in messages:  # the state of whoever was refused is not built on: what it sent has not been used
             member = self.roster.members[i]
             member.base, member.last_round = (self.round, self._number), self.round
-        if messages:
-            return self._reduce(step, server, messages)
-        if answers and all(parcel.header.get("diverged") is True for parcel in answers.values()):
+        self._stop_if_all_diverged(answers, messages)
+        return self._reduce(step, server, messages) if messages else None
+
+    def _stop_if_all_diverged(self, answers: Mapping[int, Parcel], messages: Mapping[int, Message]) -> None:
+        if not messages and answers and all(parcel.header.get("diverged") is True for parcel in answers.values()):
             fix = 'lower training.lr; where a site lied, set robust.max_norm = "median"; start in another folder'
             what = f"all sites in round {self.round}: training has diverged"
             raise DivergedError(what, where=self.settings.name, fix=fix)
-        return None
 
-    def _ask_step(self, step: Step, server: Tree, asked: Sequence[int]) -> dict[int, Parcel]:
-        """The answers to a step; the bytes of the requests are in the ledger."""
+    def _ask_step(
+        self, step: Step, server: Tree, asked: Sequence[int], more: Mapping[str, Any] | None = None
+    ) -> dict[int, Parcel]:
+        """The answers to a step; the bytes of the requests are in the ledger. more: what the header says besides."""
         program, (parts, header) = self.method.program, self._parts(step, server, asked)
+        header |= more or {}
         held = {i: self.held(i) for i in asked}
         answers = self.ask(parts, header)
         for i, blocks in parts.items():

@@ -16,7 +16,8 @@ COMMON = frozenset({"kind", "version", "federation", "run", "attempt"})
 TREE = frozenset({"layout", "sent", "sizes", "forms"})
 KEYS = {
     "hello": COMMON | {"plan"},
-    "step": COMMON | TREE | {"round", "number", "step", "id", "base"},
+    "step": COMMON | TREE | {"round", "number", "step", "id", "base", "masks"},
+    "masks": COMMON | {"round", "number", "id", "masks"},
     "finish": COMMON | TREE | {"round", "id", "base", "diagnosis"},
 }
 """What the header of a request may say, by its kind. All else that a site goes by stands in federation.toml."""
@@ -57,14 +58,14 @@ def check_place(header: Header, program: Program, federation: FederationSettings
     Raises:
         WireError: It names what of the header cannot be, and what was expected.
     """
-    _within(header, "round", federation.rounds + 1)
-    _within(header, "id", federation.sites - 1)
+    within(header, "round", federation.rounds + 1)
+    within(header, "id", federation.sites - 1)
     base, at = header.get("base"), (header["round"], MOST_EXCHANGES)
     step = None
     if header.get("kind") == "step":
-        _within(header, "number", MOST_EXCHANGES - 1)
+        within(header, "number", MOST_EXCHANGES - 1)
         steps = program.steps(phase_of(header["round"], federation.rounds))
-        _within(header, "step", len(steps) - 1)
+        within(header, "step", len(steps) - 1)
         step, at = steps[header["step"]], (header["round"], header["number"])
     if base is None:
         return step
@@ -74,8 +75,8 @@ def check_place(header: Header, program: Program, federation: FederationSettings
     return step
 
 
-def _within(header: Header, name: str, most: int) -> None:
-    """A whole number from 0 on."""
+def within(header: Header, name: str, most: int) -> None:
+    """Refuse a request that does not have a whole number from 0 to `most` under a name."""
     if not _whole(header.get(name), most):
         raise WireError(f"the request has {name} = {_short(header.get(name))}, expected 0 to {most}")
 

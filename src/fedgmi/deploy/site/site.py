@@ -13,6 +13,7 @@ import time
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,11 +25,10 @@ from fedgmi.deploy.site import results, snapshot
 from fedgmi.deploy.site.audit import Audit
 from fedgmi.deploy.site.guard import Guard, Refused, Turn
 from fedgmi.deploy.site.memory import Exchange, Kept, Memory, StateLost, forget_runs, memory_of
-from fedgmi.deploy.site.requests import check_header, check_place
+from fedgmi.deploy.site.requests import check_header, check_place, within
 from fedgmi.errors import DataError, DivergedError, FedgmiError, UserError
 from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
-from fedgmi.methods.disclosing import disclosing
 from fedgmi.privacy.accountant import composed
 from fedgmi.privacy.ledger import PrivacyLedger
 from fedgmi.protocol.agreed import Agreed, leaf_of, not_finite_words
@@ -36,6 +36,7 @@ from fedgmi.protocol.blocks import ROUNDS_HELD, first_blocks
 from fedgmi.protocol.message import Message, flatten, unflatten
 from fedgmi.protocol.opening import received, tree_of
 from fedgmi.protocol.phases import phase_of, require_finite
+from fedgmi.protocol.secure_sum import seen_singly
 from fedgmi.protocol.step import Step
 from fedgmi.protocol.wire import Header, Parcel, WireError, pack
 from fedgmi.protocol.words import one_line
@@ -43,6 +44,9 @@ from fedgmi.protocol.wrapper import Place, apart, marked, send
 from fedgmi.runs.setup import choose_device, open_process
 from fedgmi.storage import files
 from fedgmi.tree import Tree
+
+if TYPE_CHECKING:
+    from fedgmi.deploy.site.masking import Masking
 
 LEDGER = "ledger.json"
 SECRET_LOST = "restore it from a backup. Another draws noise anew, and what then goes out is charged as a new release"
@@ -108,6 +112,10 @@ class Site:
         with self.guard().alone():
             site = self._pinned(memory)
             site, guard = replace(site, federation=self.federation.planned(memory.plan())), site.guard()
+            if header["kind"] == "masks":
+                reply = site._masking(header, memory).answer(header)
+                self.audit().left(header, reply, None)
+                return reply
             server, turn, step = site._take(request, memory, guard)
             finish = step is None
             reply = site._finish(header, server, memory) if finish else site._step(header, request, server, memory)
@@ -199,7 +207,7 @@ class Site:
         method = self.method()
         program = method.program
         step = check_place(request.header, program, self.federation)
-        turn = guard.turn(request.header, fingerprint(request), program)
+        turn = guard.turn(request.header, fingerprint(request, "masks"), program)  # keys of a retry are others
         chain = self.federation.coding().broadcast(program)
         rounds, decode = (ROUNDS_HELD, None) if chain is None else (chain.rounds_held, chain.decode)
         held, first = memory.blocks(), dict[str, bytes]()
@@ -245,8 +253,25 @@ class Site:
         require_finite(flatten(message), self.settings.name, at[0])
         require_finite(state, self.settings.name, at[0])
         sent, left = send(self.federation.coding().wrappers(method.program), message, place)
+        if self.federation.masked and not seen_singly(step) and flatten(sent):
+            sent = self._masking(header, memory).hide(sent, header)
         state = state | marked(unsent | left)
         return Kept(tree.to(state, "cpu"), tree.to(flatten(sent), "cpu"), same)
+
+    def _masking(self, header: Header, memory: Memory) -> Masking:
+        """This site's part in masked sums.
+
+        Raises:
+            UserError: Where the federation has none.
+        """
+        from fedgmi.deploy.site.masking import Masking  # sites without masks do without cryptography
+
+        if not self.federation.masked:
+            raise UserError("federation.toml says nothing of masks", where="request", fix="ask the coordinator")
+        within(header, "id", self.federation.sites - 1)
+        n_sites, secret = self.federation.sites, self.settings.mask_secret
+        where = memory.where, str(header["run"]), int(header["id"])
+        return Masking(*where, n_sites, secret, lambda line: log(self.where, UserError(line, where="masks")))
 
     def _states(self, header: Header, method: Method, server: Tree, rows: Rows, memory: Memory) -> tuple[Tree, Tree]:
         """The server's state, and the site's that the request builds on, where the rows are."""
@@ -282,8 +307,8 @@ class Site:
     def method(self) -> Method:
         """The method that the federation runs, with this site's own secret, and the part of its steps that it makes."""
         own = self.settings.part_of_steps
-        setup, charge = self.federation.setup(), self.ledger().charge
-        return disclosing(setup.method(secret=self._secret(), part=own, charge=charge))
+        charge = self.ledger().charge
+        return self.federation.running(self.federation.setup().method(secret=self._secret(), part=own, charge=charge))
 
     def _rows(self, client: Client, header: Header, validation: Client | None = None) -> Rows:
         """The client's rows under its index in the federation."""
@@ -341,7 +366,8 @@ def note(where: Path, line: str) -> None:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
 
-def fingerprint(request: Parcel) -> str:
-    """A hash of all that a request asks, whichever blocks came with it."""
-    asked = {k: v for k, v in request.header.items() if k not in ("sent", "sizes", "forms", "attempt")}
+def fingerprint(request: Parcel, *but: str) -> str:
+    """A hash of all that a request asks, whichever blocks came with it; without the keys `but` of its header."""
+    left_out = {"sent", "sizes", "forms", "attempt", *but}
+    asked = {k: v for k, v in request.header.items() if k not in left_out}
     return hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -21,8 +21,9 @@ from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limit
 from fedgmi.deploy.site.site_data import SiteRows, load_site
 from fedgmi.errors import DataError
 from fedgmi.methods import METHODS
-from fedgmi.methods.disclosing import TELLS, disclosing
+from fedgmi.methods.disclosing import TELLS
 from fedgmi.methods.fedgmi.sketch import count_words
+from fedgmi.protocol.secure_sum import seen_singly
 from fedgmi.protocol.step import Phase, Program, Step
 from fedgmi.report.formats import bare_table, listed, plural, size
 from fedgmi.runs.config import check_method
@@ -88,7 +89,7 @@ def check(site_toml: Path, federation_toml: Path) -> Check:
     check_method(federation.method, federation.rounds)
     rows = load_site(settings, federation, site_toml.parent)
     counts = (_class_counts(part, schema.n_classes) for part in (rows.train, rows.validation, rows.held_out))
-    method = disclosing(setup.method())
+    method = federation.running(setup.method())
     has_histogram = METHODS[federation.method.name].has_histogram(federation.method)
     return Check(
         settings,
@@ -153,7 +154,10 @@ def leaves_told(program: Program) -> list[str]:
 def _sentence(check: Check, step: Step) -> str:
     """What a step tells, and who sees it."""
     if step.single and check.n_counts and step.kind == "sketch":
-        return f"how many of its rows have each codeword{_and_label(check)}: {_histogram(check)}"
+        singly = ", seen singly though sums are masked" if check.federation.masked else ""
+        return f"how many of its rows have each codeword{_and_label(check)}{singly}: {_histogram(check)}"
+    if check.federation.masked and not seen_singly(step):
+        return f"masked, {step.tells}"
     return step.tells
 
 
@@ -170,9 +174,22 @@ def warning(check: Check) -> str:
     if check.n_counts:
         noise = "" if check.epsilon is None else ", with its noise"
         learns.append(f"its histogram of codewords{_and_label(check).replace(' and ', ' × ')}{noise}")
+    if check.federation.masked:
+        return masked_warning(check, learns)
     learnt = " and ".join(learns) or "every site's updates"
     rebuilt = "; proportions and shared models together make a site's predictor" if learns else ""
-    return f"Without secure aggregation, which fedgmi does not bring, the coordinator learns {learnt}{rebuilt}."
+    return f"Without secure aggregation (communication.secure) the coordinator learns {learnt}{rebuilt}."
+
+
+def masked_warning(check: Check, learns: list[str]) -> str:
+    """What masks leave to be seen, and whom they leave to be trusted."""
+    seen = f" Of single sites it learns {' and '.join(learns)}." if learns else ""
+    trusted = (
+        " Keys go through the coordinator: with mask_secret in every site's site.toml it cannot put its own in between."
+        if check.settings.mask_secret is None
+        else ""
+    )
+    return f"Sums are masked: the coordinator sees those over two sites or more.{seen}{trusted}"
 
 
 def lacks(check: Check) -> str:

@@ -126,7 +126,7 @@ def histogram_step(task: Task[FedGMISettings], take: ServerStep, writes: tuple[s
         return plausible.wrong_noisy(epsilon or 1.0, message.replies["histogram"], rows)
 
     check = wrong_with if epsilon is None else noisy
-    return Step("histograms", send, take, writes=writes, kind="sketch", single=True, check=check)
+    return Step("histograms", send, take, writes=writes, kind="sketch", single=True, counts=True, check=check)
 
 
 def wrong_with(server: Tree, message: Message, client: int, rows: int) -> str | None:

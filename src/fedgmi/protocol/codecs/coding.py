@@ -13,9 +13,11 @@ from fedgmi.protocol.codecs.choices import CHOICES, Choice, Layers
 from fedgmi.protocol.codecs.codec import Codec
 from fedgmi.protocol.codecs.numbers import NUMBERS, Numbers
 from fedgmi.protocol.codecs.upward import upward
+from fedgmi.protocol.secure_sum import masked_sum
 from fedgmi.protocol.step import Program
 from fedgmi.protocol.wrapper import Wrapper
 from fedgmi.settings.communication import CommunicationSettings
+from fedgmi.settings.effects import changed
 
 PLAIN = next(iter(NUMBERS))
 
@@ -39,6 +41,10 @@ class Coding:
         if not self.settings.on:
             return ()
         return (upward(Codec(self._numbers, self._choice), self._relative, program),)
+
+    def masks(self) -> tuple[Wrapper, ...]:
+        """Masked sums, as a simulation has them. A deployment's are `fedgmi.deploy.masks`."""
+        return (masked_sum(histogram=True),) if self.settings.secure else ()
 
     def broadcast(self, program: Program) -> Broadcast | None:
         """What is done to the server's models; None: nothing."""
@@ -109,13 +115,20 @@ class Coding:
 
 
 def check_communication(settings: CommunicationSettings) -> None:
-    """Refuse a precision that there is not, and two rules by which entries travel.
+    """Refuse a precision that there is not, two rules by which entries travel, and masks around what is coded.
 
     Raises:
         ConfigError: It names the setting.
     """
     if settings.precision not in NUMBERS:
         raise unknown("precision", settings.precision, NUMBERS, "communication.precision")
+    if settings.secure and (settings.on or settings.limited):
+        named = changed(settings, set(CommunicationSettings.model_fields) - {"secure", "lost"})
+        raise ConfigError(
+            "masks hide whole numbers of 64 bits, which no codec makes shorter",
+            where=f"communication.{named[0]}",
+            fix="leave it out, or communication.secure",
+        )
     made: Mapping[str, Choice | None] = {name: make(settings, {}) for name, make in CHOICES.items()}
     on = [name for name, choice in made.items() if choice is not None]
     if len(on) > 1:

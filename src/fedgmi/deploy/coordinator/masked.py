@@ -1,0 +1,232 @@
+"""The transport of a deployment whose sums are masked: an exchange shows the coordinator what sites send together.
+
+A sum takes two exchanges: one for the masked messages, one for the shares that take masks off. Every so many sums, and
+after a site has failed, keys are agreed on anew, in two more.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from fedgmi.deploy.coordinator.checks import Expected
+from fedgmi.deploy.coordinator.remote import Remote
+from fedgmi.deploy.masks.keys import SEALED, SLOTS, MaskError, Public, to_bytes, to_text
+from fedgmi.deploy.masks.stream import Where
+from fedgmi.deploy.masks.unmasking import Agreement, Unopened, unmasked
+from fedgmi.deploy.settings import LEAST_MASKED
+from fedgmi.errors import UserError
+from fedgmi.protocol import whole
+from fedgmi.protocol.message import Message, flatten
+from fedgmi.protocol.secure_sum import seen_singly
+from fedgmi.protocol.step import Step
+from fedgmi.protocol.wire import DTYPES, Header, Parcel
+from fedgmi.tree import Tree, add
+
+Found = TypeVar("Found")
+
+
+@dataclass
+class MaskedRemote(Remote):
+    """A `Remote` whose sums are masked.
+
+    Attributes:
+        agreement: The sites' present keys; None: they are to be agreed on.
+        barred: Sites that have spoilt a sum of this round. They are not asked again in it.
+    """
+
+    agreement: Agreement | None = None
+    barred: set[int] = field(default_factory=set)
+
+    def _begin_round(self, round: int) -> None:
+        if self._lost:
+            self.agreement = None  # who failed may have lost its keys
+        self.barred = set()
+        super()._begin_round(round)
+
+    def _once(self, step: Step, server: Tree, ids: Sequence[int], expected: Expected) -> Message | None:
+        """One try; None where too few answered. A step whose replies are told apart goes as ever."""
+        self._lost |= self.barred
+        self.failed = ""
+        if seen_singly(step) or not expected.leaves:
+            return super()._once(step, server, ids, expected)
+        asked = sorted(i for i in ids if i in self.roster.alive and i not in self._lost)
+        for i in ids:
+            if i not in asked and i not in self._lost and i < len(self.roster.members):
+                self.lose(i, "its SuperNode is not connected")
+        try:
+            return self._masked(step, server, asked, expected)
+        except MaskError as error:
+            self.failed = error.what
+            self.roster.tell(f"round {self.round}: no sum of {step.name!r}: {error.what}")
+            if isinstance(error, Unopened) and error.blamed:
+                self._bar(error.site, "its shares of its secrets are wrong")
+            self.agreement = None
+            return None
+
+    def _masked(self, step: Step, server: Tree, asked: Sequence[int], expected: Expected) -> Message:
+        """The sum over the sites that answer.
+
+        Raises:
+            MaskError: Where too few answer, or masks cannot be taken off.
+        """
+        agreement, among = self._agreement(step, asked)
+        at = self.round, self._number
+        where = agreement.take(at)
+        more = {"masks": {"epoch": agreement.epoch, "slot": where.slot, "among": among}}
+        answers = self._ask_step(step, server, among, more)
+        hidden = expected.hidden()
+        messages = {i: message for i, parcel in answers.items() if (message := self._take(step, i, parcel, hidden))}
+        for i in among:
+            if i not in answers:
+                self.lose(i, "no answer")
+        self._stop_if_all_diverged(answers, messages)
+        answered = sorted(messages)
+        if len(answered) < agreement.threshold:
+            raise MaskError(f"{_sites(answered)} answered, and masks need {agreement.threshold} of {len(among)}")
+        total: Tree = {}
+        for i in answered:
+            total = add(total, flatten(messages[i]))
+        found = self._unmask(step, total, agreement, where, among, answered)
+        for i in answered:
+            member = self.roster.members[i]
+            member.base, member.last_round = at, self.round
+        dtypes = {name: DTYPES[dtype] for name, (dtype, _) in expected.leaves.items()}
+        message = whole.decoded(found, dtypes)
+        self._check(step, message, expected, answered)
+        return message
+
+    def _unmask(
+        self, step: Step, total: Tree, agreement: Agreement, where: Where, among: list[int], answered: list[int]
+    ) -> Tree:
+        """Ask those that answered for their shares, and take the masks off."""
+        table = {"ask": "unmask", "epoch": agreement.epoch, "slot": where.slot, "answered": answered}
+
+        def asking(i: int) -> Header:
+            sealed = agreement.sealed_for(i, where.slot, among)
+            return table | {"sealed": {str(j): to_text(data) for j, data in sealed.items()}}
+
+        def read(header: Header) -> dict[int, bytes]:
+            return {j: to_bytes(header["told"][str(j)]) for j in among if str(j) in header["told"]}
+
+        told = self._converse(step, {i: asking(i) for i in answered}, read)
+        return unmasked(total, agreement, where, among, told, answered)
+
+    def _agreement(self, step: Step, asked: Sequence[int]) -> tuple[Agreement, list[int]]:
+        """The keys for the next sum and the sites that have them, agreed on anew where it needs be."""
+        known = self.agreement
+        if known is None or known.next_slot >= known.n_slots or not self._serves(known, asked):
+            known = self.agreement = self._agree(step, asked)
+        return known, [i for i in asked if i in known.sealed]
+
+    def _serves(self, known: Agreement, asked: Sequence[int]) -> bool:
+        """Whether an agreement is good for these sites: all have its keys, and they are enough."""
+        return known.sealed.keys() >= set(asked) and len(asked) >= known.threshold
+
+    def _agree(self, step: Step, asked: Sequence[int]) -> Agreement:
+        """New keys among sites: first all public ones, then a share of each secret for each site.
+
+        Raises:
+            MaskError: Where too few have answered.
+        """
+        epoch = secrets.token_hex(8)
+        ask = {"ask": "keys", "epoch": epoch, "slots": SLOTS}
+        found = self._converse(step, dict.fromkeys(asked, ask), _public)
+        members = {i: keys for i, keys in found.items() if keys.n_slots == SLOTS}
+        self._lose_others(asked, members)
+        if len(members) < LEAST_MASKED:
+            raise MaskError(f"{_sites(members)} sent keys, and masks hide nothing among fewer than {LEAST_MASKED}")
+        agreement = Agreement(self.run, epoch, members)
+        ask = {"ask": "shares", "epoch": epoch, "members": {str(i): keys.to_json() for i, keys in members.items()}}
+
+        def read(header: Header) -> dict[int, bytes]:
+            return {j: _sealed(header["shares"].get(str(j))) for j in members if str(j) in header["shares"]}
+
+        shared = self._converse(step, dict.fromkeys(sorted(members), ask), read)
+        agreement.sealed = {i: shares for i, shares in shared.items() if shares.keys() == members.keys() - {i}}
+        self._lose_others(sorted(members), agreement.sealed)
+        if len(agreement.sealed) < agreement.threshold:
+            count = _sites(agreement.sealed)
+            raise MaskError(f"{count} sent shares, and masks need {agreement.threshold} of {len(members)}")
+        return agreement
+
+    def _converse(self, step: Step, asking: Mapping[int, Header], read: Callable[[Header], Found]) -> dict[int, Found]:
+        """Ask sites what masks need, beside the step's own exchange; the bytes are in the ledger.
+
+        Args:
+            step: For whose sake it is asked.
+            asking: By site, what its request says of masks.
+            read: (an answer's header) → what it tells.
+
+        Returns:
+            By site; who has not answered, or not so, is not in it.
+        """
+        requests = {}
+        for i, table in asking.items():
+            header = self.header("masks", round=self.round, number=self._number) | {"id": i, "masks": table}
+            requests[self._node(i)] = Parcel(header)
+            self.ledger.add(self.round, step.kind, i, down=requests[self._node(i)].n_bytes)
+            self.roster.members[i].bytes_down += requests[self._node(i)].n_bytes
+        answers = self.post.ask(requests, self.settings.deadline_s)
+        found: dict[int, Found] = {}
+        for i in asking:
+            parcel = answers.get(self._node(i))
+            if parcel is None:
+                continue
+            self.ledger.add(self.round, step.kind, i, up=parcel.n_bytes)
+            self.roster.members[i].heard(parcel)
+            if isinstance(parcel.header.get("error"), str):
+                self.roster.members[i].note = str(parcel.header["error"])[:500]
+                self.roster.tell(f"round {self.round}: {self.roster.members[i].name}: {self.roster.members[i].note}")
+                continue
+            try:
+                found[i] = read(parcel.header)
+            except (MaskError, KeyError, TypeError, AttributeError, ValueError):  # whatever one site sends
+                self.roster.tell(f"round {self.round}: {self.roster.members[i].name}: its answer is none of masks")
+        return found
+
+    def _lose_others(self, asked: Sequence[int], found: Mapping[int, Any]) -> None:
+        for i in asked:
+            if i not in found:
+                self.lose(i, "it has sent no keys and shares for masks")
+
+    def _bar(self, i: int, why: str) -> None:
+        self.barred.add(i)
+        self._refuse(i, why)
+
+    def _check(self, step: Step, message: Message, expected: Expected, answered: Sequence[int]) -> None:
+        """Hold a sum to what a sum can be. Which site spoilt it, masks do not show.
+
+        Raises:
+            UserError: Where it cannot be.
+        """
+        rows = sum(self.roster.members[i].rows for i in answered)
+        why = expected.in_all().reason_against(message, -1, rows)
+        if why is not None:
+            raise UserError(
+                f"round {self.round}, the sum of {step.name!r} over {_sites(answered)} cannot be: {why} in all. One of "
+                "them sent what is not its message, and masks hide which",
+                where=self.settings.name,
+                fix="see the sites' log.txt; without communication.secure the site would be named",
+            )
+
+
+def _public(header: Header) -> Public:
+    """A site's public keys, such as hide something."""
+    keys = Public.from_json(header["keys"])
+    keys.check()
+    return keys
+
+
+def _sealed(text: Any) -> bytes:
+    """A site's shares for another, of all sums."""
+    data = to_bytes(text)
+    if len(data) != SEALED * SLOTS:
+        raise MaskError("shares are not of their length")
+    return data
+
+
+def _sites(some: Collection[int]) -> str:
+    return f"{len(some)} site{'s' * (len(some) != 1)}"

@@ -1,0 +1,158 @@
+"""What sites agree on before they mask: public keys by site, their digest, and how many shares give a secret."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedgmi.deploy.masks.shamir import SHARE
+from fedgmi.deploy.masks.stream import KEY, agreed
+from fedgmi.errors import UserError
+
+SLOTS = 32
+"""Masked sums that one agreement is for. A site has two kilobytes of public keys for it, and sends each other site
+2.6 kilobytes of shares. The preset default asks 7 sums in a round of `deploy init`, so it agrees every fourth round."""
+MOST_SLOTS = 1024
+SEALED = 2 * SHARE + 16  # two shares, and AES-GCM's tag
+
+
+class MaskError(UserError):
+    """What masks do not allow, or cannot be undone by."""
+
+    def __init__(self, what: str, fix: str = "ask the coordinator; its next try begins with new keys") -> None:
+        super().__init__(what, where="communication.secure", fix=fix)
+
+
+@dataclass(frozen=True)
+class Public:
+    """A site's public keys.
+
+    Attributes:
+        box: By which shares are sealed for it. 32 bytes
+        slots: For the masks of each sum, one after the other. 32 bytes each
+        seals: SHA-256 of the seed of its own mask of each sum, by which a wrong share shows. 32 bytes each
+        tag: HMAC of all that under the secret of the sites, where they have one.
+    """
+
+    box: bytes
+    slots: bytes
+    seals: bytes
+    tag: bytes = b""
+
+    @property
+    def n_slots(self) -> int:
+        """How many sums they are for."""
+        return len(self.slots) // KEY
+
+    def key(self, slot: int) -> bytes:
+        """The public key of one sum."""
+        return self.slots[KEY * slot : KEY * (slot + 1)]
+
+    def is_seed(self, slot: int, seed: bytes) -> bool:
+        """Whether this is the seed of its own mask of one sum."""
+        return hmac.compare_digest(seal_of(seed), self.seals[KEY * slot : KEY * (slot + 1)])
+
+    def check(self) -> None:
+        """Refuse keys by which everybody would know what two sites share (RFC 7748, section 6.1).
+
+        Raises:
+            MaskError: For a key of low order.
+        """
+        try:
+            for key in (self.box, *pieces(self.slots, KEY)):
+                agreed(bytes(KEY), key)
+        except ValueError as error:
+            raise MaskError("a site's public keys are of low order, so that they hide nothing") from error
+
+    def to_json(self) -> dict[str, str]:
+        """As a header has it."""
+        return {"box": to_text(self.box), "slots": to_text(self.slots), "seals": to_text(self.seals)} | (
+            {"tag": to_text(self.tag)} if self.tag else {}
+        )
+
+    @classmethod
+    def from_json(cls, found: Any) -> Public:
+        """What `to_json` wrote.
+
+        Raises:
+            MaskError: For what is no such thing.
+        """
+        if not isinstance(found, dict):
+            raise MaskError("a site's public keys are no table")
+        box, slots, seals = (to_bytes(found.get(name)) for name in ("box", "slots", "seals"))
+        keys = cls(box, slots, seals, to_bytes(found.get("tag", "")))
+        whole = len(keys.box) == KEY and 0 < len(keys.slots) == len(keys.seals) <= KEY * MOST_SLOTS
+        if not whole or len(keys.slots) % KEY or len(keys.tag) not in (0, KEY):
+            raise MaskError("a site's public keys are not of their length")
+        return keys
+
+    def tagged(self, secret: str, epoch: str, site: int) -> bytes:
+        """The tag that these keys have of a site in an agreement, under the secret of the sites."""
+        text = json.dumps([epoch, site, self.to_json() | {"tag": ""}], sort_keys=True)
+        return hmac.digest(secret.encode(), b"fedgmi masks 1" + text.encode(), "sha256")
+
+
+def digest_of(epoch: str, members: Mapping[int, Public]) -> str:
+    """Of an agreement: equal where all have the same keys of the same sites."""
+    text = json.dumps([epoch, [[i, members[i].to_json()] for i in sorted(members)]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def threshold(n_sites: int) -> int:
+    """How many shares give a secret: more than half, so that nobody gathers two kinds of shares from two halves.
+
+    Examples:
+        >>> [threshold(n) for n in (3, 4, 5, 10)]
+        [2, 3, 3, 6]
+    """
+    return n_sites // 2 + 1
+
+
+def seal_of(seed: bytes) -> bytes:
+    """What is public of a seed."""
+    return hashlib.sha256(b"fedgmi seed" + seed).digest()
+
+
+def sites_of(value: Any, known: Mapping[int, object]) -> tuple[int, ...]:
+    """Sites that a request names, in ascending order and each once.
+
+    Raises:
+        MaskError: For anything else, or a site that is not known.
+    """
+    if not isinstance(value, list) or any(type(i) is not int for i in value) or value != sorted(set(value)):
+        raise MaskError("the request does not name sites in ascending order")
+    if not known.keys() >= set(value):
+        raise MaskError("the request names a site without keys")
+    return tuple(value)
+
+
+def to_text(data: bytes) -> str:
+    """As a header has bytes."""
+    return base64.b64encode(data).decode()
+
+
+def to_bytes(text: Any) -> bytes:
+    """What `to_text` wrote.
+
+    Raises:
+        MaskError: For anything else.
+    """
+    try:
+        return base64.b64decode(text, validate=True) if isinstance(text, str) else _no_bytes()
+    except (binascii.Error, ValueError) as error:
+        raise MaskError("what should be bytes is none") from error
+
+
+def _no_bytes() -> bytes:
+    raise MaskError("what should be bytes is no text")
+
+
+def pieces(data: bytes, size: int) -> Sequence[bytes]:
+    """The data cut into pieces of one size."""
+    return [data[at : at + size] for at in range(0, len(data), size)]

@@ -1,0 +1,141 @@
+"""A site's answers to what masked sums ask for; its keys stay on its own disk, for its own eyes."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedgmi.deploy.masks.keys import MOST_SLOTS, MaskError, Public, to_bytes
+from fedgmi.deploy.masks.site_keys import SiteKeys
+from fedgmi.protocol import whole
+from fedgmi.protocol.message import Message
+from fedgmi.protocol.wire import Header, Parcel
+from fedgmi.storage import files
+
+FILE = "masks.json"
+
+
+@dataclass(frozen=True)
+class Masking:
+    """A site's part in masked sums of one run.
+
+    Attributes:
+        where: The run's folder.
+        run: The run's name.
+        site: The site's index.
+        n_sites: How many there may be.
+        secret: Of all sites, which the coordinator lacks; None: they have none.
+        note: Writes a line to the site's log.
+    """
+
+    where: Path
+    run: str
+    site: int
+    n_sites: int
+    secret: str | None = None
+    note: Callable[[str], None] = lambda line: None
+
+    def answer(self, header: Header) -> Parcel:
+        """Answer a request of kind "masks": for keys, for shares, or for what takes masks off.
+
+        Raises:
+            MaskError: Where there is no such thing to ask, or it would show a single site's numbers.
+        """
+        asked = header.get("masks")
+        table = asked if isinstance(asked, dict) else {}
+        if table.get("ask") == "keys":
+            return Parcel({"keys": self._keys(table).public(self.secret).to_json()})
+        keys = self._known(table)
+        if table.get("ask") == "shares":
+            found = keys.agree(self._members(table.get("members")), self.secret)
+            self._write(keys)
+            return Parcel({"shares": {str(i): text for i, text in found.items()}})
+        if table.get("ask") == "unmask":
+            sealed = {int(i): to_bytes(text) for i, text in _by_site(table.get("sealed"), self.n_sites).items()}
+            told = keys.tell(table.get("slot"), table.get("answered"), sealed)
+            again = keys.other_sum(table["slot"])
+            self._write(keys)  # before anything is told, so that nothing else is told later
+            if again:
+                self.note(again)
+            return Parcel({"told": {str(i): text for i, text in told.items()}})
+        raise MaskError("the request asks for nothing that masked sums have", "update fedgmi")
+
+    def hide(self, message: Message, header: Header) -> Message:
+        """A message as the coordinator is sent it.
+
+        Args:
+            message: The site's own.
+            header: Of the request, whose `masks` names the keys and the sites of the sum.
+
+        Returns:
+            The message in whole numbers, masked.
+
+        Raises:
+            MaskError: Where the request names no sum, or one that cannot be.
+            DivergedError: For numbers too large for a sum.
+        """
+        table = header.get("masks")
+        if not isinstance(table, dict):
+            fix = "ask the coordinator: its federation.toml is not that of the sites"
+            raise MaskError("the request asks for this site's own numbers, and federation.toml says masks", fix)
+        keys = self._known(table)
+        where, among = keys.begin(table.get("slot"), (int(header["round"]), int(header["number"])), table.get("among"))
+        leaves = whole.encoded(message, len(among))
+        self._write(keys)  # before anything is masked: these keys never serve again
+        return whole.all_held(keys.masked(leaves, where, among))
+
+    def _keys(self, asked: Header) -> SiteKeys:
+        """Fresh keys for a new agreement; those of the present one where it is asked for again."""
+        epoch, n_slots = asked.get("epoch"), asked.get("slots")
+        if not isinstance(epoch, str) or not re.fullmatch(r"[0-9a-f]{16,64}", epoch):
+            raise MaskError("an agreement on keys needs a name in hex")
+        if type(n_slots) is not int or not 1 <= n_slots <= MOST_SLOTS:
+            raise MaskError(f"keys for {str(n_slots)[:20]} sums are asked for, expected 1 to {MOST_SLOTS}")
+        known = self._read()
+        if known is not None and (known.epoch, known.site, known.n_slots) == (epoch, self.site, n_slots):
+            return known
+        fresh = SiteKeys(self.run, epoch, self.site, secrets.token_bytes(32), n_slots)
+        fresh.summed = {} if known is None else known.summed
+        self._write(fresh)
+        return fresh
+
+    def _known(self, asked: Header) -> SiteKeys:
+        found = self._read()
+        if found is None or found.epoch != asked.get("epoch") or found.site != self.site:
+            raise MaskError("the keys that the request names are not kept here")
+        return found
+
+    def _members(self, value: Any) -> dict[int, Public]:
+        return {int(i): Public.from_json(keys) for i, keys in _by_site(value, self.n_sites).items()}
+
+    def _read(self) -> SiteKeys | None:
+        path = self.where / FILE
+        if not path.exists():
+            return None
+        try:
+            found = files.read_json(
+                path, "keys of masks", {"epoch", "master"}, "remove it; new keys are then agreed on"
+            )
+            return SiteKeys.from_json(found)
+        except Exception:  # damaged: new keys are agreed on
+            return None
+
+    def _write(self, keys: SiteKeys) -> None:
+        before = os.umask(0o077)  # at no moment is it for others to read
+        try:
+            files.write_json(self.where / FILE, keys.to_json())
+        finally:
+            os.umask(before)
+
+
+def _by_site(value: Any, n_sites: int) -> dict[str, Any]:
+    """A table whose keys are sites' indices."""
+    names = {str(i) for i in range(n_sites)}
+    if not isinstance(value, dict) or not value.keys() <= names:
+        raise MaskError(f"the request has no table by site, of {n_sites} at most")
+    return value
