@@ -84,7 +84,7 @@ class Coordinator:
         self.planned = planned = plan(setup, name, settings.sites)
         if planned is not None:
             setup, self.allowance = planned.setup, planned.allowance()
-        self.tell(exchanges.line(disclosing(setup.method()).program, settings.rounds))
+        self.tell(exchanges.line(settings.running(setup.method()).program, settings.rounds))
         line = setup.coding().line(name, setup.method().program) if planned is None else planned.line
         if line:
             self.tell(line)

@@ -15,7 +15,6 @@ from fedgmi.deploy.setup.address import Address, parse
 from fedgmi.deploy.setup.init import APP_FILES, CERTIFICATES, CONNECTION, FEDERATION
 from fedgmi.deploy.setup.keys import check_certificate, check_pair, check_private
 from fedgmi.errors import ConfigError, FedgmiWarning, UserError
-from fedgmi.methods.disclosing import disclosing
 from fedgmi.settings import toml as settings_io
 
 SECONDS = 5.0
@@ -43,7 +42,7 @@ def check_app(where: Path) -> Iterator[str]:
     schema = federation.rows.as_schema()
     shape = "×".join(map(str, schema.shape))
     yield f"{FEDERATION}: {federation.name}, {federation.sites} sites, {schema.kind} rows of {shape}"
-    yield exchanges.line(disclosing(federation.setup().method()).program, federation.rounds)
+    yield exchanges.line(federation.running(federation.setup().method()).program, federation.rounds)
     address, root = _connection(where / CONNECTION)
     if root is None:
         what = f"insecure: nothing is encrypted and nobody is authenticated at {address}"
