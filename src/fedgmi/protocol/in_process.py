@@ -151,6 +151,8 @@ class InProcess:
         self._request(step, select(server, (*step.reads, *self._late_reads)), late)
         asked = sorted((*usual, *late))
         self.requests.lose(lost.intersection(asked))
+        for i in lost.intersection(asked):
+            self.ledger.lose(self._round, i)
         self.absent[self._round] = self.absent.get(self._round, frozenset()) | lost
         there = [i for i in asked if i not in lost]
         self._begin(server, [i for i in late if i not in lost])
