@@ -206,6 +206,7 @@ SWEEP: dict[str, Line] = {
     "communication.layers": Line("0.5", run, ("method.name=fedavg",)),
     "communication.mb_per_client": Line("0.5", outcome, ("method.name=fedavg",)),
     "communication.mb_per_client_round": Line("0.5", outcome, ("method.name=fedavg",)),
+    "communication.secure": Line("masks", run, ("method.name=fedavg",)),
     "evaluation.metric": Line("log_loss", outcome, ("method.name=fedavg", "training.lr=[1e-1, 1e-3]")),
     "compare": Line("{ditto={mu=0.1}}", "for `fedgmi compare` alone"),
     "fedgmi.preset": Line("sketch", run, ("method.codewords=5",)),

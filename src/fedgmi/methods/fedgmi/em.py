@@ -43,8 +43,8 @@ def em_step(
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         posterior, now = rule(server, states, rows), Components(server)
-        message = Message()
-        if rows.y is None or not reference_stays(reference_rounds, server):
+        message, [density] = Message(), Components.names("density")
+        if rows.y is None or (density in server and not reference_stays(reference_rounds, server)):
             densities = train_densities(task, now.density, rows, posterior.responsibilities, round)
             message = Message(densities, bound_sums(task, server, posterior, rows))
         if rows.y is not None:
