@@ -130,9 +130,8 @@ def test_a_dear_preparation_is_refused_before_training_with_the_number_that_work
 
 
 def test_each_round_has_a_limit_too():
-    allowance = Allowance(None, 49, COSTS, factor=1.0)
-    assert allowance.able(Ledger(1), [0], 1) == []
-    assert allowance.able(Ledger(1), [0], 2) == []  # it has round 1 to catch up with
+    with pytest.raises(ConfigError, match="nobody can take part in round 1"):
+        Allowance(None, 49, COSTS, factor=1.0).able(Ledger(1), [0], 1)
     assert Allowance(None, 50, COSTS, factor=1.0).able(Ledger(1), [0], 2) == [0]
 
 
