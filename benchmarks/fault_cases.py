@@ -176,7 +176,7 @@ FAULTS = {
     "large-bounded": Fault(
         f'{LARGE}, `max_norm = "median"`',
         kind="large",
-        said=rf"site-{BAD}'s .* times the norm bound",
+        said=rf"site-{BAD} is bounded: its .* times the norm bound",
         robust='[robust]\nmax_norm = "median"',
     ),
     "large": Fault(f"{LARGE}, no bound", kind="large", said=AWAY + ".*times the others' median"),

@@ -249,7 +249,7 @@ def test_a_method_without_a_sketch_pays_for_the_estimate_besides(tmp_path, setti
         cost = sum(both[place] for both in estimate["bytes"].values())
         assert auto[key] - asked[key] == cost > 0
         assert auto[key] == sum(both[place] for both in auto["bytes"].values())
-    cost = {"bytes", "bytes_down", "bytes_up", "n_components_estimated"}
+    cost = {"bytes", "bytes_down", "bytes_up", "most_mb", "n_components_estimated"}
     assert without_seconds({key: value for key, value in auto.items() if key not in cost}) == without_seconds(
         {key: value for key, value in asked.items() if key not in cost}
     )

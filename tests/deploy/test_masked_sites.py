@@ -343,7 +343,9 @@ def test_a_site_answers_nothing_that_would_show_its_own_numbers(tmp_path):
 def test_a_site_without_masks_knows_no_such_requests(tmp_path):
     plain = settings_of("fedavg").model_copy(update={"sites": N})
     _, _, post = deployed(plain, tmp_path)
-    header = asked_of(post, "client-00", "step")[-1].header | {"kind": "masks", "masks": {"ask": "keys"}}
+    step = asked_of(post, "client-00", "step")[-1].header
+    common = {key: step[key] for key in ("version", "federation", "run", "attempt", "round", "number", "id")}
+    header = common | {"kind": "masks", "masks": {"ask": "keys"}}
     assert "federation.toml says nothing of masks" in post.sites[100].answer(Parcel(header)).header["error"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -342,6 +343,6 @@ def test_sigterm_is_a_good_end_and_leaves_no_child(tmp_path):
         assert site.wait(60) == 0
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
     text = log.read_text()
-    assert "site-0: 43 rows are loaded" in text
+    assert re.search(r"site-0: \d\d rows are loaded", text)
     assert "site-0: stopped" in text
     assert not (tmp_path / "site" / "site" / SECRET).exists()

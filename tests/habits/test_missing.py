@@ -238,7 +238,7 @@ def test_rules_that_cannot_be(make: Any, message: str) -> None:
 def test_a_site_fills_as_the_federation_says(tmp_path: Path, rule: Any, features: Any, expected: Any) -> None:
     (tmp_path / "rows.csv").write_text("sex,age\n,\nf,40\n")
     rows = RowSettings(kind="tabular", features=features, missing=rule)
-    settings = SiteSettings(name="s", held_out=0.0, data=DataSettings(path="rows.csv"))
+    settings = SiteSettings(name="s", held_out=0.0, validation=0.0, data=DataSettings(path="rows.csv"))
     found = load_site(settings, FederationSettings(name="f", sites=1, rows=rows), tmp_path)
     torch.testing.assert_close(found.train.x, torch.tensor(expected, dtype=torch.float32), equal_nan=True)
     own = SiteSettings(name="s", data=DataSettings(path="rows.csv", missing="mean"))

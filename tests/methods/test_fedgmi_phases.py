@@ -9,7 +9,7 @@ import torch
 
 from federations import gaussian_scenario, make_task, run, transport_for, without_labels
 from fedgmi.methods import BOUNDS, METHODS
-from fedgmi.methods.fedgmi import schedule
+from fedgmi.methods.fedgmi import conditions
 from fedgmi.methods.fedgmi.conditions import MIN_CLIENTS
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.message import Message
@@ -84,7 +84,7 @@ def test_reference_models_stay_and_components_train_on():
 @pytest.mark.parametrize(("settled", "calibrated"), [(1e9, [1, 2, 3]), (-1.0, [1, 2, 3, 4, 5])])
 def test_calibration_stops_once_reference_models_stay_and_weights_have_settled(monkeypatch, settled, calibrated):
     """All of its exchanges or none; and it is taken up at the end."""
-    monkeypatch.setattr(schedule, "SETTLED", settled)
+    monkeypatch.setattr(conditions, "SETTLED", settled)
     task = make_task(FEDERATION.federation.schema, judges="density", warm_up_rounds=1, reference_rounds=2)
     method = METHODS["fedgmi"](task)
     taken = []
@@ -107,7 +107,7 @@ def test_what_judges_is_fetched_once_and_trained_as_it_is(monkeypatch):
 
     At the end the last experts predict labels of rows for validation.
     """
-    monkeypatch.setattr(schedule, "SETTLED", 1e9)
+    monkeypatch.setattr(conditions, "SETTLED", 1e9)
     schema = FEDERATION.federation.schema
     task = make_task(schema, judges="density", warm_up_rounds=1, reference_rounds=2, personal=False)
     method = METHODS["fedgmi"](task)

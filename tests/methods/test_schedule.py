@@ -14,7 +14,7 @@ from federations import draw, gaussian_scenario, make_task, run, without_labels
 from fedgmi.data.rows import Rows, pack
 from fedgmi.methods import BOUNDS, METHODS, Method, Task
 from fedgmi.methods.fedgmi import schedule
-from fedgmi.methods.fedgmi.conditions import calibration_has_begun, calibration_is_of_use, counts_decide
+from fedgmi.methods.fedgmi.conditions import calibration_has_begun, calibration_is_of_use, counts_decide, gate_may_move
 from fedgmi.methods.fedgmi.oracle import oracle_schedule
 from fedgmi.methods.fedgmi.schedule import Schedule, applies, of_use
 from fedgmi.methods.fedgmi.settings import choose_judges
@@ -99,11 +99,11 @@ def test_judges_in_closed_form_take_turns_before_the_first_round():
         *turn,
         *turn,
     ]
-    assert [step.name for step in program.round] == ["em", "em"]  # of which the latter is without densities
+    assert [step.name for step in program.round] == ["em", "em"]  # of which the former is without densities
     gate = ["gate shares", *["calibrate gate", "gate shares"] * 2]
     late = [*turn, "e-step", "cells"]
     assert [step.name for step in program.finish] == ["e-step", "cells", *late, *gate, "contrast", "switch"]
-    assert [step.name for step in program.all_steps if step.spare] == late
+    assert [step.name for step in program.all_steps if step.unforeseen] == late
 
 
 def test_where_densities_judge_the_order_is():
@@ -125,7 +125,7 @@ def test_where_densities_judge_the_order_is():
     at_the_end = [step.when for step in program.finish[: -len(own_part) + 1]]
     assert all(step.when is None for step in program.prepare)
     assert [when.func if when else None for when in at_the_end[:5]] == [*[counts_decide] * 4, None]
-    assert not any(at_the_end[4:])
+    assert {when.func for when in at_the_end[4:] if when} == {gate_may_move}
 
 
 @pytest.mark.parametrize("judges", ["closed", "density"])
@@ -166,7 +166,7 @@ def test_every_row_names_the_file_with_its_arithmetic(made):
 
 def test_steps_read_and_write_exactly_what_they_declare(made):
     task, method, _ = made
-    steps = [step for step in method.program.all_steps if not step.spare]
+    steps = [step for step in method.program.all_steps if not step.unforeseen]
     declared = {(step.name, step.reads): step for step in steps}
     read = {name: set[str]() for name in declared}
     written = {name: set[str]() for name, _ in declared}

@@ -131,7 +131,14 @@ def unpack(parcel: Parcel, most: int = MOST_BYTES) -> Message:
     try:
         if header["hash"] != hash_of(data):
             raise WireError(f"the bytes of {_named(leaf_sizes(parcel))} are not what their hash says")
-        whole = sum(math.prod(entry["shape"]) * DTYPES[entry["dtype"]].itemsize for entry in header["layout"])
+        whole = 0
+        for entry in header["layout"]:
+            size = DTYPES[entry["dtype"]].itemsize
+            for n in entry["shape"]:  # step by step: the product of long numbers would take memory, too
+                size *= min(int(n), most + 1)
+                if size > most:
+                    break
+            whole += size
         if whole > most:
             raise WireError(f"the layout speaks of {str(whole)[:20]} bytes, expected at most {most}")
         for entry in header["layout"]:

@@ -60,7 +60,7 @@ class Expected:
 
     def in_all(self) -> Expected:
         """What the sum of all looks like: the step's own check is of one client."""
-        return Expected(self.leaves)
+        return Expected(self.leaves, mass=self.mass)
 
     def travelling(self, client: int) -> Layout:
         """What a client's message looks like on its way."""

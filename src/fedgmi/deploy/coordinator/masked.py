@@ -192,6 +192,13 @@ class MaskedRemote(Remote):
             if i not in found:
                 self.lose(i, "it has sent no keys and shares for masks")
 
+    def _forgive(self) -> None:
+        """See `Remote._forgive`. Who is barred stays absent."""
+        super()._forgive()
+        for i in self.barred:
+            self.roster.members[i].absent += 1
+            self._lost.add(i)
+
     def _bar(self, i: int, why: str) -> None:
         self.barred.add(i)
         self._refuse(i, why)

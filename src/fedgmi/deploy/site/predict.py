@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from fedgmi.deploy.site.results import PROPORTIONS, RESULTS
 from fedgmi.deploy.site.site_data import read_unlabelled
 from fedgmi.drift import Monitor
 from fedgmi.drift.report import Report
-from fedgmi.errors import CheckpointError, ConfigError, DataError, UserError
+from fedgmi.errors import CheckpointError, ConfigError, DataError, FedgmiWarning, UserError
 from fedgmi.methods.target_scale import cumulative
 from fedgmi.modes import own_modes
 from fedgmi.runs import model_file, survival_metrics, target_metrics
@@ -176,21 +177,37 @@ def _watched(model: Fitted, where: Path, x: Tensor, client: str, reference: Tens
     asked, path = _Asked(model), where / DRIFT
     digest = hashlib.blake2b((where / model_file.JSON).read_bytes(), digest_size=16).hexdigest()
     known = _known(path, digest, client)
-    if known is not None:
-        try:
-            monitor = Monitor.from_dict(asked, known)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            fix = "remove it; the monitor then begins anew"
-            raise CheckpointError("the state of the monitor is damaged", where=str(path), fix=fix) from error
-    else:
-        seen = _held_out(model, where) if reference is None else reference
-        monitor = Monitor(asked, client, reference=None if seen is None else (seen, None))
-        told = "learnt from the first rows" if seen is None else f"learnt from {len(seen)} rows"
-        told += " that were held out" if reference is None and seen is not None else ""
-        notes.append(f"drift is watched from now on, {told}")
-    report = monitor.update(x)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", FedgmiWarning)
+        if known is None:
+            monitor = _begun(asked, model, where, client, reference, notes)
+        else:
+            monitor = _restored(asked, known, path)
+        report = monitor.update(x)
+    notes.extend(dict.fromkeys(str(warning.message) for warning in said))
     files.write_json(path, {"model": digest, "monitor": monitor.to_dict()})
     return report
+
+
+def _begun(
+    asked: _Asked, model: Fitted, where: Path, client: str, reference: Tensor | None, notes: list[str]
+) -> Monitor:
+    """A monitor that has learnt what usual rows are like."""
+    seen = _held_out(model, where) if reference is None else reference
+    monitor = Monitor(asked, client, reference=None if seen is None else (seen, None))
+    told = "learnt from the first rows" if seen is None else f"learnt from {len(seen)} rows"
+    told += " that were held out" if reference is None and seen is not None else ""
+    notes.append(f"drift is watched from now on, {told}")
+    return monitor
+
+
+def _restored(asked: _Asked, known: dict[str, Any], path: Path) -> Monitor:
+    """The monitor as it was after the rows before."""
+    try:
+        return Monitor.from_dict(asked, known)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        fix = "remove it; the monitor then begins anew"
+        raise CheckpointError("the state of the monitor is damaged", where=str(path), fix=fix) from error
 
 
 def _known(path: Path, digest: str, client: str) -> dict[str, Any] | None:

@@ -117,6 +117,7 @@ class Site:
                 self.audit().left(header, reply, None)
                 return reply
             server, turn, step = site._take(request, memory, guard)
+            site._keep_rows(memory)
             finish = step is None
             reply = site._finish(header, server, memory) if finish else site._step(header, request, server, memory)
             self.audit().left(header, reply, step, again=not turn.new, data=site.digest)
@@ -166,16 +167,19 @@ class Site:
             return self._pinned(memory)
         guard = self.guard()
         with guard.alone():
-            site = self._pinned(memory)
+            self._keep_rows(memory)
             forget_runs(self.where, guard.going_on() | {str(header["run"])})
-        return site
+        return self
+
+    def _keep_rows(self, memory: Memory) -> None:
+        """Keep the rows for the run, from its greeting or its first request that is answered."""
+        if snapshot.digest_of(memory.where) is None:
+            now = snapshot.Snapshot(self.train, self.held_out, self.validation, self.digest)
+            snapshot.keep(memory.where, now)
 
     def _pinned(self, memory: Memory) -> Site:
         """The site with the rows that the run began with. One line in log.txt says where the file has others by now."""
         found = snapshot.digest_of(memory.where)
-        if found is None:
-            now = snapshot.Snapshot(self.train, self.held_out, self.validation, self.digest)
-            snapshot.keep(memory.where, now)
         if found is None or found == self.digest:
             return self
         if snapshot.first_told(memory.where, self.digest):
