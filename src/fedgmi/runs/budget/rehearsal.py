@@ -146,12 +146,20 @@ class _Rehearsed(InProcess):
     def settle(self, before: Tree, after: Tree, round: int, name: str) -> Tree:
         """See `Transport.settle`."""
         self._times += 1
-        new = {
-            leaf: after[leaf] * (1 + NUDGE * self._times)
-            for leaf in (changed(before, after) if before else ())
-            if after[leaf].is_floating_point() and self._program.kind_of(leaf, "statistics") not in MODELS
-        }
+        made = [leaf for leaf in (changed(before, after) if before else ()) if after[leaf].is_floating_point()]
+        models = {leaf for leaf in made if self._program.kind_of(leaf, "statistics") in MODELS}
+        new = {leaf: after[leaf] * (1 + NUDGE * self._times) for leaf in made if leaf not in models}
+        new |= {leaf: self._everywhere(before.get(leaf), after[leaf]) for leaf in models}
         return super().settle(before, dict(after) | new, round, name)
+
+    def _everywhere(self, before: Tensor | None, after: Tensor) -> Tensor:
+        """A model that moved as far as it did, in all its entries: on made rows the largest may stand in few blocks."""
+        if before is None or before.shape != after.shape:
+            return after
+        moved = after - before
+        draws = torch.randn(after.shape[-1], generator=generator(self._times, "rehearsal"), dtype=torch.float64)
+        spread = draws.to(after) * moved.pow(2).mean(-1, keepdim=True).sqrt()
+        return before + spread
 
 
 def _always_prepared(method: Method) -> Method:
