@@ -116,6 +116,9 @@ def _run(setup: Setup, name: str, rounds: int) -> tuple[Method, _Rehearsed, Tree
     held, _ = made_clients(setup.schema, setup.n_components, seed + 1, rows=ROWS // 10)
     true = components if name == "oracle" else None
     transport = _Rehearsed(clients, method.program, components=true, validation=held, coding=setup.coding())
+    # components' moves have much in common, which is coded once; spread by itself each would seem too dear
+    many = isinstance(settings_for(setup.config, name), FedGMISettings) and setup.n_components > 1
+    transport.spread = setup.config.communication.top < 1 and not many
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what made rows are like is nobody's concern
         start = Progress(method.program.init())
@@ -131,6 +134,7 @@ class _Rehearsed(InProcess):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.prices = Counter[int]()  # by round, of the dearest client
+        self.spread = False  # whether models move in all their entries, for the largest alone travel
 
     @property
     def links(self) -> int:
@@ -149,7 +153,8 @@ class _Rehearsed(InProcess):
         made = [leaf for leaf in (changed(before, after) if before else ()) if after[leaf].is_floating_point()]
         models = {leaf for leaf in made if self._program.kind_of(leaf, "statistics") in MODELS}
         new = {leaf: after[leaf] * (1 + NUDGE * self._times) for leaf in made if leaf not in models}
-        new |= {leaf: self._everywhere(before.get(leaf), after[leaf]) for leaf in models}
+        if self.spread:
+            new |= {leaf: self._everywhere(before.get(leaf), after[leaf]) for leaf in models}
         return super().settle(before, dict(after) | new, round, name)
 
     def _everywhere(self, before: Tensor | None, after: Tensor) -> Tensor:
