@@ -99,8 +99,24 @@ def test_one_dear_round_is_forgotten_and_catching_up_is_counted_for_one_client_a
     ledger.add(2, "expert", 1, down=10)  # its reply is lost
     assert allowance.able(ledger, [0, 1], 3) == [0, 1]
     assert allowance.factor == pytest.approx(1.02)
-    allowance.total = 590  # the second has 250 left: 20 for the round, 38 for the end, 200 for everything anew
+    allowance.total = 406  # the second has 66 left: 20 for the round, 38 for the end, 8 for what it did not reply to
+    assert allowance.able(ledger, [0, 1], 3) == [0, 1]
+    allowance.total = 405
     assert allowance.able(ledger, [0, 1], 3) == [0]
+
+
+def test_who_has_never_replied_is_sent_everything_and_who_has_what_it_missed():
+    costs = dataclasses.replace(COSTS, anew=200, anew_end=300)
+    usual = costs.of([1, 2, 3, 4])
+    assert costs.of([1, 2, 3, 4], lost={3}) == usual + 8
+    assert costs.of([1, 2, 3, 4], lost={2, 3}) == usual + 8 + (8 + 8)
+    assert costs.of([1, 2, 3, 4], lost={1, 2}) == usual + 30 + 30  # whole is less than all differences
+    assert costs.of([1, 2, 3, 4], lost={0, 1}) == usual + 200 + 200
+    allowance = Allowance(1000, None, costs)
+    ledger = ledger_of([(50, 50), (90, 0)])
+    assert allowance.able(ledger, [0, 1], 1) == [0, 1]
+    allowance.total = 300
+    assert allowance.able(ledger, [0, 1], 1) == [0]
 
 
 def test_an_exchange_is_paid_for_before_it_is_sent():

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -37,13 +36,13 @@ class Costs:
         whole: Of a round's models whole: a client that missed rounds is sent these, or all differences.
         whole_end: The same for the end.
         up: Of each round, what a client sends; one whose reply is lost sends none.
-        anew: Of all that a round reads, whole: a client whose last reply was lost is sent this.
+        anew: Of all that a round reads, whole: a client that has never replied is sent this.
         anew_end: The same for the end.
 
     Examples:
         >>> costs = Costs(10, (5, 5, 5), 7, down=(3, 3, 3), whole=4, whole_end=2, up=(1, 1, 1), anew=6, anew_end=8)
         >>> costs.of([1, 2, 3]), costs.of([1, 3]), costs.of([1]), costs.of([1, 2, 3], lost={2})
-        (32, 30, 24, 37)
+        (32, 30, 24, 34)
     """
 
     prepare: int
@@ -68,31 +67,39 @@ class Costs:
             asked: The rounds' numbers, in ascending order.
             lost: Those of them in which its reply is lost; 0 for the preparation.
         """
-        steps = pairwise([0, *asked, len(self.rounds) + 1])
-        late = sum(self.late(earlier, later, lost=earlier in lost) for earlier, later in steps)
+        late = sum(self._late_by_round([*asked, len(self.rounds) + 1], lost).values())
         saved = sum(self.up[number - 1] for number in asked if number in lost and self.up)
         return self.prepare + sum(self.rounds[number - 1] for number in asked) + self.finish + late - saved
 
     def dearest(self, asked: Sequence[int], lost: Collection[int] = ()) -> int:
         """The dearest round of a client that is asked in these rounds, with what it catches up with. See `of`."""
-        steps = pairwise([0, *asked])
-        return max((self.rounds[b - 1] + self.late(a, b, lost=a in lost) for a, b in steps), default=0)
+        late = self._late_by_round(asked, lost)
+        return max((self.rounds[number - 1] + late[number] for number in asked), default=0)
 
-    def late(self, earlier: int, later: int, *, lost: bool = False) -> int:
-        """What comes on top for a client that was asked in one round and then in a later one: what it missed between.
+    def _late_by_round(self, asked: Sequence[int], lost: Collection[int]) -> dict[int, int]:
+        """What comes on top in each of these rounds."""
+        found, replied = dict[int, int](), None if self.prepare and 0 in lost else 0
+        for number in asked:
+            found[number] = self.late(replied, number)
+            replied = replied if number in lost else number
+        return found
+
+    def late(self, replied: int | None, later: int) -> int:
+        """What comes on top for a client that replied in one round and is then asked in a later one: what it missed.
+
+        That is all since, for whether requests reached it that it did not reply to nobody knows.
 
         Args:
-            earlier: The one round; 0: the preparation.
+            replied: The one round; 0: the preparation; None: it has never replied.
             later: The other; R + 1: the end.
-            lost: Whether its reply was lost in the earlier one, so that nobody knows what it holds.
 
         Returns:
             Bytes.
         """
         in_round = later <= len(self.rounds)
-        if lost:
+        if replied is None:
             return self.anew if in_round else self.anew_end
-        return min(sum(self.down[earlier : later - 1]), self.whole if in_round else self.whole_end)
+        return min(sum(self.down[replied : later - 1]), self.whole if in_round else self.whole_end)
 
 
 @dataclass
@@ -253,13 +260,10 @@ class Allowance:
 
     def _behind(self, ledger: Ledger, ids: Sequence[int], number: int) -> dict[int, int]:
         """What clients have to catch up with, by what travelled to and from them in each of the rounds before."""
-        before = [ledger.by_client(n) for n in range(number)]  # [N, 2] each
-        found = {}
-        for i in ids:
-            last = max((n for n, both in enumerate(before) if both[i].any()), default=0)
-            down, up = before[last][i].tolist()
-            found[i] = self.costs.late(last, number, lost=i in ledger.lost(last) or (down > 0 and not up))
-        return found
+        replied = [_replied(ledger, n).tolist() for n in range(number)]
+        asked = any(ledger.totals(0))
+        last = {i: max((n for n, there in enumerate(replied) if there[i]), default=None if asked else 0) for i in ids}
+        return {i: self.costs.late(last[i], number) for i in ids}
 
     def _compare(self, ledger: Ledger, number: int) -> None:
         """What the round before cost beside what was foreseen, of clients that had nothing to catch up with.

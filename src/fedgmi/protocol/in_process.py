@@ -150,7 +150,7 @@ class InProcess:
             return usual
         self._request(step, select(server, (*step.reads, *self._late_reads)), late)
         asked = sorted((*usual, *late))
-        self.requests.lose(lost.intersection(asked))
+        self.requests.lose(lost.intersection(asked), self._round)
         for i in lost.intersection(asked):
             self.ledger.lose(self._round, i)
         self.absent[self._round] = self.absent.get(self._round, frozenset()) | lost

@@ -42,7 +42,7 @@ class Requests:
         self._program, self._chain = program, chain
         self._held: dict[int, Mapping[str, int]] = {}
         self._base: dict[int, Exchange | None] = {}
-        self._before: dict[int, Exchange | None] = {}
+        self._before: dict[int, tuple[Mapping[str, int], Exchange | None]] = {}
         self._cut: dict[str, tuple[Tensor, Blocks]] = {}
         self._first: Mapping[str, int] = NOTHING
 
@@ -64,14 +64,13 @@ class Requests:
             One entry a client.
         """
         blocks, found = self._blocks(part), self.price(step, part, ids, at, index)
-        rounds = ROUNDS_HELD if self._chain is None else self._chain.rounds_held
         then: dict[int, Mapping[str, int]] = {}
         for i in ids:
             held = self._held.get(i, self._first)  # clients that were asked alike share one object
             if id(held) not in then:
-                then[id(held)] = still_held(held, blocks.blocks, at[0], rounds)
-            self._held[i] = then[id(held)]
-            self._before[i], self._base[i] = self._base.get(i), at
+                then[id(held)] = still_held(held, blocks.blocks, at[0], self._rounds)
+            self._before[i] = held, self._base.get(i)
+            self._held[i], self._base[i] = then[id(held)], at
         return found
 
     def price(self, step: Step, part: Tree, ids: Sequence[int], at: Exchange, index: int) -> list[Bytes]:
@@ -88,11 +87,15 @@ class Requests:
             found.append(cost | {step.kind: cost[step.kind] + own})  # two objects' braces are as long as one comma
         return found
 
-    def lose(self, ids: Iterable[int]) -> None:
-        """The replies of these clients did not come: nobody knows what they hold, and they stand where they stood."""
+    def lose(self, ids: Iterable[int], round: int) -> None:
+        """The replies of these clients did not come: they stand where they stood.
+
+        Whether the request came nobody knows. What they held before it they still hold, but for what one that came let
+        go.
+        """
         for i in ids:
-            self._held[i] = NOTHING
-            self._base[i] = self._before[i]
+            held, self._base[i] = self._before[i]
+            self._held[i] = still_held(held, (), round, self._rounds)
 
     def whole(self, part: Tree) -> int:
         """Bytes of some leaves for a client that holds nothing."""
@@ -117,6 +120,10 @@ class Requests:
         self._first = dict.fromkeys(kept.get("first", ()), 0)
         self._held = {int(i): held[place] for i, (place, _) in kept["clients"].items()}
         self._base = {int(i): None if base is None else (base[0], base[1]) for i, (_, base) in kept["clients"].items()}
+
+    @property
+    def _rounds(self) -> int:
+        return ROUNDS_HELD if self._chain is None else self._chain.rounds_held
 
     def _blocks(self, part: Tree) -> Blocks:
         """The part cut into blocks; a leaf that is the same tensor as before is not hashed again."""

@@ -147,6 +147,10 @@ class Remote:
         member = self.roster.members[i]
         return member.held or (self.first if member.base is None else {})
 
+    @property
+    def _rounds_held(self) -> int:
+        return ROUNDS_HELD if self.chain is None else self.chain.rounds_held
+
     def blocks(self, part: Tree) -> Blocks:
         """Leaves of the server's state as they travel."""
         return replace(cut(part), links=None if self.chain is None else self.chain.links)
@@ -268,8 +272,7 @@ class Remote:
             again = {i for i, parcel in answers.items() if parcel.header.get("missing")}
             for i in answers.keys() - again:
                 member = self.roster.members[i]
-                rounds = ROUNDS_HELD if self.chain is None else self.chain.rounds_held
-                member.held = still_held(self.held(i), parts[i].blocks, int(header["round"]), rounds)
+                member.held = still_held(self.held(i), parts[i].blocks, int(header["round"]), self._rounds_held)
             if not again:
                 break
             requests = {i: parts[i].parcel(headers[i]) for i in again}
@@ -282,14 +285,19 @@ class Remote:
         self.lose(i, why)
 
     def lose(self, i: int, why: str, *, lost: bool = False) -> None:
-        """The site is absent for the rest of this round. lost: its state is, so that it joins the next one anew."""
+        """The site is absent for the rest of this round. lost: its state is, so that it joins the next one anew.
+
+        Whether the request came nobody knows. What the site held before it holds still, but for what a request that
+        came let go.
+        """
         member = self.roster.members[i]
         why = one_line(why)
         self._lost.add(i)
         self.ledger.lose(self.round, i)
-        member.absent, member.note, member.held = member.absent + 1, why, {}
+        member.absent, member.note = member.absent + 1, why
+        member.held = still_held(member.held, (), self.round, self._rounds_held)
         if lost:
-            member.base = None
+            member.base, member.held = None, {}
         if self._told.get(i) != why:
             self.roster.tell(f"round {self.round}: {member.name} is absent: {why}")
         self._told[i] = why
