@@ -308,6 +308,52 @@ def test_shares_that_are_lost_on_the_way_are_asked_for_again(tmp_path):
     assert summary["rounds_absent"] == [0, 0, 0, 1]  # silent in round 2
 
 
+def stopped_at_the_end_of_a_sum(tmp_path: Path, *silent: str):
+    """The coordinator's machine goes down when sites have told their shares, and nothing of the round is kept."""
+    sites = make_sites(AVERAGE, tmp_path / "sites", SCENARIO)
+
+    def down(request: Parcel, reply: Parcel) -> Parcel:
+        if request.header["kind"] == "masks" and request.header["masks"]["ask"] == "unmask":
+            raise Stopped
+        return reply
+
+    with pytest.raises(Stopped):
+        deployed(AVERAGE, tmp_path, {"client-02": down} | dict.fromkeys(silent, mute), sites)
+    return sites
+
+
+def mute(request: Parcel, reply: Parcel) -> Parcel | None:
+    return None if request.header["kind"] == "step" else reply
+
+
+def test_a_coordinator_that_starts_again_sums_over_the_sites_that_have_told_their_shares(tmp_path):
+    """One more is there by now. It is absent in this round, for the difference would show its part."""
+    sites = stopped_at_the_end_of_a_sum(tmp_path, "client-03")
+    summary, server, _ = deployed(AVERAGE, tmp_path, sites=sites)
+    assert summary["rounds_absent"] == [0, 0, 0, 1]
+    said = log_of(tmp_path)
+    assert "3 sites told shares of the same numbers before, and tell none for other sites" in said
+    assert "client-03 is absent: the others told shares of the same numbers without it" in said
+    _, expected, _ = deployed(AVERAGE, tmp_path / "other", silent_at("client-03", 0, round=1))
+    assert torch.equal(server["expert"], expected["expert"])
+
+
+def test_a_coordinator_that_starts_again_waits_for_a_site_that_was_summed(tmp_path):
+    """One less is there by now: the run ends with a sentence, and goes on once it is back."""
+    sites = stopped_at_the_end_of_a_sum(tmp_path)
+    short = AVERAGE.model_copy(update={"wait_s": 0.3})
+    with pytest.raises(UserError, match=r"tell none for other sites: .* client-00, client-01, client-02, client-03 in"):
+        deployed(short, tmp_path, {"client-03": mute}, sites)
+    gone = {n: site for n, site in sites.items() if n != 103}
+    with pytest.raises(UserError, match="client-00, client-01, client-02, one that is not there"):
+        deployed(short.model_copy(update={"min_sites": 3}), tmp_path, sites=gone)
+    assert [line["why"] for line in sites[100].audit().refusals() if "summed over other sites" in line["why"]]
+    summary, server, _ = deployed(AVERAGE, tmp_path / "again", sites=sites)
+    _, expected, _ = deployed(AVERAGE, tmp_path / "other")
+    assert summary["rounds_absent"] == [0] * N
+    assert torch.equal(server["expert"], expected["expert"])
+
+
 def asked_of(post: LocalPost, name: str, kind: str) -> list[Parcel]:
     return [request for asked, request in post.asked if asked == name and request.header["kind"] == kind]
 

@@ -178,8 +178,9 @@ class MaskedRemote(Remote):
                 [(site, count)] = self._accused.most_common(1)
                 raise Unopened(site, 0, agreement.threshold, blamed=count > 0) from None
             if self._before:
-                self.closed, self.only = None, self._most_said()
-                raise MaskError(self._other_sites()) from None
+                said = self._most_said()
+                self.closed, self.only = None, [] if -1 in said else said  # once all are there it is known who they are
+                raise MaskError(self._other_sites(said)) from None
             raise
 
     def _most_said(self) -> list[int]:
@@ -187,12 +188,13 @@ class MaskedRemote(Remote):
         said: Counter[tuple[int, ...]] = Counter(tuple(sorted(sites)) for sites in self._before.values())
         return list(said.most_common(1)[0][0])
 
-    def _other_sites(self) -> str:
-        """What a refusal means, and who has to be there."""
-        names = [self.roster.members[i].name if i >= 0 else "one that is not in this run" for i in self.only]
+    def _other_sites(self, said: Sequence[int]) -> str:
+        """What a refusal means, and who has to be there; -1 stands for a site that is not."""
+        names = [self.roster.members[i].name for i in sorted(said) if i >= 0]
+        names += ["one that is not there"] if -1 in said else []
         return (
-            f"{_sites(self._before)} told shares of the same sum before, and will not for other sites: the difference "
-            f"would show single ones. It is over {', '.join(names)}"
+            f"{_sites(self._before)} told shares of the same numbers before, and tell none for other sites: the "
+            f"difference would show single ones. The sum is over {', '.join(names)}"
         )
 
     def _over(self, asked: Sequence[int]) -> list[int]:
@@ -205,11 +207,13 @@ class MaskedRemote(Remote):
             return list(asked)
         away = [i for i in self.only if i not in asked]
         if away:
-            names = ", ".join(self.roster.members[i].name if i >= 0 else "a site of another run" for i in away)
-            raise MaskError(f"{names} is away, and the others told shares of the same sum with it: it has to come back")
+            names = ", ".join(self.roster.members[i].name for i in away)
+            raise MaskError(
+                f"{names} is away, and the others told shares of the same numbers with it: it has to be back"
+            )
         others = [i for i in asked if i not in self.only]
         for i in others:
-            self.lose(i, "the others told shares of the same sum without it, and the difference would show its part")
+            self.lose(i, "the others told shares of the same numbers without it; the difference would show its part")
         return sorted([*self.only, *others[: max(0, LEAST_MASKED - len(self.only))]])
 
     def _agreement(self, step: Step, asked: Sequence[int]) -> tuple[Agreement, list[int]]:

@@ -202,7 +202,9 @@ def _insists(check: Check) -> str:
     if settings.only_masked:
         found += " only_masked is set: whatever is seen singly has noise, but its number of rows."
     if settings.same_sites:
-        return found + " same_sites is set: its sums are over the same sites always, and a run waits for one that fails."
+        return (
+            found + " same_sites is set: its sums are over the same sites always, and a run waits for one that fails."
+        )
     return f"{found} Sums over other sites, of other numbers, may differ by one site's part: same_sites refuses these."
 
 
