@@ -18,9 +18,11 @@ from federations import gaussian_scenario
 from fedgmi import flower_app
 from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.flower import GridPost
+from fedgmi.deploy.local.dry_run import dry_run
 from fedgmi.deploy.masks.keys import SEALED, SLOTS, to_text
 from fedgmi.deploy.settings import FederationSettings, read
-from fedgmi.deploy.site.site_check import check, leaves, tells_proportions, warning
+from fedgmi.deploy.site.site import Site
+from fedgmi.deploy.site.site_check import check, leaves, never, tells_proportions, warning
 from fedgmi.errors import ConfigError, UserError
 from fedgmi.protocol import in_process as in_process_module
 from fedgmi.protocol.in_process import InProcess
@@ -471,6 +473,69 @@ def test_site_check_says_what_is_masked_and_what_is_not(tmp_path):
     assert not tells_proportions(found)
     assert "with mask_secret in every site's site.toml" in warning(found)
     assert "its histogram of codewords × label" in warning(found)
+
+
+def insisting(where: Path, text: str, *keys: str) -> Path:
+    path = write_site(where, 0, text)
+    path.write_text("".join(f"{key} = true\n" for key in keys) + path.read_text())
+    return path
+
+
+WITH_MASKS = table_federation() + '\n[communication]\nsecure = "masks"\n'
+WITH_NOISE = WITH_MASKS.replace("[method]", "[method]\nepsilon = 1.0")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "said"),
+    [
+        (table_federation(), "only_masked", "only_masked is set, and federation.toml has no masks"),
+        (table_federation(), "same_sites", "same_sites is set, and federation.toml has no masks"),
+        (WITH_MASKS, "only_masked", r"method\.epsilon is unset: the histogram of words is seen singly and would be"),
+    ],
+)
+def test_a_site_that_insists_refuses_another_federation_before_it_is_connected(tmp_path, text, key, said):
+    path = insisting(tmp_path / "site", text, key)
+    with pytest.raises(ConfigError, match=said):
+        check(path, path.parent / "federation.toml")
+
+
+def test_site_check_says_what_a_site_insists_on(tmp_path):
+    path = insisting(tmp_path / "site", WITH_NOISE, "only_masked", "same_sites")
+    found = check(path, path.parent / "federation.toml")
+    assert "whatever is seen singly has noise, but its number of rows" in warning(found)
+    assert "a run waits for one that fails" in warning(found)
+    assert not [line for line in leaves(found) if "accuracy" in line]
+    assert [line for line in never(found) if line.startswith("how good its predictor is (only_masked)")]
+    plain = insisting(tmp_path / "plain", WITH_NOISE)
+    assert "same_sites refuses these" in warning(check(plain, plain.parent / "federation.toml"))
+
+
+def test_a_dry_run_with_masks_lays_whole_numbers_on_disk(tmp_path):
+    path = insisting(tmp_path / "site", WITH_NOISE, "only_masked", "same_sites")
+    lines = dry_run(path, path.parent / "federation.toml", tmp_path / "would-be")
+    types = {line["name"]: {leaf["dtype"] for leaf in line["leaves"]} for line in lines if line["leaves"]}
+    assert types.pop("histograms") == {"int32"}
+    assert types.pop("features") == {"int64"}
+    assert set().union(*types.values()) == {"int64"}
+    assert not [line for line in lines if line["name"] == "finish" and line["leaves"]]
+
+
+class Diverging(Site):
+    """A site whose message is no number, and which sees it before it is masked."""
+
+    def _rows(self, *args, **more):
+        rows = super()._rows(*args, **more)
+        return replace(rows, x=rows.x * math.inf)
+
+
+def test_a_site_looks_at_its_message_before_it_masks_it(tmp_path):
+    """So an honest site whose training fails is named and absent, and spoils no sum."""
+    sites = make_sites(AVERAGE, tmp_path / "sites", SCENARIO)
+    sites[101] = Diverging(**vars(sites[101]))
+    summary, _, post = deployed(AVERAGE, tmp_path, sites=sites)
+    assert summary["rounds_absent"] == [0, AVERAGE.rounds, 0, 0]
+    assert "client-01 is absent" in log_of(tmp_path)
+    assert not [r for n, r in post.replied if n == "client-01" and r.header.get("layout") and "models" in str(r.header)]
 
 
 def test_over_a_grid_of_flower(tmp_path):
