@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=f"there
 
 N, KILLED = 4, 3  # keys are agreed on by three sites at least
 OWN = ("n_components", "codewords", "kmeans_rounds", "calibration_steps", "warm_up_rounds")
-TABLE = table_federation(rounds=2, wait_s=300, deadline_s=20, sites=N)
+TABLE = table_federation(rounds=2, wait_s=300, deadline_s=12, sites=N)
 KEPT = [line for line in TABLE.splitlines() if line.partition(" = ")[0] not in OWN]
 FEDERATION = "\n".join(KEPT).replace("[method]", '[method]\nname = "fedavg"') + '\n[communication]\nsecure = "masks"\n'
 SECRET = 'mask_secret = "a word among us sites"\n'

@@ -194,7 +194,7 @@ class MaskedRemote(Remote):
         names += ["one that is not there"] if -1 in said else []
         return (
             f"{_sites(self._before)} told shares of the same numbers before, and tell none for other sites: the "
-            f"difference would show single ones. The sum is over {', '.join(names)}"
+            f"difference would show single ones (docs/privacy.md). The sum is over {', '.join(names)}"
         )
 
     def _over(self, asked: Sequence[int]) -> list[int]:

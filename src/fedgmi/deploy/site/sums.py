@@ -127,8 +127,8 @@ class Sums:
 def parts_of(message: Message, n_clients: int) -> list[str]:
     """Hashes of the numbers of a message, part by part.
 
-    A part is a row of a leaf with two axes or more, or a leaf with one. Parts with fewer than two numbers that are not
-    zero are left out: a count of rows is the same in every round, and is told singly anyway.
+    A part is a row of a leaf with two axes or more, or a leaf with one. Parts that are one number again and again, zeros
+    aside, are left out: a count of rows is the same in every round, and is told singly anyway.
 
     Args:
         message: A client's.
@@ -155,7 +155,7 @@ def _parts(name: str, leaf: Tensor, n_clients: int) -> Iterator[str]:
     each = whole.shape[leaf.dim() :].numel()  # whole numbers that one number takes
     for row in [whole] if leaf.dim() == 1 else whole:
         numbers = row.reshape(-1, each)
-        if int((numbers != 0).any(1).sum()) > 1:
+        if len(numbers[(numbers != 0).any(1)].unique(dim=0)) > 1:
             data = name.encode() + numbers.contiguous().numpy().tobytes()
             yield hashlib.blake2b(data, digest_size=8).hexdigest()
 
