@@ -127,8 +127,8 @@ class Sums:
 def parts_of(message: Message, n_clients: int) -> list[str]:
     """Hashes of the numbers of a message, part by part.
 
-    A part is a row of a leaf with two axes or more, or a leaf with one. Parts that are one number again and again, zeros
-    aside, are left out: a count of rows is the same in every round, and is told singly anyway.
+    A part is a row of a leaf with two axes or more, or a leaf with one. Parts that are one number again and again, but
+    for zeros, are left out: a count of rows is the same in every round, and is told singly anyway.
 
     Args:
         message: A client's.
