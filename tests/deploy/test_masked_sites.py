@@ -18,9 +18,11 @@ from federations import gaussian_scenario
 from fedgmi import flower_app
 from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.flower import GridPost
+from fedgmi.deploy.local.dry_run import dry_run
 from fedgmi.deploy.masks.keys import SEALED, SLOTS, to_text
 from fedgmi.deploy.settings import FederationSettings, read
-from fedgmi.deploy.site.site_check import check, leaves, tells_proportions, warning
+from fedgmi.deploy.site.site import Site
+from fedgmi.deploy.site.site_check import check, leaves, never, tells_proportions, warning
 from fedgmi.errors import ConfigError, UserError
 from fedgmi.protocol import in_process as in_process_module
 from fedgmi.protocol.in_process import InProcess
@@ -287,11 +289,8 @@ def test_a_sum_that_cannot_be_ends_the_run_with_a_sentence(tmp_path):
         deployed(AVERAGE, tmp_path, {"client-01": spoil})
 
 
-def test_a_site_notes_a_sum_over_other_sites_than_before(tmp_path):
-    """Two sites' shares are lost on the way, and in the next try another site is silent.
-
-    To a site that looks like a coordinator that wants to know the part of the one that is missing.
-    """
+def test_shares_that_are_lost_on_the_way_are_asked_for_again(tmp_path):
+    """And no message is: another site would be silent by then, and its part would be the difference of both sums."""
     seen: list[str] = []
 
     def fault(request: Parcel, reply: Parcel) -> Parcel | None:
@@ -304,11 +303,57 @@ def test_a_site_notes_a_sum_over_other_sites_than_before(tmp_path):
     def silent(request: Parcel, reply: Parcel) -> Parcel | None:
         return None if request.header["kind"] == "step" and len(seen) == 2 and not seen.append("silent") else reply
 
-    deployed(AVERAGE, tmp_path, {"client-00": fault, "client-01": fault, "client-03": silent})
+    summary, _, post = deployed(AVERAGE, tmp_path, {"client-00": fault, "client-01": fault, "client-03": silent})
     assert "cannot be taken off: 2 shares of its secret came" in log_of(tmp_path)
-    said = "round 1, exchange 0 is summed over sites [0, 1, 2], and was over [0, 1, 2, 3] before"
-    for i in range(3):
-        assert said in (tmp_path / "sites" / f"client-0{i}" / "log.txt").read_text()
+    asked = [r.header["masks"] for _, r in post.asked if r.header["kind"] == "step" and r.header["round"] == 1]
+    assert len(asked) == N
+    assert summary["rounds_absent"] == [0, 0, 0, 1]  # silent in round 2
+
+
+def stopped_at_the_end_of_a_sum(tmp_path: Path, *silent: str):
+    """The coordinator's machine goes down when sites have told their shares, and nothing of the round is kept."""
+    sites = make_sites(AVERAGE, tmp_path / "sites", SCENARIO)
+
+    def down(request: Parcel, reply: Parcel) -> Parcel:
+        if request.header["kind"] == "masks" and request.header["masks"]["ask"] == "unmask":
+            raise Stopped
+        return reply
+
+    with pytest.raises(Stopped):
+        deployed(AVERAGE, tmp_path, {"client-02": down} | dict.fromkeys(silent, mute), sites)
+    return sites
+
+
+def mute(request: Parcel, reply: Parcel) -> Parcel | None:
+    return None if request.header["kind"] == "step" else reply
+
+
+def test_a_coordinator_that_starts_again_sums_over_the_sites_that_have_told_their_shares(tmp_path):
+    """One more is there by now. It is absent in this round, for the difference would show its part."""
+    sites = stopped_at_the_end_of_a_sum(tmp_path, "client-03")
+    summary, server, _ = deployed(AVERAGE, tmp_path, sites=sites)
+    assert summary["rounds_absent"] == [0, 0, 0, 1]
+    said = log_of(tmp_path)
+    assert "3 sites told shares of the same numbers before, and tell none for other sites" in said
+    assert "client-03 is absent: the others told shares of the same numbers without it" in said
+    _, expected, _ = deployed(AVERAGE, tmp_path / "other", silent_at("client-03", 0, round=1))
+    assert torch.equal(server["expert"], expected["expert"])
+
+
+def test_a_coordinator_that_starts_again_waits_for_a_site_that_was_summed(tmp_path):
+    """One less is there by now: the run ends with a sentence, and goes on once it is back."""
+    sites = stopped_at_the_end_of_a_sum(tmp_path)
+    short = AVERAGE.model_copy(update={"wait_s": 0.3})
+    with pytest.raises(UserError, match=r"tell none for other sites: .* client-00, client-01, client-02, client-03 in"):
+        deployed(short, tmp_path, {"client-03": mute}, sites)
+    gone = {n: site for n, site in sites.items() if n != 103}
+    with pytest.raises(UserError, match="client-00, client-01, client-02, one that is not there"):
+        deployed(short.model_copy(update={"min_sites": 3}), tmp_path, sites=gone)
+    assert [line["why"] for line in sites[100].audit().refusals() if "summed over other sites" in line["why"]]
+    summary, server, _ = deployed(AVERAGE, tmp_path / "again", sites=sites)
+    _, expected, _ = deployed(AVERAGE, tmp_path / "other")
+    assert summary["rounds_absent"] == [0] * N
+    assert torch.equal(server["expert"], expected["expert"])
 
 
 def asked_of(post: LocalPost, name: str, kind: str) -> list[Parcel]:
@@ -428,6 +473,69 @@ def test_site_check_says_what_is_masked_and_what_is_not(tmp_path):
     assert not tells_proportions(found)
     assert "with mask_secret in every site's site.toml" in warning(found)
     assert "its histogram of codewords × label" in warning(found)
+
+
+def insisting(where: Path, text: str, *keys: str) -> Path:
+    path = write_site(where, 0, text)
+    path.write_text("".join(f"{key} = true\n" for key in keys) + path.read_text())
+    return path
+
+
+WITH_MASKS = table_federation() + '\n[communication]\nsecure = "masks"\n'
+WITH_NOISE = WITH_MASKS.replace("[method]", "[method]\nepsilon = 1.0")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "said"),
+    [
+        (table_federation(), "only_masked", "only_masked is set, and federation.toml has no masks"),
+        (table_federation(), "same_sites", "same_sites is set, and federation.toml has no masks"),
+        (WITH_MASKS, "only_masked", r"method\.epsilon is unset: the histogram of words is seen singly and would be"),
+    ],
+)
+def test_a_site_that_insists_refuses_another_federation_before_it_is_connected(tmp_path, text, key, said):
+    path = insisting(tmp_path / "site", text, key)
+    with pytest.raises(ConfigError, match=said):
+        check(path, path.parent / "federation.toml")
+
+
+def test_site_check_says_what_a_site_insists_on(tmp_path):
+    path = insisting(tmp_path / "site", WITH_NOISE, "only_masked", "same_sites")
+    found = check(path, path.parent / "federation.toml")
+    assert "whatever is seen singly has noise, but its number of rows" in warning(found)
+    assert "a run waits for one that fails" in warning(found)
+    assert not [line for line in leaves(found) if "accuracy" in line]
+    assert [line for line in never(found) if line.startswith("how good its predictor is (only_masked)")]
+    plain = insisting(tmp_path / "plain", WITH_NOISE)
+    assert "same_sites refuses these" in warning(check(plain, plain.parent / "federation.toml"))
+
+
+def test_a_dry_run_with_masks_lays_whole_numbers_on_disk(tmp_path):
+    path = insisting(tmp_path / "site", WITH_NOISE, "only_masked", "same_sites")
+    lines = dry_run(path, path.parent / "federation.toml", tmp_path / "would-be")
+    types = {line["name"]: {leaf["dtype"] for leaf in line["leaves"]} for line in lines if line["leaves"]}
+    assert types.pop("histograms") == {"int32"}
+    assert types.pop("features") == {"int64"}
+    assert set().union(*types.values()) == {"int64"}
+    assert not [line for line in lines if line["name"] == "finish" and line["leaves"]]
+
+
+class Diverging(Site):
+    """A site whose message is no number, and which sees it before it is masked."""
+
+    def _rows(self, *args, **more):
+        rows = super()._rows(*args, **more)
+        return replace(rows, x=rows.x * math.inf)
+
+
+def test_a_site_looks_at_its_message_before_it_masks_it(tmp_path):
+    """So an honest site whose training fails is named and absent, and spoils no sum."""
+    sites = make_sites(AVERAGE, tmp_path / "sites", SCENARIO)
+    sites[101] = Diverging(**vars(sites[101]))
+    summary, _, post = deployed(AVERAGE, tmp_path, sites=sites)
+    assert summary["rounds_absent"] == [0, AVERAGE.rounds, 0, 0]
+    assert "client-01 is absent" in log_of(tmp_path)
+    assert not [r for n, r in post.replied if n == "client-01" and r.header.get("layout") and "models" in str(r.header)]
 
 
 def test_over_a_grid_of_flower(tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fedgmi.deploy.masks import shamir
 from fedgmi.deploy.masks.keys import SEALED as SEALED_SIZE
-from fedgmi.deploy.masks.keys import MaskError, Public, digest_of, pieces, to_bytes
+from fedgmi.deploy.masks.keys import MaskError, Public, Unsealed, digest_of, pieces, to_bytes, who_is
 from fedgmi.deploy.masks.site_keys import SiteKeys
 from fedgmi.deploy.masks.unmasking import Agreement, Unopened, unmasked
 from fedgmi.errors import DivergedError
@@ -25,7 +25,7 @@ SHAPES = {"sums/x": (5,), "models/expert/total": (2, 3)}
 def sites(n: int = 4, slots: int = 3, seed: int = 0) -> list[SiteKeys]:
     draws = torch.Generator().manual_seed(seed)
     master = torch.randint(0, 256, (n, 32), generator=draws)
-    return [SiteKeys(RUN, EPOCH, i, bytes(master[i].tolist()), slots) for i in range(n)]
+    return [SiteKeys(RUN, EPOCH, i, bytes(master[i].tolist()), slots, who=who_is(str(i), None)) for i in range(n)]
 
 
 def agreed(every: list[SiteKeys], secret: str | None = None) -> Agreement:
@@ -241,14 +241,16 @@ def test_a_secret_of_the_sites_keeps_the_coordinator_out():
             every[0].agree(members | {1: wrong}, "between us")
 
 
-def test_shares_of_another_sum_or_another_site_do_not_open():
+def test_shares_of_another_sum_or_another_site_do_not_open_and_nothing_is_told():
     every = sites(4)
     agreement = agreed(every)
     where = agreement.take(AT)
     sent(every, agreement, range(4), where)
     right = agreement.sealed_for(0, 0, range(4))
     replayed = right | {1: agreement.sealed_for(0, 1, range(4))[1], 2: right[3], 3: b"nonsense"}
-    assert set(every[0].tell(0, [0, 1, 2, 3], replayed)) == {0}
+    with pytest.raises(Unsealed) as refused:
+        every[0].tell(0, [0, 1, 2, 3], replayed)
+    assert refused.value.unopened == [1, 2, 3]
 
 
 @pytest.mark.parametrize("n_wrong", [1, 2, 3])

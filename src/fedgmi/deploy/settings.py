@@ -306,6 +306,9 @@ class SiteSettings(Section):
         threads: Of the CPU; None: as torch has them.
         mask_secret: A text that all sites have agreed on without the coordinator, of 16 letters or more. With masks it
             shows that keys are the sites' own, and none of the coordinator's making. It is never sent.
+        only_masked: Whether the site answers nothing that shows its own numbers: sums have masks, and histograms noise.
+        same_sites: Whether all masked sums of the site are over the same sites, in all runs. A site that fails then
+            stops a run until it is back. See `deploy.site.sums`.
         part_of_steps: The part of its local steps that the site makes in a round, where it would be too slow for all of
             them: ⌈u·steps⌉ of each model's. Its models count by their rows all the same.
         max_runs: How many runs there may be over one version of the rows; None: any number. See `deploy.site.guard`.
@@ -325,6 +328,8 @@ class SiteSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: PositiveInt | None = None
     mask_secret: Annotated[str, Field(min_length=16)] | None = None
+    only_masked: bool = False
+    same_sites: bool = False
     part_of_steps: Fraction = 1.0
     max_runs: PositiveInt | None = 5
     max_epsilon: PositiveFloat | None = None
@@ -335,21 +340,41 @@ class SiteSettings(Section):
 
 
 def check_limits(site: SiteSettings, federation: FederationSettings) -> None:
-    """Refuse a limit that would limit nothing.
+    """Refuse a federation that a site does not take part in, and a limit that would limit nothing.
 
     Args:
         site: site.toml.
         federation: federation.toml.
 
     Raises:
-        ConfigError: Where a site limits what noisy releases cost, and the federation adds no noise.
+        ConfigError: Where a site limits what noisy releases cost, and the federation adds no noise; where it insists on
+            masks and noise, and the federation lacks them.
     """
+    _check_masked(site, federation)
     limits = [name for name in ("max_epsilon", "max_releases") if getattr(site, name) is not None]
     if limits and federation.method.model_dump().get("epsilon") is None:
         raise ConfigError(
             f"{limits[0]} limits releases with noise, and method.epsilon is unset: what leaves is exact",
             where=f"settings of site {site.name!r}",
             fix=f"ask the coordinator for method.epsilon, or leave {limits[0]} out",
+        )
+
+
+def _check_masked(site: SiteSettings, federation: FederationSettings) -> None:
+    where, method = f"settings of site {site.name!r}", federation.method
+    insists = [name for name in ("only_masked", "same_sites") if getattr(site, name)]
+    if insists and not federation.masked:
+        raise ConfigError(
+            f"{insists[0]} is set, and federation.toml has no masks: the coordinator would see this site's own numbers",
+            where=where,
+            fix=f'ask the coordinator for communication.secure = "masks", or leave {insists[0]} out',
+        )
+    seen = METHODS[method.name].has_histogram(method) and method.model_dump().get("epsilon") is None
+    if site.only_masked and seen:
+        raise ConfigError(
+            "only_masked is set, and method.epsilon is unset: the histogram of words is seen singly and would be exact",
+            where=where,
+            fix='ask the coordinator for method.epsilon or preset = "plain", or leave only_masked out',
         )
 
 

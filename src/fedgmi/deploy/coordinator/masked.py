@@ -2,11 +2,16 @@
 
 A sum takes two exchanges: one for the masked messages, one for the shares that take masks off. Every so many sums, and
 after a site has failed, keys are agreed on anew, in two more.
+
+Sites that have told shares for a sum tell none for the same numbers over other sites (`deploy.site.sums`). So a sum
+whose shares were lost on the way is opened by asking for them again, and one that has to be begun anew is begun over
+the sites that are in it already.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -29,21 +34,48 @@ Found = TypeVar("Found")
 
 
 @dataclass
+class Closed:
+    """A sum whose messages are there, and whose masks are not off yet.
+
+    Attributes:
+        agreement: Whose keys it has.
+        where: Which of them.
+        among: The sites that were asked.
+        answered: Those whose messages came.
+        total: What these add up to.
+        told: By the site that told them, shares by site.
+    """
+
+    agreement: Agreement
+    where: Where
+    among: list[int]
+    answered: list[int]
+    total: Tree
+    told: dict[int, dict[int, bytes]] = field(default_factory=dict)
+
+
+@dataclass
 class MaskedRemote(Remote):
     """A `Remote` whose sums are masked.
 
     Attributes:
         agreement: The sites' present keys; None: they are to be agreed on.
         barred: Sites that have spoilt a sum of this round. They are not asked again in it.
+        closed: A sum that could not be opened yet.
+        only: The sites that sites say the present sum has to be over; none: any.
     """
 
     agreement: Agreement | None = None
     barred: set[int] = field(default_factory=set)
+    closed: Closed | None = None
+    only: list[int] = field(default_factory=list)
+    _before: dict[int, list[int]] = field(default_factory=dict)  # by the site that refuses, who was summed before
+    _accused: Counter[int] = field(default_factory=Counter)  # whose sealed shares sites cannot open
 
     def _begin_round(self, round: int) -> None:
         if self._lost:
             self.agreement = None  # who failed may have lost its keys
-        self.barred = set()
+        self.barred, self.closed, self.only = set(), None, []
         super()._begin_round(round)
 
     def _once(self, step: Step, server: Tree, ids: Sequence[int], expected: Expected) -> Message | None:
@@ -57,14 +89,21 @@ class MaskedRemote(Remote):
             if i not in asked and i not in self._lost and i < len(self.roster.members):
                 self.lose(i, "its SuperNode is not connected")
         try:
-            return self._masked(step, server, asked, expected)
+            message = (
+                self._masked(step, server, asked, expected)
+                if self.closed is None
+                else self._open(step, asked, expected)
+            )
         except MaskError as error:
             self.failed = error.what
             self.roster.tell(f"round {self.round}: no sum of {step.name!r}: {error.what}")
             if isinstance(error, Unopened) and error.blamed:
+                self.closed = None
                 self._bar(error.site, "its shares of its secrets are wrong")
             self.agreement = None
             return None
+        self.closed, self.only = None, []
+        return message
 
     def _masked(self, step: Step, server: Tree, asked: Sequence[int], expected: Expected) -> Message:
         """The sum over the sites that answer.
@@ -72,7 +111,8 @@ class MaskedRemote(Remote):
         Raises:
             MaskError: Where too few answer, or masks cannot be taken off.
         """
-        agreement, among = self._agreement(step, asked)
+        agreement, among = self._agreement(step, self._over(asked))
+        among = [i for i in among if not self.only or i in self.only]
         at = self.round, self._number
         where = agreement.take(at)
         more = {"masks": {"epoch": agreement.epoch, "slot": where.slot, "among": among}}
@@ -89,20 +129,33 @@ class MaskedRemote(Remote):
         total: Tree = {}
         for i in answered:
             total = add(total, flatten(messages[i]))
-        found = self._unmask(step, total, agreement, where, among, answered)
-        for i in answered:
+        self.closed = Closed(agreement, where, among, answered, total)
+        return self._open(step, asked, expected)
+
+    def _open(self, step: Step, asked: Sequence[int], expected: Expected) -> Message:
+        """Take the masks off a sum whose messages are there.
+
+        Raises:
+            MaskError: Where too few tell their shares.
+        """
+        closed, at = self.closed, (self.round, self._number)
+        assert closed is not None
+        found = self._unmask(step, closed)
+        for i in closed.answered:
             member = self.roster.members[i]
             member.base, member.last_round = at, self.round
+        for i in {*closed.among, *asked}:  # forgiven, or come meanwhile
+            if i not in closed.answered and i not in self._lost:
+                self.lose(i, "no answer")
         dtypes = {name: DTYPES[dtype] for name, (dtype, _) in expected.leaves.items()}
         message = whole.decoded(found, dtypes)
-        self._check(step, message, expected, answered)
+        self._check(step, message, expected, closed.answered)
         return message
 
-    def _unmask(
-        self, step: Step, total: Tree, agreement: Agreement, where: Where, among: list[int], answered: list[int]
-    ) -> Tree:
-        """Ask those that answered for their shares, and take the masks off."""
-        table = {"ask": "unmask", "epoch": agreement.epoch, "slot": where.slot, "answered": answered}
+    def _unmask(self, step: Step, closed: Closed) -> Tree:
+        """Ask those that answered for their shares, as far as they have not told them, and take the masks off."""
+        agreement, where, among = closed.agreement, closed.where, closed.among
+        table = {"ask": "unmask", "epoch": agreement.epoch, "slot": where.slot, "answered": closed.answered}
 
         def asking(i: int) -> Header:
             sealed = agreement.sealed_for(i, where.slot, among)
@@ -111,8 +164,57 @@ class MaskedRemote(Remote):
         def read(header: Header) -> dict[int, bytes]:
             return {j: to_bytes(header["told"][str(j)]) for j in among if str(j) in header["told"]}
 
-        told = self._converse(step, {i: asking(i) for i in answered}, read)
-        return unmasked(total, agreement, where, among, told, answered)
+        asked = [i for i in closed.answered if i not in closed.told and i in self.roster.alive]
+        self._before, self._accused = {}, Counter()
+        before = {i: self.roster.members[i].last_seen for i in asked}
+        closed.told |= self._converse(step, {i: asking(i) for i in asked}, read)
+        try:
+            return unmasked(closed.total, agreement, where, among, closed.told, closed.answered)
+        except Unopened:
+            heard = all(self.roster.members[i].last_seen > before[i] for i in asked)
+            if heard and len(asked) + len(closed.told) >= len(closed.answered):
+                self.closed = None  # all have spoken: it stays closed
+            if self._accused:
+                [(site, count)] = self._accused.most_common(1)
+                raise Unopened(site, 0, agreement.threshold, blamed=count > 0) from None
+            if self._before:
+                said = self._most_said()
+                self.closed, self.only = None, [] if -1 in said else said  # once all are there it is known who they are
+                raise MaskError(self._other_sites(said)) from None
+            raise
+
+    def _most_said(self) -> list[int]:
+        """The sites that most of those that refuse say their numbers were summed with."""
+        said: Counter[tuple[int, ...]] = Counter(tuple(sorted(sites)) for sites in self._before.values())
+        return list(said.most_common(1)[0][0])
+
+    def _other_sites(self, said: Sequence[int]) -> str:
+        """What a refusal means, and who has to be there; -1 stands for a site that is not."""
+        names = [self.roster.members[i].name for i in sorted(said) if i >= 0]
+        names += ["one that is not there"] if -1 in said else []
+        return (
+            f"{_sites(self._before)} told shares of the same numbers before, and tell none for other sites: the "
+            f"difference would show single ones (docs/privacy.md). The sum is over {', '.join(names)}"
+        )
+
+    def _over(self, asked: Sequence[int]) -> list[int]:
+        """The sites among which keys are agreed on: all, or those that a sum has to be over, and more if need be.
+
+        Raises:
+            MaskError: Where one of these is away.
+        """
+        if not self.only:
+            return list(asked)
+        away = [i for i in self.only if i not in asked]
+        if away:
+            names = ", ".join(self.roster.members[i].name for i in away)
+            raise MaskError(
+                f"{names} is away, and the others told shares of the same numbers with it: it has to be back"
+            )
+        others = [i for i in asked if i not in self.only]
+        for i in others:
+            self.lose(i, "the others told shares of the same numbers without it; the difference would show its part")
+        return sorted([*self.only, *others[: max(0, LEAST_MASKED - len(self.only))]])
 
     def _agreement(self, step: Step, asked: Sequence[int]) -> tuple[Agreement, list[int]]:
         """The keys for the next sum and the sites that have them, agreed on anew where it needs be."""
@@ -180,6 +282,10 @@ class MaskedRemote(Remote):
             if isinstance(parcel.header.get("error"), str):
                 self.roster.members[i].note = str(parcel.header["error"])[:500]
                 self.roster.tell(f"round {self.round}: {self.roster.members[i].name}: {self.roster.members[i].note}")
+                if _indices(parcel.header.get("summed"), len(self.roster.members)):
+                    self._before[i] = parcel.header["summed"]
+                if _indices(parcel.header.get("unopened"), len(self.roster.members)):
+                    self._accused.update(set(parcel.header["unopened"]) - {-1, i})
                 continue
             try:
                 found[i] = read(parcel.header)
@@ -233,6 +339,11 @@ def _sealed(text: Any) -> bytes:
     if len(data) != SEALED * SLOTS:
         raise MaskError("shares are not of their length")
     return data
+
+
+def _indices(found: Any, n: int) -> bool:
+    """Whether a site names some by their index; -1 stands for one that is not in the run."""
+    return isinstance(found, list) and bool(found) and all(type(i) is int and -1 <= i < n for i in found)
 
 
 def _sites(some: Collection[int]) -> str:

@@ -20,6 +20,7 @@ SLOTS = 32
 2.6 kilobytes of shares. The preset default asks 7 sums in a round of `deploy init`, so it agrees every fourth round."""
 MOST_SLOTS = 1024
 SEALED = 2 * SHARE + 16  # two shares, and AES-GCM's tag
+WHO = 16  # bytes
 
 
 class MaskError(UserError):
@@ -27,6 +28,18 @@ class MaskError(UserError):
 
     def __init__(self, what: str, fix: str = "ask the coordinator; its next try begins with new keys") -> None:
         super().__init__(what, where="communication.secure", fix=fix)
+
+
+class Unsealed(MaskError):
+    """Shares that another site sealed for this one, and that do not open.
+
+    Attributes:
+        unopened: Whose.
+    """
+
+    def __init__(self, sites: Sequence[int]) -> None:
+        super().__init__(f"shares of site {sites[0]} do not open here, so that the sum stays closed")
+        self.unopened = list(sites)
 
 
 @dataclass(frozen=True)
@@ -37,12 +50,14 @@ class Public:
         box: By which shares are sealed for it. 32 bytes
         slots: For the masks of each sum, one after the other. 32 bytes each
         seals: SHA-256 of the seed of its own mask of each sum, by which a wrong share shows. 32 bytes each
+        who: The same in all runs for the same site, whatever index it has; see `who_is`. 16 bytes
         tag: HMAC of all that under the secret of the sites, where they have one.
     """
 
     box: bytes
     slots: bytes
     seals: bytes
+    who: bytes
     tag: bytes = b""
 
     @property
@@ -72,9 +87,8 @@ class Public:
 
     def to_json(self) -> dict[str, str]:
         """As a header has it."""
-        return {"box": to_text(self.box), "slots": to_text(self.slots), "seals": to_text(self.seals)} | (
-            {"tag": to_text(self.tag)} if self.tag else {}
-        )
+        found = {name: to_text(getattr(self, name)) for name in ("box", "slots", "seals", "who")}
+        return found | ({"tag": to_text(self.tag)} if self.tag else {})
 
     @classmethod
     def from_json(cls, found: Any) -> Public:
@@ -85,10 +99,10 @@ class Public:
         """
         if not isinstance(found, dict):
             raise MaskError("a site's public keys are no table")
-        box, slots, seals = (to_bytes(found.get(name)) for name in ("box", "slots", "seals"))
-        keys = cls(box, slots, seals, to_bytes(found.get("tag", "")))
+        own = {name: to_bytes(found.get(name)) for name in ("box", "slots", "seals", "who")}
+        keys = cls(**own, tag=to_bytes(found.get("tag", "")))
         whole = len(keys.box) == KEY and 0 < len(keys.slots) == len(keys.seals) <= KEY * MOST_SLOTS
-        if not whole or len(keys.slots) % KEY or len(keys.tag) not in (0, KEY):
+        if not whole or len(keys.slots) % KEY or len(keys.who) != WHO or len(keys.tag) not in (0, KEY):
             raise MaskError("a site's public keys are not of their length")
         return keys
 
@@ -96,6 +110,16 @@ class Public:
         """The tag that these keys have of a site in an agreement, under the secret of the sites."""
         text = json.dumps([epoch, site, self.to_json() | {"tag": ""}], sort_keys=True)
         return hmac.digest(secret.encode(), b"fedgmi masks 1" + text.encode(), "sha256")
+
+
+def who_is(name: str, secret: str | None) -> bytes:
+    """By what the other sites know a site again in later runs. Without a secret of the sites anybody can say it.
+
+    Examples:
+        >>> who_is("north", "a word among us") == who_is("south", "a word among us")
+        False
+    """
+    return hmac.digest((secret or "").encode(), b"fedgmi site" + name.encode(), "sha256")[:WHO]
 
 
 def digest_of(epoch: str, members: Mapping[int, Public]) -> str:

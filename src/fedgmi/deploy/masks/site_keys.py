@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
@@ -21,8 +21,10 @@ from torch import Tensor
 from fedgmi.deploy.masks import shamir, stream
 from fedgmi.deploy.masks.keys import (
     SEALED,
+    WHO,
     MaskError,
     Public,
+    Unsealed,
     digest_of,
     seal_of,
     sites_of,
@@ -50,7 +52,8 @@ class SiteKeys:
         used: What each sum was for: its exchange, and the sites that take part.
         told: Those that answered, of each sum of which shares were told.
         digest: Of the agreement; "" before there is one.
-        summed: Over which sites each exchange of the run was summed first, under these keys or earlier ones.
+        who: See `Public`.
+        parts: Of each sum hashes of what this site has put in (`deploy.site.sums`).
     """
 
     run: str
@@ -62,16 +65,15 @@ class SiteKeys:
     used: dict[int, tuple[tuple[int, int], tuple[int, ...]]] = field(default_factory=dict)
     told: dict[int, tuple[int, ...]] = field(default_factory=dict)
     digest: str = ""
-    summed: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+    who: bytes = bytes(WHO)
+    parts: dict[int, list[str]] = field(default_factory=dict)
 
     def public(self, secret: str | None = None) -> Public:
         """The keys that go to the others; secret: of the sites, which the coordinator lacks."""
         slots = b"".join(stream.public_of(self._key(slot)) for slot in range(self.n_slots))
         seals = b"".join(seal_of(self._seed(slot)) for slot in range(self.n_slots))
-        plain = Public(stream.public_of(self._box()), slots, seals)
-        if secret is None:
-            return plain
-        return Public(plain.box, slots, seals, plain.tagged(secret, self.epoch, self.site))
+        plain = Public(stream.public_of(self._box()), slots, seals, self.who)
+        return plain if secret is None else replace(plain, tag=plain.tagged(secret, self.epoch, self.site))
 
     @property
     def threshold(self) -> int:
@@ -100,6 +102,8 @@ class SiteKeys:
             raise MaskError("the sites' keys are for different numbers of sums")
         if len({other.box for other in members.values()}) < len(members):
             raise MaskError("two sites have the same key")
+        if len({other.who for other in members.values()}) < len(members):
+            raise MaskError("two sites have the same name", "give every site a name of its own in its site.toml")
         for i, other in members.items():
             other.check()
             if secret is not None and other.tag != other.tagged(secret, self.epoch, i):
@@ -164,11 +168,13 @@ class SiteKeys:
             sealed: Of every other site, the shares that it sealed for this one.
 
         Returns:
-            One share by site; none of those whose seals cannot be opened.
+            One share by site; of those that did not answer none where it cannot be opened.
 
         Raises:
             MaskError: For a sum that this site has no part in, for fewer than the threshold, and where other sites
                 were named before: then both kinds of shares of one site are asked for.
+            Unsealed: Where a share of one that answered does not open. Then nothing is told: whoever tells shares of
+                a sum tells those of all of it, and so all who have told enough for one site know the same sum.
         """
         if type(slot) is not int or slot not in self.used:
             raise MaskError("shares are asked for of a sum that this site has sent nothing to")
@@ -183,23 +189,10 @@ class SiteKeys:
                 "both kinds of shares of one site are asked for, which together show its numbers: they stay here",
                 "the coordinator breaks the protocol: do not go on before its owner has explained it",
             )
-        found = {}
-        for i in among:
-            both = self._own(slot) if i == self.site else self._open(i, slot, sealed.get(i, b""))
-            if both is not None:
-                found[i] = to_text(both[1] if i in there else both[0])
-        return found
-
-    def other_sum(self, slot: int) -> str:
-        """What there is to know of a sum of which shares were told: that the same exchange was summed over other sites.
-
-        Both sums together show the part of those that are in one of them. That is so after an honest repetition, too.
-        """
-        at, there = self.used[slot][0], self.told[slot]
-        before = self.summed.setdefault(at, there)
-        if before == there:
-            return ""
-        return f"round {at[0]}, exchange {at[1]} is summed over sites {list(there)}, and was over {list(before)} before"
+        opened = {i: self._own(slot) if i == self.site else self._open(i, slot, sealed.get(i, b"")) for i in among}
+        if any(opened[i] is None for i in there):
+            raise Unsealed([i for i in there if opened[i] is None])
+        return {i: to_text(both[1] if i in there else both[0]) for i, both in opened.items() if both is not None}
 
     def to_json(self) -> dict[str, Any]:
         """For the site's own disk; whoever reads it can take the site's masks off."""
@@ -213,7 +206,8 @@ class SiteKeys:
             "used": {str(slot): [list(at), list(among)] for slot, (at, among) in self.used.items()},
             "told": {str(slot): list(there) for slot, there in self.told.items()},
             "digest": self.digest,
-            "summed": [[*at, *there] for at, there in self.summed.items()],
+            "who": self.who.hex(),
+            "parts": {str(slot): parts for slot, parts in self.parts.items()},
         }
 
     @classmethod
@@ -223,8 +217,8 @@ class SiteKeys:
         used = {int(slot): ((at[0], at[1]), tuple(among)) for slot, (at, among) in found["used"].items()}
         told = {int(slot): tuple(there) for slot, there in found["told"].items()}
         own = found["run"], found["epoch"], found["site"], bytes.fromhex(found["master"]), found["n_slots"]
-        summed = {(round, number): tuple(there) for round, number, *there in found["summed"]}
-        return cls(*own, members, used, told, found["digest"], summed)
+        parts = {int(slot): list(some) for slot, some in found["parts"].items()}
+        return cls(*own, members, used, told, found["digest"], bytes.fromhex(found["who"]), parts)
 
     def _key(self, slot: int) -> bytes:
         return derived(self.master, "key", slot)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedgmi.deploy.masks.keys import MOST_SLOTS, MaskError, Public, to_bytes
+from fedgmi.deploy.masks.keys import MOST_SLOTS, MaskError, Public, to_bytes, who_is
 from fedgmi.deploy.masks.site_keys import SiteKeys
+from fedgmi.deploy.site.sums import OtherSites, Sums, parts_of
 from fedgmi.protocol import whole
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.wire import Header, Parcel
@@ -29,22 +29,25 @@ class Masking:
         run: The run's name.
         site: The site's index.
         n_sites: How many there may be.
+        name: The site's.
+        sums: What was summed before, and over which sites.
         secret: Of all sites, which the coordinator lacks; None: they have none.
-        note: Writes a line to the site's log.
     """
 
     where: Path
     run: str
     site: int
     n_sites: int
+    name: str
+    sums: Sums
     secret: str | None = None
-    note: Callable[[str], None] = lambda line: None
 
     def answer(self, header: Header) -> Parcel:
         """Answer a request of kind "masks": for keys, for shares, or for what takes masks off.
 
         Raises:
             MaskError: Where there is no such thing to ask, or it would show a single site's numbers.
+            OtherSites: Where a sum over other sites would show them. It names those of before by their index.
         """
         asked = header.get("masks")
         table = asked if isinstance(asked, dict) else {}
@@ -58,10 +61,8 @@ class Masking:
         if table.get("ask") == "unmask":
             sealed = {int(i): to_bytes(text) for i, text in _by_site(table.get("sealed"), self.n_sites).items()}
             told = keys.tell(table.get("slot"), table.get("answered"), sealed)
-            again = keys.other_sum(table["slot"])
+            self._admit(keys, table["slot"])
             self._write(keys)  # before anything is told, so that nothing else is told later
-            if again:
-                self.note(again)
             return Parcel({"told": {str(i): text for i, text in told.items()}})
         raise MaskError("the request asks for nothing that masked sums have", "update fedgmi")
 
@@ -86,8 +87,19 @@ class Masking:
         keys = self._known(table)
         where, among = keys.begin(table.get("slot"), (int(header["round"]), int(header["number"])), table.get("among"))
         leaves = whole.encoded(message, len(among))
+        keys.parts[where.slot] = parts_of(message, len(among))
         self._write(keys)  # before anything is masked: these keys never serve again
         return whole.all_held(keys.masked(leaves, where, among))
+
+    def _admit(self, keys: SiteKeys, slot: int) -> None:
+        """Remember over which sites this site's numbers are summed, or refuse it."""
+        index = {keys.members[i].who.hex(): i for i in keys.members}
+        there = [keys.members[i].who.hex() for i in keys.told[slot]]
+        try:
+            self.sums.admit(self.run, keys.used[slot][0], there, keys.parts[slot])
+        except OtherSites as error:
+            error.summed = [index.get(who, -1) for who in error.before]
+            raise
 
     def _keys(self, asked: Header) -> SiteKeys:
         """Fresh keys for a new agreement; those of the present one where it is asked for again."""
@@ -99,8 +111,8 @@ class Masking:
         known = self._read()
         if known is not None and (known.epoch, known.site, known.n_slots) == (epoch, self.site, n_slots):
             return known
-        fresh = SiteKeys(self.run, epoch, self.site, secrets.token_bytes(32), n_slots)
-        fresh.summed = {} if known is None else known.summed
+        master, who = secrets.token_bytes(32), who_is(self.name, self.secret)
+        fresh = SiteKeys(self.run, epoch, self.site, master, n_slots, who=who)
         self._write(fresh)
         return fresh
 

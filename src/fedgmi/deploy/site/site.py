@@ -26,6 +26,7 @@ from fedgmi.deploy.site.audit import Audit
 from fedgmi.deploy.site.guard import Guard, Refused, Turn
 from fedgmi.deploy.site.memory import Exchange, Kept, Memory, StateLost, forget_runs, memory_of
 from fedgmi.deploy.site.requests import check_header, check_place, within
+from fedgmi.deploy.site.sums import OtherSites, Sums
 from fedgmi.errors import DataError, DivergedError, FedgmiError, UserError
 from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
@@ -91,11 +92,14 @@ class Site:
         except WireError as error:
             if not error.missing:
                 self._note(request, error)
-            return Parcel({"error": one_line(str(error)), "missing": error.missing})
+            told: Header = {"error": one_line(str(error)), "missing": error.missing}
+            return Parcel(told | ({"summed": list(error.summed)} if isinstance(error, OtherSites) else {}))
         except Exception as error:
             self._note(request, error)
             kinds = {"lost": isinstance(error, StateLost), "diverged": isinstance(error, DivergedError)}
-            about = {name: True for name, true in kinds.items() if true}
+            about: Header = {name: True for name, true in kinds.items() if true}
+            if hasattr(error, "unopened"):  # `masks.keys.Unsealed`, which takes cryptography
+                about["unopened"] = error.unopened
             return Parcel({"error": f"{self.settings.name}: {disclosable(error)}"} | about)
 
     def _answer(self, request: Parcel) -> Parcel:
@@ -274,8 +278,8 @@ class Site:
             raise UserError("federation.toml says nothing of masks", where="request", fix="ask the coordinator")
         within(header, "id", self.federation.sites - 1)
         n_sites, secret = self.federation.sites, self.settings.mask_secret
-        where = memory.where, str(header["run"]), int(header["id"])
-        return Masking(*where, n_sites, secret, lambda line: log(self.where, UserError(line, where="masks")))
+        sums = Sums(self.where, self.settings.same_sites)
+        return Masking(memory.where, str(header["run"]), int(header["id"]), n_sites, self.settings.name, sums, secret)
 
     def _states(self, header: Header, method: Method, server: Tree, rows: Rows, memory: Memory) -> tuple[Tree, Tree]:
         """The server's state, and the site's that the request builds on, where the rows are."""
@@ -300,12 +304,17 @@ class Site:
         held_out = None if self.held_out is None else self._rows(self.held_out, header)
         schema = self.federation.rows.as_schema()
         found = results.quality(method.predictor, server, state, rows, held_out, schema)
+        secretly = self.settings.only_masked  # a predictor of the coordinator's choosing would count rows held out
         known = {"quality": found, "diagnosis": header.get("diagnosis"), "run": header["run"]}
         results.write(
             self.where, self.federation.setup(), self.federation.name, self.settings.name, server, state, known
         )
         numbers = found.get("metrics", {}) | {"majority_accuracy": found.get("majority_accuracy")}
-        told = {name: torch.tensor([v], dtype=torch.float64) for name, v in numbers.items() if v is not None}
+        told = {
+            name: torch.tensor([v], dtype=torch.float64)
+            for name, v in numbers.items()
+            if v is not None and not secretly
+        }
         return pack(Message(replies=told), {"rows": len(self.train)})
 
     def method(self) -> Method:

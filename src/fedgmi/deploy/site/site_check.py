@@ -113,6 +113,8 @@ def leaves(check: Check) -> Iterator[str]:
                 said.add(step.tells)
                 yield f"{when}, {_sentence(check, step)}"
     rows = check.rows
+    if check.settings.only_masked:  # what its predictor is worth stays here, too
+        return
     if rows.held_out is not None and rows.held_out.y is not None and check.federation.rows.task != "classification":
         told = "RMSE, MAE, R², −log density and coverage of intervals"
         told = told if check.federation.rows.task == "regression" else "C-index"
@@ -131,6 +133,8 @@ def never(check: Check) -> Iterator[str]:
         yield "its secret, from which noise is drawn"
     if check.own:
         yield "its own part of the predictor"
+    if check.settings.only_masked:
+        yield "how good its predictor is (only_masked): a count of rows held out, seen singly"
 
 
 def may_come_out(check: Check) -> str:
@@ -189,7 +193,19 @@ def masked_warning(check: Check, learns: list[str]) -> str:
         if check.settings.mask_secret is None
         else ""
     )
-    return f"Sums are masked: the coordinator sees those over two sites or more.{seen}{trusted}"
+    return f"Sums are masked: the coordinator sees those over two sites or more.{seen}{_insists(check)}{trusted}"
+
+
+def _insists(check: Check) -> str:
+    """What the site insists on, and what it costs."""
+    settings, found = check.settings, ""
+    if settings.only_masked:
+        found += " only_masked is set: whatever is seen singly has noise, but its number of rows."
+    if settings.same_sites:
+        return (
+            found + " same_sites is set: its sums are over the same sites always, and a run waits for one that fails."
+        )
+    return f"{found} Sums over other sites, of other numbers, may differ by one site's part: same_sites refuses these."
 
 
 def lacks(check: Check) -> str:
