@@ -75,7 +75,7 @@ def private_sum(clip: float, noise_multiplier: float, noise_of: NoiseOf = noise_
     def send(message: Message, place: Place) -> Message:
         if message.sums or message.replies:
             raise ProgramError("a message holds sums or replies beside models, and nothing bounds these")
-        noise, deviation = noise_of(place), noise_multiplier * _sensitivity(message)
+        noise, deviation = noise_of(place), noise_multiplier * sensitivity(message)
         moved = {name: _moved(name, models, place) for name, models in message.models.items()}
         length = math.sqrt(sum(float(update.square().sum()) for update in moved.values())) / clip
         models = {}
@@ -189,9 +189,9 @@ def most_length(n_numbers: int, bound: float, deviation: float) -> float:
     return bound + deviation * (math.sqrt(n_numbers) + 10)
 
 
-def _sensitivity(message: Message) -> float:
-    """What one client changes in the sum, in units of the bound: by its updates, and by each kind's shares of several
-    components."""
+def sensitivity(message: Message) -> float:
+    """S, what one client changes in the sum, in units of the bound: by its updates, and by each kind's shares of
+    several components."""
     return math.sqrt(1 + sum(len(models.mass) > 1 for models in message.models.values()))
 
 

@@ -86,7 +86,7 @@ class Wrapper:
         layout: (the plain message's layout, place) → that of what travels.
         reduce: At the server: (messages in the order of clients, step, server's state) → one message; None: their sum.
         finish: At the server: (the sum, a message of the form that the step's messages have) → the sum, decoded.
-        open: At the server: (the sum, step, server's state) → the sum as the step has it, where it can be taken of sums.
+        open: At the server: (the sum, step, server's state) → the sum as the step has it; it works on sums alone.
         refuses: (step) → why it cannot be wrapped, or None.
         skips: (step) → whether it leaves the step's messages as they are.
         takes: What it can be given: "numbers", or "anything".

@@ -31,6 +31,8 @@ class Masking:
         n_sites: How many there may be.
         secret: Of all sites, which the coordinator lacks; None: they have none.
         note: Writes a line to the site's log.
+        again: Called before shares are told by which an exchange is summed a second time, under other keys: (what sum).
+            It raises where the site does not allow it.
     """
 
     where: Path
@@ -39,6 +41,7 @@ class Masking:
     n_sites: int
     secret: str | None = None
     note: Callable[[str], None] = lambda line: None
+    again: Callable[[str], None] = lambda about: None
 
     def answer(self, header: Header) -> Parcel:
         """Answer a request of kind "masks": for keys, for shares, or for what takes masks off.
@@ -57,11 +60,13 @@ class Masking:
             return Parcel({"shares": {str(i): text for i, text in found.items()}})
         if table.get("ask") == "unmask":
             sealed = {int(i): to_bytes(text) for i, text in _by_site(table.get("sealed"), self.n_sites).items()}
+            if keys.summed_before(table.get("slot")):
+                self.again(repr((keys.epoch, table["slot"])))
             told = keys.tell(table.get("slot"), table.get("answered"), sealed)
-            again = keys.other_sum(table["slot"])
+            other = keys.other_sum(table["slot"])
             self._write(keys)  # before anything is told, so that nothing else is told later
-            if again:
-                self.note(again)
+            if other:
+                self.note(other)
             return Parcel({"told": {str(i): text for i, text in told.items()}})
         raise MaskError("the request asks for nothing that masked sums have", "update fedgmi")
 
@@ -81,13 +86,30 @@ class Masking:
         """
         table = header.get("masks")
         if not isinstance(table, dict):
-            fix = "ask the coordinator: its federation.toml is not that of the sites"
-            raise MaskError("the request asks for this site's own numbers, and federation.toml says masks", fix)
+            raise _unmasked()
         keys = self._known(table)
         where, among = keys.begin(table.get("slot"), (int(header["round"]), int(header["number"])), table.get("among"))
         leaves = whole.encoded(message, len(among))
         self._write(keys)  # before anything is masked: these keys never serve again
         return whole.all_held(keys.masked(leaves, where, among))
+
+    def noise(self, header: Header) -> tuple[int, tuple[str, int]]:
+        """What noise under masks goes by: of how many sites a sum is at least, and which sum it is.
+
+        Args:
+            header: Of the request.
+
+        Returns:
+            The fewest sites whose messages are ever unmasked together; the keys' name, and their number.
+
+        Raises:
+            MaskError: Where the request names no sum.
+        """
+        table = header.get("masks")
+        if not isinstance(table, dict):
+            raise _unmasked()
+        keys = self._known(table)
+        return keys.threshold, (keys.epoch, int(keys.slot_of(table.get("slot"))))
 
     def _keys(self, asked: Header) -> SiteKeys:
         """Fresh keys for a new agreement; those of the present one where it is asked for again."""
@@ -131,6 +153,11 @@ class Masking:
             files.write_json(self.where / FILE, keys.to_json())
         finally:
             os.umask(before)
+
+
+def _unmasked() -> MaskError:
+    fix = "ask the coordinator: its federation.toml is not that of the sites"
+    return MaskError("the request asks for this site's own numbers, and federation.toml says masks", fix)
 
 
 def _by_site(value: Any, n_sites: int) -> dict[str, Any]:
