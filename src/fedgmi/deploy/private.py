@@ -107,10 +107,11 @@ def guarantee(found: Cost, *, masked: bool) -> str:
 def line(found: Cost, *, masked: bool) -> str:
     """What is said before a private run."""
     parts = (
-        "each site adds a part of it, sized for the fewest sites that a sum may be of"
+        "each site adds a part of it, sized for the fewest sites that a sum may be of: the sum has up to √2 times the "
+        "noise that it needs"
         if masked
-        else "each site adds all of it, for its messages are seen singly: with n sites the noise of a sum is √n times "
-        "what masks (communication.secure) would ask for"
+        else "each site adds all of it, for its messages are seen singly: the sum over n sites has √n times the noise "
+        "that it would need under masks (communication.secure)"
     )
     return (
         f"[privacy], unit {found.unit}: {guarantee(found, masked=masked)}. Noise comes from the sites' own secrets; "

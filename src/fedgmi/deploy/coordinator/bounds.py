@@ -59,18 +59,19 @@ def within_length(cost: Cost, federation: FederationSettings, n_sites: int = 1) 
     def check(server: Tree, message: Message, client: int, n_rows: int) -> str | None:
         if not message.models:
             return None
-        shares = torch.cat([part.mass.double() for part in message.models.values() if len(part.mass) > 1 or by_rows])
-        whole = [float(part.mass.double()) for part in message.models.values() if len(part.mass) == 1 and not by_rows]
-        if any(abs(mass - n_sites) > SLACK for mass in whole):
-            return f"its weight is {whole[0]:g}, and with [privacy] each site has one voice"
+        single = [float(part.mass) for part in message.models.values() if len(part.mass) == 1]
+        if not by_rows and any(abs(mass - n_sites) > SLACK for mass in single):
+            return f"its weight is {single[0]:g}, and with [privacy] each site has one voice"
         if by_rows:
             rate = federation.training.lr_candidates(federation.method.name)[0]
             bound, deviation = rate * cost.clip * n_rows, 2 * rate * cost.clip * cost.noise_multiplier
         else:
             deviation = cost.noise_multiplier * sensitivity(message)
-            most = most_length(len(shares), n_sites, scale * deviation)
-            if len(shares) and float(shares.norm()) > most * (1 + SLACK):
-                return f"its shares of components have length {float(shares.norm()):.3g}, expected {most:.3g} at most"
+            shares = [part.mass.double() for part in message.models.values() if len(part.mass) > 1]
+            most = most_length(sum(map(len, shares)), n_sites * math.sqrt(len(shares)), scale * deviation)
+            found = float(torch.cat(shares).norm()) if shares else 0.0
+            if found > most * (1 + SLACK):
+                return f"its shares of components have length {found:.3g}, expected {most:.3g} at most"
             bound, deviation = n_sites * cost.clip, cost.clip * deviation
         updates = torch.cat([part.total.double().flatten() for part in message.models.values()])
         length, most = float(updates.norm()), most_length(len(updates), bound, scale * deviation)

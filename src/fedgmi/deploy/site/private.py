@@ -1,8 +1,8 @@
 """A site's part in `[privacy]`: noise from its own secret, and ε in its ledger before anything leaves.
 
-Noise is SHAKE-256 of the secret and of all by which a message comes about: rows, models, the site's own state, settings,
-exchange. So the same question has the same answer, whoever asks, and another question noise of its own. Under masks the
-keys of the sum are part of the question: the same message in another sum is another release.
+Noise is SHAKE-256 of the secret and of all by which a message comes about: rows, models, the site's own state,
+settings, exchange. So the same question has the same answer, whoever asks, and another question noise of its own. Under
+masks the keys of the sum are part of the question: the same message in another sum is another release.
 
 A whole run is charged once, before its first message. Going back to an exchange that is answered, with another
 question, is a run anew and charged as one. An exchange that is summed once more under other keys is one release more.
