@@ -14,6 +14,7 @@ from local_post import SCENARIO, LocalPost, as_pictures, federation_settings, ma
 from rich.console import Console
 from tables import FEATURES, table_federation, write_site
 
+from fedgmi import FedGMI
 from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.local.dry_run import dry_run
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits, read
@@ -358,7 +359,7 @@ def unbound(settings: FederationSettings) -> Method:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_sends_models_alone_or_is_refused_by_its_step(tmp_path, name):
-    settings = private(name, changes={"rounds": 1, "expert": {"hidden": 8}})
+    settings = private(name, changes={"expert": {"hidden": 8}})
     refused = {step.name for step in disclosing(unbound(settings)).program.all_steps if why_not(step) is not None}
     if refused - {"proportions"}:  # told at the end where there is no [privacy]
         with pytest.raises(ConfigError, match=f"the step '({'|'.join(refused)}).*' of {name} cannot be private"):
@@ -371,13 +372,15 @@ def test_a_method_sends_models_alone_or_is_refused_by_its_step(tmp_path, name):
     assert bool(sent) == any(step.tells for step in method.program.all_steps)
 
 
-def test_fedgmi_with_one_component_sends_models_alone(tmp_path):
-    own = {"name": "fedgmi", "n_components": 1, "reference_rounds": 0, "personal": False}
+def test_fedgmi_with_one_component_sends_models_alone_and_sites_have_parts_of_their_own(tmp_path):
+    own = {"name": "fedgmi", "n_components": 1, "reference_rounds": 0}
     settings = private(sigma=1.0, changes={"method": own})
     summary, _, post = deployed(settings, tmp_path)
     assert summary["privacy"]["releases"] == 2
     sent = {entry["name"] for _, reply in post.replied for entry in reply.header.get("layout", ())}
     assert sent == {"models/expert/total", "models/expert/mass"}
+    model = FedGMI.load(tmp_path / "sites" / "client-00" / "results" / "model")
+    assert model.predict_proba(SCENARIO.federation.held_out[0].x.sigmoid(), client="client-00").shape[1] == 2
 
 
 @pytest.mark.parametrize(
@@ -385,7 +388,7 @@ def test_fedgmi_with_one_component_sends_models_alone(tmp_path):
     [
         ({"method": {"name": "fedgmi", "n_components": 3}}, "the step 'features' of fedgmi cannot be private"),
         ({"method": {"name": "fedgmi", "n_components": 1, "personal": False}}, "the step 'em' of fedgmi .* beside"),
-        ({"method": {"name": "fedavg", "personal": True}}, "the step 'try own parts' of fedavg cannot be private"),
+        ({"method": {"name": "fedavg-ft"}}, "the step 'try tuning' of fedavg-ft cannot be private"),
         ({"robust": {"aggregation": "median"}}, "robust.aggregation: updates are bounded at the sites already"),
         ({"robust": {"max_norm": "median"}}, "robust.max_norm: updates are bounded"),
         ({"communication": {"precision": "8"}}, "communication: a codec codes differences"),

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from federations import gaussian_scenario, make_task, run, with_program
+from fedgmi.data.rows import pack
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS, Method
+from fedgmi.methods.candidates import TRIED
 from fedgmi.protocol.message import Message, flatten
 from fedgmi.protocol.private_sum import check_private, private_sum, why_not
 from fedgmi.protocol.step import ProgramError, Step
@@ -20,14 +23,16 @@ CASES = {name: (name, {}) for name in METHODS} | {
     "fedgmi, plain": ("fedgmi", {"preset": "plain", "personal": False}),
     "fedgmi, one component": ("fedgmi", ONE),
     "fedgmi, one component without densities": ("fedgmi", ONE | {"reference_rounds": 0}),
+    "fedgmi, one component, own parts": ("fedgmi", {"n_components": 1, "reference_rounds": 0}),
     "fedavg, own parts": ("fedavg", {"personal": True}),
 }
 
 
-def method_of(case: str) -> Method:
+def method_of(case: str, *, private: bool = False) -> Method:
     name, own = CASES[case]
     settings = dict(own)
-    return METHODS[name](make_task(SMALL.federation.schema, settings.pop("n_components", 3), method=name, **settings))
+    task = make_task(SMALL.federation.schema, settings.pop("n_components", 3), method=name, **settings)
+    return METHODS[name](task.replace(private=private))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -81,6 +86,22 @@ def test_methods_that_send_models_alone_are_taken(case):
     method = method_of(case)
     check_private(method.name, method.program)
     assert any(step.tells for step in method.program.all_steps)
+
+
+@pytest.mark.parametrize("case", ["fedgmi, one component, own parts", "fedavg, own parts"])
+def test_own_parts_are_weighed_without_telling_anything(case):
+    """Each client weighs nets that are named beforehand by its own rows for validation."""
+    method = method_of(case, private=True)
+    check_private(method.name, method.program)
+    assert [step.name for step in method.program.finish] == ["own part", "own weights"]
+    server, states, _ = run(method, SMALL)
+    weights = states["weights"]
+    torch.testing.assert_close(weights.sum(1), torch.ones(len(weights), dtype=torch.float64))
+    assert float((weights - weights.mean(0)).abs().max()) > 0.01  # clients differ in what is good for them
+    assert states["personal"].shape[1] == len(server[TRIED])
+    held = pack(SMALL.federation.held_out)
+    logs = method.predictor.predict(server, states, replace(held, y=None))
+    assert float(logs.logsumexp(1).abs().max()) < 1e-5
 
 
 def test_a_step_that_sends_what_it_does_not_say_sends_nothing():

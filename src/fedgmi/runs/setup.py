@@ -102,6 +102,7 @@ class Setup:
             part=part,
             charge=charge,
             clip_rows=config.privacy.clip if config.privacy.unit == "rows" else None,
+            private=config.privacy.on,
         )
 
     def coding(self) -> Coding:
