@@ -150,11 +150,6 @@ class SiteKeys:
             raise MaskError(f"there are keys for {self.n_slots} sums, and {str(slot)[:20]} is none of them")
         return slot
 
-    def summed_before(self, slot: Any) -> bool:
-        """Whether shares were told for another sum of the exchange that a sum is of."""
-        known = type(slot) is int and slot in self.used and slot not in self.told
-        return known and self.used[slot][0] in self.summed
-
     def masked(self, leaves: Mapping[str, Tensor], where: Where, among: tuple[int, ...]) -> dict[str, Tensor]:
         """What the coordinator is sent of a message in whole numbers."""
         shapes, mine = stream.shapes_of(leaves), self._key(where.slot)

@@ -31,8 +31,6 @@ class Masking:
         n_sites: How many there may be.
         secret: Of all sites, which the coordinator lacks; None: they have none.
         note: Writes a line to the site's log.
-        again: Called before shares are told by which an exchange is summed a second time, under other keys: (what sum).
-            It raises where the site does not allow it.
     """
 
     where: Path
@@ -41,7 +39,6 @@ class Masking:
     n_sites: int
     secret: str | None = None
     note: Callable[[str], None] = lambda line: None
-    again: Callable[[str], None] = lambda about: None
 
     def answer(self, header: Header) -> Parcel:
         """Answer a request of kind "masks": for keys, for shares, or for what takes masks off.
@@ -60,13 +57,11 @@ class Masking:
             return Parcel({"shares": {str(i): text for i, text in found.items()}})
         if table.get("ask") == "unmask":
             sealed = {int(i): to_bytes(text) for i, text in _by_site(table.get("sealed"), self.n_sites).items()}
-            if keys.summed_before(table.get("slot")):
-                self.again(repr((keys.epoch, table["slot"])))
             told = keys.tell(table.get("slot"), table.get("answered"), sealed)
-            other = keys.other_sum(table["slot"])
+            again = keys.other_sum(table["slot"])
             self._write(keys)  # before anything is told, so that nothing else is told later
-            if other:
-                self.note(other)
+            if again:
+                self.note(again)
             return Parcel({"told": {str(i): text for i, text in told.items()}})
         raise MaskError("the request asks for nothing that masked sums have", "update fedgmi")
 

@@ -5,7 +5,8 @@ settings, exchange. So the same question has the same answer, whoever asks, and 
 masks the keys of the sum are part of the question: the same message in another sum is another release.
 
 A whole run is charged once, before its first message. Going back to an exchange that is answered, with another
-question, is a run anew and charged as one. An exchange that is summed once more under other keys is one release more.
+question, is a run anew and charged as one. An exchange that is answered once more under other keys of masks is one
+release more.
 """
 
 from __future__ import annotations

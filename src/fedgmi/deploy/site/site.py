@@ -124,7 +124,7 @@ class Site:
             finish = step is None
             if step is not None and step.tells and site.federation.privacy.on:
                 site._account(header).pay(turn.about.times)
-            reply = site._finish(header, server, memory) if finish else site._step(header, request, server, memory)
+            reply = site._finish(header, server, memory) if finish else site._step(request, server, memory, turn)
             self.audit().left(header, reply, step, again=not turn.new, data=site.digest)
             guard.keep(turn, finished=finish)
             forget_runs(self.where, guard.going_on())
@@ -237,11 +237,14 @@ class Site:
                 memory.keep_blocks(some, round, rounds)
         return server, turn, step
 
-    def _step(self, header: Header, request: Parcel, server: Tree, memory: Memory) -> Parcel:
+    def _step(self, request: Parcel, server: Tree, memory: Memory, turn: Turn) -> Parcel:
+        header = request.header
         at, same = (int(header["round"]), int(header["number"])), fingerprint(request)
         kept = memory.load(at)
         if kept is None or kept.request != same:
             kept = self._run(header, server, memory, same)
+            if self.federation.privacy.on and self.federation.masked and kept.reply and not turn.new:
+                self._account(header).pay_again(repr((at, header["masks"])))  # the same message in another sum
             memory.save(at, kept, _base_of(header))
         return pack(unflatten(kept.reply), {"rows": len(self.train)})
 
@@ -285,8 +288,7 @@ class Site:
         within(header, "id", self.federation.sites - 1)
         n_sites, secret = self.federation.sites, self.settings.mask_secret
         where = memory.where, str(header["run"]), int(header["id"])
-        again = self._account(header).pay_again if self.federation.privacy.on else lambda about: None
-        return Masking(*where, n_sites, secret, lambda line: log(self.where, UserError(line, where="masks")), again)
+        return Masking(*where, n_sites, secret, lambda line: log(self.where, UserError(line, where="masks")))
 
     def _account(self, header: Header) -> Account:
         """What this site pays for the run."""
