@@ -380,7 +380,7 @@ def test_fedgmi_with_one_component_sends_models_alone_and_sites_have_parts_of_th
     sent = {entry["name"] for _, reply in post.replied for entry in reply.header.get("layout", ())}
     assert sent == {"models/expert/total", "models/expert/mass"}
     model = FedGMI.load(tmp_path / "sites" / "client-00" / "results" / "model")
-    assert model.predict_proba(SCENARIO.federation.held_out[0].x.sigmoid(), client="client-00").shape[1] == 2
+    assert model.predict_proba(as_pictures(SCENARIO.federation.held_out[0]).x, client="client-00").shape[1] == 2
 
 
 @pytest.mark.parametrize(

@@ -2,91 +2,79 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from fedgmi.data.standardise import Standardisation
 from fedgmi.errors import ConfigError
-from fedgmi.methods import Method
-from fedgmi.runs.private import Cost, check_privacy, cost_of, wrappers_of
-
-if TYPE_CHECKING:
-    from fedgmi.deploy.settings import FederationSettings, RowSettings
+from fedgmi.runs.config import Config
+from fedgmi.runs.private import Cost, check_privacy
+from fedgmi.settings.robust import RobustSettings
 
 UNIFORM = 12**0.5
 """A range over the deviation of numbers that are spread evenly in it."""
 
 
-def check_federation(federation: FederationSettings) -> None:
+def check_federation(config: Config, robust: RobustSettings, missing: str) -> None:
     """Refuse what does not go with `[privacy]`.
 
     Args:
-        federation: federation.toml.
+        config: The run's settings.
+        robust: How the coordinator guards itself.
+        missing: What becomes of missing values.
 
     Raises:
         ConfigError: It names the setting.
     """
-    check_privacy(federation.config())
-    if not federation.privacy.on:
+    check_privacy(config)
+    if not config.privacy.on:
         return
-    if federation.robust.on:
-        key = "max_norm" if federation.robust.max_norm is not None else "aggregation"
+    if robust.on:
+        key = "max_norm" if robust.max_norm is not None else "aggregation"
         what = "updates are bounded at the sites already, and with noise no mean but the plain one is as accurate"
         raise ConfigError(what, where=f"robust.{key}", fix="leave it out, or [privacy]")
-    if federation.communication.on or federation.communication.limited:
+    if config.communication.on or config.communication.limited:
         what = "a codec codes differences from the model as it stands, and a private message is one with noise in it"
         raise ConfigError(what, where="communication", fix="leave it out but for secure, or leave [privacy] out")
-    rows = federation.rows
-    if rows.missing != "refuse":
+    if missing != "refuse":
         what = "means that fill gaps are made of sums over rows, and nothing bounds what a row adds to these"
         raise ConfigError(what, where="rows.missing", fix="fill gaps at the sites, and leave it out")
-    if rows.task != "classification":
-        what = f"{rows.task} begins with sums of targets, and nothing bounds what a row adds to these"
+    if config.data.task != "classification":
+        what = f"{config.data.task} begins with sums of targets, and nothing bounds what a row adds to these"
         raise ConfigError(what, where="rows.task", fix="leave it out, or [privacy]")
-    if rows.kind == "tabular":
-        agreed_scale(rows)
 
 
-def agreed_scale(rows: RowSettings) -> Standardisation:
+def agreed_scale(features: Sequence[str], ranges: Mapping[str, Sequence[float]]) -> Standardisation:
     """A scale for a table that is made of no row: the middle of each feature's agreed range, and the deviation of
     numbers that are spread evenly in it, (b − a)/√12. `column=value` is 0 or 1.
 
     Args:
-        rows: `[rows]` of federation.toml.
+        features: The table's columns.
+        ranges: [least, greatest] by feature.
 
     Returns:
         The scale. [D] each
 
     Raises:
         ConfigError: Where a feature has no range.
+
+    Examples:
+        >>> scale = agreed_scale(["age", "sex=f"], {"age": [0, 120]})
+        >>> scale.mean.tolist(), [round(float(one), 3) for one in scale.std]
+        ([60.0, 0.5], [34.641, 0.289])
     """
-    limits = {name: (0.0, 1.0) for name in rows.features if "=" in name} | rows.ranges
-    without = [name for name in rows.features if name not in limits]
+    limits = {name: [0.0, 1.0] for name in features if "=" in name} | dict(ranges)
+    without = [name for name in features if name not in limits]
     if without:
         raise ConfigError(
             f"{without[0]!r} has no range, and with [privacy] a table's scale cannot be made of sums over its rows",
             where="rows.ranges",
             fix="name the least and the greatest value that every column may have, from what is generally known",
         )
-    ends = torch.tensor([limits[name] for name in rows.features], dtype=torch.float64)
+    ends = torch.tensor([list(limits[name]) for name in features], dtype=torch.float64)
     width = ends[:, 1] - ends[:, 0]
     return Standardisation(ends.mean(1), torch.where(width > 0, width / UNIFORM, 1.0))
-
-
-def check_method(federation: FederationSettings, method: Method) -> Method:
-    """The method, where `[privacy]` can be had with it.
-
-    Raises:
-        ConfigError: It names the step that tells more than models.
-    """
-    wrappers_of(federation.config(), method)
-    return method
-
-
-def cost(federation: FederationSettings, method: Method) -> Cost | None:
-    """What a run costs each site; None without `[privacy]`."""
-    return cost_of(federation.config(), method.program)
 
 
 def guarantee(found: Cost, *, masked: bool) -> str:

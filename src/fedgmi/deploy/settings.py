@@ -20,6 +20,7 @@ from fedgmi.methods.disclosing import disclosing
 from fedgmi.protocol.codecs.coding import Coding, check_communication
 from fedgmi.runs.config import DEFAULT_METHOD, AnyMethod, Config, check_method, explained, method_of
 from fedgmi.runs.metrics import USUAL
+from fedgmi.runs.private import Cost, cost_of, wrappers_of
 from fedgmi.runs.setup import Setup
 from fedgmi.settings import toml
 from fedgmi.settings.base import Fraction, PositiveFloat, PositiveInt, Section
@@ -213,13 +214,19 @@ class FederationSettings(Section):
                 fix="set a whole number",
             )
         n_components = self.method.n_components if isinstance(self.method.n_components, int) else 1
-        private.check_federation(self)
+        self.check_private()
         return self.setup_of(n_components)
+
+    def check_private(self) -> None:
+        """Refuse what does not go with `[privacy]`; see `private.check_federation`."""
+        private.check_federation(self.config(), self.robust, self.rows.missing)
+        if self.privacy.on and self.rows.kind == "tabular":
+            private.agreed_scale(self.rows.features, self.rows.ranges)
 
     def setup_of(self, n_components: int) -> Setup:
         """What methods with so many components are made from; settings are not checked."""
         table, on = self.rows.kind == "tabular", self.privacy.on
-        scale = private.agreed_scale(self.rows) if table and on else None
+        scale = private.agreed_scale(self.rows.features, self.rows.ranges) if table and on else None
         return Setup(self.config(), self.rows.as_schema(), n_components, standardise=table and not on, scale=scale)
 
     @property
@@ -235,8 +242,13 @@ class FederationSettings(Section):
             ConfigError: For a method that tells more than `[privacy]` can bound.
         """
         if self.privacy.on:
-            return private.check_method(self, method)
+            wrappers_of(self.config(), method)  # it refuses what cannot be bounded
+            return method
         return method if self.masked else disclosing(method)
+
+    def cost(self, method: Method) -> Cost | None:
+        """What a run costs each site; None without `[privacy]`."""
+        return cost_of(self.config(), method.program)
 
     def _check_masks(self) -> None:
         """Refuse what masks leave nothing of."""

@@ -151,7 +151,7 @@ class Coordinator:
         attempt = secrets.token_hex(8)
         chosen = {} if self.planned is None else self.planned.chosen
         where = self.post, settings, method, roster, probe, run, attempt, ledger
-        cost = private.cost(settings, method)
+        cost = settings.cost(method)
         wrappers = (*wrappers_of(settings.config(), method), *wrappers)
         if cost is not None:
             self.tell(private.line(cost, masked=settings.masked))

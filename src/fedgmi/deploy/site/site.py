@@ -20,7 +20,6 @@ import torch
 from fedgmi import __version__, tree
 from fedgmi.data.rows import Client, Rows
 from fedgmi.data.rows import pack as pack_rows
-from fedgmi.deploy import private
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits
 from fedgmi.deploy.site import results, snapshot
 from fedgmi.deploy.site.audit import Audit
@@ -294,7 +293,7 @@ class Site:
         """What this site pays for the run."""
         from fedgmi.deploy.site.private import Account  # most federations do without
 
-        cost = private.cost(self.federation, self.method())
+        cost = self.federation.cost(self.method())
         assert cost is not None
         return Account(cost, self.ledger(), self._secret(), str(header["run"]))
 

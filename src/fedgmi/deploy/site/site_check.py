@@ -84,7 +84,7 @@ def check(site_toml: Path, federation_toml: Path) -> Check:
     """
     settings, federation = read(SiteSettings, site_toml), read(FederationSettings, federation_toml)
     check_limits(settings, federation)
-    private.check_federation(federation)
+    federation.check_private()
     schema = federation.rows.as_schema()
     asked = federation.method.n_components
     known = asked if isinstance(asked, int) else 2  # what leaves is the same for any number but one
@@ -102,7 +102,7 @@ def check(site_toml: Path, federation_toml: Path) -> Check:
         tuple(zip(schema.classes, *counts, strict=True)),
         count_words(setup.task()) if has_histogram else 0,
         bool(method.predictor.own),
-        private.cost(federation, method),
+        federation.cost(method),
     )
 
 
