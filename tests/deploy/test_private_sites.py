@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from local_grid import LocalGrid
 from local_post import SCENARIO, LocalPost, as_pictures, federation_settings, make_sites, max_difference, settings_of
 from rich.console import Console
 from tables import FEATURES, table_federation, write_site
 
-from fedgmi import FedGMI
+from fedgmi import FedGMI, flower_app
 from fedgmi.deploy.coordinator.coordinator import Coordinator
+from fedgmi.deploy.flower import GridPost
 from fedgmi.deploy.local.dry_run import dry_run
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits, read
 from fedgmi.deploy.site.audit_view import print_audit
@@ -444,6 +446,26 @@ def test_tables_are_scaled_by_the_ranges_that_were_agreed_on(tmp_path):
     lines = dry_run(path, path.parent / "federation.toml", tmp_path / "dry")
     assert {line["name"] for line in lines if line["leaves"]} == {"train"}
     assert not (path.parent / "site").exists()  # nothing is charged
+
+
+@pytest.mark.parametrize("more", ["", '\n[communication]\nsecure = "masks"\n'])
+def test_over_a_grid_of_flower(tmp_path, more):
+    """Three sites with files of their own; each has paid when its results are there."""
+    sites = {}
+    for i in range(3):
+        path = write_site(tmp_path / f"site-{i}", i, table(more=more))
+        path.write_text("max_epsilon = 3.0\nmax_delta = 1e-3\n" + path.read_text())
+        sites[10 + i] = {"site": str(path)}
+    settings = read(FederationSettings, tmp_path / "site-0" / "federation.toml")
+    post = GridPost(LocalGrid(flower_app.client_app(), sites))
+    summary = Coordinator(settings, post, tmp_path / "out", echo=lambda line: None).run()
+    assert summary["rounds_absent"] == [0, 0, 0]
+    assert summary["privacy"]["epsilon"] == pytest.approx(3.0)
+    for i in range(3):
+        where = tmp_path / f"site-{i}" / "site"
+        [one] = json.loads((where / "ledger.json").read_text())["releases"]
+        assert one["epsilon"] == pytest.approx(3.0)
+        assert (where / "results" / "metrics.json").exists()
 
 
 @pytest.mark.parametrize(

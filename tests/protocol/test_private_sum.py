@@ -117,6 +117,26 @@ def test_a_run_says_what_it_has_cost():
     assert experiment.run(config.load(Path("out") / "config.toml"), Path("out"), resume=True) == summary
 
 
+def test_one_component_with_own_parts_is_private_and_the_oracle_is_not():
+    own = [word for word in OWN if "fedavg" not in word and "evaluation" not in word]
+    own += ["method.n_components=1", "method.reference_rounds=0", "privacy.epsilon=3", "evaluation.local=false"]
+    with pytest.raises(ConfigError, match=r"evaluation\.oracle: the bound oracle tells more than models"):
+        experiment.run(config.load(None, own), Path("out"))
+    assert not list(Path("out").glob("checkpoints/*"))
+    summary = experiment.run(config.load(None, [*own, "evaluation.oracle=false"]), Path("out"))
+    assert summary["privacy"]["releases"] == 2
+
+
+def test_masks_and_noise_go_together():
+    plain = [*OWN, "privacy.noise_multiplier=0.1"]
+    found = [
+        experiment.run(config.load(None, [*plain, *own]), Path(f"masks-{len(own)}"))
+        for own in ([], ["communication.secure=masks"])
+    ]
+    assert found[1]["privacy"] == found[0]["privacy"]
+    assert found[1]["client_accuracy"] == pytest.approx(found[0]["client_accuracy"], abs=0.01)
+
+
 def test_noise_that_is_nothing_changes_only_whose_voice_counts():
     plain = [word for word in OWN if not word.startswith("privacy")]
     wide = [*plain, "privacy.clip=1e6", "privacy.noise_multiplier=1e-12"]

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedgmi.errors import ConfigError
-from fedgmi.methods import Method
+from fedgmi.methods import BOUNDS, Method
 from fedgmi.privacy.accountant import Spending, noise_multiplier
 from fedgmi.protocol.private_sum import NoiseOf, check_private, noise_of_seed, private_rows, private_sum
 from fedgmi.protocol.step import Program
@@ -109,6 +109,18 @@ def wrappers_of(config: Config, method: Method, noise_of: NoiseOf = noise_of_see
         rate = config.training.lr_candidates(method.name)[0]
         return (private_rows(rate, own.clip, sigma, config.training.batch_size, noise_of),)
     return (private_sum(own.clip, sigma, noise_of),)
+
+
+def check_bounded(config: Config, method: Method) -> None:
+    """Refuse a method of a run, or one beside it, that `[privacy]` cannot bound.
+
+    Raises:
+        ConfigError: It names the step; of the oracle, the setting by which it runs.
+    """
+    if config.privacy.on and method.name in BOUNDS and releases(method.program, config.rounds):
+        what = f"the bound {method.name} tells more than models, and [privacy] cannot bound that"
+        raise ConfigError(what, where=f"evaluation.{method.name}", fix="set it to false")
+    wrappers_of(config, method)
 
 
 @dataclass(frozen=True)
