@@ -315,6 +315,7 @@ def test_metrics_stay_at_the_sites(tmp_path):
     assert (tmp_path / "sites" / "client-00" / "results" / "metrics.json").exists()
     lines = list(post.sites[100].audit().lines())
     assert [line["tells"] for line in lines if line["kind"] == "finish"] == [""]
+    assert all("noise of the site's own" in line["tells"] for line in lines if line["kind"] == "step")
 
 
 def test_a_site_that_sends_more_than_can_be_is_refused(tmp_path):
@@ -443,9 +444,16 @@ def test_tables_are_scaled_by_the_ranges_that_were_agreed_on(tmp_path):
     assert [step.name for step in program.all_steps] == ["train"]
     assert program.init()["scale/mean"].tolist() == [100.0] * 4
     assert program.init()["scale/std"].tolist() == pytest.approx([200 / 12**0.5] * 4)
+
+
+@pytest.mark.parametrize("more", ["", '\n[communication]\nsecure = "masks"\n'])
+def test_a_dry_run_writes_private_messages_and_charges_nothing(tmp_path, more):
+    path = write_site(tmp_path / "site-0", 0, table(more=more))
     lines = dry_run(path, path.parent / "federation.toml", tmp_path / "dry")
-    assert {line["name"] for line in lines if line["leaves"]} == {"train"}
-    assert not (path.parent / "site").exists()  # nothing is charged
+    [train] = [line for line in lines if line["leaves"]]
+    assert train["name"] == "train"
+    assert "updates are cut to length 1 in all" in train["tells"]
+    assert not (path.parent / "site").exists()
 
 
 @pytest.mark.parametrize("more", ["", '\n[communication]\nsecure = "masks"\n'])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
 from fedgmi.data.standardise import Standardisation
 from fedgmi.errors import ConfigError
+from fedgmi.methods import Method
+from fedgmi.protocol.step import Step
 from fedgmi.runs.config import Config
 from fedgmi.runs.private import Cost, check_privacy
+from fedgmi.settings.privacy import PrivacySettings
 from fedgmi.settings.robust import RobustSettings
 
 UNIFORM = 12**0.5
@@ -75,6 +79,26 @@ def agreed_scale(features: Sequence[str], ranges: Mapping[str, Sequence[float]])
     ends = torch.tensor([list(limits[name]) for name in features], dtype=torch.float64)
     width = ends[:, 1] - ends[:, 0]
     return Standardisation(ends.mean(1), torch.where(width > 0, width / UNIFORM, 1.0))
+
+
+def said(method: Method, privacy: PrivacySettings) -> Method:
+    """The method whose steps say what `[privacy]` makes of what they tell: sites list it, and note it in their logs."""
+    words = (
+        f"each row's gradient is cut to length {privacy.clip:g}, and the sum has noise of the site's own"
+        if privacy.unit == "rows"
+        else f"updates are cut to length {privacy.clip:g} in all, whatever the rows, and have noise of the site's own"
+    )
+    made: dict[int, Step] = {}  # a step that stands in several places stays one object
+
+    def phase(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        for step in steps:
+            tells = f"{step.tells}; {words}" if step.tells else ""
+            made.setdefault(id(step), replace(step, tells=tells))
+        return tuple(made[id(step)] for step in steps)
+
+    program = method.program
+    prepare, round, finish = (phase(steps) for steps in (program.prepare, program.round, program.finish))
+    return replace(method, program=replace(program, prepare=prepare, round=round, finish=finish))
 
 
 def guarantee(found: Cost, *, masked: bool) -> str:

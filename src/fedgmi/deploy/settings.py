@@ -243,7 +243,7 @@ class FederationSettings(Section):
         """
         if self.privacy.on:
             wrappers_of(self.config(), method)  # it refuses what cannot be bounded
-            return method
+            return private.said(method, self.privacy)
         return method if self.masked else disclosing(method)
 
     def cost(self, method: Method) -> Cost | None:

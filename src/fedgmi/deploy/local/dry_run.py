@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fedgmi.deploy.coordinator.coordinator import Coordinator
-from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
+from fedgmi.deploy.settings import LEAST_MASKED, FederationSettings, SiteSettings, read
 from fedgmi.deploy.site.audit import line_of
 from fedgmi.deploy.site.site import Site
 from fedgmi.deploy.site.site_data import load_site
@@ -101,7 +101,7 @@ def dry_run(site_toml: Path, federation_toml: Path, out: Path, rounds: int | Non
         raise UserError("it is there already", where=str(out), fix="name a new folder with --out")
     settings, federation = read(SiteSettings, site_toml), read(FederationSettings, federation_toml)
     rows = load_site(settings, federation, site_toml.parent)
-    n = max(1, federation.setup().n_components)  # as few sites as can tell the components apart
+    n = max(LEAST_MASKED if federation.masked else 1, federation.setup().n_components)  # as few as can be
     played = federation.model_copy(
         update={"sites": n, "min_sites": None, "wait_s": 1.0} | ({} if rounds is None else {"rounds": rounds})
     )

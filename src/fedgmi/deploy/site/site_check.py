@@ -175,15 +175,7 @@ def _sentence(check: Check, step: Step) -> str:
     if step.single and check.n_counts and step.kind == "sketch":
         singly = ", seen singly though sums are masked" if check.federation.masked else ""
         return f"how many of its rows have each codeword{_and_label(check)}{singly}: {_histogram(check)}"
-    told = step.tells if check.cost is None else f"{step.tells}; {_bounded(check.cost)}"
-    return f"masked, {told}" if check.federation.masked and not seen_singly(step) else told
-
-
-def _bounded(cost: Cost) -> str:
-    """What is done to a private message."""
-    if cost.unit == "rows":
-        return f"each row's gradient is cut to length {cost.clip:g}, and the sum has noise of the site's own"
-    return f"updates are cut to length {cost.clip:g} in all, whatever the rows, and have noise of the site's own"
+    return f"masked, {step.tells}" if check.federation.masked and not seen_singly(step) else step.tells
 
 
 def tells_proportions(check: Check) -> bool:
