@@ -225,7 +225,9 @@ def test_a_limit_on_noisy_releases_needs_noise(tmp_path):
     """A site that believes itself protected would send exact counts."""
     hostile = Hostile(site_of(tmp_path, max_epsilon=1.0))
     assert not hostile.step("features", 0, {})
-    assert "max_epsilon limits releases with noise, and method.epsilon is unset" in hostile.errors[-1]
+    assert (
+        "max_epsilon limits releases with noise, and neither method.epsilon nor [privacy] is set" in hostile.errors[-1]
+    )
     site = make_sites(settings_of("fedgmi", epsilon=1.0), tmp_path / "noisy")[100]
     limited = replace(site, settings=site.settings.model_copy(update={"max_epsilon": 1.0}))
     assert Hostile(limited).step("features", 0, {})

@@ -41,8 +41,8 @@ def place(server: Tree, client: int, n_clients: int, number: int = 0) -> Place:
 def summed(messages: list[Message], server: Tree, clip: float, sigma: float, number: int = 0) -> Models:
     wrapper = private_sum(clip, sigma)
     sent = [wrapper.send(each, place(server, i, len(messages), number)) for i, each in enumerate(messages)]
-    assert wrapper.reduce is not None
-    return wrapper.reduce(sent, STEP, server).models["expert"]
+    assert wrapper.open is not None
+    return wrapper.open(sum(sent, Message()), STEP, server).models["expert"]
 
 
 @given(st.integers(1, 3), st.floats(0.01, 100.0), st.integers(0, 1000), st.floats(0.1, 1000.0))
@@ -91,7 +91,7 @@ def test_what_has_no_bound_is_refused():
         private_sum(1.0, 1.0).send(Message(sums={"rows": torch.tensor(1)}), place({}, 0, 1))
     for own, why in (("fedgmi", "its sums are no models"), ("fedgmm", "")):
         settings = config.load(None, [f"method.name={own}", "privacy.clip=1", "privacy.epsilon=1"])
-        with pytest.raises(ConfigError, match=f"private-sum cannot wrap the step .*{why}"):
+        with pytest.raises(ConfigError, match=f"privacy: the step .* of {own} cannot be private: .*{why}"):
             experiment.run(settings, Path(own))
 
 
@@ -115,6 +115,26 @@ def test_a_run_says_what_it_has_cost():
     assert found["epsilon"] == Spending().gaussian(found["noise_multiplier"], 2).epsilon(1e-3)
     assert summary["local"]["privacy"]["epsilon"] == 0.0  # it sends nothing
     assert experiment.run(config.load(Path("out") / "config.toml"), Path("out"), resume=True) == summary
+
+
+def test_one_component_with_own_parts_is_private_and_the_oracle_is_not():
+    own = [word for word in OWN if "fedavg" not in word and "evaluation" not in word]
+    own += ["method.n_components=1", "method.reference_rounds=0", "privacy.epsilon=3", "evaluation.local=false"]
+    with pytest.raises(ConfigError, match=r"evaluation\.oracle: the bound oracle tells more than models"):
+        experiment.run(config.load(None, own), Path("out"))
+    assert not list(Path("out").glob("checkpoints/*"))
+    summary = experiment.run(config.load(None, [*own, "evaluation.oracle=false"]), Path("out"))
+    assert summary["privacy"]["releases"] == 2
+
+
+def test_masks_and_noise_go_together():
+    plain = [*OWN, "privacy.noise_multiplier=0.1"]
+    found = [
+        experiment.run(config.load(None, [*plain, *own]), Path(f"masks-{len(own)}"))
+        for own in ([], ["communication.secure=masks"])
+    ]
+    assert found[1]["privacy"] == found[0]["privacy"]
+    assert found[1]["client_accuracy"] == pytest.approx(found[0]["client_accuracy"], abs=0.01)
 
 
 def test_noise_that_is_nothing_changes_only_whose_voice_counts():
@@ -157,9 +177,9 @@ def test_steps_of_rows_have_noise_by_the_learning_rate():
     server = {"expert": torch.zeros(1, 4000)}
     wrapper = private_rows(0.5, 2.0, 3.0, 100)
     sent = [wrapper.send(message(torch.zeros(1, 4000), [7.0]), place(server, i, 4)) for i in range(4)]
-    total = wrapper.reduce(sent, STEP, server).models["expert"]
-    assert float(total.total.std()) == pytest.approx(3 * math.sqrt(2) * 0.5 * 2, rel=0.05)
-    assert float(total.mass) != 28.0
+    total = wrapper.open(sum(sent, Message()), STEP, server).models["expert"]
+    assert float(total.total.std()) == pytest.approx(3 * 2 * 0.5 * 2, rel=0.05)  # a row in another's place: 2·lr·clip
+    assert float(total.mass) == 28.0  # how many there are is told anyway
     with pytest.raises(ConfigError, match="a client has 100 rows"):
         wrapper.send(message(torch.zeros(1, 4000), [100.0]), place(server, 0, 1))
 

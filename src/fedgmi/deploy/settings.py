@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from fedgmi.data.missing import MARK
 from fedgmi.data.rows import Schema
+from fedgmi.deploy import private
 from fedgmi.deploy.link import LinkSettings
 from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS, Method
@@ -19,12 +20,14 @@ from fedgmi.methods.disclosing import disclosing
 from fedgmi.protocol.codecs.coding import Coding, check_communication
 from fedgmi.runs.config import DEFAULT_METHOD, AnyMethod, Config, check_method, explained, method_of
 from fedgmi.runs.metrics import USUAL
+from fedgmi.runs.private import Cost, cost_of, wrappers_of
 from fedgmi.runs.setup import Setup
 from fedgmi.settings import toml
 from fedgmi.settings.base import Fraction, PositiveFloat, PositiveInt, Section
 from fedgmi.settings.communication import CommunicationSettings
 from fedgmi.settings.effects import changed
 from fedgmi.settings.explain import explain
+from fedgmi.settings.privacy import PrivacySettings
 from fedgmi.settings.robust import RobustSettings
 from fedgmi.settings.run import (
     ROUNDS,
@@ -134,6 +137,7 @@ class FederationSettings(Section):
         training: How local training goes.
         robust: How the coordinator guards itself against a site that lies.
         communication: How models travel.
+        privacy: Differential privacy of the whole run; see docs/privacy.md.
     """
 
     name: str
@@ -152,6 +156,7 @@ class FederationSettings(Section):
     training: TrainingSettings = TrainingSettings()
     robust: RobustSettings = RobustSettings()
     communication: CommunicationSettings = CommunicationSettings()
+    privacy: PrivacySettings = PrivacySettings()
 
     def config(self) -> Config:
         """The run's settings, as `fedgmi run` has them; `fedgmi.runs.config.dump` writes them."""
@@ -163,6 +168,7 @@ class FederationSettings(Section):
             expert=self.expert,
             training=self.training,
             communication=self.communication,
+            privacy=self.privacy,
             data=DataSettings(task=self.rows.task),
             evaluation=EvaluationSettings(fedavg=False, local=False, oracle=False, metric=USUAL[self.rows.task]),
         )
@@ -173,7 +179,7 @@ class FederationSettings(Section):
         Raises:
             ConfigError: For a number of components that is not told, or settings that contradict each other.
         """
-        config, entry = self.config(), METHODS[self.method.name]
+        entry = METHODS[self.method.name]
         check_method(self.method, self.rounds)
         check_communication(self.communication)
         if self.masked:
@@ -208,7 +214,20 @@ class FederationSettings(Section):
                 fix="set a whole number",
             )
         n_components = self.method.n_components if isinstance(self.method.n_components, int) else 1
-        return Setup(config, self.rows.as_schema(), n_components, standardise=self.rows.kind == "tabular")
+        self.check_private()
+        return self.setup_of(n_components)
+
+    def check_private(self) -> None:
+        """Refuse what does not go with `[privacy]`; see `private.check_federation`."""
+        private.check_federation(self.config(), self.robust, self.rows.missing)
+        if self.privacy.on and self.rows.kind == "tabular":
+            private.agreed_scale(self.rows.features, self.rows.ranges)
+
+    def setup_of(self, n_components: int) -> Setup:
+        """What methods with so many components are made from; settings are not checked."""
+        table, on = self.rows.kind == "tabular", self.privacy.on
+        scale = private.agreed_scale(self.rows.features, self.rows.ranges) if table and on else None
+        return Setup(self.config(), self.rows.as_schema(), n_components, standardise=table and not on, scale=scale)
 
     @property
     def masked(self) -> bool:
@@ -216,8 +235,20 @@ class FederationSettings(Section):
         return self.communication.secure == "masks"
 
     def running(self, method: Method) -> Method:
-        """The method as coordinator and sites run it: each site tells its proportions at the end, but with masks."""
+        """The method as coordinator and sites run it: each site tells its proportions at the end, but with masks or
+        `[privacy]`.
+
+        Raises:
+            ConfigError: For a method that tells more than `[privacy]` can bound.
+        """
+        if self.privacy.on:
+            wrappers_of(self.config(), method)  # it refuses what cannot be bounded
+            return private.said(method, self.privacy)
         return method if self.masked else disclosing(method)
+
+    def cost(self, method: Method) -> Cost | None:
+        """What a run costs each site; None without `[privacy]`."""
+        return cost_of(self.config(), method.program)
 
     def _check_masks(self) -> None:
         """Refuse what masks leave nothing of."""
@@ -315,7 +346,7 @@ class SiteSettings(Section):
         max_epsilon: What all noisy releases of the site's rows together may cost; None: no limit. See `privacy.ledger`.
         max_releases: How many there may be; None: any number.
         max_delta: The δ of all noisy releases together. With one above 0 their ε is less than the sum, where there are
-            many (`privacy.accountant`); 0: ε add up.
+            many (`privacy.accountant`); 0: ε add up, and what `[privacy]` adds, which needs a δ, is beyond a limit.
         max_request_mb: A request of more megabytes is refused unread.
         superlink: Where `fedgmi site serve` finds the coordinator, and by which key it is known there.
     """
@@ -338,6 +369,11 @@ class SiteSettings(Section):
     max_request_mb: PositiveFloat = 1024.0
     superlink: LinkSettings = LinkSettings()
 
+    @property
+    def most_delta(self) -> float | None:
+        """δ of all noisy releases together at most; None: nothing is limited."""
+        return None if self.max_epsilon is None and self.max_delta == 0 else self.max_delta
+
 
 def check_limits(site: SiteSettings, federation: FederationSettings) -> None:
     """Refuse a federation that a site does not take part in, and a limit that would limit nothing.
@@ -352,11 +388,13 @@ def check_limits(site: SiteSettings, federation: FederationSettings) -> None:
     """
     _check_masked(site, federation)
     limits = [name for name in ("max_epsilon", "max_releases") if getattr(site, name) is not None]
-    if limits and federation.method.model_dump().get("epsilon") is None:
+    noisy = federation.method.model_dump().get("epsilon") is not None or federation.privacy.on
+    if limits and not noisy:
         raise ConfigError(
-            f"{limits[0]} limits releases with noise, and method.epsilon is unset: what leaves is exact",
+            f"{limits[0]} limits releases with noise, and neither method.epsilon nor [privacy] is set: what leaves is "
+            "exact",
             where=f"settings of site {site.name!r}",
-            fix=f"ask the coordinator for method.epsilon, or leave {limits[0]} out",
+            fix=f"ask the coordinator for one of them, or leave {limits[0]} out",
         )
 
 

@@ -101,6 +101,19 @@ class Candidates:
         """Each net that is tried: of which stretch, and at which of its stops."""
         return [(i, j) for i, stretch in enumerate(self.stretches) for j in range(len(stretch.stops))]
 
+    def unchosen(self) -> Tree:
+        """What `choose` and the steps after it would find, where nobody may be asked: nets that are named beforehand,
+        without temperatures, which have one half of the weight. From the shared start the middle and the last number of
+        passes at the middle rate, and from a random one all; docs/decisions.md has the figures."""
+        stops = len(PASSES)
+        first = len(RATES) // 2 * stops
+        afresh = range(len(RATES) * stops, len(self.nets))
+        chosen = torch.tensor(sorted({first + stops // 2, first + stops - 1, *afresh}))
+        shared = torch.full((self.own.n_shared,), 0.5 / self.own.n_shared, dtype=torch.float64)
+        own = torch.full((len(chosen),), 0.5 / len(chosen), dtype=torch.float64)
+        ones = torch.ones(len(shared) + len(own), dtype=torch.float64)
+        return {TRIED: chosen, BETA: ones, WEIGHTS: torch.cat([shared, own]), LAST_BETA: ones[0]}
+
     def trained(self, begin: Tensor, rows: Rows, stretch: Stretch, round: int) -> Iterator[Tensor]:
         """Nets after each number of passes. [C, P] each"""
         start = _afresh(self.task, begin) if stretch.afresh else begin

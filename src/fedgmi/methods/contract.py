@@ -55,6 +55,7 @@ class Task(Generic[S]):
             nobody counts.
         clip_rows: The length to which each row's gradient of an expert is cut (`[privacy]` with rows as the unit).
             None: they stay as they are.
+        private: Whether clients may tell of models alone, whose updates are bounded (`[privacy]`).
         memory: What models that are trained together may take.
         part: The part of its local steps that a site finishes, by its own word; 1 in simulation, which draws stragglers
             (`training.stragglers`).
@@ -73,6 +74,7 @@ class Task(Generic[S]):
     part: float = 1.0
     charge: Charge | None = field(default=None, repr=False)
     clip_rows: float | None = None
+    private: bool = False
 
     def replace(self, **changes: Any) -> Task[S]:
         """The same task but for `changes`."""

@@ -17,6 +17,9 @@ model. Last, a temperature for the whole mixture under the prior's weights: pred
 too modest. What travels: sums for each candidate and temperature, M + M² sums in each of three exchanges, and sums for
 each temperature.
 
+With `[privacy]` none of this may be told. Then the nets are named beforehand, all candidates have the same pooled
+weight, no temperature is fitted, and each client weighs them by its own rows for validation alone: nothing travels.
+
 Where nobody has validation rows the shared model stays as it is. In survival a row's likelihood is
 exp(δ·η − u·exp η) (`models.survival_head`), and mixtures are of densities. Few rows end in an event there, and chance
 would choose: no temperature is fitted, and nets that start at random have to be proven (`own_models.proven`).
@@ -38,7 +41,7 @@ from fedgmi.methods.own_models import LAST, betas_of, by_temperature, doubted, l
 from fedgmi.mixture.stacking import LEAST, newton_step, only_first, own_weights, prior_weights, with_doubt
 from fedgmi.models.heads import Head, blend
 from fedgmi.protocol.message import Message
-from fedgmi.protocol.step import Step
+from fedgmi.protocol.step import Program, Step
 from fedgmi.tree import Tree
 
 NEWTON_STEPS = 3
@@ -69,7 +72,7 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
     predictor, leaves = method.predictor, (TRIED, BETA, WEIGHTS, LAST_BETA)
     return replace(
         method,
-        program=replace(method.program, finish=(*method.program.finish, *_steps(stack))),
+        program=_untold(method.program, stack) if task.private else _told(method.program, stack),
         predictor=replace(
             predictor,
             predict=stack.predict,
@@ -81,6 +84,18 @@ def personal(method: Method, task: Task, own: OwnPart) -> Method:
         ),
         chooses=True,
     )
+
+
+def _told(program: Program, stack: Stack) -> Program:
+    """With all exchanges after the last round."""
+    return replace(program, finish=(*program.finish, *_steps(stack)))
+
+
+def _untold(program: Program, stack: Stack) -> Program:
+    """Without those in which clients tell anything; what these would find is in the first state."""
+    first, known = program.init, stack.candidates.unchosen()
+    own = tuple(step for step in _steps(stack) if not step.tells)
+    return replace(program, init=lambda: first() | known, finish=(*program.finish, *own))
 
 
 def _steps(stack: Stack) -> tuple[Step, ...]:

@@ -48,13 +48,14 @@ MEAN, STD, FILL = f"{SCALE}/mean", f"{SCALE}/std", f"{SCALE}/fill"
 FILLED = f"{FEATURE_SUMS}, and of how many rows each feature is known"
 
 
-def prepared(method: Method, schema: Schema, *, standardise: bool) -> Method:
+def prepared(method: Method, schema: Schema, *, standardise: bool, agreed: Standardisation | None = None) -> Method:
     """The method on rows as they come: on one scale if they are to be, with missing values filled by the rule.
 
     Args:
         method: Any.
         schema: What rows look like. Its rule says what becomes of missing values.
-        standardise: Whether rows are brought to one scale.
+        standardise: Whether rows are brought to one scale, by sums over all rows.
+        agreed: A scale that is known beforehand; None: there is none.
 
     Returns:
         The method, with one step before its preparation where there is anything to do.
@@ -62,6 +63,8 @@ def prepared(method: Method, schema: Schema, *, standardise: bool) -> Method:
     Raises:
         DataError: For pictures on one scale.
     """
+    if agreed is not None:
+        return on_agreed_scale(method, schema, agreed)
     if not standardise and schema.missing == "refuse" and schema.task == "classification":
         return method
     return standardised(method, schema, scale=standardise)
@@ -84,6 +87,32 @@ def standardised(method: Method, schema: Schema, *, scale: bool = True) -> Metho
     """
     if scale or schema.missing != "refuse":
         check_scalable(schema)
+    first = (standardise_step(schema, scale=scale), *(time_steps() if schema.task == "survival" else ()))
+    late = method.program.late_are_new
+    method = _on_leaves(method, _leaves(schema, scale), schema)
+    program = replace(method.program, prepare=(*first, *method.program.prepare), joins_late=late)
+    return replace(method, program=program)
+
+
+def on_agreed_scale(method: Method, schema: Schema, scale: Standardisation) -> Method:
+    """The method on rows that are brought to a scale which all know beforehand. Clients are asked for nothing.
+
+    Args:
+        method: Any.
+        schema: What rows look like: complete, and labels are classes.
+        scale: Such as ranges of the features give.
+
+    Returns:
+        The same method, in whose first state the scale is.
+    """
+    first = method.program.init
+    method = _on_leaves(method, (SCALE,), schema)
+    known = {MEAN: scale.mean, STD: scale.std}
+    return replace(method, program=replace(method.program, init=lambda: first() | known))
+
+
+def _on_leaves(method: Method, leaves: tuple[str, ...], schema: Schema) -> Method:
+    """The method whose steps and predictor see rows on the scale in some leaves of the server's state."""
     wrapped: dict[int, Step] = {}
 
     def wrap(steps: tuple[Step, ...]) -> tuple[Step, ...]:
@@ -92,23 +121,10 @@ def standardised(method: Method, schema: Schema, *, scale: bool = True) -> Metho
             wrapped.setdefault(id(step), _on_scale(step, leaves, schema))
         return tuple(wrapped[id(step)] for step in steps)
 
-    leaves = _leaves(schema, scale)
     program = method.program
-    return replace(
-        method,
-        program=replace(
-            program,
-            prepare=(
-                standardise_step(schema, scale=scale),
-                *(time_steps() if schema.task == "survival" else ()),
-                *wrap(program.prepare),
-            ),
-            round=wrap(program.round),
-            finish=wrap(program.finish),
-            joins_late=program.late_are_new,
-        ),
-        predictor=_predictor(method.predictor, leaves, schema),
-    )
+    prepare, round, finish = (wrap(steps) for steps in (program.prepare, program.round, program.finish))
+    predictor = _predictor(method.predictor, leaves, schema)
+    return replace(method, program=replace(program, prepare=prepare, round=round, finish=finish), predictor=predictor)
 
 
 def standardise_step(schema: Schema, *, scale: bool = True) -> Step:

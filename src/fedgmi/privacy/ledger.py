@@ -70,6 +70,7 @@ class PrivacyLedger:
         path: The file. There is none before the first charge.
         max_epsilon: What all releases together may cost; None: no limit.
         max_releases: How many there may be; None: no limit.
+        max_delta: The δ that all together may have; None: no limit.
         data: The digest of the rows of which releases are now.
         compose: (releases) → ε and δ of all of them together.
     """
@@ -77,6 +78,7 @@ class PrivacyLedger:
     path: Path
     max_epsilon: float | None = None
     max_releases: int | None = None
+    max_delta: float | None = None
     data: str = ""
     compose: Compose = added_up
 
@@ -148,7 +150,9 @@ class PrivacyLedger:
         """Which limit is passed, in words; "" for none."""
         if self.max_releases is not None and len(releases) > self.max_releases:
             return f"release {len(releases)}, and max_releases is {self.max_releases}"
-        epsilon, _ = self.compose(releases)
+        epsilon, delta = self.compose(releases)
+        if self.max_delta is not None and delta > self.max_delta * (1 + 1e-9):
+            return f"δ = {delta:g} in all, and max_delta is {self.max_delta:g}"
         if self.max_epsilon is not None and epsilon > self.max_epsilon * (1 + 1e-9):
             return f"ε = {epsilon:g} in all, and max_epsilon is {self.max_epsilon:g}"
         return ""

@@ -17,7 +17,7 @@ from fedgmi.protocol.message import Message, flatten, told_apart
 from fedgmi.protocol.sizes import Bytes, Requests, largest_reply, replies
 from fedgmi.protocol.step import Program, Step, select, without_start
 from fedgmi.protocol.wire import dtype_name
-from fedgmi.protocol.wrapper import Place, Wrapper, apart, marked, receive, reduce, send
+from fedgmi.protocol.wrapper import Place, Wrapper, apart, marked, opened, receive, reduce, send
 from fedgmi.tree import Tree
 
 
@@ -218,7 +218,7 @@ class InProcess:
         total = reduce(self.wrappers, arrived, step, server)
         for wrapper in reversed(self.wrappers):
             total = wrapper.finish(total, form)
-        return total
+        return opened(self.wrappers, total, step, server)
 
     def _each(self, step: Step, part: Tree, asked: Sequence[int]) -> Iterator[tuple[int, Message]]:
         """The clients and their own messages: made together where the step can tell them apart, else one by one."""

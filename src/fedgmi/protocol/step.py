@@ -49,6 +49,7 @@ class Step:
         single: Whether the server needs single replies, which secure sums have to refuse.
         counts: Whether these are counts of rows, which a client may protect by noise. Secure sums let them go singly,
             and name them.
+        beside: Whether its messages hold sums beside models, which nothing bounds (`[privacy]`).
         apart: Whether the client part heeds `Rows.apart`: models and sums of its message then have the clients' axis in
             front, and are added up over nobody. So a simulation trains clients together where it needs each one's
             message. Without it they are asked one by one.
@@ -71,6 +72,7 @@ class Step:
     updates: Callable[[Tree], Tree] | None = None
     single: bool = False
     counts: bool = False
+    beside: bool = False
     apart: bool = False
     when: Callable[[Tree], bool] | None = None
     check: Check | None = None

@@ -86,6 +86,7 @@ class Wrapper:
         layout: (the plain message's layout, place) → that of what travels.
         reduce: At the server: (messages in the order of clients, step, server's state) → one message; None: their sum.
         finish: At the server: (the sum, a message of the form that the step's messages have) → the sum, decoded.
+        open: At the server: (the sum, step, server's state) → the sum as the step has it; it works on sums alone.
         refuses: (step) → why it cannot be wrapped, or None.
         skips: (step) → whether it leaves the step's messages as they are.
         takes: What it can be given: "numbers", or "anything".
@@ -100,6 +101,7 @@ class Wrapper:
     layout: Callable[[Layout, Place], Layout] = lambda leaves, place: leaves
     reduce: Callable[[Sequence[Message], Step, Tree], Message] | None = None
     finish: Callable[[Message, Message], Message] = lambda total, form: total
+    open: Callable[[Message, Step, Tree], Message] | None = None
     refuses: Callable[[Step], str | None] = refuses_nothing
     skips: Callable[[Step], bool] = lambda step: False
     takes: Literal["numbers", "anything"] = "numbers"
@@ -164,6 +166,13 @@ def reduce(wrappers: Sequence[Wrapper], messages: Sequence[Message], step: Step,
     return rules[0](messages, step, server) if rules else sum(messages, Message())
 
 
+def opened(wrappers: Sequence[Wrapper], total: Message, step: Step, server: Tree) -> Message:
+    """The sum of all clients' messages as the step has it, by the wrapper that works on sums."""
+    for wrapper in wrappers:
+        total = total if wrapper.open is None or wrapper.skips(step) else wrapper.open(total, step, server)
+    return total
+
+
 def _check_order(wrappers: Sequence[Wrapper]) -> None:
     """Refuse wrappers that cannot work on what those before them send."""
     before: Wrapper | None = None
@@ -191,7 +200,7 @@ def check_wrappers(method: str, program: Program, wrappers: Sequence[Wrapper]) -
     Raises:
         ConfigError: Where a wrapper cannot wrap a step of the program; it names the method, the step and the reason.
     """
-    rules = [wrapper.name for wrapper in wrappers if wrapper.reduce is not None]
+    rules = [wrapper.name for wrapper in wrappers if wrapper.reduce is not None or wrapper.open is not None]
     if len(rules) > 1:
         raise ConfigError(
             f"{' and '.join(rules)} both reduce messages", where="wrappers of the transport", fix="keep one of them"

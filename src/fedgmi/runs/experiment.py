@@ -27,7 +27,7 @@ from fedgmi.runs.components import (
     warn_of_warm_up,
 )
 from fedgmi.runs.config import Config, check_method, check_metric, check_rates, dump, load, refuse_compare
-from fedgmi.runs.private import check_privacy
+from fedgmi.runs.private import check_bounded, check_privacy
 from fedgmi.runs.records import Estimate, Summary
 from fedgmi.runs.run import Runner
 from fedgmi.runs.setup import Setup, choose_device
@@ -89,7 +89,9 @@ def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]
     say_what_chooses(method, came.federation, scenario.federation, "set scenario.validation_share = 0.1")
     program = method.program  # what cannot be is refused before anything is written
     for name in names:
-        check_choice(config, came.federation, setup.method(name).program, name)
+        beside = setup.method(name)
+        check_choice(config, came.federation, beside.program, name)
+        check_bounded(config, beside)
     if counted.estimated:
         Estimate.write(out, counted.to_json())
     n_clients = len(came.federation.clients)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedgmi.errors import ConfigError
-from fedgmi.methods import Method
+from fedgmi.methods import BOUNDS, Method
 from fedgmi.privacy.accountant import Spending, noise_multiplier
-from fedgmi.protocol.private_sum import private_rows, private_sum
+from fedgmi.protocol.private_sum import NoiseOf, check_private, noise_of_seed, private_rows, private_sum
 from fedgmi.protocol.step import Program
 from fedgmi.protocol.wrapper import Wrapper
 from fedgmi.runs.config import Config
@@ -85,31 +86,86 @@ def multiplier_of(config: Config, program: Program) -> float:
     return noise_multiplier(own.epsilon, own.delta, releases(program, config.rounds))
 
 
-def wrappers_of(config: Config, method: Method) -> tuple[Wrapper, ...]:
-    """What `[privacy]` does to a method's messages; nothing where it is off, or nothing is sent."""
+def wrappers_of(config: Config, method: Method, noise_of: NoiseOf = noise_of_seed) -> tuple[Wrapper, ...]:
+    """What `[privacy]` does to a method's messages.
+
+    Args:
+        config: The run's.
+        method: What is run.
+        noise_of: Where noise comes from.
+
+    Returns:
+        The wrapper; nothing where `[privacy]` is off, or nothing is sent.
+
+    Raises:
+        ConfigError: For a method that tells more than models; it names the step.
+    """
     own = config.privacy
     if own.clip is None or not releases(method.program, config.rounds):
         return ()
+    check_private(method.name, method.program, own.unit.removesuffix("s"))
     sigma = multiplier_of(config, method.program)
     if own.unit == "rows":
         rate = config.training.lr_candidates(method.name)[0]
-        return (private_rows(rate, own.clip, sigma, config.training.batch_size),)
-    return (private_sum(own.clip, sigma),)
+        return (private_rows(rate, own.clip, sigma, config.training.batch_size, noise_of),)
+    return (private_sum(own.clip, sigma, noise_of),)
+
+
+def check_bounded(config: Config, method: Method) -> None:
+    """Refuse a method of a run, or one beside it, that `[privacy]` cannot bound.
+
+    Raises:
+        ConfigError: It names the step; of the oracle, the setting by which it runs.
+    """
+    if config.privacy.on and method.name in BOUNDS and releases(method.program, config.rounds):
+        what = f"the bound {method.name} tells more than models, and [privacy] cannot bound that"
+        raise ConfigError(what, where=f"evaluation.{method.name}", fix="set it to false")
+    wrappers_of(config, method)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a whole run costs.
+
+    Attributes:
+        unit: Whose presence is hidden.
+        epsilon: ε of all that is sent.
+        delta: δ.
+        noise_multiplier: σ, of each release.
+        clip: The bound.
+        releases: How many there are.
+    """
+
+    unit: str
+    epsilon: float
+    delta: float
+    noise_multiplier: float
+    clip: float
+    releases: int
+
+    def about(self, times: int | None = None) -> dict[str, float | str]:
+        """For a ledger: the mechanism that so many releases are together, all of them by default."""
+        sigma = self.noise_multiplier / (self.releases if times is None else times) ** 0.5
+        return {"mechanism": "gaussian", "noise_multiplier": sigma, "unit": self.unit, "clip": self.clip}
+
+    @property
+    def epsilon_of_one(self) -> float:
+        """ε of a single release, at the same δ."""
+        return Spending().gaussian(self.noise_multiplier).epsilon(self.delta)
+
+
+def cost_of(config: Config, program: Program) -> Cost | None:
+    """What a run costs; None where `[privacy]` is off."""
+    own = config.privacy
+    if own.clip is None:
+        return None
+    times = releases(program, config.rounds)
+    sigma = multiplier_of(config, program) if times else 0.0
+    cost = Spending().gaussian(sigma, times).epsilon(own.delta) if times else 0.0
+    return Cost(own.unit, cost, own.delta, sigma, own.clip, times)
 
 
 def spent(config: Config, method: Method) -> dict[str, Any] | None:
     """What a run has cost, for its summary; None where `[privacy]` is off."""
-    own = config.privacy
-    if own.clip is None:
-        return None
-    times = releases(method.program, config.rounds)
-    sigma = multiplier_of(config, method.program) if times else 0.0
-    cost = Spending().gaussian(sigma, times).epsilon(own.delta) if times else 0.0
-    return {
-        "unit": own.unit,
-        "epsilon": cost,
-        "delta": own.delta,
-        "noise_multiplier": sigma,
-        "clip": own.clip,
-        "releases": times,
-    }
+    found = cost_of(config, method.program)
+    return None if found is None else asdict(found)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fedgmi.data.rows import Schema
+from fedgmi.data.standardise import Standardisation
 from fedgmi.errors import ConfigError, FedgmiWarning
 from fedgmi.methods import BOUNDS, METHODS, Entry, Method, Task
 from fedgmi.methods.contract import Charge, joins_as_newcomer
@@ -39,6 +40,7 @@ class Setup:
         schema: What rows look like.
         n_components: K.
         standardise: Whether rows are brought to one scale, as a step of every method.
+        scale: One that was agreed on beforehand; None: there is none.
         expert: The user's own, in place of the one that the settings name: a module, or a function that makes one.
         density: Likewise.
     """
@@ -49,6 +51,7 @@ class Setup:
     standardise: bool = False
     expert: Own = None
     density: Own = None
+    scale: Standardisation | None = None
 
     def task(
         self,
@@ -99,6 +102,7 @@ class Setup:
             part=part,
             charge=charge,
             clip_rows=config.privacy.clip if config.privacy.unit == "rows" else None,
+            private=config.privacy.on,
         )
 
     def coding(self) -> Coding:
@@ -169,7 +173,7 @@ class Setup:
         built = entry_of(name or self.config.method.name)(
             self.task(name, lr=lr, secret=secret, part=part, charge=charge)
         )
-        method = prepared(built, self.schema, standardise=self.standardise)
+        method = prepared(built, self.schema, standardise=self.standardise, agreed=self.scale)
         if self.config.communication.secure:
             check_maskable(method.program, method.name)
         return method

@@ -10,10 +10,10 @@ from fedgmi.settings.base import PositiveFloat, Section
 
 
 class PrivacySettings(Section):
-    """How updates are bounded and drowned in noise. In simulation alone; see docs/privacy.md.
+    """How updates are bounded and drowned in noise; see docs/privacy.md.
 
     Attributes:
-        unit: Whose presence is hidden: "clients", each with all of its rows, or single "rows".
+        unit: What is hidden: "clients", all rows of one against an update of zero, or "rows", one against another.
         clip: The length to which a client's update of all models together is cut, ‖Δ‖ ≤ clip; or each row's gradient.
             None: no privacy.
         epsilon: What the whole run may cost; the noise follows from it.

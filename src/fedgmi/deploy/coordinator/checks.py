@@ -44,6 +44,7 @@ class Expected:
         wrappers: What was done to it on its way.
         place: (the client's index) → where its message belongs, for these.
         mass: What the masses of all models of a name add up to for one row.
+        shares: Whether masses are shares with noise, which the check holds to what they can be.
         masked: Whether its numbers mean nothing by themselves, so that nothing can be said of them.
     """
 
@@ -52,6 +53,7 @@ class Expected:
     wrappers: Sequence[Wrapper] = ()
     place: Callable[[int], Place] | None = None
     mass: Mapping[str, float] = field(default_factory=dict)
+    shares: bool = False
     masked: bool = False
 
     def hidden(self) -> Expected:
@@ -60,7 +62,7 @@ class Expected:
 
     def in_all(self) -> Expected:
         """What the sum of all looks like: the step's own check is of one client."""
-        return Expected(self.leaves, mass=self.mass)
+        return Expected(self.leaves, mass=self.mass, shares=self.shares)
 
     def travelling(self, client: int) -> Layout:
         """What a client's message looks like on its way."""
@@ -94,7 +96,7 @@ class Expected:
         huge = next((name for name, leaf in leaves.items() if _overflows(name, leaf)), None)
         if huge is not None:
             return f"{huge!r} holds {float(leaves[huge].abs().max()):.3g}: sums of such are no numbers any more"
-        for name, models in message.models.items():
+        for name, models in () if self.shares else message.models.items():
             least, most = float(models.mass.min()), float(models.mass.max())
             if least < -SLACK or most > rows * (1 + SLACK) + SLACK:
                 return f"the mass of {name!r} is between {least:g} and {most:g}, and the site has {rows} rows"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,8 @@ def summary(remote: Remote, end: Progress) -> dict[str, Any]:
         "fedavg": None,
         "local": None,
     }
+    if remote.cost is not None:
+        of_all["privacy"] = asdict(remote.cost)
     if complete:
         counts = torch.tensor([float(member.rows) for member in members])
         of_all["component_mass"] = (counts @ torch.tensor(whole)).tolist()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from fedgmi.deploy import exchanges
+from fedgmi.deploy import exchanges, private
 from fedgmi.deploy.coordinator import status
 from fedgmi.deploy.coordinator.checks import Probe
 from fedgmi.deploy.coordinator.closing import close
@@ -30,6 +30,7 @@ from fedgmi.runs.budget.plan import plan
 from fedgmi.runs.budget.planned import Plan
 from fedgmi.runs.budget.words import planning_line, spending
 from fedgmi.runs.config import dump
+from fedgmi.runs.private import wrappers_of
 from fedgmi.runs.records import Record, Summary
 from fedgmi.runs.setup import Setup, open_process
 from fedgmi.storage import checkpoint, files, folder
@@ -150,12 +151,16 @@ class Coordinator:
         attempt = secrets.token_hex(8)
         chosen = {} if self.planned is None else self.planned.chosen
         where = self.post, settings, method, roster, probe, run, attempt, ledger
+        cost = settings.cost(method)
+        wrappers = (*wrappers_of(settings.config(), method), *wrappers)
+        if cost is not None:
+            self.tell(private.line(cost, masked=settings.masked))
         if not settings.masked:
-            return Remote(*where, wrappers=wrappers, chain=chain, plan=chosen)
+            return Remote(*where, wrappers=wrappers, chain=chain, plan=chosen, cost=cost)
         from fedgmi.deploy.coordinator.masked import MaskedRemote  # which needs cryptography
 
         self.tell(masked_line(method.program))
-        return MaskedRemote(*where, wrappers=wrappers, chain=chain, plan=chosen)
+        return MaskedRemote(*where, wrappers=wrappers, chain=chain, plan=chosen, cost=cost)
 
     def _status(self, remote: Remote, state: Literal["waiting", "running", "finished", "failed"]) -> None:
         """Where things stand, for `fedgmi deploy status`."""

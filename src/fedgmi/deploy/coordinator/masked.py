@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from fedgmi.deploy.coordinator.bounds import within_length
 from fedgmi.deploy.coordinator.checks import Expected
 from fedgmi.deploy.coordinator.remote import Remote
 from fedgmi.deploy.masks.keys import SEALED, SLOTS, MaskError, Public, to_bytes, to_text
@@ -317,6 +318,8 @@ class MaskedRemote(Remote):
         """
         rows = sum(self.roster.members[i].rows for i in answered)
         why = expected.in_all().reason_against(message, -1, rows)
+        if why is None and self.cost is not None:
+            why = within_length(self.cost, self.settings, len(answered))({}, message, -1, rows)
         if why is not None:
             raise UserError(
                 f"round {self.round}, the sum of {step.name!r} over {_sites(answered)} cannot be: {why} in all. One of "

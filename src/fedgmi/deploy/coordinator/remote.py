@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedgmi import __version__
-from fedgmi.deploy.coordinator.bounds import check_of
+from fedgmi.deploy.coordinator.bounds import check_of, within_length
 from fedgmi.deploy.coordinator.checks import Expected, Probe, read, sound
 from fedgmi.deploy.coordinator.roster import Post, Roster
 from fedgmi.deploy.settings import FederationSettings
@@ -26,7 +26,8 @@ from fedgmi.protocol.sizes import largest_reply, reply_bytes, request_bytes
 from fedgmi.protocol.step import Step, select
 from fedgmi.protocol.wire import Header, Parcel
 from fedgmi.protocol.words import one_line
-from fedgmi.protocol.wrapper import Place, Wrapper
+from fedgmi.protocol.wrapper import Place, Wrapper, opened
+from fedgmi.runs.private import Cost
 from fedgmi.tree import Tree
 
 RETRY_S = 2.0
@@ -55,6 +56,7 @@ class Remote:
         round: The present one.
         first: The blocks of the first state, which sites know as they know the seed.
         plan: What was chosen to keep to the budget, by the names of settings. Sites are told with the greeting.
+        cost: What `[privacy]` bounds and costs; None: there is none.
         failed: Why the last try of an exchange came to nothing; "": nobody answered.
     """
 
@@ -73,6 +75,7 @@ class Remote:
     round: int = -1
     first: dict[str, int] = field(default_factory=dict)
     plan: Mapping[str, Any] = field(default_factory=dict)
+    cost: Cost | None = None
     failed: str = ""
     _number: int = 0
     _lost: set[int] = field(default_factory=set)
@@ -106,7 +109,7 @@ class Remote:
             if message is not None:
                 self._number += 1
                 self.after()
-                return message
+                return opened(self.wrappers, message, step, server)
             if failed is None:
                 failed = time.monotonic()
                 self.roster.tell(f"round {round}: nobody answered; sites are waited for, {self.settings.wait_s:g} s")
@@ -158,8 +161,12 @@ class Remote:
     def _expected(self, step: Step, server: Tree) -> Expected:
         """What answers have to look like, and how they are read."""
         part, at, seed = select(server, step.reads), (self.round, self._number), self.settings.seed
-        found = self.probe.expect(step, server, self.round, check_of(step, self.settings.rows))
-        return replace(found, wrappers=self.wrappers, place=lambda i: Place.of(step, part, i, (), at, seed, {}))
+        also = check_of(step, self.settings.rows) if self.cost is None else within_length(self.cost, self.settings)
+        found = self.probe.expect(step, server, self.round, also)
+        shares = self.cost is not None and self.cost.unit == "clients"
+        return replace(
+            found, shares=shares, wrappers=self.wrappers, place=lambda i: Place.of(step, part, i, (), at, seed, {})
+        )
 
     def _forgive(self) -> None:
         """All are asked once more, and nobody is absent yet."""
@@ -183,7 +190,8 @@ class Remote:
             if i not in answers and i not in self._lost and i < len(self.roster.members):
                 self.lose(i, "no answer" if i in asked else "its SuperNode is not connected")
         places = sorted(messages)
-        for place, why in wild(step, server, [messages[i] for i in places], self.settings.robust).items():
+        told = [messages[i] for i in places]
+        for place, why in ({} if self.cost else wild(step, server, told, self.settings.robust)).items():
             del messages[places[place]]
             self._refuse(places[place], why)
         for i in messages:  # the state of whoever was refused is not built on: what it sent has not been used

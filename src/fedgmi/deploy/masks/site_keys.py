@@ -133,10 +133,7 @@ class SiteKeys:
         Raises:
             MaskError: Where the keys have been used, or so few take part that the sum would be of too few.
         """
-        if not self.members:
-            raise MaskError("no keys were agreed on")
-        if type(slot) is not int or not 0 <= slot < self.n_slots:
-            raise MaskError(f"there are keys for {self.n_slots} sums, and {str(slot)[:20]} is none of them")
+        slot = self.slot_of(slot)
         if slot in self.used:
             raise MaskError(f"the keys of sum {slot} have been used: masks never serve twice")
         sites = sites_of(among, self.members)
@@ -144,6 +141,18 @@ class SiteKeys:
             raise MaskError(f"a sum of {len(sites)} sites, expected {self.threshold} or more with this one")
         self.used[slot] = at, sites
         return Where(self.run, self.digest, slot, at), sites
+
+    def slot_of(self, slot: Any) -> int:
+        """Which keys, where these were agreed on.
+
+        Raises:
+            MaskError: Where they were not, or there is no such sum.
+        """
+        if not self.members:
+            raise MaskError("no keys were agreed on")
+        if type(slot) is not int or not 0 <= slot < self.n_slots:
+            raise MaskError(f"there are keys for {self.n_slots} sums, and {str(slot)[:20]} is none of them")
+        return slot
 
     def masked(self, leaves: Mapping[str, Tensor], where: Where, among: tuple[int, ...]) -> dict[str, Tensor]:
         """What the coordinator is sent of a message in whole numbers."""

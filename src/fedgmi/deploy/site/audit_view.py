@@ -42,7 +42,8 @@ def print_audit(site_toml: Path, console: Console, days: float | None = None) ->
     where = site_toml.parent / settings.folder
     since = 0.0 if days is None else time.time() - days * 24 * 3600
     audit, refused = Audit(where), list(Audit(where).refusals(since))
-    limits, compose = (settings.max_epsilon, settings.max_releases), composed(settings.max_delta)
+    limits = settings.max_epsilon, settings.max_releases, settings.most_delta
+    compose = composed(settings.max_delta)
     ledger = PrivacyLedger(where / LEDGER, *limits, compose=compose)
     console.print(_left(audit.lines(since)))
     console.print()

@@ -68,6 +68,7 @@ class Run:
         index: The site's in the federation.
         last: When it was answered last, in seconds since 1970.
         finished: Whether results were handed out.
+        times: How often it was begun: going back to an exchange with another question begins it anew.
         answers: What was answered, oldest first.
         seen: By leaf of the server's state, how it changed: [round, place, hash].
     """
@@ -76,6 +77,7 @@ class Run:
     index: int
     last: float = 0.0
     finished: bool = False
+    times: int = 0
     answers: list[Answered] = field(default_factory=list)
     seen: dict[str, list[tuple[int, int, str]]] = field(default_factory=dict)
 
@@ -172,6 +174,7 @@ class Guard:
             run.forget_from(at)
         if costs:
             self._admit(begun)
+            run.times += 1
         place = _place(header, program, self.rounds, run.answers)
         run.answers.append(Answered(*at, place, request))
         return Turn(name, run, costs=costs)
@@ -309,6 +312,7 @@ def _from_json(found: Mapping[str, Any]) -> tuple[dict[str, Run], dict[str, int]
             raise ValueError(name)
         answers = [Answered(int(a), int(b), int(c), str(d)) for a, b, c, d in about["answers"]]
         seen = {leaf: [(int(a), int(b), str(c)) for a, b, c in every] for leaf, every in about["seen"].items()}
-        past = str(about["data"]), int(about["index"]), float(about["last"]), bool(about["finished"])
+        times = int(about.get("times", 1))  # an older fedgmi did not count
+        past = str(about["data"]), int(about["index"]), float(about["last"]), bool(about["finished"]), times
         runs[name] = Run(*past, answers, seen)
     return runs, {str(data): int(count) for data, count in found["begun"].items()}

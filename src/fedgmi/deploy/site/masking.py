@@ -82,8 +82,7 @@ class Masking:
         """
         table = header.get("masks")
         if not isinstance(table, dict):
-            fix = "ask the coordinator: its federation.toml is not that of the sites"
-            raise MaskError("the request asks for this site's own numbers, and federation.toml says masks", fix)
+            raise _unmasked()
         keys = self._known(table)
         where, among = keys.begin(table.get("slot"), (int(header["round"]), int(header["number"])), table.get("among"))
         leaves = whole.encoded(message, len(among))
@@ -100,6 +99,24 @@ class Masking:
         except OtherSites as error:
             error.summed = [index.get(who, -1) for who in error.before]
             raise
+
+    def noise(self, header: Header) -> tuple[int, tuple[str, int]]:
+        """What noise under masks goes by: of how many sites a sum is at least, and which sum it is.
+
+        Args:
+            header: Of the request.
+
+        Returns:
+            The fewest sites whose messages are ever unmasked together; the keys' name, and their number.
+
+        Raises:
+            MaskError: Where the request names no sum.
+        """
+        table = header.get("masks")
+        if not isinstance(table, dict):
+            raise _unmasked()
+        keys = self._known(table)
+        return keys.threshold, (keys.epoch, int(keys.slot_of(table.get("slot"))))
 
     def _keys(self, asked: Header) -> SiteKeys:
         """Fresh keys for a new agreement; those of the present one where it is asked for again."""
@@ -143,6 +160,11 @@ class Masking:
             files.write_json(self.where / FILE, keys.to_json())
         finally:
             os.umask(before)
+
+
+def _unmasked() -> MaskError:
+    fix = "ask the coordinator: its federation.toml is not that of the sites"
+    return MaskError("the request asks for this site's own numbers, and federation.toml says masks", fix)
 
 
 def _by_site(value: Any, n_sites: int) -> dict[str, Any]:

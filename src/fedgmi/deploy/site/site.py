@@ -41,13 +41,15 @@ from fedgmi.protocol.secure_sum import seen_singly
 from fedgmi.protocol.step import Step
 from fedgmi.protocol.wire import Header, Parcel, WireError, pack
 from fedgmi.protocol.words import one_line
-from fedgmi.protocol.wrapper import Place, apart, marked, send
+from fedgmi.protocol.wrapper import Place, Wrapper, apart, marked, send
+from fedgmi.runs.private import wrappers_of
 from fedgmi.runs.setup import choose_device, open_process
 from fedgmi.storage import files
 from fedgmi.tree import Tree
 
 if TYPE_CHECKING:
     from fedgmi.deploy.site.masking import Masking
+    from fedgmi.deploy.site.private import Account
 
 LEDGER = "ledger.json"
 SECRET_LOST = "restore it from a backup. Another draws noise anew, and what then goes out is charged as a new release"
@@ -123,7 +125,9 @@ class Site:
             server, turn, step = site._take(request, memory, guard)
             site._keep_rows(memory)
             finish = step is None
-            reply = site._finish(header, server, memory) if finish else site._step(header, request, server, memory)
+            if step is not None and step.tells and site.federation.privacy.on:
+                site._account(header).pay(turn.about.times)
+            reply = site._finish(header, server, memory) if finish else site._step(request, server, memory, turn)
             self.audit().left(header, reply, step, again=not turn.new, data=site.digest)
             guard.keep(turn, finished=finish)
             forget_runs(self.where, guard.going_on())
@@ -136,7 +140,8 @@ class Site:
     def ledger(self) -> PrivacyLedger:
         """What the site has paid for its privacy."""
         own, compose = self.settings, composed(self.settings.max_delta)
-        return PrivacyLedger(self.where / LEDGER, own.max_epsilon, own.max_releases, self.digest, compose)
+        limits = own.max_epsilon, own.max_releases, own.most_delta
+        return PrivacyLedger(self.where / LEDGER, *limits, self.digest, compose)
 
     def audit(self) -> Audit:
         """What left, and what was refused."""
@@ -235,11 +240,14 @@ class Site:
                 memory.keep_blocks(some, round, rounds)
         return server, turn, step
 
-    def _step(self, header: Header, request: Parcel, server: Tree, memory: Memory) -> Parcel:
+    def _step(self, request: Parcel, server: Tree, memory: Memory, turn: Turn) -> Parcel:
+        header = request.header
         at, same = (int(header["round"]), int(header["number"])), fingerprint(request)
         kept = memory.load(at)
         if kept is None or kept.request != same:
             kept = self._run(header, server, memory, same)
+            if self.federation.privacy.on and self.federation.masked and kept.reply and not turn.new:
+                self._account(header).pay_again(repr((at, header["masks"])))  # the same message in another sum
             memory.save(at, kept, _base_of(header))
         return pack(unflatten(kept.reply), {"rows": len(self.train)})
 
@@ -254,13 +262,17 @@ class Site:
         known, (state, unsent) = dict(rows.cache), apart(state)
         at = int(header["round"]), int(header["number"])
         place = Place.of(step, server, int(header["id"]), (), at, self.federation.seed, unsent)
+        before = state
         with torch.no_grad():
             state, message = step.client(server, state, rows, at[0])
         if any(known.get(name) is not leaf for name, leaf in rows.cache.items()):
             results.write_cache(cache, self._cache_key(header), rows)
         require_finite(flatten(message), self.settings.name, at[0])
         require_finite(state, self.settings.name, at[0])
-        sent, left = send(self.federation.coding().wrappers(method.program), message, place)
+        wrappers = self.federation.coding().wrappers(method.program)
+        if self.federation.privacy.on and flatten(message):
+            wrappers = (*self._private(method, step, (server, before), rows, header, memory), *wrappers)
+        sent, left = send(wrappers, message, place)
         if self.federation.masked and not seen_singly(step) and flatten(sent):
             sent = self._masking(header, memory).hide(sent, header)
         state = state | marked(unsent | left)
@@ -281,6 +293,26 @@ class Site:
         sums = Sums(self.where, self.settings.same_sites)
         return Masking(memory.where, str(header["run"]), int(header["id"]), n_sites, self.settings.name, sums, secret)
 
+    def _account(self, header: Header) -> Account:
+        """What this site pays for the run."""
+        from fedgmi.deploy.site.private import Account  # most federations do without
+
+        cost = self.federation.cost(self.method())
+        assert cost is not None
+        return Account(cost, self.ledger(), self._secret(), str(header["run"]))
+
+    def _private(
+        self, method: Method, step: Step, states: tuple[Tree, Tree], rows: Rows, header: Header, memory: Memory
+    ) -> tuple[Wrapper, ...]:
+        """What bounds a message and adds this site's noise. states: what the step reads, and the site's own."""
+        from fedgmi.deploy.site.private import own_noise, question
+
+        at, federation = (int(header["round"]), int(header["number"])), self.federation
+        settings = f"{federation.digest()} {self.settings.part_of_steps!r}"
+        about = question(settings, at, step.name, *states, rows)
+        parts, more = self._masking(header, memory).noise(header) if federation.masked else (1, ())
+        return wrappers_of(federation.config(), method, own_noise(self._secret(), about, parts, more))
+
     def _states(self, header: Header, method: Method, server: Tree, rows: Rows, memory: Memory) -> tuple[Tree, Tree]:
         """The server's state, and the site's that the request builds on, where the rows are."""
         server = tree.to(server, rows.x.device)
@@ -297,7 +329,8 @@ class Site:
         return first_states(method, server, rows, int(header["round"]))
 
     def _finish(self, header: Header, server: Tree, memory: Memory) -> Parcel:
-        """Keep the predictor, the proportions and the diagnosis; tell how good the predictor is on held-out rows."""
+        """Keep the predictor, the proportions and the diagnosis; tell how good the predictor is on held-out rows, but
+        with `[privacy]`."""
         method, rows = self.method(), self._rows(self.train, header)
         server, state = self._states(header, method, server, rows, memory)
         state, _ = apart(state)
@@ -310,11 +343,9 @@ class Site:
             self.where, self.federation.setup(), self.federation.name, self.settings.name, server, state, known
         )
         numbers = found.get("metrics", {}) | {"majority_accuracy": found.get("majority_accuracy")}
-        told = {
-            name: torch.tensor([v], dtype=torch.float64)
-            for name, v in numbers.items()
-            if v is not None and not secretly
-        }
+        if secretly or self.federation.privacy.on:
+            numbers = {}  # exact functions of rows, which nothing hides: they stay in `results/`
+        told = {name: torch.tensor([v], dtype=torch.float64) for name, v in numbers.items() if v is not None}
         return pack(Message(replies=told), {"rows": len(self.train)})
 
     def method(self) -> Method:

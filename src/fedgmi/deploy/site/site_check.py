@@ -17,17 +17,17 @@ from fedgmi.data.problems import Several
 from fedgmi.data.rows import Client
 from fedgmi.data.sources.frames import column_of
 from fedgmi.data.validate import TEACHES_NOTHING, teaches_nothing
+from fedgmi.deploy import private
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits, read
 from fedgmi.deploy.site.site_data import SiteRows, load_site
 from fedgmi.errors import DataError
-from fedgmi.methods import METHODS
 from fedgmi.methods.disclosing import TELLS
 from fedgmi.methods.fedgmi.sketch import count_words
 from fedgmi.protocol.secure_sum import seen_singly
 from fedgmi.protocol.step import Phase, Program, Step
 from fedgmi.report.formats import bare_table, listed, plural, size
 from fedgmi.runs.config import check_method
-from fedgmi.runs.setup import Setup
+from fedgmi.runs.private import Cost
 
 MOST_NAMES = 12  # features listed by name
 
@@ -44,6 +44,7 @@ class Check:
         class_counts: Per class how many rows train, choose, and are held out; none without labels.
         n_counts: Of the histogram of codewords and labels; 0 where the method asks for none.
         own: Whether sites end with a part of the predictor of their own.
+        cost: What `[privacy]` bounds, and what the run costs; None: there is none.
     """
 
     settings: SiteSettings
@@ -53,6 +54,7 @@ class Check:
     class_counts: tuple[tuple[str, int, int, int], ...]
     n_counts: int
     own: bool = False
+    cost: Cost | None = None
 
     @property
     def histogram_bytes(self) -> int:
@@ -82,15 +84,16 @@ def check(site_toml: Path, federation_toml: Path) -> Check:
     """
     settings, federation = read(SiteSettings, site_toml), read(FederationSettings, federation_toml)
     check_limits(settings, federation)
+    federation.check_private()
     schema = federation.rows.as_schema()
     asked = federation.method.n_components
     known = asked if isinstance(asked, int) else 2  # what leaves is the same for any number but one
-    setup = Setup(federation.config(), schema, known, standardise=federation.rows.kind == "tabular")
+    setup = federation.setup_of(known)
     check_method(federation.method, federation.rounds)
     rows = load_site(settings, federation, site_toml.parent)
     counts = (_class_counts(part, schema.n_classes) for part in (rows.train, rows.validation, rows.held_out))
     method = federation.running(setup.method())
-    has_histogram = METHODS[federation.method.name].has_histogram(federation.method)
+    has_histogram = any(step.counts for step in method.program.all_steps)
     return Check(
         settings,
         federation,
@@ -99,6 +102,7 @@ def check(site_toml: Path, federation_toml: Path) -> Check:
         tuple(zip(schema.classes, *counts, strict=True)),
         count_words(setup.task()) if has_histogram else 0,
         bool(method.predictor.own),
+        federation.cost(method),
     )
 
 
@@ -113,7 +117,7 @@ def leaves(check: Check) -> Iterator[str]:
                 said.add(step.tells)
                 yield f"{when}, {_sentence(check, step)}"
     rows = check.rows
-    if check.settings.only_masked:  # what its predictor is worth stays here, too
+    if check.settings.only_masked or check.cost is not None:  # what its predictor is worth stays here, too
         return
     if rows.held_out is not None and rows.held_out.y is not None and check.federation.rows.task != "classification":
         told = "RMSE, MAE, R², −log density and coverage of intervals"
@@ -129,11 +133,13 @@ def leaves(check: Check) -> Iterator[str]:
 def never(check: Check) -> Iterator[str]:
     """What no message has, one sentence each: as the program's steps are."""
     yield "a row or a label as it stands, and the names and values of ignored columns: no message has a place for them"
-    if check.n_counts:
+    if check.n_counts or check.cost is not None:
         yield "its secret, from which noise is drawn"
+    if check.cost is not None:
+        yield "how good its predictor is on the rows held out: results/ has it"
     if check.own:
         yield "its own part of the predictor"
-    if check.settings.only_masked:
+    if check.settings.only_masked and check.cost is None:
         yield "how good its predictor is (only_masked): a count of rows held out, seen singly"
 
 
@@ -141,6 +147,8 @@ def may_come_out(check: Check) -> str:
     """What a coordinator that lies could work out of what leaves; empty where nothing made of single rows leaves."""
     if not leaves_told(check.program):
         return ""
+    if check.cost is not None:
+        return private_words(check, check.cost)
     runs, noise = check.settings.max_runs, "" if check.epsilon is None else " Noise is on the histogram alone."
     limit = "as many runs as are asked for" if runs is None else f"{plural(runs, 'run')} over the same rows"
     return (
@@ -148,6 +156,15 @@ def may_come_out(check: Check) -> str:
         f"out of them. The site answers each step once a run and in order, in {limit} (max_runs in site.toml), and "
         f"audit.jsonl says what left.{noise}"
     )
+
+
+def private_words(check: Check, cost: Cost) -> str:
+    """What `[privacy]` protects and what it costs this site."""
+    spent = f"ledger.json is charged ε = {cost.epsilon:.3g}, δ = {cost.delta:g} before the first message leaves"
+    own, masked = check.settings, check.federation.masked
+    limit = "; site.toml has no max_epsilon" if own.max_epsilon is None else f", of max_epsilon = {own.max_epsilon:g}"
+    others = " Other sites know their own parts of the noise, and can take these off." if masked else ""
+    return f"With [privacy] {private.guarantee(cost, masked=masked)}. {spent}{limit}.{others}"
 
 
 def leaves_told(program: Program) -> list[str]:
@@ -160,9 +177,7 @@ def _sentence(check: Check, step: Step) -> str:
     if step.single and check.n_counts and step.kind == "sketch":
         singly = ", seen singly though sums are masked" if check.federation.masked else ""
         return f"how many of its rows have each codeword{_and_label(check)}{singly}: {_histogram(check)}"
-    if check.federation.masked and not seen_singly(step):
-        return f"masked, {step.tells}"
-    return step.tells
+    return f"masked, {step.tells}" if check.federation.masked and not seen_singly(step) else step.tells
 
 
 def tells_proportions(check: Check) -> bool:
@@ -180,7 +195,7 @@ def warning(check: Check) -> str:
         learns.append(f"its histogram of codewords{_and_label(check).replace(' and ', ' × ')}{noise}")
     if check.federation.masked:
         return masked_warning(check, learns)
-    learnt = " and ".join(learns) or "every site's updates"
+    learnt = " and ".join(learns) or f"every site's updates{'' if check.cost is None else ', with their noise'}"
     rebuilt = "; proportions and shared models together make a site's predictor" if learns else ""
     return f"Without secure aggregation (communication.secure) the coordinator learns {learnt}{rebuilt}."
 

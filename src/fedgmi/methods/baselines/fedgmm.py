@@ -178,6 +178,7 @@ def fedgmm(task: Task[FedGMMSettings]) -> Method:
                     reads=(*features.writes, "expert", "gaussian"),
                     writes=("expert", "gaussian", "pairs"),
                     models=models,
+                    beside=True,
                     apart=True,
                     tells="updates of the shared Gaussians and classifiers, weighted by how much of each it has",
                 ),

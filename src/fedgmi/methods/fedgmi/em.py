@@ -70,7 +70,9 @@ def em_step(
         experts = expert_models(task, now.expert) if task.schema.labelled else {}  # clients are not sent them then
         return densities | experts
 
-    return Step("em", client, take, writes=(*Components.names(), *Reference.names()), models=models, apart=True)
+    trained = not task.schema.labelled or reference_rounds != 0  # densities, and with them the bound
+    writes = (*Components.names(), *Reference.names())
+    return Step("em", client, take, writes=writes, models=models, beside=trained, apart=True)
 
 
 def e_step_alone(rule: Rule) -> Step:

@@ -1,0 +1,131 @@
+"""`[privacy]` in federation.toml: what it goes with, the scale of tables that costs nothing, and what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from fedgmi.data.standardise import Standardisation
+from fedgmi.errors import ConfigError
+from fedgmi.methods import Method
+from fedgmi.protocol.step import Step
+from fedgmi.runs.config import Config
+from fedgmi.runs.private import Cost, check_privacy
+from fedgmi.settings.privacy import PrivacySettings
+from fedgmi.settings.robust import RobustSettings
+
+UNIFORM = 12**0.5
+"""A range over the deviation of numbers that are spread evenly in it."""
+
+
+def check_federation(config: Config, robust: RobustSettings, missing: str) -> None:
+    """Refuse what does not go with `[privacy]`.
+
+    Args:
+        config: The run's settings.
+        robust: How the coordinator guards itself.
+        missing: What becomes of missing values.
+
+    Raises:
+        ConfigError: It names the setting.
+    """
+    check_privacy(config)
+    if not config.privacy.on:
+        return
+    if robust.on:
+        key = "max_norm" if robust.max_norm is not None else "aggregation"
+        what = "updates are bounded at the sites already, and with noise no mean but the plain one is as accurate"
+        raise ConfigError(what, where=f"robust.{key}", fix="leave it out, or [privacy]")
+    if config.communication.on or config.communication.limited:
+        what = "a codec codes differences from the model as it stands, and a private message is one with noise in it"
+        raise ConfigError(what, where="communication", fix="leave it out but for secure, or leave [privacy] out")
+    if missing != "refuse":
+        what = "means that fill gaps are made of sums over rows, and nothing bounds what a row adds to these"
+        raise ConfigError(what, where="rows.missing", fix="fill gaps at the sites, and leave it out")
+    if config.data.task != "classification":
+        what = f"{config.data.task} begins with sums of targets, and nothing bounds what a row adds to these"
+        raise ConfigError(what, where="rows.task", fix="leave it out, or [privacy]")
+
+
+def agreed_scale(features: Sequence[str], ranges: Mapping[str, Sequence[float]]) -> Standardisation:
+    """A scale for a table that is made of no row: the middle of each feature's agreed range, and the deviation of
+    numbers that are spread evenly in it, (b − a)/√12. `column=value` is 0 or 1.
+
+    Args:
+        features: The table's columns.
+        ranges: [least, greatest] by feature.
+
+    Returns:
+        The scale. [D] each
+
+    Raises:
+        ConfigError: Where a feature has no range.
+
+    Examples:
+        >>> scale = agreed_scale(["age", "sex=f"], {"age": [0, 120]})
+        >>> scale.mean.tolist(), [round(float(one), 3) for one in scale.std]
+        ([60.0, 0.5], [34.641, 0.289])
+    """
+    limits = {name: [0.0, 1.0] for name in features if "=" in name} | dict(ranges)
+    without = [name for name in features if name not in limits]
+    if without:
+        raise ConfigError(
+            f"{without[0]!r} has no range, and with [privacy] a table's scale cannot be made of sums over its rows",
+            where="rows.ranges",
+            fix="name the least and the greatest value that every column may have, from what is generally known",
+        )
+    ends = torch.tensor([list(limits[name]) for name in features], dtype=torch.float64)
+    width = ends[:, 1] - ends[:, 0]
+    return Standardisation(ends.mean(1), torch.where(width > 0, width / UNIFORM, 1.0))
+
+
+def said(method: Method, privacy: PrivacySettings) -> Method:
+    """The method whose steps say what `[privacy]` makes of what they tell: sites list it, and note it in their logs."""
+    words = (
+        f"each row's gradient is cut to length {privacy.clip:g}, and the sum has noise of the site's own"
+        if privacy.unit == "rows"
+        else f"updates are cut to length {privacy.clip:g} in all, whatever the rows, and have noise of the site's own"
+    )
+    made: dict[int, Step] = {}  # a step that stands in several places stays one object
+
+    def phase(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        for step in steps:
+            tells = f"{step.tells}; {words}" if step.tells else ""
+            made.setdefault(id(step), replace(step, tells=tells))
+        return tuple(made[id(step)] for step in steps)
+
+    program = method.program
+    prepare, round, finish = (phase(steps) for steps in (program.prepare, program.round, program.finish))
+    return replace(method, program=replace(program, prepare=prepare, round=round, finish=finish))
+
+
+def guarantee(found: Cost, *, masked: bool) -> str:
+    """What is protected, against whom, and at which price: one sentence after the other."""
+    whose = (
+        "one row, if another stood in its place,"
+        if found.unit == "rows"
+        else "all of the site's rows, if its updates were zero,"
+    )
+    seen = "in sums of the sites that answer" if masked else "in the site's own messages, each seen by itself"
+    return (
+        f"noise hides {whose} {seen}: ε = {found.epsilon:.3g} at δ = {found.delta:g} for the whole run, "
+        f"{found.releases} exchange{'s' * (found.releases != 1)}. Not hidden are its name, that it takes part, and how "
+        "many rows it has"
+    )
+
+
+def line(found: Cost, *, masked: bool) -> str:
+    """What is said before a private run."""
+    parts = (
+        "each site adds a part of it, sized for the fewest sites that a sum may be of: the sum has up to √2 times the "
+        "noise that it needs"
+        if masked
+        else "each site adds all of it, for its messages are seen singly: the sum over n sites has √n times the noise "
+        "that it would need under masks (communication.secure)"
+    )
+    return (
+        f"[privacy], unit {found.unit}: {guarantee(found, masked=masked)}. Noise comes from the sites' own secrets; "
+        f"{parts}. Sites tell no metrics at the end"
+    )
