@@ -4,8 +4,9 @@
     .venv/bin/python benchmarks/faults.py --out runs/faults --only killed
     .venv/bin/python benchmarks/faults.py --noise 20
 
-A SuperLink and three SuperNodes with TLS and authentication, one site of which fails (faulty_app/client_app.py), or is
-killed from here; about three minutes a fault. One that ended well lies in --out as JSON and is read, not repeated.
+A SuperLink and three sites (`fedgmi site serve`) with TLS and authentication, as processes. A site spoils its answer
+(faulty_site.py), or something is done to it from here (fault_acts.py); about a minute a fault. One that ended well
+lies in --out as JSON and is read, not repeated.
 Exits with 1 where a run did not end as it should: the row then says FAILED.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import statistics
@@ -39,7 +41,7 @@ from fedgmi.report.formats import markdown_table
 from fedgmi.runs import records
 from fedgmi.storage import files
 
-APP = Path(__file__).parent / "faulty_app"
+APP, SITE = Path(__file__).parent / "faulty_app" / "server_app.py", Path(__file__).parent / "faulty_site.py"
 SAME = 1e-4  # total variation between runs that ought to be one
 
 
@@ -50,7 +52,9 @@ def measure(name: str, where: Path) -> dict[str, Any]:
     text = FEDERATION.replace("§waiting", fault.waiting).replace("§robust", fault.robust)
     sites = [write_site(where / f"site-{i}", i) for i in range(SITES)]
     if fault.kind:
-        files.write_json(sites[BAD].parent / "fault.json", {"kind": fault.kind, "round": 1})
+        about = {"kind": fault.kind} | ({} if fault.kind == "version" else {"round": 1})
+        files.write_json(sites[BAD].parent / "fault.json", about)
+    program = (sys.executable, str(SITE)) if fault.kind else ("fedgmi",)
     found: dict[str, Any] = {
         "name": name,
         "ended": False,
@@ -59,9 +63,8 @@ def measure(name: str, where: Path) -> dict[str, Any]:
         "proportions": None,
         "absent": [],
     }
-    with running(where / "deployment", "wards", text, sites, late=fault.late, sent_app=True) as deployment:
-        for path in APP.glob("*.py"):
-            shutil.copy(path, deployment.app)
+    with running(where / "deployment", "wards", text, sites, late=fault.late, program=program) as deployment:
+        shutil.copy(APP, deployment.app)
         began = time.monotonic()
         try:
             found["resumed"] = fault.run(deployment)
@@ -70,10 +73,17 @@ def measure(name: str, where: Path) -> dict[str, Any]:
         except FedgmiError as error:
             found["why"] = " ".join(str(error).split())
         found["seconds"] = time.monotonic() - began
-        found["line"] = line_that_says(fault.said, deployment.log())
+        log = log_of(sites[BAD].parent) if fault.at_site else deployment.log()
+        found["line"] = line_that_says(fault.said, log.replace(f"{where}{os.sep}", ""))
         found["missing"] = [what for site in sites for what in missing(site.parent)]
     found["left"] = len(deployment.left())
     return found
+
+
+def log_of(site: Path) -> str:
+    """A site's own log.txt, so far."""
+    path = site / "site" / "log.txt"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def line_that_says(what: str, log: str) -> str | None:

@@ -172,4 +172,5 @@ def free_port() -> int:
 
 
 def _stamped(say: Say, name: str, line: str) -> None:
-    say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {name}: {line}")
+    with suppress(OSError):  # a full disk under the log ends nothing
+        say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {name}: {line}")
