@@ -99,7 +99,7 @@ def fill_a_sites_disk(deployment: Deployment) -> bool:
     deployment.submit()
     between_exchanges(deployment)
     limit(deployment, 0)
-    until_round(deployment, 1 + rounds_done(deployment))
+    until_round(deployment, rounds_done(deployment) + 2)  # the one that ends now, and the next
     limit(deployment, resource.RLIM_INFINITY)
     return finish(deployment)
 

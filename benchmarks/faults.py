@@ -39,10 +39,11 @@ from fedgmi.mixture.matching import match_components, reorder, total_variation
 from fedgmi.protocol.wire import Parcel
 from fedgmi.report.formats import markdown_table
 from fedgmi.runs import records
-from fedgmi.storage import files
+from fedgmi.storage import checkpoint, files, folder
 
 APP, SITE = Path(__file__).parent / "faulty_app" / "server_app.py", Path(__file__).parent / "faulty_site.py"
-SAME = 1e-4  # total variation between runs that ought to be one
+LIKELY_FIX = re.compile(r" Likely fix: .*")
+SAME = 1e-4  # between runs that ought to be one: total variation, and share of the experts' length
 
 
 def measure(name: str, where: Path) -> dict[str, Any]:
@@ -61,6 +62,7 @@ def measure(name: str, where: Path) -> dict[str, Any]:
         "resumed": False,
         "why": "",
         "proportions": None,
+        "experts": None,
         "absent": [],
     }
     with running(where / "deployment", "wards", text, sites, late=fault.late, program=program) as deployment:
@@ -70,6 +72,8 @@ def measure(name: str, where: Path) -> dict[str, Any]:
             found["resumed"] = fault.run(deployment)
             summary = records.Summary.read(deployment.out).to_json()
             found |= {"ended": True, "proportions": summary["proportions"], "absent": summary["rounds_absent"]}
+            settings = read(FederationSettings, deployment.app / "federation.toml")
+            found["experts"] = experts_of(settings, deployment.out)
         except FedgmiError as error:
             found["why"] = " ".join(str(error).split())
         found["seconds"] = time.monotonic() - began
@@ -78,6 +82,13 @@ def measure(name: str, where: Path) -> dict[str, Any]:
         found["missing"] = [what for site in sites for what in missing(site.parent)]
     found["left"] = len(deployment.left())
     return found
+
+
+def experts_of(settings: FederationSettings, out: Path) -> list[list[float]]:
+    """The experts' parameters at the end, a row a component."""
+    kept = checkpoint.load(out / folder.CHECKPOINTS, settings.method.name, digest=settings.digest())
+    assert kept is not None
+    return kept.server["expert"].tolist()
 
 
 def log_of(site: Path) -> str:
@@ -107,12 +118,16 @@ def missing(site: Path) -> list[str]:
     return [] if len(kept) == 2 else [f"{name}: states"]
 
 
-def distance(found: dict[str, Any], clean: dict[str, Any] | None) -> float | None:
-    """Total variation to the proportions of the run without a fault: the mean over sites."""
+def distance(found: dict[str, Any], clean: dict[str, Any] | None) -> tuple[float, float] | None:
+    """How far from the run without a fault, components in the same order: proportions in total variation, the mean over
+    sites; experts in share of their length, ‖Δ‖/‖θ‖."""
     if clean is None or found["proportions"] is None or clean["proportions"] is None:
         return None
     here, there = (torch.tensor(result["proportions"], dtype=torch.float64) for result in (found, clean))
-    return float(total_variation(reorder(here, match_components(here, there)), there).mean())
+    order = match_components(here, there)
+    experts, theirs = (torch.tensor(result["experts"], dtype=torch.float64) for result in (found, clean))
+    apart = (experts[order] - theirs).norm() / theirs.norm()
+    return float(total_variation(reorder(here, order), there).mean()), float(apart)
 
 
 def failures(found: dict[str, Any], clean: dict[str, Any] | None) -> list[str]:
@@ -123,7 +138,7 @@ def failures(found: dict[str, Any], clean: dict[str, Any] | None) -> list[str]:
         "a site's proportions are unknown": found["ended"] and found["proportions"] is None,
         f"missing {', '.join(found['missing'])}": found["ended"] and bool(found["missing"]),
         "nothing in the log": found["line"] is None,
-        "another result": FAULTS[found["name"]].same and apart is not None and apart > SAME,
+        "another result": FAULTS[found["name"]].same and apart is not None and max(apart) > SAME,
         f"{found['left']} processes left": found["left"] > 0,
     }
     return [what for what, true in wrong.items() if true]
@@ -152,17 +167,18 @@ def by_seed(seed: int, where: Path) -> dict[str, Any]:
     for place in (where, *(site.parent for site in sites)):
         files.write_text(place / "federation.toml", text)
     settings = read(FederationSettings, where / "federation.toml")
-    return Coordinator(settings, Here(sites), where / "out", echo=lambda line: None).run()
+    summary = Coordinator(settings, Here(sites), where / "out", echo=lambda line: None).run()
+    return summary | {"experts": experts_of(settings, where / "out")}
 
 
 def noise(seeds: int) -> str:
     """How far apart runs without faults are, from one seed to the next: what a fault has to be seen beside."""
     with tempfile.TemporaryDirectory() as where:
         first, *others = (by_seed(seed, Path(where) / str(seed)) for seed in range(seeds + 1))
-    apart = sorted(distance(other, first) or 0.0 for other in others)
-    return (
-        f"TV of {seeds} other seeds to seed 0: median {statistics.median(apart):.3f}, {apart[0]:.3f} to {apart[-1]:.3f}"
-    )
+    found = [apart for other in others if (apart := distance(other, first)) is not None]
+    kinds = {"TV": sorted(tv for tv, _ in found), "experts": sorted(far for _, far in found)}
+    told = (f"{kind} median {statistics.median(far):.3f}, {far[0]:.3f} to {far[-1]:.3f}" for kind, far in kinds.items())
+    return f"{seeds} other seeds to seed 0: {'; '.join(told)}"
 
 
 def row(found: dict[str, Any], clean: dict[str, Any] | None) -> list[str]:
@@ -174,13 +190,18 @@ def row(found: dict[str, Any], clean: dict[str, Any] | None) -> list[str]:
         FAULTS[found["name"]].what,
         f"FAILED: {'; '.join(wrong)}" if wrong else "; ".join([how, *absent]),
         ", ".join(found["missing"]) or "nothing",
-        "–" if apart is None else f"{apart:.1e}" if apart < 0.001 else f"{apart:.3f}",
-        "–" if found["line"] is None else f"`{found['line']}`",
+        *(("–", "–") if apart is None else map(figure, apart)),
+        "–" if found["line"] is None else f"`{LIKELY_FIX.sub(' …', found['line'])}`",
         f"{found['seconds']:.0f}",
     ]
 
 
-HEAD = ["fault", "the run", "missing at the end", "TV to no fault", "the log says", "s"]
+def figure(apart: float) -> str:
+    """A distance; what is nothing but rounding is told by its size."""
+    return "0" if apart == 0 else f"{apart:.0e}" if apart < 0.001 else f"{apart:.3f}"
+
+
+HEAD = ["fault", "the run", "missing at the end", "TV", "experts", "the log says", "s"]
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode
 from local_supernode import LocalSuperNode, fab_that, listening
 from tables import rows, write_site
 
+import fedgmi
 from fedgmi.deploy import flower_names, quick
 from fedgmi.deploy.commands import link_of
 from fedgmi.deploy.flower import make_client_app
@@ -34,6 +36,7 @@ from fedgmi.deploy.site.site import Site
 from fedgmi.deploy.site.supernode import RECORD, SECRET, SuperNode, command, end_left_over
 from fedgmi.errors import ConfigError, UserError
 from fedgmi.protocol.wire import Parcel
+from fedgmi.storage import files
 
 SECRET_WORD = b"only this site's own processes know it"
 
@@ -309,6 +312,51 @@ def test_a_supernode_that_ends_is_started_again_later_each_time(tmp_path, monkey
     assert oct((tmp_path / SECRET).stat().st_mode & 0o777) == "0o600"
     node.stop()
     assert not (tmp_path / SECRET).exists()
+
+
+def test_a_full_disk_ends_neither_the_site_nor_its_answers(tmp_path):
+    """Nothing can be written: not to the terminal's file, not into the site's folder (a file lies in its place)."""
+
+    def full(line):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    serve._stamped(full, "ward", "stopped")
+    file = write_site(tmp_path / "site", 0)
+    kept = Kept(file)
+    site = kept.open()
+    (file.parent / "site").write_text("in the way")
+    reply = site.answer(
+        Parcel({"kind": "hello", "version": fedgmi.__version__, "federation": site.federation.digest()})
+    )
+    assert "cannot be written" in reply.header["error"]
+    file.unlink()
+    reply = guarded(Site.answer, kept.open, file.parent / "site")(Parcel({}), {})
+    assert "site.toml" in reply.header["error"]
+
+
+def test_a_supernode_is_started_once_there_is_room_on_the_disk(tmp_path, monkeypatch):
+    node = SuperNode(tmp_path / "site", LinkSettings(address="127.0.0.1:1", insecure=True), 9094)
+    now = [0.0]
+    monkeypatch.setattr("fedgmi.deploy.site.supernode.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(node, "_words", [sys.executable, "-c", "import time; time.sleep(60)"])
+    write, full = files.write_bytes, [RECORD, SECRET]
+
+    def write_bytes(path, payload, **more):
+        with files.writing(path):
+            if path.name in full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, payload, **more)
+
+    monkeypatch.setattr(files, "write_bytes", write_bytes)
+    for wait in (5, 10):
+        told = node.keep()
+        assert re.search(rf"{full[-1]}: cannot be written .* tried again in {wait} s", told), told
+        assert node._child is None
+        assert node.keep() == ""
+        now[0] += wait
+        full.pop()
+    assert node.keep() == "the SuperNode starts"
+    node.stop()
 
 
 def test_a_supernode_whose_parent_was_killed_is_ended_and_nobody_else_is(tmp_path):
