@@ -25,7 +25,7 @@ from local_supernode import LocalSuperNode, fab_that, listening
 from tables import rows, write_site
 
 import fedgmi
-from fedgmi.deploy import flower_names, quick
+from fedgmi.deploy import flower_names, flower_runtime, quick
 from fedgmi.deploy.commands import link_of
 from fedgmi.deploy.flower import make_client_app
 from fedgmi.deploy.flower_runtime import Answered, Away, Executor, check_version
@@ -118,6 +118,35 @@ def test_the_supernode_is_told_that_the_task_is_worked_at(monkeypatch):
     assert len(node.replies()) == len(beats[:1]) == 1
 
 
+@pytest.mark.parametrize(("call", "broken"), [("PushMessages", 1), ("PushObject", 2), ("PushObject", 99)])
+def test_an_answer_is_handed_over_again_where_the_connection_breaks(monkeypatch, call, broken):
+    """As where the machine slept. A SuperNode waits for the rest of an answer for ever, so one that has a part is told."""
+    done_by, left = getattr(flower_names.RuntimeHttpClient, call), [broken]
+
+    def breaking(client, request):
+        if call == "PushMessages":
+            done_by(client, request)  # the request arrives, and its answer does not
+        if left[0] > 0:
+            left[0] -= 1
+            raise httpx.ReadTimeout("asleep")
+        return done_by(client, request)
+
+    monkeypatch.setattr(flower_names.RuntimeHttpClient, call, breaking)
+    monkeypatch.setattr(flower_runtime, "PUSH_AGAIN_S", 0.0)
+    node = LocalSuperNode(fab_that(""))
+    with listening(node, SECRET_WORD) as address:
+        node.give(Parcel({"n": 1}))
+        done = Executor(address, SECRET_WORD, make_client_app(echo)).once()
+        assert done is not None
+        if broken == 99:
+            assert (done.error, done.stuck) == ("the SuperNode did not take an answer: ReadTimeout", True)
+            return
+        assert (done.error, done.stuck) == ("", False)
+        [reply] = node.replies()
+    assert reply.header == {"asked": {"n": 1}}
+    assert reply.payload.tolist() == [0, 1, 2]
+
+
 def test_nobody_else_on_the_machine_takes_the_sites_tasks():
     node = LocalSuperNode(fab_that(""))
     with listening(node, SECRET_WORD) as address:
@@ -169,6 +198,21 @@ def test_the_loop_waits_for_a_supernode_that_is_away_and_goes_on(monkeypatch):
         "the SuperNode answers again",
         "answered in 0.10 s, 0.10 s of CPU",
     ]
+
+
+def test_a_supernode_that_has_a_part_of_an_answer_is_started_anew():
+    class Stopped(Node):
+        stops = 0
+
+        def stop(self) -> None:
+            self.stops += 1
+
+    node, said = Stopped(), []
+    acts = [Answered("", 0.2, 0.1), Answered("did not take an answer", 0.2, 0.1, stuck=True), KeyboardInterrupt()]
+    with pytest.raises(KeyboardInterrupt):
+        serve.work(Script(*acts), node, said.append)
+    assert node.stops == 1
+    assert said[1] == "did not take an answer"
 
 
 def test_polling_follows_flowers_own_variable(monkeypatch):
