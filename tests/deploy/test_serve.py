@@ -120,7 +120,7 @@ def test_the_supernode_is_told_that_the_task_is_worked_at(monkeypatch):
 
 @pytest.mark.parametrize(("call", "broken"), [("PushMessages", 1), ("PushObject", 2), ("PushObject", 99)])
 def test_an_answer_is_handed_over_again_where_the_connection_breaks(monkeypatch, call, broken):
-    """As where the machine slept. A SuperNode waits for the rest of an answer for ever, so one that has a part is told."""
+    """As where the machine slept. A SuperNode would wait for the rest of an answer for ever: the site is told of it."""
     done_by, left = getattr(flower_names.RuntimeHttpClient, call), [broken]
 
     def breaking(client, request):
