@@ -24,6 +24,7 @@ from fedgmi.storage import files, folder
 SITES = 3
 BAD = SITES - 1  # the site that fails
 PATIENCE_S = 420.0
+THERE = "SuperNode ID"  # Flower's word once the SuperLink has taken it
 Act = Callable[[Deployment], bool]
 
 
@@ -80,8 +81,21 @@ def start_a_node_late(deployment: Deployment) -> bool:
     """A site begins to serve in round 2."""
     deployment.submit()
     until_round(deployment, 1)
-    deployment.start_node(BAD)
+    join(deployment)
     return finish(deployment)
+
+
+def join(deployment: Deployment) -> None:
+    """Start the bad site; the others stand still meanwhile, for rounds are shorter than the start of a process."""
+    found = [process for i in range(BAD) for process in deployment.left(name(i))]
+    log = deployment.where / "logs" / f"{name(BAD)}.log"
+    before = log.read_text().count(THERE) if log.exists() else 0
+    signal_all(found, signal.SIGSTOP)
+    try:
+        deployment.start_node(BAD)
+        deployment.until(lambda: log.read_text().count(THERE) > before, "the site is there")
+    finally:
+        signal_all(found, signal.SIGCONT)
 
 
 def upgrade_a_site(deployment: Deployment) -> bool:
@@ -90,7 +104,7 @@ def upgrade_a_site(deployment: Deployment) -> bool:
     until_round(deployment, 1)
     (deployment.sites[BAD].parent / "fault.json").unlink()
     deployment.end(name(BAD))
-    deployment.start_node(BAD)
+    join(deployment)
     return finish(deployment)
 
 

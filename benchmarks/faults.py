@@ -37,12 +37,14 @@ from fedgmi.errors import FedgmiError, UserError
 from fedgmi.flower_app import open_site
 from fedgmi.mixture.matching import match_components, reorder, total_variation
 from fedgmi.protocol.wire import Parcel
+from fedgmi.protocol.words import one_line
 from fedgmi.report.formats import markdown_table
 from fedgmi.runs import records
 from fedgmi.storage import checkpoint, files, folder
 
 APP, SITE = Path(__file__).parent / "faulty_app" / "server_app.py", Path(__file__).parent / "faulty_site.py"
 LIKELY_FIX = re.compile(r" Likely fix: .*")
+SHOWN = 160  # letters of a line
 SAME = 1e-4  # between runs that ought to be one: total variation, and share of the experts' length
 
 
@@ -191,7 +193,7 @@ def row(found: dict[str, Any], clean: dict[str, Any] | None) -> list[str]:
         f"FAILED: {'; '.join(wrong)}" if wrong else "; ".join([how, *absent]),
         ", ".join(found["missing"]) or "nothing",
         *(("–", "–") if apart is None else map(figure, apart)),
-        "–" if found["line"] is None else f"`{LIKELY_FIX.sub(' …', found['line'])}`",
+        "–" if found["line"] is None else f"`{one_line(LIKELY_FIX.sub(' …', found['line']), SHOWN)}`",
         f"{found['seconds']:.0f}",
     ]
 
