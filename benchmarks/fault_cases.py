@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+import fault_acts as acts
 import numpy as np
+from fault_acts import BAD, SITES
 
-from fedgmi.deploy.local.deployment import Deployment
-from fedgmi.storage import files, folder
+from fedgmi.storage import files
 
-SITES, ROUNDS, ROWS = 3, 2, 60
-BAD = SITES - 1  # the site that fails
-PATIENCE_S = 480.0
+ROUNDS, ROWS = 6, 200
 FEATURES = ("age", "pulse", "weight", "height")
 FEDERATION = f"""
 name = "wards"
@@ -31,7 +29,9 @@ features = {json.dumps(FEATURES)}
 classes = ["sick", "well"]
 
 [method]
-preset = "plain"
+preset = "sketch"
+kmeans_rounds = 3
+personal = false
 n_components = 2
 
 [density]
@@ -64,112 +64,68 @@ def write_site(where: Path, i: int) -> Path:
     return where / "site.toml"
 
 
-def undisturbed(deployment: Deployment) -> bool:
-    """Let it run to its end → whether it had to be submitted again."""
-    deployment.submit()
-    deployment.finish(PATIENCE_S)
-    return False
-
-
-def kill_a_node(deployment: Deployment) -> bool:
-    """A site's machine goes down in round 1, comes back at once, and is supervised."""
-    deployment.submit()
-    until_round(deployment, 0)
-    time.sleep(5)  # its ClientApp is at work
-    restart(deployment)
-    deployment.until(lambda: supervised(deployment).over(), "the run ends", PATIENCE_S)
-    deployment.finish(PATIENCE_S)
-    return False
-
-
-def supervised(deployment: Deployment) -> Deployment:
-    """With the SuperNode started again where it has ended: after a crash it is turned away for about a minute."""
-    if not deployment.runs(f"site-{BAD + 1}"):
-        restart(deployment)
-    return deployment
-
-
-def restart(deployment: Deployment) -> None:
-    """The SuperNode anew, and nothing left of the one before."""
-    deployment.kill(f"site-{BAD + 1}")
-    deployment.start_node(BAD)
-
-
-def start_a_node_late(deployment: Deployment) -> bool:
-    """A SuperNode begins in round 1."""
-    deployment.submit()
-    until_round(deployment, 0)
-    deployment.start_node(BAD)
-    deployment.finish(PATIENCE_S)
-    return False
-
-
-def kill_the_link(deployment: Deployment) -> bool:
-    """The coordinator's machine goes down in round 2, and comes back at once."""
-    deployment.submit()
-    until_round(deployment, 1)
-    time.sleep(5)
-    deployment.kill("link")
-    deployment.start_link()
-    deployment.submit()
-    deployment.finish(PATIENCE_S)
-    return True
-
-
-def fill_the_disk(deployment: Deployment) -> bool:
-    """The coordinator cannot write its checkpoint of round 2; when there is room again, it is submitted again."""
-    files.write_json(deployment.app / "fault.json", {"round": 2})
-    deployment.submit()
-    deployment.until(lambda: deployment.state() == "failed", "the coordinator stops", PATIENCE_S)
-    deployment.submit()
-    deployment.finish(PATIENCE_S)
-    return True
-
-
-def until_round(deployment: Deployment, round: int) -> None:
-    """Wait until a round is done: the next one has begun."""
-    records = deployment.out / folder.RECORDS
-    deployment.until(
-        lambda: records.exists() and len(records.read_text().splitlines()) > round, f"round {round} ends", PATIENCE_S
-    )
-
-
 @dataclass(frozen=True)
 class Fault:
     """Something that goes wrong.
 
     Attributes:
         what: In words.
-        run: The run from its first submission to its end; it says whether it had to be submitted again.
-        kind: What the bad site does in round 1.
-        said: What the coordinator's log has to say.
+        run: What is done.
+        kind: What the bad site does in round 1 (faulty_site.py). "version": it has another version of fedgmi at first.
+        said: What a log has to say.
+        at_site: Whether that is the bad site's log, and not the coordinator's.
         same: Whether the result is that of a run without faults.
         waiting: Keys of federation.toml about who is waited for.
         robust: Its section `[robust]`.
-        late: The sites whose SuperNodes are not started at once.
+        late: The sites whose processes are not started at once.
     """
 
     what: str
-    run: Callable[[Deployment], bool] = undisturbed
+    run: acts.Act = acts.undisturbed
     kind: str = ""
     said: str = ""
+    at_site: bool = False
     same: bool = False
     waiting: str = ""
     robust: str = ""
     late: tuple[int, ...] = field(default=())
 
 
-AWAY = rf"round 1: site-{BAD} is absent: "
-DONE = "round 1 of 2 is done"
+ABSENT = rf"site-{BAD} is absent: "
+AWAY = f"round 1: {ABSENT}"
+DONE = f"round 1 of {ROUNDS} is done"
 LARGE = "an update 1000 times too large"
+TWO = "min_sites = 2"
+BOUND = '[robust]\nmax_norm = "median"'
+CHANGED = "the rows have changed"
 FAULTS = {
     "none": Fault("nothing", said=DONE),
     "raises": Fault("a site raises", kind="raises", said=AWAY + ".*RuntimeError"),
     "exits": Fault("a site's process exits", kind="exits", said=AWAY),
     "hangs": Fault("a site hangs", kind="hangs", said=AWAY + ".*no answer"),
-    "killed": Fault("SuperNode killed, restarted", kill_a_node, said=AWAY),
-    "late": Fault(
-        "a site joins late", start_a_node_late, said=f"site-{BAD} is here", waiting="min_sites = 2", late=(BAD,)
+    "node-killed": Fault("a site's SuperNode is killed", acts.kill_the_node, said=ABSENT),
+    "killed": Fault("a site is killed, restarted", acts.killed_site, said=ABSENT),
+    "two-killed": Fault("two sites are killed at once, restarted", acts.two_killed, said=ABSENT),
+    "all-away": Fault("all sites are away for a minute", acts.all_away, said="nobody answered", same=True),
+    "stands-still": Fault("a site stands still for 30 s (SIGSTOP)", acts.stands_still, said=DONE, same=True),
+    "late": Fault("a site joins late", acts.start_a_node_late, said=f"site-{BAD} is here", waiting=TWO, late=(BAD,)),
+    "version": Fault(
+        "a site has another version until round 2", acts.upgrade_a_site, "version", "not let in: .*0.0.1", waiting=TWO
+    ),
+    "site-disk-full": Fault("a site's disk is full for a round", acts.fill_a_sites_disk, said=ABSENT + ".*written"),
+    "rows-changed": Fault(
+        "a site's numbers change in mid-run",
+        partial(acts.change_the_rows, change=acts.other_values),
+        said=CHANGED,
+        at_site=True,
+        same=True,
+    ),
+    "rows-appended": Fault(
+        "rows are appended in mid-run",
+        partial(acts.change_the_rows, change=acts.more_rows),
+        said=CHANGED,
+        at_site=True,
+        same=True,
     ),
     "nan": Fault("a site sends NaN", kind="nan", said=AWAY + ".*NaN"),
     "shape": Fault("a site sends a wrong shape", kind="shape", said=AWAY + ".*expected"),
@@ -177,13 +133,19 @@ FAULTS = {
         f'{LARGE}, `max_norm = "median"`',
         kind="large",
         said=rf"site-{BAD} is bounded: its .* times the norm bound",
-        robust='[robust]\nmax_norm = "median"',
+        robust=BOUND,
     ),
     "large": Fault(f"{LARGE}, no bound", kind="large", said=AWAY + ".*times the others' median"),
     "link-killed": Fault(
-        "SuperLink killed in round 2, restarted", kill_the_link, said="goes on after round 1", same=True
+        "coordinator and SuperLink killed, restarted", acts.kill_the_link, said="goes on after round", same=True
+    ),
+    "link-moved": Fault(
+        "the same, and its folder lies elsewhere",
+        partial(acts.kill_the_link, moved=True),
+        said="goes on after round",
+        same=True,
     ),
     "disk-full": Fault(
-        "coordinator's disk full at a checkpoint", fill_the_disk, said="stopped: .*cannot be written", same=True
+        "coordinator's disk full at a checkpoint", acts.fill_the_disk, said="stopped: .*cannot be written", same=True
     ),
 }

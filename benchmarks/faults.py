@@ -4,8 +4,9 @@
     .venv/bin/python benchmarks/faults.py --out runs/faults --only killed
     .venv/bin/python benchmarks/faults.py --noise 20
 
-A SuperLink and three SuperNodes with TLS and authentication, one site of which fails (faulty_app/client_app.py), or is
-killed from here; about three minutes a fault. One that ended well lies in --out as JSON and is read, not repeated.
+A SuperLink and three sites (`fedgmi site serve`) with TLS and authentication, as processes. A site spoils its answer
+(faulty_site.py), or something is done to it from here (fault_acts.py); about a minute a fault. One that ended well
+lies in --out as JSON and is read, not repeated.
 Exits with 1 where a run did not end as it should: the row then says FAILED.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import statistics
@@ -35,12 +37,15 @@ from fedgmi.errors import FedgmiError, UserError
 from fedgmi.flower_app import open_site
 from fedgmi.mixture.matching import match_components, reorder, total_variation
 from fedgmi.protocol.wire import Parcel
+from fedgmi.protocol.words import one_line
 from fedgmi.report.formats import markdown_table
 from fedgmi.runs import records
-from fedgmi.storage import files
+from fedgmi.storage import checkpoint, files, folder
 
-APP = Path(__file__).parent / "faulty_app"
-SAME = 1e-4  # total variation between runs that ought to be one
+APP, SITE = Path(__file__).parent / "faulty_app" / "server_app.py", Path(__file__).parent / "faulty_site.py"
+LIKELY_FIX = re.compile(r" Likely fix: .*")
+SHOWN = 160  # letters of a line
+SAME = 1e-4  # between runs that ought to be one: total variation, and share of the experts' length
 
 
 def measure(name: str, where: Path) -> dict[str, Any]:
@@ -50,30 +55,48 @@ def measure(name: str, where: Path) -> dict[str, Any]:
     text = FEDERATION.replace("§waiting", fault.waiting).replace("§robust", fault.robust)
     sites = [write_site(where / f"site-{i}", i) for i in range(SITES)]
     if fault.kind:
-        files.write_json(sites[BAD].parent / "fault.json", {"kind": fault.kind, "round": 1})
+        about = {"kind": fault.kind} | ({} if fault.kind == "version" else {"round": 1})
+        files.write_json(sites[BAD].parent / "fault.json", about)
+    program = (sys.executable, str(SITE)) if fault.kind else ("fedgmi",)
     found: dict[str, Any] = {
         "name": name,
         "ended": False,
         "resumed": False,
         "why": "",
         "proportions": None,
+        "experts": None,
         "absent": [],
     }
-    with running(where / "deployment", "wards", text, sites, late=fault.late, sent_app=True) as deployment:
-        for path in APP.glob("*.py"):
-            shutil.copy(path, deployment.app)
+    with running(where / "deployment", "wards", text, sites, late=fault.late, program=program) as deployment:
+        shutil.copy(APP, deployment.app)
         began = time.monotonic()
         try:
             found["resumed"] = fault.run(deployment)
             summary = records.Summary.read(deployment.out).to_json()
             found |= {"ended": True, "proportions": summary["proportions"], "absent": summary["rounds_absent"]}
+            settings = read(FederationSettings, deployment.app / "federation.toml")
+            found["experts"] = experts_of(settings, deployment.out)
         except FedgmiError as error:
             found["why"] = " ".join(str(error).split())
         found["seconds"] = time.monotonic() - began
-        found["line"] = line_that_says(fault.said, deployment.log())
+        log = log_of(sites[BAD].parent) if fault.at_site else deployment.log()
+        found["line"] = line_that_says(fault.said, log.replace(f"{where}{os.sep}", ""))
         found["missing"] = [what for site in sites for what in missing(site.parent)]
     found["left"] = len(deployment.left())
     return found
+
+
+def experts_of(settings: FederationSettings, out: Path) -> list[list[float]]:
+    """The experts' parameters at the end, a row a component."""
+    kept = checkpoint.load(out / folder.CHECKPOINTS, settings.method.name, digest=settings.digest())
+    assert kept is not None
+    return kept.server["expert"].tolist()
+
+
+def log_of(site: Path) -> str:
+    """A site's own log.txt, so far."""
+    path = site / "site" / "log.txt"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def line_that_says(what: str, log: str) -> str | None:
@@ -97,12 +120,16 @@ def missing(site: Path) -> list[str]:
     return [] if len(kept) == 2 else [f"{name}: states"]
 
 
-def distance(found: dict[str, Any], clean: dict[str, Any] | None) -> float | None:
-    """Total variation to the proportions of the run without a fault: the mean over sites."""
+def distance(found: dict[str, Any], clean: dict[str, Any] | None) -> tuple[float, float] | None:
+    """How far from the run without a fault, components in the same order: proportions in total variation, the mean over
+    sites; experts in share of their length, ‖Δ‖/‖θ‖."""
     if clean is None or found["proportions"] is None or clean["proportions"] is None:
         return None
     here, there = (torch.tensor(result["proportions"], dtype=torch.float64) for result in (found, clean))
-    return float(total_variation(reorder(here, match_components(here, there)), there).mean())
+    order = match_components(here, there)
+    experts, theirs = (torch.tensor(result["experts"], dtype=torch.float64) for result in (found, clean))
+    apart = (experts[order] - theirs).norm() / theirs.norm()
+    return float(total_variation(reorder(here, order), there).mean()), float(apart)
 
 
 def failures(found: dict[str, Any], clean: dict[str, Any] | None) -> list[str]:
@@ -113,7 +140,7 @@ def failures(found: dict[str, Any], clean: dict[str, Any] | None) -> list[str]:
         "a site's proportions are unknown": found["ended"] and found["proportions"] is None,
         f"missing {', '.join(found['missing'])}": found["ended"] and bool(found["missing"]),
         "nothing in the log": found["line"] is None,
-        "another result": FAULTS[found["name"]].same and apart is not None and apart > SAME,
+        "another result": FAULTS[found["name"]].same and apart is not None and max(apart) > SAME,
         f"{found['left']} processes left": found["left"] > 0,
     }
     return [what for what, true in wrong.items() if true]
@@ -142,17 +169,18 @@ def by_seed(seed: int, where: Path) -> dict[str, Any]:
     for place in (where, *(site.parent for site in sites)):
         files.write_text(place / "federation.toml", text)
     settings = read(FederationSettings, where / "federation.toml")
-    return Coordinator(settings, Here(sites), where / "out", echo=lambda line: None).run()
+    summary = Coordinator(settings, Here(sites), where / "out", echo=lambda line: None).run()
+    return summary | {"experts": experts_of(settings, where / "out")}
 
 
 def noise(seeds: int) -> str:
     """How far apart runs without faults are, from one seed to the next: what a fault has to be seen beside."""
     with tempfile.TemporaryDirectory() as where:
         first, *others = (by_seed(seed, Path(where) / str(seed)) for seed in range(seeds + 1))
-    apart = sorted(distance(other, first) or 0.0 for other in others)
-    return (
-        f"TV of {seeds} other seeds to seed 0: median {statistics.median(apart):.3f}, {apart[0]:.3f} to {apart[-1]:.3f}"
-    )
+    found = [apart for other in others if (apart := distance(other, first)) is not None]
+    kinds = {"TV": sorted(tv for tv, _ in found), "experts": sorted(far for _, far in found)}
+    told = (f"{kind} median {statistics.median(far):.3f}, {far[0]:.3f} to {far[-1]:.3f}" for kind, far in kinds.items())
+    return f"{seeds} other seeds to seed 0: {'; '.join(told)}"
 
 
 def row(found: dict[str, Any], clean: dict[str, Any] | None) -> list[str]:
@@ -164,13 +192,18 @@ def row(found: dict[str, Any], clean: dict[str, Any] | None) -> list[str]:
         FAULTS[found["name"]].what,
         f"FAILED: {'; '.join(wrong)}" if wrong else "; ".join([how, *absent]),
         ", ".join(found["missing"]) or "nothing",
-        "–" if apart is None else f"{apart:.1e}" if apart < 0.001 else f"{apart:.3f}",
-        "–" if found["line"] is None else f"`{found['line']}`",
+        *(("–", "–") if apart is None else map(figure, apart)),
+        "–" if found["line"] is None else f"`{one_line(LIKELY_FIX.sub(' …', found['line']), SHOWN)}`",
         f"{found['seconds']:.0f}",
     ]
 
 
-HEAD = ["fault", "the run", "missing at the end", "TV to no fault", "the log says", "s"]
+def figure(apart: float) -> str:
+    """A distance; what is nothing but rounding is told by its size."""
+    return "0" if apart == 0 else f"{apart:.0e}" if apart < 0.001 else f"{apart:.3f}"
+
+
+HEAD = ["fault", "the run", "missing at the end", "TV", "experts", "the log says", "s"]
 
 
 def table(results: list[dict[str, Any]]) -> str:

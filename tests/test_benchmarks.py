@@ -156,7 +156,8 @@ def test_privacy_prints_the_error_by_epsilon():
 def made_up_fault(name, **changes):
     """What benchmarks/faults.py keeps of a run that went well."""
     found = {"name": name, "ended": True, "resumed": False, "why": "", "missing": [], "left": 0, "seconds": 100.0}
-    found |= {"proportions": [[0.2, 0.8], [0.5, 0.5], [0.9, 0.1]], "absent": [0, 0, 0], "line": "round 1 of 2 is done"}
+    found |= {"proportions": [[0.2, 0.8], [0.5, 0.5], [0.9, 0.1]], "absent": [0, 0, 0], "line": "round 1 of 6 is done"}
+    found |= {"experts": [[3.0, 0.0], [0.0, 4.0]]}
     return found | changes
 
 
@@ -169,19 +170,21 @@ def table_of_faults(out, *results):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert "done" not in done.stderr, done.stderr
     cells = [re.split(r" ?\| ?", line)[1:-1] for line in done.stdout.splitlines()]
-    assert all(len(line) == 6 for line in cells), done.stderr
+    assert all(len(line) == 7 for line in cells), done.stderr
     return done.returncode, {line[0]: line[1:] for line in cells[2:]}
 
 
 def test_faults_tells_what_came_of_each(tmp_path):
     apart = [[0.7, 0.3], [0.5, 0.5], [0.1, 0.9]]  # the components in the other order, one site 0.1 away
-    nan = made_up_fault("nan", proportions=apart, absent=[0, 0, 1], line="round 1: site-2 is absent: NaN")
+    said = "round 1: site-2 is absent: NaN. Likely fix: none"
+    nan = made_up_fault("nan", proportions=apart, absent=[0, 0, 1], line=said, experts=[[0.0, 4.0], [3.0, 0.5]])
     code, rows = table_of_faults(tmp_path, nan, made_up_fault("link-killed", resumed=True), made_up_fault("none"))
     assert code == 0
-    assert list(rows) == ["nothing", "a site sends NaN", "SuperLink killed in round 2, restarted"]
-    line = "`round 1: site-2 is absent: NaN`"
-    assert rows["a site sends NaN"] == ["went on; site-2 absent in 1 of 3", "nothing", "0.033", line, "100"]
-    assert rows["SuperLink killed in round 2, restarted"][:3] == ["resumed", "nothing", "0.0e+00"]
+    killed = "coordinator and SuperLink killed, restarted"
+    assert list(rows) == ["nothing", "a site sends NaN", killed]
+    line = "`round 1: site-2 is absent: NaN. …`"
+    assert rows["a site sends NaN"] == ["went on; site-2 absent in 1 of 7", "nothing", "0.033", "0.100", line, "100"]
+    assert rows[killed][:4] == ["resumed", "nothing", "0", "0"]
 
 
 @pytest.mark.parametrize(
@@ -192,6 +195,7 @@ def test_faults_tells_what_came_of_each(tmp_path):
         ({"ended": False, "why": "not within 480 s", "proportions": None}, r"it did not end \(not within 480 s\)"),
         ({"left": 2}, "2 processes left"),
         ({"proportions": [[0.3, 0.7], [0.5, 0.5], [0.9, 0.1]]}, "another result"),
+        ({"experts": [[3.0, 0.0], [0.1, 4.0]]}, "another result"),
     ],
 )
 def test_faults_fails_where_a_run_did_not_end_as_it_should(tmp_path, changes, told):
@@ -203,7 +207,7 @@ def test_faults_fails_where_a_run_did_not_end_as_it_should(tmp_path, changes, to
 
 def test_faults_tells_what_chance_alone_does():
     done = subprocess.run([sys.executable, str(FOLDER / "faults.py"), "--noise", "1"], capture_output=True, text=True)
-    assert re.fullmatch(r"TV of 1 other seeds to seed 0: median 0\.\d{3}, 0\.\d{3} to 0\.\d{3}\n", done.stdout), (
+    assert re.fullmatch(r"1 other seeds to seed 0: TV median (\S+), \1 to \1; experts median .*\n", done.stdout), (
         done.stderr
     )
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedgmi.deploy.settings import FederationSettings, read
-from fedgmi.deploy.site.opening import FEDERATION, Answer, guarded, open_site
-from fedgmi.deploy.site.site import Site
+from fedgmi.deploy.site.opening import FEDERATION, guarded, open_site
 from fedgmi.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,13 +44,9 @@ def server_app(where: Path) -> Any:
     return flower().make_server_app(run)
 
 
-def client_app(answer: Answer = Site.answer) -> Any:
-    """A site's app, a Flower ClientApp. It answers one request at a time, and gives up before the coordinator does.
-
-    Args:
-        answer: The site's answer. Another one serves to try out faults.
-    """
-    return flower().make_client_app(guarded(answer))
+def client_app() -> Any:
+    """A site's app, a Flower ClientApp. It answers one request at a time, and gives up before the coordinator does."""
+    return flower().make_client_app(guarded())
 
 
 def flower() -> Any:

@@ -1,4 +1,4 @@
-"""The faults of benchmarks/faults.py, in this process: what a spoilt answer leads to is what its table expects."""
+"""The faults of benchmarks/faults.py at a site, in this process: a spoilt answer leads to what its table expects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.settings import FederationSettings, read
-from fedgmi.flower_app import open_site
+from fedgmi.deploy.site.opening import guarded
 from fedgmi.protocol.wire import Parcel
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -31,8 +31,9 @@ def module_of(path: Path) -> ModuleType:
 
 
 @pytest.mark.parametrize("name", ["raises", "nan", "shape", "large", "large-bounded"])
-def test_a_spoilt_answer_is_told_as_the_table_has_it(tmp_path, name):
-    cases, app = module_of(BENCHMARKS / "fault_cases.py"), module_of(BENCHMARKS / "faulty_app" / "client_app.py")
+def test_a_spoilt_answer_is_told_as_the_table_has_it(tmp_path, monkeypatch, name):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    cases, faulty = module_of(BENCHMARKS / "fault_cases.py"), module_of(BENCHMARKS / "faulty_site.py")
     fault = cases.FAULTS[name]
     text = cases.FEDERATION.replace("§waiting", fault.waiting).replace("§robust", fault.robust)
     paths = [cases.write_site(tmp_path / f"site-{i}", i) for i in range(cases.SITES)]
@@ -40,23 +41,20 @@ def test_a_spoilt_answer_is_told_as_the_table_has_it(tmp_path, name):
         (place / "federation.toml").write_text(text)
     spoilt = paths[cases.BAD].parent / "fault.json"
     spoilt.write_text(json.dumps({"kind": fault.kind, "round": 1}))
-    sites = [open_site(str(path)) for path in paths]
+    answer = guarded(faulty.answer)  # as `fedgmi site serve` has it
 
     class Faulty:
         """Calls the benchmark's answer of each site."""
 
         def nodes(self):
-            return range(len(sites))
+            return range(len(paths))
 
         def ask(self, requests, deadline_s):
-            return {node: self.answer(sites[node], request) for node, request in requests.items()}
+            return {node: self.answer(node, request) for node, request in requests.items()}
 
-        def answer(self, site, request):
+        def answer(self, node, request):
             request = Parcel(json.loads(json.dumps(request.header)), request.payload)  # as over a network
-            try:
-                return app.answer(site, request)
-            except RuntimeError as error:  # as `client_app` tells it
-                return Parcel({"error": f"{type(error).__name__}; the site's log.txt says more"})
+            return answer(request, {"site": str(paths[node])})
 
     summary = Coordinator(
         read(FederationSettings, tmp_path / "federation.toml"), Faulty(), tmp_path / "out", echo=lambda line: None

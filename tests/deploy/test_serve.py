@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -23,7 +24,8 @@ from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode
 from local_supernode import LocalSuperNode, fab_that, listening
 from tables import rows, write_site
 
-from fedgmi.deploy import flower_names, quick
+import fedgmi
+from fedgmi.deploy import flower_names, flower_runtime, quick
 from fedgmi.deploy.commands import link_of
 from fedgmi.deploy.flower import make_client_app
 from fedgmi.deploy.flower_runtime import Answered, Away, Executor, check_version
@@ -34,6 +36,7 @@ from fedgmi.deploy.site.site import Site
 from fedgmi.deploy.site.supernode import RECORD, SECRET, SuperNode, command, end_left_over
 from fedgmi.errors import ConfigError, UserError
 from fedgmi.protocol.wire import Parcel
+from fedgmi.storage import files
 
 SECRET_WORD = b"only this site's own processes know it"
 
@@ -115,6 +118,35 @@ def test_the_supernode_is_told_that_the_task_is_worked_at(monkeypatch):
     assert len(node.replies()) == len(beats[:1]) == 1
 
 
+@pytest.mark.parametrize(("call", "broken"), [("PushMessages", 1), ("PushObject", 2), ("PushObject", 99)])
+def test_an_answer_is_handed_over_again_where_the_connection_breaks(monkeypatch, call, broken):
+    """As where the machine slept. A SuperNode would wait for the rest of an answer for ever: the site is told of it."""
+    done_by, left = getattr(flower_names.RuntimeHttpClient, call), [broken]
+
+    def breaking(client, request):
+        if call == "PushMessages":
+            done_by(client, request)  # the request arrives, and its answer does not
+        if left[0] > 0:
+            left[0] -= 1
+            raise httpx.ReadTimeout("asleep")
+        return done_by(client, request)
+
+    monkeypatch.setattr(flower_names.RuntimeHttpClient, call, breaking)
+    monkeypatch.setattr(flower_runtime, "PUSH_AGAIN_S", 0.0)
+    node = LocalSuperNode(fab_that(""))
+    with listening(node, SECRET_WORD) as address:
+        node.give(Parcel({"n": 1}))
+        done = Executor(address, SECRET_WORD, make_client_app(echo)).once()
+        assert done is not None
+        if broken == 99:
+            assert (done.error, done.stuck) == ("the SuperNode did not take an answer: ReadTimeout", True)
+            return
+        assert (done.error, done.stuck) == ("", False)
+        [reply] = node.replies()
+    assert reply.header == {"asked": {"n": 1}}
+    assert reply.payload.tolist() == [0, 1, 2]
+
+
 def test_nobody_else_on_the_machine_takes_the_sites_tasks():
     node = LocalSuperNode(fab_that(""))
     with listening(node, SECRET_WORD) as address:
@@ -166,6 +198,21 @@ def test_the_loop_waits_for_a_supernode_that_is_away_and_goes_on(monkeypatch):
         "the SuperNode answers again",
         "answered in 0.10 s, 0.10 s of CPU",
     ]
+
+
+def test_a_supernode_that_has_a_part_of_an_answer_is_started_anew():
+    class Stopped(Node):
+        stops = 0
+
+        def stop(self) -> None:
+            self.stops += 1
+
+    node, said = Stopped(), []
+    acts = [Answered("", 0.2, 0.1), Answered("did not take an answer", 0.2, 0.1, stuck=True), KeyboardInterrupt()]
+    with pytest.raises(KeyboardInterrupt):
+        serve.work(Script(*acts), node, said.append)
+    assert node.stops == 1
+    assert said[1] == "did not take an answer"
 
 
 def test_polling_follows_flowers_own_variable(monkeypatch):
@@ -309,6 +356,51 @@ def test_a_supernode_that_ends_is_started_again_later_each_time(tmp_path, monkey
     assert oct((tmp_path / SECRET).stat().st_mode & 0o777) == "0o600"
     node.stop()
     assert not (tmp_path / SECRET).exists()
+
+
+def test_a_full_disk_ends_neither_the_site_nor_its_answers(tmp_path):
+    """Nothing can be written: not to the terminal's file, not into the site's folder (a file lies in its place)."""
+
+    def full(line):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    serve._stamped(full, "ward", "stopped")
+    file = write_site(tmp_path / "site", 0)
+    kept = Kept(file)
+    site = kept.open()
+    (file.parent / "site").write_text("in the way")
+    reply = site.answer(
+        Parcel({"kind": "hello", "version": fedgmi.__version__, "federation": site.federation.digest()})
+    )
+    assert "cannot be written" in reply.header["error"]
+    file.unlink()
+    reply = guarded(Site.answer, kept.open, file.parent / "site")(Parcel({}), {})
+    assert "site.toml" in reply.header["error"]
+
+
+def test_a_supernode_is_started_once_there_is_room_on_the_disk(tmp_path, monkeypatch):
+    node = SuperNode(tmp_path / "site", LinkSettings(address="127.0.0.1:1", insecure=True), 9094)
+    now = [0.0]
+    monkeypatch.setattr("fedgmi.deploy.site.supernode.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(node, "_words", [sys.executable, "-c", "import time; time.sleep(60)"])
+    write, full = files.write_bytes, [RECORD, SECRET]
+
+    def write_bytes(path, payload, **more):
+        with files.writing(path):
+            if path.name in full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, payload, **more)
+
+    monkeypatch.setattr(files, "write_bytes", write_bytes)
+    for wait in (5, 10):
+        told = node.keep()
+        assert re.search(rf"{full[-1]}: cannot be written .* tried again in {wait} s", told), told
+        assert node._child is None
+        assert node.keep() == ""
+        now[0] += wait
+        full.pop()
+    assert node.keep() == "the SuperNode starts"
+    node.stop()
 
 
 def test_a_supernode_whose_parent_was_killed_is_ended_and_nobody_else_is(tmp_path):

@@ -22,6 +22,7 @@ from fedgmi.errors import UserError
 OLDEST, NEWEST = (1, 41), (1, 42)
 WHERE = "fedgmi site serve"
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 1.0  # between two tries to pull a part of a message that is still on its way
+PUSHES, PUSH_AGAIN_S = 3, 1.0  # tries to hand over an answer where the connection breaks, as where the machine slept
 RAISED = 2  # Flower's code for an app that raises
 
 
@@ -67,11 +68,13 @@ class Answered:
         error: Why the answer is an error, one line; "" where it is none.
         seconds: From acquiring it until its reply was handed over.
         cpu_s: Of this process, likewise.
+        stuck: Whether the SuperNode may have a part of the answer. It would wait for the rest for ever.
     """
 
     error: str
     seconds: float
     cpu_s: float
+    stuck: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,24 +109,22 @@ class Executor:
             raise Away(_kind(error)) from error
         if not (found.HasField("task") and found.token):
             return None
-        problem = self._work(found.token)
-        return Answered(problem, time.monotonic() - began, time.process_time() - cpu)
+        problem, stuck = self._work(found.token)
+        return Answered(problem, time.monotonic() - began, time.process_time() - cpu, stuck)
 
-    def _work(self, token: str) -> str:
-        """Pull, answer, push. A task whose message cannot be had is left to expire, which Flower tells as an error."""
-        use = _names()
+    def _work(self, token: str) -> tuple[str, bool]:
+        """Pull, answer, push → what is wrong, and whether the SuperNode is stuck.
+
+        A task whose message cannot be had is left to expire, which Flower tells as an error.
+        """
         with self._client(token) as client, _beating(client):
             try:
                 message, context = _pull(client)
             except Exception as error:
-                return f"a task could not be read: {_kind(error)}"
+                return f"a task could not be read: {_kind(error)}", False
             reply, problem = self._reply(message, context)
-            try:
-                _push(client, reply, context)
-                client.PushTaskOutput(use.PushTaskOutputRequest(sub_status=use.SubStatus.COMPLETED, details=""))
-            except Exception as error:
-                return f"the SuperNode did not take an answer: {_kind(error)}"
-        return problem
+            refused, stuck = _hand_over(client, reply, context)
+        return refused or problem, stuck
 
     def _reply(self, message: Message, context: Context) -> tuple[Message, str]:
         """The app's answer, or that it failed. What failed may quote rows: no more than its kind is told."""
@@ -172,15 +173,45 @@ def _pull(client: Any) -> tuple[Message, Context]:
     return message, context
 
 
-def _push(client: Any, reply: Message, context: Context) -> None:
-    """A reply: first what it consists of, then the parts that the SuperNode lacks."""
+def _hand_over(client: Any, reply: Message, context: Context) -> tuple[str, bool]:
+    """Push a reply, and again where the connection breaks: what has arrived is not taken twice.
+
+    Returns:
+        What is wrong, "" for nothing; and whether the SuperNode may have a part of the reply.
+    """
+    use, offered, whole, problem = _names(), False, False, ""
+    for _ in range(PUSHES):
+        try:
+            told = _offer(client, reply)
+            offered = True
+            _push(client, reply, context, told)
+            whole = True
+            client.PushTaskOutput(use.PushTaskOutputRequest(sub_status=use.SubStatus.COMPLETED, details=""))
+        except httpx.TransportError as error:
+            offered, problem = True, _kind(error)
+            time.sleep(PUSH_AGAIN_S)
+        except Exception as error:
+            problem = _kind(error)
+            break
+        else:
+            return "", False
+    return f"the SuperNode did not take an answer: {problem}", offered and not whole
+
+
+def _offer(client: Any, reply: Message) -> Any:
+    """Say what a reply consists of → which parts the SuperNode lacks."""
     use = _names()
     reply.metadata.__dict__["_message_id"] = reply.object_id
     about = use.message_to_proto(use.remove_content_from_message(reply))
     with use.no_object_id_recompute():
         tree = use.get_object_tree(reply)
-        request = use.PushAppMessagesRequest(messages_list=[about], message_object_trees=[tree])
-        told = client.PushMessages(request)
+        return client.PushMessages(use.PushAppMessagesRequest(messages_list=[about], message_object_trees=[tree]))
+
+
+def _push(client: Any, reply: Message, context: Context, told: Any) -> None:
+    """Push the parts of a reply that the SuperNode lacks."""
+    use = _names()
+    with use.no_object_id_recompute():
         node, run = use.Node(node_id=context.node_id), context.run_id
         push = use.make_push_object_fn_protobuf(client.PushObject, node, run_id=run, session_id=told.session_id)
         use.push_objects(use.get_all_nested_objects(reply), push, object_ids_to_push=set(told.objects_to_push))

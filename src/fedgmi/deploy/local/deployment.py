@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from fedgmi.storage import files
 ENVIRONMENT = SWITCHES | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
 TLS = {"ca-certfile": "ca.crt", "certfile": "server.pem", "keyfile": "server.key"}
 LINK = "link"
+ROOT, KEY = "ca.crt", "site-key"  # beside site.toml
 
 
 class Deployment(Processes):
@@ -29,14 +31,13 @@ class Deployment(Processes):
 
     Attributes:
         app: The coordinator's folder, as `fedgmi deploy init` writes it.
-        sites: Each site's `site.toml`.
+        sites: Each site's `site.toml`. Its key and the authority's certificate lie beside it.
         port: The SuperLink's.
-        sent_app: Whether sites run the app that is sent, a process for each message, rather than `fedgmi site serve`.
-            It serves to try out faults.
+        program: What is called to serve a site, in place of `fedgmi`. Another one serves to try out faults.
     """
 
     def __init__(
-        self, where: Path, name: str, federation: str, sites: Sequence[Path], *, sent_app: bool = False
+        self, where: Path, name: str, federation: str, sites: Sequence[Path], *, program: Sequence[str] = ("fedgmi",)
     ) -> None:
         """Write the coordinator's folder, certificates and keys. Nothing is started yet.
 
@@ -45,22 +46,43 @@ class Deployment(Processes):
             name: The federation's.
             federation: The text of `federation.toml`. It is also written beside each site's settings.
             sites: Each site's `site.toml`.
-            sent_app: As above.
+            program: As above.
 
         Raises:
             UserError: The folder cannot be used, or the certificates cannot be made.
         """
         app = where.absolute() / "app"
-        super().__init__(where.absolute(), app, ENVIRONMENT | {"FLWR_HOME": str(app / ".flwr")})
-        self.app, self.sites, self.port, self.sent_app = app, list(sites), free_port(), sent_app
+        super().__init__(where.absolute(), app, ENVIRONMENT)
+        self.app, self.sites, self.port, self.program = app, list(sites), free_port(), tuple(program)
         self._submitted = 0.0
         init(app, name=name, sites=len(sites), address=f"127.0.0.1:{self.port}")
         for place in (app, *(site.parent for site in sites)):
             files.write_text(place / FEDERATION, federation)
         self.call("sh", f"{CERTIFICATES}.sh")
-        home = app / ".flwr"
-        home.mkdir(mode=0o700)
-        files.write_text(home / "config.toml", (app / CONNECTION).read_text(encoding="utf-8"))
+        for i, site in enumerate(self.sites):
+            for file, name in (("ca.crt", ROOT), (f"site-{i + 1}", KEY)):
+                shutil.copy(app / CERTIFICATES / file, site.parent / name)
+        self.connect()
+
+    def connect(self) -> None:
+        """Tell the command `flwr` where the SuperLink is, as README.md has it."""
+        home = self.app / ".flwr"
+        home.mkdir(mode=0o700, exist_ok=True)
+        files.write_text(home / "config.toml", (self.app / CONNECTION).read_text(encoding="utf-8"))
+
+    def move(self, where: Path) -> None:
+        """Move the coordinator's folder. The SuperLink must not run.
+
+        Args:
+            where: A new folder.
+        """
+        self.app.rename(where)
+        self.app = self.directory = where
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """That of all processes. Flower's own files lie in the coordinator's folder."""
+        return super().environment | {"FLWR_HOME": str(self.app / ".flwr")}
 
     @property
     def out(self) -> Path:
@@ -84,17 +106,11 @@ class Deployment(Processes):
             self.call("flwr", "supernode", "register", f"{CERTIFICATES}/site-{i + 1}.pub", "fedgmi")
 
     def start_node(self, i: int) -> None:
-        """Start site i, counted from 0. Its process is called `site-{i + 1}`.
-
-        It is `fedgmi site serve`; where `sent_app` is set, a SuperNode that runs the app that is sent.
-        """
-        name, address, key = f"site-{i + 1}", f"127.0.0.1:{self.port}", f"{CERTIFICATES}/site-{i + 1}"
-        link = "--superlink", address, "--root-certificates", f"{CERTIFICATES}/ca.crt"
-        if not self.sent_app:
-            self.start(name, "fedgmi", "site", "serve", str(self.sites[i]), *link, "--key", key, "--quick")
-            return
-        own = "--host", "127.0.0.1", "--port", str(free_port()), "--node-config", f'site="{self.sites[i]}"'
-        self.start(name, "flower-supernode", *link, "--auth-supernode-private-key", key, *own)
+        """Start `fedgmi site serve` for site i, counted from 0. Its process is called `site-{i + 1}`."""
+        site = self.sites[i]
+        link = "--superlink", f"127.0.0.1:{self.port}", "--root-certificates", str(site.parent / ROOT)
+        own = "--key", str(site.parent / KEY), "--quick"
+        self.start(f"site-{i + 1}", *self.program, "site", "serve", str(site), *link, *own)
 
     def submit(self) -> str:
         """Submit the run with `flwr run`. After a failure it goes on from its last checkpoint.
@@ -157,7 +173,7 @@ def running(
     sites: Sequence[Path],
     *,
     late: Collection[int] = (),
-    sent_app: bool = False,
+    program: Sequence[str] = ("fedgmi",),
 ) -> Iterator[Deployment]:
     """Run a SuperLink and sites while the block runs. Nothing is left running, whatever ends it, SIGTERM included.
 
@@ -167,7 +183,7 @@ def running(
         federation: The text of `federation.toml`.
         sites: Each site's `site.toml`.
         late: Sites, counted from 0, that are not started yet.
-        sent_app: See `Deployment`.
+        program: See `Deployment`.
 
     Yields:
         The deployment. No run has been submitted.
@@ -176,7 +192,7 @@ def running(
         UserError: The folder cannot be used, or a process does not start.
     """
     with exit_on_sigterm():
-        deployment = Deployment(where, name, federation, sites, sent_app=sent_app)
+        deployment = Deployment(where, name, federation, sites, program=program)
         try:
             deployment.start_link()
             deployment.register()

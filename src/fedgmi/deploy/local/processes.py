@@ -141,6 +141,12 @@ class Processes:
             _kill(left)
         self._processes.pop(name).wait()
 
+    def end(self, name: str) -> None:
+        """Ask a process to end, and wait until it has."""
+        process = self._processes.pop(name)
+        process.terminate()
+        process.wait(PATIENCE_S)
+
     def stop(self, last: str = "") -> None:
         """Ask all processes to end, then end whatever still carries the mark.
 

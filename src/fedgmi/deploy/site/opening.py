@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,8 @@ def guarded(
             with deadline(0.9 * site.federation.deadline_s):
                 return answer(site, request)
         except Exception as error:
-            log(told, error)
+            with suppress(UserError):  # a full disk
+                log(told, error)
             return Parcel({"error": disclosable(error)})
 
     return answered

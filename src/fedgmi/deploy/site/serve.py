@@ -99,6 +99,8 @@ def work(executor: Executor, node: SuperNode, say: Say) -> None:
             time.sleep(fixed or (BUSY_POLL_S if reached - last < BUSY_FOR_S else IDLE_POLL_S))
             continue
         last = time.monotonic()
+        if done.stuck:
+            node.stop()  # what keeps it running starts another
         say(done.error or f"answered in {done.seconds:.2f} s, {done.cpu_s:.2f} s of CPU")
 
 
@@ -172,4 +174,5 @@ def free_port() -> int:
 
 
 def _stamped(say: Say, name: str, line: str) -> None:
-    say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {name}: {line}")
+    with suppress(OSError):  # a full disk under the log ends nothing
+        say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {name}: {line}")

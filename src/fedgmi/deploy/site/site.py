@@ -11,6 +11,7 @@ import os
 import secrets
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -148,9 +149,11 @@ class Site:
         return Audit(self.where)
 
     def _note(self, request: Parcel, error: Exception) -> None:
-        """A request that is not answered, for the site's own eyes."""
-        log(self.where, error)
-        self.audit().refused(request.header, " ".join(str(error).split()) or type(error).__name__)
+        """A request that is not answered, for the site's own eyes. It is refused on a full disk, too."""
+        with suppress(UserError):
+            log(self.where, error)
+        with suppress(UserError):
+            self.audit().refused(request.header, " ".join(str(error).split()) or type(error).__name__)
 
     def _keep_plan(self, header: Header) -> None:
         """Keep the plan that a greeting brings. One that cannot be is refused now rather than later."""

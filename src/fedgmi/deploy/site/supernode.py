@@ -13,6 +13,7 @@ import psutil
 
 from fedgmi.deploy.link import SWITCHES, LinkSettings
 from fedgmi.errors import CheckpointError, UserError
+from fedgmi.protocol.words import one_line
 from fedgmi.storage import files
 
 PROGRAM = ("flower-supernode",)
@@ -66,6 +67,8 @@ class SuperNode:
     def keep(self) -> str:
         """Start it, where it does not run and the wait since its end is over.
 
+        A disk that is full is waited for: nobody could end a SuperNode of which nothing is known.
+
         Returns:
             What there is to tell, one line; "" where there is nothing.
 
@@ -82,16 +85,31 @@ class SuperNode:
                 fix = "pip install 'fedgmi[flower]' -c constraints.txt; its own words are above"
                 raise UserError("it does not know how it was called", where=self._words[0], fix=fix)
             self._wait = FIRST_WAIT_S if now - self._began > LONGEST_WAIT_S else self._wait
-            self._next, wait = now + self._wait, self._wait
-            self._wait = min(2 * self._wait, LONGEST_WAIT_S)
-            return f"the SuperNode has ended (code {code}); it is started again in {wait:g} s"
+            return f"the SuperNode has ended (code {code}); it is started again in {self._later(now):g} s"
         if now < self._next:
             return ""
-        self._start()
+        try:
+            self._start()
+        except UserError as error:
+            if not isinstance(error.__cause__, OSError) or isinstance(error.__cause__, FileNotFoundError):
+                raise
+            self._end()
+            return f"the SuperNode cannot start ({one_line(str(error))}); it is tried again in {self._later(now):g} s"
         return "the SuperNode starts"
+
+    def _later(self, now: float) -> float:
+        """Put the next start off, each time longer → by how many seconds."""
+        wait = self._wait
+        self._next, self._wait = now + wait, min(2 * wait, LONGEST_WAIT_S)
+        return wait
 
     def stop(self) -> None:
         """End it: it says goodbye to the SuperLink first, where that answers in time."""
+        self._end()
+        for name in (RECORD, SECRET):
+            (self.where / name).unlink(missing_ok=True)
+
+    def _end(self) -> None:
         if self._child is not None:
             self._child.terminate()
             try:
@@ -100,8 +118,6 @@ class SuperNode:
                 self._child.kill()
                 self._child.wait()
             self._child = None
-        for name in (RECORD, SECRET):
-            (self.where / name).unlink(missing_ok=True)
 
     def _start(self) -> None:
         end_left_over(self.where)
