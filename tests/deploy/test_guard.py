@@ -114,6 +114,16 @@ def test_there_are_so_many_runs_for_each_version_of_the_rows(tmp_path):
     assert json.loads((site.where / FILE).read_text())["begun"] == {site.digest: 2, "f" * 32: 1}
 
 
+def test_another_seed_over_the_same_rows_is_a_run_more(tmp_path):
+    """It holds other rows out, so that the parts are others and the file's rows the same."""
+    site = replace(site_of(tmp_path, max_runs=1), content="a" * 32)
+    prepared(Hostile(site), f"{0:016x}")
+    reseeded = Hostile(replace(site, digest="f" * 32))
+    assert not reseeded.step("features", 0, {}, run=f"{1:016x}")
+    assert "these rows were in 1 runs, and max_runs is 1" in reseeded.errors[-1]
+    assert site.ledger().data == site.version == "a" * 32
+
+
 @pytest.mark.parametrize("more", [{"n_components": 12}, {"secret": "x"}, {"epsilon": 9.0}])
 def test_a_request_brings_no_settings(tmp_path, more):
     """A2 of the deployment that was attacked: K came with the request."""

@@ -35,7 +35,7 @@ class Release:
         epsilon: ε.
         delta: δ.
         what: In words.
-        data: The digest of the rows.
+        data: The version of the rows, a digest.
         time: Seconds since 1970.
         about: The mechanism, for an accountant that composes better than by sums.
     """
@@ -70,7 +70,7 @@ class PrivacyLedger:
         path: The file. There is none before the first charge.
         max_epsilon: What all releases together may cost; None: no limit.
         max_releases: How many there may be; None: no limit.
-        data: The digest of the rows of which releases are now.
+        data: The version of the rows of which releases are now.
         compose: (releases) → ε and δ of all of them together.
     """
 

@@ -64,7 +64,7 @@ class Run:
     """What is known of a run.
 
     Attributes:
-        data: The digest of the rows.
+        data: The version of the rows (`Site.version`).
         index: The site's in the federation.
         last: When it was answered last, in seconds since 1970.
         finished: Whether results were handed out.
@@ -116,7 +116,7 @@ class Guard:
 
     Attributes:
         where: The site's folder.
-        data: The digest of the rows.
+        data: The version of the rows (`Site.version`).
         rounds: R.
         max_runs: How many runs there may be over one version of the rows; None: any number.
     """
@@ -219,7 +219,7 @@ class Guard:
         return self._read()[1].get(self.data, 0)
 
     def begun(self) -> dict[str, int]:
-        """How many runs there were, by the digest of the rows."""
+        """How many runs there were, by version of the rows."""
         return self._read()[1]
 
     def _admit(self, begun: Mapping[str, int]) -> None:

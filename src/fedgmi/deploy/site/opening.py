@@ -56,7 +56,7 @@ def _opened(named: Any, run: object) -> tuple[Site, bool]:
         if snapshot.first_told(where / "runs" / str(run), str(error)):
             note(where, f"the rows cannot be used any more ({error}) This run goes on with those that it began with")
         read_rows = kept
-    parts = read_rows.train, read_rows.held_out, read_rows.digest, read_rows.validation
+    parts = read_rows.train, read_rows.held_out, read_rows.digest, read_rows.validation, read_rows.content
     return Site(settings, federation, where, *parts), rows is not None
 
 

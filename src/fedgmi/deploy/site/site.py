@@ -62,8 +62,9 @@ class Site:
         where: The site's own folder.
         train: The rows to train on, in their own units.
         held_out: The rows to test its predictor on; None where there are none.
-        digest: Of all rows, hex. It changes whenever a row does.
+        digest: Of all rows, hex. It changes whenever a row does, or its part.
         validation: The rows by which things are chosen; None where there are none.
+        content: Of the rows of the file, whichever part each is in, hex; "": the digest counts.
     """
 
     settings: SiteSettings
@@ -73,6 +74,7 @@ class Site:
     held_out: Client | None
     digest: str
     validation: Client | None = None
+    content: str = ""
 
     def answer(self, request: Parcel) -> Parcel:
         """Answer a request.
@@ -120,19 +122,24 @@ class Site:
             site._keep_rows(memory)
             finish = step is None
             reply = site._finish(header, server, memory) if finish else site._step(header, request, server, memory)
-            self.audit().left(header, reply, step, again=not turn.new, data=site.digest)
+            self.audit().left(header, reply, step, again=not turn.new, data=site.version)
             guard.keep(turn, finished=finish)
             forget_runs(self.where, guard.going_on())
             return reply
 
+    @property
+    def version(self) -> str:
+        """What runs and releases are counted by: the rows of the file, whichever of them a seed holds out."""
+        return self.content or self.digest
+
     def guard(self) -> Guard:
         """What holds requests to the program's order."""
-        return Guard(self.where, self.digest, self.federation.rounds, self.settings.max_runs)
+        return Guard(self.where, self.version, self.federation.rounds, self.settings.max_runs)
 
     def ledger(self) -> PrivacyLedger:
         """What the site has paid for its privacy."""
         own, compose = self.settings, composed(self.settings.max_delta)
-        return PrivacyLedger(self.where / LEDGER, own.max_epsilon, own.max_releases, self.digest, compose)
+        return PrivacyLedger(self.where / LEDGER, own.max_epsilon, own.max_releases, self.version, compose)
 
     def audit(self) -> Audit:
         """What left, and what was refused."""
@@ -174,7 +181,7 @@ class Site:
     def _keep_rows(self, memory: Memory) -> None:
         """Keep the rows for the run, from its greeting or its first request that is answered."""
         if snapshot.digest_of(memory.where) is None:
-            now = snapshot.Snapshot(self.train, self.held_out, self.validation, self.digest)
+            now = snapshot.Snapshot(self.train, self.held_out, self.validation, self.digest, self.content)
             snapshot.keep(memory.where, now)
 
     def _pinned(self, memory: Memory) -> Site:
