@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from fedgmi.data.missing import MARK
 from fedgmi.data.rows import Schema
 from fedgmi.deploy.link import LinkSettings
-from fedgmi.errors import ConfigError
+from fedgmi.errors import ConfigError, LimitError
 from fedgmi.methods import METHODS, Method
 from fedgmi.methods.disclosing import disclosing
 from fedgmi.protocol.codecs.coding import Coding, check_communication
@@ -342,11 +342,11 @@ def check_limits(site: SiteSettings, federation: FederationSettings) -> None:
         federation: federation.toml.
 
     Raises:
-        ConfigError: Where a site limits what noisy releases cost, and the federation adds no noise.
+        LimitError: Where a site limits what noisy releases cost, and the federation adds no noise.
     """
     limits = [name for name in ("max_epsilon", "max_releases") if getattr(site, name) is not None]
     if limits and federation.method.model_dump().get("epsilon") is None:
-        raise ConfigError(
+        raise LimitError(
             f"{limits[0]} limits releases with noise, and method.epsilon is unset: what leaves is exact",
             where=f"settings of site {site.name!r}",
             fix=f"ask the coordinator for method.epsilon, or leave {limits[0]} out",

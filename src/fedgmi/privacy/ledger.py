@@ -15,14 +15,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedgmi.errors import UserError
+from fedgmi.errors import LimitError, UserError
 from fedgmi.storage import files
 
 DAMAGED = "restore it from a backup. Without it nobody knows what was released; who removes it begins at ε = 0"
 REFUSALS_KEPT = 1000  # the newest; their number is counted for good
 
 
-class BudgetSpent(UserError):
+class BudgetSpent(LimitError):
     """A release that would go over a limit of the site. Nothing was released."""
 
 

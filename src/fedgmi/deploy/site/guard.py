@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedgmi.errors import UserError
+from fedgmi.errors import LimitError, UserError
 from fedgmi.protocol.phases import phase_of
 from fedgmi.protocol.step import Program, covers
 from fedgmi.protocol.wire import WireError
@@ -35,6 +35,14 @@ Place = tuple[int, int]  # round, and the step's place in its phase
 
 class Refused(WireError):
     """A request that the site does not answer, though nothing is wrong with its bytes."""
+
+
+class OverLimit(Refused, LimitError):
+    """A request that a limit of site.toml does not allow."""
+
+    def __init__(self, what: str) -> None:
+        LimitError.__init__(self, what)
+        self.missing = []
 
 
 @dataclass
@@ -225,7 +233,7 @@ class Guard:
     def _admit(self, begun: Mapping[str, int]) -> None:
         used = begun.get(self.data, 0)
         if self.max_runs is not None and used >= self.max_runs:
-            raise Refused(
+            raise OverLimit(
                 f"these rows were in {used} runs, and max_runs is {self.max_runs}: the site can raise it in site.toml"
             )
 

@@ -26,7 +26,8 @@ from fedgmi.deploy.site.audit import Audit
 from fedgmi.deploy.site.guard import Guard, Refused, Turn
 from fedgmi.deploy.site.memory import Exchange, Kept, Memory, StateLost, forget_runs, memory_of
 from fedgmi.deploy.site.requests import check_header, check_place, within
-from fedgmi.errors import DataError, DivergedError, FedgmiError, UserError
+from fedgmi.deploy.site.telling import disclosable
+from fedgmi.errors import DivergedError, RequestError, UserError
 from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
 from fedgmi.privacy.accountant import composed
@@ -93,12 +94,16 @@ class Site:
         except WireError as error:
             if not error.missing:
                 self._note(request, error)
-            return Parcel({"error": one_line(str(error)), "missing": error.missing})
+            return Parcel(self._named(request) | {"error": disclosable(error), "missing": error.missing})
         except Exception as error:
             self._note(request, error)
             kinds = {"lost": isinstance(error, StateLost), "diverged": isinstance(error, DivergedError)}
             about = {name: True for name, true in kinds.items() if true}
-            return Parcel({"error": f"{self.settings.name}: {disclosable(error)}"} | about)
+            return Parcel(self._named(request) | {"error": disclosable(error)} | about)
+
+    def _named(self, request: Parcel) -> Header:
+        """Who cannot answer a greeting; later the coordinator knows."""
+        return {"site": self.settings.name} if request.header.get("kind") == "hello" else {}
 
     def _answer(self, request: Parcel) -> Parcel:
         header = request.header
@@ -197,13 +202,13 @@ class Site:
     def _agree(self, header: Header) -> None:
         """Both sides must have the same software and the same federation.toml."""
         if header.get("version") != __version__:
-            raise UserError(
+            raise RequestError(
                 f"the coordinator has fedgmi {header.get('version')}, this site {__version__}",
                 where="fedgmi",
                 fix="install the same version everywhere",
             )
         if header.get("federation") != self.federation.digest():
-            raise UserError(
+            raise RequestError(
                 "the coordinator's federation.toml is another than this site's",
                 where="federation.toml",
                 fix="copy the coordinator's to the site, and check it with: fedgmi site check",
@@ -278,7 +283,7 @@ class Site:
         from fedgmi.deploy.site.masking import Masking  # sites without masks do without cryptography
 
         if not self.federation.masked:
-            raise UserError("federation.toml says nothing of masks", where="request", fix="ask the coordinator")
+            raise RequestError("federation.toml says nothing of masks", where="request", fix="ask the coordinator")
         within(header, "id", self.federation.sites - 1)
         n_sites, secret = self.federation.sites, self.settings.mask_secret
         where = memory.where, str(header["run"]), int(header["id"])
@@ -350,14 +355,6 @@ def _base_of(header: Header) -> Exchange | None:
     """The exchange that a request builds on."""
     base = header["base"]
     return None if base is None else (int(base[0]), int(base[1]))
-
-
-def disclosable(error: Exception) -> str:
-    """What a coordinator may know of a failure: nothing that could quote a row."""
-    if isinstance(error, FedgmiError) and not isinstance(error, DataError):
-        return one_line(str(error))
-    kind = "its rows cannot be used" if isinstance(error, DataError) else f"{type(error).__name__}"
-    return f"{kind}; the site's log.txt says more"
 
 
 def log(where: Path, error: Exception) -> None:
