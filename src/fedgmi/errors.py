@@ -58,6 +58,14 @@ class DivergedError(UserError):
     """Training ran away: a state or a message holds a number that is not finite."""
 
 
+class RequestError(UserError):
+    """What is wrong with a request or with who sends it, and with nothing else: the sender may read all of it."""
+
+
+class LimitError(UserError):
+    """A limit that a site has set for itself does not allow it."""
+
+
 class FedgmiWarning(UserWarning):
     """Something to know before the results are relied on. Nothing stops for it."""
 

@@ -107,13 +107,13 @@ def test_equals_the_run_in_process(tmp_path, choice):
 def test_lost_replies_are_those_of_sites_that_stay_silent(tmp_path, choice, monkeypatch):
     """A simulation with lost replies is a deployment whose sites stay silent likewise, bit for bit and byte for byte.
 
-    Two sites do not answer anything before the end.
+    One site does not answer anything before the end.
     """
     monkeypatch.setattr(in_process_module, "chunks", lambda clients, ids: [(i,) for i in ids])  # as sites work
     settings = settings_of(**({"name": choice} | CHOICES[choice]))
-    drawn = losses_of(with_losses(settings, 0.5))
+    drawn = losses_of(with_losses(settings, 0.48))
     assert drawn is not None
-    assert frozenset.intersection(*(drawn.lost(range(6), round) for round in range(3))) == {1, 2}
+    assert frozenset.intersection(*(drawn.lost(range(6), round) for round in range(3))) == {1}
 
     def silent(i: int) -> Fault:
         def fault(request: Parcel, reply: Parcel) -> Parcel | None:
@@ -124,7 +124,7 @@ def test_lost_replies_are_those_of_sites_that_stay_silent(tmp_path, choice, monk
 
     faults = {client.name: silent(i) for i, client in enumerate(SCENARIO.federation.clients)}
     summary, _ = deployed(settings, tmp_path, faults)
-    server, transport = in_process(settings, lost=0.5)
+    server, transport = in_process(settings, lost=0.48)
     name = settings.method.name
     tell = METHODS[name](settings.setup().task()).predictor.proportions
     if tell is not None:

@@ -106,17 +106,18 @@ def test_rows_that_are_not_the_federation_s(tmp_path, sites):
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("config", "told", "message"),
     [
-        ({}, "this SuperNode was started without a site"),
-        ({"site": "nowhere.toml"}, "nowhere.toml: there is no such file"),
+        ({}, "this SuperNode was started without a site", "this SuperNode was started without a site"),
+        ({"site": "nowhere.toml"}, "its settings cannot be used", "nowhere.toml: there is no such file"),
     ],
 )
-def test_a_node_without_a_site(tmp_path, monkeypatch, config, message):
+def test_a_node_without_a_site(tmp_path, monkeypatch, config, told, message):
     monkeypatch.chdir(tmp_path)
     post = GridPost(LocalGrid(flower_app.client_app(), {1: config}))
     reply = post.ask({1: Parcel({"kind": "hello"})}, 5.0)[1]
-    assert message in reply.header["error"]
+    assert told in reply.header["error"]
+    assert message in (tmp_path / "log.txt").read_text(encoding="utf-8")
 
 
 def test_a_client_gives_up_before_the_coordinator_does():

@@ -29,6 +29,11 @@ def site_of(where: Path, **own: object) -> Site:
     return replace(site, settings=site.settings.model_copy(update=own))
 
 
+def noted(site: Site) -> str:
+    """Why the site refused what it refused last, by its own log."""
+    return list(site.audit().refusals())[-1]["why"]
+
+
 def centres(seed: int) -> torch.Tensor:
     return torch.rand(6, D, generator=torch.Generator().manual_seed(seed))
 
@@ -107,11 +112,21 @@ def test_there_are_so_many_runs_for_each_version_of_the_rows(tmp_path):
     for name in names[:2]:
         prepared(hostile, name)
     assert not hostile.step("features", 0, {}, run=names[2])
-    assert "these rows were in 2 runs, and max_runs is 2" in hostile.errors[-1]
+    assert "these rows were in 2 runs, and max_runs is 2" in noted(site)
     assert k_means(hostile, 2, 0, names[0]), "a run that has begun goes on"
     changed = Hostile(replace(site, digest="f" * 32))
     prepared(changed, names[2])
     assert json.loads((site.where / FILE).read_text())["begun"] == {site.digest: 2, "f" * 32: 1}
+
+
+def test_another_seed_over_the_same_rows_is_a_run_more(tmp_path):
+    """It holds other rows out, so that the parts are others and the file's rows the same."""
+    site = replace(site_of(tmp_path, max_runs=1), content="a" * 32)
+    prepared(Hostile(site), f"{0:016x}")
+    reseeded = Hostile(replace(site, digest="f" * 32))
+    assert not reseeded.step("features", 0, {}, run=f"{1:016x}")
+    assert "these rows were in 1 runs, and max_runs is 1" in noted(site)
+    assert site.ledger().data == site.version == "a" * 32
 
 
 @pytest.mark.parametrize("more", [{"n_components": 12}, {"secret": "x"}, {"epsilon": 9.0}])
@@ -200,7 +215,8 @@ def test_a_damaged_file_of_what_was_answered_is_told(tmp_path):
         (site.where / FILE).write_text(text)
         again = Hostile(site)
         assert not k_means(again, 2, 0)
-        assert "guard.json" in again.errors[-1]
+        assert "guard.json" in noted(site)
+        assert "guard.json" not in again.errors[-1], "a path is the site's own affair"
 
 
 def test_a_coordinator_that_goes_back_to_its_checkpoint_pays_where_it_asks_something_else(tmp_path):
@@ -218,16 +234,14 @@ def test_a_coordinator_that_goes_back_to_its_checkpoint_pays_where_it_asks_somet
         assert hostile.ask(header, {"expert": torch.ones(1, 90) + n})
         assert site.guard().used() == 2 + n
     assert not hostile.ask(header, {"expert": torch.zeros(1, 90)})
-    assert "max_runs is 5" in hostile.errors[-1]
+    assert "max_runs is 5" in noted(site)
 
 
 def test_a_limit_on_noisy_releases_needs_noise(tmp_path):
     """A site that believes itself protected would send exact counts."""
-    hostile = Hostile(site_of(tmp_path, max_epsilon=1.0))
-    assert not hostile.step("features", 0, {})
-    assert (
-        "max_epsilon limits releases with noise, and neither method.epsilon nor [privacy] is set" in hostile.errors[-1]
-    )
+    exact = site_of(tmp_path, max_epsilon=1.0)
+    assert not Hostile(exact).step("features", 0, {})
+    assert "max_epsilon limits releases with noise, and neither method.epsilon nor [privacy] is set" in noted(exact)
     site = make_sites(settings_of("fedgmi", epsilon=1.0), tmp_path / "noisy")[100]
     limited = replace(site, settings=site.settings.model_copy(update={"max_epsilon": 1.0}))
     assert Hostile(limited).step("features", 0, {})

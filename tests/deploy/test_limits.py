@@ -96,9 +96,13 @@ def test_a_large_request_is_refused_unread(tmp_path):
     small = replace(site, settings=site.settings.model_copy(update={"max_request_mb": 0.01}))
     hostile = Hostile(small)
     asked = Parcel(place(hostile, "features") | {"sent": [], "sizes": []}, torch.zeros(20_000, dtype=torch.uint8))
-    assert "max_request_mb is 0.01: the site can raise it" in small.answer(asked).header["error"]
+    kind = "its own limits do not allow it; the site's log.txt says more"
+    assert small.answer(asked).header["error"] == kind
     asked = Parcel(hostile.header("hello") | {"plan": {"x": "y" * 20_000}})
-    assert "max_request_mb is 0.01" in small.answer(asked).header["error"]
+    assert small.answer(asked).header["error"] == kind
+    whys = [line["why"] for line in small.audit().refusals()]
+    assert len(whys) == 2
+    assert all("max_request_mb is 0.01: the site can raise it" in why for why in whys)
 
 
 @pytest.mark.usefixtures("bounded")

@@ -236,6 +236,44 @@ def test_digest_tells_whether_rows_have_changed(write, load):
     assert len({first, cell, label, fewer, other_part}) == 5
 
 
+def test_rows_of_a_file_count_as_the_same_whatever_the_coordinator_sets(write, load):
+    """Runs are counted by it: neither seed nor shares nor `[rows]` begin a new count, nor do order and kind of file."""
+    ward = WARD | {"bed": ["1", "2", "x", "3"]}
+    path = write(ward)
+    first = load(path, held_out=0.5)
+    others = PATIENTS.model_copy(update={"features": ("pressure", "age"), "classes": ("ill", "dead", "well")})
+    ages = tuple(f"age={age}" for age in (30, 40.5, 50, 60))
+    texts = PATIENTS.model_copy(update={"features": (*ages, "pressure"), "ranges": {}})
+    back = write({name: ward[name][::-1] for name in reversed(ward)}, "back.parquet")
+    whole = write(WARD | {"bed": ["1", "2", "x", "3"], "age": [30.0, 40.5, 50.0, 60.0]}, "whole.csv")
+    same = [
+        load(path, held_out=0.5, seed=1),
+        load(path, held_out=0.0, validation=0.5),
+        load(path, rows=others),
+        load(path, rows=texts),
+        load(back),
+        load(whole),
+    ]
+    assert {rows.content for rows in same} == {first.content}
+    assert len({rows.digest for rows in same}) > 2
+    other = [
+        load(write(ward | {"age": [30, 40.5, 50, 61]}, "cell.csv")),
+        load(write(ward | {"outcome": ["ill", "well", "well", "well"]}, "label.csv")),
+        load(write({name: values[:3] for name, values in ward.items()}, "fewer.csv")),
+        load(write({name: [*values, values[0]] for name, values in ward.items()}, "twice.csv")),
+    ]
+    assert len({rows.content for rows in (first, *other)}) == 5
+
+
+def test_pictures_count_as_the_same_by_their_files(load, tmp_path):
+    path = draw(tmp_path, {"one": [10, 20, 30], "two": [40, 50, 60]})
+    first = load(path, rows=DIGITS)
+    coloured = DIGITS.model_copy(update={"shape": (3, 4, 4), "classes": ("two", "one")})
+    assert load(path, rows=coloured, seed=1, held_out=0.5).content == first.content
+    Image.new("L", (4, 4), 11).save(tmp_path / path / "one" / "0.png")
+    assert load(path, rows=DIGITS).content != first.content
+
+
 def test_file_that_is_written_anew_is_read_anew(write, load, tmp_path):
     """Even where size and time of the file are those of before."""
     first, before = load(write(WARD)).digest, (tmp_path / "rows.csv").stat()

@@ -14,7 +14,7 @@ from fedgmi.data.missing import MARK
 from fedgmi.data.rows import Schema
 from fedgmi.deploy import private
 from fedgmi.deploy.link import LinkSettings
-from fedgmi.errors import ConfigError
+from fedgmi.errors import ConfigError, LimitError
 from fedgmi.methods import METHODS, Method
 from fedgmi.methods.disclosing import disclosing
 from fedgmi.protocol.codecs.coding import Coding, check_communication
@@ -383,14 +383,14 @@ def check_limits(site: SiteSettings, federation: FederationSettings) -> None:
         federation: federation.toml.
 
     Raises:
-        ConfigError: Where a site limits what noisy releases cost, and the federation adds no noise; where it insists on
+        LimitError: Where a site limits what noisy releases cost, and the federation adds no noise; where it insists on
             masks and noise, and the federation lacks them.
     """
     _check_masked(site, federation)
     limits = [name for name in ("max_epsilon", "max_releases") if getattr(site, name) is not None]
     noisy = federation.method.model_dump().get("epsilon") is not None or federation.privacy.on
     if limits and not noisy:
-        raise ConfigError(
+        raise LimitError(
             f"{limits[0]} limits releases with noise, and neither method.epsilon nor [privacy] is set: what leaves is "
             "exact",
             where=f"settings of site {site.name!r}",
@@ -402,14 +402,14 @@ def _check_masked(site: SiteSettings, federation: FederationSettings) -> None:
     where, method = f"settings of site {site.name!r}", federation.method
     insists = [name for name in ("only_masked", "same_sites") if getattr(site, name)]
     if insists and not federation.masked:
-        raise ConfigError(
+        raise LimitError(
             f"{insists[0]} is set, and federation.toml has no masks: the coordinator would see this site's own numbers",
             where=where,
             fix=f'ask the coordinator for communication.secure = "masks", or leave {insists[0]} out',
         )
     seen = METHODS[method.name].has_histogram(method) and method.model_dump().get("epsilon") is None
     if site.only_masked and seen:
-        raise ConfigError(
+        raise LimitError(
             "only_masked is set, and method.epsilon is unset: the histogram of words is seen singly and would be exact",
             where=where,
             fix='ask the coordinator for method.epsilon or preset = "plain", or leave only_masked out',

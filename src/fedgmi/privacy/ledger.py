@@ -15,14 +15,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedgmi.errors import UserError
+from fedgmi.errors import LimitError, UserError
 from fedgmi.storage import files
 
 DAMAGED = "restore it from a backup. Without it nobody knows what was released; who removes it begins at ε = 0"
 REFUSALS_KEPT = 1000  # the newest; their number is counted for good
 
 
-class BudgetSpent(UserError):
+class BudgetSpent(LimitError):
     """A release that would go over a limit of the site. Nothing was released."""
 
 
@@ -35,7 +35,7 @@ class Release:
         epsilon: ε.
         delta: δ.
         what: In words.
-        data: The digest of the rows.
+        data: The version of the rows, a digest.
         time: Seconds since 1970.
         about: The mechanism, for an accountant that composes better than by sums.
     """
@@ -71,7 +71,7 @@ class PrivacyLedger:
         max_epsilon: What all releases together may cost; None: no limit.
         max_releases: How many there may be; None: no limit.
         max_delta: The δ that all together may have; None: no limit.
-        data: The digest of the rows of which releases are now.
+        data: The version of the rows of which releases are now.
         compose: (releases) → ε and δ of all of them together.
     """
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from fedgmi.report.formats import number, percent
+from fedgmi.report.formats import listed, number, percent
 
 Summary = dict[str, Any]
 """What `summary.json` holds."""
@@ -74,6 +74,22 @@ def errors(summary: Summary) -> list[float | None]:
     if estimated is None or true is None:
         return [None] * len(summary["clients"])
     return [total_variation(mine, theirs) for mine, theirs in zip(estimated, true, strict=True)]
+
+
+def few_counted(summary: Summary) -> str:
+    """That a deployment's components are made without some sites, in words; "" where they are not.
+
+    Args:
+        summary: What `summary.json` holds.
+
+    Examples:
+        >>> few_counted({"counted": ["a", "b"], "sites": 4, "clients": ["a", "b", "c"]})
+        'Components come from the histograms of 2 of 4 sites: a and b.'
+    """
+    counted, sites = summary.get("counted"), summary.get("sites")
+    if counted is None or sites is None or len(counted) >= sites:
+        return ""
+    return f"Components come from the histograms of {len(counted)} of {sites} sites: {listed(counted)}."
 
 
 def judged_by(summary: Summary) -> str:

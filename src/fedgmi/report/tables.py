@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fedgmi.report.formats import bare_table, number, percent, rows_show, short_shares, size
-from fedgmi.report.numbers import METRICS, Summary, errors, judged_by, own_and_others, per_client
+from fedgmi.report.numbers import METRICS, Summary, errors, few_counted, judged_by, own_and_others, per_client
 from fedgmi.report.travelled import AS_THEY_ARE, each_client
 
 MOST_CLIENTS = 30
@@ -73,6 +74,8 @@ def print_report(summary: Summary, out: Path, console: Console) -> None:
         console.print(table)
         console.print()
     console.print(_identity(summary), highlight=False)
+    if few := few_counted(summary):
+        console.print(f"[yellow]{escape(few)}[/]", highlight=False)
     if summary.get("rows_decide"):
         console.print(rows_show(summary["n_components"]), highlight=False)
     if not summary.get("proportions"):

@@ -80,13 +80,17 @@ def _key(batches: Batches, settings: dict[str, Any]) -> str:
     found = hashlib.sha256(repr((*versions, sorted(settings.items()))).encode())
     for batch in batches:
         for cell in batch:
-            content = _content(cell)
+            content = file_of(cell)
             found.update(len(content).to_bytes(8, "little") + content)
     return found.hexdigest()
 
 
-def _content(cell: dict[str, Any] | None) -> bytes:
-    """A picture's file; nothing where there is none, for which `decode` has the error."""
+def file_of(cell: dict[str, Any] | None) -> bytes:
+    """A picture's file, still encoded; nothing where there is none, for which `decode` has the error.
+
+    Args:
+        cell: Of a column of pictures.
+    """
     if cell is None or (cell["bytes"] is None and cell["path"] is None):
         return b""
     try:

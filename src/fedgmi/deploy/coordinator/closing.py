@@ -184,6 +184,8 @@ def summary(remote: Remote, end: Progress) -> dict[str, Any]:
         "seconds": end.seconds,
         "rounds_absent": [member.absent for member in members],
         "answers_refused": [member.refused for member in members],
+        "counted": remote.counted,
+        "sites": settings.sites,
         "oracle": None,
         "fedavg": None,
         "local": None,

@@ -184,6 +184,7 @@ class Coordinator:
             state=state,
             updated=time.time(),
             deadline_s=self.settings.deadline_s,
+            note=remote.few_counted,
             sites=sites,
         )
         status.write(self.out, about)
@@ -207,6 +208,7 @@ class Coordinator:
         try:
             remote.roster.members = [Member.from_json(member) for member in found.meta["members"]]
             remote.ledger = Ledger.from_tree(self.settings.sites, found.ledger)
+            remote.counted = found.meta.get("counted")
             remote.roster.restored = {member.name for member in remote.roster.members}
             if remote.chain is not None:
                 remote.chain.restore(found.meta["links"], found.clients)
@@ -265,6 +267,7 @@ class Coordinator:
             "validation": [],
             "run": remote.run,
             "members": [member.to_json() for member in remote.roster.members],
+            "counted": remote.counted,
         }
         meta |= {} if self.allowance is None else {"allowance": self.allowance.to_json()}
         links = {} if remote.chain is None else remote.chain.to_tree()

@@ -58,6 +58,7 @@ class Remote:
         plan: What was chosen to keep to the budget, by the names of settings. Sites are told with the greeting.
         cost: What `[privacy]` bounds and costs; None: there is none.
         failed: Why the last try of an exchange came to nothing; "": nobody answered.
+        counted: The sites whose histograms the components are made of; None: none were asked for.
     """
 
     post: Post
@@ -77,6 +78,7 @@ class Remote:
     plan: Mapping[str, Any] = field(default_factory=dict)
     cost: Cost | None = None
     failed: str = ""
+    counted: list[str] | None = None
     _number: int = 0
     _lost: set[int] = field(default_factory=set)
     _told: dict[int, str] = field(default_factory=dict)  # why sites are absent, as log.txt has it of this round
@@ -112,7 +114,8 @@ class Remote:
                 return opened(self.wrappers, message, step, server)
             if failed is None:
                 failed = time.monotonic()
-                self.roster.tell(f"round {round}: nobody answered; sites are waited for, {self.settings.wait_s:g} s")
+                why, wait = self.failed or "nobody answered", f"{self.settings.wait_s:g} s"
+                self.roster.tell(f"round {round}: {why}; sites are waited for, {wait}")
             if time.monotonic() - failed > self.settings.wait_s:
                 raise UserError(
                     f"{self.failed or 'no site answered'} in round {round}, for {self.settings.wait_s:g} s",
@@ -182,7 +185,8 @@ class Remote:
             self._call()
 
     def _once(self, step: Step, server: Tree, ids: Sequence[int], expected: Expected) -> Message | None:
-        """One try; None where nobody answered."""
+        """One try; None where nobody answered, or too few sent their histograms."""
+        self.failed = ""
         asked = [i for i in ids if i in self.roster.alive and i not in self._lost]
         answers = self._ask_step(step, server, asked)
         messages = {i: message for i, parcel in answers.items() if (message := self._take(step, i, parcel, expected))}
@@ -194,11 +198,37 @@ class Remote:
         for place, why in ({} if self.cost else wild(step, server, told, self.settings.robust)).items():
             del messages[places[place]]
             self._refuse(places[place], why)
+        if step.counts and messages and not self._enough(messages):
+            return None
         for i in messages:  # the state of whoever was refused is not built on: what it sent has not been used
             member = self.roster.members[i]
             member.base, member.last_round = (self.round, self._number), self.round
         self._stop_if_all_diverged(answers, messages)
         return self._reduce(step, server, messages) if messages else None
+
+    def _enough(self, messages: Mapping[int, Message]) -> bool:
+        """Whether components can be made of these sites' histograms. Of fewer than there are components they cannot:
+        proportions would come out even, and say nothing. It is remembered, and told, whose there are."""
+        if phase_of(self.round, self.settings.rounds) != "prepare":
+            return True
+        k = int(self.plan.get("method.n_components", self.n_components))
+        if len(messages) < min(k, self.settings.sites):
+            came = f"histograms came from {len(messages)} of {self.settings.sites} sites"
+            self.failed = f"{came}, and {k} components cannot be told apart by fewer than {min(k, self.settings.sites)}"
+            return False
+        self.counted = sorted(self.roster.members[i].name for i in messages)
+        if self.few_counted:
+            self.roster.tell(self.few_counted)
+        return True
+
+    @property
+    def few_counted(self) -> str:
+        """That components are made without some sites, in words; "" where all have sent their histograms."""
+        if self.counted is None or len(self.counted) >= self.settings.sites:
+            return ""
+        without = sorted(member.name for member in self.roster.members if member.name not in self.counted)
+        named = f", without {', '.join(without)}" if without else ""
+        return f"components come from the histograms of {len(self.counted)} of {self.settings.sites} sites{named}"
 
     def _stop_if_all_diverged(self, answers: Mapping[int, Parcel], messages: Mapping[int, Message]) -> None:
         if not messages and answers and all(parcel.header.get("diverged") is True for parcel in answers.values()):

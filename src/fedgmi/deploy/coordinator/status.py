@@ -67,6 +67,8 @@ def print_status(status: Status, console: Console, *, now: float | None = None) 
     where = f"{status.state}, round {max(0, status.round)} of {status.rounds}"
     sites = f"{there} of {plural(len(status.sites), 'site')} alive"
     console.print(f"{status.name}: {where}, {sites}; written {ago(age)} ago.", markup=False, highlight=False)
+    if status.note:
+        console.print(f"[yellow]{escape(one_line(status.note))}.[/]", highlight=False)
     if silent(status, status.updated + age):
         what = f"That is more than the deadline of {ago(status.deadline_s)}, so the coordinator is probably gone."
         console.print(f"[yellow]{what} Check with: flwr ls fedgmi. The same `flwr run` goes on from the checkpoint.[/]")

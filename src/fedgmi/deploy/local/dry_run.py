@@ -108,7 +108,8 @@ def dry_run(site_toml: Path, federation_toml: Path, out: Path, rounds: int | Non
     )
     with tempfile.TemporaryDirectory(prefix="fedgmi-") as folder:
         where = Path(folder)
-        own = Site(settings, played, where / "0", rows.train, rows.held_out, rows.digest, rows.validation)
+        parts = rows.train, rows.held_out, rows.digest, rows.validation, rows.content
+        own = Site(settings, played, where / "0", *parts)
         sites = {OWN: own}
         for other in range(1, n):
             named = settings.model_copy(update={"name": f"{settings.name} (again, {other})"})

@@ -13,7 +13,7 @@ from typing import Any
 
 from fedgmi.deploy.masks.shamir import SHARE
 from fedgmi.deploy.masks.stream import KEY, agreed
-from fedgmi.errors import UserError
+from fedgmi.errors import RequestError
 
 SLOTS = 32
 """Masked sums that one agreement is for. A site has two kilobytes of public keys for it, and sends each other site
@@ -23,7 +23,7 @@ SEALED = 2 * SHARE + 16  # two shares, and AES-GCM's tag
 WHO = 16  # bytes
 
 
-class MaskError(UserError):
+class MaskError(RequestError):
     """What masks do not allow, or cannot be undone by."""
 
     def __init__(self, what: str, fix: str = "ask the coordinator; its next try begins with new keys") -> None:

@@ -42,7 +42,7 @@ class Audit:
             reply: The answer.
             step: Of the program; None: it is no step's.
             again: Whether the same left before.
-            data: The digest of the rows.
+            data: The version of the rows, a digest.
 
         Raises:
             UserError: The disk is full, or the folder cannot be written.

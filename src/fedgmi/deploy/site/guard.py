@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedgmi.errors import UserError
+from fedgmi.errors import LimitError, UserError
 from fedgmi.protocol.phases import phase_of
 from fedgmi.protocol.step import Program, covers
 from fedgmi.protocol.wire import WireError
@@ -35,6 +35,14 @@ Place = tuple[int, int]  # round, and the step's place in its phase
 
 class Refused(WireError):
     """A request that the site does not answer, though nothing is wrong with its bytes."""
+
+
+class OverLimit(Refused, LimitError):
+    """A request that a limit of site.toml does not allow."""
+
+    def __init__(self, what: str) -> None:
+        LimitError.__init__(self, what)
+        self.missing = []
 
 
 @dataclass
@@ -64,7 +72,7 @@ class Run:
     """What is known of a run.
 
     Attributes:
-        data: The digest of the rows.
+        data: The version of the rows (`Site.version`).
         index: The site's in the federation.
         last: When it was answered last, in seconds since 1970.
         finished: Whether results were handed out.
@@ -118,7 +126,7 @@ class Guard:
 
     Attributes:
         where: The site's folder.
-        data: The digest of the rows.
+        data: The version of the rows (`Site.version`).
         rounds: R.
         max_runs: How many runs there may be over one version of the rows; None: any number.
     """
@@ -222,13 +230,13 @@ class Guard:
         return self._read()[1].get(self.data, 0)
 
     def begun(self) -> dict[str, int]:
-        """How many runs there were, by the digest of the rows."""
+        """How many runs there were, by version of the rows."""
         return self._read()[1]
 
     def _admit(self, begun: Mapping[str, int]) -> None:
         used = begun.get(self.data, 0)
         if self.max_runs is not None and used >= self.max_runs:
-            raise Refused(
+            raise OverLimit(
                 f"these rows were in {used} runs, and max_runs is {self.max_runs}: the site can raise it in site.toml"
             )
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedgmi.errors import CheckpointError, UserError
+from fedgmi.errors import CheckpointError, RequestError
 from fedgmi.protocol.blocks import ROUNDS_HELD, still_held
 from fedgmi.protocol.wire import hash_of
 from fedgmi.storage import files
@@ -206,10 +206,10 @@ def memory_of(site: Path, run: str) -> Memory:
         Its memory.
 
     Raises:
-        UserError: For a name that is not hex: it could be a path.
+        RequestError: For a name that is not hex: it could be a path.
     """
     if not re.fullmatch(r"[0-9a-f]{8,64}", run):
-        raise UserError(f"{run[:40]!r} is no name of a run", where="request", fix="check who submits runs")
+        raise RequestError(f"{run[:40]!r} is no name of a run", where="request", fix="check who submits runs")
     return Memory(site / "runs" / run)
 
 
@@ -226,7 +226,7 @@ def forget_runs(site: Path, going_on: Collection[str]) -> None:
         shutil.rmtree(stale, ignore_errors=True)
 
 
-class StateLost(UserError):
+class StateLost(RequestError):
     """What a coordinator is told that builds on a state which is not kept."""
 
     def __init__(self, at: Exchange) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
 from fedgmi.deploy.site import snapshot
-from fedgmi.deploy.site.site import Site, disclosable, log, note
+from fedgmi.deploy.site.site import Site, log, note
 from fedgmi.deploy.site.site_data import SiteRows, load_site
-from fedgmi.errors import DataError, UserError
+from fedgmi.deploy.site.telling import disclosable
+from fedgmi.errors import DataError, RequestError, UserError
 from fedgmi.protocol.wire import Parcel
 
 FEDERATION = "federation.toml"
@@ -38,7 +39,7 @@ def open_site(named: Any, run: object = None) -> Site:
 def _opened(named: Any, run: object) -> tuple[Site, bool]:
     """A site, and whether it has the rows of its file."""
     if not isinstance(named, str) or not named:
-        raise UserError(
+        raise RequestError(
             "this SuperNode was started without a site",
             where="--node-config",
             fix="start it with --node-config 'site=\"/path/to/site.toml\"'",
@@ -56,7 +57,7 @@ def _opened(named: Any, run: object) -> tuple[Site, bool]:
         if snapshot.first_told(where / "runs" / str(run), str(error)):
             note(where, f"the rows cannot be used any more ({error}) This run goes on with those that it began with")
         read_rows = kept
-    parts = read_rows.train, read_rows.held_out, read_rows.digest, read_rows.validation
+    parts = read_rows.train, read_rows.held_out, read_rows.digest, read_rows.validation, read_rows.content
     return Site(settings, federation, where, *parts), rows is not None
 
 
@@ -152,11 +153,11 @@ def deadline(seconds: float) -> Iterator[None]:
         seconds: How long it may run.
 
     Raises:
-        UserError: When they are over.
+        RequestError: When they are over.
     """
 
     def over(number: int, frame: object) -> None:
-        raise UserError(f"no answer within {seconds:g} s", where="site", fix="raise deadline_s in federation.toml")
+        raise RequestError(f"no answer within {seconds:g} s", where="site", fix="raise deadline_s in federation.toml")
 
     before = signal.signal(signal.SIGALRM, over)
     signal.setitimer(signal.ITIMER_REAL, seconds)

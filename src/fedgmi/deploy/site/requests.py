@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fedgmi.deploy.settings import FederationSettings
+from fedgmi.deploy.site.guard import OverLimit
 from fedgmi.protocol.phases import phase_of
 from fedgmi.protocol.step import Program, Step
 from fedgmi.protocol.wire import Header, Parcel, WireError
@@ -31,11 +32,12 @@ def check_header(request: Parcel, most_mb: float) -> None:
         most_mb: How large it may be.
 
     Raises:
+        OverLimit: It is too large.
         WireError: It names what was found and what was expected.
     """
     header, size = request.header, request.n_bytes
     if size > most_mb * 1e6:
-        raise WireError(f"the request has {size} bytes, and max_request_mb is {most_mb:g}: the site can raise it")
+        raise OverLimit(f"the request has {size} bytes, and max_request_mb is {most_mb:g}: the site can raise it")
     kind = header.get("kind")
     if not isinstance(kind, str) or kind not in KEYS:
         raise WireError(f"there is no request of kind {_short(kind)}, expected {', '.join(KEYS)}: update fedgmi")

@@ -28,7 +28,8 @@ from fedgmi.deploy.site.guard import Guard, Refused, Turn
 from fedgmi.deploy.site.memory import Exchange, Kept, Memory, StateLost, forget_runs, memory_of
 from fedgmi.deploy.site.requests import check_header, check_place, within
 from fedgmi.deploy.site.sums import OtherSites, Sums
-from fedgmi.errors import DataError, DivergedError, FedgmiError, UserError
+from fedgmi.deploy.site.telling import disclosable
+from fedgmi.errors import DivergedError, RequestError, UserError
 from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
 from fedgmi.privacy.accountant import composed
@@ -66,8 +67,9 @@ class Site:
         where: The site's own folder.
         train: The rows to train on, in their own units.
         held_out: The rows to test its predictor on; None where there are none.
-        digest: Of all rows, hex. It changes whenever a row does.
+        digest: Of all rows, hex. It changes whenever a row does, or its part.
         validation: The rows by which things are chosen; None where there are none.
+        content: Of the rows of the file, whichever part each is in, hex; "": the digest counts.
     """
 
     settings: SiteSettings
@@ -77,6 +79,7 @@ class Site:
     held_out: Client | None
     digest: str
     validation: Client | None = None
+    content: str = ""
 
     def answer(self, request: Parcel) -> Parcel:
         """Answer a request.
@@ -95,15 +98,20 @@ class Site:
         except WireError as error:
             if not error.missing:
                 self._note(request, error)
-            told: Header = {"error": one_line(str(error)), "missing": error.missing}
-            return Parcel(told | ({"summed": list(error.summed)} if isinstance(error, OtherSites) else {}))
+            told: Header = {"error": disclosable(error), "missing": error.missing}
+            told |= {"summed": list(error.summed)} if isinstance(error, OtherSites) else {}
+            return Parcel(self._named(request) | told)
         except Exception as error:
             self._note(request, error)
             kinds = {"lost": isinstance(error, StateLost), "diverged": isinstance(error, DivergedError)}
             about: Header = {name: True for name, true in kinds.items() if true}
             if hasattr(error, "unopened"):  # `masks.keys.Unsealed`, which takes cryptography
                 about["unopened"] = error.unopened
-            return Parcel({"error": f"{self.settings.name}: {disclosable(error)}"} | about)
+            return Parcel(self._named(request) | {"error": disclosable(error)} | about)
+
+    def _named(self, request: Parcel) -> Header:
+        """Who cannot answer a greeting; later the coordinator knows."""
+        return {"site": self.settings.name} if request.header.get("kind") == "hello" else {}
 
     def _answer(self, request: Parcel) -> Parcel:
         header = request.header
@@ -129,20 +137,25 @@ class Site:
             if step is not None and step.tells and site.federation.privacy.on:
                 site._account(header).pay(turn.about.times)
             reply = site._finish(header, server, memory) if finish else site._step(request, server, memory, turn)
-            self.audit().left(header, reply, step, again=not turn.new, data=site.digest)
+            self.audit().left(header, reply, step, again=not turn.new, data=site.version)
             guard.keep(turn, finished=finish)
             forget_runs(self.where, guard.going_on())
             return reply
 
+    @property
+    def version(self) -> str:
+        """What runs and releases are counted by: the rows of the file, whichever of them a seed holds out."""
+        return self.content or self.digest
+
     def guard(self) -> Guard:
         """What holds requests to the program's order."""
-        return Guard(self.where, self.digest, self.federation.rounds, self.settings.max_runs)
+        return Guard(self.where, self.version, self.federation.rounds, self.settings.max_runs)
 
     def ledger(self) -> PrivacyLedger:
         """What the site has paid for its privacy."""
         own, compose = self.settings, composed(self.settings.max_delta)
         limits = own.max_epsilon, own.max_releases, own.most_delta
-        return PrivacyLedger(self.where / LEDGER, *limits, self.digest, compose)
+        return PrivacyLedger(self.where / LEDGER, *limits, self.version, compose)
 
     def audit(self) -> Audit:
         """What left, and what was refused."""
@@ -186,7 +199,7 @@ class Site:
     def _keep_rows(self, memory: Memory) -> None:
         """Keep the rows for the run, from its greeting or its first request that is answered."""
         if snapshot.digest_of(memory.where) is None:
-            now = snapshot.Snapshot(self.train, self.held_out, self.validation, self.digest)
+            now = snapshot.Snapshot(self.train, self.held_out, self.validation, self.digest, self.content)
             snapshot.keep(memory.where, now)
 
     def _pinned(self, memory: Memory) -> Site:
@@ -202,13 +215,13 @@ class Site:
     def _agree(self, header: Header) -> None:
         """Both sides must have the same software and the same federation.toml."""
         if header.get("version") != __version__:
-            raise UserError(
+            raise RequestError(
                 f"the coordinator has fedgmi {header.get('version')}, this site {__version__}",
                 where="fedgmi",
                 fix="install the same version everywhere",
             )
         if header.get("federation") != self.federation.digest():
-            raise UserError(
+            raise RequestError(
                 "the coordinator's federation.toml is another than this site's",
                 where="federation.toml",
                 fix="copy the coordinator's to the site, and check it with: fedgmi site check",
@@ -290,7 +303,7 @@ class Site:
         from fedgmi.deploy.site.masking import Masking  # sites without masks do without cryptography
 
         if not self.federation.masked:
-            raise UserError("federation.toml says nothing of masks", where="request", fix="ask the coordinator")
+            raise RequestError("federation.toml says nothing of masks", where="request", fix="ask the coordinator")
         within(header, "id", self.federation.sites - 1)
         n_sites, secret = self.federation.sites, self.settings.mask_secret
         sums = Sums(self.where, self.settings.same_sites)
@@ -386,14 +399,6 @@ def _base_of(header: Header) -> Exchange | None:
     """The exchange that a request builds on."""
     base = header["base"]
     return None if base is None else (int(base[0]), int(base[1]))
-
-
-def disclosable(error: Exception) -> str:
-    """What a coordinator may know of a failure: nothing that could quote a row."""
-    if isinstance(error, FedgmiError) and not isinstance(error, DataError):
-        return one_line(str(error))
-    kind = "its rows cannot be used" if isinstance(error, DataError) else f"{type(error).__name__}"
-    return f"{kind}; the site's log.txt says more"
 
 
 def log(where: Path, error: Exception) -> None:

@@ -25,6 +25,7 @@ from fedgmi.data.sources.sources import Split, client_with, read_images
 from fedgmi.data.sources.tables import all_values, batches, column_values, named_values, open_splits
 from fedgmi.data.sources.targets import with_events
 from fedgmi.deploy.settings import FederationSettings, RowSettings, SiteSettings
+from fedgmi.deploy.site.content import content_of
 from fedgmi.errors import ConfigError, DataError, nearest
 from fedgmi.settings.run import DataSettings
 
@@ -46,7 +47,8 @@ class SiteRows:
         train: The rows to train on.
         held_out: The rows to test its predictor on; None where there are none.
         validation: The rows by which things are chosen; None where there are none.
-        digest: Of all of them, hex. It changes whenever a row does.
+        digest: Of all of them, hex. It changes whenever a row does, or its part.
+        content: Of the rows of the file, hex, whichever part each is in (`content_of`).
         columns: Those that the features were made of.
         label: Where labels come from; None where the federation has none.
         ignored: The other columns and splits of the site's data.
@@ -56,6 +58,7 @@ class SiteRows:
     held_out: Client | None
     validation: Client | None
     digest: str
+    content: str
     columns: tuple[str, ...]
     label: str | None
     ignored: tuple[str, ...]
@@ -86,6 +89,7 @@ def load_site(settings: SiteSettings, federation: FederationSettings, where: Pat
         splits = open_splits(data, cache, texts=_texts(data, schema))
         table = splits[data.train_split]
         x, columns, y, label = _read(table, data, federation.rows, schema)
+        content = content_of(table)
     other_splits = [f"split {name!r}" for name in splits if name != data.train_split]
     ignored = (*other_splits, *(name for name in table.features if name not in (*columns, label, data.event_column)))
     key = (federation.seed, "site", settings.name, "held out")
@@ -99,7 +103,7 @@ def load_site(settings: SiteSettings, federation: FederationSettings, where: Pat
     of = {"train": train, "held_out": held_out, "validation": validation}
     parts = {name: client_with(settings.name, Split(x, y), rows) for name, rows in of.items() if len(rows)}
     some = (parts["train"], parts.get("held_out"), parts.get("validation"))
-    return SiteRows(*some, _digest(list(parts.values())), columns, label, ignored)
+    return SiteRows(*some, _digest(list(parts.values())), content, columns, label, ignored)
 
 
 def parted(

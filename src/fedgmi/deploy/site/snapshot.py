@@ -32,12 +32,14 @@ class Snapshot(NamedTuple):
         held_out: The rows to test its predictor on; None where there are none.
         validation: The rows by which things are chosen; None where there are none.
         digest: Of all of them, hex.
+        content: Of the rows of the file, whichever part each is in, hex; "": unknown.
     """
 
     train: Client
     held_out: Client | None
     validation: Client | None
     digest: str
+    content: str = ""
 
 
 def keep(run: Path, rows: Snapshot) -> None:
@@ -56,7 +58,8 @@ def keep(run: Path, rows: Snapshot) -> None:
         leaves = {} if part is None else {"x": part.x, "y": part.y}
         tensors |= {f"{name}/{key}": leaf for key, leaf in leaves.items() if leaf is not None}
     with _for_its_owner():
-        store.save(run / ROWS, tensors, {"name": rows.train.name, "digest": rows.digest}, file=TENSORS)
+        about = {"name": rows.train.name, "digest": rows.digest, "content": rows.content}
+        store.save(run / ROWS, tensors, about, file=TENSORS)
 
 
 def digest_of(run: Path) -> str | None:
@@ -87,7 +90,8 @@ def load(run: Path) -> Snapshot:
     tensors = store.read_tensors(run / ROWS, meta, fix=AGAIN)
     parts = {name: store.part(tensors, f"{name}/") for name in PARTS}
     found = {name: Client(str(meta["name"]), part["x"], part.get("y")) for name, part in parts.items() if part}
-    return Snapshot(found["train"], found.get("held_out"), found.get("validation"), str(meta["digest"]))
+    digests = str(meta["digest"]), str(meta.get("content", ""))
+    return Snapshot(found["train"], found.get("held_out"), found.get("validation"), *digests)
 
 
 def of_run(site: Path, run: object) -> Snapshot | None:

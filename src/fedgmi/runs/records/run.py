@@ -282,6 +282,8 @@ class Summary(Outcome, Written):
         n_components_estimated: Whether K was.
         rounds_absent: In how many rounds each site was missing, of a deployment.
         answers_refused: How many answers of each site could not be used, of a deployment.
+        counted: The sites of a deployment whose histograms the components are made of; null: none were asked for.
+        sites: How many sites a deployment was to have.
         oracle: The bound that knows the true components.
         fedavg: One model for all.
         local: Each client alone.
@@ -304,6 +306,8 @@ class Summary(Outcome, Written):
     n_components_estimated: bool = False
     rounds_absent: list[int] | None = None
     answers_refused: list[int] | None = None
+    counted: list[str] | None = None
+    sites: int | None = None
     oracle: Outcome | None
     fedavg: Outcome | None
     local: Outcome | None

@@ -42,6 +42,7 @@ class Status(Written):
         state: What it is at.
         updated: When this was written, in unix seconds.
         deadline_s: An exchange takes no longer, in seconds.
+        note: What there is to know of the run, in words.
         sites: By name.
     """
 
@@ -56,4 +57,5 @@ class Status(Written):
     state: Literal["waiting", "running", "finished", "failed"]
     updated: float
     deadline_s: PositiveFloat = 600.0
+    note: str = ""
     sites: dict[str, SiteStatus]
