@@ -318,8 +318,19 @@ def test_check_tells_a_superlink_from_whatever_else_took_the_port(tmp_path):
             assert check_link(address, ours / "certificates/ca.crt").endswith("a SuperLink answers")
             with pytest.raises(UserError, match=r"take the coordinator's present ca\.crt"):
                 check_link(address, others / "certificates/ca.crt")
-            with pytest.raises(UserError, match="this is not a certificate"):
-                check_link(address, ours / "certificates/server.key")
+            with pytest.raises(UserError, match=r"speaks TLS.*give --root-certificates ca\.crt"):
+                check_link(address, None)
+            for wrong in ("server.key", "nothing.crt"):
+                with pytest.raises(UserError, match=r"name the ca\.crt that the coordinator has now"):
+                    check_link(address, ours / "certificates" / wrong)
+        finally:
+            server.terminate()
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address = Address("127.0.0.1", int(server.stdout.readline()))
+            with pytest.raises(UserError, match="does not speak TLS"):
+                check_link(address, ours / "certificates/ca.crt")
         finally:
             server.terminate()
 

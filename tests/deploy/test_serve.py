@@ -403,6 +403,22 @@ def test_a_supernode_is_started_once_there_is_room_on_the_disk(tmp_path, monkeyp
     node.stop()
 
 
+def test_a_key_that_the_superlink_does_not_take_is_named(tmp_path, monkeypatch, capfd):
+    """Flower's own words stay to be read; ours say whom to send what."""
+    told: list[str] = []
+    node = SuperNode(tmp_path, keyed(tmp_path), 9094, told.append)
+    for words in ("[code: 2004] Failed to activate SuperNode.", "[code: 1] something else"):
+        monkeypatch.setattr(node, "_words", [sys.executable, "-c", f"print({words!r}); raise SystemExit(1)"])
+        monkeypatch.setattr(node, "_next", 0.0)
+        node.keep()
+        node._child.wait()
+        assert "has ended (code 1)" in node.keep()
+        assert words in capfd.readouterr().err
+    [line] = told
+    assert "the SuperLink does not take the key /site-1: it does not know it, or another SuperNode uses it" in line
+    assert "send site-1.pub to the coordinator" in line
+
+
 def test_a_supernode_whose_parent_was_killed_is_ended_and_nobody_else_is(tmp_path):
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as left:
         started = psutil.Process(left.pid).create_time()

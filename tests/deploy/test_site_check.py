@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from fedgmi import cli
+from fedgmi.deploy.link import LinkSettings
 from fedgmi.deploy.local.processes import free_port
 from fedgmi.deploy.settings import SiteSettings, read
+from fedgmi.deploy.site.readiness import hindrances, hints
 from fedgmi.deploy.site.site_check import check, leaves, may_come_out, never, warning
 from fedgmi.errors import ConfigError, FedgmiError
+from fedgmi.privacy.ledger import PrivacyLedger
+from fedgmi.storage.files import write_json
 
 SITE = """
 name = "ward-1"
@@ -191,7 +196,7 @@ def test_pictures(site, capsys):
 def test_one_message_and_a_code(site, capsys, file, old, new, message):
     """1 for rows that are not as agreed, 2 for settings that are wrong."""
     (site / file).write_text((site / file).read_text().replace(old, new))
-    assert command(str(site / "site.toml")) == (1 if "rows.csv" in (file, old) else 2)
+    assert command(str(site / "site.toml")) == (1 if file == "rows.csv" else 2)
     told = capsys.readouterr()
     assert told.out == ""
     assert message in told.err
@@ -270,4 +275,67 @@ def test_help_needs_no_heavy_import():
 def test_a_required_key_that_is_missing_is_named(tmp_path):
     (tmp_path / "site.toml").write_text('folder = "site"\n\n[data]\npath = "rows"\n')
     with pytest.raises(ConfigError, match=r"site.toml: name is missing. Likely fix: add name = …\."):
+        read(SiteSettings, tmp_path / "site.toml")
+
+
+KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nbm9uZQ==\n-----END OPENSSH PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    ("of_site", "message"),
+    [
+        ('[superlink]\nkey = "none"', "superlink.key: there is no file"),
+        ('[superlink]\nroot_certificates = "none"', "superlink.root_certificates: there is no file"),
+        ('[superlink]\nroot_certificates = "rows.csv"', "not a certificate in PEM. Likely fix: name the ca.crt"),
+        ('[superlink]\nkey = "open"', "others may read or change this private key (mode 644)"),
+        ('[superlink]\naddress = "https://link.example.org:8000"', "Likely fix: leave it out: link.example.org:8000"),
+        ("max_runs = 1", "max_runs: these rows were in 1 run, and it is 1: another run is refused"),
+        ('device = "cuda"', "device: no CUDA device"),
+    ],
+)
+def test_what_serve_would_refuse_is_told_before(site, capsys, monkeypatch, of_site, message):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (site / "open").write_text(KEY)
+    (site / "open").chmod(0o644)
+    (site / "site").mkdir()
+    begun = {"runs": {}, "begun": {checked(site).rows.digest: 1}}
+    write_json(site / "site" / "guard.json", begun)
+    section, plain = ("\n" + of_site, "") if of_site.startswith("[") else ("", of_site)
+    (site / "site.toml").write_text(plain + SITE + section)
+    assert command(str(site / "site.toml")) == 2
+    told = capsys.readouterr()
+    assert message in told.err
+    assert "ward-1 cannot be served yet" in told.out
+    assert "is ready" not in told.out
+
+
+def test_a_run_that_goes_on_is_no_hindrance(site):
+    """Its requests are answered to the end, though no other run may begin."""
+    (site / "site").mkdir()
+    found = checked(site)
+    run = {"data": found.rows.digest, "index": 0, "last": time.time(), "finished": False, "answers": [], "seen": {}}
+    write_json(site / "site" / "guard.json", {"runs": {"0" * 16: run}, "begun": {found.rows.digest: 5}})
+    assert hindrances(found.settings, found.federation, found.rows, site) == ()
+
+
+def test_noisy_releases_that_are_used_up_are_told(site):
+    found = checked(sets(site, epsilon="0.5"))
+    limits = {"max_releases": 1, "max_epsilon": 0.9}
+    PrivacyLedger(site / "site" / "ledger.json").charge("first", 0.5, 0.0, "histogram")
+    told = hindrances(found.settings.model_copy(update=limits), found.federation, found.rows, site)
+    assert [error.where for error in told] == ["max_releases", "max_epsilon"]
+
+
+def test_few_rows_and_a_link_half_said_are_hints(site):
+    found = checked(site)
+    link = LinkSettings(address="a:1", root_certificates="ca.crt")
+    told = list(hints(found.settings.model_copy(update={"superlink": link}), found.rows))
+    assert "8 rows are few: 4 held out" in told[0]
+    assert told[1] == "[superlink] lacks key: give `fedgmi site serve` --key"
+
+
+@pytest.mark.parametrize("line", ['held_out = "0.2"', "threads = true", 'max_runs = "5"', '[superlink]\nquick = "yes"'])
+def test_a_number_in_quotes_is_no_number(tmp_path, line):
+    (tmp_path / "site.toml").write_text(f'name = "ward-1"\ndata = {{ path = "rows" }}\n{line}\n')
+    with pytest.raises(ConfigError, match=r"expected (a number|a whole number|true or false)"):
         read(SiteSettings, tmp_path / "site.toml")

@@ -33,30 +33,48 @@ def check_site(
     ] = None,
     root_certificates: Annotated[
         Path | None,
-        typer.Option(metavar="CA.CRT", help="The certificate of the authority that signed its own. Default: no TLS."),
+        typer.Option(
+            metavar="CA.CRT",
+            help="The certificate of the authority that signed its own.",
+            show_default="[superlink] of SITE.toml, or else no TLS",
+        ),
     ] = None,
 ) -> None:
     """Check the site's rows against what the federation agreed on, and say what leaves the site and what never does.
 
     Nothing that is read from rows is sent anywhere. All that is wrong with the rows is listed at once; the exit code is
-    then 1. It is 2 where the check itself cannot be made: a setting is wrong, or no SuperLink answers.
+    then 1. It is 2 where rows are as agreed, or cannot be found, and the site cannot be served: a setting, key or
+    certificate is wrong, limits are used up, there is no such device, or no SuperLink answers where one was asked.
     """
-    from fedgmi.deploy.setup import check_app
+    from fedgmi.data.problems import Several
     from fedgmi.deploy.setup.address import parse
+    from fedgmi.deploy.setup.check_app import check_link
+    from fedgmi.deploy.site.readiness import hindrances
     from fedgmi.deploy.site.site_check import check, print_check, print_problems
 
+    if root_certificates is not None and superlink is None:
+        fix = "give --superlink HOST:PORT too"
+        raise ConfigError("there is no SuperLink to check", where="--root-certificates", fix=fix)
+    address, errors = superlink and parse(superlink, "--superlink"), Console(stderr=True)
     try:
         found = check(file, federation or file.parent / "federation.toml")
     except DataError as error:
-        print_problems(error, Console(stderr=True))
+        print_problems(error.found if isinstance(error, Several) else (error,), errors)
         raise typer.Exit(1) from None
-    print_check(found, Console())
-    if superlink is not None:
-        typer.echo(check_app.check_link(parse(superlink, "--superlink"), root_certificates))
-    elif root_certificates is not None:
-        raise ConfigError(
-            "there is no SuperLink to check", where="--root-certificates", fix="give --superlink HOST:PORT too"
-        )
+    problems = [*hindrances(found.settings, found.federation, found.rows, file.parent)]
+    answers = ""
+    if address:
+        own = found.settings.superlink.beside(file.absolute().parent).root_certificates
+        try:
+            answers = check_link(address, root_certificates or (Path(own) if own else None))
+        except UserError as error:
+            problems.append(error)
+    print_check(found, Console(), ready=not problems)
+    if answers:
+        typer.echo(answers)
+    if problems:
+        print_problems(problems, errors)
+        raise typer.Exit(2)
 
 
 @site_app.command("audit")

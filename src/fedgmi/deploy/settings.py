@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from fedgmi.data.missing import MARK
 from fedgmi.data.rows import Schema
@@ -44,6 +44,9 @@ CHOSEN = {"communication.precision", "communication.top", "method.reference_roun
 LEAST_MASKED = 3
 """Sites of a masked sum. Of two each would know the other's numbers from the sum."""
 Limits = Annotated[list[float], Field(min_length=2, max_length=2)]
+Item = TypeVar("Item")
+Listed = Annotated[tuple[Item, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
+"""A list of TOML, which has no tuples. What is in it is held to its type all the same."""
 
 
 class RowSettings(Section):
@@ -61,9 +64,9 @@ class RowSettings(Section):
     """
 
     kind: Literal["image", "tabular"]
-    features: tuple[str, ...] = ()
-    shape: tuple[PositiveInt, ...] = ()
-    classes: tuple[str | bool | int, ...] = ()
+    features: Listed[str] = ()
+    shape: Listed[PositiveInt] = ()
+    classes: Listed[str | bool | int] = ()
     ranges: dict[str, Limits] = Field(default_factory=dict)
     missing: Literal["refuse", "mean", "indicator"] = "refuse"
     task: TaskName = "classification"
@@ -430,13 +433,13 @@ def read(kind: type[AnySettings], path: Path) -> AnySettings:
         The settings.
 
     Raises:
-        ConfigError: For an unknown key, or a value that cannot be.
+        ConfigError: For an unknown key, or a value that cannot be. A number in quotes is none.
     """
     table = toml.unset_empty(toml.read_toml(path))
     if kind is FederationSettings:
         method_of(table)
     try:
-        return kind.model_validate(table)
+        return kind.model_validate(table, strict=True)
     except ValidationError as error:
         if kind is FederationSettings:
             raise explained(error, kind, table, str(path)) from error
@@ -460,7 +463,7 @@ def read_rows(path: Path) -> RowSettings:
         fix = "give what `fedgmi site describe … --out rows.toml` wrote"
         raise ConfigError("there is no section [rows]", where=str(path), fix=fix)
     try:
-        found = RowSettings.model_validate(table)
+        found = RowSettings.model_validate(table, strict=True)
     except ValidationError as error:
         raise explain(error, RowSettings, str(path)) from error
     found.as_schema()

@@ -24,6 +24,7 @@ _EXPECTED = {
     "bool_type": "true or false",
     "string_type": "text",
     "list_type": "a list",
+    "tuple_type": "a list",
     "dict_type": "a table",
     "model_type": "a section with keys of its own",
     "union_tag_invalid": "a section with keys of its own",
@@ -152,6 +153,8 @@ def _problem(
         return f"{key} is {show(value).rpartition(' (')[0]}, expected {' or '.join(expected)}", fix
     unquoted = "text" in expected and isinstance(value, bool | int | float)
     fix = f'quote it, {key} = "{value}", on the command line --set \'{key}="{value}"\'' if unquoted else ""
+    if isinstance(value, str) and _is_number(value) and {"a number", "a whole number"} & set(expected):
+        fix = f"write it without quotes, {key} = {value}"
     bare = isinstance(value, str | int | float) and not isinstance(value, bool)
     if bare and "a list" in expected and (len(expected) == 1 or "," in str(value)):
         written = as_list(value)

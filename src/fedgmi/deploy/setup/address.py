@@ -67,6 +67,10 @@ def parse(text: str, where: str) -> Address:
         >>> parse("[::1]:8000", "--address")
         Address(host='::1', port=8000)
     """
+    scheme, slashes, rest = text.partition("://")
+    if slashes:
+        fix = f"leave it out: {rest.partition('/')[0] or 'HOST:PORT'}"
+        raise ConfigError(f'"{text}" has a scheme, {scheme}://, and an address is HOST:PORT', where=where, fix=fix)
     try:
         parts = urlsplit(f"//{text}")
         host, port = parts.hostname or "", parts.port

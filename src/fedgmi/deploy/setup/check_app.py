@@ -6,14 +6,14 @@ import http.client
 import socket
 import ssl
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from fedgmi.deploy import exchanges, settings
 from fedgmi.deploy.setup.address import Address, parse
 from fedgmi.deploy.setup.init import APP_FILES, CERTIFICATES, CONNECTION, FEDERATION
-from fedgmi.deploy.setup.keys import check_certificate, check_pair, check_private
+from fedgmi.deploy.setup.keys import AT_SITE, check_certificate, check_pair, check_private
 from fedgmi.errors import ConfigError, FedgmiWarning, UserError
 from fedgmi.settings import toml as settings_io
 
@@ -65,7 +65,7 @@ def check_port(address: Address, root: Path | None) -> str:
     Raises:
         UserError: Something else answers there, or the host cannot be reached.
     """
-    return _answer(address, root) if _listens(address) else f"{address}: free, no SuperLink is running"
+    return _answer(address, root, _of_coordinator) if _listens(address) else f"{address}: free, no SuperLink is running"
 
 
 def check_link(address: Address, root: Path | None) -> str:
@@ -83,11 +83,11 @@ def check_link(address: Address, root: Path | None) -> str:
             that is good today.
     """
     if root is not None:
-        check_certificate(root)
+        check_certificate(root, fix=AT_SITE)
     if not _listens(address):
         fix = "ask the coordinator whether the SuperLink runs, and whether this is its port"
         raise UserError("nothing listens there", where=str(address), fix=fix)
-    return _answer(address, root)
+    return _answer(address, root, _of_site)
 
 
 def _listens(address: Address) -> bool:
@@ -105,21 +105,61 @@ def _listens(address: Address) -> bool:
     return True
 
 
-def _answer(address: Address, root: Path | None) -> str:
+Wrong = Callable[[Address, Path | None, Exception | None], tuple[str, str]]
+"""(address, root, what went wrong; None: another answer than a SuperLink's) → what is there, and the likely fix."""
+
+
+def _answer(address: Address, root: Path | None, wrong: Wrong) -> str:
     """Ask whether a SuperLink answers. Raises UserError where something else does."""
-    where = str(address)
+    failed: Exception | None = None
     try:
-        status = _health(address, root)
-    except ssl.SSLCertVerificationError as error:
-        what = f"the server there shows a certificate that {root} does not vouch for ({error.verify_message})"
+        if _health(address, root) == 200:
+            return f"{address}: a SuperLink answers"
+    except (OSError, http.client.HTTPException) as error:
+        failed = error
+    what, fix = wrong(address, root, failed)
+    raise UserError(what, where=str(address), fix=fix) from failed
+
+
+def _foreign(root: Path | None, error: ssl.SSLCertVerificationError) -> str:
+    return f"the server there shows a certificate that {root} does not vouch for ({error.verify_message})"
+
+
+def _of_coordinator(address: Address, root: Path | None, error: Exception | None) -> tuple[str, str]:
+    """What is wrong, for who can stop a SuperLink and choose its port."""
+    if isinstance(error, ssl.SSLCertVerificationError):
         fix = "take the coordinator's present ca.crt. If an old SuperLink runs there, stop it or use another port"
-        raise UserError(what, where=where, fix=fix) from error
-    except (OSError, http.client.HTTPException):
-        status = 0
-    if status != 200:
-        fix = f"stop what listens there, or use another port, both in {CONNECTION} and for the SuperLink"
-        raise UserError("the port is in use, but not by a SuperLink that belongs to this folder", where=where, fix=fix)
-    return f"{where}: a SuperLink answers"
+        return _foreign(root, error), fix
+    fix = f"stop what listens there, or use another port, both in {CONNECTION} and for the SuperLink"
+    return "the port is in use, but not by a SuperLink that belongs to this folder", fix
+
+
+def _of_site(address: Address, root: Path | None, error: Exception | None) -> tuple[str, str]:
+    """What is wrong, for who can only ask the coordinator."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        fix = "take the coordinator's present ca.crt, and the name or address that the coordinator gave"
+        return _foreign(root, error), fix
+    if isinstance(error, ssl.SSLError):
+        fix = "ask the coordinator whether this is the port, and whether its SuperLink is insecure"
+        return f"what listens there does not speak TLS ({error.reason or error})", fix
+    if root is None and _speaks_tls(address):
+        fix = "give --root-certificates ca.crt, the file that the coordinator gave you"
+        return "what listens there speaks TLS, and was asked without", fix
+    return "what listens there is no SuperLink", "ask the coordinator for the SuperLink's address and port"
+
+
+def _speaks_tls(address: Address) -> bool:
+    """Whether a handshake succeeds, whatever the certificate: nothing is said over it."""
+    anybody = ssl.create_default_context()
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection(address, SECONDS) as plain,
+            anybody.wrap_socket(plain, server_hostname=address.host),
+        ):
+            return True
+    except OSError:  # ssl.SSLError is one
+        return False
 
 
 def _health(address: Address, root: Path | None) -> int:

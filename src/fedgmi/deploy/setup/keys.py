@@ -14,20 +14,24 @@ from fedgmi.deploy.setup.address import Address
 from fedgmi.errors import UserError
 
 _PRIVATE_KEY = re.compile(rb"-----BEGIN ((?:[A-Z]+ )*)PRIVATE KEY-----")
-_ANEW = "make new ones: move certificates/ away, run sh certificates.sh, and give ca.crt and the keys to the sites"
+ANEW = "make new ones: move certificates/ away, run sh certificates.sh, and give ca.crt and the keys to the sites"
+"""What mends a certificate at the coordinator, who makes them."""
+AT_SITE = "name the ca.crt that the coordinator has now: check the path, and copy the file anew"
+"""What does at a site."""
 
 
-def check_private(path: Path) -> None:
+def check_private(path: Path, *, fix: str = "sh certificates.sh") -> None:
     """Check a private key.
 
     Args:
         path: The key's file.
+        fix: The likely fix where it cannot be read.
 
     Raises:
         UserError: It is missing, is not a private key, has a passphrase, or others than its owner can read or change
             it.
     """
-    text = _read(path, "a private key")
+    text = _read(path, "a private key", fix)
     kind = _PRIVATE_KEY.search(text)
     if not kind:
         public = b"PUBLIC KEY" in text or text.startswith((b"ssh-", b"ecdsa-"))
@@ -55,11 +59,16 @@ def check_pair(key: Path, certificate: Path) -> None:
     try:
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
     except ssl.SSLError as error:
-        raise UserError(f"this is not the key of {certificate} ({error.reason})", where=str(key), fix=_ANEW) from error
+        raise UserError(f"this is not the key of {certificate} ({error.reason})", where=str(key), fix=ANEW) from error
 
 
 def check_certificate(
-    path: Path, *, issuer: Path | None = None, address: Address | None = None, now: datetime | None = None
+    path: Path,
+    *,
+    issuer: Path | None = None,
+    address: Address | None = None,
+    now: datetime | None = None,
+    fix: str = ANEW,
 ) -> datetime | None:
     """Check a certificate.
 
@@ -68,6 +77,7 @@ def check_certificate(
         issuer: The certificate of the authority that has to have signed it. None: any.
         address: The address that it has to be made for. None: any.
         now: The time at which it has to be good. None: the present.
+        fix: The likely fix of a certificate that is none, or too old.
 
     Returns:
         Until when it is good. None where the package `cryptography`, which comes with Flower, is missing: then only
@@ -76,23 +86,23 @@ def check_certificate(
     Raises:
         UserError: It is no certificate, has expired, is not yet good, or is of another authority or address.
     """
-    text = _read(path, "a certificate")
+    text = _read(path, "a certificate", fix)
     if b"-----BEGIN CERTIFICATE-----" not in text:
-        raise UserError("this is not a certificate in PEM", where=str(path), fix=_ANEW)
+        raise UserError("this is not a certificate in PEM", where=str(path), fix=fix)
     try:
         from cryptography import x509
     except ModuleNotFoundError:
         return None
-    certificate = _parse(x509, text, path)
+    certificate = _parse(x509, text, path, fix)
     now = now or datetime.now(UTC)
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now > end:
-        raise UserError(f"the certificate expired on {end:%Y-%m-%d %H:%M} UTC", where=str(path), fix=_ANEW)
+        raise UserError(f"the certificate expired on {end:%Y-%m-%d %H:%M} UTC", where=str(path), fix=fix)
     if now < begin:
-        fix = f"set this machine's clock, which shows {now:%Y-%m-%d %H:%M} UTC"
-        raise UserError(f"the certificate is good only from {begin:%Y-%m-%d %H:%M} UTC", where=str(path), fix=fix)
+        clock = f"set this machine's clock, which shows {now:%Y-%m-%d %H:%M} UTC"
+        raise UserError(f"the certificate is good only from {begin:%Y-%m-%d %H:%M} UTC", where=str(path), fix=clock)
     if issuer is not None:
-        _check_issuer(certificate, path, _parse(x509, _read(issuer, "a certificate"), issuer), issuer)
+        _check_issuer(certificate, path, _parse(x509, _read(issuer, "a certificate", fix), issuer, fix), issuer)
     if address is not None:
         _check_names(x509, certificate, path, address)
     return end  # type: ignore[no-any-return]
@@ -116,20 +126,20 @@ def _check_names(x509: Any, certificate: Any, path: Path, address: Address) -> N
     known = sorted(str(name.value) for name in names)
     if address.host not in known:
         what = f"the certificate is for {', '.join(known) or 'no address'}, and not for {address.host}"
-        fix = f"put {address.host} into subjectAltName in certificates.sh, and {_ANEW}"
+        fix = f"put {address.host} into subjectAltName in certificates.sh, and {ANEW}"
         raise UserError(what, where=str(path), fix=fix)
 
 
-def _parse(x509: Any, text: bytes, path: Path) -> Any:
+def _parse(x509: Any, text: bytes, path: Path, fix: str) -> Any:
     try:
         return x509.load_pem_x509_certificate(text)
     except ValueError as error:
-        raise UserError(f"the certificate cannot be read ({error})", where=str(path), fix=_ANEW) from error
+        raise UserError(f"the certificate cannot be read ({error})", where=str(path), fix=fix) from error
 
 
-def _read(path: Path, kind: str) -> bytes:
+def _read(path: Path, kind: str, fix: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else f"it cannot be read ({error})"
-        raise UserError(f"{kind} was expected, but {reason}", where=str(path), fix="sh certificates.sh") from error
+        raise UserError(f"{kind} was expected, but {reason}", where=str(path), fix=fix) from error

@@ -59,7 +59,7 @@ def serve(file: Path, given: LinkSettings | None = None, *, port: int | None = N
             _stamped(say, name, "a SuperNode that a killed process had left is ended")
         _stamped(say, name, f"{len(site.train)} rows are loaded; flwr {version}; the SuperLink is {link.address}")
         port = port or free_port()
-        node = SuperNode(where, link, port)
+        node = SuperNode(where, link, port, lambda line: _stamped(say, name, line))
         app = make_client_app(guarded(Site.answer, kept.open, where))
         executor = Executor(f"127.0.0.1:{port}", node.secret, app)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from fedgmi.data.missing import MARK
-from fedgmi.data.problems import Several
 from fedgmi.data.rows import Client
 from fedgmi.data.sources.frames import column_of
 from fedgmi.data.validate import TEACHES_NOTHING, teaches_nothing
 from fedgmi.deploy import private
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits, read
+from fedgmi.deploy.site.readiness import hints
 from fedgmi.deploy.site.site_data import SiteRows, load_site
-from fedgmi.errors import DataError
+from fedgmi.errors import ConfigError, DataError, UserError
 from fedgmi.methods.disclosing import TELLS
 from fedgmi.methods.fedgmi.sketch import count_words
 from fedgmi.protocol.secure_sum import seen_singly
@@ -79,7 +79,7 @@ def check(site_toml: Path, federation_toml: Path) -> Check:
         What was found.
 
     Raises:
-        ConfigError: For settings that cannot be.
+        ConfigError: For settings that cannot be, a path of rows among them that is not there.
         DataError: For rows that are not what the federation agreed on; see `load_site`.
     """
     settings, federation = read(SiteSettings, site_toml), read(FederationSettings, federation_toml)
@@ -90,7 +90,12 @@ def check(site_toml: Path, federation_toml: Path) -> Check:
     known = asked if isinstance(asked, int) else 2  # what leaves is the same for any number but one
     setup = federation.setup_of(known)
     check_method(federation.method, federation.rounds)
-    rows = load_site(settings, federation, site_toml.parent)
+    try:
+        rows = load_site(settings, federation, site_toml.parent)
+    except DataError as error:
+        if not (site_toml.parent / Path(settings.data.path).expanduser()).exists():
+            raise ConfigError(error.what, where=error.where, fix=error.fix) from error
+        raise
     counts = (_class_counts(part, schema.n_classes) for part in (rows.train, rows.validation, rows.held_out))
     method = federation.running(setup.method())
     has_histogram = any(step.counts for step in method.program.all_steps)
@@ -233,8 +238,14 @@ def lacks(check: Check) -> str:
     return f"{found}. The federation's models learn from the other sites' rows; is it the right column?"
 
 
-def print_check(check: Check, console: Console) -> None:
-    """What was read and how it was matched; then what leaves the site, and what never does."""
+def print_check(check: Check, console: Console, *, ready: bool = True) -> None:
+    """What was read and how it was matched; then what leaves the site, and what never does.
+
+    Args:
+        check: Rows that are as agreed.
+        console: Where to print.
+        ready: Whether nothing hinders `serve`.
+    """
     _paragraph(console, "Rows", _rows(check))
     if check.class_counts:
         console.print(Padding(_class_table(check), (0, 0, 0, 2)))
@@ -249,7 +260,13 @@ def print_check(check: Check, console: Console) -> None:
         console.print()
     console.print(Text(warning(check), style="bold yellow"))
     console.print()
-    console.print(Text(f"{check.settings.name} is ready for {check.federation.name}.", style="green"))
+    for hint in hints(check.settings, check.rows):
+        console.print(Text(hint, style="bold yellow"))
+        console.print()
+    if ready:
+        console.print(Text(f"{check.settings.name} is ready for {check.federation.name}.", style="green"))
+    else:
+        console.print(Text(f"Its rows are as agreed. {check.settings.name} cannot be served yet.", style="bold red"))
 
 
 def _rows(check: Check) -> Iterator[str]:
@@ -290,14 +307,13 @@ def _missing(check: Check) -> dict[str, int]:
     return {column: gaps for column, gaps in found.items() if gaps}
 
 
-def print_problems(error: DataError, console: Console) -> None:
-    """All that is wrong with a site's rows, a line each, and how many there are.
+def print_problems(found: Sequence[UserError], console: Console) -> None:
+    """All that is wrong, a line each, and how many there are.
 
     Args:
-        error: What `check` raised.
+        found: What `check` raised, apart, or what hinders `serve`.
         console: Where to print.
     """
-    found = error.found if isinstance(error, Several) else (error,)
     for problem in found:
         console.print(Text.assemble(("error: ", "bold red"), (str(problem), "red")), soft_wrap=True)
     if len(found) > 1:

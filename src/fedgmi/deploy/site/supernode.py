@@ -7,11 +7,13 @@ import secrets
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
 from fedgmi.deploy.link import SWITCHES, LinkSettings
+from fedgmi.deploy.site.heard import Heard
 from fedgmi.errors import CheckpointError, UserError
 from fedgmi.protocol.words import one_line
 from fedgmi.storage import files
@@ -51,17 +53,22 @@ class SuperNode:
         secret: What it asks executors for. A new one at each start of the site.
     """
 
-    def __init__(self, where: Path, link: LinkSettings, port: int) -> None:
+    def __init__(
+        self, where: Path, link: LinkSettings, port: int, explain: Callable[[str], None] = lambda line: None
+    ) -> None:
         """Start nothing yet.
 
         Args:
             where: As above.
             link: Where the SuperLink is. It has been checked.
             port: Of the runtime API.
+            explain: Shows why a SuperNode has ended, where that is known.
         """
         self.where, self.secret = where, secrets.token_hex(32).encode()
         self._words = command(link, port, where / SECRET)
+        self._key, self._explain = None if link.key is None else Path(link.key), explain
         self._child: subprocess.Popen[bytes] | None = None
+        self._heard: Heard | None = None
         self._wait, self._next, self._began = FIRST_WAIT_S, 0.0, 0.0
 
     def keep(self) -> str:
@@ -81,6 +88,9 @@ class SuperNode:
             if code is None:
                 return ""
             self._child = None
+            why = "" if self._heard is None else self._heard.why(self._key)
+            if why:
+                self._explain(why)
             if code == USAGE:
                 fix = "pip install 'fedgmi[flower]' -c constraints.txt; its own words are above"
                 raise UserError("it does not know how it was called", where=self._words[0], fix=fix)
@@ -131,8 +141,15 @@ class SuperNode:
         environment = os.environ | SWITCHES | {"PATH": path, "FLWR_HOME": home}
         try:
             self._child = subprocess.Popen(
-                self._words, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, cwd=self.where
+                self._words,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd=self.where,
             )
+            self._heard = None if self._child.stdout is None else Heard(self._child.stdout)
         except FileNotFoundError as error:
             fix = "pip install 'fedgmi[flower]'"
             raise UserError("there is no such command", where=self._words[0], fix=fix) from error
