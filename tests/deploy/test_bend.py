@@ -293,3 +293,41 @@ def test_rows_within_ranges_have_sums_within_them():
     assert check({}, Message(sums=sums), 0, 40) is None
     far = sums | {"sum": torch.tensor([40_000.0, 0.0]), "squares": torch.tensor([4e7, 1.0])}
     assert "its values of 'age' have Σx = 40000" in check({}, Message(sums=far), 0, 40)
+
+
+def of_no_mass(mass: float, value: Change):
+    """A site that sends models of other values with this mass, all of them."""
+
+    def fault(request: Parcel, reply: Parcel) -> Parcel:
+        if request.header["kind"] != "step" or "layout" not in reply.header:
+            return reply
+        message = unpack(reply)
+        if not message.models:
+            return reply
+        models = {
+            name: replace(
+                of,
+                total=value(of.total),
+                mass=torch.full_like(of.mass, mass),
+                holders=torch.ones_like(of.holders),
+            )
+            for name, of in message.models.items()
+        }
+        return pack(replace(message, models=models), {"rows": reply.header["rows"]})
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("settings", "mass"),
+    [(AVERAGE, 0.0), (AVERAGE, -9e-4), (federation_settings(), 0.0)],
+    ids=["fedavg", "below zero", "fedgmi"],
+)
+def test_models_without_mass_are_zero_or_their_site_is_absent(tmp_path, settings, mass):
+    """Their sum would be added, and neither norms nor masses show what it does."""
+    settings = settings.model_copy(update={"rounds": 1})
+    deployed(settings, tmp_path, {"client-03": of_no_mass(mass, lambda leaf: torch.full_like(leaf, 3e4))})
+    said = "has no mass in place 0, and a sum that is not 0" if mass == 0 else "the mass of '"
+    assert said in next(line for line in log_of(tmp_path).splitlines() if "client-03 is absent: " in line)
+    kept = checkpoint.load(tmp_path / "out" / folder.CHECKPOINTS, settings.method.name, digest=settings.digest())
+    assert float(kept.server["expert"].abs().max()) < 100.0

@@ -21,7 +21,7 @@ from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
 from fedgmi.methods.plausible import either
 from fedgmi.protocol import whole
-from fedgmi.protocol.message import Message, flatten
+from fedgmi.protocol.message import Message, Models, flatten
 from fedgmi.protocol.step import Check, Step, select
 from fedgmi.protocol.wire import DTYPES, Parcel, WireError, dtype_name, unpack
 from fedgmi.protocol.words import one_line
@@ -46,6 +46,7 @@ class Expected:
         mass: What the masses of all models of a name add up to for one row.
         shares: Whether masses are shares with noise, which the check holds to what they can be.
         masked: Whether its numbers mean nothing by themselves, so that nothing can be said of them.
+        summed: Whether it is of several clients, and its numbers were rounded before they were added up.
     """
 
     leaves: Layout
@@ -55,6 +56,7 @@ class Expected:
     mass: Mapping[str, float] = field(default_factory=dict)
     shares: bool = False
     masked: bool = False
+    summed: bool = False
 
     def hidden(self) -> Expected:
         """What one client's message looks like under masks."""
@@ -62,7 +64,7 @@ class Expected:
 
     def in_all(self) -> Expected:
         """What the sum of all looks like: the step's own check is of one client."""
-        return Expected(self.leaves, mass=self.mass, shares=self.shares)
+        return Expected(self.leaves, mass=self.mass, shares=self.shares, summed=True)
 
     def travelling(self, client: int) -> Layout:
         """What a client's message looks like on its way."""
@@ -97,13 +99,39 @@ class Expected:
         if huge is not None:
             return f"{huge!r} holds {float(leaves[huge].abs().max()):.3g}: sums of such are no numbers any more"
         for name, models in () if self.shares else message.models.items():
-            least, most = float(models.mass.min()), float(models.mass.max())
-            if least < -SLACK or most > rows * (1 + SLACK) + SLACK:
-                return f"the mass of {name!r} is between {least:g} and {most:g}, and the site has {rows} rows"
-            total, of_a_row = float(models.mass.double().sum()), self.mass.get(name, 1.0)
-            if total > rows * of_a_row * (1 + SLACK) + SLACK:
-                return f"the mass of {name!r} is {total:g} in all, and the site has {rows} rows"
+            why = wrong_mass(name, models, rows, self.mass.get(name, 1.0), summed=self.summed)
+            if why is not None:
+                return why
         return None if self.check is None else self.check(message, client, rows)
+
+
+def wrong_mass(name: str, models: Models, rows: int, of_a_row: float = 1.0, *, summed: bool = False) -> str | None:
+    """What is wrong with the masses of models; None where nothing is.
+
+    A mass is a sum of shares of rows: no rounding takes it below 0, and a sum of models by shares of 0 is 0.
+
+    Args:
+        name: The models'.
+        models: Of one site, or of several where it is `summed`.
+        rows: How many rows there are.
+        of_a_row: What a row adds to all masses together.
+        summed: Whether numbers were rounded on their way, so that a small mass may have come to 0.
+
+    Examples:
+        >>> models = Models(torch.ones(2, 3), torch.tensor([4.0, 0.0]).double(), torch.ones(1, 2).bool())
+        >>> wrong_mass("expert", models, 4)
+        "'expert' has no mass in place 1, and a sum that is not 0"
+    """
+    least, most = float(models.mass.min()), float(models.mass.max())
+    if least < (-SLACK if summed else 0.0) or most > rows * (1 + SLACK) + SLACK:
+        return f"the mass of {name!r} is between {least:g} and {most:g}, and the site has {rows} rows"
+    total = float(models.mass.double().sum())
+    if total > rows * of_a_row * (1 + SLACK) + SLACK:
+        return f"the mass of {name!r} is {total:g} in all, and the site has {rows} rows"
+    of_none = ((models.mass <= 0) & (models.total != 0).flatten(1).any(1)).nonzero().flatten().tolist()
+    if of_none and not summed:
+        return f"{name!r} has no mass in place {of_none[0]}, and a sum that is not 0"
+    return None
 
 
 @dataclass
