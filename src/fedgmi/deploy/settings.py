@@ -273,6 +273,10 @@ class FederationSettings(Section):
             raise _wrong_plan(f"has {said} = {value!r:.40}, which no plan chooses")
         if changed(own, [name]) and value != getattr(own, name):
             raise _wrong_plan(f"would change {said}, which federation.toml sets to {getattr(own, name)!r}")
+        if section == "method" and (not isinstance(value, int) or value > getattr(own, name)):
+            raise _wrong_plan(
+                f"has {said} = {value!r:.40}, and federation.toml {getattr(own, name)}: a plan only lowers it"
+            )
         if section == "communication" and value not in [getattr(rung, name) for rung in RUNGS]:
             raise _wrong_plan(f"has {said} = {value!r:.40}, which no plan chooses")
 
