@@ -318,6 +318,8 @@ class SiteSettings(Section):
         max_delta: The δ of all noisy releases together. With one above 0 their ε is less than the sum, where there are
             many (`privacy.accountant`); 0: ε add up.
         max_request_mb: A request of more megabytes is refused unread.
+        tell_metrics: Whether the coordinator is told how good the site's predictor is on rows held out: exact functions
+            of these rows, which neither noise nor masks cover. None: where the federation has no `method.epsilon`.
         superlink: Where `fedgmi site serve` finds the coordinator, and by which key it is known there.
     """
 
@@ -335,6 +337,7 @@ class SiteSettings(Section):
     max_releases: PositiveInt | None = None
     max_delta: Annotated[float, Field(ge=0, lt=1)] = 0.0
     max_request_mb: PositiveFloat = 1024.0
+    tell_metrics: bool | None = None
     superlink: LinkSettings = LinkSettings()
 
 
@@ -355,6 +358,13 @@ def check_limits(site: SiteSettings, federation: FederationSettings) -> None:
             where=f"settings of site {site.name!r}",
             fix=f"ask the coordinator for method.epsilon, or leave {limits[0]} out",
         )
+
+
+def tells_metrics(site: SiteSettings, federation: FederationSettings) -> bool:
+    """Whether a site tells how good its predictor is on rows held out."""
+    if site.tell_metrics is not None:
+        return site.tell_metrics
+    return federation.method.model_dump().get("epsilon") is None
 
 
 AnySettings = TypeVar("AnySettings", FederationSettings, SiteSettings)

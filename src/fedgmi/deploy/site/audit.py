@@ -106,7 +106,8 @@ def line_of(asked: Header, reply: Parcel, step: Step | None) -> dict[str, Any]:
     """
     kind = str(asked.get("kind"))
     leaves = [about(entry) for entry in reply.header.get("layout", ())]
-    name, tells = (kind, TOLD.get(kind, "")) if step is None else (step.name, step.tells if leaves else "")
+    name, tells = (kind, TOLD.get(kind, "")) if step is None else (step.name, step.tells)
+    tells = tells if leaves or kind == "hello" else ""
     return {
         **_asked(asked),
         "name": name,

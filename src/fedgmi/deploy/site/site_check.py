@@ -17,7 +17,7 @@ from fedgmi.data.problems import Several
 from fedgmi.data.rows import Client
 from fedgmi.data.sources.frames import column_of
 from fedgmi.data.validate import TEACHES_NOTHING, teaches_nothing
-from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits, read
+from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits, read, tells_metrics
 from fedgmi.deploy.site.site_data import SiteRows, load_site
 from fedgmi.errors import DataError
 from fedgmi.methods import METHODS
@@ -113,6 +113,8 @@ def leaves(check: Check) -> Iterator[str]:
                 said.add(step.tells)
                 yield f"{when}, {_sentence(check, step)}"
     rows = check.rows
+    if not tells_metrics(check.settings, check.federation):
+        return  # metrics stay at the site
     if rows.held_out is not None and rows.held_out.y is not None and check.federation.rows.task != "classification":
         told = "RMSE, MAE, R², −log density and coverage of intervals"
         told = told if check.federation.rows.task == "regression" else "C-index"
@@ -129,6 +131,8 @@ def never(check: Check) -> Iterator[str]:
     yield "a row or a label as it stands, and the names and values of ignored columns: no message has a place for them"
     if check.n_counts:
         yield "its secret, from which noise is drawn"
+    if not tells_metrics(check.settings, check.federation):
+        yield "how good its predictor is on the rows held out: results/ has it"
     if check.own:
         yield "its own part of the predictor"
 
