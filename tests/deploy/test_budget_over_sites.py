@@ -57,6 +57,17 @@ def test_a_plan_of_turns_that_cannot_be_is_refused():
         settings_with("fedgmi", {"mb_per_client": 1.0}).planned({"method.judge_turns": -1})
 
 
+@pytest.mark.parametrize("name", ["judge_turns", "reference_rounds"])
+def test_a_plan_only_lowers_what_is_asked_of_a_site(name):
+    """20,000 turns in a greeting kept a site busy for ever."""
+    settings = settings_with("fedgmi", {"mb_per_client": 1.0})
+    own = getattr(settings.method, name)
+    for chosen in (own + 1, 20_000, 10**30, 1.5, None, "1"):
+        with pytest.raises(ConfigError, match="a plan only lowers it"):
+            settings.planned({f"method.{name}": chosen})
+    assert getattr(settings.planned({f"method.{name}": own - 1}).method, name) == own - 1
+
+
 @pytest.mark.parametrize(
     ("set_here", "chosen"),
     [

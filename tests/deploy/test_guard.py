@@ -253,6 +253,11 @@ def test_a_predictor_is_judged_once_a_run(tmp_path):
     site = make_sites(settings, tmp_path)[100]
     hostile = Hostile(replace(site, settings=site.settings.model_copy(update={"max_runs": 2})))
 
+    header = hostile.header("finish", round=3, id=0, base=None, diagnosis=None)
+    assert hostile.ask(header, {"expert": torch.ones(1, 90)}) is None
+    assert "no step of this run was answered here" in hostile.errors[-1]
+    assert hostile.step("train", 0, {"expert": torch.zeros(1, 90)}, round=2)
+
     def judged(value: float, round: int) -> bool:
         header = hostile.header("finish", round=round, id=0, base=None, diagnosis=None)
         return hostile.ask(header, {"expert": torch.full((1, 90), value)}) is not None
@@ -260,6 +265,7 @@ def test_a_predictor_is_judged_once_a_run(tmp_path):
     assert not judged(0.1, 1)
     assert "results are handed out in round 3, at the end, and not in 1" in hostile.errors[-1]
     assert judged(0.1, 3)
+    assert "accuracy" in unpack(hostile.replies[-1]).replies
     assert judged(0.1, 3), "the same again"
     assert judged(0.2, 3), "a run more"
     assert not judged(0.3, 3)

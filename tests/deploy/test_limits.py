@@ -84,6 +84,17 @@ def test_a_request_that_speaks_of_more_than_there_is_takes_no_memory(hostile, na
 
 
 @pytest.mark.usefixtures("bounded")
+def test_leaves_below_another_are_none_of_the_program_s(hostile):
+    """1.9 MB made 480 MB: any name below a leaf was taken, and each leaf had room of its own."""
+    about = {"dtype": "uint8", "shape": [6, BLOCK_BYTES], "blocks": [[hash_of(BLOCK)]] * 6}
+    sent = [*(json.dumps(about | {"name": f"sketch/mean/{n}"}).encode() for n in range(2000)), BLOCK]
+    names = [hash_of(part) for part in sent]
+    tree = {"layout": names[:-1], "sent": names, "sizes": [len(part) for part in sent]}
+    asked = Parcel(place(hostile, "spread") | tree, to_tensor(sent))
+    assert "'sketch/mean/0', which no step makes" in hostile.site.answer(asked).header["error"]
+
+
+@pytest.mark.usefixtures("bounded")
 @pytest.mark.parametrize("about", ["[" * 200_000, '{"name":' * 200_000, "[" * 50_000 + "]" * 50_000, "1" * 5000])
 def test_deep_json_is_no_leaf(about):
     with pytest.raises(WireError, match="what is said of a leaf cannot be read"):

@@ -14,14 +14,14 @@ from fedgmi.protocol.agreed import Agreed
 from fedgmi.protocol.blocks import BLOCK_BYTES, cut
 from fedgmi.protocol.codecs.coding import Coding
 from fedgmi.protocol.opening import join, received, tree_of
-from fedgmi.protocol.step import Program
+from fedgmi.protocol.step import Program, Step
 from fedgmi.protocol.wire import Parcel, WireError, hash_of, to_tensor
 from fedgmi.settings.communication import CommunicationSettings
 
 PROGRAM = Program(
     lambda: {"expert": torch.zeros(2, 5000), "cluster": torch.zeros(0, dtype=torch.long)},
     lambda ids: {},
-    (),
+    (Step("gate", lambda *asked: None, writes=("gate/cells", "gate/bias", "gate/x")),),
     grows=frozenset({"cluster"}),
 )
 AGREED = Agreed.of(PROGRAM, ("expert", "cluster", "gate"), most=3)
@@ -67,6 +67,14 @@ REFUSED: dict[str, tuple[Parcel, str]] = {
     "one block again and again": (
         parcel([said("gate/cells", [4096 * 400], [[hash_of(ZEROS)] * 400])], [ZEROS]),
         "by blocks that repeat: expected at most",
+    ),
+    "a leaf below another": (
+        parcel([said("gate/x/y", [4096], [[hash_of(ZEROS)]])], [ZEROS]),
+        "'gate/x/y', which no step makes",
+    ),
+    "leaves that share a block": (
+        parcel([said(f"gate/{name}", [4 * 4096], [[hash_of(ZEROS)] * 4]) for name in ("cells", "bias", "x")], [ZEROS]),
+        "3 leaves that steps make, of 196608 bytes",
     ),
     "endless": (parcel([said("gate/cells", [2**40, 4096], [[hash_of(ZEROS)]])], [ZEROS]), "its blocks are not of that"),
     "an axis below zero": (parcel([said("expert", [2, -1], [])]), "'expert' has a shape that cannot be"),

@@ -307,6 +307,10 @@ class FederationSettings(Section):
             raise _wrong_plan(f"has {said} = {value!r:.40}, which no plan chooses")
         if changed(own, [name]) and value != getattr(own, name):
             raise _wrong_plan(f"would change {said}, which federation.toml sets to {getattr(own, name)!r}")
+        if section == "method" and (not isinstance(value, int) or value > getattr(own, name)):
+            raise _wrong_plan(
+                f"has {said} = {value!r:.40}, and federation.toml {getattr(own, name)}: a plan only lowers it"
+            )
         if section == "communication" and value not in [getattr(rung, name) for rung in RUNGS]:
             raise _wrong_plan(f"has {said} = {value!r:.40}, which no plan chooses")
 
@@ -351,6 +355,8 @@ class SiteSettings(Section):
         max_delta: The δ of all noisy releases together. With one above 0 their ε is less than the sum, where there are
             many (`privacy.accountant`); 0: ε add up, and what `[privacy]` adds, which needs a δ, is beyond a limit.
         max_request_mb: A request of more megabytes is refused unread.
+        tell_metrics: Whether the coordinator is told how good the site's predictor is on rows held out: exact functions
+            of these rows, which neither noise nor masks cover. None: where the federation has no `method.epsilon`.
         superlink: Where `fedgmi site serve` finds the coordinator, and by which key it is known there.
     """
 
@@ -370,6 +376,7 @@ class SiteSettings(Section):
     max_releases: PositiveInt | None = None
     max_delta: Annotated[float, Field(ge=0, lt=1)] = 0.0
     max_request_mb: PositiveFloat = 1024.0
+    tell_metrics: bool | None = None
     superlink: LinkSettings = LinkSettings()
 
     @property
@@ -417,6 +424,15 @@ def _check_masked(site: SiteSettings, federation: FederationSettings) -> None:
             where=where,
             fix='ask the coordinator for method.epsilon or preset = "plain", or leave only_masked out',
         )
+
+
+def tells_metrics(site: SiteSettings, federation: FederationSettings) -> bool:
+    """Whether a site tells how good its predictor is on rows held out: never with `[privacy]` or `only_masked`."""
+    if federation.privacy.on or site.only_masked:
+        return False
+    if site.tell_metrics is not None:
+        return site.tell_metrics
+    return federation.method.model_dump().get("epsilon") is None
 
 
 AnySettings = TypeVar("AnySettings", FederationSettings, SiteSettings)

@@ -63,6 +63,7 @@ class Agreed:
     Attributes:
         first: The dtype and shape of every leaf of the program's first state, by name.
         entries: What may come, named as in `Step.reads`.
+        names: Leaves that the program's steps make, each by its own name: see `Step.writes`.
         grows: Leaves whose first axis may be longer than in the first state: see `Program.grows`.
         made: The shapes of leaves that the first state lacks; see `Program.made`.
         most: How long; and how many times over a leaf that the first state lacks may hold what was said of it.
@@ -70,6 +71,7 @@ class Agreed:
 
     first: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     entries: tuple[str, ...] = ()
+    names: frozenset[str] = frozenset()
     grows: frozenset[str] = frozenset()
     made: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
     most: int = 1
@@ -84,23 +86,42 @@ class Agreed:
             most: How many clients or components there are, whichever is more.
         """
         first = {name: (dtype_name(leaf), tuple(leaf.shape)) for name, leaf in program.init().items()}
-        return cls(first, tuple(entries), program.grows, program.made, most)
+        names = frozenset(name for step in program.all_steps for name in step.writes)
+        return cls(first, tuple(entries), names, program.grows, program.made, most)
 
-    def check(self, leaf: Leaf, said: int) -> None:
-        """Refuse a leaf that is not what it should be, before memory is taken for it.
+    def check(self, leaves: Mapping[str, tuple[Leaf, int]]) -> None:
+        """Refuse a tree that is not what it should be, before memory is taken for it.
+
+        A leaf of the first state has the form that it has there. Of others the form is not always known: all of these
+        together may hold `most` times what was said of them and their blocks, for a block may stand for several
+        clients or components.
 
         Args:
-            leaf: As the request has it.
-            said: Bytes by which it says so.
+            leaves: By name, each leaf as the request has it, and the bytes by which it says so.
 
         Raises:
             WireError: It names the leaf, what came, and what was expected.
         """
+        for leaf, _ in leaves.values():
+            self._check_leaf(leaf)
+        others = [(leaf, said) for leaf, said in leaves.values() if leaf.name not in self.first]
+        blocks = {name: size for leaf, _ in others for name, size in leaf.sizes().items()}
+        room = self.most * (sum(said for _, said in others) + sum(blocks.values()))
+        found = sum(leaf.n_bytes for leaf, _ in others)
+        if found > room:
+            large = max((leaf for leaf, _ in others), key=lambda leaf: leaf.n_bytes)
+            raise WireError(
+                f"the coordinator sent {len(others)} leaves that steps make, of {found} bytes "
+                f"({large.name[:SHOWN]!r} of {large.n_bytes}), by blocks that repeat: expected at most {room}"
+            )
+
+    def _check_leaf(self, leaf: Leaf) -> None:
+        """The same of one leaf's name and form."""
         came, shape = f"the coordinator sent {leaf.name[:SHOWN]!r}", leaf.shape
         if not any(covers(entry, leaf.name) for entry in self.entries):
             raise WireError(f"{came}, which this request has no use for")
         if leaf.name not in self.first:
-            self._check_made(leaf, said, came)
+            self._check_made(leaf, came)
             return
         dtype, expected = self.first[leaf.name]
         grown = leaf.name in self.grows and len(shape) == len(expected) and shape[1:] == expected[1:]
@@ -108,17 +129,16 @@ class Agreed:
             return
         raise WireError(f"{came} as {shown(leaf.dtype, shape)}, expected {shown(dtype, expected)}")
 
-    def _check_made(self, leaf: Leaf, said: int, came: str) -> None:
-        """The same of a leaf that the first state lacks."""
+    def _check_made(self, leaf: Leaf, came: str) -> None:
+        """The same of one that the first state lacks."""
+        if leaf.name not in self.names and leaf.name not in self.made:
+            raise WireError(f"{came}, which no step makes: its author names each leaf in the `writes` of a step")
         of = self.made.get(leaf.name)
         if of is not None and (
             len(of) != len(leaf.shape) or any(n not in (m, None) for m, n in zip(leaf.shape, of, strict=True))
         ):
             sides = ", ".join("any" if n is None else str(n) for n in of)
             raise WireError(f"{came} as {shown(leaf.dtype, leaf.shape)}, expected the shape [{sides}]")
-        room = self.most * (said + sum(leaf.sizes().values()))
-        if leaf.n_bytes > room:
-            raise WireError(f"{came} of {leaf.n_bytes} bytes, by blocks that repeat: expected at most {room}")
 
 
 def shown(dtype: str, shape: Iterable[int]) -> str:

@@ -96,10 +96,11 @@ def received(
     leaves = [leaf_of(about) for about in abouts.values()]
     if len({leaf.name for leaf in leaves}) < len(leaves):
         raise WireError("a leaf came twice")
+    if agreed is not None:
+        lengths = map(len, abouts.values())
+        agreed.check({leaf.name: (leaf, said) for leaf, said in zip(leaves, lengths, strict=True)})
     owners: dict[str, tuple[str, int]] = {}
-    for leaf, about in zip(leaves, abouts.values(), strict=True):
-        if agreed is not None:
-            agreed.check(leaf, len(about))
+    for leaf in leaves:
         for name, size in leaf.sizes().items():
             if owners.setdefault(name, (leaf.name, size))[1] != size:
                 raise WireError(f"{leaf.name!r} has a block of two sizes")

@@ -41,7 +41,8 @@ class Step:
         server: (server's state, the clients' message, round) → server's state.
         reads: The leaves of the server's state that the client part needs. A name stands for the leaf of that name
             and for all below it (`gate` for `gate/weights`). Nothing else is sent.
-        writes: The leaves that the server part makes or changes, named likewise.
+        writes: The leaves that the server part makes or changes, named likewise. Of a leaf that the first state lacks
+            the whole name: a site of a deployment takes no leaf that is neither there nor named so.
         kind: What its sums and replies are, for the ledger.
         models: (server's state) → the models [K, P] as they stand, by the names under which the message holds their
             sums. Norm bounds and robust means need to know them.

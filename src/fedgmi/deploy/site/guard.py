@@ -28,6 +28,7 @@ from fedgmi.storage import files
 
 FILE, LOCK = "guard.json", "guard.lock"
 AGAIN = "restore it from a backup; who removes it lets every run be asked anew"
+RESULTS = 10**6  # the number of the exchange in which results are handed out
 ROUNDS_KNOWN = 2  # before the current one whose exchanges may be asked again; the preparation's may always be
 DAYS_SILENT = 30  # after which a run that never came to its end is given up
 Place = tuple[int, int]  # round, and the step's place in its phase
@@ -65,6 +66,11 @@ class Answered:
     def at(self) -> tuple[int, int]:
         """Round and number."""
         return self.round, self.number
+
+    @property
+    def is_step(self) -> bool:
+        """Whether it is of a step, and not of results."""
+        return self.number < RESULTS
 
 
 @dataclass
@@ -118,6 +124,10 @@ class Turn:
     about: Run
     new: bool = True
     costs: bool = False
+
+    def since(self, round: int) -> bool:
+        """Whether a step of this round or a later one was answered in the run."""
+        return any(one.is_step and one.round >= round for one in self.about.answers)
 
 
 @dataclass(frozen=True)
@@ -184,6 +194,8 @@ class Guard:
             self._admit(begun)
             run.times += 1
         place = _place(header, program, self.rounds, run.answers)
+        if header["kind"] != "step" and not any(one.is_step for one in run.answers):
+            raise Refused("no step of this run was answered here, and results are for sites that took part")
         run.answers.append(Answered(*at, place, request))
         return Turn(name, run, costs=costs)
 
@@ -253,7 +265,7 @@ class Guard:
 
 def _at(header: Mapping[str, Any]) -> tuple[int, int]:
     """The exchange; results are handed out after all of them."""
-    return header["round"], header["number"] if header["kind"] == "step" else 10**6
+    return header["round"], header["number"] if header["kind"] == "step" else RESULTS
 
 
 def _place(header: Mapping[str, Any], program: Program, rounds: int, answers: Sequence[Answered]) -> int:

@@ -21,7 +21,7 @@ import torch
 from fedgmi import __version__, tree
 from fedgmi.data.rows import Client, Rows
 from fedgmi.data.rows import pack as pack_rows
-from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits
+from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits, tells_metrics
 from fedgmi.deploy.site import results, snapshot
 from fedgmi.deploy.site.audit import Audit
 from fedgmi.deploy.site.guard import Guard, Refused, Turn
@@ -136,7 +136,7 @@ class Site:
             finish = step is None
             if step is not None and step.tells and site.federation.privacy.on:
                 site._account(header).pay(turn.about.times)
-            reply = site._finish(header, server, memory) if finish else site._step(request, server, memory, turn)
+            reply = site._finish(header, server, memory, turn) if finish else site._step(request, server, memory, turn)
             self.audit().left(header, reply, step, again=not turn.new, data=site.version)
             guard.keep(turn, finished=finish)
             forget_runs(self.where, guard.going_on())
@@ -344,22 +344,24 @@ class Site:
             return kept.state
         return first_states(method, server, rows, int(header["round"]))
 
-    def _finish(self, header: Header, server: Tree, memory: Memory) -> Parcel:
-        """Keep the predictor, the proportions and the diagnosis; tell how good the predictor is on held-out rows, but
-        with `[privacy]`."""
+    def _finish(self, header: Header, server: Tree, memory: Memory, turn: Turn) -> Parcel:
+        """Keep the predictor, the proportions and the diagnosis; tell how good the predictor is on held-out rows.
+
+        That is told by a site that answered the last round or the end, and only where `tells_metrics`: such numbers are
+        exact, for a predictor that the coordinator chooses.
+        """
         method, rows = self.method(), self._rows(self.train, header)
         server, state = self._states(header, method, server, rows, memory)
         state, _ = apart(state)
         held_out = None if self.held_out is None else self._rows(self.held_out, header)
         schema = self.federation.rows.as_schema()
         found = results.quality(method.predictor, server, state, rows, held_out, schema)
-        secretly = self.settings.only_masked  # a predictor of the coordinator's choosing would count rows held out
         known = {"quality": found, "diagnosis": header.get("diagnosis"), "run": header["run"]}
         results.write(
             self.where, self.federation.setup(), self.federation.name, self.settings.name, server, state, known
         )
         numbers = found.get("metrics", {}) | {"majority_accuracy": found.get("majority_accuracy")}
-        if secretly or self.federation.privacy.on:
+        if not (tells_metrics(self.settings, self.federation) and turn.since(self.federation.rounds)):
             numbers = {}  # exact functions of rows, which nothing hides: they stay in `results/`
         told = {name: torch.tensor([v], dtype=torch.float64) for name, v in numbers.items() if v is not None}
         return pack(Message(replies=told), {"rows": len(self.train)})

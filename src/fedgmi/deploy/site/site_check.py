@@ -17,7 +17,7 @@ from fedgmi.data.rows import Client
 from fedgmi.data.sources.frames import column_of
 from fedgmi.data.validate import TEACHES_NOTHING, teaches_nothing
 from fedgmi.deploy import private
-from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits, read
+from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits, read, tells_metrics
 from fedgmi.deploy.site.readiness import hints
 from fedgmi.deploy.site.site_data import SiteRows, load_site
 from fedgmi.errors import ConfigError, DataError, UserError
@@ -122,8 +122,8 @@ def leaves(check: Check) -> Iterator[str]:
                 said.add(step.tells)
                 yield f"{when}, {_sentence(check, step)}"
     rows = check.rows
-    if check.settings.only_masked or check.cost is not None:  # what its predictor is worth stays here, too
-        return
+    if not tells_metrics(check.settings, check.federation):
+        return  # metrics stay at the site
     if rows.held_out is not None and rows.held_out.y is not None and check.federation.rows.task != "classification":
         told = "RMSE, MAE, R², −log density and coverage of intervals"
         told = told if check.federation.rows.task == "regression" else "C-index"
@@ -140,12 +140,10 @@ def never(check: Check) -> Iterator[str]:
     yield "a row or a label as it stands, and the names and values of ignored columns: no message has a place for them"
     if check.n_counts or check.cost is not None:
         yield "its secret, from which noise is drawn"
-    if check.cost is not None:
+    if not tells_metrics(check.settings, check.federation):
         yield "how good its predictor is on the rows held out: results/ has it"
     if check.own:
         yield "its own part of the predictor"
-    if check.settings.only_masked and check.cost is None:
-        yield "how good its predictor is (only_masked): a count of rows held out, seen singly"
 
 
 def may_come_out(check: Check) -> str:
