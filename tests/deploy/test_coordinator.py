@@ -474,5 +474,5 @@ def test_what_fails_at_a_site_stays_there_where_it_may_quote_rows(tmp_path, monk
     with pytest.raises(UserError, match="0 of 6 sites came"):
         Coordinator(settings, LocalPost(sites), tmp_path / "out", echo=lambda line: None).run()
     assert "secret" not in log_of(tmp_path)
-    assert "ValueError; the site's log.txt says more" in log_of(tmp_path)
+    assert "not let in: client-00: ValueError; the site's log.txt says more" in log_of(tmp_path)
     assert "secret" in (tmp_path / "sites" / "client-00" / "log.txt").read_text()

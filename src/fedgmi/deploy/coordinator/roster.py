@@ -138,7 +138,8 @@ class Roster:
         """Give a node its place, or say why it has none."""
         header = reply.header
         if "error" in header:
-            return self._refuse(node, one_line(header["error"]))
+            who = f"{one_line(header['site'], LONGEST_NAME)}: " if isinstance(header.get("site"), str) else ""
+            return self._refuse(node, who + one_line(header["error"]))
         name, rows = header.get("site"), header.get("rows")
         if not isinstance(name, str) or not name or type(rows) is not int or not 1 <= rows <= MOST_ROWS:
             return self._refuse(node, "it does not say who it is and how many rows it has")
