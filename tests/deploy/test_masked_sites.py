@@ -505,7 +505,7 @@ def test_site_check_says_what_a_site_insists_on(tmp_path):
     assert "whatever is seen singly has noise, but its number of rows" in warning(found)
     assert "a run waits for one that fails" in warning(found)
     assert not [line for line in leaves(found) if "accuracy" in line]
-    assert [line for line in never(found) if line.startswith("how good its predictor is (only_masked)")]
+    assert [line for line in never(found) if line.startswith("how good its predictor is")]
     plain = insisting(tmp_path / "plain", WITH_NOISE)
     assert "same_sites refuses these" in warning(check(plain, plain.parent / "federation.toml"))
 
