@@ -38,9 +38,9 @@ def test_what_a_refused_reply_weighs_says_nothing_of_what_rounds_cost():
     ledger.lose(1, 1)
     assert allowance.able(ledger, [0, 1], 2) == [0, 1]
     assert allowance.factor == 1 + MARGIN
-    allowance.total = 9260  # the second has 130 left of it: 20, 38 for the end, and 60 for all of it anew
+    allowance.total = 9226  # the second has 96 left of it: 20, 46 for the end, and 30 for what it did not reply to
     assert allowance.able(ledger, [0, 1], 2) == [0, 1]
-    allowance.total = 9240
+    allowance.total = 9225
     assert allowance.able(ledger, [0, 1], 2) == [0]
 
 
