@@ -10,6 +10,7 @@ import pytest
 
 from fedgmi import cli
 from fedgmi.methods.fedgmi.settings import UNUSED
+from fedgmi.protocol.ledger import Ledger
 from fedgmi.runs import config, experiment
 
 TINY = (
@@ -93,6 +94,15 @@ def exit_code(*words: str) -> int:
     with pytest.raises(SystemExit) as raised:
         cli.main(list(words))
     return int(raised.value.code or 0)
+
+
+def ledger_of(*rounds: list[tuple[int, int]]) -> Ledger:
+    """Bytes down and up of each client in rounds 0, 1, …."""
+    ledger = Ledger(len(rounds[0]))
+    for number, clients in enumerate(rounds):
+        for i, (down, up) in enumerate(clients):
+            ledger.add(number, "expert", i, down=down, up=up)
+    return ledger
 
 
 def without_seconds(value: Any) -> Any:

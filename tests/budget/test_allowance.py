@@ -9,18 +9,9 @@ import pytest
 from fedgmi.errors import ConfigError
 from fedgmi.protocol.allowance import MARGIN, Allowance, Costs
 from fedgmi.protocol.ledger import Ledger
-from tiny import run, without_seconds
+from tiny import ledger_of, run, without_seconds
 
 COSTS = Costs(100, (50, 20, 20, 20), 30, down=(30, 8, 8, 8), whole=30, whole_end=25, anew=60, anew_end=70)
-
-
-def ledger_of(*rounds):
-    """Bytes down and up of each client in rounds 0, 1, …."""
-    ledger = Ledger(len(rounds[0]))
-    for number, clients in enumerate(rounds):
-        for i, (down, up) in enumerate(clients):
-            ledger.add(number, "expert", i, down=down, up=up)
-    return ledger
 
 
 def test_a_budget_that_no_round_comes_near_changes_nothing(tmp_path):
@@ -38,9 +29,9 @@ def test_what_a_refused_reply_weighs_says_nothing_of_what_rounds_cost():
     ledger.lose(1, 1)
     assert allowance.able(ledger, [0, 1], 2) == [0, 1]
     assert allowance.factor == 1 + MARGIN
-    allowance.total = 9260  # the second has 130 left of it: 20, 38 for the end, and 60 for all of it anew
+    allowance.total = 9226  # the second has 96 left of it: 20, 46 for the end, and 30 for what it did not reply to
     assert allowance.able(ledger, [0, 1], 2) == [0, 1]
-    allowance.total = 9240
+    allowance.total = 9225
     assert allowance.able(ledger, [0, 1], 2) == [0]
 
 

@@ -18,7 +18,7 @@ from fedgmi.runs.budget.rehearsal import rehearse
 from fedgmi.runs.budget.words import kept_line, planning_line
 from fedgmi.runs.setup import Setup
 from fedgmi.storage import checkpoint, folder
-from tiny import TINY
+from tiny import TINY, ledger_of
 
 COSTS = Costs(100, (50, 20, 20, 20), 30, down=(30, 8, 8, 8), whole=30, whole_end=25)
 DIGITS = Schema((1, 8, 8), 10, "image")
@@ -79,15 +79,6 @@ def test_a_client_that_could_cost_too_much_is_not_asked():
     assert allowance.able(ledger, [0, 1], 3) == [1]
     assert allowance.factor == pytest.approx(45 / 20)
     assert (allowance.sat_out, allowance.times) == ({3: [0]}, 1)
-
-
-def ledger_of(*rounds):
-    """Bytes down and up of each client in rounds 0, 1, …."""
-    ledger = Ledger(len(rounds[0]))
-    for number, clients in enumerate(rounds):
-        for i, (down, up) in enumerate(clients):
-            ledger.add(number, "expert", i, down=down, up=up)
-    return ledger
 
 
 def test_one_dear_round_is_forgotten_and_catching_up_is_counted_for_one_client_alone():

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from fedgmi import __version__
 from fedgmi.protocol import wire
-from fedgmi.protocol.blocks import ROUNDS_HELD, Blocks, cut, first_blocks, still_held
-from fedgmi.protocol.codecs.broadcast import Broadcast
+from fedgmi.protocol.blocks import Blocks, cut, first_blocks, still_held
+from fedgmi.protocol.codecs.broadcast import Broadcast, rounds_held
 from fedgmi.protocol.message import Message, flatten
 from fedgmi.protocol.step import Kind, Program, Step
 from fedgmi.protocol.wire import Header, Parcel, json_size
@@ -68,7 +68,7 @@ class Requests:
         for i in ids:
             held = self._held.get(i, self._first)  # clients that were asked alike share one object
             if id(held) not in then:
-                then[id(held)] = still_held(held, blocks.blocks, at[0], self._rounds)
+                then[id(held)] = still_held(held, blocks.blocks, at[0], rounds_held(self._chain))
             self._before[i] = held, self._base.get(i)
             self._held[i], self._base[i] = then[id(held)], at
         return found
@@ -95,7 +95,7 @@ class Requests:
         """
         for i in ids:
             held, self._base[i] = self._before[i]
-            self._held[i] = still_held(held, (), round, self._rounds)
+            self._held[i] = still_held(held, (), round, rounds_held(self._chain))
 
     def whole(self, part: Tree) -> int:
         """Bytes of some leaves for a client that holds nothing."""
@@ -120,10 +120,6 @@ class Requests:
         self._first = dict.fromkeys(kept.get("first", ()), 0)
         self._held = {int(i): held[place] for i, (place, _) in kept["clients"].items()}
         self._base = {int(i): None if base is None else (base[0], base[1]) for i, (_, base) in kept["clients"].items()}
-
-    @property
-    def _rounds(self) -> int:
-        return ROUNDS_HELD if self._chain is None else self._chain.rounds_held
 
     def _blocks(self, part: Tree) -> Blocks:
         """The part cut into blocks; a leaf that is the same tensor as before is not hashed again."""

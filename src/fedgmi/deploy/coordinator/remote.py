@@ -16,8 +16,8 @@ from fedgmi.errors import DivergedError, UserError
 from fedgmi.methods import Method
 from fedgmi.methods.contract import joins_as_newcomer
 from fedgmi.protocol import wire
-from fedgmi.protocol.blocks import ROUNDS_HELD, Blocks, cut, first_blocks, still_held
-from fedgmi.protocol.codecs.broadcast import Broadcast
+from fedgmi.protocol.blocks import Blocks, cut, first_blocks, still_held
+from fedgmi.protocol.codecs.broadcast import Broadcast, rounds_held
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.phases import phase_of
@@ -152,10 +152,6 @@ class Remote:
         """The blocks that a site has: before it has answered anything, those of the first state."""
         member = self.roster.members[i]
         return member.held or (self.first if member.base is None else {})
-
-    @property
-    def _rounds_held(self) -> int:
-        return ROUNDS_HELD if self.chain is None else self.chain.rounds_held
 
     def blocks(self, part: Tree) -> Blocks:
         """Leaves of the server's state as they travel."""
@@ -310,7 +306,7 @@ class Remote:
             again = {i for i, parcel in answers.items() if parcel.header.get("missing")}
             for i in answers.keys() - again:
                 member = self.roster.members[i]
-                member.held = still_held(self.held(i), parts[i].blocks, int(header["round"]), self._rounds_held)
+                member.held = still_held(self.held(i), parts[i].blocks, int(header["round"]), rounds_held(self.chain))
             if not again:
                 break
             requests = {i: parts[i].parcel(headers[i]) for i in again}
@@ -333,7 +329,7 @@ class Remote:
         self._lost.add(i)
         self.ledger.lose(self.round, i)
         member.absent, member.note = member.absent + 1, why
-        member.held = still_held(member.held, (), self.round, self._rounds_held)
+        member.held = still_held(member.held, (), self.round, rounds_held(self.chain))
         if lost:
             member.base, member.held = None, {}
         if self._told.get(i) != why:

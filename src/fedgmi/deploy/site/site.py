@@ -35,7 +35,8 @@ from fedgmi.methods.contract import first_states
 from fedgmi.privacy.accountant import composed
 from fedgmi.privacy.ledger import PrivacyLedger
 from fedgmi.protocol.agreed import Agreed, leaf_of, not_finite_words
-from fedgmi.protocol.blocks import ROUNDS_HELD, first_blocks
+from fedgmi.protocol.blocks import first_blocks
+from fedgmi.protocol.codecs.broadcast import rounds_held
 from fedgmi.protocol.message import Message, flatten, unflatten
 from fedgmi.protocol.opening import received, tree_of
 from fedgmi.protocol.phases import phase_of, require_finite
@@ -238,7 +239,7 @@ class Site:
         step = check_place(request.header, program, self.federation)
         turn = guard.turn(request.header, fingerprint(request, "masks"), program)  # keys of a retry are others
         chain = self.federation.coding().broadcast(program)
-        rounds, decode = (ROUNDS_HELD, None) if chain is None else (chain.rounds_held, chain.decode)
+        decode = None if chain is None else chain.decode
         held, first = memory.blocks(), dict[str, bytes]()
         if chain is not None and not held:
             held = first = first_blocks(chain.settle({}, program.init(), 0, "start"))
@@ -253,7 +254,7 @@ class Site:
         guard.check_leaves(turn, request.header, program, came)
         for some, round in ((first, 0), (blocks, int(request.header["round"]))):
             if some:
-                memory.keep_blocks(some, round, rounds)
+                memory.keep_blocks(some, round, rounds_held(chain))
         return server, turn, step
 
     def _step(self, request: Parcel, server: Tree, memory: Memory, turn: Turn) -> Parcel:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedgmi.protocol.blocks import BLOCK_BYTES, LINK_HEADER, Link
+from fedgmi.protocol.blocks import BLOCK_BYTES, LINK_HEADER, ROUNDS_HELD, Link
 from fedgmi.protocol.codecs.choices import Key
 from fedgmi.protocol.codecs.codec import Codec
 from fedgmi.protocol.codecs.numbers import bounded
@@ -49,6 +49,11 @@ def same_block(base: bytes, data: bytes, codec: Codec) -> bytes:
     held = from_bytes(base, "float32")[None]
     coded = torch.frombuffer(bytearray(data), dtype=torch.uint8)[None]
     return to_bytes(held + codec.decode(coded, held.shape[1], ()))
+
+
+def rounds_held(chain: Broadcast | None) -> int:
+    """For how many rounds a client keeps a block, on both sides; without a chain all blocks travel whole."""
+    return ROUNDS_HELD if chain is None else chain.rounds_held
 
 
 class Broadcast:
