@@ -152,6 +152,7 @@ def test_steps_keep_to_what_they_declare(case, around):
     if around is not None:
         method = around(method, SMALL.federation.schema) if around is standardised else around(method)
     transport, server = transport_for(method, SMALL), method.program.init()
+    first = set(server)
     check_program(method.name, method.program, server)
     with torch.no_grad():
         for step in method.program.all_steps:
@@ -159,6 +160,8 @@ def test_steps_keep_to_what_they_declare(case, around):
             updated = step.server(server, message, 1)
             for name in changed_leaves(server, updated):
                 assert any(covers(entry, name) for entry in step.writes), f"{step.name} writes {name}"
+                whole = name in first or name in step.writes
+                assert whole, f"{step.name} makes {name}, which sites of a deployment take by its whole name alone"
             assert server.keys() <= updated.keys()
             assert bool(message.replies) == step.single
             assert bool(step.tells) == bool(flatten(message)), f"{step.name} tells {step.tells!r}"

@@ -133,6 +133,7 @@ def standardise_step(schema: Schema, *, scale: bool = True) -> Step:
     gaps, leaves = schema.missing != "refuse", _leaves(schema, scale)
     tells = [FILLED if gaps else FEATURE_SUMS] if SCALE in leaves else []
     target = TARGET_LEAVES[schema.task]
+    made = (MEAN, STD, *((FILL,) if gaps else ())) if SCALE in leaves else ()
     tells += [TELLS[schema.task]] if target else []
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
@@ -146,20 +147,20 @@ def standardise_step(schema: Schema, *, scale: bool = True) -> Step:
         return states, Message(sums=sums | ys)
 
     def take(server: Tree, message: Message, round: int) -> Tree:
-        made = target_leaves(schema, message.sums) if target else {}
+        found = target_leaves(schema, message.sums) if target else {}
         if SCALE in leaves:
             mean, (centre, std) = means(message.sums), standardisation(message.sums, schema.features)
             if not scale:
                 centre, std = torch.zeros_like(mean), torch.ones_like(mean)
-            made |= {MEAN: centre, STD: std} | ({FILL: mean} if gaps else {})
-        return server | made
+            found |= {MEAN: centre, STD: std} | ({FILL: mean} if gaps else {})
+        return server | found
 
     return Step(
         STANDARDISE,
         client,
         take,
         check=either(wrong_features(None, gaps=gaps) if SCALE in leaves else None, wrong_targets if target else None),
-        writes=tuple(leaf for leaf in leaves if leaf not in target[1:]),  # others come of steps of their own
+        writes=(*made, *target[:1]),  # the others of `target` come of steps of their own
         tells="; ".join(tells),
     )
 
