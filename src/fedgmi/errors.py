@@ -66,6 +66,10 @@ class LimitError(UserError):
     """A limit that a site has set for itself does not allow it."""
 
 
+class StorageError(UserError):
+    """A file or folder of one's own cannot be written: the disk is full, or somebody else owns it."""
+
+
 class FedgmiWarning(UserWarning):
     """Something to know before the results are relied on. Nothing stops for it."""
 

@@ -16,6 +16,12 @@ from fedgmi.protocol.wire import Parcel
 RUN = "0123456789abcdef"
 
 
+def noted(site: Site) -> str:
+    """Why a site refused what it refused last, by its own log."""
+    why: str = list(site.audit().refusals())[-1]["why"]
+    return why
+
+
 @dataclass
 class Hostile:
     """Asks one site.

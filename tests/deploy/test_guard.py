@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hostile import RUN, Hostile
+from hostile import RUN, Hostile, noted
 from local_post import LocalPost, as_pictures, federation_settings, make_sites
 from test_coordinator import CHOICES, settings_of
 
@@ -27,11 +27,6 @@ SCALE = {"sketch/mean": torch.zeros(D), "sketch/std": torch.ones(D)}
 def site_of(where: Path, **own: object) -> Site:
     site = make_sites(federation_settings(), where)[100]
     return replace(site, settings=site.settings.model_copy(update=own))
-
-
-def noted(site: Site) -> str:
-    """Why the site refused what it refused last, by its own log."""
-    return list(site.audit().refusals())[-1]["why"]
 
 
 def centres(seed: int) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from hostile import noted
 from local_post import federation_settings, make_sites
 from spying import SLOTS, Refusal, Spy, own_numbers
 
@@ -122,8 +123,9 @@ def test_what_was_summed_is_no_longer_known_where_the_file_is_damaged_and_nothin
     path = spy.sites[0].where / FILE
     for text in ("{", '{"sets": [], "exchanges": {}, "parts": {"a": 0}}', '{"sets": 3, "exchanges": {}, "parts": {}}'):
         path.write_text(text)
-        with pytest.raises(Refusal, match="sums"):
+        with pytest.raises(Refusal, match=r"log\.txt says more"):
             spy.sum("features", 0, {}, ALL)
+        assert FILE in noted(spy.sites[0])
 
 
 @pytest.mark.parametrize(
@@ -245,16 +247,23 @@ def test_a_site_that_insists_takes_no_part_without_masks_or_noise(tmp_path):
         ),
     ):
         other = Spy({i: replace(site, federation=settings) for i, site in spy.sites.items()})
-        with pytest.raises(Refusal, match=said):
+        with pytest.raises(Refusal, match="its own limits do not allow it"):
             other.agree(ALL)
+        assert said in noted(other.sites[0])
 
 
 @pytest.mark.parametrize("insists", [False, True])
 def test_a_predictor_of_the_coordinator_s_choosing_counts_nothing(tmp_path, insists):
     """It says the same class always: its accuracy times the rows held out is how many are of that class."""
     settings = federation_settings(SCENARIO, communication={"secure": "masks"}, method={"name": "fedavg"})
-    site = with_own(make_sites(settings, tmp_path, SCENARIO)[100], only_masked=insists)
-    reply = Spy({0: site}).ask(0, "finish", {"expert": torch.zeros(1, 90)}, round=3, base=None, diagnosis=None)
+    sites = make_sites(settings, tmp_path, SCENARIO)
+    spy = Spy({i: with_own(sites[100 + i], mask_secret=SECRET, only_masked=insists) for i in ALL}, SECRET)
+    expert = {"expert": torch.zeros(1, 90)}
+    with pytest.raises(Refusal, match="no step of this run was answered here"):
+        spy.ask(0, "finish", expert, round=3, base=None, diagnosis=None)
+    spy.sum("train", 0, expert, ALL, round=settings.rounds)
+    reply = spy.ask(0, "finish", expert, round=settings.rounds + 1, base=None, diagnosis=None)
     names = {entry["name"] for entry in reply.header["layout"]}
     assert names == set() if insists else "replies/accuracy" in names
-    assert json.loads((site.where / "results" / "metrics.json").read_text())["metrics"]["accuracy"] >= 0
+    results = spy.sites[0].where / "results"
+    assert json.loads((results / "metrics.json").read_text())["metrics"]["accuracy"] >= 0

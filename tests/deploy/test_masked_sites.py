@@ -23,7 +23,7 @@ from fedgmi.deploy.masks.keys import SEALED, SLOTS, to_text
 from fedgmi.deploy.settings import FederationSettings, read
 from fedgmi.deploy.site.site import Site
 from fedgmi.deploy.site.site_check import check, leaves, never, tells_proportions, warning
-from fedgmi.errors import ConfigError, UserError
+from fedgmi.errors import ConfigError, LimitError, UserError
 from fedgmi.protocol import in_process as in_process_module
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.rounds import Progress, run_rounds
@@ -495,7 +495,7 @@ WITH_NOISE = WITH_MASKS.replace("[method]", "[method]\nepsilon = 1.0")
 )
 def test_a_site_that_insists_refuses_another_federation_before_it_is_connected(tmp_path, text, key, said):
     path = insisting(tmp_path / "site", text, key)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(LimitError, match=said):
         check(path, path.parent / "federation.toml")
 
 

@@ -23,7 +23,7 @@ from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limit
 from fedgmi.deploy.site.audit_view import print_audit
 from fedgmi.deploy.site.private import own_noise
 from fedgmi.deploy.site.site_check import check, leaves, may_come_out, never, warning
-from fedgmi.errors import ConfigError, UserError
+from fedgmi.errors import ConfigError, LimitError, UserError
 from fedgmi.methods import METHODS, Method
 from fedgmi.methods.disclosing import disclosing
 from fedgmi.privacy.accountant import Spending
@@ -255,7 +255,8 @@ def test_what_a_site_does_not_allow_is_not_sent(tmp_path, own, why):
         deployed(settings, tmp_path, **own)
     assert ledger_of(tmp_path)["releases"] == []
     assert ledger_of(tmp_path)["refused"] > 0
-    assert re.search(why, log_of(tmp_path))
+    assert "its own limits do not allow it" in log_of(tmp_path)
+    assert re.search(why, (tmp_path / "sites" / "client-00" / "log.txt").read_text(encoding="utf-8"))
     assert not (tmp_path / "sites" / "client-00" / "audit.jsonl").exists()
 
 
@@ -411,7 +412,7 @@ def test_what_it_does_not_go_with_is_refused_at_the_start(changes, said):
 def test_a_limit_of_a_site_needs_noise_to_limit():
     site = SiteSettings.model_validate({"name": "a", "data": {"path": "rows.csv"}, "max_epsilon": 1.0})
     check_limits(site, private())
-    with pytest.raises(ConfigError, match=r"neither method\.epsilon nor \[privacy\] is set"):
+    with pytest.raises(LimitError, match=r"neither method\.epsilon nor \[privacy\] is set"):
         check_limits(site, federation_settings())
 
 

@@ -372,10 +372,10 @@ def test_a_full_disk_ends_neither_the_site_nor_its_answers(tmp_path):
     reply = site.answer(
         Parcel({"kind": "hello", "version": fedgmi.__version__, "federation": site.federation.digest()})
     )
-    assert "cannot be written" in reply.header["error"]
+    assert reply.header["error"].startswith("its folder cannot be written")
     file.unlink()
     reply = guarded(Site.answer, kept.open, file.parent / "site")(Parcel({}), {})
-    assert "site.toml" in reply.header["error"]
+    assert reply.header["error"].startswith("its settings cannot be used")
 
 
 def test_a_supernode_is_started_once_there_is_room_on_the_disk(tmp_path, monkeypatch):

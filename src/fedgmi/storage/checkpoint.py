@@ -44,7 +44,7 @@ def save(folder: Path, name: str, checkpoint: Checkpoint) -> None:
         checkpoint: What to write. Its `meta` has a `round` and the `digest` of the settings.
 
     Raises:
-        UserError: The disk is full, or the folder cannot be written.
+        StorageError: The disk is full, or the folder cannot be written.
     """
     tensors = {f"server/{key}": leaf for key, leaf in checkpoint.server.items()}
     tensors |= {f"clients/{key}": leaf for key, leaf in checkpoint.clients.items()}

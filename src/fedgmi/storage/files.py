@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedgmi.errors import UserError
+from fedgmi.errors import StorageError, UserError
 
 
 def finite(value: Any) -> Any:
@@ -42,14 +42,14 @@ def writing(path: Path) -> Iterator[None]:
         path: What is written in the block, for the message.
 
     Raises:
-        UserError: The block raised an OSError.
+        StorageError: The block raised an OSError.
     """
     try:
         yield
     except OSError as error:
         fix = "make room on the disk, or make the folder writable. Then start again: a run goes on with --resume, "
         fix += "a deployment with flwr run"
-        raise UserError(f"cannot be written ({error.strerror or error})", where=str(path), fix=fix) from error
+        raise StorageError(f"cannot be written ({error.strerror or error})", where=str(path), fix=fix) from error
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def locked(path: Path) -> Iterator[None]:
         path: The lock. Its folder is made where there is none.
 
     Raises:
-        UserError: The disk is full, or the folder cannot be written.
+        StorageError: The disk is full, or the folder cannot be written.
     """
     from filelock import FileLock  # not above: `fedgmi --help` does without it
 
@@ -79,7 +79,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
         value: What to write. `finite` takes out numbers that JSON cannot write.
 
     Raises:
-        UserError: The disk is full, or the folder cannot be written.
+        StorageError: The disk is full, or the folder cannot be written.
         ValueError: A number is not finite.
     """
     write_text(path, json.dumps(value, indent=1, allow_nan=False))
@@ -93,7 +93,7 @@ def write_text(path: Path, text: str) -> None:
         text: What to write.
 
     Raises:
-        UserError: The disk is full, or the folder cannot be written.
+        StorageError: The disk is full, or the folder cannot be written.
     """
     write_bytes(path, text.encode())
 
@@ -108,7 +108,7 @@ def write_bytes(path: Path, payload: bytes, *, sync: bool = True) -> None:
             reader checks and can do without is written so.
 
     Raises:
-        UserError: The disk is full, or the folder cannot be written.
+        StorageError: The disk is full, or the folder cannot be written.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

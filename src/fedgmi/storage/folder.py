@@ -35,7 +35,7 @@ def append_record(out: Path, record: dict[str, Any]) -> None:
         record: One round's record.
 
     Raises:
-        UserError: The disk is full, or the folder cannot be written.
+        StorageError: The disk is full, or the folder cannot be written.
     """
     with writing(out / RECORDS), (out / RECORDS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(record, allow_nan=False) + "\n")

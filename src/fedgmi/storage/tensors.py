@@ -34,7 +34,7 @@ def save(path: Path, tensors: Tree, meta: Meta, *, file: str) -> None:
         file: The name of the tensors' file, in the folder of `path`.
 
     Raises:
-        UserError: The disk is full, or the folder cannot be written.
+        StorageError: The disk is full, or the folder cannot be written.
     """
     payload = safetensors.torch.save({key: _own(leaf) for key, leaf in tensors.items()})
     write_bytes(path.parent / file, payload)

@@ -28,7 +28,7 @@ def write(out: Path, status: Status) -> None:
         status: What to write.
 
     Raises:
-        UserError: The disk is full, or the folder cannot be written.
+        StorageError: The disk is full, or the folder cannot be written.
     """
     Status.write(out, status.model_dump())
     files.write_text(out / prometheus.METRICS, prometheus.text(status))

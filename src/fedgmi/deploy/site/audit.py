@@ -45,7 +45,7 @@ class Audit:
             data: The version of the rows, a digest.
 
         Raises:
-            UserError: The disk is full, or the folder cannot be written.
+            StorageError: The disk is full, or the folder cannot be written.
         """
         line = line_of(asked, reply, step) | {"again": again, "data": data}
         self._append(REPEATED if again or asked.get("kind") == "hello" else LEFT, line)

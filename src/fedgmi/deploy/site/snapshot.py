@@ -50,7 +50,7 @@ def keep(run: Path, rows: Snapshot) -> None:
         rows: What it begins with.
 
     Raises:
-        UserError: The disk is full, or the folder cannot be written.
+        StorageError: The disk is full, or the folder cannot be written.
     """
     tensors: Tree = {}
     for name in PARTS:

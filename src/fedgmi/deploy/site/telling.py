@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedgmi.errors import ConfigError, DataError, DivergedError, LimitError, RequestError
+from fedgmi.errors import ConfigError, DataError, DivergedError, LimitError, RequestError, StorageError
 from fedgmi.protocol.wire import WireError
 from fedgmi.protocol.words import one_line
 
@@ -12,6 +12,7 @@ KINDS: tuple[tuple[type[Exception], str], ...] = (
     (LimitError, "its own limits do not allow it"),
     (DataError, "its rows cannot be used"),
     (ConfigError, "its settings cannot be used"),
+    (StorageError, "its folder cannot be written"),
 )
 """What is told of errors of other kinds. Of all else the name of the error's class is."""
 
