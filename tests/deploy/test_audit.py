@@ -113,7 +113,7 @@ def test_an_answer_that_cannot_be_noted_does_not_leave(tmp_path):
     place = {"round": 1, "number": 0, "step": 0, "id": 0, "base": None}
     assert hostile.ask(hostile.header("step", **place), expert) is None
     assert "cannot be written" in (site.where / "log.txt").read_text(encoding="utf-8")
-    assert hostile.errors[-1] == "UserError; the site's log.txt says more"
+    assert hostile.errors[-1] == "its folder cannot be written; the site's log.txt says more"
 
 
 def test_site_audit_shows_what_left_and_ends_with_1_where_something_was_refused(tmp_path):
