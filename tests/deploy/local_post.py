@@ -108,3 +108,8 @@ def make_sites(settings: FederationSettings, where: Path, scenario: Scenario = S
 
 def max_difference(left: torch.Tensor, right: torch.Tensor) -> float:
     return float((left - right).abs().max())
+
+
+def log_of(where: Path) -> str:
+    """What the coordinator of a run under `where` has told."""
+    return (where / "out" / "log.txt").read_text()

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from local_post import LocalPost, federation_settings, make_sites, settings_of
-from test_coordinator import deployed, in_process, log_of, reach
+from local_post import LocalPost, federation_settings, log_of, make_sites, settings_of
+from test_coordinator import deployed, in_process, reach
 
 from fedgmi.deploy.coordinator import roster as roster_module
 from fedgmi.deploy.coordinator.bounds import within_ranges

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from local_post import SCENARIO, LocalPost, Stopped, as_pictures, federation_settings, make_sites
-from test_coordinator import deployed, log_of
+from local_post import SCENARIO, LocalPost, Stopped, as_pictures, federation_settings, log_of, make_sites
+from test_coordinator import deployed
 
 from federations import SMALL
 from fedgmi.deploy.coordinator.coordinator import Coordinator

@@ -16,6 +16,7 @@ from local_post import (
     Stopped,
     as_pictures,
     federation_settings,
+    log_of,
     make_sites,
     max_difference,
     settings_of,
@@ -141,10 +142,6 @@ def clean(tmp_path_factory) -> tuple[dict[str, Any], LocalPost, Path]:
     """A run in which nothing went wrong."""
     where = tmp_path_factory.mktemp("clean")
     return *deployed(federation_settings(), where), where
-
-
-def log_of(where: Path) -> str:
-    return (where / "out" / "log.txt").read_text()
 
 
 def test_every_site_has_its_own_predictor_proportions_and_diagnosis(clean):

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from local_post import settings_of
-from test_coordinator import deployed, log_of
+from local_post import log_of, settings_of
+from test_coordinator import deployed
 
 from fedgmi.methods.disclosing import wrong_with
 from fedgmi.protocol.message import Message

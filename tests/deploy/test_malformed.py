@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from local_post import settings_of
-from test_coordinator import deployed, log_of
+from local_post import log_of, settings_of
+from test_coordinator import deployed
 
 from fedgmi.deploy.coordinator.closing import quality_told
 from fedgmi.protocol.message import Message

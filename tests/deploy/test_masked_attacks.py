@@ -18,18 +18,12 @@ from fedgmi.deploy.settings import FederationSettings
 from fedgmi.deploy.site.site import Site
 from fedgmi.deploy.site.sums import FILE
 
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 D, N, SECRET = 8, 4, "a word among us sites"
 SCENARIO = gaussian_scenario(N, 40, separation=4.0)
 SCALE = {"sketch/mean": torch.zeros(D), "sketch/std": torch.ones(D)}
 ALL = range(N)
 METHOD = {"n_components": 3, "codewords": 6, "kmeans_rounds": 2, "personal": False}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_waiting_for_the_disk():
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("os.fsync", lambda _: None)
-        yield
 
 
 def federation(epsilon: float | None = 1.0, **changes: Any) -> FederationSettings:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from local_grid import LocalGrid
-from local_post import LocalPost, Stopped, as_pictures, make_sites, max_difference, settings_of
+from local_post import LocalPost, Stopped, as_pictures, log_of, make_sites, max_difference, settings_of
 from tables import table_federation, write_site
 
 from federations import gaussian_scenario
@@ -30,6 +30,7 @@ from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.wire import Parcel, hash_of
 from fedgmi.storage import checkpoint
 
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 SCENARIO = gaussian_scenario(4, 40, separation=4.0)
 N = len(SCENARIO.federation.clients)
 MASKS = {"communication": {"secure": "masks"}}
@@ -65,17 +66,6 @@ def in_process(settings):
         seed=settings.seed,
     )
     return end.server, transport
-
-
-def log_of(where: Path) -> str:
-    return (where / "out" / "log.txt").read_text()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_waiting_for_the_disk():
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("os.fsync", lambda _: None)
-        yield
 
 
 CHOICES = {"fedavg": {"name": "fedavg"}, "default": {}, "plain": {"preset": "plain"}, "fedem": {"name": "fedem"}}

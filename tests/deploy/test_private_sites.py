@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 import torch
 from local_grid import LocalGrid
-from local_post import SCENARIO, LocalPost, as_pictures, federation_settings, make_sites, max_difference, settings_of
+from local_post import (
+    SCENARIO,
+    LocalPost,
+    as_pictures,
+    federation_settings,
+    log_of,
+    make_sites,
+    max_difference,
+    settings_of,
+)
 from rich.console import Console
 from tables import FEATURES, table_federation, write_site
 
@@ -36,6 +45,7 @@ from fedgmi.protocol.wire import Parcel, hash_of, pack, unpack
 from fedgmi.runs.private import wrappers_of
 from fedgmi.storage import checkpoint
 
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 MASKS = {"communication": {"secure": "masks"}}
 BY_ROWS = {"training": {"optimizer": "sgd", "epochs": 1, "batch_size": 100_001, "lr": 0.5}}
 N = 6
@@ -81,17 +91,6 @@ def updates(post: LocalPost, round: int = 1) -> dict[str, torch.Tensor]:
 
 def ledger_of(where: Path, site: int = 0) -> dict[str, Any]:
     return json.loads((where / "sites" / f"client-0{site}" / "ledger.json").read_text())
-
-
-def log_of(where: Path) -> str:
-    return (where / "out" / "log.txt").read_text()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_waiting_for_the_disk():
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("os.fsync", lambda _: None)
-        yield
 
 
 # --- noise ------------------------------------------------------------------------------------------------------------

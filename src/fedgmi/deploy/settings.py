@@ -237,6 +237,12 @@ class FederationSettings(Section):
         """Whether sums are masked, so that the coordinator sees no site's addend."""
         return self.communication.secure == "masks"
 
+    @property
+    def epsilon(self) -> float | None:
+        """Of the noise on a site's histogram; None: there is no noise, or the method has no such setting."""
+        found: float | None = self.method.model_dump().get("epsilon")
+        return found
+
     def running(self, method: Method) -> Method:
         """The method as coordinator and sites run it: each site tells its proportions at the end, but with masks or
         `[privacy]`.
@@ -398,7 +404,7 @@ def check_limits(site: SiteSettings, federation: FederationSettings) -> None:
     """
     _check_masked(site, federation)
     limits = [name for name in ("max_epsilon", "max_releases") if getattr(site, name) is not None]
-    noisy = federation.method.model_dump().get("epsilon") is not None or federation.privacy.on
+    noisy = federation.epsilon is not None or federation.privacy.on
     if limits and not noisy:
         raise LimitError(
             f"{limits[0]} limits releases with noise, and neither method.epsilon nor [privacy] is set: what leaves is "
@@ -417,7 +423,7 @@ def _check_masked(site: SiteSettings, federation: FederationSettings) -> None:
             where=where,
             fix=f'ask the coordinator for communication.secure = "masks", or leave {insists[0]} out',
         )
-    seen = METHODS[method.name].has_histogram(method) and method.model_dump().get("epsilon") is None
+    seen = METHODS[method.name].has_histogram(method) and federation.epsilon is None
     if site.only_masked and seen:
         raise LimitError(
             "only_masked is set, and method.epsilon is unset: the histogram of words is seen singly and would be exact",
@@ -432,7 +438,7 @@ def tells_metrics(site: SiteSettings, federation: FederationSettings) -> bool:
         return False
     if site.tell_metrics is not None:
         return site.tell_metrics
-    return federation.method.model_dump().get("epsilon") is None
+    return federation.epsilon is None
 
 
 AnySettings = TypeVar("AnySettings", FederationSettings, SiteSettings)

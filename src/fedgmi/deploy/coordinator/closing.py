@@ -139,7 +139,7 @@ def diagnosis(remote: Remote, end: Progress) -> Diagnosis | None:
     if settings.warm_start is not None:
         remote.roster.tell("there is no diagnosis: the sites' counts are those of the run that this one began with")
         return None
-    if counts is None or settings.method.model_dump().get("epsilon") is not None:
+    if counts is None or settings.epsilon is not None:
         return None
     for line in lost_words(remote.method.metrics(end.server).get("rows_in_lost_words")):
         remote.roster.tell(line)

@@ -80,7 +80,7 @@ def _used_up(settings: SiteSettings, federation: FederationSettings, guard: Guar
     if settings.max_runs is not None and used >= settings.max_runs:
         what = f"these rows were in {plural(used, 'run')}, and it is {settings.max_runs}: another run is refused"
         yield UserError(what, where="max_runs", fix=fix)
-    noise = federation.method.model_dump().get("epsilon")
+    noise = federation.epsilon
     if noise is None:
         return
     ledger = PrivacyLedger(guard.where / LEDGER, compose=composed(settings.max_delta))

@@ -64,8 +64,7 @@ class Check:
     @property
     def epsilon(self) -> float | None:
         """Of the noise on the histogram."""
-        found: float | None = self.federation.method.model_dump().get("epsilon")
-        return found
+        return self.federation.epsilon
 
 
 def check(site_toml: Path, federation_toml: Path) -> Check:
