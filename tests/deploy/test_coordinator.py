@@ -427,6 +427,9 @@ def test_other_software_and_another_federation_are_not_let_in(tmp_path, monkeypa
     with pytest.raises(UserError, match=r"5 of 6 sites came in 0\.1 s"):
         Coordinator(settings, LocalPost(sites), tmp_path / "out", echo=lambda line: None).run()
     assert "federation.toml is another than this site's" in log_of(tmp_path)
+    told = (sites[100].where / "log.txt").read_text()
+    assert "federation.toml is another than this site's" in told
+    assert "Traceback" not in told, "an error that explains itself is one line at the site, too"
     monkeypatch.setattr("fedgmi.deploy.coordinator.remote.__version__", "99")
     with pytest.raises(UserError, match="0 of 6 sites came"):
         Coordinator(settings, LocalPost(sites), tmp_path / "other", echo=lambda line: None).run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -460,6 +461,25 @@ def read(kind: type[AnySettings], path: Path) -> AnySettings:
         if kind is FederationSettings:
             raise explained(error, kind, table, str(path)) from error
         raise explain(error, kind, str(path)) from error
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """What is wrong with settings that contradict each other is told with the name of their file.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ConfigError: As it was raised, with the file in front of the setting.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        if str(path) in error.where:
+            raise
+        where = f"{path}: {error.where}" if error.where else str(path)
+        raise ConfigError(error.what, where=where, fix=error.fix) from error
 
 
 def read_rows(path: Path) -> RowSettings:

@@ -14,6 +14,7 @@ from fedgmi.deploy import exchanges, private
 from fedgmi.deploy.coordinator import status
 from fedgmi.deploy.coordinator.checks import Probe
 from fedgmi.deploy.coordinator.closing import close
+from fedgmi.deploy.coordinator.log import failing_in, tell_in
 from fedgmi.deploy.coordinator.remote import Remote
 from fedgmi.deploy.coordinator.roster import MOST_ROWS, Member, Post, Roster, Tell
 from fedgmi.deploy.coordinator.warm_start import AGREED, first_state, lasting
@@ -37,7 +38,6 @@ from fedgmi.storage import checkpoint, files, folder
 from fedgmi.storage.checkpoint import Checkpoint
 
 POLL_S = 1.0
-LONGEST_LINE = 4000  # letters of a line of the log
 
 
 @dataclass
@@ -51,6 +51,7 @@ class Coordinator:
         echo: Shows a line of the log.
         planned: How the run keeps to its budget; None: there is none.
         allowance: What sites may cost.
+        remote: Over which sites are reached, once it is made.
     """
 
     settings: FederationSettings
@@ -59,6 +60,7 @@ class Coordinator:
     echo: Tell = print
     planned: Plan | None = field(default=None, init=False)
     allowance: Allowance | None = field(default=None, init=False)
+    remote: Remote | None = field(default=None, init=False)
 
     def run(self) -> dict[str, Any]:
         """From the beginning, or from the last checkpoint in `out`, to the end.
@@ -69,14 +71,13 @@ class Coordinator:
         Raises:
             UserError: Where settings or folder do not allow it, where too few sites come, or where none answers.
         """
-        setup = self.settings.setup()
-        folder.claim(self.out, resume=True)
-        with folder.alone(self.out):
-            return self._alone(setup)
+        with failing_in(self.out, self.tell, self._failed):
+            return self._alone()
 
-    def _alone(self, setup: Setup) -> dict[str, Any]:
+    def _alone(self) -> dict[str, Any]:
         """The run, in a folder that is nobody else's meanwhile."""
         settings, name = self.settings, self.settings.method.name
+        setup = settings.setup()
         files.write_text(self.out / folder.CONFIG, dump(settings.config()))
         open_process()
         setup.say_remarks()
@@ -90,16 +91,16 @@ class Coordinator:
         if line:
             self.tell(line)
         found = checkpoint.load(self.out / folder.CHECKPOINTS, name, digest=settings.digest())
-        remote = self._remote(setup, str(found.meta["run"]) if found else secrets.token_hex(8))
-        try:
-            summary = self._run(remote, found)
-        except BaseException as error:
-            self.tell(f"stopped: {str(error).strip() or type(error).__name__}")
-            self._status(remote, "failed")
-            raise
-        summary = Summary.write(self.out, summary)
+        remote = self.remote = self._remote(setup, str(found.meta["run"]) if found else secrets.token_hex(8))
+        summary = Summary.write(self.out, self._run(remote, found))
         self._status(remote, "finished")
         return summary
+
+    def _failed(self, why: str) -> None:
+        """The status of a run that has stopped, however far it came."""
+        if self.remote is None:
+            return status.failed(self.out, self.settings.name, why)
+        self._status(self.remote, "failed", why)
 
     def _run(self, remote: Remote, found: Checkpoint | None) -> dict[str, Any]:
         """Wait, run the rounds, close."""
@@ -132,14 +133,8 @@ class Coordinator:
         return found | {"budget": budget}
 
     def tell(self, line: str) -> None:
-        """One line to whoever watches, and to log.txt; what a site put in is no line of its own."""
-        stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {one_line(line, LONGEST_LINE)}"
-        try:
-            self.echo(stamped)
-        except UnicodeError:  # a terminal that has not all letters is no reason to stop
-            self.echo(ascii(stamped)[1:-1])
-        with files.writing(self.out / "log.txt"), (self.out / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(stamped + "\n")
+        """One line to whoever watches, and to log.txt."""
+        tell_in(self.out, line, self.echo)
 
     def _remote(self, setup: Setup, run: str) -> Remote:
         settings, method = self.settings, self.settings.running(setup.method())
@@ -162,7 +157,9 @@ class Coordinator:
         self.tell(masked_line(method.program))
         return MaskedRemote(*where, wrappers=wrappers, chain=chain, plan=chosen, cost=cost)
 
-    def _status(self, remote: Remote, state: Literal["waiting", "running", "finished", "failed"]) -> None:
+    def _status(
+        self, remote: Remote, state: Literal["waiting", "running", "finished", "failed"], why: str = ""
+    ) -> None:
         """Where things stand, for `fedgmi deploy status`."""
         sites = {
             member.name: status.SiteStatus(
@@ -184,7 +181,7 @@ class Coordinator:
             state=state,
             updated=time.time(),
             deadline_s=self.settings.deadline_s,
-            note=remote.few_counted,
+            note="; ".join(filter(None, (remote.few_counted, why))),
             sites=sites,
         )
         status.write(self.out, about)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedgmi.deploy.coordinator import prometheus
-from fedgmi.errors import UserError
+from fedgmi.errors import UserError, sentence
 from fedgmi.protocol.words import one_line
 from fedgmi.report.formats import bare_table, plural, size
 from fedgmi.runs.records import SiteStatus, Status
@@ -52,6 +53,23 @@ def read(out: Path) -> Status:
     return Status.read(out)
 
 
+def failed(out: Path, name: str, why: str) -> None:
+    """Write that a run has failed before it began. What is known of sites from an earlier one stays.
+
+    Args:
+        out: The results folder.
+        name: The federation's.
+        why: In words.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written.
+    """
+    before = Status(name=name, round=0, rounds=0, state="failed", updated=0.0, sites={})
+    with suppress(UserError):
+        before = read(out)
+    write(out, before.model_copy(update={"name": name, "state": "failed", "updated": time.time(), "note": why}))
+
+
 def print_status(status: Status, console: Console, *, now: float | None = None) -> None:
     """Print the table of sites, where the run stands, and a warning where the coordinator has gone silent.
 
@@ -68,7 +86,7 @@ def print_status(status: Status, console: Console, *, now: float | None = None) 
     sites = f"{there} of {plural(len(status.sites), 'site')} alive"
     console.print(f"{status.name}: {where}, {sites}; written {ago(age)} ago.", markup=False, highlight=False)
     if status.note:
-        console.print(f"[yellow]{escape(one_line(status.note))}.[/]", highlight=False)
+        console.print(f"[yellow]{escape(sentence(one_line(status.note)))}[/]", highlight=False)
     if silent(status, status.updated + age):
         what = f"That is more than the deadline of {ago(status.deadline_s)}, so the coordinator is probably gone."
         console.print(f"[yellow]{what} Check with: flwr ls fedgmi. The same `flwr run` goes on from the checkpoint.[/]")
