@@ -19,7 +19,7 @@ from fedgmi.deploy.coordinator.remote import Remote
 from fedgmi.deploy.coordinator.roster import MOST_ROWS, Member, Post, Roster, Tell
 from fedgmi.deploy.coordinator.warm_start import AGREED, first_state, lasting
 from fedgmi.deploy.settings import FederationSettings
-from fedgmi.errors import CheckpointError, UserError
+from fedgmi.errors import CheckpointError, UserError, sentence
 from fedgmi.protocol.allowance import MB, Allowance
 from fedgmi.protocol.ledger import Ledger, bytes_by_kind
 from fedgmi.protocol.phases import phase_of
@@ -27,6 +27,7 @@ from fedgmi.protocol.robust import require_robust
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.secure_sum import masked_line
 from fedgmi.protocol.words import one_line
+from fedgmi.report.formats import plural
 from fedgmi.runs.budget.plan import plan
 from fedgmi.runs.budget.planned import Plan
 from fedgmi.runs.budget.words import planning_line, spending
@@ -182,6 +183,7 @@ class Coordinator:
             updated=time.time(),
             deadline_s=self.settings.deadline_s,
             note="; ".join(filter(None, (remote.few_counted, why))),
+            turned_away=remote.roster.turned_away,
             sites=sites,
         )
         status.write(self.out, about)
@@ -234,12 +236,18 @@ class Coordinator:
                 remote.roster.tell_weight()
                 return
             if time.monotonic() - began > self.settings.wait_s:
-                raise UserError(
-                    f"{len(remote.roster.alive)} of {self.settings.sites} sites came in {self.settings.wait_s:g} s",
-                    where=self.settings.name,
-                    fix="start the missing SuperNodes, or lower sites or min_sites in federation.toml",
-                )
+                raise self._too_few(remote.roster)
             time.sleep(min(POLL_S, self.settings.wait_s / 10))
+
+    def _too_few(self, roster: Roster) -> UserError:
+        """That not enough sites came, and of those that came and were not let in, why."""
+        what = f"{len(roster.alive)} of {self.settings.sites} sites came in {self.settings.wait_s:g} s"
+        fix, away = "start the missing SuperNodes, or lower sites or min_sites in federation.toml", roster.turned_away
+        if away:
+            nodes = f"{plural(len(away), 'node')} {'is' if len(away) == 1 else 'are'}"
+            what += f", and {nodes} connected and not let in. {' '.join(map(sentence, away))}"
+            fix = "mend what is told there of the nodes that are not let in, and start again"
+        return UserError(what, where=self.settings.name, fix=fix)
 
     def _keep(self, remote: Remote, progress: Progress) -> None:
         """Record and checkpoint of a round."""

@@ -81,6 +81,8 @@ def print_status(status: Status, console: Console, *, now: float | None = None) 
     age = max(0.0, (time.time() if now is None else now) - status.updated)
     there = sum(site.alive for site in status.sites.values())
     console.print(sites_table(status, status.updated + age))
+    for line in notes(status):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print()
     where = f"{status.state}, round {max(0, status.round)} of {status.rounds}"
     sites = f"{there} of {plural(len(status.sites), 'site')} alive"
@@ -103,14 +105,22 @@ def silent(status: Status, now: float) -> bool:
 
 
 def troubled(status: Status, *, now: float | None = None) -> bool:
-    """Whether somebody should look: the run has failed, its coordinator is silent, or a site is away while it runs.
+    """Whether somebody should look: the run has failed, its coordinator is silent, a site is away while it runs, or
+    nodes are not let in while sites are waited for.
 
     Args:
         status: What the coordinator wrote last.
         now: The present, in unix seconds. None: by the clock.
     """
     away = status.state == "running" and not all(site.alive for site in status.sites.values())
+    away |= status.state == "waiting" and bool(status.turned_away)
     return status.state == "failed" or away or silent(status, time.time() if now is None else now)
+
+
+def notes(status: Status) -> list[str]:
+    """Why sites were absent last, and whose node is not let in: a line each, for they do not fit into a column."""
+    absent = [f"{one_line(name)}: {one_line(site.note)}" for name, site in sorted(status.sites.items()) if site.note]
+    return [*absent, *(f"not let in: {one_line(why)}" for why in status.turned_away)]
 
 
 def sites_table(status: Status, now: float) -> Table:
@@ -123,7 +133,7 @@ def sites_table(status: Status, now: float) -> Table:
     Returns:
         The table.
     """
-    table = bare_table("Sites", ["site", "alive", "last round", "seen", "rows", "down", "up", "absent", "note"])
+    table = bare_table("Sites", ["site", "alive", "last round", "seen", "rows", "down", "up", "absent"])
     for name, site in sorted(status.sites.items()):
         table.add_row(
             escape(one_line(name)),
@@ -134,7 +144,6 @@ def sites_table(status: Status, now: float) -> Table:
             size(site.bytes_down),
             size(site.bytes_up),
             str(site.absent),
-            escape(one_line(site.note)),
         )
     return table
 
