@@ -44,6 +44,9 @@ CHOSEN = {"communication.precision", "communication.top", "method.reference_roun
 """What a plan may choose; see `runs.budget`."""
 LEAST_MASKED = 3
 """Sites of a masked sum. Of two each would know the other's numbers from the sum."""
+SLOTS = 32
+"""Masked sums that one agreement is for. A site has two kilobytes of public keys for it, and sends each other site
+2.6 kilobytes of shares. The preset default asks 7 sums in a round of `deploy init`, so it agrees every fourth round."""
 Limits = Annotated[list[float], Field(min_length=2, max_length=2)]
 Item = TypeVar("Item")
 Listed = Annotated[tuple[Item, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]

@@ -87,15 +87,22 @@ class Coordinator:
         self.planned = planned = plan(setup, name, settings.sites)
         if planned is not None:
             setup, self.allowance = planned.setup, planned.allowance()
-        self.tell(exchanges.line(settings.running(setup.method()).program, settings.rounds))
+        found = checkpoint.load(self.out / folder.CHECKPOINTS, name, digest=settings.digest())
+        self.tell(self._count(setup, found).line())
         line = setup.coding().line(name, setup.method().program) if planned is None else planned.line
         if line:
             self.tell(line)
-        found = checkpoint.load(self.out / folder.CHECKPOINTS, name, digest=settings.digest())
         remote = self.remote = self._remote(setup, str(found.meta["run"]) if found else secrets.token_hex(8))
         summary = Summary.write(self.out, self._run(remote, found))
         self._status(remote, "finished")
         return summary
+
+    def _count(self, setup: Setup, found: Checkpoint | None) -> exchanges.Count:
+        """How often sites are still to be asked."""
+        settings = self.settings
+        told = found.meta["round"] if found else -1 if settings.warm_start is None else 0
+        done = told if isinstance(told, int) else -1  # a checkpoint that cannot be is told later
+        return exchanges.Count(settings.running(setup.method()).program, settings.rounds, settings.masked, done)
 
     def _failed(self, why: str) -> None:
         """The status of a run that has stopped, however far it came."""

@@ -43,7 +43,8 @@ def check_app(where: Path) -> Iterator[str]:
         schema, method = federation.rows.as_schema(), federation.running(federation.setup().method())
     shape = "×".join(map(str, schema.shape))
     yield f"{FEDERATION}: {federation.name}, {federation.sites} sites, {schema.kind} rows of {shape}"
-    yield exchanges.line(method.program, federation.rounds)
+    done = -1 if federation.warm_start is None else 0
+    yield exchanges.Count(method.program, federation.rounds, federation.masked, done).line()
     address, root = _connection(where / CONNECTION)
     if root is None:
         what = f"insecure: nothing is encrypted and nobody is authenticated at {address}"
