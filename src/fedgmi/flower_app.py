@@ -10,7 +10,6 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedgmi.deploy.settings import FederationSettings, read
 from fedgmi.deploy.site.opening import FEDERATION, guarded, open_site
 from fedgmi.errors import UserError
 
@@ -32,14 +31,15 @@ def server_app(where: Path) -> Any:
     from fedgmi.deploy.coordinator.coordinator import (
         Coordinator,  # SciPy with it: what a site starts for a message does without
     )
+    from fedgmi.deploy.coordinator.log import read_federation
 
     def run(post: GridPost, settings: Settings) -> None:
         if settings.get("quick"):
             from fedgmi.deploy.quick import shorten_grid
 
             shorten_grid()
-        federation = read(FederationSettings, where / FEDERATION)
-        Coordinator(federation, post, Path(str(settings.get("out") or "results"))).run()
+        out = Path(str(settings.get("out") or "results"))
+        Coordinator(read_federation(where / FEDERATION, out), post, out).run()
 
     return flower().make_server_app(run)
 

@@ -23,6 +23,7 @@ from local_post import (
 )
 
 from fedgmi import FedGMI
+from fedgmi.deploy.coordinator import status
 from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.errors import ConfigError, DivergedError, UserError
 from fedgmi.methods import METHODS
@@ -421,9 +422,16 @@ def test_other_software_and_another_federation_are_not_let_in(tmp_path, monkeypa
     settings = federation_settings(wait_s=0.1)
     sites = make_sites(settings, tmp_path / "sites")
     sites[100] = replace(sites[100], federation=federation_settings(wait_s=0.1, seed=1))
-    with pytest.raises(UserError, match=r"5 of 6 sites came in 0\.1 s"):
+    with pytest.raises(UserError, match=r"5 of 6 sites came in 0\.1 s, and 1 node is .* not let in\. ") as told:
         Coordinator(settings, LocalPost(sites), tmp_path / "out", echo=lambda line: None).run()
+    turned_away = "client-00: federation.toml: the coordinator's federation.toml is another than this site's."
+    assert turned_away in str(told.value)
+    assert "SuperNodes" not in str(told.value), "none is missing"
+    assert f"node 100: {turned_away}" in status.read(tmp_path / "out").turned_away[0]
     assert "federation.toml is another than this site's" in log_of(tmp_path)
+    told = (sites[100].where / "log.txt").read_text()
+    assert "federation.toml is another than this site's" in told
+    assert "Traceback" not in told, "an error that explains itself is one line at the site, too"
     monkeypatch.setattr("fedgmi.deploy.coordinator.remote.__version__", "99")
     with pytest.raises(UserError, match="0 of 6 sites came"):
         Coordinator(settings, LocalPost(sites), tmp_path / "other", echo=lambda line: None).run()

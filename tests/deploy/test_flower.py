@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from local_grid import LocalGrid
 from tables import table_federation, write_site
 
 from fedgmi import __version__, flower_app
+from fedgmi.deploy.coordinator import status
 from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.flower import GridPost, from_record, make_client_app, to_record
 from fedgmi.deploy.settings import FederationSettings, read
@@ -63,6 +65,49 @@ def test_records_that_are_none_of_ours(record):
 def sites(tmp_path) -> dict[int, dict[str, str]]:
     """Node configurations of three sites with tables of their own."""
     return {10 + i: {"site": str(write_site(tmp_path / f"site-{i}", i))} for i in range(3)}
+
+
+def failing(tmp_path: Path, federation: str) -> Path:
+    """A run that fails over no sites at all → its results folder. Flower logs the error as it does."""
+    (tmp_path / "wards").mkdir()
+    (tmp_path / "wards" / "federation.toml").write_text(federation)
+    app, out = flower_app.server_app(tmp_path / "wards"), tmp_path / "out"
+    try:
+        app(LocalGrid(flower_app.client_app(), {}), Context(1, 0, {}, RecordDict(), {"out": str(out)}))
+    except UserError as error:
+        logging.getLogger("flwr").error("%s raised an exception", "ServerApp", exc_info=error)
+        logging.getLogger("flwr").error("Exit Code: 201\n\nAn unhandled exception occurred in the ServerApp.\n\nVisit")
+        return out
+    raise AssertionError("it does not fail")
+
+
+@pytest.mark.parametrize(("federation", "why"), [
+    (table_federation(rounds=0), "federation.toml: rounds is 0"),
+    (table_federation().replace("n_components = 2", 'n_components = "auto"'), "federation.toml: method.n_components: "),
+    (table_federation(wait_s=0.1), "0 of 3 sites came in 0.1 s"),
+], ids=["a setting", "settings together", "no sites"])  # fmt: skip
+def test_a_run_that_fails_says_why_in_one_line_and_leaves_a_status(tmp_path, caplog, federation, why):
+    """Flower showed a traceback, and where settings were wrong there was no results folder at all."""
+    out = failing(tmp_path, federation)
+    [said] = [record for record in caplog.records if record.name == "flwr" and record.levelname == "ERROR"]
+    assert why in said.getMessage()
+    assert said.getMessage().startswith("the run has failed: ")
+    assert said.exc_info is None
+    assert "Traceback" not in caplog.text
+    assert f"stopped: {'wards' if 'sites' in why else tmp_path}" in (out / "log.txt").read_text()
+    found = status.read(out)
+    assert (found.name, found.state) == ("wards", "failed")
+    assert why in found.note
+    assert status.troubled(found)
+
+
+def test_a_run_that_fails_before_it_begins_leaves_what_is_known_of_sites(tmp_path):
+    seen = status.SiteStatus(alive=True, last_round=2, last_seen=1.0, rows=9, bytes_down=1, bytes_up=1, absent=0)
+    before = status.Status(name="wards", round=2, rounds=2, state="finished", updated=1.0, sites={"a": seen})
+    (tmp_path / "out").mkdir()
+    status.write(tmp_path / "out", before)
+    found = status.read(failing(tmp_path, table_federation(rounds=0)))
+    assert (found.state, found.sites) == ("failed", before.sites)
 
 
 def test_a_federation_of_tables_over_a_grid(tmp_path, sites):

@@ -272,6 +272,15 @@ def test_check_names_a_wrong_setting(app):
         list(check_app(app))
 
 
+def test_check_names_the_file_of_settings_that_do_not_go_together(app):
+    """The key stood alone, and site.toml and pyproject.toml have such keys too."""
+    text = (app / "federation.toml").read_text(encoding="utf-8")
+    assert "n_components = " in text
+    (app / "federation.toml").write_text(re.sub("n_components = .*", 'n_components = "auto"', text), encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"{re.escape(str(app))}/federation\.toml: method\.n_components: "):
+        list(check_app(app))
+
+
 def test_check_of_another_folder_says_what_is_missing(tmp_path):
     with pytest.raises(UserError, match=r"there is no pyproject\.toml"):
         list(check_app(tmp_path))

@@ -19,8 +19,8 @@ from fedgmi import flower_app
 from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.flower import GridPost
 from fedgmi.deploy.local.dry_run import dry_run
-from fedgmi.deploy.masks.keys import SEALED, SLOTS, to_text
-from fedgmi.deploy.settings import FederationSettings, read
+from fedgmi.deploy.masks.keys import SEALED, to_text
+from fedgmi.deploy.settings import SLOTS, FederationSettings, read
 from fedgmi.deploy.site.site import Site
 from fedgmi.deploy.site.site_check import check, leaves, never, tells_proportions, warning
 from fedgmi.errors import ConfigError, LimitError, UserError

@@ -44,8 +44,24 @@ def test_the_table_shows_who_is_alive_and_what_they_sent():
     north, south = (next(line for line in lines if line.startswith(name)) for name in ("north", "south"))
     assert north.split() == ["north", "yes", "4", "5", "s", "ago", "1,234", "2.3", "MB", "1.5", "kB", "0"]
     assert south.split()[:3] == ["south", "no", "4"]
-    assert south.endswith("2  told: [NaN] in θ")
+    assert south.endswith("2")
+    assert "south: told: [NaN] in θ" in lines
     assert "wards: running, round 4 of 10, 1 of 2 sites alive; written 5 s ago." in lines
+
+
+def test_a_note_has_a_line_of_its_own_however_long_it_is():
+    """It had a column of ten characters over twenty lines."""
+    why = "the coordinator's federation.toml is another than this site's. " * 4
+    found = standing("waiting", north=site(note=why)).model_copy(update={"turned_away": (f"node 7: {why}",)})
+    lines = shown(found).splitlines()
+    assert f"north: {why.strip()}" in lines
+    assert f"not let in: node 7: {why.strip()}" in lines
+
+
+def test_nodes_that_are_not_let_in_are_trouble_while_sites_are_waited_for():
+    found = standing("waiting").model_copy(update={"turned_away": ("node 7: it is another",)})
+    assert status.troubled(found, now=NOW)
+    assert not status.troubled(standing("waiting"), now=NOW)
 
 
 def test_a_site_that_never_answered_has_no_last_round():

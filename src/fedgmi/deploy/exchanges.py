@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from fedgmi.deploy.settings import SLOTS
+from fedgmi.protocol.secure_sum import seen_singly
 from fedgmi.protocol.step import Phase, Program, Step
 
-PHASES: tuple[tuple[Phase, str], ...] = (("prepare", "before the first round"), ("finish", "at the end"))
+FOR_A_SUM, FOR_KEYS = 1, 2  # with masks: what a sum takes besides, and what keys for SLOTS sums take
 
 
 class Times(NamedTuple):
@@ -29,49 +31,80 @@ class Times(NamedTuple):
         return str(self.most) if self.least == self.most else f"{self.least} to {self.most}"
 
 
-def times(steps: Sequence[Step]) -> Times:
-    """How often some steps ask the sites. A step may be left out where its own condition says so, or a budget.
+class Count(NamedTuple):
+    """How often a run asks its sites from where it stands to its end, where none of them fails.
 
-    Args:
-        steps: Of a phase.
-
-    Returns:
-        The least and the most.
-    """
-    sure = sum(step.when is None and not step.spare and not step.unforeseen for step in steps)
-    return Times(sure, len(steps))
-
-
-def of_a_round(program: Program) -> Times:
-    """How often a round asks the sites: once at least, whatever conditions its steps have."""
-    found = times(program.round)
-    return Times(max(found.least, min(1, found.most)), found.most)
-
-
-def exchanges(program: Program, rounds: int) -> Times:
-    """How often a whole run asks its sites: all steps, and the results once.
-
-    Args:
+    Attributes:
         program: What sites are asked, the proportions at the end included (`fedgmi.methods.disclosing`).
         rounds: R.
-
-    Returns:
-        The least and the most.
+        masked: Whether sums are masked: each takes one exchange more, and keys two for `SLOTS` sums.
+        done: The round that it goes on after; −1: it begins; 0: the preparation is done, or a warm start takes its
+            place.
     """
-    parts = [times(program.steps(phase)) for phase, _ in PHASES] + [of_a_round(program)] * rounds
-    return Times(1 + sum(part.least for part in parts), 1 + sum(part.most for part in parts))
+
+    program: Program
+    rounds: int
+    masked: bool = False
+    done: int = -1
+
+    def of_phase(self, phase: Phase) -> Times:
+        """How often a phase, or one round, asks; a round does once at least, whatever conditions its steps have."""
+        steps = self.program.steps(phase)
+        found = self._of(steps)
+        if phase != "round" or found.least:
+            return found
+        return Times(min((self._of([step]).most for step in steps), default=0), found.most)
+
+    def _of(self, steps: Sequence[Step]) -> Times:
+        """A step may be left out where its own condition says so, or a budget."""
+        asked = [1 + FOR_A_SUM * self._is_sum(step) for step in steps]
+        return Times(sum(n for n, step in zip(asked, steps, strict=True) if _sure(step)), sum(asked))
+
+    def _is_sum(self, step: Step) -> bool:
+        """Whether its messages are masked: all but those that are seen singly, and those that tell nothing."""
+        return self.masked and bool(step.tells) and not seen_singly(step)
+
+    @property
+    def rounds_left(self) -> int:
+        """Those that are still to come."""
+        return max(0, self.rounds - max(0, self.done))
+
+    def keys(self) -> Times:
+        """How often keys of masks are agreed on."""
+        least = most = 0
+        for n, phase in self._phases():
+            sums = [step for step in self.program.steps(phase) if self._is_sum(step)]
+            sure = sum(map(_sure, sums))
+            if phase == "round" and sums and len(sums) == len(self.program.round):
+                sure = max(sure, 1)  # one of them is asked, whatever their conditions
+            least, most = least + n * sure, most + n * len(sums)
+        return Times(*(FOR_KEYS * -(-sums // SLOTS) for sums in (least, most)))
+
+    def _phases(self) -> Iterator[tuple[int, Phase]]:
+        """What is to come, each with how many times."""
+        if self.done < 0:
+            yield 1, "prepare"
+        yield self.rounds_left, "round"
+        if self.done <= self.rounds:
+            yield 1, "finish"
+
+    def total(self) -> Times:
+        """How often the whole asks: all steps, keys of masks, and the results once."""
+        parts = [(n, self.of_phase(phase)) for n, phase in self._phases()] + [(1, self.keys())]
+        return Times(1 + sum(n * part.least for n, part in parts), 1 + sum(n * part.most for n, part in parts))
+
+    def line(self) -> str:
+        """The same for people, in one line."""
+        words = {
+            "prepare": "before the first round",
+            "round": f"in each of {self.rounds_left} rounds" + (" to come" if self.done > 0 else ""),
+            "finish": "at the end",
+        }
+        phases = [phase for n, phase in self._phases() if n and self.program.steps(phase)]
+        parts = [f"{self.of_phase(phase)} {words[phase]}" for phase in phases]
+        parts += [f"{keys} for keys of masks"] if (keys := self.keys()).most else []
+        return f"{self.total()} exchanges with every site: {', '.join([*parts, '1 for results'])}"
 
 
-def line(program: Program, rounds: int) -> str:
-    """The same for people, in one line.
-
-    Args:
-        program: The method's.
-        rounds: R.
-
-    Returns:
-        The line.
-    """
-    parts = [f"{times(program.steps(phase))} {words}" for phase, words in PHASES if program.steps(phase)]
-    parts.insert(min(1, len(program.prepare)), f"{of_a_round(program)} in each of {rounds} rounds")
-    return f"{exchanges(program, rounds)} exchanges with every site: {', '.join(parts)}, 1 for results"
+def _sure(step: Step) -> bool:
+    return step.when is None and not step.spare and not step.unforeseen

@@ -7,6 +7,7 @@ checked and kept is not known here.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -17,11 +18,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
+from fedgmi.errors import UserError
 from fedgmi.protocol.wire import Parcel
 from fedgmi.protocol.words import one_line
 
 HEADER, PAYLOAD = "header", "payload"
 KIND = "train.exchange"
+LOGGER = "flwr"  # Flower's, by its documentation
+UNHANDLED = "An unhandled exception occurred in the ServerApp"  # which it says after any exception
 POLL_S = 0.2
 GRACE_S = 60.0  # how much longer than the deadline a message lives
 
@@ -96,14 +100,29 @@ def _parcel(reply: Message) -> Parcel:
 
 
 def make_server_app(run: Callable[[GridPost, Settings], None]) -> ServerApp:
-    """An app that runs the coordinator's part with a post and the run's configuration."""
+    """An app that runs the coordinator's part with a post and the run's configuration.
+
+    An error that explains itself ends the run as failed, and Flower's log has its one line in place of a traceback.
+    """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        run(GridPost(grid), context.run_config)
+        try:
+            run(GridPost(grid), context.run_config)
+        except UserError:
+            logging.getLogger(LOGGER).addFilter(plainly)
+            raise
 
     return app
+
+
+def plainly(record: logging.LogRecord) -> bool:
+    """A filter of Flower's log: an error that explains itself is one line, and what Flower says after any one goes."""
+    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    if isinstance(error, UserError):
+        record.msg, record.args, record.exc_info = "the run has failed: %s", (str(error),), None
+    return UNHANDLED not in record.getMessage()
 
 
 def make_client_app(answer: Callable[[Parcel, Settings], Parcel]) -> ClientApp:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -43,6 +44,9 @@ CHOSEN = {"communication.precision", "communication.top", "method.reference_roun
 """What a plan may choose; see `runs.budget`."""
 LEAST_MASKED = 3
 """Sites of a masked sum. Of two each would know the other's numbers from the sum."""
+SLOTS = 32
+"""Masked sums that one agreement is for. A site has two kilobytes of public keys for it, and sends each other site
+2.6 kilobytes of shares. The preset default asks 7 sums in a round of `deploy init`, so it agrees every fourth round."""
 Limits = Annotated[list[float], Field(min_length=2, max_length=2)]
 Item = TypeVar("Item")
 Listed = Annotated[tuple[Item, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
@@ -466,6 +470,25 @@ def read(kind: type[AnySettings], path: Path) -> AnySettings:
         if kind is FederationSettings:
             raise explained(error, kind, table, str(path)) from error
         raise explain(error, kind, str(path)) from error
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """What is wrong with settings that contradict each other is told with the name of their file.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ConfigError: As it was raised, with the file in front of the setting.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        if str(path) in error.where:
+            raise
+        where = f"{path}: {error.where}" if error.where else str(path)
+        raise ConfigError(error.what, where=where, fix=error.fix) from error
 
 
 def read_rows(path: Path) -> RowSettings:

@@ -14,11 +14,12 @@ from fedgmi.deploy import exchanges, private
 from fedgmi.deploy.coordinator import status
 from fedgmi.deploy.coordinator.checks import Probe
 from fedgmi.deploy.coordinator.closing import close
+from fedgmi.deploy.coordinator.log import failing_in, tell_in
 from fedgmi.deploy.coordinator.remote import Remote
 from fedgmi.deploy.coordinator.roster import MOST_ROWS, Member, Post, Roster, Tell
 from fedgmi.deploy.coordinator.warm_start import AGREED, first_state, lasting
 from fedgmi.deploy.settings import FederationSettings
-from fedgmi.errors import CheckpointError, UserError
+from fedgmi.errors import CheckpointError, UserError, sentence
 from fedgmi.protocol.allowance import MB, Allowance
 from fedgmi.protocol.ledger import Ledger, bytes_by_kind
 from fedgmi.protocol.phases import phase_of
@@ -26,6 +27,7 @@ from fedgmi.protocol.robust import require_robust
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.secure_sum import masked_line
 from fedgmi.protocol.words import one_line
+from fedgmi.report.formats import plural
 from fedgmi.runs.budget.plan import plan
 from fedgmi.runs.budget.planned import Plan
 from fedgmi.runs.budget.words import planning_line, spending
@@ -37,7 +39,6 @@ from fedgmi.storage import checkpoint, files, folder
 from fedgmi.storage.checkpoint import Checkpoint
 
 POLL_S = 1.0
-LONGEST_LINE = 4000  # letters of a line of the log
 
 
 @dataclass
@@ -51,6 +52,7 @@ class Coordinator:
         echo: Shows a line of the log.
         planned: How the run keeps to its budget; None: there is none.
         allowance: What sites may cost.
+        remote: Over which sites are reached, once it is made.
     """
 
     settings: FederationSettings
@@ -59,6 +61,7 @@ class Coordinator:
     echo: Tell = print
     planned: Plan | None = field(default=None, init=False)
     allowance: Allowance | None = field(default=None, init=False)
+    remote: Remote | None = field(default=None, init=False)
 
     def run(self) -> dict[str, Any]:
         """From the beginning, or from the last checkpoint in `out`, to the end.
@@ -69,14 +72,13 @@ class Coordinator:
         Raises:
             UserError: Where settings or folder do not allow it, where too few sites come, or where none answers.
         """
-        setup = self.settings.setup()
-        folder.claim(self.out, resume=True)
-        with folder.alone(self.out):
-            return self._alone(setup)
+        with failing_in(self.out, self.tell, self._failed):
+            return self._alone()
 
-    def _alone(self, setup: Setup) -> dict[str, Any]:
+    def _alone(self) -> dict[str, Any]:
         """The run, in a folder that is nobody else's meanwhile."""
         settings, name = self.settings, self.settings.method.name
+        setup = settings.setup()
         files.write_text(self.out / folder.CONFIG, dump(settings.config()))
         open_process()
         setup.say_remarks()
@@ -85,21 +87,28 @@ class Coordinator:
         self.planned = planned = plan(setup, name, settings.sites)
         if planned is not None:
             setup, self.allowance = planned.setup, planned.allowance()
-        self.tell(exchanges.line(settings.running(setup.method()).program, settings.rounds))
+        found = checkpoint.load(self.out / folder.CHECKPOINTS, name, digest=settings.digest())
+        self.tell(self._count(setup, found).line())
         line = setup.coding().line(name, setup.method().program) if planned is None else planned.line
         if line:
             self.tell(line)
-        found = checkpoint.load(self.out / folder.CHECKPOINTS, name, digest=settings.digest())
-        remote = self._remote(setup, str(found.meta["run"]) if found else secrets.token_hex(8))
-        try:
-            summary = self._run(remote, found)
-        except BaseException as error:
-            self.tell(f"stopped: {str(error).strip() or type(error).__name__}")
-            self._status(remote, "failed")
-            raise
-        summary = Summary.write(self.out, summary)
+        remote = self.remote = self._remote(setup, str(found.meta["run"]) if found else secrets.token_hex(8))
+        summary = Summary.write(self.out, self._run(remote, found))
         self._status(remote, "finished")
         return summary
+
+    def _count(self, setup: Setup, found: Checkpoint | None) -> exchanges.Count:
+        """How often sites are still to be asked."""
+        settings = self.settings
+        told = found.meta["round"] if found else -1 if settings.warm_start is None else 0
+        done = told if isinstance(told, int) else -1  # a checkpoint that cannot be is told later
+        return exchanges.Count(settings.running(setup.method()).program, settings.rounds, settings.masked, done)
+
+    def _failed(self, why: str) -> None:
+        """The status of a run that has stopped, however far it came."""
+        if self.remote is None:
+            return status.failed(self.out, self.settings.name, why)
+        self._status(self.remote, "failed", why)
 
     def _run(self, remote: Remote, found: Checkpoint | None) -> dict[str, Any]:
         """Wait, run the rounds, close."""
@@ -132,14 +141,8 @@ class Coordinator:
         return found | {"budget": budget}
 
     def tell(self, line: str) -> None:
-        """One line to whoever watches, and to log.txt; what a site put in is no line of its own."""
-        stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {one_line(line, LONGEST_LINE)}"
-        try:
-            self.echo(stamped)
-        except UnicodeError:  # a terminal that has not all letters is no reason to stop
-            self.echo(ascii(stamped)[1:-1])
-        with files.writing(self.out / "log.txt"), (self.out / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(stamped + "\n")
+        """One line to whoever watches, and to log.txt."""
+        tell_in(self.out, line, self.echo)
 
     def _remote(self, setup: Setup, run: str) -> Remote:
         settings, method = self.settings, self.settings.running(setup.method())
@@ -162,7 +165,9 @@ class Coordinator:
         self.tell(masked_line(method.program))
         return MaskedRemote(*where, wrappers=wrappers, chain=chain, plan=chosen, cost=cost)
 
-    def _status(self, remote: Remote, state: Literal["waiting", "running", "finished", "failed"]) -> None:
+    def _status(
+        self, remote: Remote, state: Literal["waiting", "running", "finished", "failed"], why: str = ""
+    ) -> None:
         """Where things stand, for `fedgmi deploy status`."""
         sites = {
             member.name: status.SiteStatus(
@@ -184,7 +189,8 @@ class Coordinator:
             state=state,
             updated=time.time(),
             deadline_s=self.settings.deadline_s,
-            note=remote.few_counted,
+            note="; ".join(filter(None, (remote.few_counted, why))),
+            turned_away=remote.roster.turned_away,
             sites=sites,
         )
         status.write(self.out, about)
@@ -237,12 +243,18 @@ class Coordinator:
                 remote.roster.tell_weight()
                 return
             if time.monotonic() - began > self.settings.wait_s:
-                raise UserError(
-                    f"{len(remote.roster.alive)} of {self.settings.sites} sites came in {self.settings.wait_s:g} s",
-                    where=self.settings.name,
-                    fix="start the missing SuperNodes, or lower sites or min_sites in federation.toml",
-                )
+                raise self._too_few(remote.roster)
             time.sleep(min(POLL_S, self.settings.wait_s / 10))
+
+    def _too_few(self, roster: Roster) -> UserError:
+        """That not enough sites came, and of those that came and were not let in, why."""
+        what = f"{len(roster.alive)} of {self.settings.sites} sites came in {self.settings.wait_s:g} s"
+        fix, away = "start the missing SuperNodes, or lower sites or min_sites in federation.toml", roster.turned_away
+        if away:
+            nodes = f"{plural(len(away), 'node')} {'is' if len(away) == 1 else 'are'}"
+            what += f", and {nodes} connected and not let in. {' '.join(map(sentence, away))}"
+            fix = "mend what is told there of the nodes that are not let in, and start again"
+        return UserError(what, where=self.settings.name, fix=fix)
 
     def _keep(self, remote: Remote, progress: Progress) -> None:
         """Record and checkpoint of a round."""

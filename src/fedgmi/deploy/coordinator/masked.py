@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 from fedgmi.deploy.coordinator.bounds import within_length
 from fedgmi.deploy.coordinator.checks import Expected
 from fedgmi.deploy.coordinator.remote import Remote
-from fedgmi.deploy.masks.keys import SEALED, SLOTS, MaskError, Public, to_bytes, to_text
+from fedgmi.deploy.masks.keys import SEALED, MaskError, Public, to_bytes, to_text
 from fedgmi.deploy.masks.stream import Where
 from fedgmi.deploy.masks.unmasking import Agreement, Unopened, unmasked
-from fedgmi.deploy.settings import LEAST_MASKED
+from fedgmi.deploy.settings import LEAST_MASKED, SLOTS
 from fedgmi.errors import UserError
 from fedgmi.protocol import whole
 from fedgmi.protocol.message import Message, flatten

@@ -108,6 +108,11 @@ class Roster:
         """Indices of the sites whose node is connected."""
         return [i for i, member in enumerate(self.members) if member.node is not None]
 
+    @property
+    def turned_away(self) -> tuple[str, ...]:
+        """Nodes that are connected and not let in, each with why."""
+        return tuple(f"node {node}: {why}" for node, why in sorted(self.strangers.items()))
+
     def call(self, post: Post, hello: Parcel, deadline_s: float, *, idle: bool = False) -> None:
         """See who is there; those who are new say who they are.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedgmi.deploy.coordinator import prometheus
-from fedgmi.errors import UserError
+from fedgmi.errors import UserError, sentence
 from fedgmi.protocol.words import one_line
 from fedgmi.report.formats import bare_table, plural, size
 from fedgmi.runs.records import SiteStatus, Status
@@ -52,6 +53,23 @@ def read(out: Path) -> Status:
     return Status.read(out)
 
 
+def failed(out: Path, name: str, why: str) -> None:
+    """Write that a run has failed before it began. What is known of sites from an earlier one stays.
+
+    Args:
+        out: The results folder.
+        name: The federation's.
+        why: In words.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written.
+    """
+    before = Status(name=name, round=0, rounds=0, state="failed", updated=0.0, sites={})
+    with suppress(UserError):
+        before = read(out)
+    write(out, before.model_copy(update={"name": name, "state": "failed", "updated": time.time(), "note": why}))
+
+
 def print_status(status: Status, console: Console, *, now: float | None = None) -> None:
     """Print the table of sites, where the run stands, and a warning where the coordinator has gone silent.
 
@@ -63,12 +81,14 @@ def print_status(status: Status, console: Console, *, now: float | None = None) 
     age = max(0.0, (time.time() if now is None else now) - status.updated)
     there = sum(site.alive for site in status.sites.values())
     console.print(sites_table(status, status.updated + age))
+    for line in notes(status):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print()
     where = f"{status.state}, round {max(0, status.round)} of {status.rounds}"
     sites = f"{there} of {plural(len(status.sites), 'site')} alive"
     console.print(f"{status.name}: {where}, {sites}; written {ago(age)} ago.", markup=False, highlight=False)
     if status.note:
-        console.print(f"[yellow]{escape(one_line(status.note))}.[/]", highlight=False)
+        console.print(f"[yellow]{escape(sentence(one_line(status.note)))}[/]", highlight=False)
     if silent(status, status.updated + age):
         what = f"That is more than the deadline of {ago(status.deadline_s)}, so the coordinator is probably gone."
         console.print(f"[yellow]{what} Check with: flwr ls fedgmi. The same `flwr run` goes on from the checkpoint.[/]")
@@ -85,14 +105,22 @@ def silent(status: Status, now: float) -> bool:
 
 
 def troubled(status: Status, *, now: float | None = None) -> bool:
-    """Whether somebody should look: the run has failed, its coordinator is silent, or a site is away while it runs.
+    """Whether somebody should look: the run has failed, its coordinator is silent, a site is away while it runs, or
+    nodes are not let in while sites are waited for.
 
     Args:
         status: What the coordinator wrote last.
         now: The present, in unix seconds. None: by the clock.
     """
     away = status.state == "running" and not all(site.alive for site in status.sites.values())
+    away |= status.state == "waiting" and bool(status.turned_away)
     return status.state == "failed" or away or silent(status, time.time() if now is None else now)
+
+
+def notes(status: Status) -> list[str]:
+    """Why sites were absent last, and whose node is not let in: a line each, for they do not fit into a column."""
+    absent = [f"{one_line(name)}: {one_line(site.note)}" for name, site in sorted(status.sites.items()) if site.note]
+    return [*absent, *(f"not let in: {one_line(why)}" for why in status.turned_away)]
 
 
 def sites_table(status: Status, now: float) -> Table:
@@ -105,7 +133,7 @@ def sites_table(status: Status, now: float) -> Table:
     Returns:
         The table.
     """
-    table = bare_table("Sites", ["site", "alive", "last round", "seen", "rows", "down", "up", "absent", "note"])
+    table = bare_table("Sites", ["site", "alive", "last round", "seen", "rows", "down", "up", "absent"])
     for name, site in sorted(status.sites.items()):
         table.add_row(
             escape(one_line(name)),
@@ -116,7 +144,6 @@ def sites_table(status: Status, now: float) -> Table:
             size(site.bytes_down),
             size(site.bytes_up),
             str(site.absent),
-            escape(one_line(site.note)),
         )
     return table
 

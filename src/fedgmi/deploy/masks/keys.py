@@ -15,9 +15,6 @@ from fedgmi.deploy.masks.shamir import SHARE
 from fedgmi.deploy.masks.stream import KEY, agreed
 from fedgmi.errors import RequestError
 
-SLOTS = 32
-"""Masked sums that one agreement is for. A site has two kilobytes of public keys for it, and sends each other site
-2.6 kilobytes of shares. The preset default asks 7 sums in a round of `deploy init`, so it agrees every fourth round."""
 MOST_SLOTS = 1024
 SEALED = 2 * SHARE + 16  # two shares, and AES-GCM's tag
 WHO = 16  # bytes

@@ -39,10 +39,12 @@ def check_app(where: Path) -> Iterator[str]:
             fix = "give the folder that `fedgmi deploy init` wrote, or write a new one"
             raise UserError(f"there is no {name}", where=str(where), fix=fix)
     federation = settings.read(settings.FederationSettings, where / FEDERATION)
-    schema = federation.rows.as_schema()
+    with settings.named(where / FEDERATION):
+        schema, method = federation.rows.as_schema(), federation.running(federation.setup().method())
     shape = "×".join(map(str, schema.shape))
     yield f"{FEDERATION}: {federation.name}, {federation.sites} sites, {schema.kind} rows of {shape}"
-    yield exchanges.line(federation.running(federation.setup().method()).program, federation.rounds)
+    done = -1 if federation.warm_start is None else 0
+    yield exchanges.Count(method.program, federation.rounds, federation.masked, done).line()
     address, root = _connection(where / CONNECTION)
     if root is None:
         what = f"insecure: nothing is encrypted and nobody is authenticated at {address}"

@@ -405,7 +405,9 @@ def _base_of(header: Header) -> Exchange | None:
 
 
 def log(where: Path, error: Exception) -> None:
-    """The whole of it, for the site's own eyes."""
+    """The whole of it, for the site's own eyes: what explains itself in one line, else with its traceback."""
+    if isinstance(error, UserError | WireError):
+        return note(where, one_line(str(error), 2000))
     with files.writing(where):
         where.mkdir(parents=True, exist_ok=True)
         with (where / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:

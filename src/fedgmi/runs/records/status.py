@@ -43,6 +43,7 @@ class Status(Written):
         updated: When this was written, in unix seconds.
         deadline_s: An exchange takes no longer, in seconds.
         note: What there is to know of the run, in words.
+        turned_away: Nodes that are connected and not let in, each with why.
         sites: By name.
     """
 
@@ -58,4 +59,5 @@ class Status(Written):
     updated: float
     deadline_s: PositiveFloat = 600.0
     note: str = ""
+    turned_away: tuple[str, ...] = ()
     sites: dict[str, SiteStatus]

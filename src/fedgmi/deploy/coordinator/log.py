@@ -1,0 +1,83 @@
+"""The coordinator's log.txt, and what it says of a run that cannot begin or ends early."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from fedgmi.deploy.coordinator import status
+from fedgmi.deploy.coordinator.roster import Tell
+from fedgmi.deploy.settings import FederationSettings, named, read
+from fedgmi.errors import UserError
+from fedgmi.protocol.words import one_line
+from fedgmi.storage import files, folder
+
+LONGEST_LINE = 4000  # letters of a line of the log
+
+
+def tell_in(out: Path, line: str, echo: Tell = print) -> None:
+    """One line to whoever watches, and to log.txt; what a site put in is no line of its own.
+
+    Args:
+        out: The results folder.
+        line: The line.
+        echo: Shows it.
+    """
+    stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {one_line(line, LONGEST_LINE)}"
+    try:
+        echo(stamped)
+    except UnicodeError:  # a terminal that has not all letters is no reason to stop
+        echo(ascii(stamped)[1:-1])
+    with files.writing(out / "log.txt"), (out / "log.txt").open("a", encoding="utf-8") as file:
+        file.write(stamped + "\n")
+
+
+@contextmanager
+def failing_in(out: Path, tell: Tell, failed: Callable[[str], None]) -> Iterator[None]:
+    """Work in a results folder that is nobody else's meanwhile; what ends it early is told, and kept as the status.
+
+    Args:
+        out: The folder. It is made where there is none.
+        tell: Writes a line of the log.
+        failed: (why) writes the status.
+
+    Raises:
+        UserError: The folder cannot be used, or somebody else works in it. Then nothing is written.
+    """
+    folder.claim(out, resume=True)
+    with folder.alone(out):
+        try:
+            yield
+        except BaseException as error:
+            why = str(error).strip() or type(error).__name__
+            with suppress(UserError):  # a full disk hides no cause
+                tell(f"stopped: {why}")
+                failed(one_line(why, LONGEST_LINE))
+            raise
+
+
+def read_federation(path: Path, out: Path, echo: Tell = print) -> FederationSettings:
+    """federation.toml as a run begins. One that cannot be is a run that has failed: log and status say so.
+
+    Args:
+        path: Of federation.toml.
+        out: The results folder.
+        echo: Shows a line of the log.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ConfigError: It cannot be, by itself or for what contradicts itself in it.
+        UserError: It cannot be read, or the results folder cannot be used.
+    """
+
+    def tell(line: str) -> None:
+        tell_in(out, line, echo)
+
+    with failing_in(out, tell, lambda why: status.failed(out, path.absolute().parent.name, why)), named(path):
+        settings = read(FederationSettings, path)
+        settings.running(settings.setup().method())
+    return settings
