@@ -9,7 +9,9 @@ import sys
 import types
 from pathlib import Path
 
+import click
 import pytest
+import typer
 
 import fedgmi.runs
 from fedgmi import cli
@@ -183,3 +185,24 @@ def test_help_and_bad_settings_need_no_heavy_import(words, needed):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == str(needed)
+
+
+def all_commands(command: click.Command, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], click.Command]:
+    """The words by which each command is called; groups are commands, too."""
+    found = {words: command}
+    for name, child in getattr(command, "commands", {}).items():
+        found |= all_commands(child, (*words, name))
+    return found
+
+
+@pytest.mark.parametrize("words", all_commands(typer.main.get_command(cli.app)), ids=" ".join)
+def test_no_word_of_the_help_vanishes(words, capsys, monkeypatch):
+    """A section such as [rows] is no markup."""
+    monkeypatch.setenv("COLUMNS", "250")
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--help"])
+    shown = capsys.readouterr().out.split()
+    command = all_commands(typer.main.get_command(cli.app))[words]
+    texts = [command.help or "", *(getattr(each, "help", None) or "" for each in command.params)]
+    wanted = [word.replace("`", "") for text in texts for word in text.split()]
+    assert [word for word in wanted if word not in shown] == []

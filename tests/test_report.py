@@ -66,6 +66,15 @@ def test_a_method_that_knows_nothing_of_newcomers_says_so():
     assert "60.0" in shown
 
 
+def test_names_and_folders_with_brackets_are_shown_whole():
+    console, summary = Console(file=io.StringIO(), width=140), make_summary()
+    summary["clients"][0] = "[bold]north"
+    summary["per_class"] = [{"name": "[red]ill", "precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 4}]
+    tables.print_report(summary, Path("runs/[b]"), console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(text in shown for text in ("[bold]north", "[red]ill", "Results: runs/[b]"))
+
+
 def test_tables_without_truth():
     shown = printed(make_summary(truth=False))
     for text in ("TV", "true one", "expert: own", "oracle"):

@@ -32,6 +32,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
 )
 app.add_typer(site_app, name="site")
 app.add_typer(deploy_app, name="deploy")
@@ -107,7 +108,8 @@ def run(
             summary = experiment.run(settings, out, resume=resume, listener=listener)
         _show(summary, out)
     except KeyboardInterrupt:
-        _errors().print(f"interrupted; continue with: {_resume_command(file, overrides or [], out)}", soft_wrap=True)
+        told = f"interrupted; continue with: {_resume_command(file, overrides or [], out)}"
+        _errors().print(told, markup=False, soft_wrap=True)
         raise typer.Exit(130) from None
 
 

@@ -24,7 +24,8 @@ from fedgmi.deploy.setup.init import init
 from fedgmi.errors import ConfigError, FedgmiWarning, UserError
 
 SECURE = {
-    ".gitignore", "Dockerfile", "README.md", "certificates.sh", "client_app.py", "compose.yaml", "constraints.txt",
+    ".dockerignore", ".gitignore", "Dockerfile", "README.md", "certificates.sh", "client_app.py", "compose.yaml",
+    "constraints.txt",
     "federation.toml", "fedgmi-site.service", "fedgmi-superlink.service", "flower-config.toml", "pyproject.toml",
     "server_app.py", "site.toml.example",
 }  # fmt: skip

@@ -65,6 +65,16 @@ def test_says_what_the_model_says(model, tmp_path, capsys):
     assert [row["patient"] for row in said] == frame["patient"].tolist()
 
 
+def test_texts_that_the_model_does_not_know_are_named(model, tmp_path, capsys):
+    path = write_rows(tmp_path, 7, 30)
+    first, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([first, *(row.replace(",m,", ",Mann,") for row in rows)]) + "\n")
+    n = sum(",Mann," in row for row in path.read_text().splitlines())
+    assert n > 1
+    assert command(model, path, "--out", tmp_path / "said.csv") == 0
+    assert f"sex holds 'Mann' ({n} rows), which the federation does not have: it counts as" in capsys.readouterr().err
+
+
 def test_rows_that_drift_are_told_and_can_end_with_code_one(model, tmp_path, capsys):
     reference = write_rows(tmp_path / "a", 4, 200)
     usual, other = write_rows(tmp_path / "b", 7, 60), write_rows(tmp_path / "c", 7, 60)

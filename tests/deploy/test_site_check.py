@@ -244,6 +244,17 @@ def test_missing_values_are_counted_by_column(site, capsys, monkeypatch, rule):
     assert "sex is missing in 1 of 8 rows" in shown
 
 
+@pytest.mark.parametrize("rule", ["mean", "indicator"])
+def test_texts_that_the_federation_does_not_have_are_named(site, capsys, monkeypatch, rule):
+    monkeypatch.setenv("COLUMNS", "200")
+    (site / "rows.csv").write_text((site / "rows.csv").read_text().replace("ill,m,31", "ill,M,31"))
+    mark = ', "sex=(missing)"' if rule == "indicator" else ""
+    (site / "federation.toml").write_text(FEDERATION.replace('"sex=m"]', f'"sex=m"{mark}]\nmissing = "{rule}"'))
+    assert command(str(site / "site.toml")) == 0
+    shown = words(capsys.readouterr().out)
+    assert "of these: sex holds 'M' (1 row), which the federation does not have: it counts as missing" in shown
+
+
 def test_check_raises_what_the_command_tells(site):
     (site / "rows.csv").unlink()
     with pytest.raises(FedgmiError, match="no such folder or file"):

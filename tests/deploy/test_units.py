@@ -5,7 +5,10 @@ from __future__ import annotations
 import configparser
 import re
 import shlex
+import shutil
+import subprocess
 import warnings
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -63,6 +66,64 @@ def test_units_of_systemd(folder):
         assert each["ProtectSystem"] == "strict"
     text = (where / "fedgmi-superlink.service").read_text()
     assert all(f"{name}={value}" in text for name, value in SWITCHES.items())
+
+
+@pytest.mark.parametrize("name", ["site", "superlink"])
+def test_readme_makes_what_a_unit_needs(folder, name):
+    """The user, the programs and the folder that a unit names come from README's commands, in that order."""
+    where, _ = folder
+    service = unit(where / f"fedgmi-{name}.service")["Service"]
+    text = (where / "README.md").read_text()
+    commands = [line.removeprefix("    sudo ") for line in text.splitlines() if line.startswith("    sudo ")]
+    own, programs = service["WorkingDirectory"], Path(shlex.split(service["ExecStart"])[0]).parent
+    wanted = [
+        f"useradd --system --user-group --home-dir {own} --shell /usr/sbin/nologin {service['User']}",
+        f"python3 -m venv {programs.parent}",
+        f"{programs}/pip install 'fedgmi[flower]' -c constraints.txt",
+        f"install -d -m 700 {own}",
+        f"cp -a . {own}/",
+        f"chown -R {service['User']}:{service['User']} {own}",
+        f"cp fedgmi-{name}.service /etc/systemd/system/",
+        "systemctl daemon-reload",
+        f"systemctl enable --now fedgmi-{name}",
+    ]
+    left = iter(commands)
+    assert all(line in left for line in wanted)  # in this order
+    assert not own.startswith("/home")
+    assert not str(programs).startswith(("/home", own))  # nobody who serves may change what is run
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd")
+def test_systemd_takes_the_units(folder):
+    """What it may say is that programs are not installed here."""
+    paths = [str(path) for path in folder[0].glob("*.service")]
+    done = subprocess.run(["systemd-analyze", "verify", *paths], capture_output=True, text=True, check=False)
+    said = (done.stdout + done.stderr).splitlines()
+    assert [line for line in said if "/opt/fedgmi/bin/" not in line or "is not executable" not in line] == []
+
+
+def test_a_build_of_the_image_sees_neither_keys_nor_rows_nor_results(folder):
+    where, _ = folder
+    rules = [line for line in (where / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+
+    def seen(path: str) -> bool:
+        last = [rule for rule in rules if fnmatch(path, rule.removeprefix("!"))][-1]
+        return last.startswith("!")
+
+    copied = re.findall(r"^COPY (.*) \S+$", (where / "Dockerfile").read_text(), re.MULTILINE)
+    names = [name for line in copied for name in line.split()]
+    assert all(seen(name.replace("*", "fedgmi-1")) for name in names)
+    assert (where / "constraints.txt").exists()
+    hidden = [
+        "certificates/ca.key",
+        "site-1",
+        "rows.csv",
+        "results/proportions.json",
+        "site/secret.json",
+        ".flwr/config.toml",
+    ]
+    hidden += [path.name for path in where.iterdir() if path.name != "constraints.txt"]
+    assert [path for path in hidden if seen(path)] == []
 
 
 def test_containers(folder):

@@ -17,8 +17,10 @@ from fedgmi.errors import ConfigError, DataError, UserError
 if TYPE_CHECKING:
     from fedgmi.deploy.link import LinkSettings
 
-site_app = typer.Typer(help="For a site of a federation over several machines.", no_args_is_help=True)
-deploy_app = typer.Typer(help="For the coordinator of a federation over several machines.", no_args_is_help=True)
+# Markdown: by typer's default, markup of rich, a word in brackets such as [rows] would vanish from the help.
+_HELP: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": "markdown"}
+site_app = typer.Typer(help="For a site of a federation over several machines.", **_HELP)
+deploy_app = typer.Typer(help="For the coordinator of a federation over several machines.", **_HELP)
 
 
 @site_app.command("check")

@@ -66,7 +66,8 @@ def print_comparison(comparison: Comparison, out: Path, console: Console) -> Non
     for cell in comparison["cells"]:
         if "failed" in cell:
             console.print(f"failed: {cell['method']}, seed {cell['seed']}: {cell['failed']}", markup=False)
-    console.print(f"Results: {out} (comparison.md, .csv, .json)", highlight=False, soft_wrap=True)
+    told = f"Results: {out} (comparison.md, .csv, .json)"
+    console.print(told, markup=False, highlight=False, soft_wrap=True)
 
 
 def to_csv(comparison: Comparison) -> str:

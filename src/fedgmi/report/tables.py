@@ -86,7 +86,7 @@ def print_report(summary: Summary, out: Path, console: Console) -> None:
         console.print(f"{name} has no predictor for clients that took no part in training.", highlight=False)
     if summary.get("client_accuracy") is None and not summary.get("metrics"):
         console.print("There are no labels, so there are no predictors. data.label_column names their column.")
-    console.print(f"Results: {out}", highlight=False, soft_wrap=True)
+    console.print(f"Results: {out}", markup=False, highlight=False, soft_wrap=True)
 
 
 def clients_table(summary: Summary) -> Table:
@@ -115,7 +115,7 @@ def clients_table(summary: Summary) -> Table:
         if left_out and position == MOST_CLIENTS // 2:
             table.add_section()
         client = [
-            str(names[i]),
+            escape(str(names[i])),
             str(summary["rows_per_client"][i]),
             *([short_shares(estimated[i])] if estimated else []),
         ]
@@ -166,7 +166,9 @@ def classes_table(summary: Summary) -> Table:
     table = bare_table("Classes", ["class", "precision", "recall", "F1", "held-out rows"])
     classes = sorted(summary["per_class"], key=lambda one: -1.0 if one["f1"] is None else one["f1"])
     for one in classes[:MOST_CLASSES]:
-        table.add_row(one["name"], *(percent(one[key]) for key in ("precision", "recall", "f1")), str(one["support"]))
+        table.add_row(
+            escape(one["name"]), *(percent(one[key]) for key in ("precision", "recall", "f1")), str(one["support"])
+        )
     left_out = len(classes) - MOST_CLASSES
     table.caption = "in %, the worst by F1 first"
     table.caption += f"; {left_out} more classes in summary.json" if left_out > 0 else ""

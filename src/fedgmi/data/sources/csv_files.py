@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgmi.data.sources.arrays import is_number
+from fedgmi.data.sources.csv_lines import check_encoding, check_lengths
 from fedgmi.errors import ConfigError, DataError, FedgmiWarning
 from fedgmi.settings.run import DataSettings
 
@@ -50,7 +51,8 @@ def csv_options(path: Path, settings: DataSettings, texts: Sequence[str]) -> dic
 
     Raises:
         ConfigError: For `data.missing_values` where there is no CSV file.
-        DataError: For a header that cannot be one, or that names a column twice.
+        DataError: For a file that is not UTF-8, a header that cannot be one or that names a column twice, and a line of
+            another number of cells.
     """
     files = _files(path)
     if not files:
@@ -59,7 +61,11 @@ def csv_options(path: Path, settings: DataSettings, texts: Sequence[str]) -> dic
             raise ConfigError("it is for CSV files, and there is none", where="data.missing_values", fix=fix)
         return {}
     separator = SEPARATORS[files[0].suffix]
+    for file in files:
+        check_encoding(file)
     headers = {file: _header(file, separator) for file in files}
+    for file, header in headers.items():
+        check_lengths(file, separator, header)
     codes = {name for file in files for name in _codes(file, separator, headers[file], texts)}
     missing = MISSING if settings.missing_values is None else frozenset(settings.missing_values)
     there = {name for header in headers.values() for name in header}
@@ -87,7 +93,7 @@ def _text(cell: str, missing: frozenset[str]) -> str | None:
 def _header(file: Path, separator: str) -> list[str]:
     """The names of the columns."""
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-        names = next(csv.reader(lines, delimiter=separator), [])
+        names = next(filter(None, csv.reader(lines, delimiter=separator)), [])  # empty lines are left out
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"two columns are called {twice!r}", where=str(file), fix="rename one of them")

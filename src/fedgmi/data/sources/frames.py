@@ -6,6 +6,7 @@ imported. It takes a twentieth of a second to import, and so is imported when th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -160,6 +161,36 @@ def left_out(frame: Any, schema: Schema, known: Sequence[str | None] = ()) -> li
     columns = column_names(frame) if schema.features else ()
     used = {column_of(feature, columns) for feature in schema.features}
     return [name for name in columns if name not in used and name not in known and not is_row_number(name)]
+
+
+def unknown_texts(frame: Any, schema: Schema) -> dict[str, dict[str, int]]:
+    """The texts of a later table that are none of the federation's: they count as missing, where that is allowed.
+
+    Args:
+        frame: A DataFrame of pandas or Polars, or a pyarrow Table.
+        schema: What the federation's rows look like, with the names of its columns.
+
+    Returns:
+        By column, how many rows have each such text, the most frequent first. Columns without such are left out.
+
+    Examples:
+        >>> import pyarrow
+        >>> schema = Schema((2,), 0, "tabular", features=("sex=f", "sex=m"))
+        >>> unknown_texts(pyarrow.table({"sex": ["m", "M", None, "M"]}), schema)
+        {'sex': {'M': 2}}
+    """
+    table, known = _arrow(frame), dict[str, list[str]]()
+    for feature in schema.features:
+        name = column_of(feature, table.column_names)
+        if name is not None and feature != name:
+            known.setdefault(name, []).append(feature.removeprefix(f"{name}="))
+    found: dict[str, dict[str, int]] = {}
+    for name, texts in known.items():
+        if texts != [MARK]:  # that marks gaps of numbers
+            counts = Counter(_as_texts(_column(table, name, f"column {name!r}")[1]).tolist())
+            strange = {text: n for text, n in counts.most_common() if text not in texts and text != MARK}
+            found |= {name: strange} if strange else {}
+    return found
 
 
 def number_columns(frame: Any, columns: Sequence[str], where: str) -> npt.NDArray[np.float32]:

@@ -204,12 +204,14 @@ def _quietly() -> Iterator[None]:
     """Load without progress bars, without a word to the hub's counter of downloads, and without SciPy.
 
     The hub would be told of local files as well. SciPy would be loaded for the .mat files that a hub may hold, and
-    takes a second.
+    takes a second. What is wrong with a file is logged before it is raised: that is silenced, too.
     """
     import datasets
 
     shown = datasets.utils.is_progress_bar_enabled()
     counted = getattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)
+    said = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     if shown:
         datasets.disable_progress_bars()
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
@@ -221,6 +223,7 @@ def _quietly() -> Iterator[None]:
     finally:
         if blocked:
             del sys.modules["scipy"]
+        datasets.logging.set_verbosity(said)
         datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counted
         if shown:
             datasets.enable_progress_bars()

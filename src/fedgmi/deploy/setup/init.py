@@ -20,6 +20,7 @@ CERTIFICATES = "certificates"
 RESULTS = "results"
 APP_FILES = ("pyproject.toml", "server_app.py", "client_app.py", FEDERATION, CONNECTION)
 MEASURED_FLOWER = "1.41.0"
+HIDDEN = ("gitignore", "dockerignore")
 TEMPLATES = Path(__file__).parent / "template"
 
 _NAME = re.compile(r"[A-Za-z]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?")
@@ -55,7 +56,7 @@ def init(
         text = render(path.read_text(encoding="utf-8"), values, insecure=insecure)
         target = path.name.removesuffix(".template")
         if not (insecure and target == f"{CERTIFICATES}.sh"):
-            files.write_text(where / (".gitignore" if target == "gitignore" else target), text)
+            files.write_text(where / (f".{target}" if target in HIDDEN else target), text)
     if insecure:
         what = f"{where}: because of --insecure, nothing there is encrypted and nobody is authenticated"
         warnings.warn(FedgmiWarning(f"{what}. Use it for a trial on one machine only"), stacklevel=2)

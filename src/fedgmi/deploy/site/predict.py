@@ -21,6 +21,7 @@ from torch import Tensor
 from fedgmi.data.encode import classes
 from fedgmi.deploy.site import snapshot
 from fedgmi.deploy.site.results import PROPORTIONS, RESULTS
+from fedgmi.deploy.site.site_check import unknown_words
 from fedgmi.deploy.site.site_data import read_unlabelled
 from fedgmi.drift import Monitor
 from fedgmi.drift.report import Report
@@ -118,9 +119,10 @@ def predict(
     found, _ = model_file.load(model)
     if times and found.schema.task != "survival":
         raise ConfigError(f"the task is {found.schema.task}", where="--times", fix="leave them out")
-    x, kept, ignored = read_unlabelled(rows, found.schema, keep)
+    x, kept, ignored, unknown = read_unlabelled(rows, found.schema, keep)
     name = _client(found, client)
     notes = [f"not looked at: {', '.join(ignored)}"] if ignored else []
+    notes += [unknown_words(column, texts) for column, texts in unknown.items()]
     with own_modes(), torch.no_grad():
         said = _said(found, x, name, times)
         report = None

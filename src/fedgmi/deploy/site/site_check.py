@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -281,12 +281,33 @@ def _rows(check: Check) -> Iterator[str]:
     for column, gaps in _missing(check).items():
         share = f"{gaps:,} of {n:,} rows ({gaps / n:.0%})"
         yield f"{column} is missing in {share}: filled by the federation's rule, {agreed.missing}"
+        if column in rows.unknown:
+            yield f"of these: {unknown_words(column, rows.unknown[column])}"
     if rows.label is not None:
         lacking = sum(not any(counts) for _, *counts in check.class_counts)
         without = f"; {lacking} of {len(check.class_counts)} classes have no row here" if lacking else ""
         yield f"labels by {rows.label}{without}"
     if rows.ignored:
         yield f"ignored: {listed(rows.ignored, MOST_NAMES)}"
+
+
+def unknown_words(column: str, texts: Mapping[str, int]) -> str:
+    """Which texts of a column the federation does not have, for the site's own terminal.
+
+    Args:
+        column: Its name.
+        texts: How many rows have each.
+
+    Returns:
+        A sentence.
+
+    Examples:
+        >>> unknown_words("ward", {"Ost": 1, "West": 3})
+        "ward holds 'Ost' (1 row) and 'West' (3 rows), which the federation does not have: they count as missing"
+    """
+    named = [f"{text!r} ({plural(n, 'row')})" for text, n in texts.items()]
+    what, count = ("it", "counts") if len(named) == 1 else ("they", "count")
+    return f"{column} holds {listed(named, MOST_NAMES)}, which the federation does not have: {what} {count} as missing"
 
 
 def _missing(check: Check) -> dict[str, int]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from fedgmi.data.problems import Problems, Several
 from fedgmi.data.rows import Client, Schema
 from fedgmi.data.sources.arrays import is_missing
 from fedgmi.data.sources.columns import find_roles, require
-from fedgmi.data.sources.frames import column_of
+from fedgmi.data.sources.frames import column_of, unknown_texts
 from fedgmi.data.sources.sources import Split, client_with, read_images
 from fedgmi.data.sources.tables import all_values, batches, column_values, named_values, open_splits
 from fedgmi.data.sources.targets import with_events
@@ -52,6 +52,8 @@ class SiteRows:
         columns: Those that the features were made of.
         label: Where labels come from; None where the federation has none.
         ignored: The other columns and splits of the site's data.
+        unknown: By column, texts that the federation does not have and how many rows have each. They are for the
+            site's own eyes.
     """
 
     train: Client
@@ -62,6 +64,7 @@ class SiteRows:
     columns: tuple[str, ...]
     label: str | None
     ignored: tuple[str, ...]
+    unknown: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def load_site(settings: SiteSettings, federation: FederationSettings, where: Path) -> SiteRows:
@@ -88,7 +91,7 @@ def load_site(settings: SiteSettings, federation: FederationSettings, where: Pat
     with tempfile.TemporaryDirectory(prefix="fedgmi-") as cache:
         splits = open_splits(data, cache, texts=_texts(data, schema))
         table = splits[data.train_split]
-        x, columns, y, label = _read(table, data, federation.rows, schema)
+        x, columns, y, label, unknown = _read(table, data, federation.rows, schema)
         content = content_of(table)
     other_splits = [f"split {name!r}" for name in splits if name != data.train_split]
     ignored = (*other_splits, *(name for name in table.features if name not in (*columns, label, data.event_column)))
@@ -103,7 +106,7 @@ def load_site(settings: SiteSettings, federation: FederationSettings, where: Pat
     of = {"train": train, "held_out": held_out, "validation": validation}
     parts = {name: client_with(settings.name, Split(x, y), rows) for name, rows in of.items() if len(rows)}
     some = (parts["train"], parts.get("held_out"), parts.get("validation"))
-    return SiteRows(*some, _digest(list(parts.values())), content, columns, label, ignored)
+    return SiteRows(*some, _digest(list(parts.values())), content, columns, label, ignored, unknown)
 
 
 def parted(
@@ -146,7 +149,7 @@ def parted(
 
 def read_unlabelled(
     path: Path, schema: Schema, keep: Sequence[str] = ()
-) -> tuple[Tensor, dict[str, list[Any]], tuple[str, ...]]:
+) -> tuple[Tensor, dict[str, list[Any]], tuple[str, ...], dict[str, dict[str, int]]]:
     """Rows that a model is asked about, labels not looked at.
 
     Args:
@@ -155,7 +158,8 @@ def read_unlabelled(
         keep: Other columns that are wanted as they are.
 
     Returns:
-        x [n, *shape]; the columns of `keep` by name, and of pictures `file`; and the columns that nobody wants.
+        x [n, *shape]; the columns of `keep` by name, and of pictures `file`; the columns that nobody wants; and by
+        column the texts that the schema does not have, with how many rows have each.
 
     Raises:
         DataError: Where rows are not what the schema says, all problems at once.
@@ -165,6 +169,7 @@ def read_unlabelled(
     with tempfile.TemporaryDirectory(prefix="fedgmi-") as cache:
         table = open_splits(data, cache, texts=[*_texts(data, schema), *keep])[data.train_split]
         kept: dict[str, list[Any]] = {}
+        unknown: dict[str, dict[str, int]] = {}
         for name in keep:
             with problems.noted():
                 require(name, list(table.features), where="--keep")
@@ -174,29 +179,33 @@ def read_unlabelled(
             kept |= {"file": [Path(cell["path"] or "").name for batch in batches(table, columns[0]) for cell in batch]}
         else:
             columns, known = _columns(table, data, schema, problems)
-            x = _numbers(table, data, known, columns, problems)
+            x, unknown = _numbers(table, data, known, columns, problems)
     problems.tell()
-    return x, kept, tuple(name for name in table.features if name not in (*columns, *keep))
+    return x, kept, tuple(name for name in table.features if name not in (*columns, *keep)), unknown
 
 
 def _read(
     table: Any, data: DataSettings, rows: RowSettings, schema: Schema
-) -> tuple[Tensor, tuple[str, ...], Tensor | None, str | None]:
-    """x [n, *shape], the columns that it was made of, y [n] and its column. All that is wrong is told at once."""
+) -> tuple[Tensor, tuple[str, ...], Tensor | None, str | None, dict[str, dict[str, int]]]:
+    """x [n, *shape], the columns that it was made of, y [n] and its column, and unknown texts as in `SiteRows`.
+
+    All that is wrong is told at once.
+    """
     problems, columns = Problems(), tuple[str, ...]()
     x, y, label = torch.empty(0), None, None
+    unknown: dict[str, dict[str, int]] = {}
     with problems.noted():
         if schema.kind == "image":
             x, columns = _pictures(table, data, schema)
         else:
             columns, known = _columns(table, data, schema, problems)
-            x = _numbers(table, data, known, columns, problems)
+            x, unknown = _numbers(table, data, known, columns, problems)
             _check_ranges(x, known.features, rows, data.path, problems)
     with problems.noted():
         if columns or schema.kind == "tabular":
             y, label = _labels(table, data, schema, columns)
     problems.tell()
-    return x, columns, y, label
+    return x, columns, y, label, unknown
 
 
 def _texts(data: DataSettings, schema: Schema) -> list[str | None]:
@@ -263,20 +272,25 @@ def _columns(table: Any, data: DataSettings, schema: Schema, problems: Problems)
     return columns, replace(schema, features=known, shape=(len(known),))
 
 
-def _numbers(table: Any, data: DataSettings, schema: Schema, columns: Sequence[str], problems: Problems) -> Tensor:
-    """x [n, features] in the federation's order. What is wrong is noted; what can be read is given all the same."""
+def _numbers(
+    table: Any, data: DataSettings, schema: Schema, columns: Sequence[str], problems: Problems
+) -> tuple[Tensor, dict[str, dict[str, int]]]:
+    """x [n, features] in the federation's order, and by column the texts that the federation does not have.
+
+    What is wrong is noted; what can be read is given all the same.
+    """
     import pyarrow
 
     frame = pyarrow.table({column: named_values(table, column) for column in columns})
     if not columns:
-        return torch.empty(len(table), 0)
+        return torch.empty(len(table), 0), {}
     with problems.noted(), _inside(data.path):
-        return features(frame, schema)
+        return features(frame, schema), unknown_texts(frame, schema)
     single = [torch.full((len(table), 1), torch.nan)] * schema.n_features  # for the ranges of the other columns
     for place, feature in enumerate(schema.features):
         with suppress(DataError):
             single[place] = features(frame, replace(schema, features=(feature,), shape=(1,), missing="mean"))
-    return torch.cat(single, 1)
+    return torch.cat(single, 1), {}
 
 
 def _labels(table: Any, data: DataSettings, schema: Schema, columns: Sequence[str]) -> tuple[Tensor | None, str | None]:
