@@ -331,3 +331,9 @@ def test_models_without_mass_are_zero_or_their_site_is_absent(tmp_path, settings
     assert said in next(line for line in log_of(tmp_path).splitlines() if "client-03 is absent: " in line)
     kept = checkpoint.load(tmp_path / "out" / folder.CHECKPOINTS, settings.method.name, digest=settings.digest())
     assert float(kept.server["expert"].abs().max()) < 100.0
+
+
+def test_slopes_that_no_rows_have_make_their_site_absent(tmp_path):
+    settings = federation_settings(rounds=1)
+    deployed(settings, tmp_path, {"client-03": in_sums("fisher", lambda leaf: torch.full_like(leaf, 1e18))})
+    assert "client-03 is absent: its slopes have a square of 1e+18, which is more than 40 rows have" in log_of(tmp_path)

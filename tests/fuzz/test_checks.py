@@ -47,7 +47,7 @@ def steps(tmp_path_factory) -> tuple[Any, list[Asked]]:
     patch = pytest.MonkeyPatch()
     whole = Remote._once
 
-    def once(self: Remote, step: Step, server: Any, ids: Any, expected: Expected) -> Message | None:
+    def once(self: Remote, step: Step, server: Any, ids: Any, expected: Expected, take: Any) -> Any:
         now = Asked(step, expected, dict(server), self.round, {})
         known = found.setdefault(step.name, now)
         if known is now:
@@ -56,7 +56,7 @@ def steps(tmp_path_factory) -> tuple[Any, list[Asked]]:
                 "read",
                 lambda parcel, *rest: (now.replies.update({rest[1]: parcel}), read(parcel, *rest))[1],
             )
-        answer = whole(self, step, server, ids, expected)
+        answer = whole(self, step, server, ids, expected, take)
         patch.setattr(remote_module, "read", read)
         return answer
 

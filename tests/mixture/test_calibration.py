@@ -204,3 +204,12 @@ def test_centring_removes_what_all_components_share():
     shifted = values + torch.randn(5, 2, 1, generator=draw(1))
     torch.testing.assert_close(calibration.centre(values), calibration.centre(shifted), atol=1e-6, rtol=0)
     torch.testing.assert_close(calibration.centre(values).sum(2), torch.zeros(5, 2), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e18, 1e300])
+def test_a_step_is_finite_beside_a_curvature_that_outgrows_its_ridge(scale):
+    """All entries alike: without a ridge the matrix has rank one, and none is left beside 1e18."""
+    fisher = torch.full((3, 3), scale, dtype=torch.float64)
+    sums = {"gradient": torch.ones(3).double(), "fisher": fisher, "count": torch.tensor(40.0).double()}
+    weights, bias = fisher_step(torch.tensor([0.4]), torch.zeros(3), sums, torch.ones(1))
+    assert bool(torch.cat([weights, bias]).isfinite().all())

@@ -156,8 +156,18 @@ def fisher_step(weights: Tensor, bias: Tensor, sums: Tree, limit: Tensor) -> tup
     fisher = sums["fisher"][index][:, index]
     ridge = RIDGE * sums["count"] * torch.eye(len(index), dtype=fisher.dtype, device=fisher.device)
     step = torch.zeros(len(free), dtype=fisher.dtype, device=fisher.device)
-    step[index] = torch.linalg.solve(fisher + ridge, sums["gradient"][index]).clamp(-CLIP, CLIP)
+    step[index] = _solved(fisher + ridge, sums["gradient"][index]).clamp(-CLIP, CLIP)
     n_kinds = len(weights)
     moved_bias = bias.double().clone()
     moved_bias[1:] += step[n_kinds:]
     return (weights.double() + step[:n_kinds]).clamp(min=0.0).minimum(limit.double()), moved_bias
+
+
+def _solved(matrix: Tensor, right: Tensor) -> Tensor:
+    """The solution; where a ridge is lost beside far larger entries, the least one of those that come nearest."""
+    found: Tensor
+    found, failed = torch.linalg.solve_ex(matrix, right)
+    if not bool(failed) and bool(found.isfinite().all()):
+        return found
+    nearest: Tensor = torch.linalg.lstsq(matrix.cpu(), right.cpu()[:, None], driver="gelsd").solution
+    return nearest[:, 0].to(matrix.device)

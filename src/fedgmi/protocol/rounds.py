@@ -6,16 +6,17 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 
 from fedgmi.errors import DivergedError
 from fedgmi.protocol.allowance import Allowance
-from fedgmi.protocol.message import flatten
+from fedgmi.protocol.message import Message, flatten
 from fedgmi.protocol.phases import phase_of, require_finite
 from fedgmi.protocol.step import Program, Step, changed, check_program
-from fedgmi.protocol.transport import Transport
+from fedgmi.protocol.transport import Judging, Transport
 from fedgmi.protocol.wrapper import check_wrappers
 from fedgmi.randomness import numpy_generator
 from fedgmi.tree import Tree
@@ -95,7 +96,7 @@ class Choice(Protocol):
 def run_rounds(
     name: str,
     program: Program,
-    transport: Transport,
+    transport: Transport | Judging,
     progress: Progress,
     *,
     n_clients: int,
@@ -157,10 +158,22 @@ def run_rounds(
     return progress
 
 
+def _taken(name: str, step: Step, server: Tree, number: int, message: Message) -> Tree:
+    """The server's state after its part of a step.
+
+    Raises:
+        DivergedError: Where the message, or what is made of it, is not finite.
+    """
+    require_finite(flatten(message), name, number)
+    after = step.server(server, message, number)
+    require_finite({leaf: after[leaf] for leaf in changed(server, after)}, name, number)
+    return after
+
+
 def advance(
     name: str,
     steps: Sequence[Step],
-    transport: Transport,
+    transport: Transport | Judging,
     progress: Progress,
     ids: Sequence[int],
     number: int,
@@ -201,9 +214,14 @@ def advance(
                     break
             if step.part != part:
                 tell(part := step.part)
-            message = transport.exchange(step, server, ids, number)
-            require_finite(flatten(message), name, number)
-            before, server = server, transport.settle(server, step.server(server, message, number), number, step.name)
+            take = partial(_taken, name, step, server, number)
+            if isinstance(transport, Judging):
+                after = transport.taken(step, server, ids, number, take)
+                if after is None:  # as where nobody can pay
+                    break
+            else:
+                after = take(transport.exchange(step, server, ids, number))
+            before, server = server, transport.settle(server, after, number, step.name)
             require_finite({leaf: server[leaf] for leaf in changed(before, server)}, name, number)
     down, up = transport.ledger.totals()
     return replace(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.message import Message
@@ -12,8 +12,8 @@ from fedgmi.protocol.wrapper import Wrapper
 from fedgmi.tree import Tree
 
 
-class Transport(Protocol):
-    """It owns the clients' rows and states; the round loop runs any transport alike."""
+class Carrier(Protocol):
+    """What the round loop asks of any transport. It owns the clients' rows and states."""
 
     @property
     def ledger(self) -> Ledger:
@@ -25,28 +25,14 @@ class Transport(Protocol):
         """What is done to messages on their way; they are held to the program before it begins."""
         ...
 
-    def exchange(self, step: Step, server: Tree, ids: Sequence[int], round: int) -> Message:
-        """Run the step's client part on the clients `ids` and join their messages.
-
-        Args:
-            step: What is asked; of the server's state it is sent what it reads, and no more.
-            server: The server's state.
-            ids: The clients' indices in the federation.
-            round: 0 for the preparation, then 1, 2, ….
-
-        Returns:
-            The message of those who answered. A client that fails or stays silent is absent in this round.
-        """
-        ...
-
     def price(self, step: Step, server: Tree, ids: Sequence[int], round: int) -> dict[int, int]:
         """What an exchange will enter in the ledger, at most, before anything is sent.
 
         Args:
-            step: As in `exchange`.
-            server: Likewise.
-            ids: Likewise.
-            round: Likewise.
+            step: What is asked.
+            server: The server's state.
+            ids: The clients' indices in the federation.
+            round: 0 for the preparation, then 1, 2, ….
 
         Returns:
             Bytes down and up together of each client that would be asked.
@@ -64,5 +50,45 @@ class Transport(Protocol):
 
         Returns:
             The state.
+        """
+        ...
+
+
+class Transport(Carrier, Protocol):
+    """One that joins what clients answer; the round loop makes the server's state of it."""
+
+    def exchange(self, step: Step, server: Tree, ids: Sequence[int], round: int) -> Message:
+        """Run the step's client part on the clients `ids` and join their messages.
+
+        Args:
+            step: What is asked; of the server's state it is sent what it reads, and no more.
+            server: The server's state.
+            ids: The clients' indices in the federation.
+            round: 0 for the preparation, then 1, 2, ….
+
+        Returns:
+            The message of those who answered. A client that fails or stays silent is absent in this round.
+        """
+        ...
+
+
+@runtime_checkable
+class Judging(Carrier, Protocol):
+    """One that knows whose message is whose, and does without one that the server part of a step fails on."""
+
+    def taken(
+        self, step: Step, server: Tree, ids: Sequence[int], round: int, take: Callable[[Message], Tree]
+    ) -> Tree | None:
+        """Run the step's client part on the clients `ids`, and the server part on what they answer.
+
+        Args:
+            step: As in `Transport.exchange`.
+            server: Likewise.
+            ids: Likewise.
+            round: Likewise.
+            take: The server part. It raises where it fails, or comes to numbers that are not finite.
+
+        Returns:
+            The server's state. None where none of these clients has answered, and others take part in the run.
         """
         ...

@@ -16,9 +16,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from fedgmi.deploy.coordinator.blame import cannot_go_on
 from fedgmi.deploy.coordinator.bounds import within_length
 from fedgmi.deploy.coordinator.checks import Expected
-from fedgmi.deploy.coordinator.remote import Remote
+from fedgmi.deploy.coordinator.remote import Remote, Take
 from fedgmi.deploy.masks.keys import SEALED, MaskError, Public, to_bytes, to_text
 from fedgmi.deploy.masks.stream import Where
 from fedgmi.deploy.masks.unmasking import Agreement, Unopened, unmasked
@@ -29,9 +30,11 @@ from fedgmi.protocol.message import Message, flatten
 from fedgmi.protocol.secure_sum import seen_singly
 from fedgmi.protocol.step import Step
 from fedgmi.protocol.wire import DTYPES, Header, Parcel
+from fedgmi.protocol.wrapper import opened
 from fedgmi.tree import Tree, add
 
 Found = TypeVar("Found")
+UNMASKED = "see the sites' log.txt; without communication.secure the site would be named"
 
 
 @dataclass
@@ -79,12 +82,12 @@ class MaskedRemote(Remote):
         self.barred, self.closed, self.only = set(), None, []
         super()._begin_round(round)
 
-    def _once(self, step: Step, server: Tree, ids: Sequence[int], expected: Expected) -> Message | None:
+    def _once(self, step: Step, server: Tree, ids: Sequence[int], expected: Expected, take: Take) -> Tree | None:
         """One try; None where too few answered. A step whose replies are told apart goes as ever."""
         self._lost |= self.barred
         self.failed = ""
         if seen_singly(step) or not expected.leaves:
-            return super()._once(step, server, ids, expected)
+            return super()._once(step, server, ids, expected, take)
         asked = sorted(i for i in ids if i in self.roster.alive and i not in self._lost)
         for i in ids:
             if i not in asked and i not in self._lost and i < len(self.roster.members):
@@ -104,7 +107,24 @@ class MaskedRemote(Remote):
             self.agreement = None
             return None
         self.closed, self.only = None, []
-        return message
+        return self._made_of_sum(step, server, message, take)
+
+    def _made_of_sum(self, step: Step, server: Tree, message: Message, take: Take) -> Tree:
+        """The server's state with the sum. Whose message it fails on, masks do not show.
+
+        Raises:
+            UserError: Where it fails.
+        """
+        try:
+            return take(opened(self.wrappers, message, step, server))
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever one site has brought about
+            what = (
+                f"round {self.round}: {step.name!r} fails on the sum. One of the sites may have sent what is not its "
+                "message, and masks hide which"
+            )
+            raise cannot_go_on(error, what, where=self.settings.name, fix=UNMASKED) from error
 
     def _masked(self, step: Step, server: Tree, asked: Sequence[int], expected: Expected) -> Message:
         """The sum over the sites that answer.
@@ -325,7 +345,7 @@ class MaskedRemote(Remote):
                 f"round {self.round}, the sum of {step.name!r} over {_sites(answered)} cannot be: {why} in all. One of "
                 "them sent what is not its message, and masks hide which",
                 where=self.settings.name,
-                fix="see the sites' log.txt; without communication.secure the site would be named",
+                fix=UNMASKED,
             )
 
 

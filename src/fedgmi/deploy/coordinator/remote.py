@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedgmi import __version__
+from fedgmi.deploy.coordinator.blame import cannot_go_on, in_words, without_culprits
 from fedgmi.deploy.coordinator.bounds import check_of, within_length
 from fedgmi.deploy.coordinator.checks import Expected, Probe, read, sound
 from fedgmi.deploy.coordinator.roster import Post, Roster
@@ -31,6 +32,8 @@ from fedgmi.runs.private import Cost
 from fedgmi.tree import Tree
 
 RETRY_S = 2.0
+Said = dict[int, list[str]]  # by site
+Take = Callable[[Message], Tree]  # the server part of a step
 
 
 @dataclass
@@ -95,23 +98,23 @@ class Remote:
         """Sites that are absent in this round."""
         return sorted(self.roster.members[i].name for i in self._lost)
 
-    def exchange(self, step: Step, server: Tree, ids: Sequence[int], round: int) -> Message:
-        """Ask the sites `ids`; who does not answer as it should is absent until the next round.
+    def taken(self, step: Step, server: Tree, ids: Sequence[int], round: int, take: Take) -> Tree | None:
+        """See `Judging.taken`. Who does not answer as it should is absent until the next round.
 
         Raises:
-            UserError: Where no site answered for `wait_s` seconds.
-            DivergedError: Where training diverged at all of them.
+            UserError: Where no site answered for `wait_s` seconds, or the server part fails whoever is left out.
+            DivergedError: Where training diverged at most of them.
         """
         if round != self.round:
             self._begin_round(round)
         expected = self._expected(step, server)
         failed: float | None = None  # when the first try came to nothing
         while True:
-            message = self._once(step, server, ids, expected)
-            if message is not None:
+            after = self._once(step, server, ids, expected, take)
+            if after is not None:
                 self._number += 1
                 self.after()
-                return opened(self.wrappers, message, step, server)
+                return after
             if failed is None:
                 failed = time.monotonic()
                 why, wait = self.failed or "nobody answered", f"{self.settings.wait_s:g} s"
@@ -180,8 +183,8 @@ class Remote:
         else:
             self._call()
 
-    def _once(self, step: Step, server: Tree, ids: Sequence[int], expected: Expected) -> Message | None:
-        """One try; None where nobody answered, or too few sent their histograms."""
+    def _once(self, step: Step, server: Tree, ids: Sequence[int], expected: Expected, take: Take) -> Tree | None:
+        """One try; None where nobody answered as it should, or too few sent their histograms."""
         self.failed = ""
         asked = [i for i in ids if i in self.roster.alive and i not in self._lost]
         answers = self._ask_step(step, server, asked)
@@ -194,28 +197,76 @@ class Remote:
         for place, why in ({} if self.cost else wild(step, server, told, self.settings.robust)).items():
             del messages[places[place]]
             self._refuse(places[place], why)
-        if step.counts and messages and not self._enough(messages):
+        self._stop_if_all_diverged(answers, messages)
+        if not messages or not self._enough(step, messages):
             return None
+        after = self._made(step, server, messages, take)
+        if after is None or not self._enough(step, messages):
+            return None
+        self._count(step, messages)
         for i in messages:  # the state of whoever was refused is not built on: what it sent has not been used
             member = self.roster.members[i]
             member.base, member.last_round = (self.round, self._number), self.round
-        self._stop_if_all_diverged(answers, messages)
-        return self._reduce(step, server, messages) if messages else None
+        return after
 
-    def _enough(self, messages: Mapping[int, Message]) -> bool:
+    def _made(self, step: Step, server: Tree, messages: dict[int, Message], take: Take) -> Tree | None:
+        """The server's state with these messages, but for those that the server part fails on: their sites are absent.
+
+        None where it fails whoever is left out, and most sites have sent none: then all that have are absent.
+
+        Raises:
+            UserError: Where it fails whoever is left out, and most sites have sent one.
+        """
+        said: Said = {}
+
+        def make(some: Mapping[int, Message]) -> Tree:
+            nonlocal said
+            message, said = self._reduce(step, server, some)
+            return take(opened(self.wrappers, message, step, server))
+
+        after: Tree | None = None
+        try:
+            after = make(messages)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever one site has brought about
+            found, why = without_culprits(messages, make), f"{step.name!r} fails on what it sent ({in_words(error)})"
+            if found is None and 2 * len(messages) > len(self.roster.members):
+                what = f"round {self.round}: {step.name!r} fails on {len(messages)} sites' answers, whoever is left out"
+                fix = "see the sites' log.txt, and report it: the checkpoint before it is kept"
+                raise cannot_go_on(error, what, where=self.settings.name, fix=fix) from error
+            after, culprits = found or (None, list(messages))
+            self.failed = "" if found else f"{step.name!r} fails ({in_words(error)})"
+            for i in culprits:
+                del messages[i]
+                self._refuse(i, why)
+        for i, bounded in said.items() if after is not None else ():
+            for words in bounded:
+                self.roster.tell(f"round {self.round}: {self.roster.members[i].name} is bounded: {words}")
+        return after
+
+    def _enough(self, step: Step, messages: Mapping[int, Message]) -> bool:
         """Whether components can be made of these sites' histograms. Of fewer than there are components they cannot:
-        proportions would come out even, and say nothing. It is remembered, and told, whose there are."""
-        if phase_of(self.round, self.settings.rounds) != "prepare":
+        proportions would come out even, and say nothing."""
+        if not self._makes_components(step):
             return True
         k = int(self.plan.get("method.n_components", self.n_components))
         if len(messages) < min(k, self.settings.sites):
             came = f"histograms came from {len(messages)} of {self.settings.sites} sites"
             self.failed = f"{came}, and {k} components cannot be told apart by fewer than {min(k, self.settings.sites)}"
             return False
+        return True
+
+    def _count(self, step: Step, messages: Mapping[int, Message]) -> None:
+        """Remember, and tell, of whose histograms the components are made."""
+        if not self._makes_components(step):
+            return
         self.counted = sorted(self.roster.members[i].name for i in messages)
         if self.few_counted:
             self.roster.tell(self.few_counted)
-        return True
+
+    def _makes_components(self, step: Step) -> bool:
+        return bool(step.counts) and phase_of(self.round, self.settings.rounds) == "prepare"
 
     @property
     def few_counted(self) -> str:
@@ -270,14 +321,11 @@ class Remote:
             self._refuse(i, why)
         return message
 
-    def _reduce(self, step: Step, server: Tree, messages: Mapping[int, Message]) -> Message:
-        """All sites' messages as one; whose updates were bounded is told."""
+    def _reduce(self, step: Step, server: Tree, messages: Mapping[int, Message]) -> tuple[Message, Said]:
+        """All sites' messages as one; and by site in words what bounds have done."""
         places = sorted(messages)
         total, bounded = robust_sum(step, server, [messages[i] for i in places], self.settings.robust)
-        for place, said in bounded.items():
-            for words in said:
-                self.roster.tell(f"round {self.round}: {self.roster.members[places[place]].name} is bounded: {words}")
-        return total
+        return total, {places[place]: said for place, said in bounded.items()}
 
     def ask(
         self, parts: Mapping[int, Blocks], header: Header, each: Mapping[int, Header] | None = None

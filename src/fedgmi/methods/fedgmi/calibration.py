@@ -14,7 +14,7 @@ from fedgmi.methods.fedgmi.conditions import largest_weights, too_few
 from fedgmi.methods.fedgmi.evidence import Rule, stack_evidence
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Components, Gate
-from fedgmi.methods.plausible import either, wrong_clients, wrong_counts, wrong_scatter
+from fedgmi.methods.plausible import SLACK, either, wrong_clients, wrong_counts, wrong_scatter
 from fedgmi.mixture import calibration
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
@@ -143,7 +143,11 @@ def fisher_steps(task: Task[FedGMISettings], side: Side) -> dict[str, Step]:
         return wrong_counts("its shares", share, count, all_rows=True)
 
     def check_gradient(server: Tree, message: Message, client: int, rows: int) -> str | None:
+        """A row's slope by a component's bias is within ±1; by a kind of evidence, in nats, it has no bound."""
         sums = message.sums
+        by_bias, count = sums["fisher"].diagonal()[len(part(server).weights) :], float(sums["count"])
+        if by_bias.numel() and float(by_bias.max()) > count * (1 + SLACK) + SLACK:
+            return f"its slopes have a square of {float(by_bias.max()):.3g}, which is more than {count:.10g} rows have"
         return wrong_scatter("its slopes", sums["count"], sums["gradient"], sums["fisher"])
 
     shares, gradient = side.names
