@@ -41,6 +41,7 @@ def test_a_record_has_one_tensor_and_reads_back():
         RecordDict(),
         RecordDict({"header": ConfigRecord({"json": "{"})}),
         RecordDict({"header": ConfigRecord({"json": "[1]"})}),
+        RecordDict({"header": ConfigRecord({"json": '{"x": [' + "[]," * 200_000 + "0]}"})}),
         RecordDict({"header": ConfigRecord({"other": "{}"})}),
         RecordDict(
             {
@@ -55,7 +56,7 @@ def test_a_record_has_one_tensor_and_reads_back():
             }
         ),
     ],
-    ids=["nothing", "broken json", "a list", "another key", "a matrix", "a pickle"],
+    ids=["nothing", "broken json", "a list", "many lists", "another key", "a matrix", "a pickle"],
 )
 def test_records_that_are_none_of_ours(record):
     assert "this is no message of fedgmi" in from_record(record).header["error"]

@@ -11,9 +11,10 @@ import torch
 from hostile import Hostile
 from local_post import federation_settings, make_sites
 
+from fedgmi.deploy.coordinator.checks import reason_against
 from fedgmi.protocol.agreed import leaf_of
 from fedgmi.protocol.blocks import BLOCK_BYTES
-from fedgmi.protocol.wire import Parcel, WireError, hash_of, to_tensor, unpack
+from fedgmi.protocol.wire import MOST_TABLES, MOST_TEXT, Parcel, WireError, hash_of, header_of, to_tensor, unpack
 
 MOST_MB = 100  # beside what is there already
 
@@ -140,3 +141,53 @@ def test_an_answer_of_a_layout_that_cannot_be_is_refused(entry):
     parcel = Parcel({"layout": [whole], "hash": hash_of(b"")})
     with pytest.raises(WireError):
         unpack(parcel)
+
+
+@pytest.mark.parametrize("part", ["[]", "{}", '{"":0}', "[[]]"])
+def test_a_header_of_empty_parts_takes_no_memory(bounded, part):
+    text = '{"kind": "hello", "x": [' + ",".join([part] * (MOST_TEXT // (len(part) + 1) - 10)) + "]}"
+    assert len(text) < MOST_TEXT
+    with pytest.raises(WireError, match=f"expected at most {MOST_TABLES}"):
+        header_of(text)
+
+
+def test_a_header_as_long_as_may_be_takes_little_memory(bounded):
+    text = '{"x": [' + ",".join(["1.5"] * (MOST_TEXT // 4 - 5)) + "]}"
+    assert len(header_of(text)["x"]) == MOST_TEXT // 4 - 5
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (" " * MOST_TEXT + "{}", f"expected at most {MOST_TEXT}"),
+        ('{"site": "café"}', "ASCII"),
+        (7, "ASCII"),
+        ("[" * 5000 + "]" * 5000, "no JSON"),
+        ('{"rows": ' + "9" * 5000 + "}", "no JSON"),
+        ("[]", "a header is a table"),
+    ],
+    ids=["long", "letters", "a number", "deep", "digits", "a list"],
+)
+def test_a_header_that_is_none(text, why):
+    with pytest.raises(WireError, match=why):
+        header_of(text)
+
+
+def test_what_is_said_of_a_leaf_is_held_to_the_same_length(bounded):
+    with pytest.raises(WireError, match="what is said of a leaf cannot be read"):
+        leaf_of(b'{"x": [' + b"[]," * 5_000_000 + b"0]}")
+
+
+def test_a_version_of_many_lines_fills_no_log(hostile):
+    (hostile.site.where / "log.txt").unlink(missing_ok=True)
+    reply = hostile.site.answer(Parcel(hostile.header("hello") | {"version": "ab\n" * 300_000}))
+    assert len(reply.header["error"]) < 500
+    assert (hostile.site.where / "log.txt").stat().st_size < 50_000
+
+
+def test_an_answer_with_more_bytes_than_its_layout_is_not_read():
+    payload = torch.zeros(1000, dtype=torch.uint8)
+    with pytest.raises(WireError, match="1000 bytes came, expected at most 8"):
+        unpack(Parcel({"layout": [], "hash": ""}, payload), 8)
+    why = reason_against(Parcel({"rows": 3, "layout": []}, payload), {"sums/rows": ("int64", [])}, 3)
+    assert why == "1000 bytes came, expected at most 8"

@@ -19,7 +19,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedgmi.errors import UserError
-from fedgmi.protocol.wire import Parcel
+from fedgmi.protocol.wire import Parcel, header_of
 from fedgmi.protocol.words import one_line
 
 HEADER, PAYLOAD = "header", "payload"
@@ -50,11 +50,11 @@ def from_record(record: RecordDict) -> Parcel:
         The parcel. Where the record is not one of `to_record`, its header has `error`.
     """
     try:
-        header = json.loads(str(record.config_records[HEADER]["json"]))
+        header = header_of(record.config_records[HEADER]["json"])
         arrays = record.array_records.get(PAYLOAD)
         payload = np.zeros(0, np.uint8) if arrays is None else arrays[PAYLOAD].numpy()  # never unpickles
-        if not isinstance(header, dict) or payload.dtype != np.uint8 or payload.ndim != 1:
-            raise ValueError("a header is a table, and a payload bytes")
+        if payload.dtype != np.uint8 or payload.ndim != 1:
+            raise ValueError("a payload is bytes")
     except Exception as error:  # whatever one side sends, the other goes on
         return Parcel({"error": f"this is no message of fedgmi ({type(error).__name__}: {one_line(str(error), 200)})"})
     return Parcel(header, torch.from_numpy(payload.copy()))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fedgmi.protocol.blocks import BLOCK_BYTES
 from fedgmi.protocol.step import Program, covers
-from fedgmi.protocol.wire import DTYPES, WireError, dtype_name
+from fedgmi.protocol.wire import DTYPES, WireError, dtype_name, header_of
 from fedgmi.tree import Tree
 
 SHOWN = 60  # letters of a name that somebody else chose
@@ -153,10 +152,10 @@ def leaf_of(about: bytes) -> Leaf:
         WireError: For a block that says nothing of a leaf.
     """
     try:
-        entry = json.loads(about)
+        entry = header_of(about)
         name, dtype, shape = entry["name"], entry["dtype"], tuple(entry["shape"])
         rows = tuple(tuple(row) for row in entry["blocks"])
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, WireError) as error:
         raise WireError(f"what is said of a leaf cannot be read ({type(error).__name__})") from error
     if not isinstance(name, str) or not isinstance(dtype, str) or dtype not in DTYPES:
         raise WireError(f"{str(name)[:SHOWN]!r} is of {str(dtype)[:SHOWN]!r}, which does not travel")

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fedgmi.errors import FedgmiError
 from fedgmi.protocol.message import Message, flatten, unflatten
+from fedgmi.protocol.words import one_line
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -32,6 +33,12 @@ DTYPES = {
 Header = dict[str, Any]
 
 MOST_BYTES = 2**31 - 1  # of a message, as Flower carries it
+MOST_TEXT = 8_000_000
+"""Letters of a header that is read. The largest that fedgmi writes are those of masks, 3.5 kB for each other site: room
+for 2,000 sites. Numbers take eight bytes a letter once they are read, 64 MB in all."""
+MOST_TABLES = 100_000
+"""Tables and lists of a header that is read. Empty ones take thirty bytes a letter; fedgmi has two for each leaf of a
+message or site of a sum."""
 
 
 class WireError(FedgmiError):
@@ -82,6 +89,39 @@ def request(kind: str, *, version: str, federation: str, run: str, attempt: str,
     return {"kind": kind, "version": version, "federation": federation, "run": run, "attempt": attempt} | more
 
 
+def header_of(text: object) -> Header:
+    """A header as it travelled, read; before any memory is taken for it, it is held to a length and a number of parts.
+
+    Args:
+        text: As it came: JSON in ASCII, as `json.dumps` writes it. As bytes, where a block says it.
+
+    Returns:
+        The header.
+
+    Raises:
+        WireError: It is no text, too long, of too many parts, too deep, or no table.
+
+    Examples:
+        >>> header_of('{"round": 3}')
+        {'round': 3}
+    """
+    if not isinstance(text, str | bytes) or not text.isascii():
+        raise WireError("a header is a text in ASCII")
+    if len(text) > MOST_TEXT:
+        raise WireError(f"the header has {len(text)} letters, expected at most {MOST_TEXT}")
+    text = text if isinstance(text, str) else text.decode("ascii")
+    parts = text.count("[") + text.count("{")
+    if parts > MOST_TABLES:
+        raise WireError(f"the header has {parts} tables and lists, expected at most {MOST_TABLES}")
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"the header is no JSON ({type(error).__name__})") from error
+    if not isinstance(header, dict):
+        raise WireError("a header is a table")
+    return header
+
+
 def pack(message: Message, header: Header) -> Parcel:
     """A client's message as a parcel.
 
@@ -124,8 +164,10 @@ def unpack(parcel: Parcel, most: int = MOST_BYTES) -> Message:
         The message.
 
     Raises:
-        WireError: Where bytes, hash and layout disagree, or the layout speaks of more than `most` bytes.
+        WireError: Where bytes, hash and layout disagree, or more than `most` bytes came, or the layout speaks of more.
     """
+    if len(parcel.payload) > most:
+        raise WireError(f"{len(parcel.payload)} bytes came, expected at most {most}")
     header, data = parcel.header, parcel.payload.cpu().numpy().tobytes()
     leaves, at = {}, 0
     try:
@@ -153,7 +195,7 @@ def unpack(parcel: Parcel, most: int = MOST_BYTES) -> Message:
             leaves[str(entry["name"])] = flat
         message = unflatten(leaves)
     except (KeyError, IndexError, ValueError, TypeError, RuntimeError, AttributeError, ArithmeticError) as error:
-        raise WireError(f"the message is not of its layout ({error})") from error
+        raise WireError(f"the message is not of its layout ({one_line(str(error), 200)})") from error
     if at != len(data):
         raise WireError(f"{len(data)} bytes came, and the layout speaks of {at}")
     return message

@@ -234,12 +234,14 @@ def reason_against(parcel: Parcel, expected: Layout, rows: int) -> str | None:
     Returns:
         The reason; None where nothing is wrong.
     """
-    header = parcel.header
+    header, most = parcel.header, whole_bytes(expected)
     if "error" in header:
         said = header["error"]
         return one_line(said) if isinstance(said, str) else f"its error is {one_line(said)}"
     if type(header.get("rows")) is not int or header["rows"] != rows:
         return f"it says that it has {one_line(repr(header.get('rows')), 40)} rows, and said {rows} before"
+    if len(parcel.payload) > most:
+        return f"{len(parcel.payload)} bytes came, expected at most {most}"
     layout = header.get("layout")
     if not isinstance(layout, list) or not all(isinstance(entry, dict) for entry in layout):
         return "there is no layout"

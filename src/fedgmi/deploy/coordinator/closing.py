@@ -78,7 +78,7 @@ def quality_told(reply: Parcel, task: TaskName = "classification") -> dict[str, 
     if not isinstance(layout, list) or len(layout) > len(limits) or any(shape_told(entry) != [1] for entry in layout):
         return {}  # before memory is taken for whatever else it speaks of
     try:
-        told = unpack(reply).replies
+        told = unpack(reply, 8 * len(limits)).replies
         found = {name: float(told[name][0]) for name in limits if name in told and told[name].shape == (1,)}
     except Exception:  # the site has its results all the same
         return {}

@@ -31,6 +31,7 @@ from fedgmi.protocol.secure_sum import seen_singly
 from fedgmi.protocol.step import Step
 from fedgmi.protocol.wire import DTYPES, Header, Parcel
 from fedgmi.protocol.wrapper import opened
+from fedgmi.protocol.words import one_line
 from fedgmi.tree import Tree, add
 
 Found = TypeVar("Found")
@@ -301,7 +302,7 @@ class MaskedRemote(Remote):
             self.ledger.add(self.round, step.kind, i, up=parcel.n_bytes)
             self.roster.members[i].heard(parcel)
             if isinstance(parcel.header.get("error"), str):
-                self.roster.members[i].note = str(parcel.header["error"])[:500]
+                self.roster.members[i].note = one_line(parcel.header["error"])
                 self.roster.tell(f"round {self.round}: {self.roster.members[i].name}: {self.roster.members[i].note}")
                 if _indices(parcel.header.get("summed"), len(self.roster.members)):
                     self._before[i] = parcel.header["summed"]

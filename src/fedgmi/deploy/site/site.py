@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from fedgmi.deploy.site.private import Account
 
 LEDGER = "ledger.json"
+LOGGED = 200  # lines of a failure that log.txt has: a request may choose how many its text has
 SECRET_LOST = "restore it from a backup. Another draws noise anew, and what then goes out is charged as a new release"
 
 
@@ -217,7 +218,7 @@ class Site:
         """Both sides must have the same software and the same federation.toml."""
         if header.get("version") != __version__:
             raise RequestError(
-                f"the coordinator has fedgmi {header.get('version')}, this site {__version__}",
+                f"the coordinator has fedgmi {one_line(header.get('version'), 40)}, this site {__version__}",
                 where="fedgmi",
                 fix="install the same version everywhere",
             )
@@ -411,7 +412,10 @@ def log(where: Path, error: Exception) -> None:
     with files.writing(where):
         where.mkdir(parents=True, exist_ok=True)
         with (where / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
-            lines = [one_line(line, 2000) for line in "".join(traceback.format_exception(error)).split("\n")]
+            lines = "".join(traceback.format_exception(error)).split("\n")
+            if len(lines) > LOGGED:
+                lines[LOGGED // 2 : -LOGGED // 2] = [f"… {len(lines) - LOGGED} lines are left out"]
+            lines = [one_line(line, 2000) for line in lines]
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} " + "\n  ".join(lines) + "\n")
 
 
