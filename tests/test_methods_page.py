@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
+from annotated_types import Le
+from pydantic.fields import FieldInfo
 
 from fedgmi.methods import METHODS
-from fedgmi.settings.base import MethodSettings
+from fedgmi.settings.base import MOST, MethodSettings
 
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 HEAD = "| setting | of | default | `--tune` tries | what it is |\n|---|---|---|---|---|"
@@ -39,6 +41,14 @@ def choices(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
+def bound(field: FieldInfo) -> str:
+    """The most that a whole number may be, where it is less than of any."""
+    most = [
+        rule.le for rule in field.metadata if isinstance(rule, Le) and isinstance(rule.le, int) and 1 < rule.le < MOST
+    ]
+    return f" (at most {most[0]:,})" if most else ""
+
+
 def table() -> str:
     """A line for each setting; methods that have it in the same sense share one."""
     lines: dict[tuple[str, str, str, str], list[str]] = {}
@@ -49,7 +59,7 @@ def table() -> str:
                 tried = ", ".join(map(shown, entry.tune.get(key, ())))
                 default = shown(field.get_default(call_default_factory=True))
                 others = [text for text in map(shown, choices(field.annotation)) if text != default]
-                line = key, default + (f" (or {', '.join(others)})" if others else ""), tried, words[key]
+                line = key, default + (f" (or {', '.join(others)})" if others else bound(field)), tried, words[key]
                 lines.setdefault(line, []).append(name)
     found = [
         f"| `{key}` | {', '.join(methods)} | {default} | {tried} | {words.replace('|', chr(92) + '|')} |"

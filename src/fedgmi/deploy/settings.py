@@ -24,7 +24,7 @@ from fedgmi.runs.metrics import USUAL
 from fedgmi.runs.private import Cost, cost_of, wrappers_of
 from fedgmi.runs.setup import Setup
 from fedgmi.settings import toml
-from fedgmi.settings.base import Fraction, PositiveFloat, PositiveInt, Section
+from fedgmi.settings.base import Fraction, PositiveFloat, PositiveInt, Rounds, Section, Seed
 from fedgmi.settings.communication import CommunicationSettings
 from fedgmi.settings.effects import changed
 from fedgmi.settings.explain import explain
@@ -154,8 +154,8 @@ class FederationSettings(Section):
     wait_s: PositiveFloat = 600.0
     deadline_s: PositiveFloat = 600.0
     warm_start: str | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
-    rounds: PositiveInt = ROUNDS
+    seed: Seed = 0
+    rounds: Rounds = ROUNDS
     rows: RowSettings
     method: AnyMethod = METHODS[DEFAULT_METHOD].settings(name=DEFAULT_METHOD)
     density: DensitySettings = DensitySettings()

@@ -18,7 +18,7 @@ from fedgmi.methods import BOUNDS, METHODS
 from fedgmi.protocol.codecs.coding import check_communication
 from fedgmi.runs.metrics import METRICS, USUAL, of_task
 from fedgmi.settings import toml
-from fedgmi.settings.base import MethodSettings, PositiveInt, Section
+from fedgmi.settings.base import MethodSettings, Rounds, Section, Seed
 from fedgmi.settings.communication import CommunicationSettings
 from fedgmi.settings.effects import refuse_without_effect
 from fedgmi.settings.explain import explain
@@ -77,8 +77,8 @@ class Config(Section):
             Commands that run one method refuse it.
     """
 
-    seed: Annotated[int, Field(ge=0)] = 0
-    rounds: PositiveInt = ROUNDS
+    seed: Seed = 0
+    rounds: Rounds = ROUNDS
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None  # more crash torch
     data: DataSettings = DataSettings()

@@ -6,11 +6,26 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-PositiveInt = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+MOST = 2**31 - 1
+"""Of any whole number of the settings: one of 32 bits, so that no sum of some of them is beyond 64."""
+PositiveInt = Annotated[int, Field(ge=1, le=MOST)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+# Settings come from others, in a model's file or in federation.toml. What a program is laid out by, or a loop runs to,
+# has a bound of its own, far above what anybody has used, so that no number alone keeps a machine busy or fills it.
+Rounds = Annotated[int, Field(ge=1, le=100_000)]
+Components = Annotated[int, Field(ge=1, le=1000)]
+Exchanges = Annotated[int, Field(ge=1, le=1000)]
+Turns = Annotated[int, Field(ge=1, le=100)]
+"""Like exchanges, where each turn has exchanges of its own."""
+Passes = Annotated[int, Field(ge=1, le=10_000)]
+"""Over rows, or over draws."""
+Cells = Annotated[int, Field(ge=1, le=10_000)]
+"""Of a codebook, or sides of what cells are in."""
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-PositiveInts = Annotated[list[PositiveInt], Field(min_length=1)]
-PositiveFloats = Annotated[list[PositiveFloat], Field(min_length=1)]
+PositiveInts = Annotated[list[PositiveInt], Field(min_length=1, max_length=1000)]
+PositiveFloats = Annotated[list[PositiveFloat], Field(min_length=1, max_length=1000)]
+ListOfPasses = Annotated[list[Passes], Field(min_length=1, max_length=1000)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 ProperFraction = Annotated[float, Field(gt=0, lt=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -32,5 +47,5 @@ class MethodSettings(Section):
     """
 
     name: str
-    n_components: PositiveInt | Literal["auto"] | None = None
+    n_components: Components | Literal["auto"] | None = None
     participation: Fraction = 1.0

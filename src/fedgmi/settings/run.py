@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedgmi.settings.base import BelowOne, PositiveFloat, PositiveFloats, PositiveInt, Section
+from fedgmi.settings.base import (
+    BelowOne,
+    Components,
+    Count,
+    Passes,
+    PositiveFloat,
+    PositiveFloats,
+    PositiveInt,
+    Section,
+)
 
 MetricName = Literal[
     "accuracy", "balanced_accuracy", "macro_f1", "auc", "log_loss", "calibration_error",
@@ -52,7 +61,7 @@ class DataSettings(Section):
     event_column: str | None = None
     feature_columns: list[str] | None = None
     invert: bool = False
-    crop: Annotated[int, Field(ge=0)] = 0
+    crop: Count = 0
     size: PositiveInt | None = None
     max_rows: PositiveInt | None = None
     standardise: bool | Literal["auto"] = "auto"
@@ -77,7 +86,7 @@ class ScenarioSettings(Section):
     n_clients: PositiveInt | None = None
     rows_per_client: PositiveInt | None = None
     alpha: PositiveFloat = 0.5
-    n_components: PositiveInt = 3
+    n_components: Components = 3
     labels_per_component: PositiveInt | None = None
     size_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
     held_out_rows: PositiveInt | None = None
@@ -144,7 +153,7 @@ class TrainingSettings(Section):
     the best of its rounds. Unset: all rounds are run, and it ends with the last.
     """
 
-    epochs: PositiveInt = 5
+    epochs: Passes = 5
     batch_size: PositiveInt = 50
     lr: LearningRate | dict[str, LearningRate] = LR
     max_steps: PositiveInt | None = None

@@ -52,7 +52,7 @@ from fedgmi.models.densities.gaussian import gaussian, to_moments
 from fedgmi.models.expert import mixture_log_prob
 from fedgmi.protocol.message import Message, Models
 from fedgmi.protocol.step import Program, Step
-from fedgmi.settings.base import PositiveInt
+from fedgmi.settings.base import Cells
 from fedgmi.settings.run import DensitySettings
 from fedgmi.tree import Tree
 
@@ -65,7 +65,7 @@ class FedGMMSettings(WeightingSettings):
     """
 
     name: Literal["fedgmm"] = "fedgmm"
-    projection: PositiveInt = 32
+    projection: Cells = 32
 
 
 def fedgmm(task: Task[FedGMMSettings]) -> Method:

@@ -25,7 +25,7 @@ from fedgmi.data.rows import Rows
 from fedgmi.methods.baselines.own_heads import own_heads
 from fedgmi.methods.contract import Entry, Method, Task
 from fedgmi.methods.local_training import expert_objective, train_own, trained_part
-from fedgmi.settings.base import MethodSettings, PositiveInt
+from fedgmi.settings.base import MethodSettings, Passes
 
 
 class FedRepSettings(MethodSettings):
@@ -36,7 +36,7 @@ class FedRepSettings(MethodSettings):
     """
 
     name: Literal["fedrep"] = "fedrep"
-    head_epochs: PositiveInt = 10
+    head_epochs: Passes = 10
 
 
 def fedrep(task: Task[FedRepSettings]) -> Method:

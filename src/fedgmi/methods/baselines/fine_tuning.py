@@ -37,7 +37,7 @@ from fedgmi.methods.local_training import own_log_prob
 from fedgmi.methods.own_models import LAST, NOBODY, betas_of, by_temperature, doubted, labelled_validation, tuned
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
-from fedgmi.settings.base import MethodSettings, PositiveFloats, PositiveInts
+from fedgmi.settings.base import ListOfPasses, MethodSettings, PositiveFloats
 from fedgmi.tree import Tree
 
 CHOSEN, BETA = "tuning/chosen", "tuning/beta"
@@ -52,7 +52,7 @@ class FineTuningSettings(MethodSettings):
         rates: The learning rates to try, as parts of the rounds' own.
     """
 
-    passes: PositiveInts = [1, 2, 4, 8, 16]  # noqa: RUF012  # pydantic copies it
+    passes: ListOfPasses = [1, 2, 4, 8, 16]  # noqa: RUF012  # pydantic copies it
     rates: PositiveFloats = [0.3, 1.0, 3.0]  # noqa: RUF012
 
 

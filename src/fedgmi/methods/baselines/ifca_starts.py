@@ -16,7 +16,7 @@ from fedgmi.methods.shared_trunk import TrunkSettings
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.randomness import generator
-from fedgmi.settings.base import Count, PositiveFloat, PositiveInt
+from fedgmi.settings.base import Count, Exchanges, PositiveFloat
 from fedgmi.settings.effects import refuse_without_effect
 from fedgmi.tree import Tree
 
@@ -33,7 +33,7 @@ class IfcaSettings(TrunkSettings):
 
     name: Literal["ifca"] = "ifca"
     init: Literal["random", "balanced", "farthest"] = "random"
-    draws: PositiveInt = 10
+    draws: Exchanges = 10
     warm_rounds: Count = 0
     warm_spread: PositiveFloat = 0.1
 

@@ -46,7 +46,7 @@ from fedgmi.methods.own_models import welcomed
 from fedgmi.models import training
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Program
-from fedgmi.settings.base import Fraction, MethodSettings, PositiveFloat, PositiveInt
+from fedgmi.settings.base import Fraction, MethodSettings, Passes, PositiveFloat
 from fedgmi.tree import Tree
 
 
@@ -61,7 +61,7 @@ class PFedMeSettings(MethodSettings):
 
     name: Literal["pfedme"] = "pfedme"
     strength: PositiveFloat = 0.1
-    inner_steps: PositiveInt = 5
+    inner_steps: Passes = 5
     outer_step: Fraction = 1.0
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fedgmi.errors import ConfigError
-from fedgmi.settings.base import MethodSettings, PositiveInt
+from fedgmi.settings.base import Cells, Count, Exchanges, MethodSettings, Passes, PositiveInt, Turns
 from fedgmi.settings.effects import refuse_without_effect
 
 WARM_UP = 5
@@ -41,14 +41,14 @@ class FedGMISettings(MethodSettings):
     name: Literal["fedgmi"] = "fedgmi"
     preset: Literal["default", "plain", "sketch"] = "default"
     judges: Literal["auto", "density", "closed"] = "auto"
-    judge_turns: PositiveInt = 8
-    codewords: PositiveInt = 20
-    projection: PositiveInt = 32
-    kmeans_rounds: PositiveInt = 10
-    calibration_steps: PositiveInt = 8
+    judge_turns: Turns = 8
+    codewords: Cells = 20
+    projection: Cells = 32
+    kmeans_rounds: Exchanges = 10
+    calibration_steps: Turns = 8
     warm_up_rounds: PositiveInt | None = None
-    reference_rounds: Annotated[int, Field(ge=0)] = 15
-    elbo_samples: PositiveInt = 1
+    reference_rounds: Count = 15
+    elbo_samples: Passes = 1
     personal: bool = True
     epsilon: Annotated[float, Field(ge=1e-6, allow_inf_nan=False)] | None = None
 
