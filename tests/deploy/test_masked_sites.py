@@ -518,14 +518,20 @@ class Diverging(Site):
         return replace(rows, x=rows.x * math.inf)
 
 
-def test_a_site_looks_at_its_message_before_it_masks_it(tmp_path):
-    """So an honest site whose training fails is named and absent, and spoils no sum."""
+@pytest.mark.parametrize("how_many", [1, 4])
+def test_a_model_that_runs_away_is_one_that_did_not_move(tmp_path, how_many):
+    """An error would tell of one site alone what masks hide. The run goes on, and it is told where nobody moves."""
     sites = make_sites(AVERAGE, tmp_path / "sites", SCENARIO)
-    sites[101] = Diverging(**vars(sites[101]))
-    summary, _, post = deployed(AVERAGE, tmp_path, sites=sites)
-    assert summary["rounds_absent"] == [0, AVERAGE.rounds, 0, 0]
-    assert "client-01 is absent" in log_of(tmp_path)
-    assert not [r for n, r in post.replied if n == "client-01" and r.header.get("layout") and "models" in str(r.header)]
+    for n in (101, 100, 102, 103)[:how_many]:
+        sites[n] = Diverging(**vars(sites[n]))
+    summary, server, _ = deployed(AVERAGE, tmp_path, sites=sites)
+    assert summary["rounds_absent"] == [0, 0, 0, 0]
+    assert server["expert"].isfinite().all()
+    assert server["expert"].abs().max() < 10
+    own = (sites[101].where / "log.txt").read_text()
+    assert "models/expert/total do not fit into a masked sum: models that ran away went out as unmoved" in own
+    assert ("no site's expert has moved" in log_of(tmp_path)) == (how_many == 4)
+    assert not (sites[102].where / "log.txt").exists() or how_many == 4
 
 
 def test_over_a_grid_of_flower(tmp_path):

@@ -17,7 +17,7 @@ def clipped(objective: Objective, clip: float) -> Objective:
 
         g_j = 1/B · Σ_b g_jb·min(1, clip/‖g_jb‖)        (Abadi et al. 2016, arXiv 1607.00133)
 
-    Each row is a job of its own, whose parameters are its job's.
+    Each row is a job of its own, whose parameters are its job's. Numbers of a row's gradient that are none count as 0.
 
     Args:
         objective: Any of which rows' losses add up.
@@ -43,6 +43,7 @@ def clipped(objective: Objective, clip: float) -> Objective:
             own = params.repeat_interleave(width, 0)
             found = own.new_empty(own.shape)
             objective.write_gradient(own, apart, found)
+            found.nan_to_num_(0.0, 0.0, 0.0)  # no row's gradient may make the sum NaN: it would tell of the row
             found.mul_((clip / found.norm(dim=1, keepdim=True)).clamp_(max=1.0))
             out.add_(found.view(n_jobs, width, -1).sum(1), alpha=1 / n_rows)
 

@@ -81,7 +81,7 @@ def private_sum(clip: float, noise_multiplier: float, noise_of: NoiseOf = noise_
         models = {}
         for name, part in message.models.items():
             update = moved[name] / max(1.0, length) + clip * noise.like(moved[name], deviation, name)
-            share = part.mass / part.mass.sum()
+            share = (part.mass / part.mass.sum()).nan_to_num(0.0, 0.0, 0.0)
             share = share + noise.like(share, deviation, f"{name}, shares") if len(share) > 1 else share
             models[name] = Models(update.to(part.total.dtype), share, torch.ones_like(part.holders))
         return Message(models)
@@ -201,7 +201,8 @@ def _moved(name: str, models: Models, place: Place) -> Tensor:
         raise without_start(name)
     start = place.start[name][: len(models.mass)].double()
     mass = models.mass[:, None].double()
-    return ((models.total.double() - mass * start) / mass.sum()).where(mass > 0, 0.0)
+    moved = ((models.total.double() - mass * start) / mass.sum()).where(mass > 0, 0.0)
+    return moved.where(moved.isfinite(), 0.0)  # an update that ran away is none: to tell of it would tell of the rows
 
 
 def _open(total: Message, step: Step, server: Tree) -> Message:

@@ -10,6 +10,7 @@ A sum of n clients is right where each of their numbers is at most `largest` of 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ FRACTION_BITS = 32
 ten sites that leaves 10^8 for rows times the largest parameter."""
 HIGH = 2.0**8
 ROOM = 62  # bits of a sum, so that its sign shows
+CUT = 2.0**-10  # how far below the largest number one that does not fit is put: beyond what float32 rounds
 
 
 def largest(dtype: str, n_clients: int, *, two: bool) -> float:
@@ -34,6 +36,69 @@ def largest(dtype: str, n_clients: int, *, two: bool) -> float:
     """
     bits = ROOM + 8 if two else ROOM if not dtype.startswith(("float", "bfloat")) else ROOM - FRACTION_BITS
     return math.ldexp(1.0, bits) / n_clients
+
+
+def fitted(message: Message, n_clients: int, start: Mapping[str, Tensor] | None = None) -> tuple[Message, list[str]]:
+    """A message of one client whose numbers all fit into a sum of n.
+
+    A model that has run away counts as one that did not move. Of all else what is too large is cut to the largest, and
+    so is what is no number: the sum shows it (`at_the_limit`).
+
+    Args:
+        message: The client's.
+        n_clients: How many add up.
+        start: Where its models stood, by name. [K, P]
+
+    Returns:
+        The message, and the leaves in which something was changed.
+
+    Examples:
+        >>> message, cut = fitted(Message(sums={"x": torch.tensor([1.0, float("nan")])}), 2)
+        >>> cut, message.sums["x"].tolist() == [1.0, 2.0**29 * (1 - CUT)]
+        (['sums/x'], True)
+    """
+    leaves, cut = flatten(message), []
+    for name, leaf in leaves.items():
+        if _fits(name, leaf, n_clients):
+            continue
+        cut.append(name)
+        most = (1 - CUT) * _largest(name, leaf.dtype, n_clients)
+        end = most if leaf.is_floating_point() else int(most)
+        kind, _, model = name.partition("/")
+        known = (start or {}).get(model.removesuffix("/total")) if kind == MODELS else None
+        leaf = leaf if known is None else _unmoved(leaf, message.models[model.removesuffix("/total")].mass, known, most)
+        leaves[name] = leaf.nan_to_num(end, end, -end).clamp(-end, end)
+    return unflatten(leaves), cut
+
+
+def _unmoved(total: Tensor, mass: Tensor, start: Tensor, most: float) -> Tensor:
+    """The sums of models of one client; those that do not fit as if the models had stayed at the start. [K, P]"""
+    fits = (total.double().abs() < most).all(1, keepdim=True)
+    return total.where(fits, (mass[:, None].double() * start[: len(mass)].double().to(total.device)).to(total.dtype))
+
+
+def at_the_limit(message: Message, n_clients: int) -> str | None:
+    """A leaf of a sum with a number so large that one client's was cut to fit (`fitted`); None where there is none.
+
+    Args:
+        message: The sum.
+        n_clients: For how many there was room.
+
+    Examples:
+        >>> at_the_limit(Message(sums={"x": torch.tensor([1.0, 2.0**29])}), 2)
+        'sums/x'
+    """
+    leaves = flatten(message).items()
+    return next((name for name, leaf in leaves if not _fits(name, leaf, 2 * n_clients)), None)
+
+
+def _largest(name: str, dtype: torch.dtype, n_clients: int) -> float:
+    known = str(dtype).removeprefix("torch.")
+    return largest(known, n_clients, two=in_two(name, known))
+
+
+def _fits(name: str, leaf: Tensor, n_clients: int) -> bool:
+    return not leaf.numel() or bool(leaf.detach().double().abs().max() < _largest(name, leaf.dtype, n_clients))
 
 
 def in_two(name: str, dtype: str) -> bool:
@@ -61,13 +126,11 @@ def to_whole(name: str, leaf: Tensor, n_clients: int) -> Tensor:
         >>> to_whole("models/expert/mass", torch.tensor([0.5]).double(), 2).tolist() == [2**31]
         True
     """
-    dtype = str(leaf.dtype).removeprefix("torch.")
     numbers = leaf.detach().cpu()
-    two = in_two(name, dtype)
-    most = largest(dtype, n_clients, two=two)
-    if numbers.numel() and not bool(numbers.double().abs().max() < most):
+    two = in_two(name, str(leaf.dtype).removeprefix("torch."))
+    if not _fits(name, numbers, n_clients):
         raise DivergedError(
-            f"a number does not fit into a masked sum, which takes {most:g}",  # which one it is stays here
+            f"a number does not fit into a masked sum, which takes {_largest(name, leaf.dtype, n_clients):g}",
             where=name,
             fix="lower training.lr, or give the features in larger units",
         )

@@ -16,6 +16,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import torch
+from torch import Tensor
+
 from fedgmi.deploy.coordinator.blame import cannot_go_on
 from fedgmi.deploy.coordinator.bounds import within_length
 from fedgmi.deploy.coordinator.checks import Expected
@@ -24,9 +27,9 @@ from fedgmi.deploy.masks.keys import SEALED, MaskError, Public, to_bytes, to_tex
 from fedgmi.deploy.masks.stream import Where
 from fedgmi.deploy.masks.unmasking import Agreement, Unopened, unmasked
 from fedgmi.deploy.settings import LEAST_MASKED, SLOTS
-from fedgmi.errors import UserError
+from fedgmi.errors import DivergedError, UserError
 from fedgmi.protocol import whole
-from fedgmi.protocol.message import Message, flatten
+from fedgmi.protocol.message import Message, Models, flatten
 from fedgmi.protocol.secure_sum import seen_singly
 from fedgmi.protocol.step import Step
 from fedgmi.protocol.wire import DTYPES, Header, Parcel
@@ -49,6 +52,7 @@ class Closed:
         answered: Those whose messages came.
         total: What these add up to.
         told: By the site that told them, shares by site.
+        start: Where the models stood that its messages hold, by name.
     """
 
     agreement: Agreement
@@ -57,6 +61,7 @@ class Closed:
     answered: list[int]
     total: Tree
     told: dict[int, dict[int, bytes]] = field(default_factory=dict)
+    start: Tree = field(default_factory=dict)
 
 
 @dataclass
@@ -151,7 +156,8 @@ class MaskedRemote(Remote):
         total: Tree = {}
         for i in answered:
             total = add(total, flatten(messages[i]))
-        self.closed = Closed(agreement, where, among, answered, total)
+        start = {} if step.models is None else step.models(server)
+        self.closed = Closed(agreement, where, among, answered, total, start=dict(start))
         return self._open(step, asked, expected)
 
     def _open(self, step: Step, asked: Sequence[int], expected: Expected) -> Message:
@@ -172,7 +178,30 @@ class MaskedRemote(Remote):
         dtypes = {name: DTYPES[dtype] for name, (dtype, _) in expected.leaves.items()}
         message = whole.decoded(found, dtypes)
         self._check(step, message, expected, closed.answered)
+        self._stop_at_the_limit(step, message, len(closed.among))
+        self._tell_if_unmoved(message, closed)
         return message
+
+    def _stop_at_the_limit(self, step: Step, message: Message, n: int) -> None:
+        """Sites cut what does not fit, and say nothing of it; the sum shows it."""
+        leaf = whole.at_the_limit(message, n)
+        if leaf is not None:
+            what = f"round {self.round}, the sum of {step.name!r}: {leaf!r} is as large as masked sums take"
+            fix = "lower training.lr, or give the features in larger units; whose numbers these are says its own "
+            fix += "log.txt, and masks hide which site it is; start in another folder"
+            raise DivergedError(f"{what}: training has diverged, or a site lied", where=self.settings.name, fix=fix)
+
+    def _tell_if_unmoved(self, message: Message, closed: Closed) -> None:
+        """Models that run away go out as unmoved. Where no site's has moved, something is wrong everywhere."""
+        if self.cost is not None:
+            return  # noise moves them
+        stood = {name: closed.start.get(name) for name in message.models}
+        moved = [start is None or _moved(message.models[name], start) for name, start in stood.items()]
+        if stood and not any(moved):
+            self.roster.tell(
+                f"round {self.round}: no site's {', '.join(stood)} has moved: training ran away at all of them, or the "
+                "learning rate is next to 0. Lower training.lr; their log.txt says more"
+            )
 
     def _unmask(self, step: Step, closed: Closed) -> Tree:
         """Ask those that answered for their shares, as far as they have not told them, and take the masks off."""
@@ -348,6 +377,12 @@ class MaskedRemote(Remote):
                 where=self.settings.name,
                 fix=UNMASKED,
             )
+
+
+def _moved(models: Models, start: Tensor) -> bool:
+    """Whether a sum of models is another than that of the models that the sites began with, but for rounding."""
+    stood = models.mass[:, None].double() * start[: len(models.mass)].double().to(models.total.device)
+    return not torch.allclose(models.total.double(), stood, rtol=1e-6, atol=1e-6)
 
 
 def _public(header: Header) -> Public:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fedgmi.protocol import whole
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.wire import Header, Parcel
 from fedgmi.storage import files
+from fedgmi.tree import Tree
 
 FILE = "masks.json"
 
@@ -32,6 +34,7 @@ class Masking:
         name: The site's.
         sums: What was summed before, and over which sites.
         secret: Of all sites, which the coordinator lacks; None: they have none.
+        say: Takes a line for the site's own log.
     """
 
     where: Path
@@ -41,6 +44,7 @@ class Masking:
     name: str
     sums: Sums
     secret: str | None = None
+    say: Callable[[str], None] = lambda line: None
 
     def answer(self, header: Header) -> Parcel:
         """Answer a request of kind "masks": for keys, for shares, or for what takes masks off.
@@ -66,25 +70,32 @@ class Masking:
             return Parcel({"told": {str(i): text for i, text in told.items()}})
         raise MaskError("the request asks for nothing that masked sums have", "update fedgmi")
 
-    def hide(self, message: Message, header: Header) -> Message:
+    def hide(self, message: Message, header: Header, start: Tree | None = None) -> Message:
         """A message as the coordinator is sent it.
+
+        Numbers that do not fit are cut. A site that refused would say of itself alone, without a mask, that a number
+        is above a bound, and whoever chooses what is summed at chooses the bound.
 
         Args:
             message: The site's own.
             header: Of the request, whose `masks` names the keys and the sites of the sum.
+            start: Where the models of the message stood, by name.
 
         Returns:
             The message in whole numbers, masked.
 
         Raises:
             MaskError: Where the request names no sum, or one that cannot be.
-            DivergedError: For numbers too large for a sum.
         """
         table = header.get("masks")
         if not isinstance(table, dict):
             raise _unmasked()
         keys = self._known(table)
         where, among = keys.begin(table.get("slot"), (int(header["round"]), int(header["number"])), table.get("among"))
+        message, cut = whole.fitted(message, len(among), start)
+        if cut:
+            what = f"numbers of {', '.join(cut)} do not fit into a masked sum: models that ran away went out as unmoved"
+            self.say(f"{what}, all else cut; nobody was told")
         leaves = whole.encoded(message, len(among))
         keys.parts[where.slot] = parts_of(message, len(among))
         self._write(keys)  # before anything is masked: these keys never serve again

@@ -285,16 +285,35 @@ class Site:
             state, message = step.client(server, state, rows, at[0])
         if any(known.get(name) is not leaf for name, leaf in rows.cache.items()):
             results.write_cache(cache, self._cache_key(header), rows)
-        require_finite(flatten(message), self.settings.name, at[0])
-        require_finite(state, self.settings.name, at[0])
+        hidden = self.federation.masked and not seen_singly(step)
+        if hidden or self.federation.privacy.on:
+            state = self._settled(state, before, step, at)  # an error would tell what masks and noise are to hide
+        else:
+            require_finite(flatten(message), self.settings.name, at[0])
+            require_finite(state, self.settings.name, at[0])
         wrappers = self.federation.coding().wrappers(method.program)
         if self.federation.privacy.on and flatten(message):
             wrappers = (*self._private(method, step, (server, before), rows, header, memory), *wrappers)
         sent, left = send(wrappers, message, place)
-        if self.federation.masked and not seen_singly(step) and flatten(sent):
-            sent = self._masking(header, memory).hide(sent, header)
+        if hidden and flatten(sent):
+            sent = self._masking(header, memory).hide(sent, header, dict(place.start))
         state = state | marked(unsent | left)
         return Kept(tree.to(state, "cpu"), tree.to(flatten(sent), "cpu"), same)
+
+    def _settled(self, state: Tree, before: Tree, step: Step, at: Exchange) -> Tree:
+        """The site's own state, where what has run away stays as it was, and a line in the log says so."""
+        broken = [name for name, leaf in state.items() if tree.not_finite({name: leaf})]
+        if broken:
+            what = f"{', '.join(broken)} ran away and stays as it was; nobody was told"
+            note(self.where, f"round {at[0]}, exchange {at[1]}, step {step.name!r}: {what}")
+        return {
+            name: leaf.nan_to_num(0.0, 0.0, 0.0)
+            if name in broken and name not in before
+            else before[name]
+            if name in broken
+            else leaf
+            for name, leaf in state.items()
+        }
 
     def _masking(self, header: Header, memory: Memory) -> Masking:
         """This site's part in masked sums.
@@ -309,7 +328,9 @@ class Site:
         within(header, "id", self.federation.sites - 1)
         n_sites, secret = self.federation.sites, self.settings.mask_secret
         sums = Sums(self.where, self.settings.same_sites)
-        return Masking(memory.where, str(header["run"]), int(header["id"]), n_sites, self.settings.name, sums, secret)
+        own = memory.where, str(header["run"]), int(header["id"]), n_sites, self.settings.name, sums, secret
+        at = f"round {header.get('round')}, exchange {header.get('number')}"
+        return Masking(*own, say=lambda line: note(self.where, f"{at}: {line}"))
 
     def _account(self, header: Header) -> Account:
         """What this site pays for the run."""
