@@ -33,8 +33,8 @@ from fedgmi.protocol.message import Message, Models, flatten
 from fedgmi.protocol.secure_sum import seen_singly
 from fedgmi.protocol.step import Step
 from fedgmi.protocol.wire import DTYPES, Header, Parcel
-from fedgmi.protocol.wrapper import opened
 from fedgmi.protocol.words import one_line
+from fedgmi.protocol.wrapper import opened
 from fedgmi.tree import Tree, add
 
 Found = TypeVar("Found")
