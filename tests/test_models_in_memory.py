@@ -100,7 +100,7 @@ def test_other_failures_pass():
 
 @pytest.mark.parametrize("section", ["expert", "density"])
 def test_a_model_that_no_machine_holds_is_refused_before_it_is_made(section):
-    table = {"rounds": 1, section: {"hidden": 10**13}}
-    setup = Setup(from_table(table, "test"), Schema((6,), 3, "tabular"), 2)
+    table = {"rounds": 1, section: {"hidden": 10**9}}
+    setup = Setup(from_table(table, "test"), Schema((10**6,), 3, "tabular"), 2)
     with pytest.raises(ConfigError, match=rf"{section} (mlp|vae): it has [\d,]+ parameters.*this machine has .*hidden"):
         setup.task()

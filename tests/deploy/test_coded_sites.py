@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -146,7 +147,7 @@ WRONG: dict[str, tuple[dict[str, object], Callable[[Parcel], Parcel], str]] = {
         "'models/expert/total' is NaN or infinite",
     ),
     "shape": ({"precision": "4"}, in_model(lambda data: data[:, :-1]), "'models/expert/total' is uint8 [1, "),
-    "dtype": ({"precision": "4"}, in_model(lambda data: data.float()), "'models/expert/total' is float32 [1, "),
+    "dtype": ({"precision": "4"}, in_model(lambda data: data.float()), "bytes came, expected at most"),
     "places": (TOP_AT_4, in_model(lambda data: data * 0), "'expert' cannot be decoded: places of entries that are not"),
 }
 
@@ -160,7 +161,7 @@ def test_what_cannot_be_decoded_is_refused_and_counted(tmp_path, case):
         return change(reply) if request.header["kind"] == "step" and reply.header.get("layout") else reply
 
     summary, _ = deployed(settings, tmp_path, {"client-03": wrong})
-    assert f"round 1: client-03 is absent: {said}" in log_of(tmp_path)
+    assert re.search(rf"round 1: client-03 is absent: .*{re.escape(said)}", log_of(tmp_path))
     records = [json.loads(line) for line in (tmp_path / "out" / folder.RECORDS).read_text().splitlines()]
     refused = [record["refused"] for record in records]
     assert [list(found) for found in refused] == [[], *[["client-03"]] * 3, []]
@@ -197,7 +198,7 @@ def test_a_mass_that_cannot_be_and_an_error_without_words_are_refused(tmp_path, 
         return change(reply) if request.header["kind"] == "step" and request.header["round"] == 1 else reply
 
     summary, _ = deployed(settings_with("fedavg", communication), tmp_path, {"client-03": wrong})
-    assert f"round 1: client-03 is absent: {said}" in log_of(tmp_path)
+    assert re.search(rf"round 1: client-03 is absent: .*{re.escape(said)}", log_of(tmp_path))
     assert summary["answers_refused"] == [0, 0, 0, 1, 0, 0]
 
 

@@ -183,7 +183,7 @@ def test_what_a_deployment_cannot_do_is_refused_before_anything_starts(tmp_path,
     settings = settings.model_copy(update={"training": settings.training.model_copy(update=change)})
     with pytest.raises(ConfigError, match=message):
         deployed(settings, tmp_path)
-    assert not (tmp_path / "out").exists()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"log.txt", "status.json", "metrics.prom"}
 
 
 def test_the_coordinator_has_what_report_reads(clean):

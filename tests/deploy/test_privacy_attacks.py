@@ -193,7 +193,7 @@ def test_proportions_are_those_of_the_released_counts(tmp_path):
     told, truth = message.replies["proportions"][0], exact(site, server)
     sent = released(site, server).clamp(min=0)
     assert float((told - sent / sent.sum()).abs().max()) < 0.02  # the one row of the prior
-    assert float((told * truth.sum() - truth).abs().mean()) > 0.5
+    assert float((told * truth.sum() - truth).abs().mean()) > 0.1  # the secret is drawn: 0.5 would fail once in ten
     changed = 1 - rows.x  # another site altogether, that has released the same
     other = type(rows)(**{**vars(rows), "x": changed, "cache": {}})
     again, _ = steps["fold in"].client(spy, {**state}, other, 0)

@@ -27,7 +27,7 @@ from fedgmi.deploy.masks.keys import SEALED, MaskError, Public, to_bytes, to_tex
 from fedgmi.deploy.masks.stream import Where
 from fedgmi.deploy.masks.unmasking import Agreement, Unopened, unmasked
 from fedgmi.deploy.settings import LEAST_MASKED, SLOTS
-from fedgmi.errors import DivergedError, UserError
+from fedgmi.errors import DataError, DivergedError, UserError
 from fedgmi.protocol import whole
 from fedgmi.protocol.message import Message, Models, flatten
 from fedgmi.protocol.secure_sum import seen_singly
@@ -123,7 +123,7 @@ class MaskedRemote(Remote):
         """
         try:
             return take(opened(self.wrappers, message, step, server))
-        except MemoryError:
+        except (MemoryError, DataError):  # data of all sites together: it says what to do
             raise
         except Exception as error:  # whatever one site has brought about
             what = (

@@ -13,7 +13,7 @@ from fedgmi.deploy.coordinator.bounds import check_of, within_length
 from fedgmi.deploy.coordinator.checks import Expected, Probe, read, sound
 from fedgmi.deploy.coordinator.roster import Post, Roster
 from fedgmi.deploy.settings import FederationSettings
-from fedgmi.errors import DivergedError, UserError
+from fedgmi.errors import DataError, DivergedError, UserError
 from fedgmi.methods import Method
 from fedgmi.methods.contract import joins_as_newcomer
 from fedgmi.protocol import wire
@@ -232,6 +232,8 @@ class Remote:
         except Exception as error:  # whatever one site has brought about
             found, why = without_culprits(messages, make), f"{step.name!r} fails on what it sent ({in_words(error)})"
             if found is None and 2 * len(messages) > len(self.roster.members):
+                if isinstance(error, DataError):
+                    raise  # all sites together: it says what to do
                 what = f"round {self.round}: {step.name!r} fails on {len(messages)} sites' answers, whoever is left out"
                 fix = "see the sites' log.txt, and report it: the checkpoint before it is kept"
                 raise cannot_go_on(error, what, where=self.settings.name, fix=fix) from error
