@@ -1,10 +1,14 @@
 """The benchmarks run, at a tiny size: their tables must not rot. What they find is in benchmarks/README.md."""
 
+import contextlib
 import importlib
+import io
 import json
 import re
+import runpy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,12 +19,26 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 TINY = ("--clients", "10", "--rows", "20", "--side", "4", "--threads", "1", "--repeats", "1")
 
 
+def called(script: str, *options: str) -> tuple[int, str, str]:
+    """→ (exit code, what it prints, what it says beside it), in this process: importing torch takes seconds."""
+    printed, said, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("default")
+        patch.setattr(sys, "argv", [script, *options])
+        patch.syspath_prepend(str(FOLDER))
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
+            try:
+                runpy.run_path(str(FOLDER / script), run_name="__main__")
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else int(bool(end.code))
+    return code, printed.getvalue(), said.getvalue()
+
+
 def output(script: str, *options: str, size: tuple[str, ...] = TINY) -> str:
     """What the script prints; it has to succeed."""
-    command = [sys.executable, str(FOLDER / script), *size, *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    code, printed, said = called(script, *size, *options)
+    assert code == 0, said
+    return printed
 
 
 def test_packed_training_compares_with_the_loop():
@@ -66,10 +84,8 @@ def test_round_cost_tells_the_steps_apart():
 
 
 def test_tables_with_and_without_one_scale():
-    command = [sys.executable, str(FOLDER / "tables.py"), "--units", "1e-6 … 1e6", "--rates", "3e-3", "--rounds", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    _, _, standardised, raw = done.stdout.splitlines()
+    text = output("tables.py", size=("--units", "1e-6 … 1e6", "--rates", "3e-3", "--rounds", "1"))
+    _, _, standardised, raw = text.splitlines()
     assert re.fullmatch(r"\| 1e-6 … 1e6 \| yes \| 0.003 \| 0 of 1 \| 0\.[01]\d+ \| -\d+\.\d \|", standardised)
     found = re.fullmatch(r"\| 1e-6 … 1e6 \| no \| 0.003 \| 0 of 1 \| 0\.\d+ \| (-\d+\.\d) \|", raw)
     assert found, raw
@@ -166,12 +182,11 @@ def table_of_faults(out, *results):
     out.mkdir(exist_ok=True)
     for result in results:
         (out / f"{result['name']}.json").write_text(json.dumps(result))
-    command = [sys.executable, str(FOLDER / "faults.py"), "--out", str(out), "--only", "none"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert "done" not in done.stderr, done.stderr
-    cells = [re.split(r" ?\| ?", line)[1:-1] for line in done.stdout.splitlines()]
-    assert all(len(line) == 7 for line in cells), done.stderr
-    return done.returncode, {line[0]: line[1:] for line in cells[2:]}
+    code, printed, said = called("faults.py", "--out", str(out), "--only", "none")
+    assert "done" not in said, said
+    cells = [re.split(r" ?\| ?", line)[1:-1] for line in printed.splitlines()]
+    assert all(len(line) == 7 for line in cells), said
+    return code, {line[0]: line[1:] for line in cells[2:]}
 
 
 def test_faults_tells_what_came_of_each(tmp_path):
@@ -225,8 +240,7 @@ def test_rivals_puts_comparisons_side_by_side(tmp_path):
     both = {"fedgmi": found(0.92, 0.01), "fedavg": found(0.91)}
     Comparison.write(tmp_path / "rotation", frame | {"summary": both})
     Comparison.write(tmp_path / "rotation-a03", frame | {"summary": {"fedavg": found(0.88)}})
-    command = [sys.executable, str(FOLDER / "rivals.py"), "--tables", "--out", str(tmp_path)]
-    text = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+    text = output("rivals.py", size=("--tables", "--out", str(tmp_path)))
     assert "| method | rotation | rotation, α = 0.3 |" in text
     assert "| fedgmi | 92.0 ± 1.0 (82.0) | – |" in text
     assert "| fedavg | 91.0 ± 1.0 (81.0) | 88.0 ± 1.0 (78.0) |" in text
@@ -357,10 +371,9 @@ def made_up_side(out, summary, records=(), error=None):
 def table_of_before_and_after(before, after):
     """→ (exit code, cells of the case, notes); no side is given, so nothing is run."""
     sides = ["--before-results", str(before), "--after-results", str(after)]
-    command = [sys.executable, str(FOLDER / "before_after.py"), *sides, "--only", "digits"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    _, _, row, *notes = done.stdout.splitlines()
-    return done.returncode, row.split(" | ")[1:], [line for line in notes if line]
+    code, printed, _ = called("before_after.py", *sides, "--only", "digits")
+    _, _, row, *notes = printed.splitlines()
+    return code, row.split(" | ")[1:], [line for line in notes if line]
 
 
 def test_before_after_prints_that_a_case_is_equal(tmp_path):
