@@ -49,6 +49,7 @@ class Member:
             and unanswered requests, and results too.
         bytes_up: All that came from it, likewise.
         note: Why it was missing last.
+        diverged: Whether it says that training has diverged there.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Member:
     bytes_down: int = 0
     bytes_up: int = 0
     note: str = ""
+    diverged: bool = False
 
     def heard(self, reply: Parcel) -> None:
         """Note that it has answered, and the bytes of the answer."""
