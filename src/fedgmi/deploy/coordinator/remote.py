@@ -11,6 +11,7 @@ from fedgmi import __version__
 from fedgmi.deploy.coordinator.blame import cannot_go_on, in_words, without_culprits
 from fedgmi.deploy.coordinator.bounds import check_of, within_length
 from fedgmi.deploy.coordinator.checks import Expected, Probe, read, sound
+from fedgmi.deploy.coordinator.columns import far_sums
 from fedgmi.deploy.coordinator.heard import Heard
 from fedgmi.deploy.coordinator.roster import Post, Roster
 from fedgmi.deploy.settings import FederationSettings
@@ -234,6 +235,7 @@ class Remote:
         for place, why in ({} if self.cost else wild(step, server, told, self.settings.robust)).items():
             del messages[places[place]]
             self._refuse(places[place], why)
+        far = self._far(step, messages)
         self.heard.note(answers)
         if not messages:
             self._stop_if_diverged()
@@ -243,10 +245,24 @@ class Remote:
         if after is None or not self._enough(step, messages):
             return None
         self._count(step, messages)
+        for i, words in far.items():
+            self.roster.tell(
+                f"round {self.round}: {self.roster.members[i].name}: {words}: another unit, or a wrong code?"
+            )
         for i in messages:  # the state of whoever was refused is not built on: what it sent has not been used
             member = self.roster.members[i]
             member.base, member.last_round = (self.round, self._number), self.round
         return after
+
+    def _far(self, step: Step, messages: dict[int, Message]) -> dict[int, str]:
+        """Whose sums lie far from the others', in words. Those beyond doubt are taken out: their sites are absent."""
+        places = sorted(messages)
+        found = far_sums(step, [messages[i] for i in places], self.settings.rows.features)
+        for place, far in found.items():
+            if far.wild:
+                del messages[places[place]]
+                self._refuse(places[place], far.words)
+        return {places[place]: far.words for place, far in found.items() if not far.wild}
 
     def _made(self, step: Step, server: Tree, messages: dict[int, Message], take: Take) -> Tree | None:
         """The server's state with these messages, but for those that the server part fails on: their sites are absent.
