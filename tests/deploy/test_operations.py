@@ -65,6 +65,7 @@ class Study:
     lines: list[str] = field(default_factory=list)
     stop_after: int | None = None
     there: Callable[[Parcel | None], Iterable[int]] | None = None
+    first: int = 100  # the node of the first site
     post: Post | None = None
 
     @property
@@ -107,7 +108,7 @@ class Study:
         self.share()
         paths = sorted(self.where.glob("site-*/site.toml"))
         settings = read(FederationSettings, self.app / "federation.toml")
-        sites = {100 + i: open_site(str(path)) for i, path in enumerate(paths[: settings.sites])}
+        sites = {self.first + i: open_site(str(path)) for i, path in enumerate(paths[: settings.sites])}
         self.post = Post(sites, stop_after=self.stop_after, there=self.there)
         with chdir(self.app):
             return Coordinator(settings, self.post, Path(out), echo=self.lines.append).run()
@@ -175,6 +176,22 @@ def test_a_site_leaves(study):
     assert summary["rounds_absent"][2] > 0
     assert (study.site(0) / "site" / "results" / "model").exists()
     assert not (study.site(2) / "site" / "results" / "model").exists()
+
+
+def test_a_site_that_lost_its_folder_comes_back(study):
+    """Over another SuperNode it is a stranger until the coordinator's people name it."""
+    (study.app / "federation.toml").write_text(federation(rounds=1, wait_s=0.3))
+    study.stop_after = 12
+    with pytest.raises(Stopped):
+        study.train()
+    study.stop_after, study.first = None, 200
+    shutil.rmtree(study.site(2) / "site")
+    with pytest.raises(UserError, match="2 of 3 sites came"):
+        study.train()
+    study.follow("A site that lost its folder")
+    assert len(study.train()["clients"]) == 3
+    assert any("clinic-2 comes with another token, as readmit.txt says" in line for line in study.lines)
+    assert (study.site(2) / "site" / "results" / "model" / "model.json").exists()
 
 
 def test_a_site_is_forgotten(study):

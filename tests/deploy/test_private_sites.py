@@ -250,7 +250,7 @@ def test_a_run_is_charged_once_before_anything_leaves(tmp_path, masks):
 )
 def test_what_a_site_does_not_allow_is_not_sent(tmp_path, own, why):
     settings = private(sigma=None, epsilon=3.0)
-    with pytest.raises(UserError, match="no site answered in round 1"):
+    with pytest.raises(UserError, match="no answer can be used in round 1"):
         deployed(settings, tmp_path, **own)
     assert ledger_of(tmp_path)["releases"] == []
     assert ledger_of(tmp_path)["refused"] > 0

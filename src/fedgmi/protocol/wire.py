@@ -32,6 +32,9 @@ DTYPES = {
 
 Header = dict[str, Any]
 
+TOKEN, TOKEN_LETTERS = "token", 32
+"""The key in the answer to a greeting under which a site says what it is known by in the run, in hex."""
+
 MOST_BYTES = 2**31 - 1  # of a message, as Flower carries it
 MOST_TEXT = 8_000_000
 """Letters of a header that is read. The largest that fedgmi writes are those of masks, 3.5 kB for each other site: room

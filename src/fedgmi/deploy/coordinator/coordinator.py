@@ -39,6 +39,7 @@ from fedgmi.storage import checkpoint, files, folder
 from fedgmi.storage.checkpoint import Checkpoint
 
 POLL_S = 1.0
+READMIT = "readmit.txt"  # names of sites that are let in with another token than they had
 
 
 @dataclass
@@ -147,7 +148,7 @@ class Coordinator:
     def _remote(self, setup: Setup, run: str) -> Remote:
         settings, method = self.settings, self.settings.running(setup.method())
         require_robust(method.program, method.name, settings.robust)
-        roster = Roster(settings.sites, self.tell, settings.max_rows or MOST_ROWS)
+        roster = Roster(settings.sites, self.tell, settings.max_rows or MOST_ROWS, self.out / READMIT)
         probe = Probe(method, setup.schema)
         ledger, coding = Ledger(settings.sites), setup.coding()
         wrappers, chain = coding.wrappers(method.program), coding.broadcast(method.program)
@@ -178,7 +179,7 @@ class Coordinator:
                 bytes_down=member.bytes_down,
                 bytes_up=member.bytes_up,
                 absent=member.absent,
-                note=member.note,
+                note=member.contested or member.note,
             )
             for member in remote.roster.members
         }

@@ -149,8 +149,10 @@ class MaskedRemote(Remote):
         for i in among:
             if i not in answers:
                 self.lose(i, "no answer")
-        self._stop_if_all_diverged(answers, messages)
+        self.heard.note(answers)
         answered = sorted(messages)
+        if len(answered) < agreement.threshold:
+            self._stop_if_diverged()
         if len(answered) < agreement.threshold:
             raise MaskError(f"{_sites(answered)} answered, and masks need {agreement.threshold} of {len(among)}")
         total: Tree = {}
@@ -348,6 +350,11 @@ class MaskedRemote(Remote):
         for i in asked:
             if i not in found:
                 self.lose(i, "it has sent no keys and shares for masks")
+
+    def _waits(self, ids: Sequence[int]) -> bool:
+        """See `Remote._waits`. Keys are agreed on anew, and what failed for want of them may do."""
+        said = [self.roster.members[i].diverged for i in self.heard.answered]
+        return not all(said) or not said or super()._waits(ids)
 
     def _forgive(self) -> None:
         """See `Remote._forgive`. Who is barred stays absent."""

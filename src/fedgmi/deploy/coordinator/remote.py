@@ -11,6 +11,8 @@ from fedgmi import __version__
 from fedgmi.deploy.coordinator.blame import cannot_go_on, in_words, without_culprits
 from fedgmi.deploy.coordinator.bounds import check_of, within_length
 from fedgmi.deploy.coordinator.checks import Expected, Probe, read, sound
+from fedgmi.deploy.coordinator.columns import far_sums
+from fedgmi.deploy.coordinator.heard import Heard
 from fedgmi.deploy.coordinator.roster import Post, Roster
 from fedgmi.deploy.settings import FederationSettings
 from fedgmi.errors import DataError, DivergedError, UserError
@@ -62,6 +64,7 @@ class Remote:
         cost: What `[privacy]` bounds and costs; None: there is none.
         failed: Why the last try of an exchange came to nothing; "": nobody answered.
         counted: The sites whose histograms the components are made of; None: none were asked for.
+        heard: Who has answered the present exchange.
     """
 
     post: Post
@@ -82,10 +85,15 @@ class Remote:
     cost: Cost | None = None
     failed: str = ""
     counted: list[str] | None = None
+    heard: Heard = field(init=False)
     _number: int = 0
     _lost: set[int] = field(default_factory=set)
     _told: dict[int, str] = field(default_factory=dict)  # why sites are absent, as log.txt has it of this round
     _patience: float | None = None  # until when sites that are away are waited for
+
+    def __post_init__(self) -> None:
+        """Nobody has answered yet."""
+        self.heard = Heard(self.roster)
 
     @property
     def n_components(self) -> int:
@@ -110,24 +118,54 @@ class Remote:
         expected = self._expected(step, server)
         failed: float | None = None  # when the first try came to nothing
         while True:
+            self.heard.begin()
             after = self._once(step, server, ids, expected, take)
             if after is not None:
                 self._number += 1
+                self.heard.done()
                 self.after()
                 return after
+            over = failed is not None and time.monotonic() - failed > self.settings.wait_s
+            if self._leaves_out(ids, over=over):
+                self.after()
+                return None
             if failed is None:
-                failed = time.monotonic()
-                why, wait = self.failed or "nobody answered", f"{self.settings.wait_s:g} s"
-                self.roster.tell(f"round {round}: {why}; sites are waited for, {wait}")
-            if time.monotonic() - failed > self.settings.wait_s:
+                failed, wait = time.monotonic(), f"{self.settings.wait_s:g} s"
+                self.roster.tell(f"round {round}: {self._why}; sites are waited for, {wait}")
+            if over:
                 raise UserError(
-                    f"{self.failed or 'no site answered'} in round {round}, for {self.settings.wait_s:g} s",
+                    f"{self._why} in round {round}, for {self.settings.wait_s:g} s",
                     where=self.settings.name,
                     fix="see that sites run (fedgmi deploy status), and start again: it goes on from its checkpoint",
                 )
             time.sleep(min(RETRY_S, self.settings.wait_s / 10))
             self._forgive()
             self._call(idle=True)
+
+    @property
+    def _why(self) -> str:
+        """Why the last try came to nothing."""
+        return self.failed or self.heard.why
+
+    def _leaves_out(self, ids: Sequence[int], *, over: bool) -> bool:
+        """Whether a round goes no further: those that were asked have failed, and others are there for the next one.
+
+        Args:
+            ids: Who was asked.
+            over: Whether they have been waited for.
+        """
+        others = [i for i in self.roster.alive if i not in ids]
+        if phase_of(self.round, self.settings.rounds) != "round" or not others or not (over or not self._waits(ids)):
+            return False
+        self.heard.vain |= self.heard.silent(ids)
+        asked = ", ".join(self.roster.members[i].name for i in ids if i < len(self.roster.members)) or "nobody"
+        here = f"{len(others)} other site{'s are' if len(others) > 1 else ' is'} there"
+        self.roster.tell(f"round {self.round} goes no further: {self._why}, of {asked}; {here} for the next")
+        return True
+
+    def _waits(self, ids: Sequence[int]) -> bool:
+        """Whether it is worth waiting for one of these."""
+        return self.heard.worth_waiting(ids)
 
     def price(self, step: Step, server: Tree, ids: Sequence[int], round: int) -> dict[int, int]:
         """See `Transport.price`. Sites that are away cost nothing. Requests that nobody answered are not foreseen."""
@@ -197,17 +235,34 @@ class Remote:
         for place, why in ({} if self.cost else wild(step, server, told, self.settings.robust)).items():
             del messages[places[place]]
             self._refuse(places[place], why)
-        self._stop_if_all_diverged(answers, messages)
+        far = self._far(step, messages)
+        self.heard.note(answers)
+        if not messages:
+            self._stop_if_diverged()
         if not messages or not self._enough(step, messages):
             return None
         after = self._made(step, server, messages, take)
         if after is None or not self._enough(step, messages):
             return None
         self._count(step, messages)
+        for i, words in far.items():
+            self.roster.tell(
+                f"round {self.round}: {self.roster.members[i].name}: {words}: another unit, or a wrong code?"
+            )
         for i in messages:  # the state of whoever was refused is not built on: what it sent has not been used
             member = self.roster.members[i]
             member.base, member.last_round = (self.round, self._number), self.round
         return after
+
+    def _far(self, step: Step, messages: dict[int, Message]) -> dict[int, str]:
+        """Whose sums lie far from the others', in words. Those beyond doubt are taken out: their sites are absent."""
+        places = sorted(messages)
+        found = far_sums(step, [messages[i] for i in places], self.settings.rows.features)
+        for place, far in found.items():
+            if far.wild:
+                del messages[places[place]]
+                self._refuse(places[place], far.words)
+        return {places[place]: far.words for place, far in found.items() if not far.wild}
 
     def _made(self, step: Step, server: Tree, messages: dict[int, Message], take: Take) -> Tree | None:
         """The server's state with these messages, but for those that the server part fails on: their sites are absent.
@@ -279,11 +334,11 @@ class Remote:
         named = f", without {', '.join(without)}" if without else ""
         return f"components come from the histograms of {len(self.counted)} of {self.settings.sites} sites{named}"
 
-    def _stop_if_all_diverged(self, answers: Mapping[int, Parcel], messages: Mapping[int, Message]) -> None:
-        if not messages and answers and all(parcel.header.get("diverged") is True for parcel in answers.values()):
+    def _stop_if_diverged(self) -> None:
+        """Nobody's answer can be used: where most sites say that training has diverged, the run is over."""
+        if self.heard.most_diverged:
             fix = 'lower training.lr; where a site lied, set robust.max_norm = "median"; start in another folder'
-            what = f"all sites in round {self.round}: training has diverged"
-            raise DivergedError(what, where=self.settings.name, fix=fix)
+            raise DivergedError(f"round {self.round}: {self.heard.diverged}", where=self.settings.name, fix=fix)
 
     def _ask_step(
         self, step: Step, server: Tree, asked: Sequence[int], more: Mapping[str, Any] | None = None

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from fedgmi.deploy.coordinator.checks import sound
-from fedgmi.protocol.wire import Parcel
+from fedgmi.protocol.wire import TOKEN, TOKEN_LETTERS, Parcel, hash_of
 from fedgmi.protocol.words import one_line
+from fedgmi.storage import files
 
 MOST_ROWS = 2**53  # counts are added up in float64
 LONGEST_NAME = 200
+ANOTHER = "two sites of one name, or one that has lost its folder (docs/operations.md says how it comes back)"
 AGAIN_S = 10.0  # after which whoever was not let in is asked once more, where there is nothing else to do
 Tell = Callable[[str], None]  # one line of the log
 
@@ -38,6 +42,8 @@ class Member:
         name: The site's.
         rows: How many it trains on.
         node: That speaks for it; None: it is not connected.
+        known_by: The hash of the token that it said when it came first; "": a checkpoint of a version without tokens.
+        node_before: The node that spoke for it last; None: none did.
         base: The exchange after which its state is what requests build on; None: it has none yet.
         held: In which round each block that it keeps was needed last, by hash.
         quality: What it told at the end of its predictor on held-out rows: metrics by name, and `majority_accuracy`.
@@ -49,11 +55,15 @@ class Member:
             and unanswered requests, and results too.
         bytes_up: All that came from it, likewise.
         note: Why it was missing last.
+        diverged: Whether it says that training has diverged there.
+        contested: That another node said its name since; "": none did.
     """
 
     name: str
     rows: int
     node: int | None = None
+    known_by: str = ""
+    node_before: int | None = None
     base: tuple[int, int] | None = None
     held: dict[str, int] = field(default_factory=dict)
     quality: dict[str, float] = field(default_factory=dict)
@@ -64,6 +74,8 @@ class Member:
     bytes_down: int = 0
     bytes_up: int = 0
     note: str = ""
+    diverged: bool = False
+    contested: str = ""
 
     def heard(self, reply: Parcel) -> None:
         """Note that it has answered, and the bytes of the answer."""
@@ -91,6 +103,7 @@ class Roster:
         most_rows: That a site may say it has.
         members: Those that have come so far.
         strangers: Nodes that are not let in, and why.
+        readmit: A file with the names of sites that are let in with another token, a line each; see docs/operations.md.
         restored: Names of members of a checkpoint that have not come since. They hold what they held then; a site that
             lacks some of it asks for it.
     """
@@ -98,6 +111,7 @@ class Roster:
     size: int
     tell: Tell
     most_rows: int = MOST_ROWS
+    readmit: Path | None = None
     members: list[Member] = field(default_factory=list)
     strangers: dict[int, str] = field(default_factory=dict)
     restored: set[str] = field(default_factory=set)
@@ -128,7 +142,7 @@ class Roster:
                 member.node = None
         self.strangers = {node: why for node, why in self.strangers.items() if node in nodes}
         known: set[int | None] = {member.node for member in self.members}
-        if idle and time.monotonic() - self._asked >= AGAIN_S:
+        if (idle or self._readmitted()) and time.monotonic() - self._asked >= AGAIN_S:
             self._asked = time.monotonic()
         else:
             known |= self.strangers.keys()
@@ -160,16 +174,51 @@ class Roster:
         if member is not None and member.rows != rows and member.last_round >= 0:
             why = f"{name} comes back with {rows} rows, where it had {member.rows}: a run is over the same rows"
             return self._refuse(node, why)
+        token = header.get(TOKEN)
+        if not isinstance(token, str) or not re.fullmatch(f"[0-9a-f]{{{TOKEN_LETTERS}}}", token):
+            return self._refuse(node, f"{name} sends no token by which it is known again: update fedgmi there")
+        said = hash_of(token.encode())
         if member is None:
-            self.members.append(Member(name, rows))
+            self.members.append(Member(name, rows, known_by=said))
             member = self.members[-1]
+        if member.known_by != said and not self._renew(member, node, said):
+            member.contested = f"another node said its name with another token: {ANOTHER}"
+            return self._refuse(node, f"it says that it is {name}, and its token is another than {name} had: {ANOTHER}")
         self.strangers.pop(node, None)
         member.held = member.held if name in self.restored else {}
         self.restored.discard(name)
-        member.node, member.rows, member.note = node, rows, ""
+        member.node, member.node_before, member.rows, member.note, member.contested = node, node, rows, "", ""
         member.bytes_down += hello.n_bytes
         member.heard(reply)
         self.tell(f"{name} is here, with {rows} rows")
+
+    def _renew(self, member: Member, node: int, said: str) -> bool:
+        """Whether a site is let in under another token than it had: it comes over the same node, which the SuperLink
+        knows by its key, or whoever runs the coordinator vouches for it. It joins anew, for it has lost its folder."""
+        named = self._readmitted()
+        if not member.known_by:
+            self.tell(
+                f"{member.name} is known by its token from now on: the checkpoint, of an earlier version, has none"
+            )
+            member.known_by = said
+            return True
+        if node == member.node_before:
+            why = "over the same SuperNode"
+        elif self.readmit is not None and member.name in named:
+            why = f"as {self.readmit.name} says"
+            files.write_text(self.readmit, "".join(f"{name}\n" for name in named if name != member.name))
+        else:
+            return False
+        self.tell(f"{member.name} comes with another token, {why}: it has lost its folder, and joins anew")
+        member.known_by, member.base, member.held = said, None, {}
+        return True
+
+    def _readmitted(self) -> list[str]:
+        """The names in the file `readmit`; none where there is no such file."""
+        if self.readmit is None or not self.readmit.is_file():
+            return []
+        lines = self.readmit.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [line.strip() for line in lines if line.strip()]
 
     def tell_weight(self) -> None:
         """A site that weighs more than all others is named: its number of rows is its own word."""

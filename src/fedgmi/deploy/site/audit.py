@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgmi.protocol.step import Step
-from fedgmi.protocol.wire import Header, Parcel, hash_of, json_size, travelling
+from fedgmi.protocol.wire import TOKEN, Header, Parcel, hash_of, json_size, travelling
 from fedgmi.storage import files
 
 LEFT, REFUSED, REPEATED = "audit.jsonl", "refused.jsonl", "repeated.jsonl"
@@ -87,7 +87,7 @@ class Audit:
 
 
 TOLD = {
-    "hello": "its name, and how many rows it has",
+    "hello": "its name, how many rows it has, and a token by which it is known again in the run",
     "finish": "how good its predictor is on the rows held out",
 }
 """What answers to requests tell that are no step's."""
@@ -113,7 +113,7 @@ def line_of(asked: Header, reply: Parcel, step: Step | None) -> dict[str, Any]:
         "name": name,
         "tells": tells,
         "leaves": leaves,
-        "said": {key: value for key, value in reply.header.items() if key not in ("layout", "hash")},
+        "said": {key: value for key, value in reply.header.items() if key not in ("layout", "hash", TOKEN)},
         "bytes": json_size(reply.header) + len(reply.payload),
         "hash": reply.header.get("hash", hash_of(b"")),
     }

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import os
 import secrets
@@ -42,7 +43,7 @@ from fedgmi.protocol.opening import received, tree_of
 from fedgmi.protocol.phases import phase_of, require_finite
 from fedgmi.protocol.secure_sum import seen_singly
 from fedgmi.protocol.step import Step
-from fedgmi.protocol.wire import Header, Parcel, WireError, pack
+from fedgmi.protocol.wire import TOKEN, TOKEN_LETTERS, Header, Parcel, WireError, pack
 from fedgmi.protocol.words import one_line
 from fedgmi.protocol.wrapper import Place, Wrapper, apart, marked, send
 from fedgmi.runs.private import wrappers_of
@@ -122,7 +123,7 @@ class Site:
         self._agree(header)
         if header["kind"] == "hello":
             self._keep_plan(header)
-            reply = Parcel(self._greeted(header)._hello())
+            reply = Parcel(self._greeted(header)._hello(header))
             self.audit().left(header, reply, None)
             return reply
         memory = memory_of(self.where, str(header.get("run")))
@@ -229,9 +230,14 @@ class Site:
                 fix="copy the coordinator's to the site, and check it with: fedgmi site check",
             )
 
-    def _hello(self) -> Header:
+    def _hello(self, header: Header) -> Header:
         held_out = 0 if self.held_out is None else len(self.held_out)
-        return {"site": self.settings.name, "rows": len(self.train), "held_out": held_out}
+        told: Header = {"site": self.settings.name, "rows": len(self.train), "held_out": held_out}
+        return told | ({TOKEN: self._token(str(header["run"]))} if "run" in header else {})
+
+    def _token(self, run: str) -> str:
+        """By what the coordinator knows the site again in a run. Nobody else can say it, and no secret follows."""
+        return hmac.digest(self._secret().encode(), b"the name in run " + run.encode(), "sha256").hex()[:TOKEN_LETTERS]
 
     def _take(self, request: Parcel, memory: Memory, guard: Guard) -> tuple[Tree, Turn, Step | None]:
         """What the request sends of the server's state, with what is kept of it here; its turn, and its step."""
