@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fedgmi.deploy.site.requests import fingerprint
 from fedgmi.protocol.step import Step
@@ -103,11 +103,14 @@ class Audit:
             if path.exists() and path.stat().st_size > ROTATED_BYTES:
                 older = _numbered(max(self._numbers(), default=0) + 1) if name == LEFT else _before(name)
                 path.replace(self.where / older)
-            with path.open("a", encoding="ascii") as file:
-                file.write(text + "\n")
+            new = not path.exists()
+            with path.open("ab+") as file:
+                file.write(_end_of(file) + text.encode() + b"\n")
                 if name == LEFT:
                     file.flush()
                     os.fsync(file.fileno())
+            if new and name == LEFT:
+                files.sync_folder(self.where)
 
     def _numbers(self) -> list[int]:
         """Of the full files of what left, oldest first."""
@@ -188,6 +191,14 @@ def _short(value: Any) -> int | str:
     if isinstance(value, str):
         return value[:64]
     return value if type(value) is int and 0 <= value < 10**9 else f"a {type(value).__name__}"
+
+
+def _end_of(file: BinaryIO) -> bytes:
+    """What ends a line that a crash cut short, so that the next one is a line of its own."""
+    if not file.seek(0, os.SEEK_END):
+        return b""
+    file.seek(-1, os.SEEK_END)
+    return b"" if file.read(1) == b"\n" else b"\n"
 
 
 def _before(name: str) -> str:

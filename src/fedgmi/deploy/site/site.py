@@ -150,7 +150,8 @@ class Site:
                 reply, write = site._finish(header, server, memory, turn)
             else:
                 reply = site._step(request, server, memory, turn)
-            self.audit().left(header, reply, step, again=not turn.new, data=site.version)
+            again = not (turn.new or self.federation.masked)  # under other keys of masks it is another message
+            self.audit().left(header, reply, step, again=again, data=site.version)
             guard.keep(turn, finished=step is None)
             if write is not None:
                 write()
