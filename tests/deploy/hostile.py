@@ -43,7 +43,8 @@ class Hostile:
 
     def ask(self, header: Mapping[str, object], leaves: Mapping[str, torch.Tensor] | None = None) -> Parcel | None:
         """The reply; None where the site refuses."""
-        reply = self.site.answer(cut(leaves or {}).parcel(dict(header)))
+        treeless = header["kind"] in ("hello", "masks")
+        reply = self.site.answer(Parcel(dict(header)) if treeless else cut(leaves or {}).parcel(dict(header)))
         if "error" in reply.header:
             self.errors.append(reply.header["error"])
             return None

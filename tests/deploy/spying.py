@@ -52,8 +52,10 @@ class Spy:
         site = self.sites[i]
         run = more.pop("run", RUN)
         header = wire.request(kind, version=__version__, federation=site.federation.digest(), run=run, attempt="a")
-        header |= {"id": i} | more
-        request = Parcel(header) if kind == "masks" else cut(leaves).parcel(header)
+        if kind != "hello":
+            header |= {"id": i}
+        header |= more
+        request = Parcel(header) if kind in ("masks", "hello") else cut(leaves).parcel(header)
         self.asked += 1
         reply = site.answer(Parcel(json.loads(json.dumps(request.header)), request.payload))
         if "error" in reply.header:
@@ -63,6 +65,8 @@ class Spy:
     def agree(self, ids: Sequence[int], run: str = RUN, **place: int) -> Agreement:
         """Keys among sites, those that it plays itself included."""
         epoch, at = secrets.token_hex(8), {"round": 0, "number": 0} | place
+        for i in set(ids) - set(self.own):
+            self.ask(i, "hello", {}, run=run)
         asking = {"ask": "keys", "epoch": epoch, "slots": SLOTS}
         members = {
             i: Public.from_json(self.ask(i, "masks", {}, run=run, masks=asking, **at).header["keys"])

@@ -37,22 +37,27 @@ def after_a_run(tmp_path_factory) -> tuple[Site, list[Parcel]]:
 def test_every_answer_has_its_line_with_the_leaves_that_left(after_a_run):
     site, replies = after_a_run
     with_layout = [reply for reply in replies if "layout" in reply.header]
-    lines = list(site.audit().lines())
+    [first, *lines] = list(site.audit().lines())
+    assert first["kind"] == "hello"
     assert [line["hash"] for line in lines] == [reply.header["hash"] for reply in with_layout]
     assert [line["bytes"] for line in lines] == [reply.n_bytes for reply in with_layout]
     for line, reply in zip(lines, with_layout, strict=True):
         assert {leaf["name"]: leaf["bytes"] for leaf in line["leaves"]} == leaf_sizes(reply)
         assert line["tells"] or not line["leaves"], line["name"]
         assert line["data"] == site.digest
-    hellos = [line for line in site.audit().repeats() if line["kind"] == "hello"]
-    assert len(hellos) + len(lines) == len(replies)
+    repeats = list(site.audit().repeats())
+    assert len(repeats) + 1 + len(lines) == len(replies)
+    assert all(line["kind"] == "hello" or line["name"] == "blocks that are missing" for line in repeats)
 
 
 def test_no_line_has_a_value_that_is_made_of_rows(after_a_run):
     site, _ = after_a_run
-    known = {"time", "kind", "run", "round", "number", "step", "id", "name", "tells", "leaves", "said", "bytes", "hash"}
+    asked, told = (
+        {"kind", "run", "round", "number", "step", "id", "request"},
+        {"tells", "leaves", "said", "bytes", "hash"},
+    )
     for line in [*site.audit().lines(), *site.audit().repeats()]:
-        assert line.keys() <= known | {"again", "data"}
+        assert line.keys() <= asked | told | {"time", "name", "again", "data"}
         assert all(leaf.keys() == {"name", "dtype", "shape", "bytes"} for leaf in line["leaves"])
         assert line["said"].keys() <= {"rows", "site", "held_out"}
 

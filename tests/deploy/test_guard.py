@@ -15,8 +15,10 @@ from test_coordinator import CHOICES, settings_of
 from federations import gaussian_scenario
 from fedgmi.data.rows import pack
 from fedgmi.deploy.coordinator.coordinator import Coordinator
-from fedgmi.deploy.site.guard import FILE
+from fedgmi.deploy.site.audit import Audit
+from fedgmi.deploy.site.guard import FILE, Guard
 from fedgmi.deploy.site.site import Site
+from fedgmi.errors import StorageError
 from fedgmi.mixture.codebook import cell_sums
 from fedgmi.protocol.wire import unpack
 
@@ -264,3 +266,51 @@ def test_a_predictor_is_judged_once_a_run(tmp_path):
     assert judged(0.1, 3), "the same again"
     assert judged(0.2, 3), "a run more"
     assert not judged(0.3, 3)
+
+
+def after_a_run(tmp_path):
+    site = make_sites(settings_of("fedavg"), tmp_path)[100]
+    hostile = Hostile(site)
+    assert hostile.step("train", 0, {"expert": torch.zeros(1, 90)}, round=2)
+    header = hostile.header("finish", round=3, id=0, base=None, diagnosis=None)
+    assert hostile.ask(header, {"expert": torch.full((1, 90), 0.1)})
+    return site, hostile, {path: path.read_bytes() for path in (site.where / "results").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("diagnosis", ["x", [1], 0, True])
+def test_results_are_not_replaced_by_a_request_that_fails(tmp_path, diagnosis):
+    _, hostile, before = after_a_run(tmp_path)
+    header = hostile.header("finish", round=3, id=0, base=None, diagnosis=diagnosis)
+    assert not hostile.ask(header, {"expert": torch.full((1, 90), 5.0)})
+    assert f"diagnosis = {diagnosis!r}, expected a table" in hostile.errors[-1]
+    assert all(path.read_bytes() == old for path, old in before.items())
+
+
+@pytest.mark.parametrize("failing", [(Audit, "left"), (Guard, "keep")])
+def test_results_are_not_replaced_before_that_is_counted(tmp_path, monkeypatch, failing):
+    site, hostile, before = after_a_run(tmp_path)
+    header = hostile.header("finish", round=3, id=0, base=None, diagnosis={"run": "another", "misfit": 1.0})
+
+    def full(*given, **named):
+        raise StorageError("cannot be written", where="x", fix="y")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*failing, full)
+        assert not hostile.ask(header, {"expert": torch.full((1, 90), 5.0)})
+    assert all(path.read_bytes() == old for path, old in before.items())
+    used = site.guard().used()
+    assert hostile.ask(header, {"expert": torch.full((1, 90), 5.0)})
+    assert site.guard().used() == used + 1
+    assert any(path.read_bytes() != old for path, old in before.items())
+    written = json.loads((site.where / "results" / "diagnosis.json").read_text())
+    assert (written["run"], written["misfit"]) == (RUN, 1.0)
+    lines = [line["name"] for line in site.audit().lines()]
+    assert lines.count("finish") == 2, "the line of the answer that did not leave is that of the one that did"
+
+
+def test_greetings_do_not_make_a_site_forget_a_run_that_is_over(tmp_path):
+    site, hostile, _ = after_a_run(tmp_path)
+    for n in range(5):
+        assert hostile.ask(hostile.header("hello", run=f"{n:016x}"))
+    assert (site.where / "runs" / RUN).exists()
+    assert len(list((site.where / "runs").iterdir())) < 5

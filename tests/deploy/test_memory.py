@@ -128,3 +128,13 @@ def test_older_runs_go_but_those_that_go_on(tmp_path):
         os.utime(memory.where, (n, n))
     forget_runs(tmp_path, {names[0]})
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [names[0], *names[3:]]
+
+
+def test_greetings_do_not_make_runs_go_that_are_over(tmp_path):
+    names = [f"{n}{NAME[1:]}" for n in range(9)]
+    for n, name in enumerate(names):
+        memory = memory_of(tmp_path, name)
+        memory.save((0, 0), kept(0.0))
+        os.utime(memory.where, (n, n))
+    forget_runs(tmp_path, set(), set(names[:3]))
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [*names[1:3], *names[-2:]]

@@ -29,6 +29,7 @@ from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.flower import GridPost
 from fedgmi.deploy.local.dry_run import dry_run
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits, read
+from fedgmi.deploy.site.audit import Audit
 from fedgmi.deploy.site.audit_view import print_audit
 from fedgmi.deploy.site.private import own_noise
 from fedgmi.deploy.site.site_check import check, leaves, may_come_out, never, warning
@@ -256,7 +257,8 @@ def test_what_a_site_does_not_allow_is_not_sent(tmp_path, own, why):
     assert ledger_of(tmp_path)["refused"] > 0
     assert "its own limits do not allow it" in log_of(tmp_path)
     assert re.search(why, (tmp_path / "sites" / "client-00" / "log.txt").read_text(encoding="utf-8"))
-    assert not (tmp_path / "sites" / "client-00" / "audit.jsonl").exists()
+    lines = Audit(tmp_path / "sites" / "client-00").lines()
+    assert {line["kind"] for line in lines} == {"hello"}
 
 
 def test_two_runs_over_the_same_rows_add_up_as_gaussian_mechanisms_do(tmp_path):

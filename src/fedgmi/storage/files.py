@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -127,9 +128,29 @@ def _replace(path: Path, payload: bytes, sync: bool) -> None:
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)  # mkstemp's own mode would hide the file from a group that may read the folder
         os.replace(name, path)
+        if sync:
+            sync_folder(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the disk has the names in a folder: a file that is safe from a power cut is found by its name.
+
+    Args:
+        path: The folder.
+    """
+    if os.name != "posix":
+        return  # a folder cannot be opened there
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network drives cannot be asked
+            raise
+    finally:
+        os.close(handle)
 
 
 def read_json(path: Path, kind: str, keys: set[str], fix: str) -> dict[str, Any]:

@@ -1,27 +1,39 @@
 """What left a site, and what it refused: a line of JSON each, never a value of a row or of what was made of rows.
 
-`audit.jsonl` has a line for every answer, written before it leaves; nothing is ever removed from it. `refused.jsonl`
-has the refusals, `repeated.jsonl` greetings and answers that left before. Whoever floods a site with requests fills
-these two alone, of which the last `ROTATED_BYTES` stay, and the file before.
+`audit.jsonl` has a line for every answer, written before it leaves; nothing is ever removed from it. Beyond
+`ROTATED_BYTES` it goes on in a new file, and the old one becomes `audit.1.jsonl`, the next `audit.2.jsonl` and so on.
+Where a site fails between the line and the answer, the line stands though nothing left: rather one too many than one
+that is missing. Asked again, the same answer has no second line there.
+
+`refused.jsonl` has the refusals. `repeated.jsonl` has what tells nothing new of rows: blocks asked for again, keys of
+masks, and answers that left before, such as all greetings but the first. Whoever floods a site with requests fills
+these two alone. Of each the last `ROTATED_BYTES` stay, and as much of the file before.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from fedgmi.deploy.site.requests import fingerprint
 from fedgmi.protocol.step import Step
 from fedgmi.protocol.wire import TOKEN, Header, Parcel, hash_of, json_size, travelling
 from fedgmi.storage import files
 
 LEFT, REFUSED, REPEATED = "audit.jsonl", "refused.jsonl", "repeated.jsonl"
+LOCK = "audit.lock"
 ROTATED_BYTES = 8 * 2**20
 SHOWN = 300  # letters of what somebody else chose
+SAID = 64  # letters of a text that an answer says; of a longer one, and of tables, there are size and hash
 ASKED = ("kind", "run", "round", "number", "step", "id")
+OF_HELLO = ("kind", "data", "hash")
+PLACE = (*OF_HELLO, "name", "run", "round", "number", "id", "request")  # by these two lines are of the same answer
 
 
 @dataclass(frozen=True)
@@ -41,14 +53,15 @@ class Audit:
             asked: The request's header.
             reply: The answer.
             step: Of the program; None: it is no step's.
-            again: Whether the same left before.
+            again: Whether it tells nothing that did not leave before.
             data: The version of the rows, a digest.
 
         Raises:
             StorageError: The disk is full, or the folder cannot be written.
         """
-        line = line_of(asked, reply, step) | {"again": again, "data": data}
-        self._append(REPEATED if again or asked.get("kind") == "hello" else LEFT, line)
+        line = line_of(asked, reply, step) | {"data": data}
+        again = again or self._stands(line)
+        self._append(REPEATED if again else LEFT, line | {"again": again})
 
     def refused(self, asked: Mapping[str, Any], why: str) -> None:
         """Note a request that was not answered.
@@ -61,7 +74,7 @@ class Audit:
 
     def lines(self, since: float = 0.0) -> Iterator[dict[str, Any]]:
         """What left, oldest first; since a time in seconds since 1970."""
-        return self._lines((LEFT,), since)
+        return self._lines((*(_numbered(n) for n in self._numbers()), LEFT), since)
 
     def refusals(self, since: float = 0.0) -> Iterator[dict[str, Any]]:
         """What was refused, likewise."""
@@ -75,22 +88,43 @@ class Audit:
         found = (line for name in names for line in _lines(self.where / name))
         return (line for line in found if isinstance(line.get("time"), int | float) and line["time"] >= since)
 
+    def _stands(self, line: Mapping[str, Any]) -> bool:
+        """Whether the answer has its line: the site failed before it left, or was asked again."""
+        path = self.where / LEFT
+        if not path.is_file() or str(line["hash"]).encode() not in path.read_bytes():
+            return False
+        same = OF_HELLO if line["kind"] == "hello" else PLACE
+        return any(all(other.get(key) == line.get(key) for key in same) for other in _lines(path))
+
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         text = json.dumps({"time": round(time.time(), 3), **line}, ensure_ascii=True)
-        with files.writing(self.where / name):
-            self.where.mkdir(parents=True, exist_ok=True)
-            path = self.where / name
-            if name != LEFT and path.exists() and path.stat().st_size > ROTATED_BYTES:
-                path.replace(self.where / _before(name))
-            with path.open("a", encoding="ascii") as file:
-                file.write(text + "\n")  # at once, so that lines of two processes do not mix
+        path = self.where / name
+        with files.writing(path), files.locked(self.where / LOCK):
+            if path.exists() and path.stat().st_size > ROTATED_BYTES:
+                older = _numbered(max(self._numbers(), default=0) + 1) if name == LEFT else _before(name)
+                path.replace(self.where / older)
+            new = not path.exists()
+            with path.open("ab+") as file:
+                file.write(_end_of(file) + text.encode() + b"\n")
+                if name == LEFT:
+                    file.flush()
+                    os.fsync(file.fileno())
+            if new and name == LEFT:
+                files.sync_folder(self.where)
+
+    def _numbers(self) -> list[int]:
+        """Of the full files of what left, oldest first."""
+        found = (re.fullmatch(r"audit\.(\d+)\.jsonl", path.name) for path in self.where.glob("audit.*.jsonl"))
+        return sorted(int(match[1]) for match in found if match)
 
 
+UNMASK = "masks: unmask"
 TOLD = {
     "hello": "its name, how many rows it has, and a token by which it is known again in the run",
     "finish": "how good its predictor is on the rows held out",
+    UNMASK: "shares by which the sum of several sites comes out of its masks",
 }
-"""What answers to requests tell that are no step's."""
+"""What answers to requests tell that are no step's, by the line's name."""
 
 
 def line_of(asked: Header, reply: Parcel, step: Step | None) -> dict[str, Any]:
@@ -102,20 +136,23 @@ def line_of(asked: Header, reply: Parcel, step: Step | None) -> dict[str, Any]:
         step: Of the program; None: it is no step's.
 
     Returns:
-        The request's place, the step's `name` and what it `tells`, the `leaves`, what else is `said`, `bytes`, `hash`.
+        The request's place, the step's `name` and what it `tells`, the `leaves`, what else is `said` (of texts and
+        tables that are long the bytes and a hash), `bytes`, `hash`, and the hash of the `request`.
     """
-    kind = str(asked.get("kind"))
     leaves = [about(entry) for entry in reply.header.get("layout", ())]
-    name, tells = (kind, TOLD.get(kind, "")) if step is None else (step.name, step.tells)
-    tells = tells if leaves or kind == "hello" else ""
+    name = _name(asked, reply) if step is None else step.name
+    tells = TOLD.get(name, "") if step is None else step.tells
+    tells = tells if leaves or name in ("hello", UNMASK) else ""
+    said = {key: value for key, value in reply.header.items() if key not in ("layout", "hash")}
     return {
         **_asked(asked),
         "name": name,
         "tells": tells,
         "leaves": leaves,
-        "said": {key: value for key, value in reply.header.items() if key not in ("layout", "hash", TOKEN)},
+        "said": {key: _said(value) for key, value in said.items() if key != TOKEN},
         "bytes": json_size(reply.header) + len(reply.payload),
-        "hash": reply.header.get("hash", hash_of(b"")),
+        "hash": reply.header.get("hash") or _hash_of(said),
+        "request": fingerprint(asked),
     }
 
 
@@ -123,6 +160,25 @@ def about(entry: Mapping[str, Any]) -> dict[str, Any]:
     """A leaf that left: its name, dtype, shape and bytes; of models [K, P] the rows that travelled."""
     shape, size = travelling(dict(entry))
     return {"name": entry["name"], "dtype": entry["dtype"], "shape": list(shape), "bytes": size}
+
+
+def _name(asked: Header, reply: Parcel) -> str:
+    """What an answer is that is no step's."""
+    if reply.header.get("missing"):
+        return "blocks that are missing"
+    kind, masks = str(asked.get("kind")), asked.get("masks")
+    ask = masks.get("ask") if isinstance(masks, dict) else None
+    return f"{kind}: {_short(ask)}" if kind == "masks" else kind
+
+
+def _said(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= SAID):
+        return value
+    return {"bytes": json_size(value), "hash": _hash_of(value)}
+
+
+def _hash_of(value: Any) -> str:
+    return hash_of(json.dumps(value, sort_keys=True).encode())
 
 
 def _asked(header: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,8 +193,20 @@ def _short(value: Any) -> int | str:
     return value if type(value) is int and 0 <= value < 10**9 else f"a {type(value).__name__}"
 
 
+def _end_of(file: BinaryIO) -> bytes:
+    """What ends a line that a crash cut short, so that the next one is a line of its own."""
+    if not file.seek(0, os.SEEK_END):
+        return b""
+    file.seek(-1, os.SEEK_END)
+    return b"" if file.read(1) == b"\n" else b"\n"
+
+
 def _before(name: str) -> str:
     return name.replace(".", ".1.")
+
+
+def _numbered(n: int) -> str:
+    return LEFT.replace(".", f".{n}.")
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

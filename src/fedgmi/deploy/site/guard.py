@@ -159,7 +159,11 @@ class Guard:
 
     def has_begun(self, run: str) -> bool:
         """Whether something of a run was answered."""
-        return run in self._read()[0]
+        return run in self.runs()
+
+    def runs(self) -> set[str]:
+        """Runs of which something was answered."""
+        return set(self._read()[0])
 
     def turn(self, header: Mapping[str, Any], request: str, program: Program) -> Turn:
         """Whether it is a request's turn, by its header alone.

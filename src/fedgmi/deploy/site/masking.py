@@ -20,6 +20,7 @@ from fedgmi.storage import files
 from fedgmi.tree import Tree
 
 FILE = "masks.json"
+Leaving = Callable[[Parcel, bool], None]  # (an answer, whether it tells nothing new of rows) → it is noted
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,15 @@ class Masking:
     secret: str | None = None
     say: Callable[[str], None] = lambda line: None
 
-    def answer(self, header: Header) -> Parcel:
+    def answer(self, header: Header, leaving: Leaving = lambda reply, again: None) -> Parcel:
         """Answer a request of kind "masks": for keys, for shares, or for what takes masks off.
+
+        Args:
+            header: Of the request.
+            leaving: Notes an answer before it leaves, and before the site remembers that it has told it.
+
+        Returns:
+            The answer.
 
         Raises:
             MaskError: Where there is no such thing to ask, or it would show a single site's numbers.
@@ -56,18 +64,19 @@ class Masking:
         asked = header.get("masks")
         table = asked if isinstance(asked, dict) else {}
         if table.get("ask") == "keys":
-            return Parcel({"keys": self._keys(table).public(self.secret).to_json()})
+            return _noted(Parcel({"keys": self._keys(table).public(self.secret).to_json()}), leaving)
         keys = self._known(table)
         if table.get("ask") == "shares":
             found = keys.agree(self._members(table.get("members")), self.secret)
             self._write(keys)
-            return Parcel({"shares": {str(i): text for i, text in found.items()}})
+            return _noted(Parcel({"shares": {str(i): text for i, text in found.items()}}), leaving)
         if table.get("ask") == "unmask":
             sealed = {int(i): to_bytes(text) for i, text in _by_site(table.get("sealed"), self.n_sites).items()}
             told = keys.tell(table.get("slot"), table.get("answered"), sealed)
-            self._admit(keys, table["slot"])
+            reply = Parcel({"told": {str(i): text for i, text in told.items()}})
+            self._admit(keys, table["slot"], lambda again: leaving(reply, again))
             self._write(keys)  # before anything is told, so that nothing else is told later
-            return Parcel({"told": {str(i): text for i, text in told.items()}})
+            return reply
         raise MaskError("the request asks for nothing that masked sums have", "update fedgmi")
 
     def hide(self, message: Message, header: Header, start: Tree | None = None) -> Message:
@@ -101,12 +110,13 @@ class Masking:
         self._write(keys)  # before anything is masked: these keys never serve again
         return whole.all_held(keys.masked(leaves, where, among))
 
-    def _admit(self, keys: SiteKeys, slot: int) -> None:
-        """Remember over which sites this site's numbers are summed, or refuse it."""
+    def _admit(self, keys: SiteKeys, slot: int, leaving: Callable[[bool], None]) -> None:
+        """Remember over which sites this site's numbers are summed, or refuse it. leaving: (whether they were) → it is
+        noted."""
         index = {keys.members[i].who.hex(): i for i in keys.members}
         there = [keys.members[i].who.hex() for i in keys.told[slot]]
         try:
-            self.sums.admit(self.run, keys.used[slot][0], there, keys.parts[slot])
+            self.sums.admit(self.run, keys.used[slot][0], there, keys.parts[slot], leaving)
         except OtherSites as error:
             error.summed = [index.get(who, -1) for who in error.before]
             raise
@@ -171,6 +181,12 @@ class Masking:
             files.write_json(self.where / FILE, keys.to_json())
         finally:
             os.umask(before)
+
+
+def _noted(reply: Parcel, leaving: Leaving) -> Parcel:
+    """An answer that tells nothing of rows: keys, or shares that are sealed."""
+    leaving(reply, True)
+    return reply
 
 
 def _unmasked() -> MaskError:

@@ -213,17 +213,19 @@ def memory_of(site: Path, run: str) -> Memory:
     return Memory(site / "runs" / run)
 
 
-def forget_runs(site: Path, going_on: Collection[str]) -> None:
-    """Remove the folders of runs that are over, but for the last ones.
+def forget_runs(site: Path, going_on: Collection[str], begun: Collection[str] = ()) -> None:
+    """Remove the folders of runs that are over, but for the last ones: of runs that began, and of mere greetings.
 
     Args:
         site: The site's folder.
         going_on: Names of runs whose folders stay.
+        begun: Names of runs of which something was answered. Greetings, which cost nothing, do not make these go.
     """
     over = [path for path in (site / "runs").glob("*") if path.is_dir() and path.name not in going_on]
     over.sort(key=lambda path: path.stat().st_mtime)
-    for stale in over[: max(0, len(over) - RUNS_KEPT)]:
-        shutil.rmtree(stale, ignore_errors=True)
+    for some in ([path for path in over if (path.name in begun) is which] for which in (True, False)):
+        for stale in some[: max(0, len(some) - RUNS_KEPT)]:
+            shutil.rmtree(stale, ignore_errors=True)
 
 
 class StateLost(RequestError):

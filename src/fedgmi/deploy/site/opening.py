@@ -10,7 +10,8 @@ from typing import Any
 
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
 from fedgmi.deploy.site import snapshot
-from fedgmi.deploy.site.site import Site, log, note
+from fedgmi.deploy.site.own_log import log, note
+from fedgmi.deploy.site.site import Site
 from fedgmi.deploy.site.site_data import SiteRows, load_site
 from fedgmi.deploy.site.telling import disclosable
 from fedgmi.errors import DataError, RequestError, UserError

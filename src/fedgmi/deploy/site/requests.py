@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 from fedgmi.deploy.settings import FederationSettings
@@ -63,6 +65,8 @@ def check_place(header: Header, program: Program, federation: FederationSettings
     within(header, "round", federation.rounds + 1)
     within(header, "id", federation.sites - 1)
     base, at = header.get("base"), (header["round"], MOST_EXCHANGES)
+    if not isinstance(header.get("diagnosis"), dict | None):
+        raise WireError(f"the request has diagnosis = {_short(header['diagnosis'])}, expected a table: update fedgmi")
     step = None
     if header.get("kind") == "step":
         within(header, "number", MOST_EXCHANGES - 1)
@@ -75,6 +79,13 @@ def check_place(header: Header, program: Program, federation: FederationSettings
     if not known or tuple(base) >= at:
         raise WireError(f"the request builds on exchange {_short(base)}, expected an earlier one than {list(at)}")
     return step
+
+
+def fingerprint(header: Header, *but: str) -> str:
+    """A hash of all that a request asks, whichever blocks came with it; without the keys `but` of its header."""
+    left_out = {"sent", "sizes", "forms", "attempt", *but}
+    asked = {k: v for k, v in header.items() if k not in left_out}
+    return hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def within(header: Header, name: str, most: int) -> None:

@@ -75,7 +75,7 @@ def write(
     if known["quality"]:
         files.write_json(out / METRICS, files.finite(about | known["quality"]))
     if known["diagnosis"] is not None:
-        files.write_json(out / folder.DIAGNOSIS, files.finite(about | known["diagnosis"]))
+        files.write_json(out / folder.DIAGNOSIS, files.finite(about | known["diagnosis"] | about))
     if method.predictor.pooled is None or tell is None or method.name != ESTIMATOR:
         tensors = {f"server/{k}": v for k, v in server.items()} | {f"state/{k}": v for k, v in state.items()}
         store.save(out / f"{MODEL}.json", tensors, about, file=f"{MODEL}.safetensors")

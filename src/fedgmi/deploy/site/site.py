@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-import json
 import os
 import secrets
-import time
-import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +25,8 @@ from fedgmi.deploy.site import results, snapshot
 from fedgmi.deploy.site.audit import Audit
 from fedgmi.deploy.site.guard import Guard, Refused, Turn
 from fedgmi.deploy.site.memory import Exchange, Kept, Memory, StateLost, forget_runs, memory_of
-from fedgmi.deploy.site.requests import check_header, check_place, within
+from fedgmi.deploy.site.own_log import log, note
+from fedgmi.deploy.site.requests import check_header, check_place, fingerprint, within
 from fedgmi.deploy.site.sums import OtherSites, Sums
 from fedgmi.deploy.site.telling import disclosable
 from fedgmi.errors import DivergedError, RequestError, UserError
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
     from fedgmi.deploy.site.private import Account
 
 LEDGER = "ledger.json"
-LOGGED = 200  # lines of a failure that log.txt has: a request may choose how many its text has
 SECRET_LOST = "restore it from a backup. Another draws noise anew, and what then goes out is charged as a new release"
 
 
@@ -99,11 +97,13 @@ class Site:
         try:
             return self._answer(request)
         except WireError as error:
-            if not error.missing:
-                self._note(request, error)
             told: Header = {"error": disclosable(error), "missing": error.missing}
             told |= {"summed": list(error.summed)} if isinstance(error, OtherSites) else {}
-            return Parcel(self._named(request) | told)
+            reply = Parcel(self._named(request) | told)
+            if error.missing:
+                return self._asks_again(request, reply)
+            self._note(request, error)
+            return reply
         except Exception as error:
             self._note(request, error)
             kinds = {"lost": isinstance(error, StateLost), "diverged": isinstance(error, DivergedError)}
@@ -111,6 +111,15 @@ class Site:
             if hasattr(error, "unopened"):  # `masks.keys.Unsealed`, which takes cryptography
                 about["unopened"] = error.unopened
             return Parcel(self._named(request) | {"error": disclosable(error)} | about)
+
+    def _asks_again(self, request: Parcel, reply: Parcel) -> Parcel:
+        """Blocks are missing, and which ones leaves the site: that is noted like all that leaves, or does not leave."""
+        try:
+            self.audit().left(request.header, reply, None, again=True)
+        except UserError as error:
+            self._note(request, error)
+            return Parcel(self._named(request) | {"error": disclosable(error)})
+        return reply
 
     def _named(self, request: Parcel) -> Header:
         """Who cannot answer a greeting; later the coordinator knows."""
@@ -123,26 +132,31 @@ class Site:
         self._agree(header)
         if header["kind"] == "hello":
             self._keep_plan(header)
-            reply = Parcel(self._greeted(header)._hello(header))
-            self.audit().left(header, reply, None)
+            site = self._greeted(header)
+            reply = Parcel(site._hello(header))
+            self.audit().left(header, reply, None, data=site.version)
             return reply
         memory = memory_of(self.where, str(header.get("run")))
         with self.guard().alone():
             site = self._pinned(memory)
             site, guard = replace(site, federation=self.federation.planned(memory.plan())), site.guard()
             if header["kind"] == "masks":
-                reply = site._masking(header, memory).answer(header)
-                self.audit().left(header, reply, None)
-                return reply
+                return site._told_of_masks(header, memory, guard)
             server, turn, step = site._take(request, memory, guard)
             site._keep_rows(memory)
-            finish = step is None
             if step is not None and step.tells and site.federation.privacy.on:
                 site._account(header).pay(turn.about.times)
-            reply = site._finish(header, server, memory, turn) if finish else site._step(request, server, memory, turn)
-            self.audit().left(header, reply, step, again=not turn.new, data=site.version)
-            guard.keep(turn, finished=finish)
-            forget_runs(self.where, guard.going_on())
+            write = None
+            if step is None:
+                reply, write = site._finish(header, server, memory, turn)
+            else:
+                reply = site._step(request, server, memory, turn)
+            again = not (turn.new or self.federation.masked)  # under other keys of masks it is another message
+            self.audit().left(header, reply, step, again=again, data=site.version)
+            guard.keep(turn, finished=step is None)
+            if write is not None:
+                write()
+            forget_runs(self.where, guard.going_on(), guard.runs())
             return reply
 
     @property
@@ -184,7 +198,7 @@ class Site:
             if guard.has_begun(str(header["run"])):
                 raise Refused("the request brings another plan than the run began with")
             memory.keep_plan(chosen)
-            forget_runs(self.where, guard.going_on() | {str(header["run"])})
+            forget_runs(self.where, guard.going_on() | {str(header["run"])}, guard.runs())
 
     def _greeted(self, header: Header) -> Site:
         """The site with the rows that it has for the run that greets it."""
@@ -196,7 +210,7 @@ class Site:
         guard = self.guard()
         with guard.alone():
             self._keep_rows(memory)
-            forget_runs(self.where, guard.going_on() | {str(header["run"])})
+            forget_runs(self.where, guard.going_on() | {str(header["run"])}, guard.runs())
         return self
 
     def _keep_rows(self, memory: Memory) -> None:
@@ -244,7 +258,7 @@ class Site:
         method = self.method()
         program = method.program
         step = check_place(request.header, program, self.federation)
-        turn = guard.turn(request.header, fingerprint(request, "masks"), program)  # keys of a retry are others
+        turn = guard.turn(request.header, fingerprint(request.header, "masks"), program)  # keys of a retry are others
         chain = self.federation.coding().broadcast(program)
         decode = None if chain is None else chain.decode
         held, first = memory.blocks(), dict[str, bytes]()
@@ -266,7 +280,7 @@ class Site:
 
     def _step(self, request: Parcel, server: Tree, memory: Memory, turn: Turn) -> Parcel:
         header = request.header
-        at, same = (int(header["round"]), int(header["number"])), fingerprint(request)
+        at, same = (int(header["round"]), int(header["number"])), fingerprint(header)
         kept = memory.load(at)
         if kept is None or kept.request != same:
             kept = self._run(header, server, memory, same)
@@ -321,6 +335,16 @@ class Site:
             for name, leaf in state.items()
         }
 
+    def _told_of_masks(self, header: Header, memory: Memory, guard: Guard) -> Parcel:
+        """What masks need of a site, for runs that have greeted it or begun here: others leave nothing on its disk."""
+        if snapshot.digest_of(memory.where) is None and not guard.has_begun(str(header["run"])):
+            raise Refused("masks are asked for in a run that has not greeted this site")
+
+        def leaving(reply: Parcel, again: bool) -> None:
+            self.audit().left(header, reply, None, again=again, data=self.version)
+
+        return self._masking(header, memory).answer(header, leaving)
+
     def _masking(self, header: Header, memory: Memory) -> Masking:
         """This site's part in masked sums.
 
@@ -373,9 +397,10 @@ class Site:
             return kept.state
         return first_states(method, server, rows, int(header["round"]))
 
-    def _finish(self, header: Header, server: Tree, memory: Memory, turn: Turn) -> Parcel:
-        """Keep the predictor, the proportions and the diagnosis; tell how good the predictor is on held-out rows.
+    def _finish(self, header: Header, server: Tree, memory: Memory, turn: Turn) -> tuple[Parcel, Callable[[], None]]:
+        """Tell how good the predictor is on held-out rows; and what writes it, the proportions and the diagnosis.
 
+        These replace results of before, so they are written once the turn is counted.
         That is told by a site that answered the last round or the end, and only where `tells_metrics`: such numbers are
         exact, for a predictor that the coordinator chooses.
         """
@@ -386,14 +411,13 @@ class Site:
         schema = self.federation.rows.as_schema()
         found = results.quality(method.predictor, server, state, rows, held_out, schema)
         known = {"quality": found, "diagnosis": header.get("diagnosis"), "run": header["run"]}
-        results.write(
-            self.where, self.federation.setup(), self.federation.name, self.settings.name, server, state, known
-        )
+        names = self.federation.name, self.settings.name
+        write = partial(results.write, self.where, self.federation.setup(), *names, server, state, known)
         numbers = found.get("metrics", {}) | {"majority_accuracy": found.get("majority_accuracy")}
         if not (tells_metrics(self.settings, self.federation) and turn.since(self.federation.rounds)):
             numbers = {}  # exact functions of rows, which nothing hides: they stay in `results/`
         told = {name: torch.tensor([v], dtype=torch.float64) for name, v in numbers.items() if v is not None}
-        return pack(Message(replies=told), {"rows": len(self.train)})
+        return pack(Message(replies=told), {"rows": len(self.train)}), write
 
     def method(self) -> Method:
         """The method that the federation runs, with this site's own secret, and the part of its steps that it makes."""
@@ -430,32 +454,3 @@ def _base_of(header: Header) -> Exchange | None:
     """The exchange that a request builds on."""
     base = header["base"]
     return None if base is None else (int(base[0]), int(base[1]))
-
-
-def log(where: Path, error: Exception) -> None:
-    """The whole of it, for the site's own eyes: what explains itself in one line, else with its traceback."""
-    if isinstance(error, UserError | WireError):
-        return note(where, one_line(str(error), 2000))
-    with files.writing(where):
-        where.mkdir(parents=True, exist_ok=True)
-        with (where / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
-            lines = "".join(traceback.format_exception(error)).split("\n")
-            if len(lines) > LOGGED:
-                lines[LOGGED // 2 : -LOGGED // 2] = [f"… {len(lines) - LOGGED} lines are left out"]
-            lines = [one_line(line, 2000) for line in lines]
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} " + "\n  ".join(lines) + "\n")
-
-
-def note(where: Path, line: str) -> None:
-    """One line of the site's log."""
-    with files.writing(where):
-        where.mkdir(parents=True, exist_ok=True)
-        with (where / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
-
-
-def fingerprint(request: Parcel, *but: str) -> str:
-    """A hash of all that a request asks, whichever blocks came with it; without the keys `but` of its header."""
-    left_out = {"sent", "sizes", "forms", "attempt", *but}
-    asked = {k: v for k, v in request.header.items() if k not in left_out}
-    return hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -15,7 +15,7 @@ versions of the rows. Sites are known by `masks.keys.Public.who`, so that no ind
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,14 @@ class Sums:
     where: Path
     same_sites: bool = False
 
-    def admit(self, run: str, at: tuple[int, int], sites: Iterable[str], parts: Iterable[str]) -> None:
+    def admit(
+        self,
+        run: str,
+        at: tuple[int, int],
+        sites: Iterable[str],
+        parts: Iterable[str],
+        leaving: Callable[[bool], None] = lambda again: None,
+    ) -> None:
         """Remember a sum, before anything is told that shows it.
 
         Args:
@@ -87,6 +94,7 @@ class Sums:
             at: Its exchange.
             sites: Who is in it.
             parts: Hashes of what this site has put in, as `parts_of` makes them.
+            leaving: (whether it is remembered already) → it is noted, before it is remembered.
 
         Raises:
             Refused: Where the exchange or the numbers were summed over others, or this site sums with others alone.
@@ -103,7 +111,9 @@ class Sums:
         if there not in found.sets:
             found.sets.append(there)
         n = found.sets.index(there)
-        if before == n and found.parts.keys() >= set(parts):
+        again = before == n and found.parts.keys() >= set(parts)
+        leaving(again)
+        if again:
             return
         found.exchanges.setdefault(run, {})[exchange] = n
         found.parts |= dict.fromkeys(parts, n)
