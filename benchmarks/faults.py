@@ -58,6 +58,7 @@ def measure(name: str, where: Path) -> dict[str, Any]:
         about = {"kind": fault.kind} | ({} if fault.kind == "version" else {"round": 1})
         files.write_json(sites[BAD].parent / "fault.json", about)
     program = (sys.executable, str(SITE)) if fault.kind else ("fedgmi",)
+    os.environ["FLWR_LOG_LEVEL"] = "INFO"  # by Flower's word the acts see that a site is there
     found: dict[str, Any] = {
         "name": name,
         "ended": False,

@@ -200,7 +200,8 @@ def report(
     else:
         summary = Summary.read(out).to_json()
         folder.warn_of_lost_records(out)
-        _show(summary, out)
+        beside = out / folder.OF_DEPLOYMENT
+        _show(summary, out, DiagnosisRecord.read(beside).to_json() if folder.holds_diagnosis(beside) else None)
 
 
 @app.command("list")
@@ -278,13 +279,13 @@ def _resume_command(file: Path | None, overrides: list[str], out: Path) -> str:
     return shlex.join(["fedgmi", "run", *arguments, "--out", str(out), "--resume"])
 
 
-def _show(summary: dict[str, Any], out: Path) -> None:
+def _show(summary: dict[str, Any], out: Path, diagnosis: dict[str, Any] | None = None) -> None:
     from fedgmi.report.picture import write_picture
     from fedgmi.report.tables import print_report
 
     if summary.get("proportions"):  # fedavg and local have none
         write_picture(summary, out / folder.PICTURE)
-    print_report(summary, out, Console())
+    print_report(summary, out, Console(), diagnosis)
 
 
 def _show_diagnosis(diagnosis: dict[str, Any], out: Path) -> None:

@@ -34,6 +34,7 @@ from fedgmi.protocol.ledger import Ledger
 from fedgmi.protocol.message import flatten
 from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.wire import Parcel, pack, unpack
+from fedgmi.report.explained_words import verdict
 from fedgmi.runs.config import Config
 from fedgmi.runs.records import DiagnosisRecord, Summary
 from fedgmi.runs.setup import losses_of
@@ -481,3 +482,28 @@ def test_what_fails_at_a_site_stays_there_where_it_may_quote_rows(tmp_path, monk
     assert "secret" not in log_of(tmp_path)
     assert "not let in: client-00: ValueError; the site's log.txt says more" in log_of(tmp_path)
     assert "secret" in (tmp_path / "sites" / "client-00" / "log.txt").read_text()
+
+
+def test_the_verdict_of_the_diagnosis_stands_in_the_log_and_in_the_report(clean, capsys):
+    _, _, where = clean
+    found = DiagnosisRecord.read(where / "out" / "diagnosis").to_json()
+    sentences = verdict(found)
+    assert f"diagnosis: {' '.join(sentences)}" in log_of(where)
+    assert exit_code("report", str(where / "out")) == 0
+    shown = capsys.readouterr().out
+    assert " ".join(sentences) in " ".join(shown.split())
+    assert f"fedgmi report {where / 'out' / 'diagnosis'}" in shown
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_with_noise_on_counts_there_is_no_diagnosis_and_the_log_says_so(tmp_path, capsys, masks):
+    settings = settings_of("fedgmi", epsilon=5.0)
+    if masks:
+        settings = settings.model_copy(update={"communication": CommunicationSettings(secure="masks")})
+    deployed(settings, tmp_path)
+    assert not (tmp_path / "out" / "diagnosis").exists()
+    assert "there is no diagnosis: with method.epsilon counts have noise" in log_of(tmp_path)
+    assert exit_code("report", str(tmp_path / "out")) == 0
+    shown = capsys.readouterr().out
+    assert "fedgmi diagnose" not in shown
+    assert ("Proportions were not told by all sites" in shown) == masks

@@ -200,6 +200,42 @@ def test_the_loop_waits_for_a_supernode_that_is_away_and_goes_on(monkeypatch):
     ]
 
 
+def test_a_request_that_is_refused_is_told_as_such(tmp_path):
+    """With what the coordinator is told; what a site only lacks yet is no refusal."""
+    kept, said = Kept(write_site(tmp_path / "site", 0)), []
+    answer = serve.Watched(guarded(Site.answer, kept.open, tmp_path))
+    about = {"version": fedgmi.__version__, "federation": kept.open().federation.digest()}
+    requests = [Parcel({"kind": "hello", "version": "0"}), Parcel({"kind": "hello"} | about)]
+
+    class Asked(Script):
+        def once(self):
+            if requests:
+                answer(requests.pop(0), {})
+            return super().once()
+
+    acts = [Answered("", 0.2, 0.1), Answered("", 0.2, 0.1), KeyboardInterrupt()]
+    with pytest.raises(KeyboardInterrupt):
+        serve.work(Asked(*acts), Node(), said.append, answer)
+    assert said[0].startswith("refused: fedgmi: the coordinator has fedgmi 0, this site")
+    assert said[1] == "answered in 0.20 s, 0.10 s of CPU"
+    lacking = serve.Watched(lambda request, settings: Parcel({"error": "a block", "missing": ["b"]}))
+    assert (lacking(Parcel({}), {}).header["error"], lacking.refusal) == ("a block", "")
+
+
+@pytest.mark.parametrize(("own", "level"), [(None, "WARNING"), ("INFO", "INFO")])
+def test_flower_does_not_fill_the_log_unless_it_is_asked_to(tmp_path, monkeypatch, own, level):
+    monkeypatch.delenv("FLWR_LOG_LEVEL", raising=False)
+    if own is not None:
+        monkeypatch.setenv("FLWR_LOG_LEVEL", own)
+    node, seen = SuperNode(tmp_path, LinkSettings(address="127.0.0.1:1", insecure=True), 9094), tmp_path / "seen"
+    program = f"import os; open({str(seen)!r}, 'w').write(os.environ['FLWR_LOG_LEVEL'])"
+    monkeypatch.setattr(node, "_words", [sys.executable, "-c", program])
+    node.keep()
+    node._child.wait()
+    assert seen.read_text() == level
+    node.stop()
+
+
 def test_a_supernode_that_has_a_part_of_an_answer_is_started_anew():
     class Stopped(Node):
         stops = 0

@@ -36,6 +36,22 @@ def headline(diagnosis: Diagnosis) -> list[str]:
     return [first, *scattering(diagnosis)]
 
 
+def verdict(diagnosis: Diagnosis) -> list[str]:
+    """How many components there are, what they explain, and what to beware of; a report of all has more.
+
+    Args:
+        diagnosis: What `diagnosis.json` holds.
+
+    Returns:
+        Sentences.
+
+    >>> known = {"n_components": 1, "n_components_estimated": False, "clients": ["a", "b"]}
+    >>> verdict(known | {"own_scatter_interval": (1.0, 1.1), "warnings": ["There are two clients."]})
+    ['One component, as you asked, as far as two clients can tell.', 'Beware: There are two clients.']
+    """
+    return [*headline(diagnosis), *(f"Beware: {warning}" for warning in diagnosis["warnings"])]
+
+
 def one(diagnosis: Diagnosis) -> str:
     """What a single component is: of clients that are alike, or that scatter, or that it does not describe."""
     asked = "" if diagnosis["n_components_estimated"] else ", as you asked"

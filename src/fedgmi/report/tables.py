@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fedgmi.report.explained_words import Diagnosis, verdict
 from fedgmi.report.formats import bare_table, number, percent, rows_show, short_shares, size
 from fedgmi.report.numbers import METRICS, Summary, errors, few_counted, judged_by, own_and_others, per_client
 from fedgmi.report.travelled import AS_THEY_ARE, each_client
+from fedgmi.storage import folder
 
 MOST_CLIENTS = 30
 """Clients that are shown."""
@@ -59,13 +61,14 @@ HEADLINES: tuple[tuple[str, str, int | None], ...] = (
 """By row of the table of numbers: its name, the key in a summary, and digits; None: a share, in percent."""
 
 
-def print_report(summary: Summary, out: Path, console: Console) -> None:
+def print_report(summary: Summary, out: Path, console: Console, diagnosis: Diagnosis | None = None) -> None:
     """Print all tables, then where the results lie.
 
     Args:
         summary: What `summary.json` holds.
         out: The results folder.
         console: Where to print.
+        diagnosis: What the `diagnosis.json` of the same clients holds; None: there is none.
     """
     components = [components_table(summary)] if summary.get("component_mass") else []
     classes = [classes_table(summary)] if summary.get("per_class") else []
@@ -79,14 +82,38 @@ def print_report(summary: Summary, out: Path, console: Console) -> None:
     if summary.get("rows_decide"):
         console.print(rows_show(summary["n_components"]), highlight=False)
     if not summary.get("proportions"):
-        name = summary.get("method", "it")
-        console.print(f"{name} estimates no proportions. The command fedgmi diagnose does.", highlight=False)
+        console.print(no_proportions(summary), highlight=False)
     if summary.get("metrics") and summary.get("unseen") and not summary["unseen"].get("metrics"):
         name = summary.get("method", "it")
         console.print(f"{name} has no predictor for clients that took no part in training.", highlight=False)
     if summary.get("client_accuracy") is None and not summary.get("metrics"):
         console.print("There are no labels, so there are no predictors. data.label_column names their column.")
-    console.print(f"Results: {out}", markup=False, highlight=False, soft_wrap=True)
+    for line in [] if diagnosis is None else verdict(diagnosis):
+        console.print(line, markup=False, highlight=False, style="yellow" if line.startswith("Beware") else None)
+    more = "" if diagnosis is None else f" (diagnosis: fedgmi report {out / folder.OF_DEPLOYMENT})"
+    console.print(f"Results: {out}{more}", markup=False, highlight=False, soft_wrap=True)
+
+
+def no_proportions(summary: Summary) -> str:
+    """Why there are no proportions, and where they are to be had.
+
+    Args:
+        summary: What `summary.json` holds.
+
+    Returns:
+        A sentence or two.
+
+    Examples:
+        >>> no_proportions({"method": "fedavg", "n_components": 1})
+        'fedavg estimates no proportions. The command fedgmi diagnose does.'
+        >>> no_proportions({"method": "fedgmi", "n_components": 2, "sites": 3})
+        "Proportions were not told by all sites. Each site's own are in its results/proportions.json."
+    """
+    if summary.get("sites") is None:
+        return f"{summary.get('method', 'it')} estimates no proportions. The command fedgmi diagnose does."
+    if summary.get("n_components") == 1:
+        return f"There are no proportions: {summary.get('method', 'it')} has one component at most."
+    return "Proportions were not told by all sites. Each site's own are in its results/proportions.json."
 
 
 def clients_table(summary: Summary) -> Table:

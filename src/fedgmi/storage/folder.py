@@ -24,6 +24,7 @@ COMPARISON = "comparison.json"
 CELLS = "cells"
 DIAGNOSIS = "diagnosis.json"
 DIAGNOSIS_PICTURE = "diagnosis.html"
+OF_DEPLOYMENT = "diagnosis"  # the folder of the diagnosis that a deployment makes beside its run
 LOCK = ".lock"
 
 

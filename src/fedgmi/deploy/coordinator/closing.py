@@ -23,11 +23,12 @@ from fedgmi.protocol.rounds import Progress
 from fedgmi.protocol.step import select
 from fedgmi.protocol.wire import Parcel, unpack
 from fedgmi.protocol.words import one_line
+from fedgmi.report.explained_words import verdict
 from fedgmi.runs.components import lost_words
 from fedgmi.runs.metrics import USUAL, mean, of_clients, of_task
 from fedgmi.runs.records import DiagnosisRecord
 from fedgmi.settings.run import TaskName
-from fedgmi.storage import files
+from fedgmi.storage import files, folder
 
 OF_CLIENTS = {"client_misfit": "misfit", "client_p_value": "p_value", "proportion_intervals": "proportion_intervals"}
 OF_ALL = (
@@ -36,6 +37,7 @@ OF_ALL = (
 )
 MAJORITY = "majority_accuracy"
 LEVEL = 0.9  # of the intervals
+NOISY = "with method.epsilon counts have noise, and its tests are made for exact ones"
 
 
 def close(remote: Remote, end: Progress, out: Path) -> dict[str, Any]:
@@ -55,7 +57,9 @@ def close(remote: Remote, end: Progress, out: Path) -> dict[str, Any]:
     found = diagnosis(remote, end)
     known = None if found is None else files.finite(found.to_json())
     if known is not None:
-        DiagnosisRecord.write(out / "diagnosis", known | about(remote, end, len(known["client_misfit"])))
+        whole = known | about(remote, end, len(known["client_misfit"]))
+        written = DiagnosisRecord.write(out / folder.OF_DEPLOYMENT, whole)
+        remote.roster.tell(f"diagnosis: {' '.join(verdict(written))}")
     predictor = select(end.server, remote.method.predictor.reads)
     alive, members = remote.roster.alive, remote.roster.members
     each = {i: {"diagnosis": of_client(known, i)} for i in alive}
@@ -139,7 +143,10 @@ def diagnosis(remote: Remote, end: Progress) -> Diagnosis | None:
     if settings.warm_start is not None:
         remote.roster.tell("there is no diagnosis: the sites' counts are those of the run that this one began with")
         return None
-    if counts is None or settings.epsilon is not None:
+    if counts is None:
+        return None
+    if settings.epsilon is not None:
+        remote.roster.tell(f"there is no diagnosis: {NOISY}")
         return None
     for line in lost_words(remote.method.metrics(end.server).get("rows_in_lost_words")):
         remote.roster.tell(line)

@@ -11,9 +11,10 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -25,6 +26,7 @@ from fedgmi.deploy.site.opening import Kept, guarded
 from fedgmi.deploy.site.site import Site
 from fedgmi.deploy.site.supernode import SuperNode, end_left_over
 from fedgmi.errors import UserError
+from fedgmi.protocol.wire import Parcel
 from fedgmi.runs.setup import open_process
 from fedgmi.storage import files
 
@@ -33,6 +35,7 @@ BUSY_POLL_S, IDLE_POLL_S = 0.1, 1.0  # while a run goes on, and later
 BUSY_FOR_S = 60.0  # after a task
 SETTLING_S = 30.0  # in which a SuperNode that starts need not answer yet
 Say = Callable[[str], None]
+Answer = Callable[[Parcel, Mapping[str, Any]], Parcel]
 
 
 def serve(file: Path, given: LinkSettings | None = None, *, port: int | None = None, say: Say = print) -> None:
@@ -60,22 +63,42 @@ def serve(file: Path, given: LinkSettings | None = None, *, port: int | None = N
         _stamped(say, name, f"{len(site.train)} rows are loaded; flwr {version}; the SuperLink is {link.address}")
         port = port or free_port()
         node = SuperNode(where, link, port, lambda line: _stamped(say, name, line))
-        app = make_client_app(guarded(Site.answer, kept.open, where))
-        executor = Executor(f"127.0.0.1:{port}", node.secret, app)
+        answer = Watched(guarded(Site.answer, kept.open, where))
+        executor = Executor(f"127.0.0.1:{port}", node.secret, make_client_app(answer))
         try:
-            work(executor, node, lambda line: _stamped(say, name, line))
+            work(executor, node, lambda line: _stamped(say, name, line), answer)
         finally:
             node.stop()
             _stamped(say, name, "stopped")
 
 
-def work(executor: Executor, node: SuperNode, say: Say) -> None:
+class Watched:
+    """A site's answers, of which the last is remembered where it refuses the request."""
+
+    def __init__(self, answer: Answer) -> None:
+        """Nothing is refused yet.
+
+        Args:
+            answer: (request, the node's configuration) → reply.
+        """
+        self.refusal, self._answer = "", answer  # what the coordinator is told; the site's log.txt has the whole of it
+
+    def __call__(self, request: Parcel, settings: Mapping[str, Any]) -> Parcel:
+        """The answer."""
+        reply = self._answer(request, settings)
+        error = "" if reply.header.get("missing") else reply.header.get("error", "")  # what is missing is sent again
+        self.refusal = str(error)
+        return reply
+
+
+def work(executor: Executor, node: SuperNode, say: Say, answer: Watched | None = None) -> None:
     """Take tasks for ever: at most one at a time, and none is the end.
 
     Args:
         executor: That takes them.
         node: That is kept running.
         say: Shows a line.
+        answer: By which the executor answers them; None: refusals are told like answers.
     """
     fixed, last, reached = poll_interval(), -math.inf, time.monotonic()
     away = False
@@ -101,7 +124,9 @@ def work(executor: Executor, node: SuperNode, say: Say) -> None:
         last = time.monotonic()
         if done.stuck:
             node.stop()  # what keeps it running starts another
-        say(done.error or f"answered in {done.seconds:.2f} s, {done.cpu_s:.2f} s of CPU")
+        refusal = "" if answer is None else answer.refusal
+        told = f"answered in {done.seconds:.2f} s, {done.cpu_s:.2f} s of CPU"
+        say(done.error or (f"refused: {refusal}" if refusal else told))
 
 
 def poll_interval() -> float | None:

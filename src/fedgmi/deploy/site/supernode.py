@@ -20,6 +20,7 @@ from fedgmi.storage import files
 
 PROGRAM = ("flower-supernode",)
 QUICK = (sys.executable, "-m", "fedgmi.deploy.quick")
+LEVEL = {"FLWR_LOG_LEVEL": "WARNING"}  # by Flower's documentation; at INFO it writes five lines a message
 RECORD, SECRET = "supernode.json", "supernode.secret"
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 60.0  # between two starts; Flower turns a key away for a minute after a crash
 USAGE = 2  # its code where it does not know an argument
@@ -138,7 +139,7 @@ class SuperNode:
             os.umask(before)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         home = os.environ.get("FLWR_HOME", str(self.where / ".flwr"))
-        environment = os.environ | SWITCHES | {"PATH": path, "FLWR_HOME": home}
+        environment = LEVEL | os.environ | SWITCHES | {"PATH": path, "FLWR_HOME": home}
         try:
             self._child = subprocess.Popen(
                 self._words,
