@@ -20,7 +20,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 DRAWING = Path(__file__).parent.parent / "docs" / "house.md"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "modes", "randomness", "tree"),
+    ("errors", "letters", "modes", "randomness", "tree"),
     ("settings", "storage", "privacy", "plugins"),
     ("data",),
     ("models", "mixture"),
@@ -203,9 +203,10 @@ def test_protocol_knows_no_method(file):
 
 
 def test_report_reads_records_only(file):
+    told = "protocol.listener", "protocol.words"
     if inside(name_of(file), "report"):
         assert all(
-            inside(name, "report", "storage.folder", "storage.files", "errors", "protocol.listener", "runs.records")
+            inside(name, "report", "storage.folder", "storage.files", "errors", "runs.records", "letters", *told)
             for name in own(file)
         )
         assert not foreign(file) & {"torch", "sklearn", "datasets", "safetensors"}

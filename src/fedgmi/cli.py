@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from fedgmi import __version__
 from fedgmi.deploy import commands
 from fedgmi.deploy.commands import deploy_app, site_app
 from fedgmi.errors import ConfigError, FedgmiError, FedgmiWarning
+from fedgmi.report.console import OwnConsole, tell
 from fedgmi.storage import folder
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             app(args=arguments, prog_name="fedgmi")
         except FedgmiError as error:
-            _errors().print(f"[bold red]error:[/] [red]{escape(str(error))}[/]", highlight=False, soft_wrap=True)
+            tell(_errors(), "error", str(error))
             raise SystemExit(2) from None
 
 
@@ -60,7 +60,7 @@ def show_warning(usual: Callable[..., None], message: Warning | str, *place: Any
     """Our own warnings are for the user; others keep the place that they come from."""
     if not isinstance(message, FedgmiWarning):
         return usual(message, *place, **more)
-    _errors().print(f"[bold yellow]warning:[/] {escape(str(message))}", highlight=False, soft_wrap=True)
+    tell(_errors(), "warning", str(message))
 
 
 def _version(wanted: bool) -> None:
@@ -109,7 +109,7 @@ def run(
         _show(summary, out)
     except KeyboardInterrupt:
         told = f"interrupted; continue with: {_resume_command(file, overrides or [], out)}"
-        _errors().print(told, markup=False, soft_wrap=True)
+        _errors().print(Text(told), soft_wrap=True)
         raise typer.Exit(130) from None
 
 
@@ -167,7 +167,7 @@ def compare(
     out = out or Path("runs") / f"{_name(file, settings)}-comparison"
     numbers = config.seeds(_words(seeds), "--seeds")
     for line in told:
-        _errors().print(line, markup=False, highlight=False, soft_wrap=True)
+        _errors().print(line, highlight=False, soft_wrap=True)
     try:
         from fedgmi.report.comparison import print_comparison, write_comparison
         from fedgmi.report.progress import watching
@@ -176,7 +176,7 @@ def compare(
         with watching(_errors()) as watch:
             comparison = comparing.compare(settings, out, names, numbers, jobs=jobs, tune=tune, watch=watch)
         write_comparison(comparison, out)
-        print_comparison(comparison, out, Console())
+        print_comparison(comparison, out, OwnConsole())
         if any("failed" in cell for cell in comparison["cells"]):
             raise typer.Exit(1)
     except KeyboardInterrupt:
@@ -194,7 +194,7 @@ def report(
     if folder.holds_comparison(out):
         from fedgmi.report.comparison import print_comparison
 
-        print_comparison(Comparison.read(out).to_json(), out, Console())
+        print_comparison(Comparison.read(out).to_json(), out, OwnConsole())
     elif folder.holds_diagnosis(out):
         _show_diagnosis(DiagnosisRecord.read(out).to_json(), out)
     else:
@@ -214,7 +214,7 @@ def list_() -> None:
     from fedgmi.runs.metrics import of_task
     from fedgmi.settings.run import TASKS
 
-    console = Console()
+    console = OwnConsole()
     tables: dict[str, Mapping[str, Any]] = {
         "method": METHODS,
         "scenario": SCENARIOS,
@@ -222,14 +222,14 @@ def list_() -> None:
         "expert": EXPERTS,
     }
     for kind, table in tables.items():
-        console.print(f"[bold]{kind}.name[/]")
+        console.print(Text(f"{kind}.name", style="bold"))
         for name in table:
             try:
                 told = one_line(kind, table[name])
             except ConfigError as error:  # of an outside package, which is named
                 told = f"cannot be used: {error.what}"
-            console.print(f"  {name:<14}{told}", markup=False, highlight=False, soft_wrap=True)
-    console.print("[bold]data.task[/]")
+            console.print(f"  {name:<14}{told}", highlight=False, soft_wrap=True)
+    console.print(Text("data.task", style="bold"))
     for task, told in TASKS.items():
         console.print(f"  {task:<16}{told}, judged by {', '.join(of_task(task))}", highlight=False, soft_wrap=True)
 
@@ -285,7 +285,7 @@ def _show(summary: dict[str, Any], out: Path, diagnosis: dict[str, Any] | None =
 
     if summary.get("proportions"):  # fedavg and local have none
         write_picture(summary, out / folder.PICTURE)
-    print_report(summary, out, Console(), diagnosis)
+    print_report(summary, out, OwnConsole(), diagnosis)
 
 
 def _show_diagnosis(diagnosis: dict[str, Any], out: Path) -> None:
@@ -293,8 +293,8 @@ def _show_diagnosis(diagnosis: dict[str, Any], out: Path) -> None:
     from fedgmi.report.diagnosis_tables import print_diagnosis
 
     write_diagnosis_picture(diagnosis, out / folder.DIAGNOSIS_PICTURE)
-    print_diagnosis(diagnosis, out, Console())
+    print_diagnosis(diagnosis, out, OwnConsole())
 
 
-def _errors() -> Console:
-    return Console(stderr=True)
+def _errors() -> OwnConsole:
+    return OwnConsole(stderr=True)

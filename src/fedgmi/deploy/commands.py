@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from fedgmi.errors import ConfigError, DataError, UserError
+from fedgmi.report.console import OwnConsole, hand_out, say
 
 if TYPE_CHECKING:
     from fedgmi.deploy.link import LinkSettings
@@ -57,7 +57,7 @@ def check_site(
     if root_certificates is not None and superlink is None:
         fix = "give --superlink HOST:PORT too"
         raise ConfigError("there is no SuperLink to check", where="--root-certificates", fix=fix)
-    address, errors = superlink and parse(superlink, "--superlink"), Console(stderr=True)
+    address, errors = superlink and parse(superlink, "--superlink"), OwnConsole(stderr=True)
     try:
         found = check(file, federation or file.parent / "federation.toml")
     except DataError as error:
@@ -71,9 +71,9 @@ def check_site(
             answers = check_link(address, root_certificates or (Path(own) if own else None))
         except UserError as error:
             problems.append(error)
-    print_check(found, Console(), ready=not problems)
+    print_check(found, OwnConsole(), ready=not problems)
     if answers:
-        typer.echo(answers)
+        say(answers)
     if problems:
         print_problems(problems, errors)
         raise typer.Exit(2)
@@ -92,7 +92,7 @@ def audit_site(
     """
     from fedgmi.deploy.site.audit_view import print_audit
 
-    if print_audit(file, Console(), days):
+    if print_audit(file, OwnConsole(), days):
         raise typer.Exit(1)
 
 
@@ -114,7 +114,7 @@ def dry_run_site(
     """
     from fedgmi.deploy.local.dry_run import dry_run, print_dry_run
 
-    print_dry_run(dry_run(file, federation or file.parent / "federation.toml", out, rounds), out, Console())
+    print_dry_run(dry_run(file, federation or file.parent / "federation.toml", out, rounds), out, OwnConsole())
 
 
 @site_app.command("describe")
@@ -144,14 +144,14 @@ def describe_site(
     survival = "survival" if event is not None else task
     found = describe(file, label=label, event=event, task=check_task(survival), least=least, ranges=ranges)
     for line in lines(found):
-        typer.echo(line, err=out is None)
+        say(line, err=out is None)
     text = to_toml(found.rows, about="Proposed by `fedgmi site describe`. The coordinator merges: fedgmi deploy merge")
     if out is None:
-        typer.echo(text, nl=False)
+        hand_out(text)
         return
     _require_new(out)
     files.write_text(out, text)
-    typer.echo(f"{out} is written: read it, then give it to the coordinator.")
+    say(f"{out} is written: read it, then give it to the coordinator.")
 
 
 def predict(
@@ -180,12 +180,12 @@ def predict(
     found = ask(model, rows, client=client, keep=keep or (), times=times or (), reference=reference, watch=watch)
     text = found.to_csv()
     if out is None:
-        typer.echo(text, nl=False)
+        hand_out(text)
     else:
         files.write_text(out, text)
-        typer.echo(f"{out} is written: {len(text.splitlines()) - 1:,} rows.")
+        say(f"{out} is written: {len(text.splitlines()) - 1:,} rows.")
     for line in (*found.notes, *([] if found.drift is None else [f"drift: {found.drift.verdict}"])):
-        typer.echo(line, err=True)
+        say(line, err=True)
     if strict and found.alarmed:
         raise typer.Exit(1)
 
@@ -206,18 +206,18 @@ def merge_rows(
 
     found = merge({str(path): read_rows(path) for path in proposals})
     for note in found.notes:
-        typer.echo(note, err=out is None)
+        say(note, err=out is None)
     if found.rows is None:
         for conflict in found.conflicts:
-            typer.echo(f"conflict: {conflict}", err=True)
+            say(f"conflict: {conflict}", err=True)
         raise typer.Exit(1)
     text = to_toml(found.rows, about=f"What {len(proposals)} sites have in common, by `fedgmi deploy merge`")
     if out is None:
-        typer.echo(text, nl=False)
+        hand_out(text)
         return
     _require_new(out)
     files.write_text(out, text)
-    typer.echo(f"{out} is written: put it into federation.toml in place of its section [rows].")
+    say(f"{out} is written: put it into federation.toml in place of its section [rows].")
 
 
 def _require_new(out: Path) -> None:
@@ -257,7 +257,7 @@ def serve_site(
         raise UserError(f"the package {error.name} is missing", where="fedgmi site serve", fix=fix) from error
 
     link = link_of(file, superlink, root_certificates, key, insecure=insecure, quick=quick)
-    serve.serve(file, link, port=port, say=typer.echo)
+    serve.serve(file, link, port=port, say=say)
 
 
 def link_of(
@@ -294,7 +294,7 @@ def init(
     from fedgmi.deploy.setup.init import init as write
 
     write(where, name=name, sites=sites, insecure=insecure, address=address)
-    typer.echo(f"{where} is written. Next: edit {where / 'federation.toml'}, and go through {where / 'README.md'}.")
+    say(f"{where} is written. Next: edit {where / 'federation.toml'}, and go through {where / 'README.md'}.")
 
 
 @deploy_app.command("check")
@@ -303,7 +303,7 @@ def check_deploy(where: Annotated[Path, typer.Argument(metavar="DIR", help="What
     from fedgmi.deploy.setup.check_app import check_app
 
     for line in check_app(where):
-        typer.echo(line)
+        say(line)
 
 
 @deploy_app.command()
@@ -320,9 +320,9 @@ def status(
 
     found = current.read(out)
     if prometheus:
-        typer.echo(text(found), nl=False)
+        hand_out(text(found))
     else:
-        current.print_status(found, Console())
+        current.print_status(found, OwnConsole())
     if strict and current.troubled(found):
         raise typer.Exit(1)
 
@@ -341,4 +341,4 @@ def demo(
         fix = "pip install 'fedgmi[flower]'"
         raise UserError(f"the package {error.name} is missing", where="fedgmi deploy demo", fix=fix) from error
 
-    show(out.absolute(), Console())
+    show(out.absolute(), OwnConsole())

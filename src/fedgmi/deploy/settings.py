@@ -24,7 +24,7 @@ from fedgmi.runs.metrics import USUAL
 from fedgmi.runs.private import Cost, cost_of, wrappers_of
 from fedgmi.runs.setup import Setup
 from fedgmi.settings import toml
-from fedgmi.settings.base import Fraction, PositiveFloat, PositiveInt, Rounds, Section, Seed
+from fedgmi.settings.base import Fraction, Name, PositiveFloat, PositiveInt, Rounds, Section, Seed
 from fedgmi.settings.communication import CommunicationSettings
 from fedgmi.settings.effects import changed
 from fedgmi.settings.explain import explain
@@ -68,10 +68,10 @@ class RowSettings(Section):
     """
 
     kind: Literal["image", "tabular"]
-    features: Listed[str] = ()
+    features: Listed[Name] = ()
     shape: Listed[PositiveInt] = ()
-    classes: Listed[str | bool | int] = ()
-    ranges: dict[str, Limits] = Field(default_factory=dict)
+    classes: Listed[Name | bool | int] = ()
+    ranges: dict[Name, Limits] = Field(default_factory=dict)
     missing: Literal["refuse", "mean", "indicator"] = "refuse"
     task: TaskName = "classification"
 
@@ -147,7 +147,7 @@ class FederationSettings(Section):
         privacy: Differential privacy of the whole run; see docs/privacy.md.
     """
 
-    name: str
+    name: Name
     sites: PositiveInt
     min_sites: PositiveInt | None = None
     max_rows: PositiveInt | None = None
@@ -370,7 +370,7 @@ class SiteSettings(Section):
         superlink: Where `fedgmi site serve` finds the coordinator, and by which key it is known there.
     """
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Annotated[Name, Field(min_length=1)]
     folder: str = "site"
     data: DataSettings
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.2

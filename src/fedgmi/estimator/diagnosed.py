@@ -31,12 +31,11 @@ class Diagnosed(dict[str, Any]):
     """
 
     def __repr__(self) -> str:
-        from rich.console import Console
-
+        from fedgmi.report.console import OwnConsole
         from fedgmi.report.diagnosis_tables import print_words
 
         text = io.StringIO()
-        print_words(self, Console(file=text, width=WIDTH))
+        print_words(self, OwnConsole(file=text, width=WIDTH))
         return text.getvalue().rstrip()
 
 

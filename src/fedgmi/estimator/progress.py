@@ -34,11 +34,10 @@ def shown(verbose: int | bool | None, own: Listener | None = None) -> Iterator[L
     if verbose == 0 or own is not None:
         yield own
         return
-    from rich.console import Console
-
+    from fedgmi.report.console import OwnConsole
     from fedgmi.report.progress import listening
 
-    console = Console(stderr=True)
+    console = OwnConsole(stderr=True)
     if verbose is None and not (console.is_terminal or console.is_jupyter):
         yield None
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fedgmi.letters import printable
+
 MOST = 500
 
 
@@ -22,6 +24,5 @@ def one_line(text: object, most: int = MOST) -> str:
     """
     if not isinstance(text, str):
         return f"a {type(text).__name__}, and no text"
-    words = " ".join(text[: 4 * most].split())
-    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words)
+    shown = printable(" ".join(text[: 4 * most].split()))
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"

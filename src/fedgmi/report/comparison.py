@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fedgmi.report.console import words
 from fedgmi.report.formats import bare_table, markdown_table, number, percent, plural, size
 from fedgmi.report.numbers import METRICS
 from fedgmi.report.travelled import AS_THEY_ARE
@@ -60,14 +61,13 @@ def print_comparison(comparison: Comparison, out: Path, console: Console) -> Non
         table.add_row(*(cell.replace("*", "") for cell in line))
     console.print(table)
     if comparison["paired"]:
-        console.print(verdict(comparison), highlight=False)
+        console.print(words(verdict(comparison)))
     for choice in (*choices(comparison), *travelled(comparison)):
-        console.print(choice, highlight=False, markup=False)
+        console.print(words(choice))
     for cell in comparison["cells"]:
         if "failed" in cell:
-            console.print(f"failed: {cell['method']}, seed {cell['seed']}: {cell['failed']}", markup=False)
-    told = f"Results: {out} (comparison.md, .csv, .json)"
-    console.print(told, markup=False, highlight=False, soft_wrap=True)
+            console.print(words(f"failed: {cell['method']}, seed {cell['seed']}: {cell['failed']}"))
+    console.print(words(f"Results: {out} (comparison.md, .csv, .json)"), soft_wrap=True)
 
 
 def to_csv(comparison: Comparison) -> str:

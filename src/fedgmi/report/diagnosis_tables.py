@@ -6,10 +6,10 @@ from pathlib import Path
 from textwrap import fill, indent
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from fedgmi.report.console import words
 from fedgmi.report.diagnosis_words import answers, worst_first
 from fedgmi.report.explained_words import Diagnosis
 from fedgmi.report.formats import bare_table, number, plural, short_share, short_shares, size
@@ -32,9 +32,7 @@ def print_diagnosis(diagnosis: Diagnosis, out: Path, console: Console) -> None:
         console: Where to print.
     """
     print_words(diagnosis, console)
-    console.print(
-        f"Results: {out} (picture: {folder.DIAGNOSIS_PICTURE})", highlight=False, markup=False, soft_wrap=True
-    )
+    console.print(words(f"Results: {out} (picture: {folder.DIAGNOSIS_PICTURE})"), soft_wrap=True)
 
 
 def print_words(diagnosis: Diagnosis, console: Console) -> None:
@@ -51,8 +49,8 @@ def print_words(diagnosis: Diagnosis, console: Console) -> None:
     console.print(clients_table(diagnosis))
     console.print()
     for warning in diagnosis["warnings"]:
-        console.print(Text(f"Beware: {warning}", style="yellow"))
-    console.print(_identity(diagnosis), highlight=False)
+        console.print(words(f"Beware: {warning}", style="yellow"))
+    console.print(words(_identity(diagnosis)))
 
 
 def clients_table(diagnosis: Diagnosis) -> Table:
@@ -71,7 +69,7 @@ def clients_table(diagnosis: Diagnosis) -> Table:
     table = bare_table("Clients, the worst fit first", ["client", "rows", *columns, "misfit", "fits"])
     for i in ranked[:MOST_CLIENTS]:
         fits = "no" if i in diagnosis["unfit_clients"] else "yes"
-        client = [escape(str(diagnosis["clients"][i])), str(diagnosis["rows_per_client"][i])]
+        client = [str(diagnosis["clients"][i]), str(diagnosis["rows_per_client"][i])]
         shares, intervals = diagnosis["proportions"][i], diagnosis["proportion_intervals"][i]
         table.add_row(*client, *_shares(shares, intervals), number(diagnosis["client_misfit"][i], 2), fits)
     if len(ranked) > MOST_CLIENTS:

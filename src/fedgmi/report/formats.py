@@ -7,7 +7,19 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich import box, filesize
+from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
+
+from fedgmi.protocol.words import one_line
+
+
+class _Bare(Table):
+    """Texts in cells are texts of one line: a client named [/] is no markup, and no name begins a row."""
+
+    def add_row(self, *cells: RenderableType | None, **more: Any) -> None:
+        """As rich's; a cell that is to have a colour, or lines, is a `Text`."""
+        super().add_row(*(Text(one_line(cell)) if isinstance(cell, str) else cell for cell in cells), **more)
 
 
 def bare_table(title: str, columns: Sequence[str], *, whole: bool = False) -> Table:
@@ -23,12 +35,16 @@ def bare_table(title: str, columns: Sequence[str], *, whole: bool = False) -> Ta
     """
     # Without a frame the tables of a default run fit into 80 columns.
     look: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
-    table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left", **look)
+    table = _Bare(title=Text(one_line(title)), title_justify="left", title_style="bold", caption_justify="left", **look)
     for column, name in enumerate(columns):
         word = max(map(len, name.split()), default=0)  # which a narrow terminal would break
         kept = whole and column == 0
         table.add_column(
-            name, justify="right" if column else "left", overflow="fold", min_width=0 if whole else word, no_wrap=kept
+            Text(name),
+            justify="right" if column else "left",
+            overflow="fold",
+            min_width=0 if whole else word,
+            no_wrap=kept,
         )
     return table
 

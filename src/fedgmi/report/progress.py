@@ -37,10 +37,10 @@ def listening(console: Console) -> Iterator[Listener]:
         yield Lines(console)
         return
     columns = (
-        TextColumn("{task.description:<8}"),
+        TextColumn("{task.description:<8}", markup=False),
         BarColumn(bar_width=24),
-        TextColumn("{task.fields[stage]:<11}"),
-        TextColumn("{task.fields[status]}"),
+        TextColumn("{task.fields[stage]:<11}", markup=False),
+        TextColumn("{task.fields[status]}", markup=False),
     )
     with Progress(*columns, console=console) as progress:
         yield Bars(progress)
@@ -60,7 +60,7 @@ def watching(console: Console) -> Iterator[Callable[[dict[str, str]], None]]:
         yield _Finished(console)
         return
     columns = (TextColumn("{task.completed:.0f} of {task.total:.0f} runs"), BarColumn(bar_width=24))
-    with Progress(*columns, TextColumn("{task.description}"), console=console) as progress:
+    with Progress(*columns, TextColumn("{task.description}", markup=False), console=console) as progress:
         bar = progress.add_task("", total=None)
 
         left = _Left()

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from fedgmi.report.console import words
 from fedgmi.report.explained_words import Diagnosis, verdict
 from fedgmi.report.formats import bare_table, number, percent, rows_show, short_shares, size
 from fedgmi.report.numbers import METRICS, Summary, errors, few_counted, judged_by, own_and_others, per_client
@@ -76,22 +76,22 @@ def print_report(summary: Summary, out: Path, console: Console, diagnosis: Diagn
     for table in (table for table in tables if table.row_count):
         console.print(table)
         console.print()
-    console.print(_identity(summary), highlight=False)
+    console.print(words(_identity(summary)))
     if few := few_counted(summary):
-        console.print(f"[yellow]{escape(few)}[/]", highlight=False)
+        console.print(words(few, style="yellow"))
     if summary.get("rows_decide"):
         console.print(rows_show(summary["n_components"]), highlight=False)
     if not summary.get("proportions"):
-        console.print(no_proportions(summary), highlight=False)
+        console.print(words(no_proportions(summary)))
     if summary.get("metrics") and summary.get("unseen") and not summary["unseen"].get("metrics"):
         name = summary.get("method", "it")
-        console.print(f"{name} has no predictor for clients that took no part in training.", highlight=False)
+        console.print(words(f"{name} has no predictor for clients that took no part in training."))
     if summary.get("client_accuracy") is None and not summary.get("metrics"):
-        console.print("There are no labels, so there are no predictors. data.label_column names their column.")
+        console.print(words("There are no labels, so there are no predictors. data.label_column names their column."))
     for line in [] if diagnosis is None else verdict(diagnosis):
-        console.print(line, markup=False, highlight=False, style="yellow" if line.startswith("Beware") else None)
+        console.print(words(line), style="yellow" if line.startswith("Beware") else None)
     more = "" if diagnosis is None else f" (diagnosis: fedgmi report {out / folder.OF_DEPLOYMENT})"
-    console.print(f"Results: {out}{more}", markup=False, highlight=False, soft_wrap=True)
+    console.print(words(f"Results: {out}{more}"), soft_wrap=True)
 
 
 def no_proportions(summary: Summary) -> str:
@@ -142,7 +142,7 @@ def clients_table(summary: Summary) -> Table:
         if left_out and position == MOST_CLIENTS // 2:
             table.add_section()
         client = [
-            escape(str(names[i])),
+            str(names[i]),
             str(summary["rows_per_client"][i]),
             *([short_shares(estimated[i])] if estimated else []),
         ]
@@ -193,9 +193,7 @@ def classes_table(summary: Summary) -> Table:
     table = bare_table("Classes", ["class", "precision", "recall", "F1", "held-out rows"])
     classes = sorted(summary["per_class"], key=lambda one: -1.0 if one["f1"] is None else one["f1"])
     for one in classes[:MOST_CLASSES]:
-        table.add_row(
-            escape(one["name"]), *(percent(one[key]) for key in ("precision", "recall", "f1")), str(one["support"])
-        )
+        table.add_row(one["name"], *(percent(one[key]) for key in ("precision", "recall", "f1")), str(one["support"]))
     left_out = len(classes) - MOST_CLASSES
     table.caption = "in %, the worst by F1 first"
     table.caption += f"; {left_out} more classes in summary.json" if left_out > 0 else ""

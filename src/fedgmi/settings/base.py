@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from fedgmi.letters import shows
 
 MOST = 2**31 - 1
 """Of any whole number of the settings: one of 32 bits, so that no sum of some of them is beyond 64."""
@@ -29,6 +32,16 @@ ListOfPasses = Annotated[list[Passes], Field(min_length=1, max_length=1000)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 ProperFraction = Annotated[float, Field(gt=0, lt=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _seen(text: str) -> str:
+    if not all(map(shows, text)):
+        raise PydanticCustomError("unseen", "text of one line, of letters that can be seen")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_seen)]
+"""What stands in logs and on terminals, by which no line can be forged and no cursor moved."""
 
 
 class Section(BaseModel):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedgmi.deploy.coordinator.checks import sound
+from fedgmi.letters import shows
 from fedgmi.protocol.wire import TOKEN, TOKEN_LETTERS, Parcel, hash_of
 from fedgmi.protocol.words import one_line
 from fedgmi.storage import files
@@ -162,7 +163,7 @@ class Roster:
         name, rows = header.get("site"), header.get("rows")
         if not isinstance(name, str) or not name or type(rows) is not int or not 1 <= rows <= MOST_ROWS:
             return self._refuse(node, "it does not say who it is and how many rows it has")
-        if len(name) > LONGEST_NAME or not name.isprintable():
+        if len(name) > LONGEST_NAME or not all(map(shows, name)):
             return self._refuse(node, f"its name is no line of at most {LONGEST_NAME} letters")
         if rows > self.most_rows:
             return self._refuse(node, f"{name} says that it has {rows} rows, and max_rows is {self.most_rows}")

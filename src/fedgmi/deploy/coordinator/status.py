@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from fedgmi.deploy.coordinator import prometheus
 from fedgmi.errors import UserError, sentence
@@ -86,12 +86,13 @@ def print_status(status: Status, console: Console, *, now: float | None = None) 
     console.print()
     where = f"{status.state}, round {max(0, status.round)} of {status.rounds}"
     sites = f"{there} of {plural(len(status.sites), 'site')} alive"
-    console.print(f"{status.name}: {where}, {sites}; written {ago(age)} ago.", markup=False, highlight=False)
+    console.print(Text(f"{one_line(status.name)}: {where}, {sites}; written {ago(age)} ago."))
     if status.note:
-        console.print(f"[yellow]{escape(sentence(one_line(status.note)))}[/]", highlight=False)
+        console.print(Text(sentence(one_line(status.note)), style="yellow"))
     if silent(status, status.updated + age):
         what = f"That is more than the deadline of {ago(status.deadline_s)}, so the coordinator is probably gone."
-        console.print(f"[yellow]{what} Check with: flwr ls fedgmi. The same `flwr run` goes on from the checkpoint.[/]")
+        said = f"{what} Check with: flwr ls fedgmi. The same `flwr run` goes on from the checkpoint."
+        console.print(Text(said, style="yellow"))
 
 
 def silent(status: Status, now: float) -> bool:
@@ -136,8 +137,8 @@ def sites_table(status: Status, now: float) -> Table:
     table = bare_table("Sites", ["site", "alive", "last round", "seen", "rows", "down", "up", "absent"])
     for name, site in sorted(status.sites.items()):
         table.add_row(
-            escape(one_line(name)),
-            "yes" if site.alive else "[red]no[/]",
+            one_line(name),
+            "yes" if site.alive else Text("no", style="red"),
             str(min(site.last_round, status.rounds)) if site.last_round >= 0 else "–",
             f"{ago(max(0.0, now - site.last_seen))} ago" if site.last_seen else "never",
             f"{site.rows:,}",

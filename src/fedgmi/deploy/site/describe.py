@@ -26,6 +26,7 @@ from fedgmi.data.sources.tables import batches, named_values, open_splits
 from fedgmi.deploy.settings import RowSettings, SiteSettings, read
 from fedgmi.errors import DataError
 from fedgmi.settings import toml
+from fedgmi.settings.explain import checked
 from fedgmi.settings.run import DataSettings, TaskName
 
 LEAST = 5
@@ -93,7 +94,7 @@ def describe(
         table = open_splits(data, cache)[data.train_split]
         finder = _Finder(table, data, least, ranges)
         found = _pictures(finder) if _has_pictures(table) else _columns(finder)
-    return Described(RowSettings.model_validate(found | {"task": task}), len(table), tuple(finder.notes))
+    return Described(checked(RowSettings, found | {"task": task}, str(file)), len(table), tuple(finder.notes))
 
 
 def _data(file: Path) -> DataSettings:

@@ -25,6 +25,7 @@ from fedgmi.methods.disclosing import TELLS
 from fedgmi.methods.fedgmi.sketch import count_words
 from fedgmi.protocol.secure_sum import seen_singly
 from fedgmi.protocol.step import Phase, Program, Step
+from fedgmi.report.console import tell
 from fedgmi.report.formats import bare_table, listed, plural, size
 from fedgmi.runs.config import check_method
 from fedgmi.runs.private import Cost
@@ -333,7 +334,7 @@ def print_problems(found: Sequence[UserError], console: Console) -> None:
         console: Where to print.
     """
     for problem in found:
-        console.print(Text.assemble(("error: ", "bold red"), (str(problem), "red")), soft_wrap=True)
+        tell(console, "error", str(problem))
     if len(found) > 1:
         console.print(Text(f"{len(found)} problems; nothing was sent anywhere."), soft_wrap=True)
 
