@@ -314,3 +314,18 @@ def test_greetings_do_not_make_a_site_forget_a_run_that_is_over(tmp_path):
         assert hostile.ask(hostile.header("hello", run=f"{n:016x}"))
     assert (site.where / "runs" / RUN).exists()
     assert len(list((site.where / "runs").iterdir())) < 5
+
+
+def test_an_answer_from_the_disk_has_the_bytes_of_the_first_and_one_line(tmp_path, monkeypatch):
+    site = site_of(tmp_path)
+    hostile = Hostile(site)
+
+    def full(*given, **named):
+        raise StorageError("cannot be written", where="x", fix="y")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Guard, "keep", full)
+        assert not hostile.step("features", 0, {})
+    assert all(hostile.step("features", 0, {}) for _ in range(8))
+    assert len({reply.header["hash"] for reply in hostile.replies}) == 1
+    assert [line["hash"] for line in site.audit().lines()] == [hostile.replies[0].header["hash"]]

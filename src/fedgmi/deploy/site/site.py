@@ -287,7 +287,8 @@ class Site:
             if self.federation.privacy.on and self.federation.masked and kept.reply and not turn.new:
                 self._account(header).pay_again(repr((at, header["masks"])))  # the same message in another sum
             memory.save(at, kept, _base_of(header))
-        return pack(unflatten(kept.reply), {"rows": len(self.train)})
+        in_order = dict(sorted(kept.reply.items()))  # a file has its tensors in any: the same answer has the same bytes
+        return pack(unflatten(in_order), {"rows": len(self.train)})
 
     def _run(self, header: Header, server: Tree, memory: Memory, same: str) -> Kept:
         """The client's part of a step, from the state that the request builds on."""
