@@ -195,7 +195,7 @@ def playing(where: Path, secret: str | None, known: bool) -> Spy:
 
 
 def test_keys_of_the_coordinator_s_own_are_refused_with_a_secret_of_the_sites(tmp_path):
-    with pytest.raises(Refusal, match="the keys of site 1 lack the tag of the sites' secret"):
+    with pytest.raises(Refusal, match=r"the keys of site 1 \(counted from 0\) lack the tag of the sites' secret"):
         playing(tmp_path, SECRET, known=False).sum("features", 0, {}, ALL)
 
 

@@ -208,8 +208,9 @@ def test_fewer_than_the_threshold_for_good_end_the_run_with_a_sentence(tmp_path)
     faults = {
         f"client-0{i}": lambda request, reply: None if request.header["kind"] == "step" else reply for i in range(2)
     }
-    with pytest.raises(UserError, match=r"2 sites answered, and masks need 3 of 4 in round 1, for 0\.3 s"):
+    with pytest.raises(UserError, match=r"2 sites answered, and masks need 3 of 4 in round 1, for 0\.3 s") as error:
         deployed(settings, tmp_path, faults)
+    assert "(client-00: no answer; client-01: no answer). Likely fix: see that sites run" in str(error.value)
 
 
 def changing(ask: str, change):
@@ -396,9 +397,14 @@ def test_with_a_secret_of_the_sites_all_need_it(tmp_path):
     assert summary["rounds_absent"] == [0] * N
     short = AVERAGE.model_copy(update={"wait_s": 0.2})
     some = {n: replace(site, federation=short) for n, site in knowing([100, 101, 102]).items()}
-    with pytest.raises(UserError, match=r"1 site sent shares, and masks need 3 of 4"):
+    with pytest.raises(UserError, match=r"1 site sent shares, and masks need 3 of 4") as error:
         deployed(short, tmp_path / "some", sites=some)
-    assert "the keys of site 3 lack the tag of the sites' secret" in log_of(tmp_path / "some")
+    said = "client-00: communication.secure: the keys of client-03 lack the tag of the sites' secret"
+    assert said in str(error.value)
+    assert "Likely fix: mend what is told there of the sites" in str(error.value)
+    lines = [line.split(" ", 2)[2] for line in log_of(tmp_path / "some").splitlines()]
+    assert sum(said in line for line in lines) == 2  # once, and at the end
+    assert len(lines) == len(set(lines))
 
 
 def test_a_site_that_lost_its_keys_is_absent_until_the_next_round(tmp_path):

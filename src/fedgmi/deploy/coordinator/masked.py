@@ -22,8 +22,8 @@ from torch import Tensor
 from fedgmi.deploy.coordinator.blame import cannot_go_on
 from fedgmi.deploy.coordinator.bounds import within_length
 from fedgmi.deploy.coordinator.checks import Expected
-from fedgmi.deploy.coordinator.remote import Remote, Take
-from fedgmi.deploy.masks.keys import SEALED, MaskError, Public, to_bytes, to_text
+from fedgmi.deploy.coordinator.remote import SILENT, UNCONNECTED, Remote, Take
+from fedgmi.deploy.masks.keys import SEALED, MaskError, Public, named, to_bytes, to_text
 from fedgmi.deploy.masks.stream import Where
 from fedgmi.deploy.masks.unmasking import Agreement, Unopened, unmasked
 from fedgmi.deploy.settings import LEAST_MASKED, SLOTS
@@ -81,23 +81,25 @@ class MaskedRemote(Remote):
     only: list[int] = field(default_factory=list)
     _before: dict[int, list[int]] = field(default_factory=dict)  # by the site that refuses, who was summed before
     _accused: Counter[int] = field(default_factory=Counter)  # whose sealed shares sites cannot open
+    _said: dict[int, str] = field(default_factory=dict)  # what sites have answered of masks but what was asked
+    _heard: set[int] = field(default_factory=set)  # which of them in the last try
 
     def _begin_round(self, round: int) -> None:
         if self._lost:
             self.agreement = None  # who failed may have lost its keys
-        self.barred, self.closed, self.only = set(), None, []
+        self.barred, self.closed, self.only, self._said = set(), None, [], {}
         super()._begin_round(round)
 
     def _once(self, step: Step, server: Tree, ids: Sequence[int], expected: Expected, take: Take) -> Tree | None:
         """One try; None where too few answered. A step whose replies are told apart goes as ever."""
         self._lost |= self.barred
-        self.failed = ""
+        self.failed, self._heard = "", set()
         if seen_singly(step) or not expected.leaves:
             return super()._once(step, server, ids, expected, take)
         asked = sorted(i for i in ids if i in self.roster.alive and i not in self._lost)
         for i in ids:
             if i not in asked and i not in self._lost and i < len(self.roster.members):
-                self.lose(i, "its SuperNode is not connected")
+                self.lose(i, UNCONNECTED)
         try:
             message = (
                 self._masked(step, server, asked, expected)
@@ -105,8 +107,7 @@ class MaskedRemote(Remote):
                 else self._open(step, asked, expected)
             )
         except MaskError as error:
-            self.failed = error.what
-            self.roster.tell(f"round {self.round}: no sum of {step.name!r}: {error.what}")
+            self.failed = f"no sum of {step.name!r}: {self._named(error.what)}"
             if isinstance(error, Unopened) and error.blamed:
                 self.closed = None
                 self._bar(error.site, "its shares of its secrets are wrong")
@@ -148,7 +149,7 @@ class MaskedRemote(Remote):
         messages = {i: message for i, parcel in answers.items() if (message := self._take(step, i, parcel, hidden))}
         for i in among:
             if i not in answers:
-                self.lose(i, "no answer")
+                self.lose(i, SILENT)
         self.heard.note(answers)
         answered = sorted(messages)
         if len(answered) < agreement.threshold:
@@ -176,7 +177,7 @@ class MaskedRemote(Remote):
             member.base, member.last_round = at, self.round
         for i in {*closed.among, *asked}:  # forgiven, or come meanwhile
             if i not in closed.answered and i not in self._lost:
-                self.lose(i, "no answer")
+                self.lose(i, SILENT)
         dtypes = {name: DTYPES[dtype] for name, (dtype, _) in expected.leaves.items()}
         message = whole.decoded(found, dtypes)
         self._check(step, message, expected, closed.answered)
@@ -326,6 +327,7 @@ class MaskedRemote(Remote):
             self.roster.members[i].bytes_down += requests[self._node(i)].n_bytes
         answers = self.post.ask(requests, self.settings.deadline_s)
         found: dict[int, Found] = {}
+        why: dict[int, str] = {}
         for i in asking:
             parcel = answers.get(self._node(i))
             if parcel is None:
@@ -333,8 +335,7 @@ class MaskedRemote(Remote):
             self.ledger.add(self.round, step.kind, i, up=parcel.n_bytes)
             self.roster.members[i].heard(parcel)
             if isinstance(parcel.header.get("error"), str):
-                self.roster.members[i].note = one_line(parcel.header["error"])
-                self.roster.tell(f"round {self.round}: {self.roster.members[i].name}: {self.roster.members[i].note}")
+                why[i] = self._named(one_line(parcel.header["error"]))
                 if _indices(parcel.header.get("summed"), len(self.roster.members)):
                     self._before[i] = parcel.header["summed"]
                 if _indices(parcel.header.get("unopened"), len(self.roster.members)):
@@ -343,7 +344,13 @@ class MaskedRemote(Remote):
             try:
                 found[i] = read(parcel.header)
             except (MaskError, KeyError, TypeError, AttributeError, ValueError):  # whatever one site sends
-                self.roster.tell(f"round {self.round}: {self.roster.members[i].name}: its answer is none of masks")
+                why[i] = "its answer is none of masks"
+        for i, said in why.items():
+            self.roster.members[i].note = said
+            if self._said.get(i) != said:  # once, and again where it changes
+                self.roster.tell(f"round {self.round}: {self.roster.members[i].name}: {said}")
+        self._said |= why
+        self._heard |= why.keys()
         return found
 
     def _lose_others(self, asked: Sequence[int], found: Mapping[int, Any]) -> None:
@@ -362,6 +369,12 @@ class MaskedRemote(Remote):
         for i in self.barred:
             self.roster.members[i].absent += 1
             self._lost.add(i)
+
+    def _named(self, text: str) -> str:
+        return named(text, [member.name for member in self.roster.members])
+
+    def _say(self) -> dict[int, str]:
+        return super()._say() | {i: self._said[i] for i in self._heard}
 
     def _bar(self, i: int, why: str) -> None:
         self.barred.add(i)

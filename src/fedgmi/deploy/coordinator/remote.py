@@ -34,6 +34,8 @@ from fedgmi.runs.private import Cost
 from fedgmi.tree import Tree
 
 RETRY_S = 2.0
+SILENT, UNCONNECTED = AWAY = ("no answer", "its SuperNode is not connected")  # why sites are absent that may not run
+MOST_NAMED = 5  # sites in one line
 Said = dict[int, list[str]]  # by site
 Take = Callable[[Message], Tree]  # the server part of a step
 
@@ -117,6 +119,7 @@ class Remote:
             self._begin_round(round)
         expected = self._expected(step, server)
         failed: float | None = None  # when the first try came to nothing
+        said, wait = "", f"{self.settings.wait_s:g} s"
         while True:
             self.heard.begin()
             after = self._once(step, server, ids, expected, take)
@@ -129,15 +132,12 @@ class Remote:
             if self._leaves_out(ids, over=over):
                 self.after()
                 return None
-            if failed is None:
-                failed, wait = time.monotonic(), f"{self.settings.wait_s:g} s"
-                self.roster.tell(f"round {round}: {self._why}; sites are waited for, {wait}")
+            failed, why = time.monotonic() if failed is None else failed, self._why
+            if why != said:
+                self.roster.tell(f"round {round}: {why}; sites are waited for, {wait}{' in all' * bool(said)}")
+            said = why
             if over:
-                raise UserError(
-                    f"{self._why} in round {round}, for {self.settings.wait_s:g} s",
-                    where=self.settings.name,
-                    fix="see that sites run (fedgmi deploy status), and start again: it goes on from its checkpoint",
-                )
+                raise self._given_up(f"{why} in round {round}, for {wait}")
             time.sleep(min(RETRY_S, self.settings.wait_s / 10))
             self._forgive()
             self._call(idle=True)
@@ -166,6 +166,21 @@ class Remote:
     def _waits(self, ids: Sequence[int]) -> bool:
         """Whether it is worth waiting for one of these."""
         return self.heard.worth_waiting(ids)
+
+    def _given_up(self, what: str) -> UserError:
+        """That an exchange has come to nothing for good, with what sites say of it."""
+        members = self.roster.members
+        said = self._say()
+        why = [f"{members[i].name}: {said[i]}" for i in sorted(said)]
+        more = f"; {len(why) - MOST_NAMED} more" if len(why) > MOST_NAMED else ""
+        away = all(words in AWAY for words in said.values())
+        fix = "see that sites run (fedgmi deploy status)" if away else "mend what is told there of the sites"
+        what += f" ({'; '.join(why[:MOST_NAMED])}{more})" if why else ""
+        return UserError(what, where=self.settings.name, fix=f"{fix}, and start again: it goes on from its checkpoint")
+
+    def _say(self) -> dict[int, str]:
+        """By site why it is absent in this round."""
+        return {i: self._told[i] for i in self._lost if i in self._told}
 
     def price(self, step: Step, server: Tree, ids: Sequence[int], round: int) -> dict[int, int]:
         """See `Transport.price`. Sites that are away cost nothing. Requests that nobody answered are not foreseen."""
@@ -229,7 +244,7 @@ class Remote:
         messages = {i: message for i, parcel in answers.items() if (message := self._take(step, i, parcel, expected))}
         for i in ids:
             if i not in answers and i not in self._lost and i < len(self.roster.members):
-                self.lose(i, "no answer" if i in asked else "its SuperNode is not connected")
+                self.lose(i, SILENT if i in asked else UNCONNECTED)
         places = sorted(messages)
         told = [messages[i] for i in places]
         for place, why in ({} if self.cost else wild(step, server, told, self.settings.robust)).items():

@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,33 @@ class MaskError(RequestError):
         super().__init__(what, where="communication.secure", fix=fix)
 
 
+def nth(site: int) -> str:
+    """A site as other sites know it, which know no names; the coordinator says its name in place of it.
+
+    Examples:
+        >>> nth(2)
+        'site 2 (counted from 0)'
+        >>> named("the keys of site 2 (counted from 0) lack the tag", ["A", "B", "C"])
+        'the keys of C lack the tag'
+    """
+    return f"site {site} (counted from 0)"
+
+
+def named(text: str, names: Sequence[str]) -> str:
+    """A text with names in place of what `nth` says.
+
+    Args:
+        text: Of an error.
+        names: Of the sites.
+    """
+
+    def name(found: re.Match[str]) -> str:
+        site = int(found[1])
+        return names[site] if site < len(names) else found[0]
+
+    return re.sub(r"site (\d{1,9}) \(counted from 0\)", name, text)
+
+
 class Unsealed(MaskError):
     """Shares that another site sealed for this one, and that do not open.
 
@@ -35,7 +63,7 @@ class Unsealed(MaskError):
     """
 
     def __init__(self, sites: Sequence[int]) -> None:
-        super().__init__(f"shares of site {sites[0]} do not open here, so that the sum stays closed")
+        super().__init__(f"shares of {nth(sites[0])} do not open here, so that the sum stays closed")
         self.unopened = list(sites)
 
 

@@ -26,6 +26,7 @@ from fedgmi.deploy.masks.keys import (
     Public,
     Unsealed,
     digest_of,
+    nth,
     seal_of,
     sites_of,
     threshold,
@@ -108,7 +109,7 @@ class SiteKeys:
             other.check()
             if secret is not None and other.tag != other.tagged(secret, self.epoch, i):
                 fix = "every site needs the same mask_secret in its site.toml; if all have it, the keys are forged"
-                raise MaskError(f"the keys of site {i} lack the tag of the sites' secret", fix)
+                raise MaskError(f"the keys of {nth(i)} lack the tag of the sites' secret", fix)
         if self.members and self.members != members:
             raise MaskError("the coordinator sent other keys than those that were agreed on")
         self.members, self.digest = dict(members), digest_of(self.epoch, members)

@@ -10,7 +10,7 @@ from itertools import combinations
 from torch import Tensor
 
 from fedgmi.deploy.masks import shamir, stream
-from fedgmi.deploy.masks.keys import SEALED, MaskError, Public, digest_of, threshold
+from fedgmi.deploy.masks.keys import SEALED, MaskError, Public, digest_of, nth, threshold
 from fedgmi.deploy.masks.stream import Where
 
 
@@ -66,7 +66,7 @@ class Unopened(MaskError):
 
     def __init__(self, site: int, came: int, needed: int, *, blamed: bool) -> None:
         super().__init__(
-            f"the masks of site {site} cannot be taken off: {came} shares of its secret came and no {needed} of them "
+            f"the masks of {nth(site)} cannot be taken off: {came} shares of its secret came and no {needed} of them "
             "give it"
         )
         self.site, self.blamed = site, blamed
