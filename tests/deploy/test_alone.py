@@ -156,6 +156,6 @@ def test_under_masks_a_round_that_too_few_answer_is_left_out(tmp_path):
     assert len(rounds) < 4
     run(settings, tmp_path, {f"client-0{i}": in_rounds(None) for i in ill})
     log = log_of(tmp_path)
-    assert log.count("goes no further: 1 site") == len(rounds)
-    assert "round 1 goes no further: 1 site answered, and masks need 2 of 3, of client-0" in log
+    assert log.count("goes no further: no sum of 'train': 1 site") == len(rounds)
+    assert "round 1 goes no further: no sum of 'train': 1 site answered, and masks need 2 of 3, of client-0" in log
     assert "the end is done" in log
