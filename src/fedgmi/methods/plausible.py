@@ -63,6 +63,17 @@ def wrong_counts(what: str, counts: Tensor, rows: float, *, all_rows: bool = Fal
     return None
 
 
+def wrong_rows(server: Tree, message: Message, client: int, rows: int) -> str | None:
+    """What is wrong with the sum `rows` of a site that counts its rows, all of them, in one number or by cluster."""
+    return wrong_counts("its rows", message.sums["rows"], rows, all_rows=True)
+
+
+def wrong_held(server: Tree, message: Message, client: int, rows: int) -> str | None:
+    """What is wrong with the sum `rows` of a site's validation rows, whose number is its own."""
+    count = float(message.sums["rows"])
+    return f"its validation rows are {count:g}" if count < 0 or count != round(count) else None
+
+
 def wrong_moments(
     what: str, count: Tensor, first: Tensor, second: Tensor, limits: tuple[Tensor, Tensor] | None = None
 ) -> str | None:

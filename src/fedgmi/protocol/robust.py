@@ -104,7 +104,8 @@ def capped(mass: Tensor) -> Tensor:
 def wild(step: Step, server: Tree, messages: Sequence[Message], settings: RobustSettings) -> dict[int, str]:
     """Messages by which one client would undo what all have learnt, where nothing else bounds them.
 
-    There have to be three, for a median to speak for the others.
+    There have to be three, for a median to speak for the others. A model that fewer than three have moved is held to
+    the median over all models. Updates in single replies are held likewise.
 
     Args:
         step: That was answered.
@@ -118,14 +119,37 @@ def wild(step: Step, server: Tree, messages: Sequence[Message], settings: Robust
     found: dict[int, str] = {}
     if len(messages) < 3 or settings.on:
         return found
-    for name, start, mass, moved in _moves(step, server, messages):
-        length = moved.norm(dim=2)
-        far = (excesses(length, mass, "median") > WILD / MEDIANS) & (length > 10 * start.norm(dim=1))
+    for name, size, mass, length in (*_lengths(step, server, messages), *_of_replies(step, server, messages)):
+        far = (length > WILD * _usual(length, mass)) & (length > 10 * size)
         for i in far.any(1).nonzero().flatten().tolist():
             found.setdefault(
                 i, f"its {name} moved {float(length[i].max()):.3g}, over {WILD:g} times the others' median"
             )
     return found
+
+
+def _lengths(step: Step, server: Tree, messages: Sequence[Message]) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+    """Of every model in the messages: its name, the length of each that stands [K], mass and length of moves [C, K]."""
+    for name, start, mass, moved in _moves(step, server, messages):
+        yield name, start.norm(dim=1), mass, moved.norm(dim=2)
+
+
+def _of_replies(step: Step, server: Tree, messages: Sequence[Message]) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+    """The same of updates in single replies. Which of the models they are of nobody says here: the longest stands for
+    all, among the server's leaves of their width."""
+    for name, zeros in (step.updates(server) if step.updates else {}).items():
+        width, moved = zeros.shape[-1], torch.stack([message.replies[name].double().cpu() for message in messages])
+        stand = [leaf for leaf in server.values() if leaf.ndim == 2 and leaf.shape[1] == width and len(leaf)]
+        size = max((float(leaf.double().norm(dim=1).max()) for leaf in stand), default=0.0)
+        length = moved.flatten(1).norm(dim=1, keepdim=True)
+        yield name, torch.tensor([size]).double(), torch.ones_like(length), length
+
+
+def _usual(length: Tensor, mass: Tensor) -> Tensor:
+    """The median length of updates [C, K] by model [K]; of all models' where fewer than three have moved one."""
+    moved = length.where(mass > 0, torch.nan)
+    own, of_all = moved.nanmedian(0).values, moved.flatten().nanmedian()
+    return own.where((mass > 0).sum(0) >= 3, of_all).nan_to_num().clamp(min=1e-12)
 
 
 def _moves(step: Step, server: Tree, messages: Sequence[Message]) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:

@@ -23,6 +23,7 @@ from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 
 EVIDENCE = "scale evidence"  # the step whose sums are squares alone
+DESCRIPTOR = "descriptor"  # the single reply by which clients are clustered on one scale, of all that have sent one
 OFF = 10.0
 """Deviations from which on a site's column is told. Sites of children and of the old are 4 apart in age, and numbers in
 mg/dl are over 50 out among those in mmol/l."""
@@ -46,7 +47,7 @@ def far_sums(step: Step, messages: Sequence[Message], features: Sequence[str]) -
     """Which messages lie far from the others.
 
     Args:
-        step: That was answered. Of other steps than those that give a scale nothing is said.
+        step: That was answered. Of others than those that give a scale nothing is said.
         messages: One of each site.
         features: The columns' names.
 
@@ -56,7 +57,10 @@ def far_sums(step: Step, messages: Sequence[Message], features: Sequence[str]) -
     if len(messages) < 3:
         return {}
     if step.name == EVIDENCE:
-        return _far_evidence(messages)
+        evidence = [(m.sums["squares"] / m.sums["count"].clamp(min=1.0)).double().sqrt() for m in messages]
+        return _larger("evidence", torch.stack(evidence))
+    if DESCRIPTOR in messages[0].replies:
+        return _larger(DESCRIPTOR, torch.stack([m.replies[DESCRIPTOR].double().abs().max() for m in messages])[:, None])
     found: dict[int, Far] = {}
     for prefix, names in (("", features), ("target ", ("the target",))) if step.name == STANDARDISE else ():
         if f"{prefix}squares" in messages[0].sums:
@@ -107,12 +111,11 @@ def far_columns(count: Tensor, first: Tensor, second: Tensor, names: Sequence[st
     return found
 
 
-def _far_evidence(messages: Sequence[Message]) -> dict[int, Far]:
-    """Sites whose mean evidence is more than `FAR` times the median site's: all would be judged on its scale."""
-    size = torch.stack([(m.sums["squares"] / m.sums["count"].clamp(min=1.0)).double().sqrt() for m in messages])
+def _larger(what: str, size: Tensor) -> dict[int, Far]:
+    """Sites with something [C, D] that is more than `FAR` times the median site's: all would be judged on its scale."""
     usual = _median(size)
     wild = ((size > FAR * usual) & (usual > 0)).any(1)
-    words = f"its evidence is over {FAR:g} times as large as the median site's"
+    words = f"its {what} is over {FAR:g} times as large as the median site's"
     return {i: Far(words, True) for i in wild.nonzero().flatten().tolist()}
 
 

@@ -44,6 +44,7 @@ from fedgmi.methods.local_training import (
     need_labels,
     row_losses,
 )
+from fedgmi.methods.plausible import projected_range, range_of, wrong_spread
 from fedgmi.methods.shared_trunk import parts_of, starts, train_heads, whole
 from fedgmi.methods.summing import over_clients
 from fedgmi.mixture import codebook
@@ -132,6 +133,11 @@ def fedgmm(task: Task[FedGMMSettings]) -> Method:
     def spread(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         return states, Message(sums=codebook.spread_sums(codes(server, rows)))
 
+    def check_spread(server: Tree, message: Message, client: int, rows: int) -> str | None:
+        projector = codebook.projector(server["mean"], server["std"], size, task.seed)
+        limits = projected_range(projector.matrix, projector.mean, projector.std, range_of(task.schema))
+        return wrong_spread("its projected features", message.sums, rows, limits)
+
     def start(server: Tree, message: Message, round: int) -> Tree:
         sums = message.sums
         mean, second = sums["sum"] / sums["count"], sums["outer"] / sums["count"]
@@ -167,6 +173,7 @@ def fedgmm(task: Task[FedGMMSettings]) -> Method:
                     reads=features.writes,
                     writes=("gaussian",),
                     kind="sketch",
+                    check=check_spread,
                     tells="sums of its projected features and their products",
                 ),
             ),

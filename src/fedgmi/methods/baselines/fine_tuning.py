@@ -35,6 +35,7 @@ from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Method, Task
 from fedgmi.methods.local_training import own_log_prob
 from fedgmi.methods.own_models import LAST, NOBODY, betas_of, by_temperature, doubted, labelled_validation, tuned
+from fedgmi.methods.plausible import wrong_held
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.settings.base import ListOfPasses, MethodSettings, PositiveFloats
@@ -111,7 +112,16 @@ def fine_tuned(method: Method, task: Task[FineTuningSettings]) -> Method:
 
     program, predictor = method.program, method.predictor
     steps = (
-        Step("try tuning", look, choose, reads=("expert",), writes=(CHOSEN, BETA), tells=TELLS, part="fine-tuning"),
+        Step(
+            "try tuning",
+            look,
+            choose,
+            reads=("expert",),
+            writes=(CHOSEN, BETA),
+            check=wrong_held,
+            tells=TELLS,
+            part="fine-tuning",
+        ),
         Step("tune", tune, reads=("expert", CHOSEN, BETA), part="fine-tuning"),
     )
     reads = (*predictor.reads, CHOSEN, BETA)

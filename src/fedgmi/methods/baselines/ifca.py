@@ -39,6 +39,7 @@ from fedgmi.methods.local_training import (
     train_components,
     train_own,
 )
+from fedgmi.methods.plausible import wrong_rows
 from fedgmi.methods.shared_trunk import parts_of_own, parts_step, starts
 from fedgmi.mixture.posterior import uniform
 from fedgmi.protocol.message import Message
@@ -131,6 +132,7 @@ def best_of_k(task: Task, name: str, train: Step) -> Method:
                     settled,
                     reads=("expert",),
                     writes=("rows",),
+                    check=wrong_rows,
                     tells="how many rows it has, and in which cluster",
                 ),
             ),

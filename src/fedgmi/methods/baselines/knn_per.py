@@ -35,6 +35,7 @@ from fedgmi.methods.baselines.memories import memory_votes, mixed, remembered, s
 from fedgmi.methods.contract import Entry, Method, Task
 from fedgmi.methods.local_training import need_labels
 from fedgmi.methods.own_models import labelled_validation, told
+from fedgmi.methods.plausible import wrong_held
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
 from fedgmi.settings.base import MethodSettings, PositiveInt, PositiveInts
@@ -133,7 +134,15 @@ def knn_per(task: Task[KnnPerSettings]) -> Method:
 
     program, predictor = method.program, method.predictor
     steps = (
-        Step("try memories", look, choose, reads=("expert",), writes=(SHARE, NEIGHBOURS), tells=TELLS),
+        Step(
+            "try memories",
+            look,
+            choose,
+            reads=("expert",),
+            writes=(SHARE, NEIGHBOURS),
+            check=wrong_held,
+            tells=TELLS,
+        ),
         Step("remember", remember, reads=("expert", SHARE, NEIGHBOURS)),
     )
     reads = (*predictor.reads, SHARE, NEIGHBOURS)

@@ -29,6 +29,7 @@ from fedgmi.data.rows import Rows
 from fedgmi.methods.baselines.averaging import OneModelSettings, one_model
 from fedgmi.methods.contract import Entry, Method, Task
 from fedgmi.methods.local_training import by_rows, expert_objective, own_gradient, train_own
+from fedgmi.methods.plausible import wrong_rows
 from fedgmi.models import training
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.step import Step
@@ -92,7 +93,7 @@ def scaffold(task: Task[ScaffoldSettings]) -> Method:
         method.program,
         init=lambda: method.program.init() | {"control": zeros(1)},
         client_init=lambda ids: {"control": zeros(len(ids))},
-        prepare=(Step("count", count, counted, writes=("rows",), tells="how many rows it has"),),
+        prepare=(Step("count", count, counted, writes=("rows",), check=wrong_rows, tells="how many rows it has"),),
         round=(train,),
         kinds={"expert": "expert", "control": "expert"},
         joins_late=False,
