@@ -219,7 +219,17 @@ def test_report_reads_records_only(file):
         ("click", ("cli",)),
         ("flwr", ("deploy.flower", "deploy.flower_names", "deploy.flower_runtime", "deploy.quick")),
         ("plotly", ("report",)),
-        ("pydantic", ("settings", "methods.fedgmi.settings", "runs.config", "runs.records", "deploy.settings")),
+        (
+            "pydantic",
+            (
+                "settings",
+                "methods.fedgmi.settings",
+                "runs.config",
+                "runs.records",
+                "deploy.settings",
+                "storage.own_files",
+            ),
+        ),
         ("narwhals", ("data",)),
         ("psutil", ("deploy.local", "deploy.site.supernode")),
         ("filelock", ("storage", "deploy.site")),

@@ -102,7 +102,7 @@ def test_another_model_begins_to_watch_anew(model, tmp_path):
     assert report.batch == 1
     state = json.loads((model / DRIFT).read_text())
     (model / DRIFT).write_text(json.dumps(state | {"monitor": state["monitor"] | {"watch": {"levels": [[1]]}}}))
-    with pytest.raises(CheckpointError, match="state of the monitor is damaged"):
+    with pytest.raises(CheckpointError, match="this is not the state of a drift monitor"):
         predict(model, path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from fedgmi.data.rows import Client, pack
 from fedgmi.drift import watch
 from fedgmi.drift.charts import Array, threshold_for
 from fedgmi.drift.model import Model, evidence, labels_of, tells_components_apart
+from fedgmi.drift.own_file import KeptMonitor
 from fedgmi.drift.report import Report, State
 from fedgmi.drift.watch import Watch
 from fedgmi.errors import CheckpointError, ConfigError, DataError
@@ -23,7 +25,7 @@ LEARNING_ROWS = 50
 """Rows that a monitor must have seen before its charts start."""
 RECENT_ROWS = 2000
 """New proportions are estimated from about so many rows at most."""
-MIN_RUN_LENGTH = 10.0
+MIN_RUN_LENGTH, MAX_RUN_LENGTH = 10.0, 1e9
 FORMAT = 1
 
 
@@ -57,14 +59,14 @@ class Monitor:
             model: A fitted model.
             client: The client's name. A whole number is a name, too; where no client's name is one, it is a place in
                 `client_names_`.
-            average_run_length: Mean number of batches to a false alarm, at least 10.
+            average_run_length: Mean number of batches to a false alarm, from 10 to 10⁹.
             reference: (x, y) or (x, None), rows of this client that the model was *not trained on*. Models remember
                 their rows, so that other rows would look like drift. Without a reference, and until 50 rows are seen,
                 the first batches are the reference. Labels are given always, or never.
             seed: Of ties and random subsets.
 
         Raises:
-            ConfigError: The run length is below 10.
+            ConfigError: The run length is below 10, or above 10⁹.
             DataError: There is no such client, or the reference cannot be used.
 
         Warns:
@@ -72,11 +74,11 @@ class Monitor:
         """
         names = [str(name) for name in model.client_names_]
         place = place_of(client, names)
-        if not MIN_RUN_LENGTH <= average_run_length < np.inf:
+        if not MIN_RUN_LENGTH <= average_run_length <= MAX_RUN_LENGTH:
             raise ConfigError(
                 f"{average_run_length:g} batches",
                 where="average_run_length",
-                fix=f"ask for {MIN_RUN_LENGTH:g} or more; 370 is usual",
+                fix=f"ask for {MIN_RUN_LENGTH:g} to {MAX_RUN_LENGTH:g}; 370 is usual",
             )
         self.client, self.average_run_length, self.seed = names[place], float(average_run_length), int(seed)
         self._model = model
@@ -170,11 +172,13 @@ class Monitor:
             A monitor that goes on as if nothing had happened.
 
         Raises:
-            CheckpointError: The data are of another version, or the model has another number of components.
+            CheckpointError: The data are of another version, cannot be, or the model has another number of components.
         """
         if data.get("format") != FORMAT:
             fix = "start a new Monitor, or use the fedgmi that wrote it"
             raise CheckpointError("this is no state of a drift monitor of this version", where="Monitor", fix=fix)
+        fix = "start a new Monitor"
+        KeptMonitor.parse(json.dumps(data), lambda what: CheckpointError(what, where="Monitor", fix=fix))
         if len(data["weights"]) != model.n_components_:
             raise CheckpointError(
                 f"it watched {len(data['weights'])} components, and the model has {model.n_components_}",

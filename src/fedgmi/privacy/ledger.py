@@ -11,12 +11,13 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedgmi.errors import LimitError, UserError
+from fedgmi.errors import LimitError
 from fedgmi.storage import files
+from fedgmi.storage.own_files import Amount, Count, Free, OwnFile, Share
 
 DAMAGED = "restore it from a backup. Without it nobody knows what was released; who removes it begins at ε = 0"
 REFUSALS_KEPT = 1000  # the newest; their number is counted for good
@@ -41,12 +42,33 @@ class Release:
     """
 
     key: str
-    epsilon: float
-    delta: float
+    epsilon: Amount
+    delta: Share
     what: str
     data: str = ""
-    time: float = 0.0
+    time: Amount = 0.0
     about: Mapping[str, float | str] = field(default_factory=dict)
+
+
+class _File(OwnFile):
+    """The ledger's own file."""
+
+    what = "a privacy ledger"
+    again = DAMAGED
+    releases: list[Release]
+    refusals: list[Free]
+    refused: Count
+
+    def wrong(self) -> str:
+        """Gaussian noise has a multiplier; refusals are counted for good, and have a time."""
+        for one in self.releases:
+            if one.about.get("mechanism") == "gaussian" and not _above_zero(one.about.get("noise_multiplier")):
+                return f"release {one.key}: its noise_multiplier is no number above 0"
+        return "" if self.refused >= len(self.refusals) else "refused: there are more refusals"
+
+
+def _above_zero(number: object) -> bool:
+    return isinstance(number, float | int) and 0 < number < math.inf
 
 
 Compose = Callable[[Sequence[Release]], tuple[float, float]]
@@ -103,7 +125,7 @@ class PrivacyLedger:
             raise ValueError(f"ε = {epsilon}, δ = {delta}: ε is a number from 0 on, δ one from 0 to 1")
         with self._alone():
             found = self._read()
-            releases = _releases(found, self.path)
+            releases = found.releases
             new = Release(key, float(epsilon), float(delta), what, self.data, time.time(), dict(about or {}))
             if any((one.key, one.epsilon, one.delta) == (key, new.epsilon, new.delta) for one in releases):
                 return
@@ -112,8 +134,8 @@ class PrivacyLedger:
                 self._write_refusal(found, what, why)
                 fix = "raise the limit in site.toml, or take part with other rows"
                 raise BudgetSpent(f"{what} would be {why}", where="privacy ledger", fix=fix)
-            found["releases"].append(asdict(new))
-            files.write_json(self.path, found)
+            found.releases.append(new)
+            files.write_json(self.path, found.to_json())
 
     def refuse(self, what: str, why: str) -> None:
         """Enter that something was refused.
@@ -135,16 +157,15 @@ class PrivacyLedger:
 
     def releases(self, data: str | None = None) -> list[Release]:
         """What was released, oldest first; of one version of the rows, or of all."""
-        every = _releases(self._read(), self.path)
-        return [one for one in every if data is None or one.data == data]
+        return [one for one in self._read().releases if data is None or one.data == data]
 
     def refusals(self) -> list[dict[str, Any]]:
         """The newest refusals: `time`, `what`, `why` and the version of the rows, `data`."""
-        return list(self._read()["refusals"])
+        return self._read().refusals
 
     def n_refused(self) -> int:
         """How often something was refused."""
-        return int(self._read()["refused"])
+        return self._read().refused
 
     def _over(self, releases: Sequence[Release]) -> str:
         """Which limit is passed, in words; "" for none."""
@@ -157,30 +178,15 @@ class PrivacyLedger:
             return f"ε = {epsilon:g} in all, and max_epsilon is {self.max_epsilon:g}"
         return ""
 
-    def _write_refusal(self, found: dict[str, Any], what: str, why: str) -> None:
+    def _write_refusal(self, found: _File, what: str, why: str) -> None:
         line = {"time": time.time(), "what": what, "why": why, "data": self.data}
-        found["refusals"] = [*found["refusals"], line][-REFUSALS_KEPT:]
-        found["refused"] += 1
-        files.write_json(self.path, found)
+        found.refusals = [*found.refusals, line][-REFUSALS_KEPT:]
+        found.refused += 1
+        files.write_json(self.path, found.to_json())
 
-    def _read(self) -> dict[str, Any]:
-        if not self.path.exists():
-            return {"releases": [], "refusals": [], "refused": 0}
-        found = files.read_json(self.path, "a privacy ledger", {"releases", "refusals", "refused"}, DAMAGED)
-        lists = isinstance(found["releases"], list) and isinstance(found["refusals"], list)
-        if not lists or type(found["refused"]) is not int:
-            raise UserError("this is not a privacy ledger", where=str(self.path), fix=DAMAGED)
-        return found
+    def _read(self) -> _File:
+        return _File.read(self.path) if self.path.exists() else _File(releases=[], refusals=[], refused=0)
 
     def _alone(self) -> AbstractContextManager[None]:
         """One writer at a time, whichever process it is."""
         return files.locked(self.path.with_name(f".{self.path.name}.lock"))
-
-
-def _releases(found: Mapping[str, Any], path: Path) -> list[Release]:
-    try:
-        every = [Release(**entry) for entry in found["releases"]]
-        assert all(math.isfinite(one.epsilon + one.delta) and isinstance(one.key, str) for one in every)
-    except (TypeError, AssertionError) as error:
-        raise UserError("an entry is not of a privacy ledger", where=str(path), fix=DAMAGED) from error
-    return every

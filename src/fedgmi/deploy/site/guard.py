@@ -12,7 +12,6 @@ it outlives the process, and no name of a run makes a site forget another one.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,11 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedgmi.errors import LimitError, UserError
+from fedgmi.errors import LimitError
 from fedgmi.protocol.phases import phase_of
 from fedgmi.protocol.step import Program, covers
 from fedgmi.protocol.wire import WireError
 from fedgmi.storage import files
+from fedgmi.storage.own_files import Amount, Count, OwnFile, RunName
 
 FILE, LOCK = "guard.json", "guard.lock"
 AGAIN = "restore it from a backup; who removes it lets every run be asked anew"
@@ -107,6 +107,32 @@ class Run:
         self.answers = [one for one in self.answers if one.round == 0 or one.round >= oldest]
         for name, every in self.seen.items():
             self.seen[name] = [one for n, one in enumerate(every) if one[0] >= oldest or n == len(every) - 1]
+
+
+class _KeptRun(OwnFile):
+    """A run, as the file has it."""
+
+    data: str
+    index: Count
+    last: Amount
+    finished: bool
+    times: Count = 1  # an older fedgmi did not count
+    answers: list[tuple[Count, Count, Count, str]]
+    seen: dict[str, list[tuple[Count, Count, str]]]
+
+    def as_run(self) -> Run:
+        """The same."""
+        answers = [Answered(*one) for one in self.answers]
+        return Run(self.data, self.index, self.last, self.finished, self.times, answers, self.seen)
+
+
+class _File(OwnFile):
+    """`guard.json`."""
+
+    what = "what a site has answered"
+    again = AGAIN
+    begun: dict[str, Count]
+    runs: dict[RunName, _KeptRun]
 
 
 @dataclass(frozen=True)
@@ -260,11 +286,8 @@ class Guard:
         path = self.where / FILE
         if not path.exists():
             return {}, {}
-        found = files.read_json(path, "what a site has answered", {"runs", "begun"}, AGAIN)
-        try:
-            return _from_json(found)
-        except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
-            raise UserError("this is not what a site has answered", where=str(path), fix=AGAIN) from error
+        found = _File.read(path)
+        return {name: run.as_run() for name, run in found.runs.items()}, found.begun
 
 
 def _at(header: Mapping[str, Any]) -> tuple[int, int]:
@@ -327,16 +350,3 @@ def _to_json(runs: Mapping[str, Run], begun: Mapping[str, int]) -> dict[str, Any
             for name, run in runs.items()
         },
     }
-
-
-def _from_json(found: Mapping[str, Any]) -> tuple[dict[str, Run], dict[str, int]]:
-    runs = {}
-    for name, about in found["runs"].items():
-        if not re.fullmatch(r"[0-9a-f]{8,64}", name):
-            raise ValueError(name)
-        answers = [Answered(int(a), int(b), int(c), str(d)) for a, b, c, d in about["answers"]]
-        seen = {leaf: [(int(a), int(b), str(c)) for a, b, c in every] for leaf, every in about["seen"].items()}
-        times = int(about.get("times", 1))  # an older fedgmi did not count
-        past = str(about["data"]), int(about["index"]), float(about["last"]), bool(about["finished"]), times
-        runs[name] = Run(*past, answers, seen)
-    return runs, {str(data): int(count) for data, count in found["begun"].items()}

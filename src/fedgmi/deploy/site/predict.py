@@ -207,9 +207,11 @@ def _restored(asked: _Asked, known: dict[str, Any], path: Path) -> Monitor:
     """The monitor as it was after the rows before."""
     try:
         return Monitor.from_dict(asked, known)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except CheckpointError as error:
         fix = "remove it; the monitor then begins anew"
-        raise CheckpointError("the state of the monitor is damaged", where=str(path), fix=fix) from error
+        raise CheckpointError(error.what, where=str(path), fix=fix) from error
+    except ConfigError as error:
+        raise CheckpointError(f"{error.where}: {error.what}", where=str(path), fix="remove it") from error
 
 
 def _known(path: Path, digest: str, client: str) -> dict[str, Any] | None:

@@ -48,6 +48,7 @@ from fedgmi.protocol.wrapper import Place, Wrapper, apart, marked, send
 from fedgmi.runs.private import wrappers_of
 from fedgmi.runs.setup import choose_device, open_process
 from fedgmi.storage import files
+from fedgmi.storage.own_files import Hex64, OwnFile
 from fedgmi.tree import Tree
 
 if TYPE_CHECKING:
@@ -441,7 +442,7 @@ class Site:
         """What noise is drawn from: drawn once, never sent. Noise goes by the rows too, so it may outlive them."""
         path = self.where / "secret.json"
         if path.exists():
-            return str(files.read_json(path, "a secret of fedgmi", {"secret"}, SECRET_LOST)["secret"])
+            return _Secret.read(path).secret
         secret = secrets.token_hex(32)
         before = os.umask(0o077)  # at no moment is it for others to read
         try:
@@ -449,6 +450,14 @@ class Site:
         finally:
             os.umask(before)
         return secret
+
+
+class _Secret(OwnFile):
+    """`secret.json`."""
+
+    what = "a secret of fedgmi"
+    again = SECRET_LOST
+    secret: Hex64
 
 
 def _base_of(header: Header) -> Exchange | None:

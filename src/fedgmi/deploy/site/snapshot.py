@@ -6,16 +6,20 @@ the last two runs stay. Nothing of it is sent.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from fedgmi.data.rows import Client
+from fedgmi.errors import CheckpointError
 from fedgmi.storage import files
 from fedgmi.storage import tensors as store
+from fedgmi.storage.own_files import Hex64, OwnFile
 from fedgmi.tree import Tree
 
 ROWS, TENSORS = "rows.json", "rows.safetensors"
@@ -40,6 +44,17 @@ class Snapshot(NamedTuple):
     validation: Client | None
     digest: str
     content: str = ""
+
+
+class _Rows(OwnFile):
+    """The JSON beside them."""
+
+    what = "a snapshot of rows"
+    name: str
+    digest: str
+    content: str = ""
+    tensors: str
+    sha256: Hex64
 
 
 def keep(run: Path, rows: Snapshot) -> None:
@@ -71,10 +86,7 @@ def digest_of(run: Path) -> str | None:
     Raises:
         CheckpointError: Where the file is damaged.
     """
-    path = run / ROWS
-    return (
-        str(store.read_meta(path, lambda meta: None, kind="snapshot", fix=AGAIN)["digest"]) if path.exists() else None
-    )
+    return _about(run)[0].digest if (run / ROWS).exists() else None
 
 
 def load(run: Path) -> Snapshot:
@@ -86,12 +98,20 @@ def load(run: Path) -> Snapshot:
     Raises:
         CheckpointError: Where a file is damaged.
     """
-    meta = store.read_meta(run / ROWS, lambda meta: None, kind="snapshot", fix=AGAIN)
+    about, meta = _about(run)
     tensors = store.read_tensors(run / ROWS, meta, fix=AGAIN)
     parts = {name: store.part(tensors, f"{name}/") for name in PARTS}
-    found = {name: Client(str(meta["name"]), part["x"], part.get("y")) for name, part in parts.items() if part}
-    digests = str(meta["digest"]), str(meta.get("content", ""))
-    return Snapshot(found["train"], found.get("held_out"), found.get("validation"), *digests)
+    if not parts["train"] or not all("x" in part for part in parts.values() if part):
+        raise CheckpointError("there are no rows in it", where=str(run / ROWS), fix=AGAIN)
+    found = {name: Client(about.name, part["x"], part.get("y")) for name, part in parts.items() if part}
+    return Snapshot(found["train"], found.get("held_out"), found.get("validation"), about.digest, about.content)
+
+
+def _about(run: Path) -> tuple[_Rows, store.Meta]:
+    """What the JSON says: of the rows, and all of it."""
+    path = run / ROWS
+    meta = store.read_meta(path, lambda meta: None, kind="snapshot", fix=AGAIN)
+    return _Rows.parse(json.dumps(meta), partial(CheckpointError, where=str(path), fix=AGAIN)), meta
 
 
 def of_run(site: Path, run: object) -> Snapshot | None:

@@ -15,18 +15,17 @@ versions of the rows. Sites are known by `masks.keys.Public.who`, so that no ind
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from fedgmi.deploy.site.guard import Refused
-from fedgmi.errors import UserError
 from fedgmi.protocol.message import Message, flatten
 from fedgmi.protocol.whole import in_two, to_whole
 from fedgmi.storage import files
+from fedgmi.storage.own_files import Count, OwnFile
 
 FILE = "sums.json"
 AGAIN = (
@@ -65,6 +64,21 @@ class Summed:
     sets: list[Sites] = field(default_factory=list)
     exchanges: dict[str, dict[str, int]] = field(default_factory=dict)
     parts: dict[str, int] = field(default_factory=dict)
+
+
+class _File(OwnFile):
+    """The same, as it is written."""
+
+    what = "what a site's sums were over"
+    again = AGAIN
+    sets: list[list[str]]
+    exchanges: dict[str, dict[str, Count]]
+    parts: dict[str, Count]
+
+    def wrong(self) -> str:
+        """Whatever was summed was summed over one of the sets."""
+        named = {*self.parts.values(), *(n for some in self.exchanges.values() for n in some.values())}
+        return "" if max(named, default=-1) < len(self.sets) else "a set is named that there is not"
 
 
 @dataclass(frozen=True)
@@ -127,11 +141,8 @@ class Sums:
         path = self.where / FILE
         if not path.exists():
             return Summed()
-        table = files.read_json(path, "what a site's sums were over", {"sets", "exchanges", "parts"}, AGAIN)
-        try:
-            return _checked(table)
-        except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
-            raise UserError("this is not what a site's sums were over", where=str(path), fix=AGAIN) from error
+        found = _File.read(path)
+        return Summed([tuple(one) for one in found.sets], found.exchanges, found.parts)
 
 
 def parts_of(message: Message, n_clients: int) -> list[str]:
@@ -168,13 +179,3 @@ def _parts(name: str, leaf: Tensor, n_clients: int) -> Iterator[str]:
         if len(numbers[(numbers != 0).any(1)].unique(dim=0)) > 1:
             data = name.encode() + numbers.contiguous().numpy().tobytes()
             yield hashlib.blake2b(data, digest_size=8).hexdigest()
-
-
-def _checked(table: Mapping[str, Any]) -> Summed:
-    sets = [tuple(str(who) for who in one) for one in table["sets"]]
-    exchanges = {run: {at: int(n) for at, n in some.items()} for run, some in table["exchanges"].items()}
-    parts = {str(part): int(n) for part, n in table["parts"].items()}
-    for n in (*parts.values(), *(n for some in exchanges.values() for n in some.values())):
-        if not 0 <= n < len(sets):
-            raise IndexError(n)
-    return Summed(sets, exchanges, parts)
