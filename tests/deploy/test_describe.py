@@ -135,6 +135,8 @@ def table(*features: str, **more: object) -> RowSettings:
 
 
 def test_sites_are_merged_to_what_all_have():
+    three = {"north": table("age", "pulse"), "south": table("age"), "east": table("age")}
+    assert "pulse: left out, for south, east do not have it" in merge(three).notes
     north = table("age", "sex=f", "ward=A", classes=["ill"], ranges={"age": [0, 90], "ward=A": [0, 1]})
     south = table("sex=m", "sex=(missing)", "age", "age=(missing)", missing="indicator", classes=["well"],
                   ranges={"age": [-5, 80]})  # fmt: skip

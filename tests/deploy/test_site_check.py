@@ -94,7 +94,8 @@ def test_federation_lies_elsewhere(site, tmp_path, capsys):
     other.parent.mkdir()
     (site / "federation.toml").rename(other)
     assert command(str(site / "site.toml")) == 2
-    assert "federation.toml: there is no such file" in capsys.readouterr().err
+    assert "federation.toml: there is no such file. Likely fix: the coordinator's" in (told := capsys.readouterr().err)
+    assert "a site gets it from the coordinator" in told
     assert command(str(site / "site.toml"), "--federation", str(other)) == 0
 
 
