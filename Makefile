@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 run: $(VENV)/.installed-run
 	$(BIN)/fedgmi run configs/digits.toml --resume --out runs/digits
 
-# A SuperLink and three sites as processes, with TLS and keys; a minute or more, for each exchange starts three processes.
+# A SuperLink and three sites as processes, with TLS and keys; a minute or two, most of it Flower's start and waits.
 deploy-demo: $(VENV)/.installed-flower
 	$(BIN)/fedgmi deploy demo --out runs/deploy-demo-$$(date +%Y%m%d-%H%M%S)
 

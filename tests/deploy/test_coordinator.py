@@ -372,6 +372,36 @@ def test_a_site_joins_late(tmp_path):
     assert len(summary["proportions"]) == 6
 
 
+def test_a_site_that_comes_after_the_last_step_has_no_part_in_the_run(tmp_path):
+    """It takes nothing from the summary of the others, and is told as what it is."""
+    settings = settings_of("fedem").model_copy(update={"min_sites": 5})
+    sites = make_sites(settings, tmp_path / "sites")
+    late, post = sites.pop(105), LocalPost(sites)
+
+    def join_late(request: Parcel, reply: Parcel) -> Parcel:
+        if request.header.get("round") == settings.rounds + 1:
+            post.sites[105] = late
+        return reply
+
+    post.faults["client-00"] = join_late
+    summary = Coordinator(settings, post, tmp_path / "out", echo=lambda line: None).run()
+    assert summary["clients"] == [f"client-0{i}" for i in range(5)]
+    assert len(summary["proportions"]) == len(summary["rounds_absent"]) == 5
+    assert "client-05 came after the last step: it has no part in this run" in log_of(tmp_path)
+    assert "has not kept its results" not in log_of(tmp_path)
+
+
+def test_who_told_no_proportions_is_named(tmp_path):
+    settings = settings_of("fedem").model_copy(update={"wait_s": 0.2})
+
+    def silent(request: Parcel, reply: Parcel) -> Parcel | None:
+        return None if request.header.get("round") == settings.rounds + 1 else reply
+
+    summary, _ = deployed(settings, tmp_path, {"client-01": silent})
+    assert summary["proportions"] is None
+    assert "the summary has no proportions: client-01 told none" in log_of(tmp_path)
+
+
 @pytest.mark.parametrize("comes_back", [True, False])
 def test_a_site_that_is_away_at_the_end_is_waited_for(tmp_path, comes_back):
     """It is to have its results; but not for ever."""

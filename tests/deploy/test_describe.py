@@ -102,6 +102,24 @@ def test_tasks_are_asked_for_and_never_guessed(tmp_path):
     assert describe(path, label="died").rows.classes == (0, 1)
 
 
+def test_what_makes_a_proposal_another_than_it_should_be_is_said(tmp_path):
+    """A bad cell among numbers, labels that nobody named, few rows, texts where a number is to be predicted."""
+    path = tmp_path / "rows.csv"
+    lines = [f"{'abc' if i == 17 else 18 + i / 7},{'ill' if i % 2 else 'well'}" for i in range(60)]
+    path.write_text("age,outcome\n" + "\n".join(lines) + "\n")
+    told = describe(path, label="outcome").notes
+    [line] = [line for line in told if "are numbers" in line]
+    assert line.startswith("age: all but 1 cell of 60 are numbers; row 17 (the first is row 0) has 'abc': mend it")
+    assert not any("no column is called like labels" in line or "few to tell" in line for line in told)
+    assert not any("abc" in feature for feature in describe(path, label="outcome").rows.features)
+    told = describe(path).notes
+    assert any("so that all are features: --label COLUMN" in line for line in told)
+    with pytest.raises(DataError, match="it holds texts, and regression predicts a number"):
+        describe(path, label="outcome", task="regression")
+    path.write_text("patient,age,label\n" + "".join(f"{i},{30.5 + i},well\n" for i in range(3)))
+    assert any("3 rows are few to tell patients' numbers" in line for line in describe(path).notes)
+
+
 @pytest.mark.parametrize("names", [("one", "two"), ("one",)])
 def test_pictures_by_folder(tmp_path, names):
     for name in names:
@@ -117,6 +135,8 @@ def table(*features: str, **more: object) -> RowSettings:
 
 
 def test_sites_are_merged_to_what_all_have():
+    three = {"north": table("age", "pulse"), "south": table("age"), "east": table("age")}
+    assert "pulse: left out, for south, east do not have it" in merge(three).notes
     north = table("age", "sex=f", "ward=A", classes=["ill"], ranges={"age": [0, 90], "ward=A": [0, 1]})
     south = table("sex=m", "sex=(missing)", "age", "age=(missing)", missing="indicator", classes=["well"],
                   ranges={"age": [-5, 80]})  # fmt: skip

@@ -30,7 +30,7 @@ from fedgmi.runs.records import SiteStatus, Status
 from fedgmi.storage import checkpoint, files
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
-ELSEWHERE = ("flwr supernode", "flower-", "pip ")  # they need a SuperLink, or the network
+ELSEWHERE = ("flwr supernode", "fedgmi site serve", "pip ")  # they need a SuperLink, or the network
 TEXT = federation(rounds=1)
 
 

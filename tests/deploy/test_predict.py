@@ -124,7 +124,9 @@ def test_what_cannot_be_asked(model, ran, tmp_path):
         predict(model, path, client="clinic-9")
     with pytest.raises(ConfigError, match="the task is classification"):
         predict(model, path, times=[1.0])
-    with pytest.raises(CheckpointError, match="no model lies there"):
+    with pytest.raises(CheckpointError, match=r"did you mean .*model"):
+        predict(model.parent, tmp_path / "rows.csv")
+    with pytest.raises(CheckpointError, match=r"no model lies there.*a finished run leaves it in site/results/model"):
         predict(ran, path)
     with pytest.raises(DataError, match="no such folder or file"):
         predict(model, tmp_path / "nowhere.csv")

@@ -94,7 +94,8 @@ def test_federation_lies_elsewhere(site, tmp_path, capsys):
     other.parent.mkdir()
     (site / "federation.toml").rename(other)
     assert command(str(site / "site.toml")) == 2
-    assert "federation.toml: there is no such file" in capsys.readouterr().err
+    assert "federation.toml: there is no such file. Likely fix: the coordinator's" in (told := capsys.readouterr().err)
+    assert "a site gets it from the coordinator" in told
     assert command(str(site / "site.toml"), "--federation", str(other)) == 0
 
 
@@ -201,7 +202,7 @@ def test_one_message_and_a_code(site, capsys, file, old, new, message):
     assert told.out == ""
     assert message in told.err
     assert "Likely fix" in told.err
-    assert len(told.err.splitlines()) == 1
+    assert sum(line.startswith("error: ") for line in told.err.splitlines()) == 1
 
 
 def test_all_problems_are_listed_at_once(site, capsys):
@@ -227,6 +228,7 @@ def test_all_problems_are_listed_at_once(site, capsys):
     ):
         assert sum(part in line for line in lines) == 1, part
     assert last.startswith(f"{len(lines)} problems")
+    assert last.endswith("Rows are counted from 0: in a CSV file with a header, row 0 is line 2.")
     assert all(line.startswith("error: ") and "Likely fix" in line for line in lines)
 
 

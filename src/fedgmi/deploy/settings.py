@@ -446,6 +446,12 @@ def tells_metrics(site: SiteSettings, federation: FederationSettings) -> bool:
 
 
 AnySettings = TypeVar("AnySettings", FederationSettings, SiteSettings)
+WRITTEN_BY = {
+    FederationSettings: "the coordinator's comes from `fedgmi deploy init`; a site gets it from the coordinator, "
+    "and puts it beside its site.toml",
+    SiteSettings: "write it from site.toml.example, which the coordinator has from `fedgmi deploy init`",
+}
+"""Where the two files come from."""
 
 
 def read(kind: type[AnySettings], path: Path) -> AnySettings:
@@ -461,6 +467,8 @@ def read(kind: type[AnySettings], path: Path) -> AnySettings:
     Raises:
         ConfigError: For an unknown key, or a value that cannot be. A number in quotes is none.
     """
+    if not path.exists():
+        raise ConfigError("there is no such file", where=str(path), fix=WRITTEN_BY[kind])
     table = toml.unset_empty(toml.read_toml(path))
     if kind is FederationSettings:
         method_of(table)

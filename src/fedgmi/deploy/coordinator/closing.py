@@ -61,7 +61,12 @@ def close(remote: Remote, end: Progress, out: Path) -> dict[str, Any]:
         written = DiagnosisRecord.write(out / folder.OF_DEPLOYMENT, whole)
         remote.roster.tell(f"diagnosis: {' '.join(verdict(written))}")
     predictor = select(end.server, remote.method.predictor.reads)
-    alive, members = remote.roster.alive, remote.roster.members
+    members = remote.roster.members
+    for member in members:
+        if not took_part(member):
+            what = "came after the last step: it has no part in this run, and no results of it"
+            remote.roster.tell(f"{member.name} {what}")
+    alive = [i for i in remote.roster.alive if took_part(members[i])]
     each = {i: {"diagnosis": of_client(known, i)} for i in alive}
     answers = remote.ask(dict.fromkeys(alive, remote.blocks(predictor)), remote.header("finish", round=end.round), each)
     for i in alive:
@@ -72,6 +77,11 @@ def close(remote: Remote, end: Progress, out: Path) -> dict[str, Any]:
         else:
             members[i].quality = quality_told(reply, remote.settings.rows.task)
     return summary(remote, end)
+
+
+def took_part(member: Member) -> bool:
+    """Whether a site was asked for any step of the run; whoever comes after the last one was not."""
+    return member.last_round >= 0 or member.absent > 0
 
 
 def quality_told(reply: Parcel, task: TaskName = "classification") -> dict[str, float]:
@@ -168,10 +178,14 @@ def of_client(known: dict[str, Any] | None, i: int) -> dict[str, Any] | None:
 
 def summary(remote: Remote, end: Progress) -> dict[str, Any]:
     """As `fedgmi run` writes it, of what a coordinator knows: no truth, no bounds."""
-    settings, members = remote.settings, remote.roster.members
-    told = disclosed(end.server)
-    whole = [told[i].tolist() for i in range(len(members)) if i in told]
+    settings = remote.settings
+    told, some = disclosed(end.server), {i: m for i, m in enumerate(remote.roster.members) if took_part(m)}
+    members = list(some.values())
+    whole = [told[i].tolist() for i in some if i in told]
     complete = bool(whole) and len(whole) == len(members)
+    if whole and not complete:
+        silent = ", ".join(member.name for i, member in some.items() if i not in told)
+        remote.roster.tell(f"the summary has no proportions: {silent} told none. Each site's own are in its results")
     own = settings.method.model_dump()
     of_all = {
         "method": settings.method.name,

@@ -114,7 +114,8 @@ def _features(of: _Merger) -> dict[str, Any]:
     for column in dict.fromkeys(column for own in columns.values() for column in own):
         lacking = [name for name, own in columns.items() if column not in own]
         if lacking:
-            of.notes.append(f"{column}: left out, for {_names(lacking)} does not have it")
+            verb = "does" if len(lacking) == 1 else "do"
+            of.notes.append(f"{column}: left out, for {_names(lacking)} {verb} not have it")
             continue
         numbers = [name for name, own in columns.items() if own[column].number]
         if 0 < len(numbers) < len(columns):

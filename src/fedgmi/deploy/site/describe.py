@@ -25,6 +25,7 @@ from fedgmi.data.sources.sources import read_images
 from fedgmi.data.sources.tables import batches, named_values, open_splits
 from fedgmi.deploy.settings import RowSettings, SiteSettings, read
 from fedgmi.errors import DataError
+from fedgmi.report.formats import plural
 from fedgmi.settings import toml
 from fedgmi.settings.explain import checked
 from fedgmi.settings.run import DataSettings, TaskName
@@ -33,6 +34,8 @@ LEAST = 5
 """A text of fewer rows is not told: as with the cells of the codebook, a client keeps silent about them."""
 MOST_VALUES = 20
 """A column of more different texts is hardly a category: names, remarks, addresses."""
+STRAY = 0.1
+"""So few cells of a column that are no numbers, among cells that are, are mistakes or stand for missing values."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,15 @@ def _columns(of: _Finder) -> dict[str, Any]:
     }
     of.notes += [f"{name}: neither numbers nor texts, left out" for name in of.table.features if name not in usable]
     roles = find_roles(usable, of.data, None)
+    if roles.label is None:
+        of.notes.append("no column is called like labels, so that all are features: --label COLUMN names that one")
+    elif of.data.task != "classification" and kind_of(usable[roles.label]) != "number":
+        fix = "leave --task out where these are classes, or name a column of numbers with --label"
+        where = f"{of.data.path}, column {roles.label!r}"
+        raise DataError(f"it holds texts, and {of.data.task} predicts a number", where=where, fix=fix)
+    if len(of.table) < ENOUGH:
+        what = "few to tell patients' numbers and names from measurements: look whether one of the features is such"
+        of.notes.append(f"{plural(len(of.table), 'row')} are {what}" if len(of.table) != 1 else f"1 row is {what}")
     features: list[str] = []
     marks: list[str] = []
     ranges: dict[str, list[float]] = {}
@@ -146,6 +158,7 @@ def _columns(of: _Finder) -> dict[str, Any]:
             ranges |= _range(name, known) if own and of.with_ranges else {}
         else:
             own = _texts(of, name, known, gaps)
+            _tell_of_numbers(of, name, values, len(known))
         features += own
         if own and gaps:
             of.notes.append(f"{name}: missing in {gaps} of {len(values)} rows")
@@ -176,6 +189,25 @@ def _texts(of: _Finder, name: str, known: Sequence[Any], gaps: int) -> list[str]
     told = _enough(of, name, counts)
     hidden = gaps > 0 or len(told) < len(counts)
     return [f"{name}={text}" for text in (*told, *([MARK] if told and hidden else []))]
+
+
+def _tell_of_numbers(of: _Finder, name: str, values: Sequence[Any], n_known: int) -> None:
+    """A single cell that is none makes texts of a column of numbers: say which, for the site's own eyes."""
+    wrong = [(row, value) for row, value in enumerate(values) if not is_missing(value) and not _is_number(value)]
+    if wrong and len(wrong) <= STRAY * n_known:
+        row, value = wrong[0]
+        what = f"all but {plural(len(wrong), 'cell')} of {n_known} are numbers"
+        what += f"; row {row} (the first is row 0) has {value!r}"
+        fix = "mend it, or name it in data.missing_values of site.toml where it stands for a missing value"
+        of.notes.append(f"{name}: {what}: {fix}")
+
+
+def _is_number(text: Any) -> bool:
+    try:
+        float(str(text))
+    except ValueError:
+        return False
+    return True
 
 
 def _classes(of: _Finder, values: Sequence[Any], label: str) -> dict[str, Any]:

@@ -86,6 +86,20 @@ class _Asked:
         return _array(self.model.log_density(x, SAMPLES))
 
 
+def _model_in(folder: Path) -> Path:
+    """The folder itself, where there is a model; else what was meant is said.
+
+    Raises:
+        CheckpointError: There is none, and one is below it.
+    """
+    below = [folder / part for part in ("model", "results/model", "site/results/model")]
+    meant = next((path for path in below if (path / model_file.JSON).exists()), None)
+    if (folder / model_file.JSON).exists():
+        return folder
+    fix = f"did you mean {meant}?" if meant else "at a site a finished run leaves it in site/results/model"
+    raise CheckpointError("no model lies there", where=str(folder), fix=fix)
+
+
 def predict(
     model: Path,
     rows: Path,
@@ -116,7 +130,7 @@ def predict(
         DataError: For rows that are not like those that the model was fitted to, or a client that it does not know.
         ConfigError: For times without survival.
     """
-    found, _ = model_file.load(model)
+    found, _ = model_file.load(_model_in(model))
     if times and found.schema.task != "survival":
         raise ConfigError(f"the task is {found.schema.task}", where="--times", fix="leave them out")
     x, kept, ignored, unknown = read_unlabelled(rows, found.schema, keep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -335,8 +336,11 @@ def print_problems(found: Sequence[UserError], console: Console) -> None:
     """
     for problem in found:
         tell(console, "error", str(problem))
-    if len(found) > 1:
-        console.print(Text(f"{len(found)} problems; nothing was sent anywhere."), soft_wrap=True)
+    last = [f"{len(found)} problems; nothing was sent anywhere."] if len(found) > 1 else []
+    if any(re.search(r"\brow \d", str(problem)) for problem in found):
+        last.append("Rows are counted from 0: in a CSV file with a header, row 0 is line 2.")
+    if last:
+        console.print(Text(" ".join(last)), soft_wrap=True)
 
 
 def _class_table(check: Check) -> Table:
