@@ -206,3 +206,37 @@ def test_a_run_with_rows_as_the_unit():
 def test_settings_that_contradict_each_other(own, why):
     with pytest.raises(ConfigError, match=why):
         experiment.run(config.load(None, ["method.name=fedavg", *own]), Path("out"))
+
+
+BY_ROWS = (
+    *OWN[1:], "method.name=fedgmi", "method.preset=sketch", "method.epsilon=0.5", "method.kmeans_rounds=2",
+    "evaluation.local=false", "training.optimizer=sgd", "training.batch_size=100001", "privacy.unit=rows",
+    "privacy.epsilon=4", "privacy.delta=1e-3",
+)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::fedgmi.errors.FedgmiWarning")  # so few rows show few components
+def test_a_run_of_components_with_rows_as_the_unit():
+    """Its counts and its Gaussian releases cost together what the run may cost."""
+    summary = experiment.run(config.load(None, [*BY_ROWS]), Path("out"))
+    found = summary["privacy"]
+    assert (found["unit"], found["releases"], found["counts"]) == ("rows", 1 + 2 + 2, [0.5, 0.5])
+    spent = Spending(pure=(0.5, 0.5)).gaussian(found["noise_multiplier"], 5).epsilon(1e-3)
+    assert found["epsilon"] == spent == pytest.approx(4.0, rel=1e-4)
+    assert spent > Spending().gaussian(found["noise_multiplier"], 5).epsilon(1e-3) + 0.1
+    assert summary == json.loads((Path("out") / "summary.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("own", "why"),
+    [
+        (["method.epsilon=5"], r"method\.epsilon: .* costs .*, .* not less than privacy\.epsilon = 4.* 0\.8"),
+        (["method.preset=default"], r"method\.preset: a single row has no bound in judges"),
+        (["method.n_components=auto"], r"method\.n_components: the survey"),
+        (["training.epochs=2"], "one plain step on all of its rows"),
+    ],
+)
+def test_settings_of_components_with_rows_as_the_unit(own, why):
+    with pytest.raises(ConfigError, match=why):
+        experiment.run(config.load(None, [*BY_ROWS, *own]), Path("out"))
+    assert not list(Path("out").glob("checkpoints/*"))

@@ -34,6 +34,9 @@ def check_federation(config: Config, robust: RobustSettings, missing: str) -> No
     check_privacy(config)
     if not config.privacy.on:
         return
+    if config.privacy.unit == "rows" and config.method.name != "fedavg":
+        what = "components with rows as the unit are for simulation yet: a site's ledger cannot enter such a run"
+        raise ConfigError(what, where="privacy.unit", fix='set method.name = "fedavg"')
     if robust.on:
         key = "max_norm" if robust.max_norm is not None else "aggregation"
         what = "updates are bounded at the sites already, and with noise no mean but the plain one is as accurate"

@@ -15,6 +15,7 @@ from fedgmi.methods.contract import Task
 from fedgmi.methods.local_training import all_rows, by_rows, held_by_all, plan, random_starts, train_chunks
 from fedgmi.methods.summing import Totals, by_mass, counted, over_clients
 from fedgmi.models import training
+from fedgmi.models.clipped import clipped
 from fedgmi.protocol.message import Message, Models
 from fedgmi.protocol.step import ClientStep, Step
 from fedgmi.settings.base import MethodSettings
@@ -220,6 +221,7 @@ def train_heads(
 
     name = f"expert {expert.name}"
     objective = training.Objective(loss, gradient if expert.gradient else None, expert.by_job, name)
+    objective = objective if task.clip_rows is None else clipped(objective, task.clip_rows)
     at = torch.zeros_like(place)
     pull = training.Pull(mu, start, at) if mu else None
     trunks, tops = Totals(rows, experts[:1, :trunk]), Totals(rows, experts[:, trunk:])

@@ -100,7 +100,8 @@ def private_rows(
         client i sends    n_i·(θ_i − θ) + noise,  n_i        n_i·(θ_i − θ) = −step_size·Σ_x g_x,  ‖g_x‖ ≤ clip
 
     Unit: a row, replaced by another one. It changes the former by 2·step_size·clip at most, and not the latter: how
-    many rows a client has is told anyway, when it comes.
+    many rows a client has is told anyway, when it comes. Of several models θ is all of them in a row. Their masses are
+    n_i, or made of what was released. Sums of a known change (`Step.row_change`) get noise by it.
 
     Args:
         step_size: The learning rate.
@@ -114,18 +115,22 @@ def private_rows(
     """
 
     def send(message: Message, place: Place) -> Message:
-        if message.sums or message.replies or len(message.models) != 1:
-            raise ProgramError("a message holds more than one model's update, and nothing bounds what a row adds to it")
-        [(name, part)] = message.models.items()
-        if float(part.mass.sum()) >= most_rows:
-            raise ConfigError(
-                f"a client has {float(part.mass.sum()):g} rows, and with rows as the unit all have to fit into a batch",
-                where="training.batch_size",
-                fix="set it above the number of rows of every client",
-            )
-        update = _moved(name, part, place) * part.mass.sum()
-        update = update + noise_of(place).like(update, 2 * step_size * clip * noise_multiplier, name)
-        return Message({name: Models(update.to(part.total.dtype), part.mass, torch.ones_like(part.holders))})
+        if message.replies or (message.sums and (message.models or place.row_change is None)):
+            raise ProgramError("a message holds sums or replies, and nothing bounds what a row adds to these")
+        noise, models = noise_of(place), {}
+        for name, part in message.models.items():
+            n_rows = float(part.mass.sum())
+            if n_rows >= most_rows:
+                raise ConfigError(
+                    f"a client has {n_rows:g} rows, and with rows as the unit all have to fit into a batch",
+                    where="training.batch_size",
+                    fix="set it above the number of rows of every client",
+                )
+            update = _moved(name, part, place) * n_rows
+            update = update + noise.like(update, 2 * step_size * clip * noise_multiplier, name)
+            models[name] = Models(update.to(part.total.dtype), part.mass, torch.ones_like(part.holders))
+        deviation = (place.row_change or 0.0) * noise_multiplier
+        return Message(models, {name: leaf + noise.like(leaf, deviation, name) for name, leaf in message.sums.items()})
 
     return Wrapper(
         "private-rows",
@@ -133,6 +138,7 @@ def private_rows(
         send,
         open=_open,
         refuses=lambda step: why_not(step, "row"),
+        skips=noisy_by_itself,
     )
 
 
@@ -146,11 +152,18 @@ def why_not(step: Step, unit: str = "client") -> str | None:
     Returns:
         The reason; None where they can.
     """
+    if unit == "row" and step.row_change is not None:
+        return None
     if step.single:
         return f"the server reads every client's reply by itself, and what a {unit} changes in one has no bound"
     if step.models is None and step.tells:
         return f"its sums are no models, and nothing bounds what a {unit} adds to them"
     return BESIDE.format(unit=unit) if step.beside else None
+
+
+def noisy_by_itself(step: Step) -> bool:
+    """Whether a step's messages have noise of their own, where rows are the unit."""
+    return step.row_change == 0.0
 
 
 def check_private(method: str, program: Program, unit: str = "client") -> None:

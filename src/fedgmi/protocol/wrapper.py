@@ -30,6 +30,7 @@ class Place:
         start: Where the models of the message stand, as `Step.models` has them: both sides know it.
         updates: Of replies that are updates of a model, zeros of their form; see `Step.updates`.
         memory: What the client has kept for wrappers, by name [1, …]. The server does not know it.
+        row_change: The step's; see `Step.row_change`.
     """
 
     client: int
@@ -40,6 +41,7 @@ class Place:
     start: Mapping[str, Tensor] = field(default_factory=dict)
     updates: Mapping[str, Tensor] = field(default_factory=dict)
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+    row_change: float | None = None
 
     @classmethod
     def of(
@@ -60,7 +62,7 @@ class Place:
             The place.
         """
         start, updates = ({} if of is None else of(part) for of in (step.models, step.updates))
-        return cls(client, tuple(clients), *at, seed, start, updates, memory)
+        return cls(client, tuple(clients), *at, seed, start, updates, memory, step.row_change)
 
 
 def as_it_is(message: Message, place: Place) -> Message:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedgmi.errors import ConfigError
 from fedgmi.methods import BOUNDS, Method
 from fedgmi.privacy.accountant import Spending, noise_multiplier
-from fedgmi.protocol.private_sum import NoiseOf, check_private, noise_of_seed, private_rows, private_sum
-from fedgmi.protocol.step import Program
+from fedgmi.protocol.private_sum import (
+    NoiseOf,
+    check_private,
+    noise_of_seed,
+    noisy_by_itself,
+    private_rows,
+    private_sum,
+)
+from fedgmi.protocol.step import Program, Step
 from fedgmi.protocol.wrapper import Wrapper
 from fedgmi.runs.config import Config
 from fedgmi.settings.privacy import PrivacySettings
 
-ROWS_METHOD = "fedavg"
+ROWS_METHODS = "fedavg", "fedgmi"
 MOST_ROWS = 100_000
 """Of a client, with rows as the unit: its batch is all of its rows."""
 
@@ -55,11 +63,17 @@ def check_privacy(config: Config) -> None:
 def _check_rows(config: Config) -> None:
     """Rows are the unit where a client's update is one step on all of its rows, and nothing else is sent."""
     training = config.training
-    if config.method.name != ROWS_METHOD:
+    if config.method.name not in ROWS_METHODS:
         raise ConfigError(
             f"{config.method.name} has no bound on what a single row adds to all that is sent",
             where="privacy.unit",
-            fix=f'set it to "clients", or method.name = "{ROWS_METHOD}"',
+            fix=f'set it to "clients", or method.name to one of {", ".join(ROWS_METHODS)}',
+        )
+    if config.method.n_components == "auto":
+        raise ConfigError(
+            "the survey before the run counts rows, and has no bound on what a single row adds",
+            where="method.n_components",
+            fix="give a number",
         )
     whole = training.optimizer == "sgd" and training.epochs == 1 and training.batch_size > MOST_ROWS
     if not whole or training.stragglers:
@@ -72,9 +86,19 @@ def _check_rows(config: Config) -> None:
 
 
 def releases(program: Program, rounds: int) -> int:
-    """In how many exchanges a client tells something, at most."""
-    once, each = (*program.prepare, *program.finish), program.round
-    return sum(bool(step.tells) for step in once) + rounds * sum(bool(step.tells) for step in each)
+    """In how many exchanges a client tells something that has noise of σ, at most."""
+
+    def told(steps: Iterable[Step]) -> int:
+        return sum(bool(step.tells) and not noisy_by_itself(step) for step in steps)
+
+    return told((*program.prepare, *program.finish)) + rounds * told(program.round)
+
+
+def counts_of(config: Config, program: Program) -> tuple[float, ...]:
+    """ε of each count that a row in another's place changes, of the histogram of words: it changes two."""
+    counted = any(noisy_by_itself(step) for step in program.all_steps)
+    epsilon = getattr(config.method, "epsilon", None)
+    return (epsilon, epsilon) if counted and epsilon is not None else ()
 
 
 def multiplier_of(config: Config, program: Program) -> float:
@@ -83,7 +107,16 @@ def multiplier_of(config: Config, program: Program) -> float:
     if own.noise_multiplier is not None:
         return own.noise_multiplier
     assert own.epsilon is not None
-    return noise_multiplier(own.epsilon, own.delta, releases(program, config.rounds))
+    counts = counts_of(config, program)
+    spent_on_counts = Spending(pure=counts).epsilon(own.delta)
+    if spent_on_counts >= own.epsilon:
+        raise ConfigError(
+            f"a row in another's place changes two counts of words, which costs {spent_on_counts:.3g}, and that is not "
+            f"less than privacy.epsilon = {own.epsilon:g}",
+            where="method.epsilon",
+            fix=f"set it to a fifth of privacy.epsilon, {own.epsilon / 5:g}",
+        )
+    return noise_multiplier(own.epsilon, own.delta, releases(program, config.rounds), counts)
 
 
 def wrappers_of(config: Config, method: Method, noise_of: NoiseOf = noise_of_seed) -> tuple[Wrapper, ...]:
@@ -134,6 +167,7 @@ class Cost:
         noise_multiplier: σ, of each release.
         clip: The bound.
         releases: How many there are.
+        counts: ε of each count that one row changes, of a histogram that has noise of its own.
     """
 
     unit: str
@@ -142,6 +176,7 @@ class Cost:
     noise_multiplier: float
     clip: float
     releases: int
+    counts: tuple[float, ...] = ()
 
     def about(self, times: int | None = None) -> dict[str, float | str]:
         """For a ledger: the mechanism that so many releases are together, all of them by default."""
@@ -161,11 +196,12 @@ def cost_of(config: Config, program: Program) -> Cost | None:
         return None
     times = releases(program, config.rounds)
     sigma = multiplier_of(config, program) if times else 0.0
-    cost = Spending().gaussian(sigma, times).epsilon(own.delta) if times else 0.0
-    return Cost(own.unit, cost, own.delta, sigma, own.clip, times)
+    counts = counts_of(config, program)
+    cost = Spending(pure=counts).gaussian(sigma, times).epsilon(own.delta) if times else 0.0
+    return Cost(own.unit, cost, own.delta, sigma, own.clip, times, counts)
 
 
 def spent(config: Config, method: Method) -> dict[str, Any] | None:
     """What a run has cost, for its summary; None where `[privacy]` is off."""
     found = cost_of(config, method.program)
-    return None if found is None else asdict(found)
+    return None if found is None else asdict(found) | {"counts": list(found.counts)}

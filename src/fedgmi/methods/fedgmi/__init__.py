@@ -31,9 +31,10 @@ from fedgmi.data.rows import Rows
 from fedgmi.errors import ConfigError
 from fedgmi.methods.candidates import OwnPart
 from fedgmi.methods.contract import Entry, Method, Predictor, Task
+from fedgmi.methods.fedgmi import rows_private
 from fedgmi.methods.fedgmi.judges import no_sums
 from fedgmi.methods.fedgmi.newcomers import infer_client
-from fedgmi.methods.fedgmi.presets import Preset, preset_of, steps_of
+from fedgmi.methods.fedgmi.presets import Preset, by_rows, preset_of, steps_of
 from fedgmi.methods.fedgmi.schedule import HISTOGRAMS, lay_out, of_use
 from fedgmi.methods.fedgmi.settings import (
     FedGMISettings,
@@ -68,6 +69,9 @@ def fedgmi(task: Task[FedGMISettings]) -> Method:
     """The method, as the preset in `task.settings` has it."""
     require_histogram(task.settings)
     task = _with_judges(task)
+    if by_rows(task):
+        rows_private.check(task)
+        task = replace(task, settings=task.settings.model_copy(update={"reference_rounds": 0}))
     return _build(task, "fedgmi", preset_of(task))
 
 
@@ -97,13 +101,16 @@ def _build(task: Task[FedGMISettings], name: str, preset: Preset) -> Method:
         return lay_out(preset.schedule, which, steps, task.settings, task.schema)
 
     program = Program(
-        init=lambda: initial_server(task) | (no_sums(task) if task.settings.judges == "closed" else {}),
+        init=lambda: (
+            initial_server(task) | (no_sums(task) if task.settings.judges == "closed" else {}) | preset.first()
+        ),
         client_init=lambda ids: initial_clients(task, ids),
         prepare=phase("prepare"),
         round=phase("round"),
         finish=phase("finish"),
         kinds=BYTES,
         warm_up=preset.shared_rounds,
+        joins_late=False if by_rows(task) else None,  # a newcomer's proportions are of its rows, and nothing released
         made=shapes_made(task.n_components, task.settings.codewords, count_words(task)),
     )
     method = Method(name, program, _predictor(task, preset), metrics, _counts, cells_known)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
-from fedgmi.methods.fedgmi import schedule
+from fedgmi.methods.fedgmi import rows_private, schedule
 from fedgmi.methods.fedgmi.calibration import calibration_steps
 from fedgmi.methods.fedgmi.em import e_step_alone, em_step
 from fedgmi.methods.fedgmi.evidence import (
@@ -55,6 +55,7 @@ class Preset:
         reference_rounds: The rounds after which the reference models stay; None: they always follow.
         proportions: (states) → the proportions that the predictor uses. [C, K]
         more: Steps by name that no other preset has, or that it has in another way.
+        first: () → leaves of the server's first state that no other preset has.
     """
 
     schedule: Schedule
@@ -67,6 +68,7 @@ class Preset:
     reference_rounds: int | None = None
     proportions: Callable[[Tree], Tensor] = own_proportions
     more: Mapping[str, Step] = field(default_factory=dict)
+    first: Callable[[], Tree] = dict
 
 
 def default(task: Task[FedGMISettings]) -> Preset:
@@ -122,6 +124,28 @@ def sketch(task: Task[FedGMISettings]) -> Preset:
     )
 
 
+def private(task: Task[FedGMISettings]) -> Preset:
+    """The sketch in messages that a single row changes little (`[privacy]` with rows as the unit)."""
+
+    def labelled(server: Tree, states: Tree, rows: Rows) -> Tensor:
+        return rows_private.labelled(task, server, rows)
+
+    def posterior(server: Tree, states: Tree, rows: Rows) -> Posterior:
+        resp, likelihood = responsibilities(labelled(server, states, rows), states["proportions"], rows.client_index)
+        return Posterior(states["proportions"], resp, likelihood)
+
+    return Preset(
+        schedule=rows_private.layout(task.settings),
+        labelled=labelled,
+        unlabelled=lambda server, states, rows: rows_private.unlabelled(task, server, rows),
+        posterior=posterior,
+        training=posterior,
+        shared_rounds=task.settings.warm_up,
+        more=rows_private.private_steps(task, posterior),
+        first=lambda: rows_private.first_scale(task),
+    )
+
+
 def one_component(task: Task[FedGMISettings]) -> Preset:
     """K = 1: nothing tells a component from others, so nothing is asked for but models."""
 
@@ -138,10 +162,17 @@ def one_component(task: Task[FedGMISettings]) -> Preset:
 PRESETS = {"default": default, "plain": plain, "sketch": sketch}
 
 
+def by_rows(task: Task[FedGMISettings]) -> bool:
+    """Whether a single row is what `[privacy]` hides, and there are components to find."""
+    return task.clip_rows is not None and task.n_components > 1
+
+
 def preset_of(task: Task[FedGMISettings]) -> Preset:
     """That of the settings."""
     if task.n_components == 1 and task.settings.preset == "default":
         return one_component(task)
+    if by_rows(task):
+        return private(task)
     return PRESETS[task.settings.preset](task)
 
 

@@ -264,7 +264,8 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
     """Histograms go up, topics come down, and each client infers its proportions from its own words.
 
     With `method.epsilon` it infers them twice: from its exact counts for itself, and from those that it has released
-    for whoever asks.
+    for whoever asks. Where rows are the unit of a private run (`[privacy]`) it has the latter alone: what it tells
+    later hangs on its rows through nothing else.
     """
     n_words, n_values = count_words(task), target_bins.n_values(task.schema)
 
@@ -304,6 +305,8 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
 
     def fold_in(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         sketch = Sketch(server)
+        if task.clip_rows is not None:
+            return states | {"proportions": _private(states, sketch, Calibration(server).share)}, Message()
         counts = codebook.histogram(raw_words(task, server, rows), rows, n_words).double()
         merged = scatter.effective(merge_words(counts, sketch.word_map), float(sketch.scatter))
         start = Calibration(server).share.expand(rows.n_clients, -1)
@@ -315,6 +318,14 @@ def topic_steps(task: Task[FedGMISettings]) -> Steps:
         if sent is not None:
             states = states | {TOLD: _from_released(states["released"], sketch, start)}
         return states | {"proportions": proportions, "own_words": own}, Message()
+
+    def _private(states: Tree, sketch: Sketch, share: torch.Tensor) -> torch.Tensor:
+        """Those of released counts; of clients that have released none, which missed it, the pooled ones. [C, K]"""
+        start = share.expand_as(states["proportions"])
+        if "released" not in states:
+            return start.clone()
+        found = _from_released(states["released"], sketch, start)
+        return found.where((states["released"] != 0).any(1, keepdim=True), start)
 
     def _from_released(released: torch.Tensor, sketch: Sketch, start: torch.Tensor) -> torch.Tensor:
         """Proportions of which nothing is known but what went out. [C, K]"""

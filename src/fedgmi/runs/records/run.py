@@ -151,7 +151,8 @@ class Private(Part):
         delta: δ.
         noise_multiplier: The noise in a sum, over `clip`; 0 where nothing is sent.
         clip: The length of an update.
-        releases: In how many exchanges a client told something, at most.
+        releases: In how many exchanges a client told something with this noise, at most.
+        counts: ε of each count that one row changes, of a histogram that has noise of its own.
     """
 
     unit: str
@@ -160,6 +161,7 @@ class Private(Part):
     noise_multiplier: float
     clip: float
     releases: int
+    counts: tuple[float, ...] = ()
 
 
 class Outcome(Part):
