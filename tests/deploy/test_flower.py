@@ -200,3 +200,31 @@ def test_out_is_where_the_superlink_was_started(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="0 of 3 sites came"):
         app(LocalGrid(flower_app.client_app(), {}), Context(1, 0, {}, RecordDict(), {}))
     assert Path("results/status.json").exists()
+
+
+class Unreadable(LocalGrid):
+    """Flower raises for all replies where one cannot be inflated."""
+
+    error: type[Exception] = ValueError
+    bad = 11
+
+    def pull_messages(self, message_ids):
+        ids = list(message_ids)
+        if any(name in self._replies and self._replies[name].metadata.src_node_id == self.bad for name in ids):
+            raise self.error("not an object")
+        return super().pull_messages(ids)
+
+
+def test_an_answer_that_flower_cannot_read_is_one_site_s(sites):
+    grid = Unreadable(flower_app.client_app(), sites)
+    answers = GridPost(grid).ask(dict.fromkeys(sites, Parcel({"kind": "none"})), deadline_s=5.0)
+    assert answers.keys() == sites.keys()
+    said = {node: "Flower cannot read its answer (ValueError)" in answers[node].header["error"] for node in sites}
+    assert said == {10: False, 11: True, 12: False}
+
+
+def test_a_superlink_that_is_away_is_no_site_s_fault(sites):
+    grid = Unreadable(flower_app.client_app(), sites)
+    grid.error = ConnectionError
+    with pytest.raises(ConnectionError):
+        GridPost(grid).ask(dict.fromkeys(sites, Parcel({"kind": "none"})), deadline_s=5.0)

@@ -84,13 +84,40 @@ class GridPost:
         answers: dict[int, Parcel] = {}
         began = time.monotonic()
         while waiting and time.monotonic() - began < deadline_s:
-            for reply in self._grid.pull_messages(list(waiting)):
+            replies, broken = self._pull(list(waiting))
+            for reply in replies:
                 node = waiting.pop(reply.metadata.reply_to_message_id, None)
                 if node is not None:
                     answers[node] = _parcel(reply)
+            for asked_by, why in broken.items():
+                answers[waiting.pop(asked_by)] = Parcel({"error": f"Flower cannot read its answer ({why})"})
             if waiting:
                 time.sleep(POLL_S)
         return answers
+
+    def _pull(self, ids: list[str]) -> tuple[list[Message], dict[str, str]]:
+        """Replies that are there, and by request the type of what Flower fails on: that is one site's answer alone.
+
+        Flower raises for all where one cannot be read. They are then pulled one by one; what it has taken up is lost.
+        """
+        try:
+            return list(self._grid.pull_messages(ids)), {}
+        except Exception as error:
+            if _of_connection(error):
+                raise
+            if len(ids) == 1:
+                return [], {ids[0]: type(error).__name__}
+        replies, broken = [], dict[str, str]()
+        for one in ids:
+            found, failed = self._pull([one])
+            replies += found
+            broken |= failed
+        return replies, broken
+
+
+def _of_connection(error: Exception) -> bool:
+    """Whether it is not about an answer, but about the way to the SuperLink."""
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("httpx", "httpcore", "grpc")
 
 
 def _parcel(reply: Message) -> Parcel:
