@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from pathlib import Path
 
@@ -228,3 +229,24 @@ def test_a_superlink_that_is_away_is_no_site_s_fault(sites):
     grid.error = ConnectionError
     with pytest.raises(ConnectionError):
         GridPost(grid).ask(dict.fromkeys(sites, Parcel({"kind": "none"})), deadline_s=5.0)
+
+
+def test_a_reply_that_never_comes_to_its_end_holds_up_nobody(sites):
+    """Flower waits for minutes for what a site has announced and does not send."""
+    held, released = threading.Event(), threading.Event()
+
+    class Held(LocalGrid):
+        def pull_messages(self, message_ids):
+            [name] = message_ids
+            if self._replies[name].metadata.src_node_id == 10:
+                held.set()
+                released.wait(60.0)
+            elif not held.is_set():
+                return []  # the others' come later
+            return super().pull_messages([name])
+
+    try:
+        answers = GridPost(Held(flower_app.client_app(), sites)).ask(dict.fromkeys(sites, Parcel({"kind": "x"})), 3.0)
+    finally:
+        released.set()
+    assert answers.keys() == {11, 12}

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from queue import Empty, Queue
 from typing import Any
 
 import numpy as np
@@ -75,44 +77,47 @@ class GridPost:
         return list(self._grid.get_node_ids())
 
     def ask(self, requests: dict[int, Parcel], deadline_s: float) -> dict[int, Parcel]:
-        """Push all, then pull until all have answered or the deadline is over."""
+        """Push all, then pull each reply in a thread of its own until all are there or the deadline is over.
+
+        A reply that is announced and never comes to its end holds up Flower's pull for minutes, and nobody else's here.
+
+        Raises:
+            OSError: Or what Flower has for it, where the SuperLink cannot be reached.
+        """
         asked = [
             Message(to_record(parcel), dst_node_id=node, message_type=KIND, ttl=deadline_s + GRACE_S)
             for node, parcel in requests.items()
         ]
-        waiting = dict(zip(self._grid.push_messages(asked), requests, strict=True))
+        names = self._grid.push_messages(asked)
+        waiting = {name: node for name, node in zip(names, requests, strict=True) if name}  # None: not taken
         answers: dict[int, Parcel] = {}
-        began = time.monotonic()
-        while waiting and time.monotonic() - began < deadline_s:
-            replies, broken = self._pull(list(waiting))
-            for reply in replies:
-                node = waiting.pop(reply.metadata.reply_to_message_id, None)
-                if node is not None:
-                    answers[node] = _parcel(reply)
-            for asked_by, why in broken.items():
-                answers[waiting.pop(asked_by)] = Parcel({"error": f"Flower cannot read its answer ({why})"})
-            if waiting:
-                time.sleep(POLL_S)
+        found: Queue[tuple[str, Parcel | Exception]] = Queue()
+        over, end = threading.Event(), time.monotonic() + deadline_s
+        for name in waiting:
+            threading.Thread(target=self._pull, args=(name, found, over), daemon=True).start()
+        try:
+            while waiting and (left := end - time.monotonic()) > 0:
+                name, answer = found.get(timeout=left)
+                if isinstance(answer, Exception):
+                    raise answer
+                answers[waiting.pop(name)] = answer
+        except Empty:
+            pass
+        finally:
+            over.set()
         return answers
 
-    def _pull(self, ids: list[str]) -> tuple[list[Message], dict[str, str]]:
-        """Replies that are there, and by request the type of what Flower fails on: that is one site's answer alone.
-
-        Flower raises for all where one cannot be read. They are then pulled one by one; what it has taken up is lost.
-        """
+    def _pull(self, name: str, found: Queue[tuple[str, Parcel | Exception]], over: threading.Event) -> None:
+        """Look for one reply until it is there. What Flower fails on is one site's answer, but for the way there."""
         try:
-            return list(self._grid.pull_messages(ids)), {}
+            while not over.is_set():
+                for reply in self._grid.pull_messages([name]):
+                    found.put((name, _parcel(reply)))
+                    return
+                over.wait(POLL_S)
         except Exception as error:
-            if _of_connection(error):
-                raise
-            if len(ids) == 1:
-                return [], {ids[0]: type(error).__name__}
-        replies, broken = [], dict[str, str]()
-        for one in ids:
-            found, failed = self._pull([one])
-            replies += found
-            broken |= failed
-        return replies, broken
+            unread = Parcel({"error": f"Flower cannot read its answer ({type(error).__name__})"})
+            found.put((name, error if _of_connection(error) else unread))
 
 
 def _of_connection(error: Exception) -> bool:
