@@ -49,6 +49,13 @@ def federation_settings(scenario: Scenario = SCENARIO, **changes: object) -> Fed
     return FederationSettings.model_validate(table | changes)
 
 
+def few_exchanges(scenario: Scenario = SCENARIO, **changes: object) -> FederationSettings:
+    """One round, in which each step is there and none comes often: what a run costs goes by its exchanges."""
+    method = {"n_components": 3, "codewords": 6, "kmeans_rounds": 1, "calibration_steps": 1, "warm_up_rounds": 1}
+    method |= {"judge_turns": 1, "reference_rounds": 1, "personal": False}
+    return federation_settings(scenario, rounds=1, method=method, **changes)
+
+
 def settings_of(name: str = "fedgmi", **own: object) -> FederationSettings:
     """The same with another method, or other settings of its own."""
     k = {"n_components": 3} if METHODS[name].has_components else {}

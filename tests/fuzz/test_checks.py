@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from damage import cheap, damaged, damaged_bytes, text_of
-from local_post import LocalPost, federation_settings, make_sites
+from local_post import LocalPost, few_exchanges, make_sites
 
 from fedgmi import tree
 from fedgmi.deploy.coordinator import remote as remote_module
@@ -60,7 +60,7 @@ def steps(tmp_path_factory) -> tuple[Any, list[Asked]]:
         patch.setattr(remote_module, "read", read)
         return answer
 
-    settings = federation_settings(rounds=1)
+    settings = few_exchanges()
     where = tmp_path_factory.mktemp("steps")
     patch.setattr(Remote, "_once", once)
     Coordinator(settings, LocalPost(make_sites(settings, where / "sites")), where / "out", echo=lambda line: None).run()

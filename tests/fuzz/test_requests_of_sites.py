@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 import torch
 from damage import cheap, damaged, damaged_bytes, text_of
-from local_post import LocalPost, federation_settings, make_sites
+from local_post import LocalPost, few_exchanges, make_sites
 
 from federations import gaussian_scenario
 from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.site.site import Site
 from fedgmi.protocol.wire import Parcel, hash_of, to_tensor
 
-CASES = 300
+CASES = 150
 SCENARIO = gaussian_scenario(3, 40, separation=4.0)
+PLACE = "kind", "round", "step"
 COMMUNICATION = ({"precision": 4}, {"secure": "masks"})
 
 
@@ -45,13 +46,13 @@ class Asked:
 def every(request, tmp_path_factory) -> Iterator[list[Asked]]:
     """What one site is asked in a run: its greeting, and each step of the program once."""
     where = tmp_path_factory.mktemp("requests")
-    settings = federation_settings(SCENARIO, rounds=1, communication=request.param)
+    settings = few_exchanges(SCENARIO, communication=request.param)
     found: dict[str, Asked] = {}
 
     class Watched(LocalPost):
         def ask(self, requests: dict[int, Parcel], deadline_s: float) -> dict[int, Parcel]:
             site, asked = self.sites[100], requests.get(100)
-            key = "" if asked is None else f"{asked.header['kind']} {asked.header.get('step')} {_ask_of(asked)}"
+            key = "" if asked is None else " ".join(map(str, (*map(asked.header.get, PLACE), _ask_of(asked))))
             if asked is None or key in found:
                 return super().ask(requests, deadline_s)
             before = where / f"before {len(found)}" / "site"
