@@ -13,6 +13,7 @@ from fedgmi import cli
 from fedgmi.deploy.coordinator import status
 from fedgmi.deploy.coordinator.status import SiteStatus, Status
 from fedgmi.errors import UserError
+from fedgmi.runs.records import Summary
 
 NOW = 1_800_000_000.0
 
@@ -109,3 +110,10 @@ def test_the_command_fails_with_one_message(tmp_path, capsys):
         cli.main(["deploy", "status", str(Path(tmp_path))])
     assert raised.value.code == 2
     assert capsys.readouterr().err.count("error:") == 1
+
+
+def test_a_report_of_a_deployment_that_goes_on_says_where_it_stands(tmp_path):
+    status.write(tmp_path, standing())
+    (tmp_path / "config.toml").write_text("")
+    with pytest.raises(UserError, match=r"is not finished\. Likely fix: see where it stands: fedgmi deploy status"):
+        Summary.read(tmp_path)

@@ -10,6 +10,7 @@ from pydantic import model_validator
 
 from fedgmi.errors import UserError
 from fedgmi.runs.records.base import Part, Written
+from fedgmi.runs.records.status import Status
 from fedgmi.settings.run import MetricName
 from fedgmi.storage import folder
 
@@ -335,6 +336,8 @@ class Summary(Outcome, Written):
         if not os.path.exists(out / cls.file):  # which says False where we may not look
             if folder.holds_run(out):
                 fix = f"finish it with: fedgmi run --resume --out {out}"
+                if os.path.exists(out / Status.file):
+                    fix = f"see where it stands: fedgmi deploy status {out}"
                 raise UserError("the run there is not finished", where=str(out), fix=fix)
             fix = "give the folder of `fedgmi run`, `diagnose` or `compare --out`"
             raise UserError("no run lies there", where=str(out), fix=fix)
