@@ -463,7 +463,7 @@ def test_other_software_and_another_federation_are_not_let_in(tmp_path, monkeypa
     told = (sites[100].where / "log.txt").read_text()
     assert "federation.toml is another than this site's" in told
     assert "Traceback" not in told, "an error that explains itself is one line at the site, too"
-    monkeypatch.setattr("fedgmi.deploy.coordinator.remote.__version__", "99")
+    monkeypatch.setattr("fedgmi.deploy.coordinator.asking.__version__", "99")
     with pytest.raises(UserError, match="0 of 6 sites came"):
         Coordinator(settings, LocalPost(sites), tmp_path / "other", echo=lambda line: None).run()
     assert "the coordinator has fedgmi 99" in (tmp_path / "other" / "log.txt").read_text()

@@ -154,17 +154,30 @@ class Coordinator:
         wrappers, chain = coding.wrappers(method.program), coding.broadcast(method.program)
         attempt = secrets.token_hex(8)
         chosen = {} if self.planned is None else self.planned.chosen
-        where = self.post, settings, method, roster, probe, run, attempt, ledger
         cost = settings.cost(method)
         wrappers = (*wrappers_of(settings.config(), method), *wrappers)
         if cost is not None:
             self.tell(private.line(cost, masked=settings.masked))
-        if not settings.masked:
-            return Remote(*where, wrappers=wrappers, chain=chain, plan=chosen, cost=cost)
-        from fedgmi.deploy.coordinator.masked import MaskedRemote  # which needs cryptography
+        kind = Remote
+        if settings.masked:
+            from fedgmi.deploy.coordinator.masked import MaskedRemote  # which needs cryptography
 
-        self.tell(masked_line(method.program))
-        return MaskedRemote(*where, wrappers=wrappers, chain=chain, plan=chosen, cost=cost)
+            self.tell(masked_line(method.program))
+            kind = MaskedRemote
+        return kind(
+            post=self.post,
+            settings=settings,
+            method=method,
+            roster=roster,
+            probe=probe,
+            run=run,
+            attempt=attempt,
+            ledger=ledger,
+            wrappers=wrappers,
+            chain=chain,
+            plan=chosen,
+            cost=cost,
+        )
 
     def _status(
         self, remote: Remote, state: Literal["waiting", "running", "finished", "failed"], why: str = ""

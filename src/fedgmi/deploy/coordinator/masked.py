@@ -64,7 +64,7 @@ class Closed:
     start: Tree = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class MaskedRemote(Remote):
     """A `Remote` whose sums are masked.
 

@@ -5,29 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from fedgmi import __version__
+from fedgmi.deploy.coordinator.asking import Asking
 from fedgmi.deploy.coordinator.blame import cannot_go_on, in_words, without_culprits
 from fedgmi.deploy.coordinator.bounds import check_of, within_length
-from fedgmi.deploy.coordinator.checks import Expected, Probe, read, sound
+from fedgmi.deploy.coordinator.checks import Expected, Probe, read
 from fedgmi.deploy.coordinator.columns import far_sums
 from fedgmi.deploy.coordinator.heard import Heard
-from fedgmi.deploy.coordinator.roster import Post, Roster
-from fedgmi.deploy.settings import FederationSettings
 from fedgmi.errors import DataError, DivergedError, UserError
-from fedgmi.methods import Method
-from fedgmi.methods.contract import joins_as_newcomer
-from fedgmi.protocol import wire
-from fedgmi.protocol.blocks import Blocks, cut, first_blocks, still_held
-from fedgmi.protocol.codecs.broadcast import Broadcast, rounds_held
-from fedgmi.protocol.ledger import Ledger
+from fedgmi.protocol.blocks import still_held
+from fedgmi.protocol.codecs.broadcast import rounds_held
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.phases import phase_of
 from fedgmi.protocol.robust import robust_sum, wild
 from fedgmi.protocol.sizes import largest_reply, reply_bytes, request_bytes
 from fedgmi.protocol.step import Step, select
-from fedgmi.protocol.wire import Header, Parcel
+from fedgmi.protocol.wire import Parcel
 from fedgmi.protocol.words import one_line
 from fedgmi.protocol.wrapper import Place, Wrapper, opened
 from fedgmi.runs.private import Cost
@@ -40,55 +33,33 @@ Said = dict[int, list[str]]  # by site
 Take = Callable[[Message], Tree]  # the server part of a step
 
 
-@dataclass
-class Remote:
+@dataclass(kw_only=True)
+class Remote(Asking):
     """One run's transport.
 
     Its ledger holds the requests and answers of steps, as `InProcess` would enter them. What goes beside these
     (greetings, blocks sent again, results at the end) is in the members' own counts.
 
     Attributes:
-        post: What carries parcels.
-        settings: Of the federation.
-        method: What is run.
-        roster: Who takes part.
         probe: From which the layout of messages is learnt.
-        run: The run's name.
-        attempt: The name of this start of the coordinator.
         after: Called once an exchange is over.
         ledger: What has travelled.
         wrappers: How models travel; robust means are the coordinator's own.
-        chain: What has been sent as differences; None: models travel whole.
         refused: Sites whose answers could not be used in this round, and why.
-        round: The present one.
-        first: The blocks of the first state, which sites know as they know the seed.
-        plan: What was chosen to keep to the budget, by the names of settings. Sites are told with the greeting.
         cost: What `[privacy]` bounds and costs; None: there is none.
         failed: Why the last try of an exchange came to nothing; "": nobody answered.
         counted: The sites whose histograms the components are made of; None: none were asked for.
         heard: Who has answered the present exchange.
     """
 
-    post: Post
-    settings: FederationSettings
-    method: Method
-    roster: Roster
     probe: Probe
-    run: str
-    attempt: str
-    ledger: Ledger
     after: Callable[[], None] = lambda: None
     wrappers: Sequence[Wrapper] = ()
-    chain: Broadcast | None = None
     refused: dict[str, str] = field(default_factory=dict)
-    round: int = -1
-    first: dict[str, int] = field(default_factory=dict)
-    plan: Mapping[str, Any] = field(default_factory=dict)
     cost: Cost | None = None
     failed: str = ""
     counted: list[str] | None = None
     heard: Heard = field(init=False)
-    _number: int = 0
     _lost: set[int] = field(default_factory=set)
     _told: dict[int, str] = field(default_factory=dict)  # why sites are absent, as log.txt has it of this round
     _patience: float | None = None  # until when sites that are away are waited for
@@ -194,24 +165,6 @@ class Remote:
             request = request_bytes(self.method.program, step, parts[i], header | self._own(i), self.held(i))
             found[i] = sum(request.values()) + largest_reply(expected.travelling(i), self.roster.members[i].rows)
         return found
-
-    def settle(self, before: Tree, after: Tree, round: int, name: str) -> Tree:
-        """See `Transport.settle`."""
-        if self.chain is None:
-            return after
-        settled = self.chain.settle(before, after, round, name)
-        if not before:
-            self.first = dict.fromkeys(first_blocks(settled), 0)
-        return settled
-
-    def held(self, i: int) -> dict[str, int]:
-        """The blocks that a site has: before it has answered anything, those of the first state."""
-        member = self.roster.members[i]
-        return member.held or (self.first if member.base is None else {})
-
-    def blocks(self, part: Tree) -> Blocks:
-        """Leaves of the server's state as they travel."""
-        return replace(cut(part), links=None if self.chain is None else self.chain.links)
 
     def _expected(self, step: Step, server: Tree) -> Expected:
         """What answers have to look like, and how they are read."""
@@ -355,28 +308,6 @@ class Remote:
             fix = 'lower training.lr; where a site lied, set robust.max_norm = "median"; start in another folder'
             raise DivergedError(f"round {self.round}: {self.heard.diverged}", where=self.settings.name, fix=fix)
 
-    def _ask_step(
-        self, step: Step, server: Tree, asked: Sequence[int], more: Mapping[str, Any] | None = None
-    ) -> dict[int, Parcel]:
-        """The answers to a step; the bytes of the requests are in the ledger. more: what the header says besides."""
-        program, (parts, header) = self.method.program, self._parts(step, server, asked)
-        header |= more or {}
-        held = {i: self.held(i) for i in asked}
-        answers = self.ask(parts, header)
-        for i, blocks in parts.items():
-            own = header | self._own(i)
-            for kind, n_bytes in request_bytes(program, step, blocks, own, held[i]).items():
-                self.ledger.add(self.round, kind, i, down=n_bytes)
-        return answers
-
-    def _parts(self, step: Step, server: Tree, asked: Sequence[int]) -> tuple[dict[int, Blocks], Header]:
-        """By site the blocks that a step needs, and what the request says to all."""
-        parts = dict.fromkeys(asked, self.blocks(select(server, step.reads)))
-        if joins_as_newcomer(self.method, self.round):
-            new = [i for i in asked if self.roster.members[i].base is None]
-            parts |= dict.fromkeys(new, self.blocks(select(server, (*step.reads, *self.method.predictor.reads))))
-        return parts, self.header("step", round=self.round, number=self._number, step=self._index(step))
-
     def _take(self, step: Step, i: int, parcel: Parcel, expected: Expected) -> Message | None:
         """A site's message, its bytes in the ledger; None where it cannot be used, and the site is lost for this round.
 
@@ -398,39 +329,6 @@ class Remote:
         places = sorted(messages)
         total, bounded = robust_sum(step, server, [messages[i] for i in places], self.settings.robust)
         return total, {places[place]: said for place, said in bounded.items()}
-
-    def ask(
-        self, parts: Mapping[int, Blocks], header: Header, each: Mapping[int, Header] | None = None
-    ) -> dict[int, Parcel]:
-        """Ask sites, and ask those once more that lost their blocks, with all of them.
-
-        Args:
-            parts: By the site's index, what goes to it, as far as it lacks it.
-            header: What is said to all.
-            each: What the header says to one site alone.
-
-        Returns:
-            Answers by site.
-        """
-        headers = {i: header | self._own(i) | (each or {}).get(i, {}) for i in parts}
-        requests = {i: parts[i].parcel(headers[i], self.held(i)) for i in parts}
-        answers: dict[int, Parcel] = {}
-        for _ in range(2):
-            by_node = {self._node(i): i for i in requests}
-            for i, parcel in requests.items():
-                self.roster.members[i].bytes_down += parcel.n_bytes
-            found = self.post.ask({self._node(i): parcel for i, parcel in requests.items()}, self.settings.deadline_s)
-            for node, came in found.items():
-                answers[by_node[node]] = parcel = sound(came)
-                self.roster.members[by_node[node]].heard(parcel)
-            again = {i for i, parcel in answers.items() if parcel.header.get("missing")}
-            for i in answers.keys() - again:
-                member = self.roster.members[i]
-                member.held = still_held(self.held(i), parts[i].blocks, int(header["round"]), rounds_held(self.chain))
-            if not again:
-                break
-            requests = {i: parts[i].parcel(headers[i]) for i in again}
-        return answers
 
     def _refuse(self, i: int, why: str) -> None:
         """The site answered with what cannot be used: it is absent, and the refusal is counted."""
@@ -470,30 +368,3 @@ class Remote:
                 self.roster.tell(f"waits for {', '.join(away)}: everybody is to have results")
             said = away
             time.sleep(min(RETRY_S, self.settings.wait_s / 10))
-
-    def hello(self) -> Parcel:
-        """Who are you?"""
-        return Parcel(self.header("hello") | ({"plan": dict(self.plan)} if self.plan else {}))
-
-    def header(self, kind: str, **more: int) -> Header:
-        """What every request says."""
-        federation = self.settings.digest()
-        return wire.request(
-            kind, version=__version__, federation=federation, run=self.run, attempt=self.attempt, **more
-        )
-
-    def _call(self, *, idle: bool = False) -> None:
-        self.roster.call(self.post, self.hello(), self.settings.deadline_s, idle=idle)
-
-    def _own(self, i: int) -> Header:
-        return {"id": i, "base": self.roster.members[i].base}
-
-    def _index(self, step: Step) -> int:
-        """The step's place in its phase. The same step may stand in several places, and does the same there."""
-        steps = self.method.program.steps(phase_of(self.round, self.settings.rounds))
-        return next(n for n, other in enumerate(steps) if other is step)
-
-    def _node(self, i: int) -> int:
-        node = self.roster.members[i].node
-        assert node is not None
-        return node
