@@ -15,6 +15,7 @@ from fedgmi.deploy.settings import SiteSettings, read
 from fedgmi.deploy.site.audit import Audit
 from fedgmi.deploy.site.guard import Guard
 from fedgmi.deploy.site.site import LEDGER
+from fedgmi.letters import printable
 from fedgmi.privacy.accountant import composed
 from fedgmi.privacy.ledger import PrivacyLedger
 from fedgmi.report.formats import bare_table, plural, size
@@ -66,8 +67,8 @@ def _left(lines: Iterable[Mapping[str, Any]]) -> Table:
     table = bare_table("What left the site", ["run", "step", "times", "size", "leaves", "tells"])
     for (run, name), every in groups.items():
         n_bytes = sum(int(line.get("bytes", 0)) for line in every)
-        cells = run, name, str(len(every)), size(n_bytes), _leaves(every[-1]), str(every[-1].get("tells", ""))
-        table.add_row(*map(Text, cells))
+        leaves, tells = Text(printable(_leaves(every[-1]))), str(every[-1].get("tells", ""))
+        table.add_row(run, name, str(len(every)), size(n_bytes), leaves, tells)
     return table
 
 
@@ -86,8 +87,7 @@ def _spent(ledger: PrivacyLedger) -> Table:
         epsilon, delta = ledger.spent(data)
         refused = sum(line.get("data") == data for line in refusals)
         what = ", ".join(dict.fromkeys(one.what for one in own))
-        cells = data[:8] or "unnamed", str(len(own)), what, f"{epsilon:g}", f"{delta:g}", str(refused)
-        table.add_row(*map(Text, cells))
+        table.add_row(data[:8] or "unnamed", str(len(own)), what, f"{epsilon:g}", f"{delta:g}", str(refused))
     epsilon, delta = ledger.spent()
     limit = "no limit" if ledger.max_epsilon is None else f"of {ledger.max_epsilon:g}"
     most = "" if ledger.max_releases is None else f" of {ledger.max_releases}"
@@ -101,5 +101,5 @@ def _refused(lines: Iterable[Mapping[str, Any]]) -> Table:
     for line in lines:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(line["time"])))
         asked = f"{line.get('kind', '?')} {line.get('round', '')}"
-        table.add_row(*(Text(str(cell)) for cell in (when, str(line.get("run"))[:8], asked, line.get("why", ""))))
+        table.add_row(*(str(cell) for cell in (when, str(line.get("run"))[:8], asked, line.get("why", ""))))
     return table
