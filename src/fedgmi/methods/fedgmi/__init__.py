@@ -17,7 +17,7 @@ sketch    proportions and word posteriors from the sketch, held fixed; densities
 
 To read on: `schedule` is the page. `sketch` is stage one. `judges`, `evidence`, `calibration`, `em` and `experts` are
 what follows. `gate` and `newcomers` are the end. `state` names the server's leaves. `presets` says where evidence comes
-from. `oracle` alone knows the truth.
+from. `rows_private` is the sketch under `[privacy]`. `oracle` alone knows the truth.
 """
 
 from __future__ import annotations

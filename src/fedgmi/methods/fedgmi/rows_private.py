@@ -32,6 +32,7 @@ from fedgmi.methods.fedgmi import schedule
 from fedgmi.methods.fedgmi.conditions import warming_up
 from fedgmi.methods.fedgmi.evidence import Rule, row_cells, row_words, word_evidence
 from fedgmi.methods.fedgmi.experts import average_experts, expert_models, train_experts
+from fedgmi.methods.fedgmi.newcomers import FEWEST_CLIENTS
 from fedgmi.methods.fedgmi.schedule import Row, Schedule
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.sketch import projector_of, topic_steps
@@ -48,7 +49,6 @@ from fedgmi.tree import Tree
 
 UNIFORM = 12**-0.5
 """The deviation of numbers that are spread evenly over [0, 1]."""
-FEWEST_CLIENTS = 3  # as in `newcomers`: of two, each may be a component of its own
 
 SPREAD = replace(schedule.SPREAD, up="sums of its projected features and their products, each row's within a ball")
 K_MEANS = replace(schedule.K_MEANS, up="sums and counts of its rows in each codebook cell, each row's within a ball")

@@ -35,7 +35,7 @@ class FedGMISettings(MethodSettings):
         elbo_samples: Draws for a VAE's bound on log p(x).
         personal: Whether clients end with a part of their own, which never travels (docs/estimator.md).
         epsilon: Each client's histogram of words goes out with noise, under which any one row is ε-differentially
-            private. Nothing else that leaves a client is (docs/privacy.md). None: no noise.
+            private. Nothing else that leaves a client is, without `[privacy]` (docs/privacy.md). None: no noise.
     """
 
     name: Literal["fedgmi"] = "fedgmi"
