@@ -28,10 +28,12 @@ HEADER, PAYLOAD = "header", "payload"
 KIND = "train.exchange"
 LOGGER = "flwr"  # Flower's, by its documentation
 UNHANDLED = "An unhandled exception occurred in the ServerApp"  # which it says after any exception
-POLL_S = 0.2
+POLL_S = 0.2  # between two looks for a reply, at least
+LOOKS_PER_S = 10  # for all sites together: the SuperLink answers each with some milliseconds of CPU
 GRACE_S = 60.0  # how much longer than the deadline a message lives
 
 Settings = Mapping[str, Any]  # of a run or of a node, as Flower keeps them
+Found = Queue[tuple[str, Parcel | Exception]]  # by the request's name, what came of it
 
 
 def to_record(parcel: Parcel) -> RecordDict:
@@ -91,10 +93,10 @@ class GridPost:
         names = self._grid.push_messages(asked)
         waiting = {name: node for name, node in zip(names, requests, strict=True) if name}  # None: not taken
         answers: dict[int, Parcel] = {}
-        found: Queue[tuple[str, Parcel | Exception]] = Queue()
+        found: Found = Queue()
         over, end = threading.Event(), time.monotonic() + deadline_s
         for name in waiting:
-            threading.Thread(target=self._pull, args=(name, found, over), daemon=True).start()
+            threading.Thread(target=self._pull, args=(name, waiting, found, over), daemon=True).start()
         try:
             while waiting and (left := end - time.monotonic()) > 0:
                 name, answer = found.get(timeout=left)
@@ -107,14 +109,14 @@ class GridPost:
             over.set()
         return answers
 
-    def _pull(self, name: str, found: Queue[tuple[str, Parcel | Exception]], over: threading.Event) -> None:
+    def _pull(self, name: str, waiting: Mapping[str, int], found: Found, over: threading.Event) -> None:
         """Look for one reply until it is there. What Flower fails on is one site's answer, but for the way there."""
         try:
             while not over.is_set():
                 for reply in self._grid.pull_messages([name]):
                     found.put((name, _parcel(reply)))
                     return
-                over.wait(POLL_S)
+                over.wait(max(POLL_S, len(waiting) / LOOKS_PER_S))
         except Exception as error:
             unread = Parcel({"error": f"Flower cannot read its answer ({type(error).__name__})"})
             found.put((name, error if _of_connection(error) else unread))
