@@ -158,7 +158,7 @@ def test_greetings_and_ends():
         for seed in range(CASES):
             case()
             draws = random.Random(seed)
-            hello = Parcel({"site": "ward", "rows": 40, "held_out": 3})
+            hello = Parcel({"site": "ward", "rows": 40, "held_out": 3, "token": "0" * 32})
 
             roster = Roster(2, told.append, 1000)
             roster.call(Post(spoilt(hello, draws)), hello, 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,13 +19,14 @@ from fedgmi.errors import ConfigError
 from fedgmi.methods import METHODS
 from fedgmi.privacy.accountant import Spending
 from fedgmi.protocol.message import Message, Models
-from fedgmi.protocol.private_sum import private_rows, private_sum
+from fedgmi.protocol.private_sum import private_rows, private_sum, rounding
 from fedgmi.protocol.step import ProgramError, Step
 from fedgmi.protocol.wrapper import Place
 from fedgmi.runs import config, experiment
 from fedgmi.settings.run import TrainingSettings
 from fedgmi.tree import Tree
 
+ONE = torch.ones(1, 1, dtype=torch.bool)
 STEP = Step("train", lambda server, states, rows, round: (states, Message()), models=lambda server: dict(server))
 
 
@@ -146,13 +148,19 @@ def test_noise_that_is_nothing_changes_only_whose_voice_counts():
     assert experiment.run(config.load(Path("a") / "config.toml"), Path("a"), resume=True) == found[0]
 
 
-def by_rows(n: int, clip: float) -> tuple[Tree, Models]:
-    """FedAvg's one step on the first n rows of a client: where the model stood, and the client's message."""
+def by_rows(n: int, clip: float, theta: float | None = None) -> tuple[Tree, Models]:
+    """FedAvg's one step on the first n rows of a client: where the model stood, and the client's message.
+
+    With `theta` each parameter but hidden weights is that: outputs are alike, and rounding is as coarse as it can be.
+    """
     federation = gaussian_scenario(1, 12).federation
     settings = TrainingSettings(optimizer="sgd", epochs=1, batch_size=2000)
     task = make_task(federation.schema, method="fedavg").replace(training=settings, lr=0.5, clip_rows=clip)
     program, [client] = METHODS["fedavg"](task).program, federation.clients
     server, [step] = program.init(), program.round
+    if theta is not None:
+        server["expert"] = torch.full_like(server["expert"], theta).where(server["expert"] == 0, server["expert"])
+        server["expert"][:, -2 * 65 :] = theta
     rows = pack([Client("a", 20 * client.x[:n], client.y[:n])])
     return server, step.client(server, {}, rows, 1)[1].models["expert"]
 
@@ -166,22 +174,50 @@ def test_a_row_moves_a_step_by_no_more_than_its_bound(clip):
         assert float(sent.mass) == n
         moved.append(sent.total.double() - n * server["expert"].double())
     steps = [float((one - other).norm()) for one, other in pairwise(moved)]
-    assert max(steps) <= 0.5 * clip * (1 + 1e-3) + 1e-4  # float32
+    assert max(steps) <= 0.5 * clip * (1 + 1e-6)
     assert max(steps) > 0.4 * clip * (clip < 1)  # the bound is met
     server, free = by_rows(8, 1e6)
     far = float((free.total - 8 * server["expert"]).norm())
     assert far > float(moved[2].norm())
 
 
+@pytest.mark.parametrize("theta", [1e3, 1e5, 1e7])
+def test_a_model_made_for_rounding_does_not_move_it_further(theta):
+    """In float32 a step moved each large parameter by a whole multiple of its rounding, or not at all: n times that
+    was told, 91 times the bound at 600 rows, and which of both it was told how many rows had a label."""
+    moved = []
+    for n in range(6, 12):
+        server, sent = by_rows(n, 0.01, theta)
+        moved.append(sent.total - n * server["expert"].double())
+    steps = [float((one - other).norm()) for one, other in pairwise(moved)]
+    assert max(steps) <= 0.5 * 0.01 + rounding(server, 12, 0.5 * 0.01)
+    assert rounding(server, 12, 0.5 * 0.01) < 1e-3 * 0.5 * 0.01 * (theta / 1e3)
+
+
+def test_noise_of_rows_follows_a_model_of_any_size():
+    """Beyond what float64 holds apart, noise is as large as what rounding may tell."""
+    server = {"expert": torch.full((1, 4000), 1e18)}
+    own = Message({"expert": Models(7e18 * torch.ones(1, 4000).double(), torch.tensor([7.0]).double(), ONE)})
+    sent = private_rows(0.5, 2.0, 3.0, 100).send(own, place(server, 0, 1)).models["expert"]
+    assert sent.total.dtype == torch.float32
+    assert float(sent.total.std()) == pytest.approx(2 * 3 * rounding(server, 7, 1.0), rel=0.1)
+    with pytest.raises(ProgramError, match="'expert' is rounded"):
+        private_rows(0.5, 2.0, 3.0, 100).send(message(torch.zeros(1, 4000), [7.0]), place(server, 0, 1))
+
+
 def test_steps_of_rows_have_noise_by_the_learning_rate():
     server = {"expert": torch.zeros(1, 4000)}
     wrapper = private_rows(0.5, 2.0, 3.0, 100)
-    sent = [wrapper.send(message(torch.zeros(1, 4000), [7.0]), place(server, i, 4)) for i in range(4)]
+    zeros = Message({"expert": Models(torch.zeros(1, 4000).double(), torch.tensor([7.0]).double(), ONE)})
+    sent = [wrapper.send(zeros, place(server, i, 4)) for i in range(4)]
     total = wrapper.open(sum(sent, Message()), STEP, server).models["expert"]
     assert float(total.total.std()) == pytest.approx(3 * 2 * 0.5 * 2, rel=0.05)  # a row in another's place: 2·lr·clip
     assert float(total.mass) == 28.0  # how many there are is told anyway
     with pytest.raises(ConfigError, match="a client has 100 rows"):
-        wrapper.send(message(torch.zeros(1, 4000), [100.0]), place(server, 0, 1))
+        wrapper.send(
+            Message({"expert": replace(zeros.models["expert"], mass=torch.tensor([100.0]).double())}),
+            place(server, 0, 1),
+        )
 
 
 def test_a_run_with_rows_as_the_unit():

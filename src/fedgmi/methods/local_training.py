@@ -48,7 +48,7 @@ def train_components(
     Returns:
         Σ_i N_ik θ_ik and Σ_i N_ik, and which clients trained which components.
     """
-    jobs = plan(task, rows, weights)
+    jobs, start = plan(task, rows, weights), exact(task, start)
     component = jobs.component.to(start.device)
     mass_of = jobs.mass.to(start.device)
     pull = training.Pull(mu, start, component) if mu else None
@@ -61,6 +61,22 @@ def train_components(
     holders = torch.zeros(rows.n_clients, len(start), dtype=torch.bool)
     holders[jobs.client, jobs.component] = True
     return Models(total.total, mass.total, holders)
+
+
+def exact(task: Task, start: Tensor) -> Tensor:
+    """Where a model begins, in float64 if what a row changes in it is to have a bound.
+
+    n·(θ_i − θ) has no bound in float32: rounding to a multiple of 2⁻²⁴·θ makes a threshold of a sum of gradients, and
+    whoever chooses θ chooses its place.
+
+    Args:
+        task: Its `clip_rows` says so.
+        start: [K, P]
+
+    Returns:
+        The same models.
+    """
+    return start if task.clip_rows is None else start.double()
 
 
 def held_by_all(rows: Rows, total: Tensor, mass: Tensor) -> Models:

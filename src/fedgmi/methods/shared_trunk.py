@@ -12,7 +12,7 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.errors import ConfigError
 from fedgmi.methods.contract import Task
-from fedgmi.methods.local_training import all_rows, by_rows, held_by_all, plan, random_starts, train_chunks
+from fedgmi.methods.local_training import all_rows, by_rows, exact, held_by_all, plan, random_starts, train_chunks
 from fedgmi.methods.summing import Totals, by_mass, counted, over_clients
 from fedgmi.models import training
 from fedgmi.models.clipped import clipped
@@ -201,11 +201,11 @@ def train_heads(
     Returns:
         The models `trunk` and `head` of a message.
     """
-    trunk, n_experts = task.expert.trunk, len(experts)
+    trunk, n_experts, experts = task.expert.trunk, len(experts), exact(task, experts)
     start = torch.cat([experts[0, :trunk], experts[:, trunk:].flatten()])[None]  # [1, T + K·H]
     jobs = plan(task, rows, all_rows(rows))
     place = jobs.client.to(experts.device)
-    shares, expert = weights.to(experts.dtype), task.expert
+    shares, expert = weights.to(rows.x.dtype), task.expert
 
     def loss(params: Tensor, batch: training.Batch) -> Tensor:
         assert batch.y is not None

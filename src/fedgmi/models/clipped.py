@@ -18,6 +18,8 @@ def clipped(objective: Objective, clip: float) -> Objective:
         g_j = 1/B · Σ_b g_jb·min(1, clip/‖g_jb‖)        (Abadi et al. 2016, arXiv 1607.00133)
 
     Each row is a job of its own, whose parameters are its job's. Numbers of a row's gradient that are none count as 0.
+    Parameters may be float64 where the rows are float32: a row's gradient is then found in float32, from parameters
+    that are rounded, and added up in float64.
 
     Args:
         objective: Any of which rows' losses add up.
@@ -40,11 +42,12 @@ def clipped(objective: Objective, clip: float) -> Objective:
                 batch.noise[:, some].flatten(0, 1)[:, None],
             )
             width = apart.row.numel() // n_jobs
-            own = params.repeat_interleave(width, 0)
+            own = params.to(batch.x.dtype).repeat_interleave(width, 0)
             found = own.new_empty(own.shape)
             objective.write_gradient(own, apart, found)
             found.nan_to_num_(0.0, 0.0, 0.0)  # no row's gradient may make the sum NaN: it would tell of the row
-            found.mul_((clip / found.norm(dim=1, keepdim=True)).clamp_(max=1.0))
-            out.add_(found.view(n_jobs, width, -1).sum(1), alpha=1 / n_rows)
+            cut = found.to(out.dtype)
+            cut.mul_((clip / cut.norm(dim=1, keepdim=True)).clamp_(max=1.0))
+            out.add_(cut.view(n_jobs, width, -1).sum(1), alpha=1 / n_rows)
 
     return replace(objective, gradient=gradient, by_job=False, longest=None)

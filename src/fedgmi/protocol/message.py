@@ -101,7 +101,7 @@ def mean_by_mass(old: Tensor, total: Tensor, mass: Tensor) -> Tensor:
         mass: In rows. [K]
 
     Returns:
-        The new models. [K, P]
+        The new models, in the numbers of the old ones. [K, P]
 
     Examples:
         >>> mean_by_mass(torch.ones(2, 1), torch.tensor([[8.0], [0.0]]), torch.tensor([2.0, 0.0])).flatten().tolist()
@@ -109,7 +109,7 @@ def mean_by_mass(old: Tensor, total: Tensor, mass: Tensor) -> Tensor:
     """
     alive = mass > 1e-6
     mean = total / mass.clamp(min=1e-6).to(total.dtype)[:, None]
-    return mean.where(alive[:, None], old)
+    return mean.to(old.dtype).where(alive[:, None], old)
 
 
 def flatten(message: Message) -> Tree:

@@ -15,7 +15,7 @@ multiplier σ; `privacy.accountant` adds them up. That few clients take part in 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor
 from fedgmi.errors import ConfigError
 from fedgmi.protocol.message import Message, Models
 from fedgmi.protocol.step import Program, ProgramError, Step, without_start
-from fedgmi.protocol.wrapper import Place, Wrapper
+from fedgmi.protocol.wrapper import Layout, Place, Wrapper
 from fedgmi.randomness import generator
 from fedgmi.tree import Tree
 
@@ -100,7 +100,9 @@ def private_rows(
         client i sends    n_i·(θ_i − θ) + noise,  n_i        n_i·(θ_i − θ) = −step_size·Σ_x g_x,  ‖g_x‖ ≤ clip
 
     Unit: a row, replaced by another one. It changes the former by 2·step_size·clip at most, and not the latter: how
-    many rows a client has is told anyway, when it comes. Of several models θ is all of them in a row. Their masses are
+    many rows a client has is told anyway, when it comes. The step has to be taken in float64, and what rounding adds
+    to the bound there counts in full, in each of C parts C times: Σ_i (b + C·e_i)²/C ≥ (b + max_i e_i)², so that noise
+    follows a θ of any size. What travels is float32. Of several models θ is all of them in a row. Their masses are
     n_i, or made of what was released. Sums of a known change (`Step.row_change`) get noise by it.
 
     Args:
@@ -126,9 +128,12 @@ def private_rows(
                     where="training.batch_size",
                     fix="set it above the number of rows of every client",
                 )
+            if part.total.dtype != torch.float64:
+                raise ProgramError(f"{name!r} is rounded, and nothing bounds what a row adds to it")
             update = _moved(name, part, place) * n_rows
-            update = update + noise.like(update, 2 * step_size * clip * noise_multiplier, name)
-            models[name] = Models(update.to(part.total.dtype), part.mass, torch.ones_like(part.holders))
+            bound = step_size * clip + noise.parts * rounding(place.start, n_rows, step_size * clip)
+            update = update + noise.like(update, 2 * bound * noise_multiplier, name)
+            models[name] = Models(update.float(), part.mass, torch.ones_like(part.holders))
         deviation = (place.row_change or 0.0) * noise_multiplier
         return Message(models, {name: leaf + noise.like(leaf, deviation, name) for name, leaf in message.sums.items()})
 
@@ -137,9 +142,36 @@ def private_rows(
         "steps of bounded gradients, with noise",
         send,
         open=_open,
+        layout=_in_float32,
         refuses=lambda step: why_not(step, "row"),
         skips=noisy_by_itself,
     )
+
+
+def rounding(start: Mapping[str, Tensor], n_rows: float, length: float) -> float:
+    """What rounding in float64 changes in n·(θ_i − θ), at most, in L2.
+
+    Each of fewer than 16 operations on a number rounds it to a part of 2⁻⁵³ of itself, and none is larger than
+    n·(|θ| + length). Sums over n rows of at most `length` in all are rounded n times.
+
+    Args:
+        start: θ, of all models of the message.
+        n_rows: n.
+        length: Of n·(θ_i − θ) for one row.
+
+    Examples:
+        >>> rounding({"expert": torch.full((1, 100), 2.0)}, 600, 0.25) < 1e-10
+        True
+    """
+    size = math.sqrt(sum(float(leaf.double().square().sum()) for leaf in start.values()))
+    return float(2.0**-49 * n_rows * (size + n_rows * length))
+
+
+def _in_float32(leaves: Layout, place: Place) -> Layout:
+    return {
+        name: ("float32" if dtype == "float64" and name.endswith("/total") else dtype, shape)
+        for name, (dtype, shape) in leaves.items()
+    }
 
 
 def why_not(step: Step, unit: str = "client") -> str | None:
