@@ -13,6 +13,8 @@ from test_coordinator import log_of
 from test_masked_sites import masked
 
 from fedgmi.deploy.coordinator.coordinator import Coordinator
+from fedgmi.deploy.coordinator.heard import MOST_WAITS, Heard
+from fedgmi.deploy.coordinator.roster import Member, Roster
 from fedgmi.errors import DivergedError, UserError
 from fedgmi.protocol.rounds import participants
 from fedgmi.protocol.wire import Parcel
@@ -159,3 +161,17 @@ def test_under_masks_a_round_that_too_few_answer_is_left_out(tmp_path):
     assert log.count("goes no further: no sum of 'train': 1 site") == len(rounds)
     assert "round 1 goes no further: no sum of 'train': 1 site answered, and masks need 2 of 3, of client-0" in log
     assert "the end is done" in log
+
+
+def test_who_answers_every_second_time_is_waited_for_twice_in_a_run():
+    heard = Heard(Roster(2, print, members=[Member("a", 9), Member("b", 9)]))
+    waited = 0
+    for _ in range(6):
+        heard.begin()
+        waited += heard.worth_waiting([0])
+        heard.in_vain([0])
+        heard.begin()
+        heard.note({0: Parcel({})})
+    assert waited == MOST_WAITS
+    heard.begin()
+    assert heard.worth_waiting([1])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from local_grid import LocalGrid
 from tables import table_federation, write_site
 
@@ -250,3 +250,30 @@ def test_a_reply_that_never_comes_to_its_end_holds_up_nobody(sites):
     finally:
         released.set()
     assert answers.keys() == {11, 12}
+
+
+def test_a_message_that_answers_nothing_is_no_sites_reply(sites):
+    """A SuperLink hands what a node has made up to whoever pulls next: one site answered in all others' names."""
+
+    class Forged(LocalGrid):
+        def pull_messages(self, message_ids):
+            made_up = Message(
+                to_record(Parcel({"error": "training has diverged"})), dst_node_id=1, message_type="train"
+            )
+            made_up.metadata.__dict__["_src_node_id"] = 10
+            [name] = message_ids
+            stolen = Message(to_record(Parcel({"error": "in another's name"})), reply_to=self.asked[name])
+            stolen.metadata.__dict__["_src_node_id"] = 10
+            own = super().pull_messages(message_ids)
+            return [made_up, *([stolen] if self.asked[name].metadata.dst_node_id != 10 else []), *own]
+
+        def push_messages(self, messages):
+            messages = list(messages)
+            names = super().push_messages(messages)
+            self.asked = dict(zip(names, messages, strict=True))
+            return names
+
+    answers = GridPost(Forged(flower_app.client_app(), sites)).ask(dict.fromkeys(sites, Parcel({"kind": "x"})), 5.0)
+    assert answers.keys() == sites.keys()
+    assert not [node for node in sites if "diverged" in answers[node].header["error"]]
+    assert not [node for node in sites if "another's name" in answers[node].header["error"]]

@@ -311,7 +311,7 @@ def test_what_serve_would_refuse_is_told_before(site, capsys, monkeypatch, of_si
     (site / "open").write_text(KEY)
     (site / "open").chmod(0o644)
     (site / "site").mkdir()
-    begun = {"runs": {}, "begun": {checked(site).rows.digest: 1}}
+    begun = {"runs": {}, "begun": {checked(site).rows.content: 1}}
     write_json(site / "site" / "guard.json", begun)
     section, plain = ("\n" + of_site, "") if of_site.startswith("[") else ("", of_site)
     (site / "site.toml").write_text(plain + SITE + section)
@@ -326,8 +326,8 @@ def test_a_run_that_goes_on_is_no_hindrance(site):
     """Its requests are answered to the end, though no other run may begin."""
     (site / "site").mkdir()
     found = checked(site)
-    run = {"data": found.rows.digest, "index": 0, "last": time.time(), "finished": False, "answers": [], "seen": {}}
-    write_json(site / "site" / "guard.json", {"runs": {"0" * 16: run}, "begun": {found.rows.digest: 5}})
+    run = {"data": found.rows.content, "index": 0, "last": time.time(), "finished": False, "answers": [], "seen": {}}
+    write_json(site / "site" / "guard.json", {"runs": {"0" * 16: run}, "begun": {found.rows.content: 5}})
     assert hindrances(found.settings, found.federation, found.rows, site) == ()
 
 

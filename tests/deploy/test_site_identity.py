@@ -157,3 +157,58 @@ def test_no_token_stands_in_a_site_s_audit_or_is_its_secret(tmp_path):
     assert not any(token in text for text in texts)
     run(LocalPost(post.sites), tmp_path / "again")
     assert token not in {reply.header.get(TOKEN) for _, reply in post.replied if _ != "client-00"}
+
+
+@dataclass
+class Nodes:
+    """A post whose nodes say what is given, or nothing."""
+
+    told: dict[int, Parcel | None]
+    asked: list[list[int]] = field(default_factory=list)
+
+    def nodes(self) -> Iterable[int]:
+        return list(self.told)
+
+    def ask(self, requests: dict[int, Parcel], deadline_s: float) -> dict[int, Parcel]:
+        self.asked.append(sorted(requests))
+        return {node: reply for node in requests if (reply := self.told[node]) is not None}
+
+
+def greeting(name: str, letter: str) -> Parcel:
+    return Parcel({"site": name, "rows": 9, TOKEN: 32 * letter})
+
+
+def test_a_supernode_is_one_sites(tmp_path):
+    """It took one place after another, and those of whom they were found them taken."""
+    readmit = tmp_path / "readmit.txt"
+    readmit.write_text("a\n")
+    lines: list[str] = []
+    roster = Roster(3, lines.append, readmit=readmit)
+    post = Nodes({1: greeting("a", "a"), 2: greeting("b", "b")})
+    roster.call(post, Parcel({}), 1.0)
+    post.told = {}
+    roster.call(post, Parcel({}), 1.0)
+    for name in ("a", "c"):
+        post.told = {2: greeting(name, "d")}
+        roster.call(post, Parcel({}), 1.0)
+        assert lines[-1] == f"node 2 is not let in: it says that it is {name}, and came as b: a SuperNode is one site's"
+        post.told, roster.strangers = {}, {}
+    post.told = {3: greeting("a", "e")}
+    roster.call(post, Parcel({}), 1.0)
+    assert roster.members[0].node == 3
+    assert not readmit.read_text()
+
+
+def test_a_node_that_does_not_answer_its_greeting_is_told_and_costs_no_round_again():
+    """It cost a deadline at every look, and no line said so."""
+    lines: list[str] = []
+    roster, post = Roster(2, lines.append), Nodes({1: greeting("a", "a"), 2: None})
+    for _ in range(5):
+        roster.call(post, Parcel({}), 100.0)
+    assert post.asked == [[1, 2]]
+    assert roster.turned_away == ("node 2: it does not answer the question who it is: does fedgmi run there?",)
+    roster.call(post, Parcel({}), 100.0, idle=True)  # all wait anyway
+    post.told[2] = greeting("b", "b")
+    roster.call(post, Parcel({}), 100.0, idle=True)
+    assert [member.name for member in roster.members] == ["a", "b"]
+    assert not roster.turned_away

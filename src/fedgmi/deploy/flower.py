@@ -95,8 +95,8 @@ class GridPost:
         answers: dict[int, Parcel] = {}
         found: Found = Queue()
         over, end = threading.Event(), time.monotonic() + deadline_s
-        for name in waiting:
-            threading.Thread(target=self._pull, args=(name, waiting, found, over), daemon=True).start()
+        for name, node in waiting.items():
+            threading.Thread(target=self._pull, args=(name, node, waiting, found, over), daemon=True).start()
         try:
             while waiting and (left := end - time.monotonic()) > 0:
                 name, answer = found.get(timeout=left)
@@ -109,22 +109,34 @@ class GridPost:
             over.set()
         return answers
 
-    def _pull(self, name: str, waiting: Mapping[str, int], found: Found, over: threading.Event) -> None:
+    def _pull(self, name: str, node: int, waiting: Mapping[str, int], found: Found, over: threading.Event) -> None:
         """Look for one reply until it is there. What Flower fails on is one site's answer, but for the way there."""
         try:
             while not over.is_set():
                 for reply in self._grid.pull_messages([name]):
-                    found.put((name, _parcel(reply)))
-                    return
+                    if _answers(reply, name, node):
+                        found.put((name, _parcel(reply)))
+                        return
                 over.wait(max(POLL_S, len(waiting) / LOOKS_PER_S))
         except Exception as error:
             unread = Parcel({"error": f"Flower cannot read its answer ({type(error).__name__})"})
             found.put((name, error if _of_connection(error) else unread))
 
 
+def _answers(reply: Message, name: str, node: int) -> bool:
+    """Whether a message is the reply to a request, from the node that was asked.
+
+    A SuperLink (1.41) hands a message that a node has made up, and that answers nothing, to whoever pulls next: so one
+    site could answer in another's name. Errors are Flower's own, whoever they are of.
+    """
+    about = reply.metadata
+    return about.reply_to_message_id == name and (reply.has_error() or about.src_node_id == node)
+
+
 def _of_connection(error: Exception) -> bool:
     """Whether it is not about an answer, but about the way to the SuperLink."""
-    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("httpx", "httpcore", "grpc")
+    of_the_way = type(error).__module__.partition(".")[0] in ("httpx", "httpcore", "grpc")
+    return isinstance(error, OSError) or (of_the_way and type(error).__name__ != "HTTPStatusError")
 
 
 def _parcel(reply: Message) -> Parcel:

@@ -247,6 +247,7 @@ class Coordinator:
     def _wait(self, remote: Remote) -> None:
         """Until as many sites are there as federation.toml says, or `wait_s` is over. It counts from the first look."""
         began, hello = None, remote.hello()
+        self._status(remote, "waiting")  # the first look may take a deadline
         while True:
             remote.roster.call(self.post, hello, self.settings.deadline_s, idle=True)
             began = time.monotonic() if began is None else began

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedgmi.deploy.coordinator.roster import Roster
 from fedgmi.protocol.wire import Parcel
+
+MOST_WAITS = 2  # for one site, in a run
 
 
 @dataclass
@@ -16,12 +19,15 @@ class Heard:
     Attributes:
         roster: Who takes part. A member's `diverged` is its word since the last exchange that came to something.
         answered: Whoever has answered in this try, whatever it was.
-        vain: Sites that were waited for, and did not come. They are not waited for again before they have answered.
+        vain: Sites that were waited for, and did not come. They are not waited for again before they have answered, and
+            not at all once that has happened `MOST_WAITS` times: who answers every second time would stop every round.
+        waits: How often that was, by site.
     """
 
     roster: Roster
     answered: set[int] = field(default_factory=set)
     vain: set[int] = field(default_factory=set)
+    waits: Counter[int] = field(default_factory=Counter)
 
     def begin(self) -> None:
         """A try begins."""
@@ -30,7 +36,7 @@ class Heard:
     def note(self, answers: Mapping[int, Parcel]) -> None:
         """These have answered."""
         self.answered |= answers.keys()
-        self.vain -= answers.keys()
+        self.vain -= {i for i in answers if self.waits[i] < MOST_WAITS}
         for i, parcel in answers.items():
             self.roster.members[i].diverged = parcel.header.get("diverged") is True
 
@@ -61,6 +67,11 @@ class Heard:
     def silent(self, ids: Sequence[int]) -> set[int]:
         """Those of these that have come at some time, and have not answered in this try."""
         return {i for i in ids if i < len(self.roster.members)} - self.answered
+
+    def in_vain(self, ids: Sequence[int]) -> None:
+        """Whoever of these is silent was waited for."""
+        self.waits.update(self.silent(ids) - self.vain)
+        self.vain |= self.silent(ids)
 
     def worth_waiting(self, ids: Sequence[int]) -> bool:
         """Whether one of these may answer yet. Who has answered what cannot be used answers the same again."""

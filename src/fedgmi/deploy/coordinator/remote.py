@@ -110,6 +110,7 @@ class Remote(Asking):
             if over:
                 raise self._given_up(f"{why} in round {round}, for {wait}")
             time.sleep(min(RETRY_S, self.settings.wait_s / 10))
+            self.after()  # the status of those who are absent, before they are asked again
             self._forgive()
             self._call(idle=True)
 
@@ -128,7 +129,7 @@ class Remote(Asking):
         others = [i for i in self.roster.alive if i not in ids]
         if phase_of(self.round, self.settings.rounds) != "round" or not others or not (over or not self._waits(ids)):
             return False
-        self.heard.vain |= self.heard.silent(ids)
+        self.heard.in_vain(ids)
         asked = ", ".join(self.roster.members[i].name for i in ids if i < len(self.roster.members)) or "nobody"
         here = f"{len(others)} other site{'s are' if len(others) > 1 else ' is'} there"
         self.roster.tell(f"round {self.round} goes no further: {self._why}, of {asked}; {here} for the next")

@@ -18,6 +18,7 @@ from fedgmi.storage import files
 MOST_ROWS = 2**53  # counts are added up in float64
 LONGEST_NAME = 200
 ANOTHER = "two sites of one name, or one that has lost its folder (docs/operations.md says how it comes back)"
+SILENT_PART = 10  # deadlines until a node that did not answer its greeting is asked again in mid-run: a look costs one
 AGAIN_S = 10.0  # after which whoever was not let in is asked once more, where there is nothing else to do
 Tell = Callable[[str], None]  # one line of the log
 
@@ -117,6 +118,7 @@ class Roster:
     strangers: dict[int, str] = field(default_factory=dict)
     restored: set[str] = field(default_factory=set)
     _asked: float = -AGAIN_S  # when strangers were asked last
+    _not_before: dict[int, float] = field(default_factory=dict)  # nodes that did not answer their greeting
 
     @property
     def alive(self) -> list[int]:
@@ -143,16 +145,23 @@ class Roster:
                 member.node = None
         self.strangers = {node: why for node, why in self.strangers.items() if node in nodes}
         known: set[int | None] = {member.node for member in self.members}
+        silent = self._not_before.keys() & nodes
         if (idle or self._readmitted()) and time.monotonic() - self._asked >= AGAIN_S:
             self._asked = time.monotonic()
         else:
-            known |= self.strangers.keys()
-        new = sorted(nodes - known)
+            known |= self.strangers.keys() - silent
+        early = {node for node, then in self._not_before.items() if time.monotonic() < then}
+        new = sorted(nodes - known - (set() if idle else early))
         if new:
             answers = {node: sound(reply) for node, reply in post.ask(dict.fromkeys(new, hello), deadline_s).items()}
             found = sorted(answers.items(), key=lambda item: one_line(item[1].header.get("site")))
             for node, reply in found:
                 self._admit(node, reply, hello)
+            for node in new:
+                self._not_before.pop(node, None)
+                if node not in answers:
+                    self._not_before[node] = time.monotonic() + SILENT_PART * deadline_s
+                    self._refuse(node, "it does not answer the question who it is: does fedgmi run there?")
 
     def _admit(self, node: int, reply: Parcel, hello: Parcel) -> None:
         """Give a node its place, or say why it has none."""
@@ -175,6 +184,9 @@ class Roster:
         if member is not None and member.rows != rows and member.last_round >= 0:
             why = f"{name} comes back with {rows} rows, where it had {member.rows}: a run is over the same rows"
             return self._refuse(node, why)
+        other = next((member for member in self.members if member.node_before == node and member.name != name), None)
+        if other is not None:
+            return self._refuse(node, f"it says that it is {name}, and came as {other.name}: a SuperNode is one site's")
         token = header.get(TOKEN)
         if not isinstance(token, str) or not re.fullmatch(f"[0-9a-f]{{{TOKEN_LETTERS}}}", token):
             return self._refuse(node, f"{name} sends no token by which it is known again: update fedgmi there")

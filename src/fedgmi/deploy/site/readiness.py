@@ -43,7 +43,7 @@ def hindrances(
         settings.superlink.beside(folder.absolute()).checked(whole=False)
     with _noted(found):
         choose_device(settings.device)
-    guard = Guard(folder / settings.folder, rows.digest, federation.rounds, settings.max_runs)
+    guard = Guard(folder / settings.folder, rows.content or rows.digest, federation.rounds, settings.max_runs)
     with _noted(found):
         if not guard.going_on():  # such a run is answered to its end
             found += _used_up(settings, federation, guard)
