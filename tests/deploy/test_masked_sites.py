@@ -465,7 +465,7 @@ def test_site_check_says_what_is_masked_and_what_is_not(tmp_path):
     found = check(path, path.parent / "federation.toml")
     told = list(leaves(found))
     assert [line for line in told if "seen singly though sums are masked" in line]
-    assert [line for line in told if line.startswith("once, masked, sums of its features")]
+    assert [line for line in told if line.startswith("before the first round, masked, sums of its features")]
     assert not tells_proportions(found)
     assert "with mask_secret in every site's site.toml" in warning(found)
     assert "its histogram of codewords × label" in warning(found)

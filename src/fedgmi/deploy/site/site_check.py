@@ -115,13 +115,18 @@ def check(site_toml: Path, federation_toml: Path) -> Check:
 def leaves(check: Check) -> Iterator[str]:
     """What the coordinator is sent, one sentence each: as the program's steps tell."""
     yield "its name, how many rows it has, and, where something fails, a line that quotes no row"
-    phases: tuple[tuple[Phase, str], ...] = (("prepare", "once"), ("round", "in every round"), ("finish", "at the end"))
+    phases: tuple[tuple[Phase, str], ...] = (
+        ("prepare", "before the first round"),
+        ("round", "in every round"),
+        ("finish", "at the end"),
+    )
     said: set[str] = set()
     for phase, when in phases:
         for step in check.program.steps(phase):
             if step.tells and step.tells not in said:
                 said.add(step.tells)
-                yield f"{when}, {_sentence(check, step)}"
+                times = sum(other.name == step.name for other in check.program.steps(phase))
+                yield f"{when}{f', up to {times} times' * (times > 1)}, {_sentence(check, step)}"
     rows = check.rows
     if not tells_metrics(check.settings, check.federation):
         return  # metrics stay at the site

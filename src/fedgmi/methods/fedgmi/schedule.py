@@ -137,7 +137,13 @@ FEATURES = Row("features", "sketch", (), "sums of its features, Σx and Σx², a
 SPREAD = Row("spread", "sketch", FEATURE_SCALE, "sums of its projected features and their products")
 K_MEANS = Row("k-means", "sketch", CODEBOOK, CELL_SUMS)
 TARGET = Row("target", "sketch", (), "how many of its rows have a label in each cell of a grid of 64", binned=True)
-HISTOGRAMS = Row("histograms", "sketch", (*CODEBOOK, *BINS), "how many of its rows have each word", single=True)
+HISTOGRAMS = Row(
+    "histograms",
+    "sketch",
+    (*CODEBOOK, *BINS),
+    "how many of its rows have each word, which is a code and a label",
+    single=True,
+)
 FOLD_IN = Row("fold in", "sketch", (*WORDS, *SHARE, *Sketch.names("scatter")), "")
 
 SCALE = Row("scale evidence", "calibration", EVIDENCE, "mean squares of the evidence in its rows")
