@@ -282,6 +282,15 @@ def test_check_names_the_file_of_settings_that_do_not_go_together(app):
         list(check_app(app))
 
 
+def test_check_warns_of_more_components_than_sites(app):
+    """A run has as many all the same, and proportions that are made up."""
+    make_certificates(app)
+    text = (app / "federation.toml").read_text(encoding="utf-8")
+    (app / "federation.toml").write_text(re.sub("n_components = .*", "n_components = 5", text), encoding="utf-8")
+    with pytest.warns(FedgmiWarning, match="5 components cannot be told apart from 3 clients"):
+        list(check_app(app))
+
+
 def test_check_of_another_folder_says_what_is_missing(tmp_path):
     with pytest.raises(UserError, match=r"there is no pyproject\.toml"):
         list(check_app(tmp_path))
