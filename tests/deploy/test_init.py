@@ -287,7 +287,7 @@ def test_check_warns_of_more_components_than_sites(app):
     make_certificates(app)
     text = (app / "federation.toml").read_text(encoding="utf-8")
     (app / "federation.toml").write_text(re.sub("n_components = .*", "n_components = 5", text), encoding="utf-8")
-    with pytest.warns(FedgmiWarning, match="5 components cannot be told apart from 3 clients"):
+    with pytest.warns(FedgmiWarning, match="5 components cannot be told apart from 4 clients"):
         list(check_app(app))
 
 
