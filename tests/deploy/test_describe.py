@@ -196,3 +196,11 @@ def test_files_without_rows_are_refused(tmp_path):
         read_rows(Path(tmp_path / "a.toml"))
     with pytest.raises(ConfigError, match="nothing to merge"):
         merge({})
+
+
+def test_a_column_of_names_is_no_column_of_labels(tmp_path):
+    """It made a federation without labels, whose true label was a feature."""
+    lines = [f"p-{i},{i % 7},{'yes' if i % 3 else 'no'}" for i in range(80)]
+    (tmp_path / "rows.csv").write_text("\n".join(["patient,days,died", *lines]) + "\n")
+    with pytest.raises(DataError, match="column 'patient': it holds 80 different texts, none in 5 rows"):
+        describe(tmp_path / "rows.csv", label="patient")

@@ -224,7 +224,12 @@ def _classes(of: _Finder, values: Sequence[Any], label: str) -> dict[str, Any]:
             what = f"it holds {len(set(known))} different numbers, which are hardly classes"
             raise DataError(what, where=f"{of.data.path}, column {label!r}", fix=fix)
         return {"classes": sorted(_enough(of, label, Counter(map(int, known))))}
-    return {"classes": _enough(of, label, Counter(map(str, known)))}
+    told = _enough(of, label, counts := Counter(map(str, known)))
+    if not told and len(counts) > MOST_VALUES:
+        fix = "name the column of classes with --label"
+        what = f"it holds {len(counts)} different texts, none in {of.least} rows: these are hardly classes"
+        raise DataError(what, where=f"{of.data.path}, column {label!r}", fix=fix)
+    return {"classes": told}
 
 
 def _enough(of: _Finder, name: str, counts: Counter[Any]) -> list[Any]:
