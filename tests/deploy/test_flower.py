@@ -18,6 +18,7 @@ from tables import table_federation, write_site
 from fedgmi import __version__, flower_app
 from fedgmi.deploy.coordinator import status
 from fedgmi.deploy.coordinator.coordinator import Coordinator
+from fedgmi.deploy.coordinator.log import failing_in
 from fedgmi.deploy.flower import GridPost, from_record, make_client_app, to_record
 from fedgmi.deploy.settings import FederationSettings, read
 from fedgmi.deploy.site.opening import deadline
@@ -277,3 +278,9 @@ def test_a_message_that_answers_nothing_is_no_sites_reply(sites):
     assert answers.keys() == sites.keys()
     assert not [node for node in sites if "diverged" in answers[node].header["error"]]
     assert not [node for node in sites if "another's name" in answers[node].header["error"]]
+
+
+def test_a_run_that_is_asked_to_end_says_so(tmp_path):
+    with pytest.raises(KeyboardInterrupt), failing_in(tmp_path / "out", (said := []).append, said.append):
+        raise KeyboardInterrupt
+    assert said == ["stopped: its process was asked to end", "its process was asked to end"]

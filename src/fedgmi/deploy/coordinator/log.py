@@ -51,7 +51,8 @@ def failing_in(out: Path, tell: Tell, failed: Callable[[str], None]) -> Iterator
         try:
             yield
         except BaseException as error:
-            why = str(error).strip() or type(error).__name__
+            ended = "its process was asked to end" if isinstance(error, KeyboardInterrupt) else type(error).__name__
+            why = str(error).strip() or ended
             with suppress(UserError):  # a full disk hides no cause
                 tell(f"stopped: {why}")
                 failed(one_line(why, LONGEST_LINE))
