@@ -70,8 +70,9 @@ class Heard:
 
     def in_vain(self, ids: Sequence[int]) -> None:
         """Whoever of these is silent was waited for."""
-        self.waits.update(self.silent(ids) - self.vain)
-        self.vain |= self.silent(ids)
+        silent = self.silent(ids)
+        self.waits.update(silent - self.vain)
+        self.vain |= silent
 
     def worth_waiting(self, ids: Sequence[int]) -> bool:
         """Whether one of these may answer yet. Who has answered what cannot be used answers the same again."""

@@ -154,7 +154,6 @@ class MaskedRemote(Remote):
         answered = sorted(messages)
         if len(answered) < agreement.threshold:
             self._stop_if_diverged()
-        if len(answered) < agreement.threshold:
             raise MaskError(f"{_sites(answered)} answered, and masks need {agreement.threshold} of {len(among)}")
         total: Tree = {}
         for i in answered:

@@ -145,13 +145,10 @@ class Roster:
                 member.node = None
         self.strangers = {node: why for node, why in self.strangers.items() if node in nodes}
         known: set[int | None] = {member.node for member in self.members}
-        silent = self._not_before.keys() & nodes
-        if (idle or self._readmitted()) and time.monotonic() - self._asked >= AGAIN_S:
+        again = (idle or bool(self._readmitted())) and time.monotonic() - self._asked >= AGAIN_S
+        if again:
             self._asked = time.monotonic()
-        else:
-            known |= self.strangers.keys() - silent
-        early = {node for node, then in self._not_before.items() if time.monotonic() < then}
-        new = sorted(nodes - known - (set() if idle else early))
+        new = sorted(node for node in nodes - known if not self._rests(node, idle=idle, again=again))
         if new:
             answers = {node: sound(reply) for node, reply in post.ask(dict.fromkeys(new, hello), deadline_s).items()}
             found = sorted(answers.items(), key=lambda item: one_line(item[1].header.get("site")))
@@ -162,6 +159,12 @@ class Roster:
                 if node not in answers:
                     self._not_before[node] = time.monotonic() + SILENT_PART * deadline_s
                     self._refuse(node, "it does not answer the question who it is: does fedgmi run there?")
+
+    def _rests(self, node: int, *, idle: bool, again: bool) -> bool:
+        """Whether a node that has no place is not asked now. again: those that were not let in are."""
+        if node in self._not_before:
+            return not idle and time.monotonic() < self._not_before[node]
+        return node in self.strangers and not again
 
     def _admit(self, node: int, reply: Parcel, hello: Parcel) -> None:
         """Give a node its place, or say why it has none."""

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fedgmi.data.missing import MARK, marker_of
-from fedgmi.data.sources.arrays import is_missing
+from fedgmi.data.sources.arrays import is_missing, is_number
 from fedgmi.data.sources.columns import USABLE, find_roles, kind_of
 from fedgmi.data.sources.row_numbers import ENOUGH, is_row_number
 from fedgmi.data.sources.sources import read_images
@@ -193,21 +193,13 @@ def _texts(of: _Finder, name: str, known: Sequence[Any], gaps: int) -> list[str]
 
 def _tell_of_numbers(of: _Finder, name: str, values: Sequence[Any], n_known: int) -> None:
     """A single cell that is none makes texts of a column of numbers: say which, for the site's own eyes."""
-    wrong = [(row, value) for row, value in enumerate(values) if not is_missing(value) and not _is_number(value)]
+    wrong = [(row, value) for row, value in enumerate(values) if not is_missing(value) and not is_number(str(value))]
     if wrong and len(wrong) <= STRAY * n_known:
         row, value = wrong[0]
         what = f"all but {plural(len(wrong), 'cell')} of {n_known} are numbers"
         what += f"; row {row} (the first is row 0) has {value!r}"
         fix = "mend it, or name it in data.missing_values of site.toml where it stands for a missing value"
         of.notes.append(f"{name}: {what}: {fix}")
-
-
-def _is_number(text: Any) -> bool:
-    try:
-        float(str(text))
-    except ValueError:
-        return False
-    return True
 
 
 def _classes(of: _Finder, values: Sequence[Any], label: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedgmi.deploy.settings import FederationSettings, SiteSettings
-from fedgmi.deploy.site.guard import Guard
+from fedgmi.deploy.site.guard import Guard, version_of
 from fedgmi.deploy.site.site import LEDGER
 from fedgmi.deploy.site.site_data import SiteRows
 from fedgmi.errors import UserError
@@ -43,7 +43,8 @@ def hindrances(
         settings.superlink.beside(folder.absolute()).checked(whole=False)
     with _noted(found):
         choose_device(settings.device)
-    guard = Guard(folder / settings.folder, rows.content or rows.digest, federation.rounds, settings.max_runs)
+    version = version_of(rows.content, rows.digest)
+    guard = Guard(folder / settings.folder, version, federation.rounds, settings.max_runs)
     with _noted(found):
         if not guard.going_on():  # such a run is answered to its end
             found += _used_up(settings, federation, guard)

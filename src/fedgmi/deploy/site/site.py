@@ -23,7 +23,7 @@ from fedgmi.data.rows import pack as pack_rows
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits, tells_metrics
 from fedgmi.deploy.site import results, snapshot
 from fedgmi.deploy.site.audit import Audit
-from fedgmi.deploy.site.guard import Guard, Refused, Turn
+from fedgmi.deploy.site.guard import Guard, Refused, Turn, version_of
 from fedgmi.deploy.site.memory import Exchange, Kept, Memory, StateLost, forget_runs, memory_of
 from fedgmi.deploy.site.own_log import log, note
 from fedgmi.deploy.site.requests import check_header, check_place, fingerprint, within
@@ -162,8 +162,8 @@ class Site:
 
     @property
     def version(self) -> str:
-        """What runs and releases are counted by: the rows of the file, whichever of them a seed holds out."""
-        return self.content or self.digest
+        """What runs and releases are counted by; see `guard.version_of`."""
+        return version_of(self.content, self.digest)
 
     def guard(self) -> Guard:
         """What holds requests to the program's order."""
@@ -328,14 +328,8 @@ class Site:
         if broken:
             what = f"{', '.join(broken)} ran away and stays as it was; nobody was told"
             note(self.where, f"round {at[0]}, exchange {at[1]}, step {step.name!r}: {what}")
-        return {
-            name: leaf.nan_to_num(0.0, 0.0, 0.0)
-            if name in broken and name not in before
-            else before[name]
-            if name in broken
-            else leaf
-            for name, leaf in state.items()
-        }
+        stays = {n: before[n] if n in before else state[n].nan_to_num(0.0, 0.0, 0.0) for n in broken}
+        return state | stays
 
     def _told_of_masks(self, header: Header, memory: Memory, guard: Guard) -> Parcel:
         """What masks need of a site, for runs that have greeted it or begun here: others leave nothing on its disk."""

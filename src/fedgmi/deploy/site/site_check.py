@@ -122,10 +122,11 @@ def leaves(check: Check) -> Iterator[str]:
     )
     said: set[str] = set()
     for phase, when in phases:
-        for step in check.program.steps(phase):
+        steps = check.program.steps(phase)
+        for step in steps:
             if step.tells and step.tells not in said:
                 said.add(step.tells)
-                times = sum(other.name == step.name for other in check.program.steps(phase))
+                times = sum(other.name == step.name for other in steps)
                 yield f"{when}{f', up to {times} times' * (times > 1)}, {_sentence(check, step)}"
     rows = check.rows
     if not tells_metrics(check.settings, check.federation):

@@ -35,7 +35,7 @@ from fedgmi.methods.fedgmi.experts import average_experts, expert_models, train_
 from fedgmi.methods.fedgmi.newcomers import FEWEST_CLIENTS
 from fedgmi.methods.fedgmi.schedule import Row, Schedule
 from fedgmi.methods.fedgmi.settings import FedGMISettings
-from fedgmi.methods.fedgmi.sketch import projector_of, topic_steps
+from fedgmi.methods.fedgmi.sketch import projected, topic_steps
 from fedgmi.methods.fedgmi.state import CONTRAST, Components, Gate, Sketch, uncalibrated
 from fedgmi.methods.local_training import all_rows
 from fedgmi.methods.shared_trunk import need_trunk, train_heads
@@ -124,20 +124,15 @@ def private_steps(task: Task[FedGMISettings], rule: Rule) -> dict[str, Step]:
         The steps.
     """
 
-    def points(server: Tree, rows: Rows) -> Tensor:
-        if "projected" not in rows.cache:
-            rows.cache["projected"] = projector_of(task, server)(rows.x)
-        return rows.cache["projected"]
-
     def send_spread(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        return states, Message(sums=bounded.spread_sums(points(server, rows)))
+        return states, Message(sums=bounded.spread_sums(projected(task, server, rows)))
 
     def take_spread(server: Tree, message: Message, round: int) -> Tree:
         centres = bounded.drawn_centres(message.sums, task.settings.codewords, task.seed)
         return server | Sketch.leaves(centres=centres)
 
     def send_cells(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        return states, Message(sums=bounded.cell_sums(points(server, rows), Sketch(server).centres))
+        return states, Message(sums=bounded.cell_sums(projected(task, server, rows), Sketch(server).centres))
 
     def take_cells(server: Tree, message: Message, round: int) -> Tree:
         return server | Sketch.leaves(centres=bounded.moved_centres(Sketch(server).centres, message.sums))

@@ -42,20 +42,15 @@ TOLD = "told"
 def codebook_steps(task: Task[FedGMISettings]) -> Steps:
     """Standardise features by federated sums, draw first centres, and move them by federated k-means."""
 
-    def project(server: Tree, rows: Rows) -> torch.Tensor:
-        if "projected" not in rows.cache:
-            rows.cache["projected"] = projector_of(task, server)(rows.x)
-        return rows.cache["projected"]
-
     def send_spread(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        return states, Message(sums=codebook.spread_sums(project(server, rows)))
+        return states, Message(sums=codebook.spread_sums(projected(task, server, rows)))
 
     def take_spread(server: Tree, message: Message, round: int) -> Tree:
         centres = codebook.first_centres(message.sums, task.settings.codewords, task.seed)
         return server | Sketch.leaves(covariance=codebook.pooled_covariance(message.sums), centres=centres)
 
     def send_cells(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
-        return states, Message(sums=codebook.cell_sums(project(server, rows), Sketch(server).centres, rows))
+        return states, Message(sums=codebook.cell_sums(projected(task, server, rows), Sketch(server).centres, rows))
 
     def take_cells(server: Tree, message: Message, round: int) -> Tree:
         return server | Sketch.leaves(centres=codebook.move_centres(Sketch(server).centres, message.sums, task.seed))
@@ -197,6 +192,13 @@ def projector_of(task: Task[FedGMISettings], server: Tree) -> codebook.Projector
     """What turns rows into points of the codebook."""
     sketch = Sketch(server)
     return codebook.projector(sketch.mean, sketch.std, task.settings.projection, task.seed)
+
+
+def projected(task: Task[FedGMISettings], server: Tree, rows: Rows) -> torch.Tensor:
+    """The rows as points of the codebook, made once. [R, d]"""
+    if "projected" not in rows.cache:
+        rows.cache["projected"] = projector_of(task, server)(rows.x)
+    return rows.cache["projected"]
 
 
 def _digest(leaves: Iterable[torch.Tensor]) -> str:
