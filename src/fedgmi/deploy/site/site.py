@@ -21,6 +21,7 @@ from fedgmi import __version__, tree
 from fedgmi.data.rows import Client, Rows
 from fedgmi.data.rows import pack as pack_rows
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits, tells_metrics
+from fedgmi.deploy.settings.plan import planned
 from fedgmi.deploy.site import results, snapshot
 from fedgmi.deploy.site.audit import Audit
 from fedgmi.deploy.site.guard import Guard, Refused, Turn, version_of
@@ -140,7 +141,7 @@ class Site:
         memory = memory_of(self.where, str(header.get("run")))
         with self.guard().alone():
             site = self._pinned(memory)
-            site, guard = replace(site, federation=self.federation.planned(memory.plan())), site.guard()
+            site, guard = replace(site, federation=planned(self.federation, memory.plan())), site.guard()
             if header["kind"] == "masks":
                 return site._told_of_masks(header, memory, guard)
             server, turn, step = site._take(request, memory, guard)
@@ -189,7 +190,7 @@ class Site:
     def _keep_plan(self, header: Header) -> None:
         """Keep the plan that a greeting brings. One that cannot be is refused now rather than later."""
         chosen = header.get("plan")
-        self.federation.planned(chosen)
+        planned(self.federation, chosen)
         if not chosen and "run" not in header:
             return
         guard, memory = self.guard(), memory_of(self.where, str(header.get("run")))
