@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +13,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from fedgmi.data.missing import MARK
 from fedgmi.data.rows import Client
-from fedgmi.data.sources.frames import column_of
 from fedgmi.data.validate import TEACHES_NOTHING, teaches_nothing
 from fedgmi.deploy import private
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits, read, tells_metrics
+from fedgmi.deploy.site.filled import filled_words
 from fedgmi.deploy.site.readiness import hints
 from fedgmi.deploy.site.site_data import SiteRows, load_site
 from fedgmi.errors import ConfigError, DataError, UserError
@@ -286,51 +285,14 @@ def _rows(check: Check) -> Iterator[str]:
         yield f"{plural(len(agreed.features), 'feature')}, as agreed: {listed(agreed.features, MOST_NAMES)}"
     for name, (least, greatest) in agreed.ranges.items():
         yield f"{name} within [{least:g}, {greatest:g}], as agreed"
-    for column, gaps in _missing(check).items():
-        share = f"{gaps:,} of {n:,} rows ({gaps / n:.0%})"
-        yield f"{column} is missing in {share}: filled by the federation's rule, {agreed.missing}"
-        if column in rows.unknown:
-            yield f"of these: {unknown_words(column, rows.unknown[column])}"
+    x = torch.cat([part.x for part in (rows.train, rows.validation, rows.held_out) if part is not None])
+    yield from filled_words(x, agreed.as_schema(), rows.columns, rows.unknown)
     if rows.label is not None:
         lacking = sum(not any(counts) for _, *counts in check.class_counts)
         without = f"; {lacking} of {len(check.class_counts)} classes have no row here" if lacking else ""
         yield f"labels by {rows.label}{without}"
     if rows.ignored:
         yield f"ignored: {listed(rows.ignored, MOST_NAMES)}"
-
-
-def unknown_words(column: str, texts: Mapping[str, int]) -> str:
-    """Which texts of a column the federation does not have, for the site's own terminal.
-
-    Args:
-        column: Its name.
-        texts: How many rows have each.
-
-    Returns:
-        A sentence.
-
-    Examples:
-        >>> unknown_words("ward", {"Ost": 1, "West": 3})
-        "ward holds 'Ost' (1 row) and 'West' (3 rows), which the federation does not have: they count as missing"
-    """
-    named = [f"{text!r} ({plural(n, 'row')})" for text, n in texts.items()]
-    what, count = ("it", "counts") if len(named) == 1 else ("they", "count")
-    return f"{column} holds {listed(named, MOST_NAMES)}, which the federation does not have: {what} {count} as missing"
-
-
-def _missing(check: Check) -> dict[str, int]:
-    """By column, in how many rows its value is missing; columns without such rows are left out."""
-    agreed, rows = check.federation.rows, check.rows
-    if agreed.missing == "refuse":
-        return {}
-    x = torch.cat([part.x for part in (rows.train, rows.validation, rows.held_out) if part is not None])
-    found: dict[str, int] = {}
-    for place, feature in enumerate(agreed.features):
-        marker = feature.endswith(f"={MARK}")
-        gaps = int((x[:, place] == 1 if marker else x[:, place].isnan()).sum())
-        column = column_of(feature, rows.columns) or feature
-        found[column] = max(gaps, found.get(column, 0))
-    return {column: gaps for column, gaps in found.items() if gaps}
 
 
 def print_problems(found: Sequence[UserError], console: Console) -> None:
