@@ -20,7 +20,7 @@ import numpy as np
 from fedgmi.data.missing import MARK, marker_of
 from fedgmi.data.sources.arrays import is_missing, is_number
 from fedgmi.data.sources.columns import USABLE, find_roles, kind_of
-from fedgmi.data.sources.row_numbers import ENOUGH, is_row_number
+from fedgmi.data.sources.row_numbers import ENOUGH, given_out, is_row_number
 from fedgmi.data.sources.sources import read_images
 from fedgmi.data.sources.tables import batches, named_values, open_splits
 from fedgmi.deploy.settings import RowSettings, SiteSettings, read
@@ -35,7 +35,8 @@ LEAST = 5
 MOST_VALUES = 20
 """A column of more different texts is hardly a category: names, remarks, addresses."""
 STRAY = 0.1
-"""So few cells of a column that are no numbers, among cells that are, are mistakes or stand for missing values."""
+"""So few cells of a column that are no numbers, among cells that are, are mistakes or stand for missing values; and so
+few patients' numbers that stand there once more are mistakes."""
 
 
 @dataclass(frozen=True)
@@ -171,12 +172,25 @@ def _columns(of: _Finder) -> dict[str, Any]:
 
 
 def _is_measured(of: _Finder, name: str, known: Sequence[Any]) -> bool:
-    """Whether numbers are measurements. Whole ones that differ in all rows may be a patient's number."""
+    """Whether numbers are measurements, as far as the column tells; of whole ones a note says what else they may be.
+
+    Whole numbers are left out where they differ in all rows, and where they follow one another (`given_out`) and hardly
+    repeat: a patient may stand twice by mistake. They are kept, with a note, where only one of both is so: counts of
+    cells hardly repeat, and patients with several visits do.
+    """
     values = np.array(known, dtype=float)
-    whole = len(values) >= ENOUGH and bool((values == np.round(values)).all())
-    if whole and len(np.unique(values)) == len(values):
-        of.notes.append(f"{name}: whole numbers that differ in all rows, such as patients' numbers: left out")
+    if len(values) < ENOUGH or not bool((values == np.round(values)).all()):
+        return True
+    n, repeated = len(values), len(values) - len(np.unique(values))
+    few, follow = repeated <= STRAY * n, given_out(values)
+    if not (few or follow):
+        return True
+    differ = "that differ in all rows" if not repeated else f"of which {n - repeated} of {n} differ"
+    what = f"{name}: whole numbers {differ}{', and that follow one another' * (follow and repeated > 0)}"
+    if not repeated or (few and follow):
+        of.notes.append(f"{what}, such as patients' numbers: left out; where it is measured, add {name!r} to features")
         return False
+    of.notes.append(f"{what}: kept; where it is a patient's number, take {name!r} out of features")
     return True
 
 
