@@ -294,7 +294,9 @@ def test_check_warns_of_more_components_than_sites(app):
     text = (app / "federation.toml").read_text(encoding="utf-8")
     (app / "federation.toml").write_text(re.sub("n_components = .*", "n_components = 5", text), encoding="utf-8")
     told = check_app(app)
-    with pytest.warns(FedgmiWarning, match="5 components cannot be told apart from 4 clients"):
+    with pytest.warns(
+        FedgmiWarning, match="method.n_components: 5 components cannot be told apart from 4 clients: their prop"
+    ):
         assert [next(told), next(told)][0].startswith("federation.toml: wards, 4 sites")
 
 
