@@ -136,6 +136,13 @@ def test_readme_has_the_exact_commands(app, command):
     assert command in re.sub(r" \\\n\s+", " ", text)
 
 
+@pytest.mark.parametrize(("sites", "files"), [(1, "rows-1.toml"), (3, "rows-1.toml rows-2.toml rows-3.toml")])
+def test_readme_merges_a_file_of_each_site(tmp_path, sites, files):
+    init(tmp_path / "app", sites=sites)
+    text = (tmp_path / "app/README.md").read_text(encoding="utf-8")
+    assert f"    fedgmi deploy merge {files} --out rows.toml\n" in text
+
+
 def test_readme_says_what_is_not_secure(app):
     text = " ".join((app / "README.md").read_text(encoding="utf-8").split())
     assert "does not authenticate the command line" in text
@@ -287,7 +294,9 @@ def test_check_warns_of_more_components_than_sites(app):
     text = (app / "federation.toml").read_text(encoding="utf-8")
     (app / "federation.toml").write_text(re.sub("n_components = .*", "n_components = 5", text), encoding="utf-8")
     told = check_app(app)
-    with pytest.warns(FedgmiWarning, match="5 components cannot be told apart from 4 clients"):
+    with pytest.warns(
+        FedgmiWarning, match="method.n_components: 5 components cannot be told apart from 4 clients: their prop"
+    ):
         assert [next(told), next(told)][0].startswith("federation.toml: wards, 4 sites")
 
 

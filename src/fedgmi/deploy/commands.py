@@ -52,7 +52,8 @@ def check_site(
     from fedgmi.deploy.setup.address import parse
     from fedgmi.deploy.setup.check_app import check_link
     from fedgmi.deploy.site.readiness import hindrances
-    from fedgmi.deploy.site.site_check import check, print_check, print_problems
+    from fedgmi.deploy.site.show_check import print_check, print_problems
+    from fedgmi.deploy.site.site_check import check
 
     if root_certificates is not None and superlink is None:
         fix = "give --superlink HOST:PORT too"

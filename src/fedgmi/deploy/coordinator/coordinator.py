@@ -19,7 +19,7 @@ from fedgmi.deploy.coordinator.remote import Remote
 from fedgmi.deploy.coordinator.roster import MOST_ROWS, Member, Post, Roster, Tell
 from fedgmi.deploy.coordinator.warm_start import AGREED, first_state, lasting
 from fedgmi.deploy.settings import FederationSettings
-from fedgmi.errors import CheckpointError, UserError, sentence
+from fedgmi.errors import CheckpointError, UserError, made_up, sentence
 from fedgmi.protocol.allowance import MB, Allowance
 from fedgmi.protocol.ledger import Ledger, bytes_by_kind
 from fedgmi.protocol.phases import phase_of
@@ -93,6 +93,8 @@ class Coordinator:
         line = setup.coding().line(name, setup.method().program) if planned is None else planned.line
         if line:
             self.tell(line)
+        if more := made_up(setup.n_components, settings.sites):
+            self.tell(more)
         remote = self.remote = self._remote(setup, str(found.meta["run"]) if found else secrets.token_hex(8))
         summary = Summary.write(self.out, self._run(remote, found))
         self._status(remote, "finished")

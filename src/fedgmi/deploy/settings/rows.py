@@ -59,7 +59,10 @@ class RowSettings(Section):
         given = next(iter({type(name).__name__ for name in self.classes}), "")
         label_type = {"int": "int64"}.get(given, given)
         classes = tuple(map(str, self.classes))
-        return Schema(shape, len(classes), self.kind, classes, self.features, label_type, self.missing, self.task)
+        ranges = tuple((name, least, greatest) for name, (least, greatest) in self.ranges.items())
+        return Schema(
+            shape, len(classes), self.kind, classes, self.features, label_type, self.missing, self.task, ranges
+        )
 
     def _contradictions(self) -> Iterator[tuple[str, str, str]]:
         """What is wrong between the keys: which key, what, and the likely fix."""
