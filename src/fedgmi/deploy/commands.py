@@ -110,7 +110,8 @@ def dry_run_site(
 ) -> None:
     """Write to disk what the site would send, by its own rows alone and without a network.
 
-    The site stands in for all sites. Nothing is charged to its ledger, and nothing counts as a run.
+    The site stands in for all sites. Each step of the method is there once at least; how often a run asks, `fedgmi
+    deploy check` counts. Nothing is charged to its ledger, and nothing counts as a run.
     """
     from fedgmi.deploy.local.dry_run import dry_run, print_dry_run
 
