@@ -300,7 +300,7 @@ def init(
 
 @deploy_app.command("check")
 def check_deploy(where: Annotated[Path, typer.Argument(metavar="DIR", help="What `deploy init` wrote.")]) -> None:
-    """Check settings, keys, certificates and the port before anything is started."""
+    """Check settings, Flower's programs, keys, certificates and the port before anything is started."""
     from fedgmi.deploy.setup.check_app import check_app
 
     for line in check_app(where):
