@@ -125,6 +125,12 @@ class _KeptRun(OwnFile):
     answers: list[tuple[Count, Count, Count, str] | tuple[Count, Count, Count, str, Count]]  # an older one: no tries
     seen: dict[str, list[tuple[Count, Count, str]]]
 
+    @classmethod
+    def of(cls, run: Run) -> _KeptRun:
+        """A run, to be written."""
+        answers = [(*one.at, one.place, one.request, one.tries) for one in run.answers]
+        return cls(**vars(run) | {"answers": answers})
+
     def as_run(self) -> Run:
         """The same."""
         answers = [Answered(*one) for one in self.answers]
@@ -298,7 +304,7 @@ class Guard:
         if turn.new:
             run.finished = finished
             run.prune(run.answers[-1].round)
-        files.write_json(self.where / FILE, _to_json(runs | {turn.run: run}, begun))
+        files.write_json(self.where / FILE, _file(runs | {turn.run: run}, begun).to_json())
 
     def used(self) -> int:
         """How many runs there were over these rows."""
@@ -392,15 +398,5 @@ def _phases_between(first: int, last: int) -> list[int]:
     return [first, *range(first + 1, last)[:1], *([last] if last > first else [])]
 
 
-def _to_json(runs: Mapping[str, Run], begun: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        "begun": dict(begun),
-        "runs": {
-            name: {
-                **{key: value for key, value in vars(run).items() if key not in ("answers", "seen")},
-                "answers": [list(vars(one).values()) for one in run.answers],
-                "seen": {leaf: [list(one) for one in every] for leaf, every in run.seen.items()},
-            }
-            for name, run in runs.items()
-        },
-    }
+def _file(runs: Mapping[str, Run], begun: Mapping[str, int]) -> _File:
+    return _File(begun=dict(begun), runs={name: _KeptRun.of(run) for name, run in runs.items()})
