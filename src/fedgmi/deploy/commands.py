@@ -111,7 +111,8 @@ def dry_run_site(
 ) -> None:
     """Write to disk what the site would send, by its own rows alone and without a network.
 
-    The site stands in for all sites. Nothing is charged to its ledger, and nothing counts as a run.
+    The site stands in for all sites. Each step of the method is there once at least; how often a run asks, `fedgmi
+    deploy check` counts. Nothing is charged to its ledger, and nothing counts as a run.
     """
     from fedgmi.deploy.local.dry_run import dry_run, print_dry_run
 
@@ -300,7 +301,7 @@ def init(
 
 @deploy_app.command("check")
 def check_deploy(where: Annotated[Path, typer.Argument(metavar="DIR", help="What `deploy init` wrote.")]) -> None:
-    """Check settings, keys, certificates and the port before anything is started."""
+    """Check settings, Flower's programs, keys, certificates and the port before anything is started."""
     from fedgmi.deploy.setup.check_app import check_app
 
     for line in check_app(where):

@@ -1,4 +1,4 @@
-"""What can be checked of a coordinator's folder before anything is started: settings, keys, certificates, the port."""
+"""What can be checked at a coordinator before anything is started: settings, programs, keys, certificates, the port."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fedgmi.deploy import exchanges, settings
 from fedgmi.deploy.setup.address import Address, parse
 from fedgmi.deploy.setup.init import APP_FILES, CERTIFICATES, CONNECTION, FEDERATION
 from fedgmi.deploy.setup.keys import AT_SITE, check_certificate, check_pair, check_private
+from fedgmi.deploy.setup.programs import check_programs
 from fedgmi.errors import ConfigError, FedgmiWarning, UserError, made_up
 from fedgmi.settings import toml as settings_io
 
@@ -30,8 +31,8 @@ def check_app(where: Path) -> Iterator[str]:
         A line for each thing that is right.
 
     Raises:
-        UserError: The first thing that is not: a file is missing, a certificate is not good, others may read a key, or
-            something else has the port.
+        UserError: The first thing that is not: a file or one of Flower's programs is missing, a certificate is not
+            good, others may read a key, or something else has the port.
         ConfigError: A setting is wrong.
     """
     for name in APP_FILES:
@@ -48,6 +49,7 @@ def check_app(where: Path) -> Iterator[str]:
         warnings.warn(FedgmiWarning(f"method.n_components: {more} {fix}"), stacklevel=2)
     done = -1 if federation.warm_start is None else 0
     yield exchanges.Count(method.program, federation.rounds, federation.masked, done).line()
+    yield check_programs()
     address, root = _connection(where / CONNECTION)
     if root is None:
         what = f"insecure: nothing is encrypted and nobody is authenticated at {address}"

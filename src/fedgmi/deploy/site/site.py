@@ -336,11 +336,22 @@ class Site:
         """What masks need of a site, for runs that have greeted it or begun here: others leave nothing on its disk."""
         if snapshot.digest_of(memory.where) is None and not guard.has_begun(str(header["run"])):
             raise Refused("masks are asked for in a run that has not greeted this site")
+        self._check_masks(header, guard)
 
         def leaving(reply: Parcel, again: bool) -> None:
             self.audit().left(header, reply, None, again=again, data=self.version)
 
         return self._masking(header, memory).answer(header, leaving)
+
+    def _check_masks(self, header: Header, guard: Guard) -> None:
+        """Refuse what no exchange of the run's program can need."""
+        within(header, "round", self.federation.rounds + 1)
+        within(header, "id", self.federation.sites - 1)
+        steps = self.method().program.steps(phase_of(header["round"], self.federation.rounds))
+        if not steps:
+            raise Refused(f"round {header['round']} has no exchange")
+        within(header, "number", len(steps) - 1)
+        guard.check_masks(header)
 
     def _masking(self, header: Header, memory: Memory) -> Masking:
         """This site's part in masked sums.
