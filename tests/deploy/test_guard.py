@@ -16,7 +16,8 @@ from federations import gaussian_scenario
 from fedgmi.data.rows import pack
 from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.site.audit import Audit
-from fedgmi.deploy.site.guard import FILE, Guard
+from fedgmi.deploy.site.guard import Guard
+from fedgmi.deploy.site.known_runs import FILE
 from fedgmi.deploy.site.site import Site
 from fedgmi.errors import StorageError
 from fedgmi.mixture.codebook import cell_sums

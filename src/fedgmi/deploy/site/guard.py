@@ -17,21 +17,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedgmi.deploy.site.known_runs import FILE, RESULTS, Answered, KnownRuns, Run
 from fedgmi.errors import LimitError
 from fedgmi.protocol.phases import phase_of
 from fedgmi.protocol.step import Program, covers
 from fedgmi.protocol.wire import WireError
 from fedgmi.storage import files
-from fedgmi.storage.own_files import Amount, Count, OwnFile, RunName
 
-FILE, LOCK = "guard.json", "guard.lock"
-AGAIN = "restore it from a backup; who removes it lets every run be asked anew"
-RESULTS = 10**6  # the number of the exchange in which results are handed out
-ROUNDS_KNOWN = 2  # before the current one whose exchanges may be asked again; the preparation's may always be
+LOCK = "guard.lock"
 MOST_TRIES = 1000  # of a masked exchange: a try takes the coordinator two seconds at least, and an honest one few
 DAYS_SILENT = 30  # after which a run that never came to its end is given up
 Place = tuple[int, int]  # round, and the step's place in its phase
@@ -47,103 +44,6 @@ class OverLimit(Refused, LimitError):
     def __init__(self, what: str) -> None:
         LimitError.__init__(self, what)
         self.missing = []
-
-
-@dataclass
-class Answered:
-    """An exchange.
-
-    Attributes:
-        round: Its round.
-        number: Within it.
-        place: Of the step in its phase: the first at which it can have been.
-        request: The hash of what was asked.
-        tries: How often it was asked under masks.
-    """
-
-    round: int
-    number: int
-    place: int
-    request: str
-    tries: int = 1
-
-    @property
-    def at(self) -> tuple[int, int]:
-        """Round and number."""
-        return self.round, self.number
-
-    @property
-    def is_step(self) -> bool:
-        """Whether it is of a step, and not of results."""
-        return self.number < RESULTS
-
-
-@dataclass
-class Run:
-    """What is known of a run.
-
-    Attributes:
-        data: The version of the rows (`Site.version`).
-        index: The site's in the federation.
-        last: When it was answered last, in seconds since 1970.
-        finished: Whether results were handed out.
-        times: How often it was begun: going back to an exchange with another question begins it anew.
-        answers: What was answered, oldest first.
-        seen: By leaf of the server's state, how it changed: [round, place, hash].
-    """
-
-    data: str
-    index: int
-    last: float = 0.0
-    finished: bool = False
-    times: int = 0
-    answers: list[Answered] = field(default_factory=list)
-    seen: dict[str, list[tuple[int, int, str]]] = field(default_factory=dict)
-
-    def forget_from(self, at: tuple[int, int]) -> None:
-        """Whatever came at an exchange or later: the coordinator went back."""
-        self.answers = [one for one in self.answers if one.at < at]
-        last = (self.answers[-1].round, self.answers[-1].place) if self.answers else (-1, -1)
-        self.seen = {name: [one for one in every if one[:2] <= last] for name, every in self.seen.items()}
-
-    def prune(self, round: int) -> None:
-        """Forget what nobody can go back to."""
-        oldest = round - ROUNDS_KNOWN
-        self.answers = [one for one in self.answers if one.round == 0 or one.round >= oldest]
-        for name, every in self.seen.items():
-            self.seen[name] = [one for n, one in enumerate(every) if one[0] >= oldest or n == len(every) - 1]
-
-
-class _KeptRun(OwnFile):
-    """A run, as the file has it."""
-
-    data: str
-    index: Count
-    last: Amount
-    finished: bool
-    times: Count = 1  # an older fedgmi did not count
-    answers: list[tuple[Count, Count, Count, str] | tuple[Count, Count, Count, str, Count]]  # an older one: no tries
-    seen: dict[str, list[tuple[Count, Count, str]]]
-
-    @classmethod
-    def of(cls, run: Run) -> _KeptRun:
-        """A run, to be written."""
-        answers = [(*one.at, one.place, one.request, one.tries) for one in run.answers]
-        return cls(**vars(run) | {"answers": answers})
-
-    def as_run(self) -> Run:
-        """The same."""
-        answers = [Answered(*one) for one in self.answers]
-        return Run(self.data, self.index, self.last, self.finished, self.times, answers, self.seen)
-
-
-class _File(OwnFile):
-    """`guard.json`."""
-
-    what = "what a site has answered"
-    again = AGAIN
-    begun: dict[str, Count]
-    runs: dict[RunName, _KeptRun]
 
 
 @dataclass(frozen=True)
@@ -304,7 +204,7 @@ class Guard:
         if turn.new:
             run.finished = finished
             run.prune(run.answers[-1].round)
-        files.write_json(self.where / FILE, _file(runs | {turn.run: run}, begun).to_json())
+        files.write_json(self.where / FILE, KnownRuns.of(runs | {turn.run: run}, begun).to_json())
 
     def used(self) -> int:
         """How many runs there were over these rows."""
@@ -325,7 +225,7 @@ class Guard:
         path = self.where / FILE
         if not path.exists():
             return {}, {}
-        found = _File.read(path)
+        found = KnownRuns.read(path)
         return {name: run.as_run() for name, run in found.runs.items()}, found.begun
 
 
@@ -396,7 +296,3 @@ def _written(name: str, program: Program, rounds: int, since: Place, upto: Place
 def _phases_between(first: int, last: int) -> list[int]:
     """The rounds from one to another; of whole rounds in between one stands for all."""
     return [first, *range(first + 1, last)[:1], *([last] if last > first else [])]
-
-
-def _file(runs: Mapping[str, Run], begun: Mapping[str, int]) -> _File:
-    return _File(begun=dict(begun), runs={name: _KeptRun.of(run) for name, run in runs.items()})
