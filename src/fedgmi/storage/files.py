@@ -72,18 +72,19 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any], *, lines: bool = True) -> None:
     """Write strict JSON atomically.
 
     Args:
         path: The file. Its folder is made where there is none.
         value: What to write. `finite` takes out numbers that JSON cannot write.
+        lines: Whether people read it: each value then has a line of its own. Without, writing is many times faster.
 
     Raises:
         StorageError: The disk is full, or the folder cannot be written.
         ValueError: A number is not finite.
     """
-    write_text(path, json.dumps(value, indent=1, allow_nan=False))
+    write_text(path, json.dumps(value, indent=1 if lines else None, allow_nan=False))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -112,8 +113,11 @@ def write_bytes(path: Path, payload: bytes, *, sync: bool = True) -> None:
         StorageError: The disk is full, or the folder cannot be written.
     """
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, payload, sync)
+        try:
+            _replace(path, payload, sync)
+        except FileNotFoundError:  # it is the first in its folder
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _replace(path, payload, sync)
 
 
 def _replace(path: Path, payload: bytes, sync: bool) -> None:

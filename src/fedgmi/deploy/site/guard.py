@@ -265,7 +265,7 @@ class Guard:
             begun[self.data] = begun.get(self.data, 0) + 1
         run.last, run.finished = time.time(), finished
         run.prune(run.answers[-1].round)
-        files.write_json(self.where / FILE, _to_json(runs | {turn.run: run}, begun))
+        files.write_json(self.where / FILE, _to_json(runs | {turn.run: run}, begun), lines=False)
 
     def used(self) -> int:
         """How many runs there were over these rows."""

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -60,15 +61,21 @@ class Part:
             >>> Gate.names("weights", "bias")
             ('gate/weights', 'gate/bias')
         """
-        known = [name for name, value in vars(cls).items() if isinstance(value, Leaf)]
-        unknown = set(fields) - set(known)
-        assert not unknown, f"{cls.__name__} has no {unknown}"
-        return tuple(cls.prefix + name for name in fields or known)
+        return _names(cls, fields)
 
     @classmethod
     def leaves(cls, **values: Tensor) -> Tree:
         """New values of some leaves, under their names in the flat state."""
         return dict(zip(cls.names(*values), values.values(), strict=True)) if values else {}
+
+
+@cache
+def _names(part: type[Part], fields: tuple[str, ...]) -> tuple[str, ...]:
+    """`Part.names`, found once: a method asks for hundreds whenever it is made, which sites do for every message."""
+    known = [name for name, value in vars(part).items() if isinstance(value, Leaf)]
+    unknown = set(fields) - set(known)
+    assert not unknown, f"{part.__name__} has no {unknown}"
+    return tuple(part.prefix + name for name in fields or known)
 
 
 class Components(Part):
