@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 from torch import Tensor
@@ -160,6 +161,7 @@ def covers(entry: str, name: str) -> bool:
     return name == entry or name.startswith(f"{entry}/")
 
 
+@lru_cache(maxsize=4096)  # names come again in every exchange
 def meant_by(name: str) -> tuple[str, ...]:
     """All entries that cover a leaf: its own name, and those above it.
 
