@@ -85,6 +85,7 @@ CHOICES = {name: {} for name in METHODS} | {
     "some": {"name": "fedem", "participation": 0.5},
     "warm": {"name": "ifca", "warm_rounds": 1},
     "trunk": {"name": "fedem", "shared_trunk": True},
+    "turns": {"name": "fedgmi", "calibration_steps": 2, "judge_turns": 4, "personal": False},
 }
 
 
@@ -527,7 +528,7 @@ def test_the_verdict_of_the_diagnosis_stands_in_the_log_and_in_the_report(clean,
 
 @pytest.mark.parametrize("masks", [False, True])
 def test_with_noise_on_counts_there_is_no_diagnosis_and_the_log_says_so(tmp_path, capsys, masks):
-    settings = settings_of("fedgmi", epsilon=5.0)
+    settings = settings_of("fedgmi", preset="sketch", personal=False, epsilon=5.0)
     if masks:
         settings = settings.model_copy(update={"communication": CommunicationSettings(secure="masks")})
     deployed(settings, tmp_path)

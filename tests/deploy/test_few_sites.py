@@ -16,7 +16,14 @@ from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
 
-OWN = {"n_components": 2, "codewords": 6, "kmeans_rounds": 2, "calibration_steps": 2, "warm_up_rounds": 1}
+OWN = {
+    "n_components": 2,
+    "codewords": 6,
+    "kmeans_rounds": 2,
+    "calibration_steps": 2,
+    "judge_turns": 2,
+    "warm_up_rounds": 1,
+}
 
 
 def small(n_sites: int, **own: object):
