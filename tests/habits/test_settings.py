@@ -218,7 +218,7 @@ SWEEP: dict[str, Line] = {
     "fedgmi.preset": Line("sketch", run, ("method.codewords=5",)),
     "fedgmi.codewords": Line("8", run, FEW),
     "fedgmi.projection": Line("2", run, FEW),
-    "fedgmi.judges": Line("density", run, FEW),
+    "fedgmi.judges": Line("density", run, (*FEW[:3], *FEW[4:])),  # without turns
     "fedgmi.judge_turns": Line("2", run, (*FEW, "method.judges=closed", "method.judge_turns=1")),
     "fedgmi.kmeans_rounds": Line("1", run, FEW),
     "fedgmi.calibration_steps": Line("1", run, FEW),
