@@ -28,6 +28,7 @@ def settings(*overrides: str, method: str = "fedgmi") -> config.Config:
     """The tiny run of a method."""
     common = [line for line in TINY if not line.startswith("method.") or method == "fedgmi"]
     common = [line for line in common if "judge_turns" not in line]  # a plan chooses it
+    common += ["method.kmeans_rounds=3", "method.calibration_steps=2"] if method == "fedgmi" else []
     return config.load(None, [f"method.name={method}", *common, *overrides])
 
 

@@ -18,6 +18,7 @@ LEAST = 0.0001
 def settings(method, mb, lost, participation):
     common = [line for line in TINY if not line.startswith("method.") or method == "fedgmi"]
     common = [line for line in common if "judge_turns" not in line]  # a plan chooses it
+    common += ["method.kmeans_rounds=3", "method.calibration_steps=2"] if method == "fedgmi" else []
     more = [f"communication.mb_per_client={mb}", f"communication.lost={lost}", f"method.participation={participation}"]
     return config.load(None, [f"method.name={method}", *common, "rounds=5", *more])
 

@@ -17,7 +17,7 @@ from fedgmi.protocol.wire import unpack
 THREE = gaussian_scenario(3, 40, separation=4.0)
 
 
-@pytest.mark.parametrize("choice", [*(choice for choice in CHOICES if choice != "turns"), "epsilon"])
+@pytest.mark.parametrize("choice", [*CHOICES, "epsilon"])
 def test_a_step_tells_what_it_sends_and_whether_it_is_single(tmp_path, choice):
     own = {"name": "fedgmi", "epsilon": 1.0} if choice == "epsilon" else {"name": choice} | CHOICES[choice]
     settings = settings_of(**own).model_copy(update={"sites": 3})
