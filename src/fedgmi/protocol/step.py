@@ -174,7 +174,14 @@ def meant_by(name: str) -> tuple[str, ...]:
 
 
 def select(server: Mapping[str, Tensor], entries: Iterable[str]) -> Tree:
-    """The leaves of the server's state that the entries mean, in the order of the state."""
+    """The leaves of the server's state that the entries mean, in the order of the state.
+
+    Examples:
+        >>> import torch
+        >>> leaf = torch.zeros(1)
+        >>> list(select({"gate/weights": leaf, "gates": leaf, "gate": leaf}, ["gate"]))
+        ['gate/weights', 'gate']
+    """
     wanted = frozenset(entries)
     return {name: leaf for name, leaf in server.items() if not wanted.isdisjoint(meant_by(name))}
 
