@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import ClassVar
 
 import torch
@@ -49,6 +48,10 @@ class Part:
     """
 
     prefix: ClassVar[str] = ""
+    _named: ClassVar[dict[tuple[str, ...], tuple[str, ...]]] = {}  # a method that is made asks for hundreds of names
+
+    def __init_subclass__(cls) -> None:
+        cls._named = {}
 
     def __init__(self, server: Mapping[str, Tensor]) -> None:
         self.server = server
@@ -61,21 +64,17 @@ class Part:
             >>> Gate.names("weights", "bias")
             ('gate/weights', 'gate/bias')
         """
-        return _names(cls, fields)
+        if fields not in cls._named:
+            known = [name for name, value in vars(cls).items() if isinstance(value, Leaf)]
+            unknown = set(fields) - set(known)
+            assert not unknown, f"{cls.__name__} has no {unknown}"
+            cls._named[fields] = tuple(cls.prefix + name for name in fields or known)
+        return cls._named[fields]
 
     @classmethod
     def leaves(cls, **values: Tensor) -> Tree:
         """New values of some leaves, under their names in the flat state."""
         return dict(zip(cls.names(*values), values.values(), strict=True)) if values else {}
-
-
-@cache
-def _names(part: type[Part], fields: tuple[str, ...]) -> tuple[str, ...]:
-    """`Part.names`, found once: a method asks for hundreds whenever it is made, which sites do for every message."""
-    known = [name for name, value in vars(part).items() if isinstance(value, Leaf)]
-    unknown = set(fields) - set(known)
-    assert not unknown, f"{part.__name__} has no {unknown}"
-    return tuple(part.prefix + name for name in fields or known)
 
 
 class Components(Part):
