@@ -29,7 +29,8 @@ OWN = {
 def small(n_sites: int, **own: object):
     """Of so many sites with 60 rows, of two kinds."""
     scenario = gaussian_scenario(n_sites, 60, separation=4.0)
-    return scenario, federation_settings(scenario, method=OWN | own)
+    few = {key: value for key, value in OWN.items() if key != "judge_turns" or own.get("judges") != "density"}
+    return scenario, federation_settings(scenario, method=few | own)
 
 
 @pytest.mark.parametrize("n_sites", [1, 2, 3])

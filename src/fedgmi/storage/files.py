@@ -113,11 +113,8 @@ def write_bytes(path: Path, payload: bytes, *, sync: bool = True) -> None:
         StorageError: The disk is full, or the folder cannot be written.
     """
     with writing(path):
-        try:
-            _replace(path, payload, sync)
-        except FileNotFoundError:  # it is the first in its folder
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, payload, sync)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, payload, sync)
 
 
 def _replace(path: Path, payload: bytes, sync: bool) -> None:

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -417,10 +417,6 @@ class Site:
 
     def method(self) -> Method:
         """The method that the federation runs, with this site's own secret, and the part of its steps that it makes."""
-        return self._method
-
-    @cached_property
-    def _method(self) -> Method:
         own = self.settings.part_of_steps
         charge = self.ledger().charge
         return self.federation.running(self.federation.setup().method(secret=self._secret(), part=own, charge=charge))
