@@ -148,8 +148,30 @@ def too_many_components(n_components: int, n_clients: float, *, where: str, fix:
         >>> print(too_many_components(3, 1, where="method.n_components", fix="ask for 1"))
         method.n_components: 3 components cannot be told apart from 1 client. Likely fix: ask for 1.
     """
-    what = f"{n_components} components cannot be told apart from {n_clients} client{'s' * (n_clients != 1)}"
-    return ConfigError(what, where=where, fix=fix)
+    return ConfigError(_untold(n_components, n_clients), where=where, fix=fix)
+
+
+def made_up(n_components: int, n_clients: int) -> str:
+    """What is to be known of a run that has more components than clients all the same: a deployment may.
+
+    Args:
+        n_components: K.
+        n_clients: How many clients, or sites, there are.
+
+    Returns:
+        A sentence; "" where there are enough.
+
+    Examples:
+        >>> made_up(5, 4)
+        '5 components cannot be told apart from 4 clients: their proportions are made up.'
+        >>> made_up(4, 4)
+        ''
+    """
+    return f"{_untold(n_components, n_clients)}: their proportions are made up." if n_components > n_clients else ""
+
+
+def _untold(n_components: int, n_clients: float) -> str:
+    return f"{n_components} components cannot be told apart from {n_clients} client{'s' * (n_clients != 1)}"
 
 
 def unknown(kind: str, name: str, known: Iterable[str], where: str) -> ConfigError:

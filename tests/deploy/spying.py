@@ -104,7 +104,7 @@ class Spy:
         Raises:
             Refusal: By the first site that refuses.
         """
-        agreement = agreement or self.agree(among, run)
+        agreement = agreement or self.agree(among, run, round=round, number=number)
         some = next(iter(self.sites.values())).method().program
         steps = some.prepare if round == 0 else some.round
         index = next(n for n, step in enumerate(steps) if step.name == name)

@@ -8,6 +8,7 @@ from test_coded_sites import deployed, kept_of, settings_with
 
 from fedgmi import __version__
 from fedgmi.deploy.coordinator.coordinator import Coordinator
+from fedgmi.deploy.settings.plan import planned
 from fedgmi.deploy.site.memory import Memory
 from fedgmi.errors import ConfigError
 from fedgmi.protocol.ledger import Ledger
@@ -33,7 +34,7 @@ def test_no_site_costs_more_than_the_budget(tmp_path, name, mb):
 def test_a_site_takes_no_plan_for_anything_else(chosen):
     limited = {} if chosen == {"communication.precision": "4"} else {"mb_per_client": 1.0}
     with pytest.raises(ConfigError, match="the coordinator's plan would change other settings"):
-        settings_with("fedavg", limited).planned(chosen)
+        planned(settings_with("fedavg", limited), chosen)
 
 
 @pytest.mark.parametrize(
@@ -49,12 +50,12 @@ def test_a_site_takes_no_plan_for_anything_else(chosen):
 )
 def test_a_site_takes_no_plan_that_cannot_be(chosen, said):
     with pytest.raises(ConfigError, match=f"the coordinator's plan {said}"):
-        settings_with("fedavg", {"mb_per_client": 1.0}).planned(chosen)
+        planned(settings_with("fedavg", {"mb_per_client": 1.0}), chosen)
 
 
 def test_a_plan_of_turns_that_cannot_be_is_refused():
     with pytest.raises(ConfigError, match="the coordinator's plan has method"):
-        settings_with("fedgmi", {"mb_per_client": 1.0}).planned({"method.judge_turns": -1})
+        planned(settings_with("fedgmi", {"mb_per_client": 1.0}), {"method.judge_turns": -1})
 
 
 @pytest.mark.parametrize("name", ["judge_turns", "reference_rounds"])
@@ -64,8 +65,8 @@ def test_a_plan_only_lowers_what_is_asked_of_a_site(name):
     own = getattr(settings.method, name)
     for chosen in (own + 1, 20_000, 10**30, 1.5, None, "1"):
         with pytest.raises(ConfigError, match="a plan only lowers it"):
-            settings.planned({f"method.{name}": chosen})
-    assert getattr(settings.planned({f"method.{name}": own - 1}).method, name) == own - 1
+            planned(settings, {f"method.{name}": chosen})
+    assert getattr(planned(settings, {f"method.{name}": own - 1}).method, name) == own - 1
 
 
 @pytest.mark.parametrize(
@@ -79,8 +80,8 @@ def test_a_plan_only_lowers_what_is_asked_of_a_site(name):
 def test_a_plan_does_not_change_what_all_have_agreed_on(set_here, chosen):
     settings = settings_with("fedavg", {"mb_per_client": 1.0} | set_here)
     with pytest.raises(ConfigError, match=r"which federation\.toml sets to|both say which entries travel"):
-        settings.planned(chosen)
-    assert settings.planned(None) is settings
+        planned(settings, chosen)
+    assert planned(settings, None) is settings
 
 
 def test_a_greeting_without_a_plan_takes_the_last_one_back(tmp_path):

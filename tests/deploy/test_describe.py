@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 from clinic import MEAN, ROWS, federation, post_of, settings_of, write_rows, write_site
 from PIL import Image
 
 from fedgmi import FedGMI, cli
+from fedgmi.data.sources.row_numbers import given_out
 from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.settings import RowSettings, read_rows
 from fedgmi.deploy.setup.merge_rows import merge
@@ -80,6 +83,80 @@ def test_what_is_proposed_tells_no_single_row(tmp_path):
     ):
         assert part in told
     assert describe(path, least=1).rows.classes == ("lost", "well")
+
+
+def numbers(path: Path, values: Sequence[float]) -> tuple[bool, str]:
+    """Whether a column of these is a feature, and what is said of it."""
+    path.write_text("x,ward\n" + "".join(f"{value:.15g},{'AB'[i % 2]}\n" for i, value in enumerate(values)))
+    found = describe(path)
+    return "x" in found.rows.features, "\n".join(note for note in found.notes if note.startswith("x:"))
+
+
+@pytest.mark.parametrize("case", ["in a row", "in any order", "by year", "in tens", "some of a series", "of a day"])
+def test_patients_numbers_stay_out_though_one_stands_twice(tmp_path, case):
+    draws = np.random.default_rng(1000)
+    values = {
+        "in a row": np.arange(250) + 7000,
+        "in any order": draws.permutation(250) + 7000,
+        "by year": np.concatenate([np.arange(50) + 10_000 * year for year in range(2019, 2024)]),
+        "in tens": np.arange(250) * 10 + 3,
+        "some of a series": draws.choice(1000, 250, replace=False),
+        "of a day": np.arange(250) + 2_026_113_000_000,
+    }[case]
+    kept, note = numbers(tmp_path / "rows.csv", values)
+    assert not kept
+    assert note.startswith("x: whole numbers that differ in all rows, such as patients' numbers: left out; where it is")
+    values[17] = values[203]
+    kept, note = numbers(tmp_path / "rows.csv", values)
+    assert not kept
+    assert "249 of 250 differ, and that follow one another, such as patients' numbers: left out; where it" in note
+    assert "add 'x' to features" in note
+
+
+def test_what_may_be_patients_numbers_is_kept_and_told(tmp_path):
+    """Far apart they look like counts of cells; with several visits each, like anything that repeats."""
+    draws = np.random.default_rng(1000)
+    far = draws.choice(10**8, 250, replace=False)
+    far[17] = far[203]
+    kept, note = numbers(tmp_path / "rows.csv", far)
+    assert kept
+    assert (
+        note
+        == "x: whole numbers of which 249 of 250 differ: kept; where it is a patient's number, take 'x' out of features"
+    )
+    kept, note = numbers(tmp_path / "rows.csv", draws.permutation(np.repeat(np.arange(200), 1 + np.arange(200) % 2)))
+    assert kept
+    assert "200 of 300 differ, and that follow one another: kept; where" in note
+
+
+def test_measurements_are_kept_and_nothing_is_said(tmp_path):
+    draws = np.random.default_rng(1000)
+    measured = {
+        "age": draws.normal(60, 12, 250).round(),
+        "cholesterol": draws.normal(240, 50, 250).round(),
+        "pressure in tens": draws.normal(14, 2, 250).round() * 10,
+        "creatine kinase": np.exp(draws.normal(5.5, 1.1, 250)).round(),
+        "days": draws.exponential(1000, 1000).round(),
+        "cells": draws.normal(7, 1.5, 1000).round(1) * 1000,
+        "temperature": draws.normal(37, 0.5, 250),
+        "one value": np.full(250, 3.0),
+        "beyond whole numbers": np.repeat(draws.normal(size=50) * 1e300, 5),
+        "few rows": np.arange(49),
+    }
+    assert {name: numbers(tmp_path / "rows.csv", values) for name, values in measured.items()} == dict.fromkeys(
+        measured, (True, "")
+    )
+
+
+def test_values_that_do_not_depend_on_each_other_are_no_numbers_given_out():
+    """Whatever their distribution: here of powers, over many values or few. One in a thousand may be."""
+    draws = np.random.default_rng(1000)
+    wrong = 0
+    for _ in range(500):
+        width, skew = int(draws.integers(1, 1000)), draws.choice([0.0, 0.5, 1.0, 3.0])
+        chances = np.arange(1, width + 1.0) ** -skew
+        wrong += given_out(draws.choice(width, draws.integers(50, 500), p=chances / chances.sum()))
+    assert wrong <= 1
 
 
 def test_ranges_are_wider_and_round(tmp_path):

@@ -15,6 +15,8 @@ from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.settings import FederationSettings
 from fedgmi.errors import UserError
 from fedgmi.protocol.wire import Parcel
+from fedgmi.report import picture
+from fedgmi.report.numbers import beware
 from fedgmi.report.tables import print_report
 from fedgmi.runs.records import Summary
 
@@ -73,6 +75,32 @@ def test_fewer_histograms_than_components_are_no_run(tmp_path, way):
         coordinator.run()
     assert sum(why in line for line in lines) == 2, "when it is found, and when patience ends"
     assert json.loads((tmp_path / "out" / "status.json").read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize(("asked", "told"), [(4, True), (3, False)])
+def test_more_components_than_sites_are_told_in_log_and_report(tmp_path, asked, told):
+    """In the words of `fedgmi deploy check`; a simulation refuses them, in the same."""
+    settings = federation_settings(SCENARIO, method=OWN | {"n_components": asked})
+    lines = list[str]()
+    post = LocalPost(make_sites(settings, tmp_path / "sites", SCENARIO))
+    Coordinator(settings, post, tmp_path / "out", echo=lines.append).run()
+    said = "4 components cannot be told apart from 3 clients: their proportions are made up."
+    assert sum(said in line for line in lines) == told
+    summary = Summary.read(tmp_path / "out").to_json()
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_report(summary, tmp_path / "out", console)
+    assert (said in console.export_text()) == told
+    assert (said in picture.words(summary)["How to read it"]) == told
+
+
+def test_a_method_without_components_has_not_too_many(tmp_path):
+    scenario = gaussian_scenario(1, 20, n_components=1)
+    settings = federation_settings(scenario, method={"name": "fedavg"})
+    lines = list[str]()
+    post = LocalPost(make_sites(settings, tmp_path / "sites", scenario))
+    summary = Coordinator(settings, post, tmp_path / "out", echo=lines.append).run()
+    assert beware(summary) == []
+    assert not any("told apart" in line for line in lines)
 
 
 def test_a_site_that_answers_later_is_in(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import os
 import re
 import shutil
 import socket
@@ -18,11 +19,13 @@ import pytest
 
 from fedgmi import __version__, cli
 from fedgmi.deploy import settings
+from fedgmi.deploy.setup import programs
 from fedgmi.deploy.setup.address import Address, parse
 from fedgmi.deploy.setup.check_app import check_app, check_link, check_port
 from fedgmi.deploy.setup.init import init
 from fedgmi.errors import ConfigError, FedgmiWarning, UserError
 
+pytestmark = pytest.mark.usefixtures("flower")
 SECURE = {
     ".dockerignore", ".gitignore", "Dockerfile", "README.md", "certificates.sh", "client_app.py", "compose.yaml",
     "constraints.txt",
@@ -134,6 +137,13 @@ def test_there_are_never_more_components_than_sites(tmp_path):
 def test_readme_has_the_exact_commands(app, command):
     text = (app / "README.md").read_text(encoding="utf-8")
     assert command in re.sub(r" \\\n\s+", " ", text)
+
+
+@pytest.mark.parametrize(("sites", "files"), [(1, "rows-1.toml"), (3, "rows-1.toml rows-2.toml rows-3.toml")])
+def test_readme_merges_a_file_of_each_site(tmp_path, sites, files):
+    init(tmp_path / "app", sites=sites)
+    text = (tmp_path / "app/README.md").read_text(encoding="utf-8")
+    assert f"    fedgmi deploy merge {files} --out rows.toml\n" in text
 
 
 def test_readme_says_what_is_not_secure(app):
@@ -287,8 +297,35 @@ def test_check_warns_of_more_components_than_sites(app):
     text = (app / "federation.toml").read_text(encoding="utf-8")
     (app / "federation.toml").write_text(re.sub("n_components = .*", "n_components = 5", text), encoding="utf-8")
     told = check_app(app)
-    with pytest.warns(FedgmiWarning, match="5 components cannot be told apart from 4 clients"):
+    with pytest.warns(
+        FedgmiWarning, match="method.n_components: 5 components cannot be told apart from 4 clients: their prop"
+    ):
         assert [next(told), next(told)][0].startswith("federation.toml: wards, 4 sites")
+
+
+@pytest.mark.parametrize("name", programs.PROGRAMS)
+def test_check_names_a_program_of_flower_that_is_missing(app, flower, monkeypatch, capsys, name):
+    """A SuperLink starts the others by name: without one it takes runs and begins none."""
+    (flower / name).unlink()
+    monkeypatch.setenv("PATH", str(flower))
+    assert code("deploy", "check", str(app)) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"there is no {name}: Flower is not installed" in told
+    assert "pip install 'fedgmi[flower]' -c constraints.txt" in told
+
+
+def test_check_warns_of_programs_that_are_not_on_path(flower, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.warns(FedgmiWarning, match=rf"flwr-serverapp cannot be found by name: .* \. {flower}/activate"):
+        assert "flwr-serverapp" in programs.check_programs()
+
+
+def test_check_warns_of_programs_of_another_installation(flower, monkeypatch, tmp_path):
+    """They would run the app with the fedgmi that is installed there."""
+    shutil.copy(flower / "flwr-serverapp", tmp_path / "flwr-serverapp")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.warns(FedgmiWarning, match=rf"flwr-serverapp is {tmp_path}/flwr-serverapp, and this fedgmi is in"):
+        programs.check_programs()
 
 
 def test_check_of_another_folder_says_what_is_missing(tmp_path):

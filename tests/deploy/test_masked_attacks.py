@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from spying import SLOTS, Refusal, Spy, own_numbers
 
 from federations import gaussian_scenario
 from fedgmi.deploy.settings import FederationSettings
+from fedgmi.deploy.site import guard
 from fedgmi.deploy.site.site import Site
 from fedgmi.deploy.site.sums import FILE
+from fedgmi.protocol.wire import Parcel
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 D, N, SECRET = 8, 4, "a word among us sites"
@@ -184,6 +187,82 @@ def test_same_sites_refuses_what_would_else_be_summed_over_others(tmp_path):
         assert spy.sum("k-means", 3, centres(9), [0, 1, 2])
 
 
+# --- without end ------------------------------------------------------------------------------------------------------
+
+
+def keys(spy: Spy, i: int = 0, slots: int = SLOTS, run: str = RUN, **place: int) -> Parcel:
+    """An answer to a request for fresh keys."""
+    asking = {"ask": "keys", "epoch": secrets.token_hex(8), "slots": slots}
+    return spy.ask(i, "masks", {}, run=run, masks=asking, **{"round": 0, "number": 0} | place)
+
+
+def test_keys_are_for_exchanges_that_the_program_has_and_for_as_many_sums_as_an_agreement(tmp_path):
+    spy = spied(tmp_path)
+    spy.ask(0, "hello", {})
+    last = len(spy.sites[0].method().program.prepare) - 1
+    assert keys(spy, number=last)
+    for place, said in (
+        ({"number": last + 1}, rf"number = {last + 1}, expected 0 to {last}"),
+        ({"round": spy.sites[0].federation.rounds + 2}, "the request has round = 4, expected 0 to 3"),
+        ({"id": N}, f"the request has id = {N}, expected 0 to {N - 1}"),
+    ):
+        with pytest.raises(Refusal, match=said):
+            keys(spy, **place)
+    with pytest.raises(Refusal, match="keys for 33 sums are asked for, expected 1 to 32"):
+        keys(spy, slots=33)
+
+
+def test_masks_are_for_a_site_s_own_index_and_for_exchanges_that_may_be_asked(tmp_path):
+    """What was answered may be tried again, and what follows it; not what the preparation has left behind."""
+    spy = spied(tmp_path)
+    agreement = spy.agree(ALL)
+    spy.sum("features", 0, {}, ALL, agreement)
+    spy.sum("k-means", 2, centres(), ALL, agreement)
+    assert keys(spy, number=0)
+    assert keys(spy, number=2)
+    assert keys(spy, number=3)
+    with pytest.raises(Refusal, match=r"masks are asked for in exchange \[0, 1\] of the preparation, which is over"):
+        keys(spy, number=1)
+    with pytest.raises(Refusal, match="the request is for site 1, and this one is 0 in this run"):
+        keys(spy, id=1)
+
+
+def test_a_run_that_the_site_s_limits_do_not_allow_gets_no_keys(tmp_path):
+    spy = spied(tmp_path, max_runs=1)
+    spy.sum("features", 0, {}, ALL)
+    spy.ask(0, "hello", {}, run="e" * 16)
+    with pytest.raises(Refusal, match="its own limits do not allow it"):
+        keys(spy, run="e" * 16)
+    assert "max_runs is 1" in noted(spy.sites[0])
+
+
+def test_shares_of_a_sum_are_told_in_its_own_exchange(tmp_path, monkeypatch):
+    spy, asked = spied(tmp_path), Spy.ask
+
+    def elsewhere(self: Spy, i: int, kind: str, leaves: Any, **more: Any) -> Parcel:
+        moved = {"number": 1} if more.get("masks", {}).get("ask") == "unmask" else {}
+        return asked(self, i, kind, leaves, **more | moved)
+
+    monkeypatch.setattr(Spy, "ask", elsewhere)
+    with pytest.raises(Refusal, match="shares are asked for of a sum of another exchange"):
+        spy.sum("features", 0, {}, ALL)
+
+
+@pytest.mark.parametrize("each", ["under new keys", "under keys of one agreement"])
+def test_an_exchange_is_tried_so_often_and_no_more_whatever_process_asks(tmp_path, monkeypatch, each):
+    """A site makes its whole step for each try: that had no end. Other exchanges have tries of their own."""
+    monkeypatch.setattr(guard, "MOST_TRIES", 3)
+    spy = spied(tmp_path)
+    agreement = None if each == "under new keys" else spy.agree(ALL)
+    for _ in range(3):
+        spy.sum("features", 0, {}, ALL, agreement)
+    spy.sites = {i: Site(**vars(site)) for i, site in spied(tmp_path).sites.items()}
+    with pytest.raises(Refusal, match=r"exchange \[0, 0\] was asked 3 times under other keys"):
+        spy.sum("features", 0, {}, ALL, agreement)
+    if agreement is None:
+        assert spy.sum("spread", 1, SCALE, ALL, spy.agree(ALL, number=1))
+
+
 # --- keys of the coordinator's own ------------------------------------------------------------------------------------
 
 
@@ -252,6 +331,8 @@ def test_a_predictor_of_the_coordinator_s_choosing_counts_nothing(tmp_path, insi
     settings = federation_settings(SCENARIO, communication={"secure": "masks"}, method={"name": "fedavg"})
     sites = make_sites(settings, tmp_path, SCENARIO)
     spy = Spy({i: with_own(sites[100 + i], mask_secret=SECRET, only_masked=insists) for i in ALL}, SECRET)
+    with pytest.raises(Refusal, match="round 0 has no exchange"):
+        spy.agree(ALL)
     expert = {"expert": torch.zeros(1, 90)}
     with pytest.raises(Refusal, match="no step of this run was answered here"):
         spy.ask(0, "finish", expert, round=3, base=None, diagnosis=None)

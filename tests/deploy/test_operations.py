@@ -115,7 +115,7 @@ class Study:
 
 
 @pytest.fixture
-def study(tmp_path):
+def study(tmp_path, flower):
     """Three sites, and a folder of `deploy init` with their federation.toml."""
     found = Study(tmp_path)
     assert fedgmi("deploy", "init", found.app, "--sites", 3) == 0

@@ -5,18 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from clinic import federation, post_of, settings_of, write_rows, write_site
+from clinic import ROWS, federation, post_of, settings_of, write_rows, write_site
 from PIL import Image
 
 from fedgmi import Federation, FedGMI, cli
 from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.site.predict import DRIFT, predict
 from fedgmi.errors import CheckpointError, ConfigError, DataError, UserError
+from fedgmi.storage import tensors
 
+RANGES = "ranges = { age = [0, 120], pressure = [40, inf] }\n"
 SMALL = {"density.name": "gaussian", "expert.hidden": 8, "method.codewords": 4}
 
 
@@ -24,7 +28,7 @@ SMALL = {"density.name": "gaussian", "expert.hidden": 8, "method.codewords": 4}
 def ran(tmp_path_factory):
     """Three sites at the end of a run."""
     where = tmp_path_factory.mktemp("clinics")
-    sites = [write_site(where / f"site-{i}", i, federation(rounds=1)) for i in range(3)]
+    sites = [write_site(where / f"site-{i}", i, federation(ROWS + RANGES, rounds=1)) for i in range(3)]
     Coordinator(settings_of(sites[0]), post_of(*sites), where / "out", echo=lambda line: None).run()
     return where
 
@@ -73,6 +77,63 @@ def test_texts_that_the_model_does_not_know_are_named(model, tmp_path, capsys):
     assert n > 1
     assert command(model, path, "--out", tmp_path / "said.csv") == 0
     assert f"sex holds 'Mann' ({n} rows), which the federation does not have: it counts as" in capsys.readouterr().err
+
+
+def test_values_outside_the_ranges_of_training_are_refused_as_there(model, tmp_path, capsys):
+    """With column, number, and the first of them; a bound that is open stays so, and Python's users hear the same."""
+    path = write_rows(tmp_path, 7, 30)
+    cells = [line.split(",") for line in path.read_text().splitlines()]
+    cells[3][1], cells[6][1], cells[9][4], cells[12][4] = "420", "-1", "12.5", "9999"
+    path.write_text("\n".join(map(",".join, cells)) + "\n")
+    assert command(model, path, "--out", tmp_path / "said.csv") == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "column 'age': 2 values are outside the federation's range [0, 120], the first 420 at row 2" in told.err
+    assert "column 'pressure': 1 value is outside the federation's range [40, inf], the first 12.5 at row 8" in told.err
+    assert not (tmp_path / "said.csv").exists()
+    assert not (model / DRIFT).exists()
+    with pytest.raises(DataError, match="column 'age'"):
+        predict(model, write_rows(tmp_path / "usual", 7, 30), reference=path)
+    import pandas
+
+    again = FedGMI.load(FedGMI.load(model).save(tmp_path / "again"))
+    with pytest.raises(DataError, match="column 'pressure': 1 value is outside"):
+        again.predict(pandas.read_csv(path).drop(columns=["patient", "outcome"]), client="clinic-1")
+
+
+def test_a_model_of_before_has_no_ranges(model, tmp_path):
+    """It opens, and takes any value, as it did."""
+    path = write_rows(tmp_path, 7, 30)
+    lines = path.read_text().splitlines()
+    lines[4] = ",".join(["P0003", "420", *lines[4].split(",")[2:]])
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match="column 'age': 1 value is outside"):
+        predict(model, path, watch=False)
+    old = rewritten(model, tmp_path / "old", lambda schema: schema.pop("ranges"))
+    assert len(predict(old, path, watch=False).columns["label"]) == 30
+    wrong = rewritten(model, tmp_path / "wrong", lambda schema: schema.update(ranges=[["age", 9, 3]]))
+    with pytest.raises(CheckpointError, match=r"a range \[9, 3\] of 'age'"):
+        predict(wrong, path)
+
+
+def rewritten(model: Path, where: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A model whose schema is another, as another version or somebody else would have written it."""
+    meta = tensors.read_meta(model / "model.json", lambda meta: None, kind="model", fix="")
+    leaves = tensors.read_tensors(model / "model.json", meta, fix="")
+    change(meta["schema"])
+    where.mkdir()
+    tensors.save(where / "model.json", leaves, meta, file="model.safetensors")
+    return where
+
+
+def test_cells_that_are_filled_are_told_by_column(model, tmp_path, capsys):
+    path = write_rows(tmp_path, 7, 30)
+    assert command(model, path) == 0
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 31
+    assert "age is missing in 6 of 30 rows (20%): filled by the federation's rule, indicator" in told.err
+    assert "sex is missing in 3 of 30 rows (10%): filled by the federation's rule, indicator" in told.err
+    assert "ward is missing" not in told.err
 
 
 def test_rows_that_drift_are_told_and_can_end_with_code_one(model, tmp_path, capsys):

@@ -186,7 +186,7 @@ def test_pictures(site, capsys):
     ("file", "old", "new", "message"),
     [
         ("rows.csv", "patient,outcome,sex,age", "patient,outcome,sex,years", "rows.csv: no column 'age'"),
-        ("rows.csv", "p3,ill,m,33", "p3,ill,m,330", "rows.csv, column 'age': 1 values are outside"),
+        ("rows.csv", "p3,ill,m,33", "p3,ill,m,330", "rows.csv, column 'age': 1 value is outside"),
         ("rows.csv", "p3,ill", "p3,[bold]", "column 'outcome': label '[bold]' at row 3 is not among"),
         ("site.toml", "held_out", "heldout", "site.toml: unknown key heldout"),
         ("site.toml", "rows.csv", "row.csv", "no such folder or file. Likely fix: did you mean"),
@@ -221,7 +221,7 @@ def test_all_problems_are_listed_at_once(site, capsys):
     for part in (
         "no column 'pulse'",
         "column 'age': 1 values are missing, the first at row 1",
-        "column 'age': 1 values are outside the federation's range [0, 120], the first 320 at row 2",
+        "column 'age': 1 value is outside the federation's range [0, 120], the first 320 at row 2",
         "column 'sex': 1 values are missing, the first at row 3",
         "column 'outcome': 1 values are missing, the first at row 2",
         "column 'outcome': label 'lost' at row 3 is not among the federation's: well, ill, dead",

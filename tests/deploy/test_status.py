@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from pathlib import Path
 
 import pytest
+from local_post import LocalPost, federation_settings
 from rich.console import Console
 
 from fedgmi import cli
 from fedgmi.deploy.coordinator import status
+from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.coordinator.status import SiteStatus, Status
 from fedgmi.errors import UserError
 from fedgmi.runs.records import Summary
@@ -63,6 +66,46 @@ def test_nodes_that_are_not_let_in_are_trouble_while_sites_are_waited_for():
     found = standing("waiting").model_copy(update={"turned_away": ("node 7: it is another",)})
     assert status.troubled(found, now=NOW)
     assert not status.troubled(standing("waiting"), now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("state", "there", "waited", "trouble"),
+    [
+        ("waiting", 0, 0.0, False),  # an older fedgmi does not say since when
+        ("waiting", 0, 59.0, False),
+        ("waiting", 0, 61.0, True),
+        ("waiting", 1, 61.0, False),
+        ("running", 2, 0.0, True),
+        ("running", 3, 0.0, False),
+        ("finished", 0, 0.0, False),
+    ],
+)
+def test_sites_that_never_came_are_counted_and_are_trouble_where_they_are_missed(state, there, waited, trouble):
+    sites = {f"site-{i}": site() for i in range(there)}
+    more = {"expected": 3, "waiting_since": NOW - waited if waited else 0.0}
+    found = standing(state, **sites).model_copy(update=more)
+    assert status.troubled(found, now=NOW) is trouble
+    never = f", {3 - there} never came" if there < 3 else ""
+    assert f"round 4 of 10, {there} of 3 sites alive{never}; written" in shown(found)
+
+
+def test_a_site_that_is_known_and_away_is_none_that_came_to_a_run_that_waits():
+    found = standing("waiting", north=site(False)).model_copy(update={"waiting_since": NOW - 61})
+    assert status.troubled(found, now=NOW)
+
+
+def test_a_coordinator_that_nobody_comes_to_says_since_when_it_waits_and_for_how_many(tmp_path, monkeypatch):
+    written: list[Status] = []
+    monkeypatch.setattr(status, "write", lambda out, found: written.append(found))
+    began = time.time()
+    with pytest.raises(UserError, match="0 of 6 sites came"):
+        Coordinator(federation_settings(wait_s=0.1), LocalPost({}), tmp_path, echo=lambda line: None).run()
+    waiting = [found for found in written if found.state == "waiting"]
+    assert waiting
+    assert {found.expected for found in written} == {6}
+    assert {found.waiting_since for found in waiting} == {waiting[0].waiting_since}
+    assert began <= waiting[0].waiting_since <= time.time()
+    assert status.troubled(waiting[-1], now=began + status.SOON_S + 5)
 
 
 def test_a_site_that_never_answered_has_no_last_round():

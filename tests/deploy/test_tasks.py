@@ -16,8 +16,9 @@ from rich.console import Console
 from fedgmi import Federation, FedGMI
 from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.settings import FederationSettings, SiteSettings
+from fedgmi.deploy.site.show_check import print_check
 from fedgmi.deploy.site.site import Site
-from fedgmi.deploy.site.site_check import check, leaves, print_check
+from fedgmi.deploy.site.site_check import check, leaves
 from fedgmi.errors import ConfigError, DataError
 from fedgmi.methods.disclosing import disclosing
 from fedgmi.protocol.in_process import InProcess

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from fedgmi import cli
 from fedgmi.deploy.coordinator import status
+from fedgmi.deploy.coordinator.prometheus import METRICS
 from fedgmi.deploy.settings import FederationSettings, RowSettings, SiteSettings
 from fedgmi.errors import ConfigError
 from fedgmi.letters import printable, shows
@@ -183,6 +184,14 @@ def test_nothing_but_letters_reaches_a_terminal(tmp_path, capsys, monkeypatch, c
     assert told.out + told.err
     assert {letter for letter in told.out + told.err if not shows(letter)} <= {"\n"}
     assert not any(line.startswith("error: none") for line in (told.out + told.err).splitlines())
+
+
+def test_metrics_in_a_file_are_letters_too(tmp_path):
+    deploy_status(tmp_path)
+    text = (tmp_path / METRICS).read_text()
+    assert r'site="[/]\\x1b[2J' in text
+    assert {letter for letter in text if not shows(letter)} == {"\n"}
+    assert all(line.startswith(("#", "fedgmi_")) for line in text.splitlines())
 
 
 def commands(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[str]:

@@ -102,6 +102,16 @@ def test_systemd_takes_the_units(folder):
     assert [line for line in said if "/opt/fedgmi/bin/" not in line or "is not executable" not in line] == []
 
 
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd")
+@pytest.mark.parametrize("name", ["site", "superlink"])
+def test_a_unit_may_do_little(folder, name):
+    """Of systemd's points for exposure, 0 to 100: it calls 25 and less OK, and a unit that shuts nothing off has 96."""
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=25", "--no-pager"]
+    path = folder[0] / f"fedgmi-{name}.service"
+    done = subprocess.run([*command, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout.splitlines()[-1] + done.stderr
+
+
 def test_a_build_of_the_image_sees_neither_keys_nor_rows_nor_results(folder):
     where, _ = folder
     rules = [line for line in (where / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]

@@ -18,6 +18,7 @@ from fedgmi import FedGMI
 from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.settings import FederationSettings, SiteSettings
 from fedgmi.deploy.settings import read as read_settings
+from fedgmi.deploy.settings.plan import planned
 from fedgmi.deploy.site.memory import Memory
 from fedgmi.errors import FedgmiError
 from fedgmi.runs.records import DiagnosisRecord, Status, Summary
@@ -160,7 +161,7 @@ def test_what_a_site_keeps(run):
         memory.keep_blocks({}, 1)
         assert all(isinstance(name, str) for name in memory.blocks())
         memory.exchanges()
-        SETTINGS.planned(memory.plan())
+        planned(SETTINGS, memory.plan())
         kept = memory.load((1, 0))
         assert kept is not None
         memory.save((1, 1), kept)

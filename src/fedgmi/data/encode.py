@@ -15,7 +15,7 @@ from fedgmi.data.sources.arrays import by_row, channels_last, numbers, plain_arr
 from fedgmi.data.sources.frames import column_names, encode
 from fedgmi.data.sources.labels import label_names, label_values
 from fedgmi.data.sources.targets import targets
-from fedgmi.data.validate import check_features, check_labels
+from fedgmi.data.validate import check_features, check_labels, check_ranges
 from fedgmi.errors import DataError
 
 
@@ -35,7 +35,7 @@ def features(x: Any, schema: Schema, *, where: str = "x") -> Tensor:
         The rows. Where missing values are not refused, they are NaN. [n, *shape], float32
 
     Raises:
-        DataError: For another shape, no rows, or values that no model can take.
+        DataError: For another shape, no rows, values that no model can take, or values outside the schema's ranges.
 
     Examples:
         >>> features([[1, 2]], Schema((2,), 0, "tabular"))
@@ -61,6 +61,7 @@ def features(x: Any, schema: Schema, *, where: str = "x") -> Tensor:
             fix = channels_last(shape)
         raise DataError(f"the shape is {found}", where=where, fix=fix)
     check_features(rows, schema, where)
+    check_ranges(rows, schema, where)
     return rows
 
 

@@ -15,6 +15,9 @@ Missing = Literal["refuse", "mean", "indicator"]
 """What becomes of a missing value. "mean": the column's mean over all clients. "indicator": the mean, and a column of 0
 and 1 that says where it stands; missing texts have such a column in the mean's place."""
 
+Range = tuple[str, float, float]
+"""Of a feature: its name, the least and the greatest value that it may have."""
+
 
 @dataclass(frozen=True)
 class Schema:
@@ -33,6 +36,7 @@ class Schema:
             "int64" where they are the numbers from 0 to L − 1.
         missing: What becomes of missing values. Unless they are refused, they are NaN in x.
         task: What y is. Rows without labels have "classification" and no classes.
+        ranges: (feature, least, greatest) for those whose values have been agreed to lie between: others are refused.
     """
 
     shape: tuple[int, ...]
@@ -43,6 +47,7 @@ class Schema:
     label_type: str = ""
     missing: Missing = "refuse"
     task: TaskName = "classification"
+    ranges: tuple[Range, ...] = ()
 
     @property
     def labelled(self) -> bool:

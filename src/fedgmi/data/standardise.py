@@ -21,6 +21,9 @@ from fedgmi.tree import Tree
 RESOLUTION = torch.finfo(torch.float32).eps
 """Rows are float32: a column that differs by less than this, relative to its mean, is constant."""
 
+UNIFORM = 12**0.5
+"""A range over the deviation of numbers that are spread evenly in it."""
+
 
 class Standardisation(NamedTuple):
     """One scale for all rows: z = (x − mean) / std, column by column.

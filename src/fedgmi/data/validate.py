@@ -183,6 +183,43 @@ def check_features(x: Tensor, schema: Schema, where: str) -> None:
         )
 
 
+def check_ranges(x: Tensor, schema: Schema, where: str) -> None:
+    """Refuse values outside the ranges that were agreed on, in training and ever after.
+
+    Args:
+        x: The features, NaN where a value is missing. [n, D]
+        schema: Its ranges, and the names of the features. Ranges of others are not looked at.
+        where: Whose they are, for the message.
+
+    Raises:
+        DataError: It names all columns that have such values, each with how many there are and the first.
+
+    Examples:
+        >>> age = Schema((1,), 0, "tabular", features=("age",), ranges=(("age", 0, 120),))
+        >>> check_ranges(torch.tensor([[35.0], [420.0]]), age, "rows.csv")
+        Traceback (most recent call last):
+        fedgmi.errors.DataError: rows.csv, column 'age': 1 value is outside the federation's range [0, 120], the first \
+420 at row 1. Likely fix: correct or drop these rows; is the column in the federation's unit?
+    """
+    problems = Problems()
+    for name, *limits in schema.ranges:
+        if name not in schema.features:
+            continue
+        values = x[:, schema.features.index(name)]
+        least, greatest = x.new_tensor(limits)  # at the precision of the rows
+        outside = ((values < least) | (values > greatest)).nonzero().flatten()
+        with problems.noted():
+            if len(outside):
+                row, several = int(outside[0]), len(outside) > 1
+                raise DataError(
+                    f"{len(outside)} value{'s are' if several else ' is'} outside the federation's range "
+                    f"[{limits[0]:g}, {limits[1]:g}], the first {values[row]:g} at row {row}",
+                    where=f"{where}, column {name!r}",
+                    fix="correct or drop these rows; is the column in the federation's unit?",
+                )
+    problems.tell()
+
+
 def check_labels(y: Tensor, n_rows: int, schema: Schema, where: str) -> None:
     """Refuse labels that no method can take.
 

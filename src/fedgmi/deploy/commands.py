@@ -52,7 +52,8 @@ def check_site(
     from fedgmi.deploy.setup.address import parse
     from fedgmi.deploy.setup.check_app import check_link
     from fedgmi.deploy.site.readiness import hindrances
-    from fedgmi.deploy.site.site_check import check, print_check, print_problems
+    from fedgmi.deploy.site.show_check import print_check, print_problems
+    from fedgmi.deploy.site.site_check import check
 
     if root_certificates is not None and superlink is None:
         fix = "give --superlink HOST:PORT too"
@@ -110,7 +111,8 @@ def dry_run_site(
 ) -> None:
     """Write to disk what the site would send, by its own rows alone and without a network.
 
-    The site stands in for all sites. Nothing is charged to its ledger, and nothing counts as a run.
+    The site stands in for all sites. Each step of the method is there once at least; how often a run asks, `fedgmi
+    deploy check` counts. Nothing is charged to its ledger, and nothing counts as a run.
     """
     from fedgmi.deploy.local.dry_run import dry_run, print_dry_run
 
@@ -299,7 +301,7 @@ def init(
 
 @deploy_app.command("check")
 def check_deploy(where: Annotated[Path, typer.Argument(metavar="DIR", help="What `deploy init` wrote.")]) -> None:
-    """Check settings, keys, certificates and the port before anything is started."""
+    """Check settings, Flower's programs, keys, certificates and the port before anything is started."""
     from fedgmi.deploy.setup.check_app import check_app
 
     for line in check_app(where):

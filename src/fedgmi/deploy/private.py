@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from fedgmi.data.standardise import Standardisation
+from fedgmi.data.standardise import UNIFORM, Standardisation
 from fedgmi.errors import ConfigError
 from fedgmi.methods import Method
 from fedgmi.protocol.step import Step
@@ -15,9 +15,6 @@ from fedgmi.runs.config import Config
 from fedgmi.runs.private import Cost, check_privacy
 from fedgmi.settings.privacy import PrivacySettings
 from fedgmi.settings.robust import RobustSettings
-
-UNIFORM = 12**0.5
-"""A range over the deviation of numbers that are spread evenly in it."""
 
 
 def check_federation(config: Config, robust: RobustSettings, missing: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from fedgmi.errors import made_up
 from fedgmi.report.formats import listed, number, percent
 
 Summary = dict[str, Any]
@@ -90,6 +91,22 @@ def few_counted(summary: Summary) -> str:
     if counted is None or sites is None or len(counted) >= sites:
         return ""
     return f"Components come from the histograms of {len(counted)} of {sites} sites: {listed(counted)}."
+
+
+def beware(summary: Summary) -> list[str]:
+    """What makes the components less than they look.
+
+    Args:
+        summary: What `summary.json` holds.
+
+    Returns:
+        Sentences; none where nothing does.
+
+    Examples:
+        >>> beware({"n_components": 3, "clients": ["a", "b"]})
+        ['3 components cannot be told apart from 2 clients: their proportions are made up.']
+    """
+    return [line for line in (few_counted(summary), made_up(summary["n_components"], len(summary["clients"]))) if line]
 
 
 def judged_by(summary: Summary) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedgmi.report import travelled
 from fedgmi.report.formats import number, percent
-from fedgmi.report.numbers import METRICS, Summary, few_counted
+from fedgmi.report.numbers import METRICS, Summary, beware
 from fedgmi.storage import files
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7F7F7F")
@@ -65,8 +65,7 @@ def words(summary: Summary) -> dict[str, list[str]]:
     how = ["A bar is a client. Its colours are the shares of the components, with numbers under the pointer."]
     if summary.get("true_proportions") is not None:
         how.append("A point is a client and a component. If all estimates were right, all would lie on the line.")
-    if few := few_counted(summary):
-        how.append(few)
+    how += beware(summary)
     found = {"How to read it": how}
     if any(quality := [*_accuracy(summary), *_chosen(summary)]):
         found["How good are predictions?"] = quality

@@ -12,7 +12,7 @@ from rich.table import Table
 from fedgmi.report.console import words
 from fedgmi.report.explained_words import Diagnosis, verdict
 from fedgmi.report.formats import bare_table, number, percent, rows_show, short_shares, size
-from fedgmi.report.numbers import METRICS, Summary, errors, few_counted, judged_by, own_and_others, per_client
+from fedgmi.report.numbers import METRICS, Summary, beware, errors, judged_by, own_and_others, per_client
 from fedgmi.report.travelled import AS_THEY_ARE, each_client
 from fedgmi.storage import folder
 
@@ -77,8 +77,8 @@ def print_report(summary: Summary, out: Path, console: Console, diagnosis: Diagn
         console.print(table)
         console.print()
     console.print(words(_identity(summary)))
-    if few := few_counted(summary):
-        console.print(words(few, style="yellow"))
+    for line in beware(summary):
+        console.print(words(line, style="yellow"))
     if summary.get("rows_decide"):
         console.print(rows_show(summary["n_components"]), highlight=False)
     if not summary.get("proportions"):

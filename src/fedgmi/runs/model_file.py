@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fedgmi import __version__
-from fedgmi.data.rows import Schema
+from fedgmi.data.rows import Range, Schema
 from fedgmi.errors import CheckpointError, ConfigError, FedgmiError, UserError
 from fedgmi.methods.target_scale import EDGES, EXPECTED
 from fedgmi.models.own import Own
@@ -71,7 +71,7 @@ def save(where: Path, model: Fitted, parameters: dict[str, Any]) -> None:
         "fedgmi": __version__,
         "settings": config.dump(model.config),
         "parameters": parameters,
-        "schema": asdict(model.schema),
+        "schema": files.finite(asdict(model.schema)),
         "names": list(model.names),
         "n_components": model.n_components,
         "standardise": model.setup.standardise,
@@ -265,4 +265,13 @@ def _schema(found: dict[str, Any]) -> Schema:
     if not all(isinstance(name, str) for name in (*classes, *features)):
         raise ValueError("names of classes or features that are no texts")
     known = (found["kind"], classes, features, found["label_type"], found["missing"])
-    return Schema(shape, int(found["n_classes"]), *known, found.get("task", "classification"))
+    ranges = tuple(_range(features, *each) for each in found.get("ranges", ()))  # earlier models know of none
+    return Schema(shape, int(found["n_classes"]), *known, found.get("task", "classification"), ranges)
+
+
+def _range(features: tuple[str, ...], name: str, least: float | None, greatest: float | None) -> Range:
+    """A range as the schema has it; JSON has no infinity, and null stands for it."""
+    low, high = -math.inf if least is None else float(least), math.inf if greatest is None else float(greatest)
+    if name not in features or not low <= high:
+        raise ValueError(f"a range [{low:g}, {high:g}] of {name!r}")
+    return name, low, high

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,18 @@ def locked(path: Path) -> Iterator[None]:
         lock = FileLock(path).acquire()
     with lock:
         yield
+
+
+def rotate(path: Path, most: int, older: Callable[[], Path]) -> None:
+    """Move a file aside that has become too large, so that a new one begins.
+
+    Args:
+        path: The file; there may be none yet.
+        most: How many bytes it may have.
+        older: () → where it goes. Whatever is there is lost.
+    """
+    if path.exists() and path.stat().st_size > most:
+        path.replace(older())
 
 
 def write_json(path: Path, value: dict[str, Any], *, lines: bool = True) -> None:

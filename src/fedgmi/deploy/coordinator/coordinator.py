@@ -19,7 +19,7 @@ from fedgmi.deploy.coordinator.remote import Remote
 from fedgmi.deploy.coordinator.roster import MOST_ROWS, Member, Post, Roster, Tell
 from fedgmi.deploy.coordinator.warm_start import AGREED, first_state, lasting
 from fedgmi.deploy.settings import FederationSettings
-from fedgmi.errors import CheckpointError, UserError, sentence
+from fedgmi.errors import CheckpointError, UserError, made_up, sentence
 from fedgmi.protocol.allowance import MB, Allowance
 from fedgmi.protocol.ledger import Ledger, bytes_by_kind
 from fedgmi.protocol.phases import phase_of
@@ -54,6 +54,7 @@ class Coordinator:
         planned: How the run keeps to its budget; None: there is none.
         allowance: What sites may cost.
         remote: Over which sites are reached, once it is made.
+        waiting_since: When the wait for sites began, in unix seconds; 0 before and after it.
     """
 
     settings: FederationSettings
@@ -63,6 +64,7 @@ class Coordinator:
     planned: Plan | None = field(default=None, init=False)
     allowance: Allowance | None = field(default=None, init=False)
     remote: Remote | None = field(default=None, init=False)
+    waiting_since: float = field(default=0.0, init=False)
 
     def run(self) -> dict[str, Any]:
         """From the beginning, or from the last checkpoint in `out`, to the end.
@@ -93,6 +95,8 @@ class Coordinator:
         line = setup.coding().line(name, setup.method().program) if planned is None else planned.line
         if line:
             self.tell(line)
+        if more := made_up(setup.n_components, settings.sites):
+            self.tell(more)
         remote = self.remote = self._remote(setup, str(found.meta["run"]) if found else secrets.token_hex(8))
         summary = Summary.write(self.out, self._run(remote, found))
         self._status(remote, "finished")
@@ -205,6 +209,8 @@ class Coordinator:
             deadline_s=self.settings.deadline_s,
             note="; ".join(filter(None, (remote.few_counted, why))),
             turned_away=remote.roster.turned_away,
+            expected=self.settings.sites,
+            waiting_since=self.waiting_since,
             sites=sites,
         )
         status.write(self.out, about)
@@ -246,7 +252,7 @@ class Coordinator:
 
     def _wait(self, remote: Remote) -> None:
         """Until as many sites are there as federation.toml says, or `wait_s` is over. It counts from the first look."""
-        began, hello = None, remote.hello()
+        began, hello, self.waiting_since = None, remote.hello(), time.time()
         self._status(remote, "waiting")  # the first look may take a deadline
         while True:
             remote.roster.call(self.post, hello, self.settings.deadline_s, idle=True)
@@ -256,6 +262,7 @@ class Coordinator:
                 if all(member.base is None for member in remote.roster.members):  # nothing has begun: indices by name
                     remote.roster.members.sort(key=lambda member: member.name)
                 remote.roster.tell_weight()
+                self.waiting_since = 0.0
                 return
             if time.monotonic() - began > self.settings.wait_s:
                 raise self._too_few(remote.roster)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from fedgmi.letters import printable
 from fedgmi.runs.records import SiteStatus, Status
 
 METRICS = "metrics.prom"
@@ -40,6 +41,7 @@ FAMILIES = (
     Family("rounds", "gauge", "How many rounds there are.", of_all=lambda all: all.rounds),
     Family("updated_seconds", "gauge", "When the coordinator wrote this, unix time.", of_all=lambda all: all.updated),
     Family("deadline_seconds", "gauge", "An exchange takes no longer.", of_all=lambda all: all.deadline_s),
+    Family("sites_expected", "gauge", "How many sites there are to be.", of_all=lambda all: all.n_sites),
     Family("site_up", "gauge", "1 where the site's SuperNode is connected.", of_site=lambda site: float(site.alive)),
     Family("site_last_round", "gauge", "The last round it answered in; -1: none.", of_site=lambda s: s.last_round),
     Family("site_last_seen_seconds", "gauge", "When it answered last, unix time.", of_site=lambda s: s.last_seen),
@@ -93,5 +95,5 @@ def _line(family: Family, labels: dict[str, str], value: float) -> str:
 
 
 def _escaped(label: str) -> str:
-    """As the format has it: a name of a site could else end the line."""
-    return label.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    """As the format has it, and without what a terminal takes for an order: a name could else end the line."""
+    return printable(label).replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

@@ -19,6 +19,7 @@ from fedgmi.storage import files
 
 __all__ = ["STATUS", "SiteStatus", "Status", "print_status", "read", "write"]
 STATUS = Status.file
+SOON_S = 60.0  # a site that is served starts its SuperNode again within a minute, whatever ended it
 
 
 def write(out: Path, status: Status) -> None:
@@ -85,7 +86,9 @@ def print_status(status: Status, console: Console, *, now: float | None = None) 
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print()
     where = f"{status.state}, round {max(0, status.round)} of {status.rounds}"
-    sites = f"{there} of {plural(len(status.sites), 'site')} alive"
+    n = status.n_sites
+    sites = f"{there} of {plural(n, 'site')} alive"
+    sites += f", {n - len(status.sites)} never came" if n > len(status.sites) else ""
     console.print(Text(f"{one_line(status.name)}: {where}, {sites}; written {ago(age)} ago."))
     if status.note:
         console.print(Text(sentence(one_line(status.note)), style="yellow"))
@@ -106,16 +109,22 @@ def silent(status: Status, now: float) -> bool:
 
 
 def troubled(status: Status, *, now: float | None = None) -> bool:
-    """Whether somebody should look: the run has failed, its coordinator is silent, a site is away while it runs, or
-    nodes are not let in while sites are waited for.
+    """Whether somebody should look.
+
+    The run has failed; its coordinator is silent; a site is away while it runs, or has never come; or sites are waited
+    for, and nodes are not let in, or no site at all has come in `SOON_S`.
 
     Args:
         status: What the coordinator wrote last.
         now: The present, in unix seconds. None: by the clock.
     """
-    away = status.state == "running" and not all(site.alive for site in status.sites.values())
-    away |= status.state == "waiting" and bool(status.turned_away)
-    return status.state == "failed" or away or silent(status, time.time() if now is None else now)
+    now = time.time() if now is None else now
+    there = sum(site.alive for site in status.sites.values())
+    away = status.state == "running" and there < status.n_sites
+    if status.state == "waiting":
+        in_vain = not there and 0 < status.waiting_since < now - SOON_S
+        away = in_vain or bool(status.turned_away)
+    return status.state == "failed" or away or silent(status, now)
 
 
 def notes(status: Status) -> list[str]:

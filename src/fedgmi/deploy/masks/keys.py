@@ -14,9 +14,9 @@ from typing import Any
 
 from fedgmi.deploy.masks.shamir import SHARE
 from fedgmi.deploy.masks.stream import KEY, agreed
+from fedgmi.deploy.settings import SLOTS
 from fedgmi.errors import RequestError
 
-MOST_SLOTS = 1024
 SEALED = 2 * SHARE + 16  # two shares, and AES-GCM's tag
 WHO = 16  # bytes
 
@@ -126,7 +126,7 @@ class Public:
             raise MaskError("a site's public keys are no table")
         own = {name: to_bytes(found.get(name)) for name in ("box", "slots", "seals", "who")}
         keys = cls(**own, tag=to_bytes(found.get("tag", "")))
-        whole = len(keys.box) == KEY and 0 < len(keys.slots) == len(keys.seals) <= KEY * MOST_SLOTS
+        whole = len(keys.box) == KEY and 0 < len(keys.slots) == len(keys.seals) <= KEY * SLOTS
         if not whole or len(keys.slots) % KEY or len(keys.who) != WHO or len(keys.tag) not in (0, KEY):
             raise MaskError("a site's public keys are not of their length")
         return keys

@@ -55,6 +55,7 @@ class SiteKeys:
         digest: Of the agreement; "" before there is one.
         who: See `Public`.
         parts: Of each sum hashes of what this site has put in (`deploy.site.sums`).
+        tries: How often keys were agreed on in each exchange of the run, by these and earlier agreements.
     """
 
     run: str
@@ -68,6 +69,7 @@ class SiteKeys:
     digest: str = ""
     who: bytes = bytes(WHO)
     parts: dict[int, list[str]] = field(default_factory=dict)
+    tries: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def public(self, secret: str | None = None) -> Public:
         """The keys that go to the others; secret: of the sites, which the coordinator lacks."""
@@ -218,6 +220,7 @@ class SiteKeys:
             "digest": self.digest,
             "who": self.who.hex(),
             "parts": {str(slot): parts for slot, parts in self.parts.items()},
+            "tries": [[*at, n] for at, n in self.tries.items()],
         }
 
     @classmethod
@@ -228,7 +231,8 @@ class SiteKeys:
         told = {int(slot): tuple(there) for slot, there in found["told"].items()}
         own = found["run"], found["epoch"], found["site"], bytes.fromhex(found["master"]), found["n_slots"]
         parts = {int(slot): list(some) for slot, some in found["parts"].items()}
-        return cls(*own, members, used, told, found["digest"], bytes.fromhex(found["who"]), parts)
+        tries = {(int(round), int(number)): int(n) for round, number, n in found.get("tries", ())}
+        return cls(*own, members, used, told, found["digest"], bytes.fromhex(found["who"]), parts, tries)
 
     def _key(self, slot: int) -> bytes:
         return derived(self.master, "key", slot)

@@ -1,4 +1,4 @@
-"""What can be checked of a coordinator's folder before anything is started: settings, keys, certificates, the port."""
+"""What can be checked at a coordinator before anything is started: settings, programs, keys, certificates, the port."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from fedgmi.deploy import exchanges, settings
 from fedgmi.deploy.setup.address import Address, parse
 from fedgmi.deploy.setup.init import APP_FILES, CERTIFICATES, CONNECTION, FEDERATION
 from fedgmi.deploy.setup.keys import AT_SITE, check_certificate, check_pair, check_private
-from fedgmi.errors import ConfigError, FedgmiWarning, UserError, too_many_components
+from fedgmi.deploy.setup.programs import check_programs
+from fedgmi.errors import ConfigError, FedgmiWarning, UserError, made_up
 from fedgmi.settings import toml as settings_io
 
 SECONDS = 5.0
@@ -30,8 +31,8 @@ def check_app(where: Path) -> Iterator[str]:
         A line for each thing that is right.
 
     Raises:
-        UserError: The first thing that is not: a file is missing, a certificate is not good, others may read a key, or
-            something else has the port.
+        UserError: The first thing that is not: a file or one of Flower's programs is missing, a certificate is not
+            good, others may read a key, or something else has the port.
         ConfigError: A setting is wrong.
     """
     for name in APP_FILES:
@@ -43,12 +44,12 @@ def check_app(where: Path) -> Iterator[str]:
         schema, method = federation.rows.as_schema(), federation.running(federation.setup().method())
     shape = "×".join(map(str, schema.shape))
     yield f"{FEDERATION}: {federation.name}, {federation.sites} sites, {schema.kind} rows of {shape}"
-    n_components, fix = federation.setup().n_components, "ask for as many as there are sites at most"
-    if n_components > federation.sites:
-        more = too_many_components(n_components, federation.sites, where="method.n_components", fix=fix)
-        warnings.warn(FedgmiWarning(f"{more} Their proportions would be made up."), stacklevel=2)
+    if more := made_up(federation.setup().n_components, federation.sites):
+        fix = "Likely fix: set it to the number of sites at most."
+        warnings.warn(FedgmiWarning(f"method.n_components: {more} {fix}"), stacklevel=2)
     done = -1 if federation.warm_start is None else 0
     yield exchanges.Count(method.program, federation.rounds, federation.masked, done).line()
+    yield check_programs()
     address, root = _connection(where / CONNECTION)
     if root is None:
         what = f"insecure: nothing is encrypted and nobody is authenticated at {address}"

@@ -95,6 +95,7 @@ def _values(where: Path, name: str, sites: int, address: Address) -> dict[str, s
         "name": name,
         "version": __version__,
         "sites": str(sites),
+        "proposals": " ".join(f"rows-{i}.toml" for i in range(1, sites + 1)),
         "components": str(min(3, sites)),
         "address": str(address),
         "host": address.host,

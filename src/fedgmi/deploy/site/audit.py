@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fedgmi.deploy.site.own_log import ROTATED_BYTES
 from fedgmi.deploy.site.requests import fingerprint
 from fedgmi.protocol.step import Step
 from fedgmi.protocol.wire import TOKEN, Header, Parcel, hash_of, json_size, travelling
@@ -28,7 +29,6 @@ from fedgmi.storage import files
 
 LEFT, REFUSED, REPEATED = "audit.jsonl", "refused.jsonl", "repeated.jsonl"
 LOCK = "audit.lock"
-ROTATED_BYTES = 8 * 2**20
 SHOWN = 300  # letters of what somebody else chose
 SAID = 64  # letters of a text that an answer says; of a longer one, and of tables, there are size and hash
 ASKED = ("kind", "run", "round", "number", "step", "id")
@@ -100,9 +100,7 @@ class Audit:
         text = json.dumps({"time": round(time.time(), 3), **line}, ensure_ascii=True)
         path = self.where / name
         with files.writing(path), files.locked(self.where / LOCK):
-            if path.exists() and path.stat().st_size > ROTATED_BYTES:
-                older = _numbered(max(self._numbers(), default=0) + 1) if name == LEFT else _before(name)
-                path.replace(self.where / older)
+            files.rotate(path, ROTATED_BYTES, lambda: self.where / self._older(name))
             new = not path.exists()
             with path.open("ab+") as file:
                 file.write(_end_of(file) + text.encode() + b"\n")
@@ -111,6 +109,10 @@ class Audit:
                     os.fsync(file.fileno())
             if new and name == LEFT:
                 files.sync_folder(self.where)
+
+    def _older(self, name: str) -> str:
+        """Where a full file goes."""
+        return _numbered(max(self._numbers(), default=0) + 1) if name == LEFT else _before(name)
 
     def _numbers(self) -> list[int]:
         """Of the full files of what left, oldest first."""

@@ -7,35 +7,23 @@ A range that is asked for is wider by a tenth at both ends, and its ends are rou
 
 from __future__ import annotations
 
-import math
 import tempfile
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fedgmi.data.missing import MARK, marker_of
-from fedgmi.data.sources.arrays import is_missing, is_number
-from fedgmi.data.sources.columns import USABLE, find_roles, kind_of
-from fedgmi.data.sources.row_numbers import ENOUGH, is_row_number
+from fedgmi.data.sources.columns import find_roles, kind_of
 from fedgmi.data.sources.sources import read_images
 from fedgmi.data.sources.tables import batches, named_values, open_splits
 from fedgmi.deploy.settings import RowSettings, SiteSettings, read
-from fedgmi.errors import DataError
-from fedgmi.report.formats import plural
+from fedgmi.deploy.site.describe_columns import Finder, classes, columns
 from fedgmi.settings import toml
 from fedgmi.settings.explain import checked
 from fedgmi.settings.run import DataSettings, TaskName
 
 LEAST = 5
 """A text of fewer rows is not told: as with the cells of the codebook, a client keeps silent about them."""
-MOST_VALUES = 20
-"""A column of more different texts is hardly a category: names, remarks, addresses."""
-STRAY = 0.1
-"""So few cells of a column that are no numbers, among cells that are, are mistakes or stand for missing values."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +39,6 @@ class Described:
     rows: RowSettings
     n_rows: int
     notes: tuple[str, ...]
-
-
-@dataclass
-class _Finder:
-    """One table, and what is noted of it."""
-
-    table: Any
-    data: DataSettings
-    least: int
-    with_ranges: bool
-    notes: list[str] = field(default_factory=list)
 
 
 def describe(
@@ -95,8 +72,8 @@ def describe(
     data = data.model_copy(update={key: value for key, value in named.items() if value is not None})
     with tempfile.TemporaryDirectory(prefix="fedgmi-") as cache:
         table = open_splits(data, cache)[data.train_split]
-        finder = _Finder(table, data, least, ranges)
-        found = _pictures(finder) if _has_pictures(table) else _columns(finder)
+        finder = Finder(table, data, least, ranges)
+        found = _pictures(finder) if _has_pictures(table) else columns(finder)
     return Described(checked(RowSettings, found | {"task": task}, str(file)), len(table), tuple(finder.notes))
 
 
@@ -112,139 +89,17 @@ def _has_pictures(table: Any) -> bool:
     return any(kind_of(feature) == "image" for feature in table.features.values())
 
 
-def _pictures(of: _Finder) -> dict[str, Any]:
+def _pictures(of: Finder) -> dict[str, Any]:
     roles = find_roles(of.table.features, of.data, None)
     assert roles.image is not None
     [x] = read_images(of.data, {of.data.train_split: of.table}, roles.image)
     found: dict[str, Any] = {"kind": "image", "shape": list(x.shape[1:])}
     if roles.label is not None:
-        return found | _classes(of, named_values(of.table, roles.label).tolist(), roles.label)
+        return found | classes(of, named_values(of.table, roles.label).tolist(), roles.label)
     # `datasets` takes folders for classes only where there are two or more
     folders = [Path(cell["path"] or "").parent for batch in batches(of.table, roles.image) for cell in batch]
     own = {folder.name for folder in folders if folder != Path(of.data.path) and folder.name}
     return found | ({"classes": sorted(own)} if own and Path(of.data.path).name not in own else {})
-
-
-def _columns(of: _Finder) -> dict[str, Any]:
-    usable = {
-        name: feature
-        for name, feature in of.table.features.items()
-        if kind_of(feature) in USABLE and not is_row_number(name)
-    }
-    of.notes += [f"{name}: neither numbers nor texts, left out" for name in of.table.features if name not in usable]
-    roles = find_roles(usable, of.data, None)
-    if roles.label is None:
-        of.notes.append("no column is called like labels, so that all are features: --label COLUMN names that one")
-    elif of.data.task != "classification" and kind_of(usable[roles.label]) != "number":
-        fix = "leave --task out where these are classes, or name a column of numbers with --label"
-        where = f"{of.data.path}, column {roles.label!r}"
-        raise DataError(f"it holds texts, and {of.data.task} predicts a number", where=where, fix=fix)
-    if len(of.table) < ENOUGH:
-        what = "few to tell patients' numbers and names from measurements: look whether one of the features is such"
-        of.notes.append(f"{plural(len(of.table), 'row')} are {what}" if len(of.table) != 1 else f"1 row is {what}")
-    features: list[str] = []
-    marks: list[str] = []
-    ranges: dict[str, list[float]] = {}
-    for name in roles.features:
-        values = named_values(of.table, name).tolist()
-        known = [value for value in values if not is_missing(value)]
-        gaps = len(values) - len(known)
-        if not known:
-            of.notes.append(f"{name}: it holds no value at all, left out")
-            continue
-        if kind_of(usable[name]) == "number":
-            own = [name] if _is_measured(of, name, known) else []
-            marks += [marker_of(name)] if own and gaps else []
-            ranges |= _range(name, known) if own and of.with_ranges else {}
-        else:
-            own = _texts(of, name, known, gaps)
-            _tell_of_numbers(of, name, values, len(known))
-        features += own
-        if own and gaps:
-            of.notes.append(f"{name}: missing in {gaps} of {len(values)} rows")
-    marked = any(name.endswith(f"={MARK}") for name in (*features, *marks))
-    found = {"kind": "tabular", "features": [*features, *marks], "ranges": ranges}
-    found |= {"missing": "indicator"} if marked else {}
-    if roles.label is None or of.data.task != "classification":
-        return found
-    return found | _classes(of, named_values(of.table, roles.label).tolist(), roles.label)
-
-
-def _is_measured(of: _Finder, name: str, known: Sequence[Any]) -> bool:
-    """Whether numbers are measurements. Whole ones that differ in all rows may be a patient's number."""
-    values = np.array(known, dtype=float)
-    whole = len(values) >= ENOUGH and bool((values == np.round(values)).all())
-    if whole and len(np.unique(values)) == len(values):
-        of.notes.append(f"{name}: whole numbers that differ in all rows, such as patients' numbers: left out")
-        return False
-    return True
-
-
-def _texts(of: _Finder, name: str, known: Sequence[Any], gaps: int) -> list[str]:
-    """A text column's features; none where it is hardly a category."""
-    counts = Counter(map(str, known))
-    if len(counts) > MOST_VALUES:
-        of.notes.append(f"{name}: {len(counts)} different texts, more than {MOST_VALUES}: left out")
-        return []
-    told = _enough(of, name, counts)
-    hidden = gaps > 0 or len(told) < len(counts)
-    return [f"{name}={text}" for text in (*told, *([MARK] if told and hidden else []))]
-
-
-def _tell_of_numbers(of: _Finder, name: str, values: Sequence[Any], n_known: int) -> None:
-    """A single cell that is none makes texts of a column of numbers: say which, for the site's own eyes."""
-    wrong = [(row, value) for row, value in enumerate(values) if not is_missing(value) and not is_number(str(value))]
-    if wrong and len(wrong) <= STRAY * n_known:
-        row, value = wrong[0]
-        what = f"all but {plural(len(wrong), 'cell')} of {n_known} are numbers"
-        what += f"; row {row} (the first is row 0) has {value!r}"
-        fix = "mend it, or name it in data.missing_values of site.toml where it stands for a missing value"
-        of.notes.append(f"{name}: {what}: {fix}")
-
-
-def _classes(of: _Finder, values: Sequence[Any], label: str) -> dict[str, Any]:
-    """The classes, in the order of their names; whole numbers stay such."""
-    known = [value for value in values if not is_missing(value)]
-    if len(known) < len(values):
-        of.notes.append(f"{label}: {len(values) - len(known)} rows have no label, and cannot be trained on")
-    if all(isinstance(value, bool) for value in known):
-        return {"classes": [False, True]}
-    if all(isinstance(value, int | float) for value in known):
-        whole = all(float(value).is_integer() for value in known)
-        if not whole or len(set(known)) > MOST_VALUES:
-            fix = "give --task regression where it is a number to predict, or --label with the column of classes"
-            what = f"it holds {len(set(known))} different numbers, which are hardly classes"
-            raise DataError(what, where=f"{of.data.path}, column {label!r}", fix=fix)
-        return {"classes": sorted(_enough(of, label, Counter(map(int, known))))}
-    told = _enough(of, label, counts := Counter(map(str, known)))
-    if not told and len(counts) > MOST_VALUES:
-        fix = "name the column of classes with --label"
-        what = f"it holds {len(counts)} different texts, none in {of.least} rows: these are hardly classes"
-        raise DataError(what, where=f"{of.data.path}, column {label!r}", fix=fix)
-    return {"classes": told}
-
-
-def _enough(of: _Finder, name: str, counts: Counter[Any]) -> list[Any]:
-    """The values that may be told, sorted."""
-    told = sorted(value for value, n in counts.items() if n >= of.least)
-    for value in sorted(counts.keys() - set(told)):
-        rows = f"{counts[value]} row{'s' * (counts[value] != 1)}"
-        of.notes.append(f"{name}: {value!r} is not told, for {rows} of fewer than {of.least} have it")
-    return told
-
-
-def _range(name: str, known: Sequence[Any]) -> dict[str, list[float]]:
-    """[least, greatest], wider by a tenth of the spread at both ends, and then to round numbers.
-
-    A range does not go below 0 where no value does. A column of one value has none, for that is every row's.
-    """
-    least, greatest = float(min(known)), float(max(known))
-    spread = greatest - least
-    if not spread > 0 or not math.isfinite(spread):
-        return {}
-    unit = 10.0 ** math.floor(math.log10(spread))
-    low, high = math.floor((least - spread / 10) / unit) * unit, math.ceil((greatest + spread / 10) / unit) * unit
-    return {name: [float(f"{0.0 if least >= 0 > low else low:.12g}"), float(f"{high:.12g}")]}
 
 
 def to_toml(rows: RowSettings, *, about: str) -> str:

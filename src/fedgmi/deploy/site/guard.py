@@ -6,6 +6,8 @@ it outlives the process, and no name of a run makes a site forget another one.
 - (round, number) only rises, and a step's place in the program with it. The same request again gets the same answer.
 - A request that goes back to an exchange that is answered, and asks something else there, is a run anew, for it costs
   the rows what one does. There are `max_runs` for each version of the rows. The preparation cannot be gone back to.
+- Under masks the same question is asked under other keys where a try has failed: `MOST_TRIES` times an exchange. What
+  masks need is answered for exchanges that may be asked by then, of runs that may.
 - A leaf of the server's state is the one that came before, unless a step in between writes it (`Step.writes`). So the
   codebook cannot change but by the steps that learn it.
 """
@@ -30,6 +32,7 @@ FILE, LOCK = "guard.json", "guard.lock"
 AGAIN = "restore it from a backup; who removes it lets every run be asked anew"
 RESULTS = 10**6  # the number of the exchange in which results are handed out
 ROUNDS_KNOWN = 2  # before the current one whose exchanges may be asked again; the preparation's may always be
+MOST_TRIES = 1000  # of a masked exchange: a try takes the coordinator two seconds at least, and an honest one few
 DAYS_SILENT = 30  # after which a run that never came to its end is given up
 Place = tuple[int, int]  # round, and the step's place in its phase
 
@@ -55,12 +58,14 @@ class Answered:
         number: Within it.
         place: Of the step in its phase: the first at which it can have been.
         request: The hash of what was asked.
+        tries: How often it was asked under masks.
     """
 
     round: int
     number: int
     place: int
     request: str
+    tries: int = 1
 
     @property
     def at(self) -> tuple[int, int]:
@@ -117,8 +122,14 @@ class _KeptRun(OwnFile):
     last: Amount
     finished: bool
     times: Count = 1  # an older fedgmi did not count
-    answers: list[tuple[Count, Count, Count, str]]
+    answers: list[tuple[Count, Count, Count, str] | tuple[Count, Count, Count, str, Count]]  # an older one: no tries
     seen: dict[str, list[tuple[Count, Count, str]]]
+
+    @classmethod
+    def of(cls, run: Run) -> _KeptRun:
+        """A run, to be written."""
+        answers = [(*one.at, one.place, one.request, one.tries) for one in run.answers]
+        return cls(**vars(run) | {"answers": answers})
 
     def as_run(self) -> Run:
         """The same."""
@@ -144,12 +155,14 @@ class Turn:
         about: What is known of the run, with this request.
         new: Whether it is no request that was answered before.
         costs: Whether it is a run anew.
+        counted: Whether it counts though it was answered before: under masks.
     """
 
     run: str
     about: Run
     new: bool = True
     costs: bool = False
+    counted: bool = False
 
     def since(self, round: int) -> bool:
         """Whether a step of this round or a later one was answered in the run."""
@@ -213,8 +226,11 @@ class Guard:
             run = Run(self.data, header["id"])
         if run.index != header["id"]:
             raise Refused(f"the request is for site {header['id']}, and this one is {run.index} in this run")
-        if any(one.at == at and one.request == request for one in run.answers):
-            return Turn(name, run, new=False)
+        same = next((one for one in run.answers if one.at == at and one.request == request), None)
+        if same is not None:
+            if "masks" in header:
+                same.tries = tried(same.tries, at)
+            return Turn(name, run, new=False, counted="masks" in header)
         if run.answers and at <= run.answers[-1].at:
             if at[0] == 0:
                 raise Refused(f"exchange {list(at)} of the preparation is answered, and this is another request")
@@ -228,6 +244,27 @@ class Guard:
             raise Refused("no step of this run was answered here, and results are for sites that took part")
         run.answers.append(Answered(*at, place, request))
         return Turn(name, run, costs=costs)
+
+    def check_masks(self, header: Mapping[str, Any]) -> None:
+        """Refuse to do for masks what no sum can need: whose step would be refused, or was.
+
+        Args:
+            header: The request's. Its round, number and index can be.
+
+        Raises:
+            Refused: It says why.
+        """
+        runs, begun = self._read()
+        run, at = runs.get(str(header["run"])), (header["round"], header["number"])
+        if run is None or run.data != self.data:
+            return self._admit(begun)
+        if run.index != header["id"]:
+            raise Refused(f"the request is for site {header['id']}, and this one is {run.index} in this run")
+        if not run.answers or at > run.answers[-1].at or any(one.at == at for one in run.answers):
+            return None
+        if at[0] == 0:
+            raise Refused(f"masks are asked for in exchange {list(at)} of the preparation, which is over")
+        return self._admit(begun)
 
     def check_leaves(self, turn: Turn, header: Mapping[str, Any], program: Program, leaves: Mapping[str, str]) -> None:
         """Refuse a leaf that no step can have changed, and remember the others.
@@ -257,15 +294,17 @@ class Guard:
 
     def keep(self, turn: Turn, *, finished: bool = False) -> None:
         """Remember that a request is answered; before the answer leaves."""
-        if not turn.new:
+        if not turn.new and not turn.counted:
             return
         runs, begun = self._read()
         run = turn.about
         if turn.costs:
             begun[self.data] = begun.get(self.data, 0) + 1
-        run.last, run.finished = time.time(), finished
-        run.prune(run.answers[-1].round)
-        files.write_json(self.where / FILE, _to_json(runs | {turn.run: run}, begun), lines=False)
+        run.last = time.time()
+        if turn.new:
+            run.finished = finished
+            run.prune(run.answers[-1].round)
+        files.write_json(self.where / FILE, _file(runs | {turn.run: run}, begun).to_json(), lines=False)
 
     def used(self) -> int:
         """How many runs there were over these rows."""
@@ -298,6 +337,17 @@ def version_of(content: str, digest: str) -> str:
         digest: Of the rows as they are parted.
     """
     return content or digest
+
+
+def tried(before: int, at: tuple[int, int]) -> int:
+    """How often an exchange was tried under masks, with this time.
+
+    Raises:
+        Refused: It was often enough.
+    """
+    if before >= MOST_TRIES:
+        raise Refused(f"exchange {list(at)} was asked {before} times under other keys: no sum needs so many tries")
+    return before + 1
 
 
 def _at(header: Mapping[str, Any]) -> tuple[int, int]:
@@ -348,15 +398,5 @@ def _phases_between(first: int, last: int) -> list[int]:
     return [first, *range(first + 1, last)[:1], *([last] if last > first else [])]
 
 
-def _to_json(runs: Mapping[str, Run], begun: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        "begun": dict(begun),
-        "runs": {
-            name: {
-                **{key: value for key, value in vars(run).items() if key not in ("answers", "seen")},
-                "answers": [list(vars(one).values()) for one in run.answers],
-                "seen": {leaf: [list(one) for one in every] for leaf, every in run.seen.items()},
-            }
-            for name, run in runs.items()
-        },
-    }
+def _file(runs: Mapping[str, Run], begun: Mapping[str, int]) -> _File:
+    return _File(begun=dict(begun), runs={name: _KeptRun.of(run) for name, run in runs.items()})

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedgmi.deploy.masks.keys import MOST_SLOTS, MaskError, Public, to_bytes, who_is
+from fedgmi.deploy.masks.keys import MaskError, Public, to_bytes, who_is
 from fedgmi.deploy.masks.site_keys import SiteKeys
+from fedgmi.deploy.settings import SLOTS
+from fedgmi.deploy.site.guard import tried
 from fedgmi.deploy.site.sums import OtherSites, Sums, parts_of
 from fedgmi.protocol import whole
 from fedgmi.protocol.message import Message
@@ -67,12 +69,17 @@ class Masking:
             return _noted(Parcel({"keys": self._keys(table).public(self.secret).to_json()}), leaving)
         keys = self._known(table)
         if table.get("ask") == "shares":
+            at, first = (header["round"], header["number"]), not keys.members
             found = keys.agree(self._members(table.get("members")), self.secret)
+            if first:  # the same again is free
+                keys.tries[at] = tried(keys.tries.get(at, 0), at)
             self._write(keys)
             return _noted(Parcel({"shares": {str(i): text for i, text in found.items()}}), leaving)
         if table.get("ask") == "unmask":
             sealed = {int(i): to_bytes(text) for i, text in _by_site(table.get("sealed"), self.n_sites).items()}
             told = keys.tell(table.get("slot"), table.get("answered"), sealed)
+            if keys.used[table["slot"]][0] != (header["round"], header["number"]):
+                raise MaskError("shares are asked for of a sum of another exchange")
             reply = Parcel({"told": {str(i): text for i, text in told.items()}})
             self._admit(keys, table["slot"], lambda again: leaving(reply, again))
             self._write(keys)  # before anything is told, so that nothing else is told later
@@ -144,13 +151,14 @@ class Masking:
         epoch, n_slots = asked.get("epoch"), asked.get("slots")
         if not isinstance(epoch, str) or not re.fullmatch(r"[0-9a-f]{16,64}", epoch):
             raise MaskError("an agreement on keys needs a name in hex")
-        if type(n_slots) is not int or not 1 <= n_slots <= MOST_SLOTS:
-            raise MaskError(f"keys for {str(n_slots)[:20]} sums are asked for, expected 1 to {MOST_SLOTS}")
+        if type(n_slots) is not int or not 1 <= n_slots <= SLOTS:
+            raise MaskError(f"keys for {str(n_slots)[:20]} sums are asked for, expected 1 to {SLOTS}")
         known = self._read()
         if known is not None and (known.epoch, known.site, known.n_slots) == (epoch, self.site, n_slots):
             return known
         master, who = secrets.token_bytes(32), who_is(self.name, self.secret)
-        fresh = SiteKeys(self.run, epoch, self.site, master, n_slots, who=who)
+        tries = {} if known is None else known.tries
+        fresh = SiteKeys(self.run, epoch, self.site, master, n_slots, who=who, tries=tries)
         self._write(fresh)
         return fresh
 

@@ -55,7 +55,6 @@ def note(where: Path, line: str) -> None:
 def _append(where: Path, text: str) -> None:
     path = where / FILE
     with files.writing(where), files.locked(where / LOCK):
-        if path.exists() and path.stat().st_size > ROTATED_BYTES:
-            path.replace(where / OLDER)
+        files.rotate(path, ROTATED_BYTES, lambda: where / OLDER)
         with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from fedgmi.data.encode import classes
 from fedgmi.deploy.site import snapshot
+from fedgmi.deploy.site.filled import filled_words
 from fedgmi.deploy.site.results import PROPORTIONS, RESULTS
-from fedgmi.deploy.site.site_check import unknown_words
 from fedgmi.deploy.site.site_data import read_unlabelled
 from fedgmi.drift import Monitor
 from fedgmi.drift.report import Report
@@ -127,21 +127,23 @@ def predict(
 
     Raises:
         CheckpointError: Where there is no model, or it is damaged.
-        DataError: For rows that are not like those that the model was fitted to, or a client that it does not know.
+        DataError: For rows that are not like those that the model was fitted to, values outside the federation's
+            ranges included, or a client that it does not know.
         ConfigError: For times without survival.
     """
     found, _ = model_file.load(_model_in(model))
     if times and found.schema.task != "survival":
         raise ConfigError(f"the task is {found.schema.task}", where="--times", fix="leave them out")
-    x, kept, ignored, unknown = read_unlabelled(rows, found.schema, keep)
+    given = read_unlabelled(rows, found.schema, keep)
+    x, kept = given.x, given.kept
     name = _client(found, client)
-    notes = [f"not looked at: {', '.join(ignored)}"] if ignored else []
-    notes += [unknown_words(column, texts) for column, texts in unknown.items()]
+    notes = [f"not looked at: {', '.join(given.ignored)}"] if given.ignored else []
+    notes += filled_words(x, found.schema, given.columns, given.unknown)
     with own_modes(), torch.no_grad():
         said = _said(found, x, name, times)
         report = None
         if watch:
-            seen = None if reference is None else read_unlabelled(reference, found.schema)[0]
+            seen = None if reference is None else read_unlabelled(reference, found.schema).x
             try:
                 report = _watched(found, model, x, name, seen, notes)
             except (ConfigError, DataError) as error:  # no densities, or a row so far away that it has none

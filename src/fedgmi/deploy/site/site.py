@@ -21,6 +21,7 @@ from fedgmi import __version__, tree
 from fedgmi.data.rows import Client, Rows
 from fedgmi.data.rows import pack as pack_rows
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits, tells_metrics
+from fedgmi.deploy.settings.plan import planned
 from fedgmi.deploy.site import results, snapshot
 from fedgmi.deploy.site.audit import Audit
 from fedgmi.deploy.site.guard import Guard, Refused, Turn, version_of
@@ -140,7 +141,7 @@ class Site:
         memory = memory_of(self.where, str(header.get("run")))
         with self.guard().alone():
             site = self._pinned(memory)
-            site, guard = replace(site, federation=self.federation.planned(memory.plan())), site.guard()
+            site, guard = replace(site, federation=planned(self.federation, memory.plan())), site.guard()
             if header["kind"] == "masks":
                 return site._told_of_masks(header, memory, guard)
             server, turn, step = site._take(request, memory, guard)
@@ -189,7 +190,7 @@ class Site:
     def _keep_plan(self, header: Header) -> None:
         """Keep the plan that a greeting brings. One that cannot be is refused now rather than later."""
         chosen = header.get("plan")
-        self.federation.planned(chosen)
+        planned(self.federation, chosen)
         if not chosen and "run" not in header:
             return
         guard, memory = self.guard(), memory_of(self.where, str(header.get("run")))
@@ -335,11 +336,22 @@ class Site:
         """What masks need of a site, for runs that have greeted it or begun here: others leave nothing on its disk."""
         if snapshot.digest_of(memory.where) is None and not guard.has_begun(str(header["run"])):
             raise Refused("masks are asked for in a run that has not greeted this site")
+        self._check_masks(header, guard)
 
         def leaving(reply: Parcel, again: bool) -> None:
             self.audit().left(header, reply, None, again=again, data=self.version)
 
         return self._masking(header, memory).answer(header, leaving)
+
+    def _check_masks(self, header: Header, guard: Guard) -> None:
+        """Refuse what no exchange of the run's program can need."""
+        within(header, "round", self.federation.rounds + 1)
+        within(header, "id", self.federation.sites - 1)
+        steps = self.method().program.steps(phase_of(header["round"], self.federation.rounds))
+        if not steps:
+            raise Refused(f"round {header['round']} has no exchange")
+        within(header, "number", len(steps) - 1)
+        guard.check_masks(header)
 
     def _masking(self, header: Header, memory: Memory) -> Masking:
         """This site's part in masked sums.

@@ -24,7 +24,8 @@ from fedgmi.data.sources.frames import column_of, unknown_texts
 from fedgmi.data.sources.sources import Split, client_with, read_images
 from fedgmi.data.sources.tables import all_values, batches, column_values, named_values, open_splits
 from fedgmi.data.sources.targets import with_events
-from fedgmi.deploy.settings import FederationSettings, RowSettings, SiteSettings
+from fedgmi.data.validate import check_ranges
+from fedgmi.deploy.settings import FederationSettings, SiteSettings
 from fedgmi.deploy.site.content import content_of
 from fedgmi.errors import ConfigError, DataError, nearest
 from fedgmi.settings.run import DataSettings
@@ -91,7 +92,7 @@ def load_site(settings: SiteSettings, federation: FederationSettings, where: Pat
     with tempfile.TemporaryDirectory(prefix="fedgmi-") as cache:
         splits = open_splits(data, cache, texts=_texts(data, schema))
         table = splits[data.train_split]
-        x, columns, y, label, unknown = _read(table, data, federation.rows, schema)
+        x, columns, y, label, unknown = _read(table, data, schema)
         content = content_of(table)
     other_splits = [f"split {name!r}" for name in splits if name != data.train_split]
     ignored = (*other_splits, *(name for name in table.features if name not in (*columns, label, data.event_column)))
@@ -147,22 +148,38 @@ def parted(
     return (~choosing).nonzero()[0], out.nonzero()[0], (choosing & ~out).nonzero()[0]
 
 
-def read_unlabelled(
-    path: Path, schema: Schema, keep: Sequence[str] = ()
-) -> tuple[Tensor, dict[str, list[Any]], tuple[str, ...], dict[str, dict[str, int]]]:
+@dataclass(frozen=True)
+class Unlabelled:
+    """Rows that a model is asked about.
+
+    Attributes:
+        x: NaN where a value is missing. [n, *shape]
+        kept: Other columns that were wanted as they are, by name, and of pictures `file`.
+        columns: Those that the features were made of.
+        ignored: Those that nobody wants.
+        unknown: As in `SiteRows`.
+    """
+
+    x: Tensor
+    kept: dict[str, list[Any]]
+    columns: tuple[str, ...]
+    ignored: tuple[str, ...]
+    unknown: Mapping[str, Mapping[str, int]]
+
+
+def read_unlabelled(path: Path, schema: Schema, keep: Sequence[str] = ()) -> Unlabelled:
     """Rows that a model is asked about, labels not looked at.
 
     Args:
         path: A file, or a folder of pictures.
-        schema: What rows look like.
+        schema: What rows look like, and the ranges that they were held to in training.
         keep: Other columns that are wanted as they are.
 
     Returns:
-        x [n, *shape]; the columns of `keep` by name, and of pictures `file`; the columns that nobody wants; and by
-        column the texts that the schema does not have, with how many rows have each.
+        The rows.
 
     Raises:
-        DataError: Where rows are not what the schema says, all problems at once.
+        DataError: Where rows are not what the schema says, all problems at once: columns, values, ranges.
     """
     data = DataSettings(path=str(path.expanduser().resolve()), test_split=None)
     problems = Problems()
@@ -178,14 +195,14 @@ def read_unlabelled(
             x, columns = _pictures(table, data, schema)
             kept |= {"file": [Path(cell["path"] or "").name for batch in batches(table, columns[0]) for cell in batch]}
         else:
-            columns, known = _columns(table, data, schema, problems)
-            x, unknown = _numbers(table, data, known, columns, problems)
+            x, columns, unknown = _tabular(table, data, schema, problems)
     problems.tell()
-    return x, kept, tuple(name for name in table.features if name not in (*columns, *keep)), unknown
+    ignored = tuple(name for name in table.features if name not in (*columns, *keep))
+    return Unlabelled(x, kept, columns, ignored, unknown)
 
 
 def _read(
-    table: Any, data: DataSettings, rows: RowSettings, schema: Schema
+    table: Any, data: DataSettings, schema: Schema
 ) -> tuple[Tensor, tuple[str, ...], Tensor | None, str | None, dict[str, dict[str, int]]]:
     """x [n, *shape], the columns that it was made of, y [n] and its column, and unknown texts as in `SiteRows`.
 
@@ -198,9 +215,7 @@ def _read(
         if schema.kind == "image":
             x, columns = _pictures(table, data, schema)
         else:
-            columns, known = _columns(table, data, schema, problems)
-            x, unknown = _numbers(table, data, known, columns, problems)
-            _check_ranges(x, known.features, rows, data.path, problems)
+            x, columns, unknown = _tabular(table, data, schema, problems)
     with problems.noted():
         if columns or schema.kind == "tabular":
             y, label = _labels(table, data, schema, columns)
@@ -249,6 +264,17 @@ def _pictures(table: Any, data: DataSettings, schema: Schema) -> tuple[Tensor, t
             fix=fix if x.shape[1] == channels else "convert them to grey",
         )
     return x, (column,)
+
+
+def _tabular(
+    table: Any, data: DataSettings, schema: Schema, problems: Problems
+) -> tuple[Tensor, tuple[str, ...], dict[str, dict[str, int]]]:
+    """x [n, features], the columns that it was made of, and unknown texts as in `SiteRows`. What is wrong is noted."""
+    columns, known = _columns(table, data, schema, problems)
+    x, unknown = _numbers(table, data, replace(known, ranges=()), columns, problems)  # by themselves: see `_numbers`
+    with problems.noted():
+        check_ranges(x, known, data.path)
+    return x, columns, unknown
 
 
 def _columns(table: Any, data: DataSettings, schema: Schema, problems: Problems) -> tuple[tuple[str, ...], Schema]:
@@ -335,24 +361,6 @@ def _own_labels(table: Any, path: str, label: str, schema: Schema) -> Tensor:
             labels(filled, schema, len(table), where=where)
     problems.tell()
     raise AssertionError("a problem was noted")
-
-
-def _check_ranges(x: Tensor, names: Sequence[str], rows: RowSettings, path: str, problems: Problems) -> None:
-    for name, limits in rows.ranges.items():
-        if name not in names:
-            continue
-        values = x[:, list(names).index(name)]
-        least, greatest = x.new_tensor(limits)  # at the precision of the rows
-        outside = ((values < least) | (values > greatest)).nonzero().flatten()
-        with problems.noted():
-            if len(outside):
-                row = int(outside[0])
-                raise DataError(
-                    f"{len(outside)} values are outside the federation's range [{limits[0]:g}, {limits[1]:g}], "
-                    f"the first {values[row]:g} at row {row}",
-                    where=f"{path}, column {name!r}",
-                    fix="correct or drop these rows; is the column in the federation's unit?",
-                )
 
 
 @contextmanager

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.rows import Rows
+from fedgmi.data.standardise import UNIFORM
 from fedgmi.errors import ConfigError
 from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi import schedule
@@ -46,9 +47,6 @@ from fedgmi.mixture.topics import word_log_probs
 from fedgmi.protocol.message import Message, Models
 from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
-
-UNIFORM = 12**-0.5
-"""The deviation of numbers that are spread evenly over [0, 1]."""
 
 SPREAD = replace(schedule.SPREAD, up="sums of its projected features and their products, each row's within a ball")
 K_MEANS = replace(schedule.K_MEANS, up="sums and counts of its rows in each codebook cell, each row's within a ball")
@@ -99,7 +97,7 @@ def first_scale(task: Task[FedGMISettings]) -> Tree:
     """The codebook's scale, of which all know beforehand. [D] each"""
     ones = torch.ones(task.schema.n_features)
     if task.schema.kind == "image":
-        return Sketch.leaves(mean=ones / 2, std=ones * UNIFORM)
+        return Sketch.leaves(mean=ones / 2, std=ones / UNIFORM)
     return Sketch.leaves(mean=0 * ones, std=ones)
 
 

@@ -44,6 +44,8 @@ class Status(Written):
         deadline_s: An exchange takes no longer, in seconds.
         note: What there is to know of the run, in words.
         turned_away: Nodes that are connected and not let in, each with why.
+        expected: How many sites there are by federation.toml; 0: an older fedgmi did not say.
+        waiting_since: Since when sites are waited for, in unix seconds; 0 where they are not.
         sites: By name.
     """
 
@@ -60,4 +62,11 @@ class Status(Written):
     deadline_s: PositiveFloat = 600.0
     note: str = ""
     turned_away: tuple[str, ...] = ()
+    expected: int = 0
+    waiting_since: float = 0.0
     sites: dict[str, SiteStatus]
+
+    @property
+    def n_sites(self) -> int:
+        """How many there are to be."""
+        return max(self.expected, len(self.sites))
