@@ -26,7 +26,7 @@ from fedgmi.settings.run import TrainingSettings as Training
 from fedgmi.tree import Tree
 
 SMALL: dict[str, dict[str, Any]] = {
-    "fedgmi": {"codewords": 5, "kmeans_rounds": 3, "calibration_steps": 2, "warm_up_rounds": 1},
+    "fedgmi": {"codewords": 5, "kmeans_rounds": 3, "calibration_steps": 2, "judge_turns": 2, "warm_up_rounds": 1},
     "flhc": {"joint_rounds": 1},
     "flux": {"joint_rounds": 1, "reach": 0.5},
 }

@@ -21,7 +21,7 @@ from fedgmi.settings.run import DensitySettings, TrainingSettings
 
 TABLE = Schema(shape=(3,), n_classes=2, kind="tabular")
 IMAGE = Schema(shape=(1, 8, 8), n_classes=10, kind="image")
-COLOUR = Schema(shape=(3, 28, 28), n_classes=10, kind="image")
+COLOUR = Schema(shape=(3, 12, 12), n_classes=10, kind="image")
 CASES = {
     "gaussian": (DensitySettings(name="gaussian"), TABLE),
     "gaussian image": (DensitySettings(name="gaussian"), IMAGE),

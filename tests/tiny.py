@@ -26,15 +26,17 @@ TINY = (
     "evaluation.fedavg=false",
     "evaluation.local=false",
     "method.codewords=4",
-    "method.kmeans_rounds=3",
-    "method.calibration_steps=2",
+    "method.kmeans_rounds=2",
+    "method.calibration_steps=1",
+    "method.judge_turns=2",
     "method.warm_up_rounds=1",
 )
 """Of fedgmi."""
 OWN = (
     "method.codewords=4",
-    "method.kmeans_rounds=3",
-    "method.calibration_steps=2",
+    "method.kmeans_rounds=2",
+    "method.calibration_steps=1",
+    "method.judge_turns=2",
     "method.warm_up_rounds=1",
 )
 """fedgmi's own settings, which other methods refuse."""

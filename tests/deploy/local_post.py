@@ -39,8 +39,8 @@ def federation_settings(scenario: Scenario = SCENARIO, **changes: object) -> Fed
         "rounds": 2,
         "rows": {"kind": "image", "shape": [1, 1, schema.n_features], "classes": ["sick", "well"]},
         "method": {
-            "n_components": 3, "codewords": 6, "kmeans_rounds": 2, "calibration_steps": 2, "warm_up_rounds": 1,
-            "personal": False,  # seven exchanges more, which `test_equals_the_run_in_process` has
+            "n_components": 3, "codewords": 6, "kmeans_rounds": 2, "calibration_steps": 1, "judge_turns": 2,
+            "warm_up_rounds": 1, "personal": False,  # seven exchanges more, which `test_equals_the_run_in_process` has
         },
         "density": {"hidden": 8, "latent": 2, "likelihood": "gaussian"},
         "expert": {"hidden": 8},
@@ -59,7 +59,8 @@ def few_exchanges(scenario: Scenario = SCENARIO, **changes: object) -> Federatio
 def settings_of(name: str = "fedgmi", **own: object) -> FederationSettings:
     """The same with another method, or other settings of its own."""
     k = {"n_components": 3} if METHODS[name].has_components else {}
-    small = {key: value for key, value in SMALL.get(name, {}).items() if key not in UNUSED.get(own.get("preset"), ())}
+    few = SMALL.get(name, {}) | ({"kmeans_rounds": 2, "calibration_steps": 1} if name == "fedgmi" else {})
+    small = {key: value for key, value in few.items() if key not in UNUSED.get(own.get("preset"), ())}
     return federation_settings(method=small | k | {"name": name} | own)
 
 

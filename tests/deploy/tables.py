@@ -28,6 +28,7 @@ n_components = 2
 codewords = 4
 kmeans_rounds = 1
 calibration_steps = 1
+judge_turns = 2
 warm_up_rounds = 1
 
 [density]

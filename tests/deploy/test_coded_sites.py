@@ -35,6 +35,8 @@ def settings_with(name: str, communication: dict[str, object], **own: object) ->
     k = {"n_components": 3} if METHODS[name].has_components else {}
     method = {"personal": False} if name == "fedgmi" else {}
     table = SMALL.get(name, {}) | k | method | {"name": name} | own
+    if "mb_per_client" in communication:
+        table.pop("judge_turns", None)  # a plan chooses it
     return federation_settings(method=table, communication=communication, rounds=3)
 
 

@@ -105,7 +105,8 @@ def test_a_code_for_missing_values_is_named_by_its_column():
 
 def test_fewer_than_three_sites_or_other_steps_say_nothing():
     far = [Message(sums={"squares": torch.tensor([v]), "count": torch.tensor(1.0)}) for v in (1.0, 1.0, 1e9)]
-    assert any(step.name == EVIDENCE for step in small(judges="density").setup().method().program.all_steps)
+    program = small(judges="density", judge_turns=8).setup().method().program
+    assert any(step.name == EVIDENCE for step in program.all_steps)
     step = Step(EVIDENCE, lambda *given: given[:2])
     assert list(far_sums(step, far, ())) == [2]
     assert not far_sums(step, far[1:], ())

@@ -86,12 +86,14 @@ CHOICES = {name: {} for name in METHODS} | {
     "warm": {"name": "ifca", "warm_rounds": 1},
     "trunk": {"name": "fedem", "shared_trunk": True},
 }
+TURNS = {"name": "fedgmi", "calibration_steps": 2, "judge_turns": 4, "personal": False}
+"""More turns than other tests have."""
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("choice", [*CHOICES, "turns"])
 def test_equals_the_run_in_process(tmp_path, choice):
     """The same models, the same proportions, and the same ledger: by client, round and kind, headers included."""
-    settings = settings_of(**({"name": choice} | CHOICES[choice]))
+    settings = settings_of(**({"name": choice} | (CHOICES | {"turns": TURNS})[choice]))
     summary, _ = deployed(settings, tmp_path)
     server, transport = in_process(settings)
     name = settings.method.name
@@ -527,7 +529,7 @@ def test_the_verdict_of_the_diagnosis_stands_in_the_log_and_in_the_report(clean,
 
 @pytest.mark.parametrize("masks", [False, True])
 def test_with_noise_on_counts_there_is_no_diagnosis_and_the_log_says_so(tmp_path, capsys, masks):
-    settings = settings_of("fedgmi", epsilon=5.0)
+    settings = settings_of("fedgmi", preset="sketch", personal=False, epsilon=5.0)
     if masks:
         settings = settings.model_copy(update={"communication": CommunicationSettings(secure="masks")})
     deployed(settings, tmp_path)

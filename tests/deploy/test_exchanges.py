@@ -16,7 +16,7 @@ from fedgmi.deploy.settings import FederationSettings
 
 THREE = gaussian_scenario(3, 40, separation=4.0)
 FEW = {"n_components": 2, "codewords": 6, "kmeans_rounds": 2, "personal": False}
-TURNS = FEW | {"calibration_steps": 2}
+TURNS = FEW | {"calibration_steps": 2, "judge_turns": 3}
 PLAIN = {"n_components": 2, "preset": "plain", "personal": False}
 MASKS = {"communication": {"secure": "masks"}}
 PRIVATE = {"privacy": {"clip": 2.0, "delta": 1e-3, "noise_multiplier": 1.5}}

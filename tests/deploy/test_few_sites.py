@@ -16,13 +16,21 @@ from fedgmi.protocol.rounds import Progress, run_rounds
 from fedgmi.protocol.step import Step
 from fedgmi.tree import Tree
 
-OWN = {"n_components": 2, "codewords": 6, "kmeans_rounds": 2, "calibration_steps": 2, "warm_up_rounds": 1}
+OWN = {
+    "n_components": 2,
+    "codewords": 6,
+    "kmeans_rounds": 2,
+    "calibration_steps": 2,
+    "judge_turns": 2,
+    "warm_up_rounds": 1,
+}
 
 
 def small(n_sites: int, **own: object):
     """Of so many sites with 60 rows, of two kinds."""
     scenario = gaussian_scenario(n_sites, 60, separation=4.0)
-    return scenario, federation_settings(scenario, method=OWN | own)
+    few = {key: value for key, value in OWN.items() if key != "judge_turns" or own.get("judges") != "density"}
+    return scenario, federation_settings(scenario, method=few | own)
 
 
 @pytest.mark.parametrize("n_sites", [1, 2, 3])

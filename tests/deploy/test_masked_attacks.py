@@ -26,7 +26,7 @@ D, N, SECRET = 8, 4, "a word among us sites"
 SCENARIO = gaussian_scenario(N, 40, separation=4.0)
 SCALE = {"sketch/mean": torch.zeros(D), "sketch/std": torch.ones(D)}
 ALL = range(N)
-METHOD = {"n_components": 3, "codewords": 6, "kmeans_rounds": 2, "personal": False}
+METHOD = {"n_components": 3, "codewords": 6, "kmeans_rounds": 2, "judge_turns": 2, "personal": False}
 
 
 def federation(epsilon: float | None = 1.0, **changes: Any) -> FederationSettings:

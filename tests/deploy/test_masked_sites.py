@@ -542,7 +542,7 @@ def test_a_model_that_runs_away_is_one_that_did_not_move(tmp_path, how_many):
 
 def test_over_a_grid_of_flower(tmp_path):
     """Three sites with files of their own and a text that they share; keys and shares pass through Flower's records."""
-    own = ("n_components", "codewords", "kmeans_rounds", "calibration_steps", "warm_up_rounds")
+    own = ("n_components", "codewords", "kmeans_rounds", "calibration_steps", "judge_turns", "warm_up_rounds")
     kept = [line for line in table_federation().splitlines() if line.partition(" = ")[0] not in own]
     text = "\n".join(kept).replace("[method]", '[method]\nname = "fedavg"')
     text += '\n[communication]\nsecure = "masks"\n'

@@ -433,7 +433,7 @@ def test_numbers_that_cannot_be_are_named(tmp_path, value):
 
 def table(ranges: bool = True, more: str = "") -> str:
     """`federation.toml` of three sites with tables, fedavg and `[privacy]`."""
-    own = ("n_components", "codewords", "kmeans_rounds", "calibration_steps", "warm_up_rounds")
+    own = ("n_components", "codewords", "kmeans_rounds", "calibration_steps", "judge_turns", "warm_up_rounds")
     kept = [line for line in table_federation().splitlines() if line.partition(" = ")[0] not in own]
     text = "\n".join(kept).replace("[method]", '[method]\nname = "fedavg"')
     known = "ranges = { " + ", ".join(f"{name} = [0, 200]" for name in FEATURES) + " }\n\n[method]"

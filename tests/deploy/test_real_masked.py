@@ -21,7 +21,7 @@ MISSING = [tool for tool in ("openssl", "ssh-keygen") if shutil.which(tool) is N
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=f"there is no {' and no '.join(MISSING)}")]
 
 N, KILLED = 4, 3  # keys are agreed on by three sites at least
-OWN = ("n_components", "codewords", "kmeans_rounds", "calibration_steps", "warm_up_rounds")
+OWN = ("n_components", "codewords", "kmeans_rounds", "calibration_steps", "judge_turns", "warm_up_rounds")
 TABLE = table_federation(rounds=2, wait_s=300, deadline_s=12, sites=N)
 KEPT = [line for line in TABLE.splitlines() if line.partition(" = ")[0] not in OWN]
 FEDERATION = "\n".join(KEPT).replace("[method]", '[method]\nname = "fedavg"') + '\n[communication]\nsecure = "masks"\n'

@@ -48,7 +48,8 @@ ROWS = {"kind": "tabular", "features": ["x0", "x1", "x2"], "task": "regression"}
 
 def settings_for(name: str, task: str) -> FederationSettings:
     own = {} if name == "fedavg" else {"n_components": 2}
-    own |= {"codewords": 4, "kmeans_rounds": 2, "calibration_steps": 1, "warm_up_rounds": 1} if name == "fedgmi" else {}
+    few = {"codewords": 4, "kmeans_rounds": 2, "calibration_steps": 1, "judge_turns": 2, "warm_up_rounds": 1}
+    own |= few if name == "fedgmi" else {}
     return federation_settings(rows=ROWS | {"task": task}, method={"name": name} | own, density={"name": "gaussian"})
 
 

@@ -96,22 +96,31 @@ def test_every_round_is_paid_for_as_it_was_judged(tmp_path):
     assert scores[-1] == max(scores[2:]) == got["validation_score"] == got["validation_accuracy"]
 
 
+@pytest.fixture(scope="module")
+def wholes() -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Runs by method that nobody killed, each made once."""
+    return {}
+
+
 @pytest.mark.parametrize("name", ["fedgmi", "fedavg", "ifca"])
 @pytest.mark.parametrize("kill", [0, 2, 3, 4])
-def test_killed_anywhere_it_ends_the_same(tmp_path, monkeypatch, name, kill):
+def test_killed_anywhere_it_ends_the_same(tmp_path, tmp_path_factory, monkeypatch, wholes, name, kill):
     """Round 2 is the best and 4 the last, so 3 lies between the best round and the stop."""
     words = (f"method.name={name}", "rounds=8", "training.patience=2")
     falling(monkeypatch, {2: 0.8})
-    whole = run(tmp_path / "whole", *words)
+    if name not in wholes:
+        out = tmp_path_factory.mktemp("whole")
+        wholes[name] = out, run(out, *words)
+    where, whole = wholes[name]
     with pytest.raises(KeyboardInterrupt):
         experiment.run(settings(*words), tmp_path / "killed", listener=Killer(name, kill))
     resumed = run(tmp_path / "killed", *words, resume=True)
     assert without_seconds(resumed) == without_seconds(whole)
     assert whole["stopped_round"] == 4
-    assert without_seconds(records(tmp_path / "killed")) == without_seconds(records(tmp_path / "whole"))
+    assert without_seconds(records(tmp_path / "killed")) == without_seconds(records(where))
     tensors = [
-        {name: value for name, value in hashes(tmp_path / out).items() if name.endswith(".safetensors")}
-        for out in ("killed", "whole")
+        {name: value for name, value in hashes(out).items() if name.endswith(".safetensors")}
+        for out in (tmp_path / "killed", where)
     ]
     assert tensors[0] == tensors[1]
 

@@ -47,7 +47,13 @@ BASE = (
     "training.batch_size=10",
 )
 """A small run; a line's own overrides come after it."""
-FEW = ("method.codewords=5", "method.kmeans_rounds=2", "method.calibration_steps=2", "method.warm_up_rounds=1")
+FEW = (
+    "method.codewords=5",
+    "method.kmeans_rounds=2",
+    "method.calibration_steps=2",
+    "method.judge_turns=2",
+    "method.warm_up_rounds=1",
+)
 """Of fedgmi."""
 DIGITS = ("scenario.name=rotation", "scenario.separation=3.0")
 """Pictures in place of Gaussian rows."""
@@ -132,7 +138,7 @@ PICTURES = ("data.path={pictures}", *TABLE[1:])
 PRIVATE = ("method.name=fedavg", "evaluation.local=false")
 SWEEP: dict[str, Line] = {
     "seed": Line("1", federation),
-    "rounds": Line("1", run, FEW[:3]),
+    "rounds": Line("1", run, FEW[:4]),
     "device": Line("cuda", lambda c: (c.device, choose_device(c.device)) if torch.cuda.is_available() else c.device),
     "threads": Line("1", lambda c: c.threads),  # tests/test_experiment.py has what comes of it
     "data.path": Line("{other}", federation, TABLE),
@@ -212,7 +218,7 @@ SWEEP: dict[str, Line] = {
     "fedgmi.preset": Line("sketch", run, ("method.codewords=5",)),
     "fedgmi.codewords": Line("8", run, FEW),
     "fedgmi.projection": Line("2", run, FEW),
-    "fedgmi.judges": Line("density", run, FEW),
+    "fedgmi.judges": Line("density", run, (*FEW[:3], *FEW[4:])),  # without turns
     "fedgmi.judge_turns": Line("2", run, (*FEW, "method.judges=closed", "method.judge_turns=1")),
     "fedgmi.kmeans_rounds": Line("1", run, FEW),
     "fedgmi.calibration_steps": Line("1", run, FEW),

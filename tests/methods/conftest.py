@@ -46,7 +46,7 @@ class Trained(NamedTuple):
 TRUNKS = ("ifca", "fedsoft", "fedem", "fedgmm", "cfl", "flhc", "bcfl", "flux")
 CASES = {name: Case(name) for name in (*METHODS, *BOUNDS) if name != "fedgmi"}
 CASES |= {f"fedgmi-{preset}": Case("fedgmi", {"preset": preset}) for preset in ("default", "plain", "sketch")}
-CASES |= {"fedgmi-closed": Case("fedgmi", {"judges": "closed", "judge_turns": 2})}
+CASES |= {"fedgmi-closed": Case("fedgmi", {"judges": "closed", "judge_turns": 4})}
 CASES |= {"fedgmi-apart": Case("fedgmi", {"preset": "default"}, "none")}  # experts that share no layers
 CASES |= {"fedgmi-vaes": Case("fedgmi", {"density": "vaes apart", "judges": "density"})}
 CASES |= {f"ifca-{start}": Case("ifca", {"init": start, "draws": 3}) for start in ("balanced", "farthest")}

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 ORDERS = (*(1 + n / 10 for n in range(1, 100)), *range(11, 64), *(2.0**n for n in range(6, 14)))
@@ -156,7 +157,12 @@ def noise_multiplier(epsilon: float, delta: float, times: int, pure: Iterable[fl
         >>> round(Spending().gaussian(found, 30).epsilon(1e-3), 4)
         3.0
     """
-    others = Spending(pure=tuple(pure))
+    return _noise_multiplier(epsilon, delta, times, tuple(pure))
+
+
+@lru_cache(maxsize=64)  # it takes a twentieth of a second, and a site needs the same one several times a message
+def _noise_multiplier(epsilon: float, delta: float, times: int, pure: tuple[float, ...]) -> float:
+    others = Spending(pure=pure)
     if others.epsilon(delta) >= epsilon:
         raise ValueError(f"the counts alone cost ε = {others.epsilon(delta):g}, and {epsilon:g} is to be spent")
     return _least(lambda sigma: sigma > 0 and others.gaussian(sigma, times).epsilon(delta) <= epsilon)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 from torch import Tensor
@@ -160,10 +161,29 @@ def covers(entry: str, name: str) -> bool:
     return name == entry or name.startswith(f"{entry}/")
 
 
+@lru_cache(maxsize=4096)  # names come again in every exchange
+def meant_by(name: str) -> tuple[str, ...]:
+    """All entries that cover a leaf: its own name, and those above it.
+
+    Examples:
+        >>> meant_by("gate/weights")
+        ('gate/weights', 'gate')
+    """
+    parts = name.split("/")
+    return tuple("/".join(parts[:n]) for n in range(len(parts), 0, -1))
+
+
 def select(server: Mapping[str, Tensor], entries: Iterable[str]) -> Tree:
-    """The leaves of the server's state that the entries mean, in the order of the state."""
-    wanted = tuple(entries)
-    return {name: leaf for name, leaf in server.items() if any(covers(entry, name) for entry in wanted)}
+    """The leaves of the server's state that the entries mean, in the order of the state.
+
+    Examples:
+        >>> import torch
+        >>> leaf = torch.zeros(1)
+        >>> list(select({"gate/weights": leaf, "gates": leaf, "gate": leaf}, ["gate"]))
+        ['gate/weights', 'gate']
+    """
+    wanted = frozenset(entries)
+    return {name: leaf for name, leaf in server.items() if not wanted.isdisjoint(meant_by(name))}
 
 
 def check_program(name: str, program: Program, server: Mapping[str, Tensor], *, prepared: bool = False) -> None:
@@ -180,9 +200,10 @@ def check_program(name: str, program: Program, server: Mapping[str, Tensor], *, 
         CheckpointError: For a run that is resumed.
     """
     there = set(server)
+    above = {entry for name in there for entry in meant_by(name)}  # what covers something that is there
     for step in (*program.round, *program.finish) if prepared else program.all_steps:
         for entry in step.reads:
-            if not any(covers(entry, leaf) or covers(leaf, entry) for leaf in there):
+            if entry not in above and there.isdisjoint(meant_by(entry)):
                 if prepared:
                     what = f"the checkpoint lacks {entry!r}, which step {step.name!r} of this fedgmi reads"
                     fix = "resume with the fedgmi that wrote it, or start the run again in another folder, with --out"
@@ -193,6 +214,7 @@ def check_program(name: str, program: Program, server: Mapping[str, Tensor], *, 
                     f"has {known}. Likely fix: correct `reads`, or name it in an earlier step's `writes`."
                 )
         there.update(step.writes)
+        above.update(entry for name in step.writes for entry in meant_by(name))
 
 
 def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Iterator[str]:

@@ -84,18 +84,19 @@ def rotate(path: Path, most: int, older: Callable[[], Path]) -> None:
         path.replace(older())
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any], *, lines: bool = True) -> None:
     """Write strict JSON atomically.
 
     Args:
         path: The file. Its folder is made where there is none.
         value: What to write. `finite` takes out numbers that JSON cannot write.
+        lines: Whether people read it: each value then has a line of its own. Without, writing is many times faster.
 
     Raises:
         StorageError: The disk is full, or the folder cannot be written.
         ValueError: A number is not finite.
     """
-    write_text(path, json.dumps(value, indent=1, allow_nan=False))
+    write_text(path, json.dumps(value, indent=1 if lines else None, allow_nan=False))
 
 
 def write_text(path: Path, text: str) -> None:

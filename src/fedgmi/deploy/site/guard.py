@@ -204,7 +204,7 @@ class Guard:
         if turn.new:
             run.finished = finished
             run.prune(run.answers[-1].round)
-        files.write_json(self.where / FILE, KnownRuns.of(runs | {turn.run: run}, begun).to_json())
+        files.write_json(self.where / FILE, KnownRuns.of(runs | {turn.run: run}, begun).to_json(), lines=False)
 
     def used(self) -> int:
         """How many runs there were over these rows."""

@@ -8,9 +8,11 @@ checkpoint finds the state that it builds on, and so does one that has not had a
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,13 +54,13 @@ class _Blocks(Mapping[str, bytes]):
         self._where, self._read = where, dict[str, bytes]()
 
     def __getitem__(self, name: str) -> bytes:
-        path = self._where / name
-        if name not in self._read and re.fullmatch(r"[0-9a-f]+", name) and path.exists():
-            data = path.read_bytes()
-            if hash_of(data) == name:
-                self._read[name] = data
-            else:
-                path.unlink(missing_ok=True)
+        if name not in self._read and re.fullmatch(r"[0-9a-f]+", name):
+            with suppress(FileNotFoundError):
+                data = (self._where / name).read_bytes()
+                if hash_of(data) == name:
+                    self._read[name] = data
+                else:
+                    (self._where / name).unlink(missing_ok=True)
         return self._read[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -152,7 +154,7 @@ class Memory:
             rounds: For how long they are kept.
         """
         place, index = self.where / "blocks", self.where / BLOCKS
-        there = {path.name for path in place.glob("*")}
+        there = set(os.listdir(place)) if place.exists() else set[str]()
         held = {name: last for name, last in _read_rounds(index).items() if name in there}
         held = still_held(held, blocks, round, rounds)
         for name in blocks.keys() - there:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 from fedgmi.data.rows import Schema
 from fedgmi.methods.fedgmi.conditions import (
@@ -201,6 +201,7 @@ def default(own: FedGMISettings, labelled: bool = True) -> Schedule:
     )
 
 
+@lru_cache(maxsize=16)  # a site makes its method anew for every message
 def closed(own: FedGMISettings, labelled: bool = True) -> Schedule:
     """Sketch first; then judges and E-step take turns until they come to rest; then rounds only train.
 
@@ -291,6 +292,11 @@ def applies(row: Row, schema: Schema) -> bool:
 def of_use(reads: tuple[str, ...], schema: Schema) -> tuple[str, ...]:
     """The leaves that are of use for such rows, each once. Without labels: no experts, and not the version by which
     they are one. Where labels are classes: no edges of bins."""
+    return _of_use(reads, schema.labelled, binned(schema))
+
+
+@lru_cache(maxsize=256)
+def _of_use(reads: tuple[str, ...], labelled: bool, in_bins: bool) -> tuple[str, ...]:
     experts = (*Components.names("expert", "version"), *Reference.names("expert"))
-    useless = (*(() if schema.labelled else experts), *(() if binned(schema) else BINS))
+    useless = (*(() if labelled else experts), *(() if in_bins else BINS))
     return tuple(name for name in dict.fromkeys(reads) if name not in useless)

@@ -48,6 +48,10 @@ class Part:
     """
 
     prefix: ClassVar[str] = ""
+    _named: ClassVar[dict[tuple[str, ...], tuple[str, ...]]] = {}  # a method that is made asks for hundreds of names
+
+    def __init_subclass__(cls) -> None:
+        cls._named = {}
 
     def __init__(self, server: Mapping[str, Tensor]) -> None:
         self.server = server
@@ -60,10 +64,12 @@ class Part:
             >>> Gate.names("weights", "bias")
             ('gate/weights', 'gate/bias')
         """
-        known = [name for name, value in vars(cls).items() if isinstance(value, Leaf)]
-        unknown = set(fields) - set(known)
-        assert not unknown, f"{cls.__name__} has no {unknown}"
-        return tuple(cls.prefix + name for name in fields or known)
+        if fields not in cls._named:
+            known = [name for name, value in vars(cls).items() if isinstance(value, Leaf)]
+            unknown = set(fields) - set(known)
+            assert not unknown, f"{cls.__name__} has no {unknown}"
+            cls._named[fields] = tuple(cls.prefix + name for name in fields or known)
+        return cls._named[fields]
 
     @classmethod
     def leaves(cls, **values: Tensor) -> Tree:
