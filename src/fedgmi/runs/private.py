@@ -8,7 +8,7 @@ from typing import Any
 
 from fedgmi.errors import ConfigError
 from fedgmi.methods import BOUNDS, Method
-from fedgmi.privacy.accountant import Spending, noise_multiplier
+from fedgmi.privacy.accountant import BOTH, GAUSSIAN, Spending, noise_multiplier
 from fedgmi.protocol.private_sum import (
     NoiseOf,
     check_private,
@@ -179,9 +179,12 @@ class Cost:
     counts: tuple[float, ...] = ()
 
     def about(self, times: int | None = None) -> dict[str, float | str]:
-        """For a ledger: the mechanism that so many releases are together, all of them by default."""
+        """For a ledger: the mechanism that so many Gaussian releases are together; by default all, with the counts."""
         sigma = self.noise_multiplier / (self.releases if times is None else times) ** 0.5
-        return {"mechanism": "gaussian", "noise_multiplier": sigma, "unit": self.unit, "clip": self.clip}
+        found = {"mechanism": GAUSSIAN, "noise_multiplier": sigma, "unit": self.unit, "clip": self.clip}
+        if times is not None or not self.counts:
+            return found
+        return found | {"mechanism": BOTH, "count_epsilon": max(self.counts), "counts": float(len(self.counts))}
 
     @property
     def epsilon_of_one(self) -> float:
