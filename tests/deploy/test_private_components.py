@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from local_grid import LocalGrid
@@ -23,13 +24,14 @@ from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.coordinator.warm_start import first_state
 from fedgmi.deploy.flower import GridPost
 from fedgmi.deploy.local.dry_run import dry_run
-from fedgmi.deploy.settings import FederationSettings, read
+from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
 from fedgmi.deploy.site.audit import Audit
 from fedgmi.deploy.site.audit_view import print_audit
 from fedgmi.deploy.site.memory import memory_of
 from fedgmi.deploy.site.readiness import hindrances
 from fedgmi.deploy.site.site import Site
 from fedgmi.deploy.site.site_check import check, leaves, may_come_out, never, warning
+from fedgmi.deploy.site.site_data import load_site
 from fedgmi.errors import ConfigError, UserError
 from fedgmi.methods.fedgmi.sketch import raw_words
 from fedgmi.mixture import bounded
@@ -468,6 +470,18 @@ def table(ranges: bool = True, more: str = "", batch: int = 100_001) -> str:
 MASKED = '\n[communication]\nsecure = "masks"\n'
 
 
+def log_loss_of_model(where: Path) -> float:
+    """Of the model that a site keeps, on rows held out as its file has them."""
+    own = read(SiteSettings, where / "site.toml")
+    held_out = load_site(own, read(FederationSettings, where / "federation.toml"), where).held_out
+    assert held_out is not None
+    assert held_out.y is not None
+    model = FedGMI.load(where / "site" / "results" / "model")
+    x = pd.DataFrame(held_out.x.numpy(), columns=list(FEATURES))
+    found = torch.as_tensor(model.predict_proba(x, client=own.name)).double()
+    return -float(found.gather(1, held_out.y[:, None]).log().mean())
+
+
 @pytest.mark.parametrize("more", ["", MASKED])
 def test_over_a_grid_of_flower(tmp_path, more):
     """Three sites with tables of their own, scaled by ranges; each has paid when its results are there."""
@@ -485,7 +499,9 @@ def test_over_a_grid_of_flower(tmp_path, more):
         where = tmp_path / f"site-{i}" / "site"
         [one] = json.loads((where / "ledger.json").read_text())["releases"]
         assert one["epsilon"] == pytest.approx(4.0, rel=1e-4)
-        assert (where / "results" / "metrics.json").exists()
+        told = json.loads((where / "results" / "metrics.json").read_text())
+        found = log_loss_of_model(tmp_path / f"site-{i}")
+        assert found == pytest.approx(told["metrics"]["log_loss"], rel=1e-4)  # the model kept has the agreed scale
     found = check(tmp_path / "site-0" / "site.toml", tmp_path / "site-0" / "federation.toml")
     [problem] = [
         one for one in hindrances(found.settings, found.federation, found.rows, tmp_path / "site-0")

@@ -1,13 +1,9 @@
-"""`[privacy]` in federation.toml: what it goes with, the scale of tables that costs nothing, and what is said of it."""
+"""`[privacy]` in federation.toml: what it goes with, and what is said of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import torch
-
-from fedgmi.data.standardise import Standardisation
 from fedgmi.errors import ConfigError
 from fedgmi.methods import Method
 from fedgmi.protocol.private_sum import noisy_by_itself
@@ -16,9 +12,6 @@ from fedgmi.runs.config import Config
 from fedgmi.runs.private import Cost, check_privacy
 from fedgmi.settings.privacy import PrivacySettings
 from fedgmi.settings.robust import RobustSettings
-
-UNIFORM = 12**0.5
-"""A range over the deviation of numbers that are spread evenly in it."""
 
 
 def check_federation(config: Config, robust: RobustSettings, missing: str) -> None:
@@ -48,38 +41,6 @@ def check_federation(config: Config, robust: RobustSettings, missing: str) -> No
     if config.data.task != "classification":
         what = f"{config.data.task} begins with sums of targets, and nothing bounds what a row adds to these"
         raise ConfigError(what, where="rows.task", fix="leave it out, or [privacy]")
-
-
-def agreed_scale(features: Sequence[str], ranges: Mapping[str, Sequence[float]]) -> Standardisation:
-    """A scale for a table that is made of no row: the middle of each feature's agreed range, and the deviation of
-    numbers that are spread evenly in it, (b − a)/√12. `column=value` is 0 or 1.
-
-    Args:
-        features: The table's columns.
-        ranges: [least, greatest] by feature.
-
-    Returns:
-        The scale. [D] each
-
-    Raises:
-        ConfigError: Where a feature has no range.
-
-    Examples:
-        >>> scale = agreed_scale(["age", "sex=f"], {"age": [0, 120]})
-        >>> scale.mean.tolist(), [round(float(one), 3) for one in scale.std]
-        ([60.0, 0.5], [34.641, 0.289])
-    """
-    limits = {name: [0.0, 1.0] for name in features if "=" in name} | dict(ranges)
-    without = [name for name in features if name not in limits]
-    if without:
-        raise ConfigError(
-            f"{without[0]!r} has no range, and with [privacy] a table's scale cannot be made of sums over its rows",
-            where="rows.ranges",
-            fix="name the least and the greatest value that every column may have, from what is generally known",
-        )
-    ends = torch.tensor([list(limits[name]) for name in features], dtype=torch.float64)
-    width = ends[:, 1] - ends[:, 0]
-    return Standardisation(ends.mean(1), torch.where(width > 0, width / UNIFORM, 1.0))
 
 
 def check_rows(config: Config, n_rows: int, site: str) -> None:

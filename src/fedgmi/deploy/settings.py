@@ -12,6 +12,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BeforeValidator, Field, ValidationError
 
 from fedgmi.data.missing import MARK
+from fedgmi.data.ranges import agreed_scale
 from fedgmi.data.rows import Schema
 from fedgmi.deploy import private
 from fedgmi.deploy.link import LinkSettings
@@ -24,7 +25,7 @@ from fedgmi.runs.metrics import USUAL
 from fedgmi.runs.private import Cost, cost_of, wrappers_of
 from fedgmi.runs.setup import Setup
 from fedgmi.settings import toml
-from fedgmi.settings.base import Fraction, Name, PositiveFloat, PositiveInt, Rounds, Section, Seed
+from fedgmi.settings.base import Fraction, Limits, Name, PositiveFloat, PositiveInt, Rounds, Section, Seed
 from fedgmi.settings.communication import CommunicationSettings
 from fedgmi.settings.effects import changed
 from fedgmi.settings.explain import explain
@@ -47,7 +48,6 @@ LEAST_MASKED = 3
 SLOTS = 32
 """Masked sums that one agreement is for. A site has two kilobytes of public keys for it, and sends each other site
 2.6 kilobytes of shares. The preset default asks 7 sums in a round of `deploy init`, so it agrees every fourth round."""
-Limits = Annotated[list[float], Field(min_length=2, max_length=2)]
 Item = TypeVar("Item")
 Listed = Annotated[tuple[Item, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 """A list of TOML, which has no tuples. What is in it is held to its type all the same."""
@@ -228,12 +228,12 @@ class FederationSettings(Section):
         """Refuse what does not go with `[privacy]`; see `private.check_federation`."""
         private.check_federation(self.config(), self.robust, self.rows.missing)
         if self.privacy.on and self.rows.kind == "tabular":
-            private.agreed_scale(self.rows.features, self.rows.ranges)
+            agreed_scale(self.rows.features, self.rows.ranges)
 
     def setup_of(self, n_components: int) -> Setup:
         """What methods with so many components are made from; settings are not checked."""
         table, on = self.rows.kind == "tabular", self.privacy.on
-        scale = private.agreed_scale(self.rows.features, self.rows.ranges) if table and on else None
+        scale = agreed_scale(self.rows.features, self.rows.ranges) if table and on else None
         return Setup(self.config(), self.rows.as_schema(), n_components, standardise=table and not on, scale=scale)
 
     @property
