@@ -37,7 +37,8 @@ from fedgmi.methods.fedgmi.sketch import raw_words
 from fedgmi.mixture import bounded
 from fedgmi.mixture.codebook import histogram
 from fedgmi.privacy import geometric
-from fedgmi.privacy.accountant import Spending
+from fedgmi.privacy.accountant import Spending, composed
+from fedgmi.privacy.ledger import PrivacyLedger
 from fedgmi.protocol.blocks import cut
 from fedgmi.protocol.message import Message
 from fedgmi.protocol.opening import join
@@ -358,6 +359,25 @@ def test_averaging_gains_nothing_and_new_questions_end_with_the_ledger(tmp_path)
     assert [told(replace(site, settings=own), 10 + n, 2e-7 + n * 1e-7) for n in range(3)] == [None] * 3
 
 
+def test_a_row_that_went_and_a_secret_that_was_lost_have_other_noise_and_are_charged(again, tmp_path):
+    """The difference of two answers about rows but one is not that row."""
+    site, requests = again
+    fewer = replace(site.train, x=site.train.x[1:], y=site.train.y[1:])  # type: ignore[index]
+    later = replace(site, train=fewer, digest="f" * 32)
+
+    def told(one: Site, run: str) -> list[torch.Tensor]:
+        asked = [replaced(request, run=run * 16) for request in requests[:3]]
+        spread, cells, counts = (message for _, _, message in answers(one, asked))
+        return [numbers(spread), numbers(cells), counts.replies["histogram"].double().flatten()]
+
+    before, without = told(site, "a"), told(later, "b")
+    (site.where / "secret.json").unlink()
+    lost = told(site, "c")
+    for other, floor in ((without, 0.5), (lost, 0.5)):
+        assert all(float((one - another).std()) > floor for one, another in zip(before, other, strict=True))
+    assert [one["epsilon"] for one in ledger_of(tmp_path)["releases"]] == [cost_of()] * 4  # with the run itself
+
+
 def test_an_exchange_that_is_summed_again_under_other_keys_is_one_release_more(tmp_path):
     """Three sites' messages are lost, so that all are asked once more; the histogram, seen singly, is no sum."""
     lost: list[str] = []
@@ -564,9 +584,15 @@ def test_site_check_says_what_is_bounded_and_what_it_costs(tmp_path, more):
 
 
 def test_site_audit_shows_what_was_paid(ran, tmp_path, capsys):
-    where, path = ran[2] / "sites" / "client-00", tmp_path / "site.toml"
+    where, path = shutil.copytree(ran[2] / "sites" / "client-00", tmp_path / "client-00"), tmp_path / "site.toml"
     path.write_text(f'name = "client-00"\nfolder = "{where}"\nmax_delta = 1e-3\n[data]\npath = "rows.csv"\n')
     assert print_audit(path, Console(width=200)) == 0
     shown = capsys.readouterr().out
     assert f"a whole run of {RELEASES} private messages, and of counts" in shown
     assert f"{cost_of():g}" in shown
+    assert "several units" not in shown
+    ledger = PrivacyLedger(where / "ledger.json", compose=composed(1e-3))
+    ledger.charge("h", EPSILON, 0.0, "its histogram of words", {"mechanism": "geometric"})
+    assert ledger.spent()[0] == Spending(pure=(EPSILON,) * 4).gaussian(1.0, RELEASES).epsilon(1e-3)  # it counts twice
+    print_audit(path, Console(width=200))
+    assert "Releases are of several units" in capsys.readouterr().out

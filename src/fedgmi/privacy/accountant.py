@@ -195,13 +195,18 @@ def composed(delta: float) -> Callable[[Sequence[Entry]], tuple[float, float]]:
     """
 
     def compose(entries: Sequence[Entry]) -> tuple[float, float]:
-        spent, units = Spending(), {_unit(entry) for entry in entries}
+        spent, units = Spending(), units_of(entries)
         for entry in entries:
-            spent = _with(spent, entry, units - {""}, exact=delta > 0)
+            spent = _with(spent, entry, units, exact=delta > 0)
         at = max(delta, math.fsum(d for _, d in spent.other))
         return spent.epsilon(at), at
 
     return compose
+
+
+def units_of(entries: Iterable[Entry]) -> set[str]:
+    """Whose presence the entries' ε are about, as far as this fedgmi knows."""
+    return {_unit(entry) for entry in entries} - {""}
 
 
 def _unit(entry: Entry) -> str:
