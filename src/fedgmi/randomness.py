@@ -133,7 +133,7 @@ def keyed_normal(shape: Sequence[int], *key: int | str) -> torch.Tensor:
     uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     radius, angle = np.sqrt(-2.0 * np.log(uniform[:half])), 2.0 * np.pi * uniform[half:]
     normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:n]
-    return torch.from_numpy(normal).view(*shape)
+    return torch.from_numpy(normal).view(shape)
 
 
 class KeyedBits(random.Random):

@@ -48,7 +48,6 @@ from fedgmi.storage import checkpoint
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 MASKS = {"communication": {"secure": "masks"}}
-COUNTED = {"name": "fedgmi", "n_components": 3, "preset": "sketch", "epsilon": 0.2}
 BY_ROWS = {"training": {"optimizer": "sgd", "epochs": 1, "batch_size": 100_001, "lr": 0.5}}
 N = 6
 
@@ -403,7 +402,6 @@ def test_fedgmi_with_one_component_sends_models_alone_and_sites_have_parts_of_th
         ({"privacy": {"epsilon": 1.0}}, "privacy: privacy.clip is unset"),
         ({"privacy": {"clip": 1.0, "epsilon": 1.0, "noise_multiplier": 1.0}}, "give one of"),
         ({"privacy": {"clip": 1.0, "epsilon": 1.0, "unit": "rows"}}, "one plain step on all of its rows"),
-        (BY_ROWS | {"privacy": {"clip": 1.0, "epsilon": 1.0, "unit": "rows"}, "method": COUNTED}, "simulation yet"),
     ],
 )
 def test_what_it_does_not_go_with_is_refused_at_the_start(changes, said):

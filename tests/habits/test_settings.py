@@ -136,6 +136,7 @@ TABLE = ("data.path={table}", "scenario.name=by-column", "scenario.client_column
 TABLE = (*TABLE, "scenario.n_clients=", "scenario.rows_per_client=")
 PICTURES = ("data.path={pictures}", *TABLE[1:])
 PRIVATE = ("method.name=fedavg", "evaluation.local=false")
+RANGED = (*TABLE, *PRIVATE, "privacy.clip=1", "privacy.noise_multiplier=0.1", "data.feature_columns=['age']")
 SWEEP: dict[str, Line] = {
     "seed": Line("1", federation),
     "rounds": Line("1", run, FEW[:4]),
@@ -155,6 +156,7 @@ SWEEP: dict[str, Line] = {
     "data.crop": Line("1", federation, DIGITS),
     "data.size": Line("6", federation, DIGITS),
     "data.max_rows": Line("150", federation, TABLE),
+    "data.ranges": Line("{age=[-9, 9]}", outcome, (*RANGED, "data.ranges={age=[-5, 5]}")),
     "data.standardise": Line("true", run, FEW),
     "data.missing": Line("indicator", federation, ("data.path={table_of_gaps}", *TABLE[1:], "data.missing=mean")),
     "data.missing_values": Line("['']", federation, ("data.path={table_of_gaps}", *TABLE[1:], "data.missing=mean")),

@@ -132,6 +132,28 @@ def test_a_row_in_anothers_place_moves_no_message_by_more_than_its_bound(seed, s
     assert told == 1 + 2 + 1 + 3
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([1e-30, -1.0, 0.0, 1e4, 1e30]))
+def test_no_state_that_a_coordinator_sends_lets_a_row_move_a_message_by_more(seed, size):
+    """In a deployment it chooses what steps read: one leaf is another, or all of them. Models of any length are for
+    `tests/protocol`, which has what rounding adds."""
+    draws = torch.Generator().manual_seed(seed)
+    mine, changed = rows_of(SCENARIO.federation.clients[0]), rows_of(with_another(seed, 10.0))
+    for at in asked():
+        part = select(at.server, at.step.reads)
+        names = [name for name, leaf in part.items() if leaf.is_floating_point() and name != "expert"]
+        spoilt = names if seed % 3 == 0 else [name for name in names if torch.rand((), generator=draws) < 0.4]
+        part = part | {name: part[name] * size + torch.rand(part[name].shape, generator=draws) for name in spoilt}
+        one, other = (at.step.client(part, at.states, fresh(rows), at.round)[1] for rows in (mine, changed))
+        if at.step.tells:
+            assert distance(one, other, replace(at, server=at.server | part)) <= bound_of(at.step) * (1 + EXACT)
+
+
+def fresh(rows: Rows) -> Rows:
+    """The rows, of which nothing was worked out yet."""
+    return replace(rows, cache={})
+
+
 def test_bounds_of_training_are_met_nearly():
     """A bound that is far too wide would cost noise for nothing."""
     rows, found = rows_of(SCENARIO.federation.clients[0]), {1: 0.0, 2: 0.0}

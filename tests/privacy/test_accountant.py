@@ -11,6 +11,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fedgmi.privacy.accountant import (
+    BOTH,
+    CLIENTS,
+    GAUSSIAN,
+    GEOMETRIC,
+    REPLACED,
     Spending,
     composed,
     gaussian_delta,
@@ -107,3 +112,40 @@ def test_a_ledger_adds_up_by_mechanism():
     assert composed(1e-6)(sums)[0] == pytest.approx(Spending().gaussian(2.0).epsilon(1e-6))
     assert composed(0.0)(sums) == (5.0, 1e-6)
     assert composed(1e-6)([Release("o", 2.0, 0.0, "other")]) == (2.0, 1e-6)
+
+
+def whole_run(epsilon: float, sigma: float, counts: float = 2.0, each: float = 0.4) -> Release:
+    about = {"mechanism": BOTH, "noise_multiplier": sigma, "count_epsilon": each, "counts": counts, "unit": REPLACED}
+    return Release("r", epsilon, 1e-5, "a run", about=about)
+
+
+def test_a_run_of_counts_and_gaussian_noise_is_composed_by_both():
+    one = Spending(pure=(0.4, 0.4)).gaussian(3.0)
+    entry = whole_run(one.epsilon(1e-5), 3.0)
+    assert composed(1e-5)([entry]) == (one.epsilon(1e-5), 1e-5)
+    assert composed(0.0)([entry]) == (entry.epsilon, 1e-5)  # basic composition
+    five = composed(1e-5)([entry] * 5)[0]
+    assert five == pytest.approx(Spending(pure=(0.4,) * 10).gaussian(3.0 / 5**0.5).epsilon(1e-5))
+    assert entry.epsilon < five < 5 * entry.epsilon
+    assert five >= gaussian_epsilon(5**0.5 / 3.0, 1e-5)  # no less than its parts
+    assert five >= exact(0.4, 10, 1e-5) - 1e-3
+
+
+@given(st.integers(0, 4), st.integers(0, 4), st.integers(0, 3), st.sampled_from([0.0, 1e-5]))
+def test_entries_of_several_units_are_counted_for_one_row_in_anothers_place(n_counts, n_runs, n_clients, delta):
+    """A count alone changes by a row that goes; in another's place a row changes two. Of clients an update moves from
+    one to another by two lengths."""
+    counts = [Release("c", 0.3, 0.0, "counts", about={"mechanism": GEOMETRIC})] * n_counts
+    runs = [whole_run(2.0, 4.0)] * n_runs
+    about = {"mechanism": GAUSSIAN, "noise_multiplier": 5.0, "unit": CLIENTS}
+    clients = [Release("g", 1.0, 1e-6, "a run", about=about)] * n_clients
+    found = composed(delta)([*counts, *runs, *clients])[0]
+    several = sum(map(bool, (n_counts, n_runs, n_clients))) > 1
+    truth = Spending(pure=(0.3,) * (n_counts * (2 if n_runs else 1)) + (0.4, 0.4) * n_runs)
+    truth = truth.gaussian(4.0, n_runs).gaussian(2.5 if several else 5.0, n_clients)
+    if delta:
+        assert found == pytest.approx(truth.epsilon(delta))
+    else:
+        most = 0.3 * n_counts * (2 if n_runs else 1) + 2.0 * n_runs + (2.0 if several else 1.0) * n_clients
+        assert found == pytest.approx(most)
+    assert found >= composed(delta)([*runs, *clients])[0] - 1e-9

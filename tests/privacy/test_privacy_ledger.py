@@ -81,6 +81,27 @@ def test_a_damaged_ledger_stops_releases(tmp_path: Path, text: str) -> None:
         PrivacyLedger(path).charge("one", 1.0, 0.0, "histogram")
 
 
+@pytest.mark.parametrize("missing", ["noise_multiplier", "count_epsilon", "counts"])
+def test_a_run_whose_noise_nobody_can_tell_damages_the_ledger(tmp_path: Path, missing: str) -> None:
+    about = {"mechanism": "gaussian and geometric", "noise_multiplier": 2.0, "count_epsilon": 0.4, "counts": 2.0}
+    ledger = PrivacyLedger(tmp_path / "ledger.json")
+    ledger.charge("one", 1.0, 1e-3, "a run", about)
+    assert ledger.releases()[0].about == about
+    found = json.loads(ledger.path.read_text())
+    found["releases"][0]["about"][missing] = 0.0
+    ledger.path.write_text(json.dumps(found))
+    with pytest.raises(UserError, match=f"its {missing} is no number above 0"):
+        ledger.spent()
+
+
+def test_what_a_release_more_would_pass_is_told_and_not_entered(tmp_path: Path) -> None:
+    ledger = PrivacyLedger(tmp_path / "ledger.json", max_epsilon=1.5)
+    ledger.charge("one", 1.0, 0.0, "histogram")
+    assert ledger.hinders(0.5, 0.0, {}) == ""
+    assert ledger.hinders(0.6, 0.0, {}) == "ε = 1.6 in all, and max_epsilon is 1.5"
+    assert (len(ledger.releases()), ledger.n_refused()) == (1, 0)
+
+
 def test_two_at_once_never_go_over_the_limit(tmp_path: Path) -> None:
     def charge(n: int) -> bool:
         try:

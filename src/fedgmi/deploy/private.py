@@ -1,15 +1,12 @@
-"""`[privacy]` in federation.toml: what it goes with, the scale of tables that costs nothing, and what is said of it."""
+"""`[privacy]` in federation.toml: what it goes with, and what is said of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import torch
-
-from fedgmi.data.standardise import UNIFORM, Standardisation
 from fedgmi.errors import ConfigError
 from fedgmi.methods import Method
+from fedgmi.protocol.private_sum import noisy_by_itself
 from fedgmi.protocol.step import Step
 from fedgmi.runs.config import Config
 from fedgmi.runs.private import Cost, check_privacy
@@ -31,9 +28,6 @@ def check_federation(config: Config, robust: RobustSettings, missing: str) -> No
     check_privacy(config)
     if not config.privacy.on:
         return
-    if config.privacy.unit == "rows" and config.method.name != "fedavg":
-        what = "components with rows as the unit are for simulation yet: a site's ledger cannot enter such a run"
-        raise ConfigError(what, where="privacy.unit", fix='set method.name = "fedavg"')
     if robust.on:
         key = "max_norm" if robust.max_norm is not None else "aggregation"
         what = "updates are bounded at the sites already, and with noise no mean but the plain one is as accurate"
@@ -49,50 +43,41 @@ def check_federation(config: Config, robust: RobustSettings, missing: str) -> No
         raise ConfigError(what, where="rows.task", fix="leave it out, or [privacy]")
 
 
-def agreed_scale(features: Sequence[str], ranges: Mapping[str, Sequence[float]]) -> Standardisation:
-    """A scale for a table that is made of no row: the middle of each feature's agreed range, and the deviation of
-    numbers that are spread evenly in it, (b − a)/√12. `column=value` is 0 or 1.
+def check_rows(config: Config, n_rows: int, site: str) -> None:
+    """Refuse a site with more rows than fit into a batch, where rows are the unit: before it tells or pays anything.
 
     Args:
-        features: The table's columns.
-        ranges: [least, greatest] by feature.
-
-    Returns:
-        The scale. [D] each
+        config: The run's settings.
+        n_rows: That the site trains on.
+        site: Its name.
 
     Raises:
-        ConfigError: Where a feature has no range.
-
-    Examples:
-        >>> scale = agreed_scale(["age", "sex=f"], {"age": [0, 120]})
-        >>> scale.mean.tolist(), [round(float(one), 3) for one in scale.std]
-        ([60.0, 0.5], [34.641, 0.289])
+        ConfigError: It names both numbers.
     """
-    limits = {name: [0.0, 1.0] for name in features if "=" in name} | dict(ranges)
-    without = [name for name in features if name not in limits]
-    if without:
-        raise ConfigError(
-            f"{without[0]!r} has no range, and with [privacy] a table's scale cannot be made of sums over its rows",
-            where="rows.ranges",
-            fix="name the least and the greatest value that every column may have, from what is generally known",
-        )
-    ends = torch.tensor([list(limits[name]) for name in features], dtype=torch.float64)
-    width = ends[:, 1] - ends[:, 0]
-    return Standardisation(ends.mean(1), torch.where(width > 0, width / UNIFORM, 1.0))
+    most = config.training.batch_size
+    if config.privacy.unit == "rows" and n_rows >= most:
+        what = f"site {site!r} has {n_rows} rows, and with rows as the unit all have to fit into a batch of {most}"
+        raise ConfigError(what, where="training.batch_size", fix="set it above the number of rows of every site")
+
+
+def _words(step: Step, privacy: PrivacySettings) -> str:
+    """What `[privacy]` makes of a step's messages."""
+    if privacy.unit == "clients":
+        return f"updates are cut to length {privacy.clip:g} in all, whatever the rows, and have noise of the site's own"
+    if noisy_by_itself(step):
+        return "each count has noise of the site's own"
+    if step.row_change is not None:
+        return "they have noise of the site's own"
+    return f"each row's gradient is cut to length {privacy.clip:g}, and the sum has noise of the site's own"
 
 
 def said(method: Method, privacy: PrivacySettings) -> Method:
     """The method whose steps say what `[privacy]` makes of what they tell: sites list it, and note it in their logs."""
-    words = (
-        f"each row's gradient is cut to length {privacy.clip:g}, and the sum has noise of the site's own"
-        if privacy.unit == "rows"
-        else f"updates are cut to length {privacy.clip:g} in all, whatever the rows, and have noise of the site's own"
-    )
     made: dict[int, Step] = {}  # a step that stands in several places stays one object
 
     def phase(steps: tuple[Step, ...]) -> tuple[Step, ...]:
         for step in steps:
-            tells = f"{step.tells}; {words}" if step.tells else ""
+            tells = f"{step.tells}; {_words(step, privacy)}" if step.tells else ""
             made.setdefault(id(step), replace(step, tells=tells))
         return tuple(made[id(step)] for step in steps)
 
@@ -108,11 +93,14 @@ def guarantee(found: Cost, *, masked: bool) -> str:
         if found.unit == "rows"
         else "all of the site's rows, if its updates were zero,"
     )
-    seen = "in sums of the sites that answer" if masked else "in the site's own messages, each seen by itself"
+    singly = " and its counts of words" if found.counts else ""
+    seen = f"in sums of the sites that answer{singly}" if masked else "in the site's own messages, each seen by itself"
+    releases = f"{found.releases} exchange{'s' * (found.releases != 1)}"
+    if found.counts:
+        releases += f" and counts of words, of which it changes {len(found.counts)} (ε = {found.counts[0]:g} each)"
     return (
-        f"noise hides {whose} {seen}: ε = {found.epsilon:.3g} at δ = {found.delta:g} for the whole run, "
-        f"{found.releases} exchange{'s' * (found.releases != 1)}. Not hidden are its name, that it takes part, and how "
-        "many rows it has"
+        f"noise hides {whose} {seen}: ε = {found.epsilon:.3g} at δ = {found.delta:g} for the whole run, {releases}. "
+        "Not hidden are its name, that it takes part, and how many rows it has"
     )
 
 
@@ -125,7 +113,8 @@ def line(found: Cost, *, masked: bool) -> str:
         else "each site adds all of it, for its messages are seen singly: the sum over n sites has √n times the noise "
         "that it would need under masks (communication.secure)"
     )
+    counts = "; counts of words are seen singly, with all of their noise" if found.counts and masked else ""
     return (
         f"[privacy], unit {found.unit}: {guarantee(found, masked=masked)}. Noise comes from the sites' own secrets; "
-        f"{parts}. Sites tell no metrics at the end"
+        f"{parts}{counts}. Sites tell no metrics at the end"
     )

@@ -4,7 +4,8 @@
 
 z are points of the codebook (`mixture.codebook`). Features that are spread evenly over a known range have deviation 1,
 and then ‖z‖² is d or less on average: few are cut. No cell is kept back, for whether one is told would hang on a single
-row.
+row. u is cut to multiples of 2⁻¹⁶, so that sums of u, and of products, are exact: rounding would add to what a row
+changes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import math
 import torch
 from torch import Tensor
 
+from fedgmi.errors import DataError
 from fedgmi.mixture.codebook import MIN_CELL_ROWS, cells, first_centres
 from fedgmi.tree import Tree
 
@@ -26,6 +28,10 @@ CELL_CHANGE = 2.0
 """The same for `cell_sums`. Within a cell the sum changes by ‖u − v‖ ≤ 2, and no count. From one cell to another two
 sums change, by ‖u‖² + ‖v‖² ≤ 2, and two counts by 1 each: 4 in all, squared."""
 
+STEP = 2.0**-16
+MOST_ROWS = 2**20
+"""Of a client: float64 holds each multiple of 2⁻³² up to 2²¹, whatever the order in which they are added up."""
+
 
 def in_ball(points: Tensor) -> Tensor:
     """u of each point; what is no number counts as 0.
@@ -36,14 +42,20 @@ def in_ball(points: Tensor) -> Tensor:
     Returns:
         [R, d], float64, ‖u‖ ≤ 1
 
+    Raises:
+        DataError: For so many rows that their sums would not be exact.
+
     Examples:
         >>> in_ball(torch.tensor([[0.0, 1.0], [30.0, 40.0]])).round(decimals=3)
         tensor([[0.0000, 0.7070],
                 [0.6000, 0.8000]], dtype=torch.float64)
     """
+    if len(points) > MOST_ROWS:
+        what = f"{len(points)} rows of a client, and beyond {MOST_ROWS} their sums are not exact any more"
+        raise DataError(what, where="rows", fix="let the client take part with fewer rows")
     shrunk = points.double().nan_to_num(0.0, 0.0, 0.0) / math.sqrt(points.shape[1])
     inside: Tensor = shrunk / shrunk.norm(dim=1, keepdim=True).clamp(min=1.0)
-    return inside
+    return (inside / STEP).trunc() * STEP
 
 
 def spread_sums(points: Tensor) -> Tree:

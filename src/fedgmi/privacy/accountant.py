@@ -15,7 +15,7 @@ bound.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -179,8 +179,19 @@ class Entry(Protocol):
     def about(self) -> Mapping[str, float | str]: ...
 
 
+GAUSSIAN, GEOMETRIC, BOTH = "gaussian", "geometric", "gaussian and geometric"
+"""Mechanisms by which a release is entered. The last is a whole run: Gaussian releases of one μ² in all, and counts of
+which a row changes `counts`, each with noise of `count_epsilon`."""
+A_ROW_MORE, REPLACED, CLIENTS = "row more", "rows", "clients"
+"""Whose presence an entry's ε is about: a row that is added or removed, one with another in its place, or all rows."""
+
+
 def composed(delta: float) -> Callable[[Sequence[Entry]], tuple[float, float]]:
     """How a ledger adds up its releases at this δ: it knows geometric and Gaussian ones by their `about`.
+
+    Entries of several units are counted for one row. With another in its place it changes two counts, where an entry is
+    of a row that is added or removed. An update that is cut to a length, against zero, moves by two lengths at most. So
+    the former cost their ε twice, the latter have half of the noise.
 
     Args:
         delta: δ that all together may have; 0: ε are added up, and Gaussian releases cost what they say.
@@ -190,19 +201,43 @@ def composed(delta: float) -> Callable[[Sequence[Entry]], tuple[float, float]]:
     """
 
     def compose(entries: Sequence[Entry]) -> tuple[float, float]:
-        spent = Spending()
+        spent, units = Spending(), units_of(entries)
         for entry in entries:
-            mechanism = entry.about.get("mechanism")
-            if mechanism == "geometric":
-                spent = spent.geometric(entry.epsilon)
-            elif mechanism == "gaussian" and delta > 0:
-                spent = spent.gaussian(float(entry.about["noise_multiplier"]))
-            else:
-                spent = spent.unknown(entry.epsilon, entry.delta)
+            spent = _with(spent, entry, units, exact=delta > 0)
         at = max(delta, math.fsum(d for _, d in spent.other))
         return spent.epsilon(at), at
 
     return compose
+
+
+def units_of(entries: Iterable[Entry]) -> set[str]:
+    """Whose presence the entries' ε are about, as far as this fedgmi knows."""
+    return {_unit(entry) for entry in entries} - {""}
+
+
+def _unit(entry: Entry) -> str:
+    """Whose presence an entry's ε is about; "" where only a later fedgmi knows."""
+    return A_ROW_MORE if entry.about.get("mechanism") == GEOMETRIC else str(entry.about.get("unit", ""))
+
+
+def _with(spent: Spending, entry: Entry, units: Set[str], *, exact: bool) -> Spending:
+    """With an entry more, among such of these units. exact: by its mechanism, where that is known."""
+    about, mechanism, unit = entry.about, entry.about.get("mechanism"), _unit(entry)
+    if mechanism == GEOMETRIC:
+        twice = spent.geometric(entry.epsilon) if REPLACED in units else spent
+        return twice.geometric(entry.epsilon)
+    halved = unit == CLIENTS and len(units) > 1
+    if not exact or mechanism not in (GAUSSIAN, BOTH):
+        epsilon, delta = entry.epsilon, entry.delta
+        return spent.unknown(2 * epsilon, _twice(epsilon, delta)) if halved else spent.unknown(epsilon, delta)
+    for _ in range(int(about["counts"]) if mechanism == BOTH else 0):
+        spent = spent.geometric(float(about["count_epsilon"]))
+    return spent.gaussian(float(about["noise_multiplier"]) / (2 if halved else 1))
+
+
+def _twice(epsilon: float, delta: float) -> float:
+    """δ at 2ε of what is (ε, δ)-private for each of two steps, from one state of rows to a third."""
+    return min(1.0, (1 + math.exp(min(epsilon, 700.0))) * delta)
 
 
 def _converted(order: float, divergence: float, delta: float) -> float:

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from fedgmi.errors import LimitError
+from fedgmi.privacy.accountant import BOTH, GAUSSIAN
 from fedgmi.storage import files
 from fedgmi.storage.own_files import Amount, Count, Free, OwnFile, Share
 
 DAMAGED = "restore it from a backup. Without it nobody knows what was released; who removes it begins at ε = 0"
 REFUSALS_KEPT = 1000  # the newest; their number is counted for good
+NEEDED = {GAUSSIAN: ("noise_multiplier",), BOTH: ("noise_multiplier", "count_epsilon", "counts")}
+"""What an entry says of its mechanism."""
 
 
 class BudgetSpent(LimitError):
@@ -60,10 +63,11 @@ class _File(OwnFile):
     refused: Count
 
     def wrong(self) -> str:
-        """Gaussian noise has a multiplier; refusals are counted for good, and have a time."""
+        """Noise has a multiplier, and counts an ε; refusals are counted for good, and have a time."""
         for one in self.releases:
-            if one.about.get("mechanism") == "gaussian" and not _above_zero(one.about.get("noise_multiplier")):
-                return f"release {one.key}: its noise_multiplier is no number above 0"
+            for name in NEEDED.get(str(one.about.get("mechanism")), ()):
+                if not _above_zero(one.about.get(name)):
+                    return f"release {one.key}: its {name} is no number above 0"
         return "" if self.refused >= len(self.refusals) else "refused: there are more refusals"
 
 
@@ -136,6 +140,10 @@ class PrivacyLedger:
                 raise BudgetSpent(f"{what} would be {why}", where="privacy ledger", fix=fix)
             found.releases.append(new)
             files.write_json(self.path, found.to_json())
+
+    def hinders(self, epsilon: float, delta: float, about: Mapping[str, float | str]) -> str:
+        """Which limit one release more would pass, in words; "" for none. Nothing is entered."""
+        return self._over([*self.releases(), Release("", epsilon, delta, "", about=dict(about))])
 
     def refuse(self, what: str, why: str) -> None:
         """Enter that something was refused.

@@ -102,8 +102,9 @@ def private_rows(
     Unit: a row, replaced by another one. It changes the former by 2·step_size·clip at most, and not the latter: how
     many rows a client has is told anyway, when it comes. The step has to be taken in float64, and what rounding adds
     to the bound there counts in full, in each of C parts C times: Σ_i (b + C·e_i)²/C ≥ (b + max_i e_i)², so that noise
-    follows a θ of any size. What travels is float32. Of several models θ is all of them in a row. Their masses are
-    n_i, or made of what was released. Sums of a known change (`Step.row_change`) get noise by it.
+    follows a θ of any size. What travels has the digits of float32. Of several models θ is all of them in a row. Their
+    masses are n_i, or made of what was released. Sums of a known change (`Step.row_change`) get noise by it, and have
+    to be exact.
 
     Args:
         step_size: The learning rate.
@@ -134,8 +135,10 @@ def private_rows(
             bound = step_size * clip + noise.parts * rounding(place.start, n_rows, step_size * clip)
             update = update + noise.like(update, 2 * bound * noise_multiplier, name)
             models[name] = Models(update.float(), part.mass, torch.ones_like(part.holders))
-        deviation = (place.row_change or 0.0) * noise_multiplier
-        return Message(models, {name: leaf + noise.like(leaf, deviation, name) for name, leaf in message.sums.items()})
+        deviation, sums = (place.row_change or 0.0) * noise_multiplier, {}
+        for name, leaf in message.sums.items():
+            sums[name] = (leaf + noise.like(leaf, deviation, name)).float().to(leaf.dtype)
+        return Message(models, sums)
 
     return Wrapper(
         "private-rows",

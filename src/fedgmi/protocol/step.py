@@ -53,8 +53,8 @@ class Step:
             and name them.
         beside: Whether its messages hold sums beside models, which nothing bounds (`[privacy]`).
         row_change: The most that its sums change in L2, all together, where one row of a client is another one
-            (`[privacy]` with rows as the unit). 0: its message has noise of its own. None: nothing bounds them. Of
-            models the wrapper knows the bound.
+            (`[privacy]` with rows as the unit). They have to be exact, and a row adds no more to them. 0: its message
+            has noise of its own. None: nothing bounds them. Of models the wrapper knows the bound.
         apart: Whether the client part heeds `Rows.apart`: models and sums of its message then have the clients' axis in
             front, and are added up over nobody. So a simulation trains clients together where it needs each one's
             message. Without it they are asked one by one.

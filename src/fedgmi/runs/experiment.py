@@ -27,7 +27,7 @@ from fedgmi.runs.components import (
     warn_of_warm_up,
 )
 from fedgmi.runs.config import Config, check_method, check_metric, check_rates, dump, load, refuse_compare
-from fedgmi.runs.private import check_bounded, check_privacy
+from fedgmi.runs.private import check_bounded, check_privacy, scale_of
 from fedgmi.runs.records import Estimate, Summary
 from fedgmi.runs.run import Runner
 from fedgmi.runs.setup import Setup, choose_device
@@ -78,7 +78,9 @@ def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]
     check_learnable(schema, came.federation.clients)
     names = chosen_methods(config, came)
     warn_of_idle_metric(config, schema.task, names)
-    setup = Setup(config, schema, 1, wants_scale(config.data, config.scenario, schema))
+    wanted = wants_scale(config.data, config.scenario, schema)
+    scale = scale_of(config, schema, wanted)
+    setup = Setup(config, schema, 1, wanted and scale is None, scale=scale)
     setup.say_remarks()
     warn_of_far_values(schema, came.federation.clients)
     scenario = with_rows_to_choose(came, setup.method(), config.seed)
@@ -106,7 +108,7 @@ def _run(config: Config, out: Path, listener: Listener | None) -> dict[str, Any]
     main = results[config.method.name]
     counted.charge(main, program)
     warn_of_unshown(setup.n_components, main)
-    scale = scenario.federation.standardisation() if setup.standardise else None
+    scale = scenario.federation.standardisation() if setup.standardise else scale
     summary = summarise(config, scenario, scale, results) | {"n_components_estimated": counted.estimated}
     return Summary.write(out, summary)
 

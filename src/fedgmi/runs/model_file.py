@@ -15,6 +15,7 @@ from torch import Tensor
 from fedgmi import __version__
 from fedgmi.data.rows import Range, Schema
 from fedgmi.errors import CheckpointError, ConfigError, FedgmiError, UserError
+from fedgmi.methods.standardising import scale_of
 from fedgmi.methods.target_scale import EDGES, EXPECTED
 from fedgmi.models.own import Own
 from fedgmi.protocol.words import one_line
@@ -150,8 +151,9 @@ def _model(path: Path, meta: dict[str, Any], tensors: Tree, expert: Own, density
     for name, given in (("expert", expert), ("density", density)):
         _require(name, given, meta.get("own", {}).get(name), path.parent)
     schema, n_components = _schema(meta["schema"]), int(meta["n_components"])
-    setup = Setup(settings, schema, n_components, bool(meta["standardise"]), expert, density)
-    server = store.part(tensors, "server/")
+    server, standardise = store.part(tensors, "server/"), bool(meta["standardise"])
+    agreed = None if standardise or schema.missing != "refuse" else scale_of(server)  # with [privacy], of ranges
+    setup = Setup(settings, schema, n_components, standardise, expert, density, agreed)
     _check_models(setup, server, path)
     _check_answers(setup, server, meta.get("own_answers", {}), path)
     names, proportions = tuple(meta["names"]), tensors["proportions"]

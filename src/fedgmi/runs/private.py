@@ -6,9 +6,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fedgmi.data.ranges import agreed_scale
+from fedgmi.data.rows import Schema
+from fedgmi.data.standardise import Standardisation
 from fedgmi.errors import ConfigError
 from fedgmi.methods import BOUNDS, Method
-from fedgmi.privacy.accountant import Spending, noise_multiplier
+from fedgmi.privacy.accountant import BOTH, GAUSSIAN, Spending, noise_multiplier
 from fedgmi.protocol.private_sum import (
     NoiseOf,
     check_private,
@@ -20,6 +23,7 @@ from fedgmi.protocol.private_sum import (
 from fedgmi.protocol.step import Program, Step
 from fedgmi.protocol.wrapper import Wrapper
 from fedgmi.runs.config import Config
+from fedgmi.settings.effects import refuse_without_effect
 from fedgmi.settings.privacy import PrivacySettings
 
 ROWS_METHODS = "fedavg", "fedgmi"
@@ -42,6 +46,8 @@ def check_privacy(config: Config) -> None:
                 where="privacy",
                 fix="set privacy.clip, to the length of a usual update, or leave the section out",
             )
+        why = "[privacy] is off, and sums over rows make the scale"
+        refuse_without_effect(config.data, "data", ["ranges"], why, fix="set privacy.clip")
         return
     if len(given) != 1:
         raise ConfigError(
@@ -83,6 +89,34 @@ def _check_rows(config: Config) -> None:
             fix=f'set training.optimizer = "sgd", training.epochs = 1 and training.batch_size = {MOST_ROWS + 1}, '
             "and leave training.stragglers out",
         )
+
+
+def scale_of(config: Config, schema: Schema, wanted: bool) -> Standardisation | None:
+    """The scale of a table in a private simulation: of ranges, for sums over rows have no bound.
+
+    Args:
+        config: The run's.
+        schema: What rows look like.
+        wanted: Whether rows are to be on one scale.
+
+    Returns:
+        The scale; None where rows are in their own units, or `[privacy]` is off.
+
+    Raises:
+        ConfigError: Where a scale is wanted and a column has no range, or ranges have no use.
+    """
+    if not config.privacy.on:
+        return None
+    if not wanted:
+        why = "rows are in their own units here"
+        refuse_without_effect(config.data, "data", ["ranges"], why)
+        return None
+    if schema.task != "classification" or schema.missing != "refuse":
+        what = f"{schema.task} begins with sums of targets" if schema.missing == "refuse" else "means fill gaps"
+        where = "data.task" if schema.missing == "refuse" else "data.missing"
+        fix = "leave it out, or leave [privacy] out"
+        raise ConfigError(f"{what}, and nothing bounds what a row adds to these", where=where, fix=fix)
+    return agreed_scale(schema.features, config.data.ranges, "data.ranges")
 
 
 def releases(program: Program, rounds: int) -> int:
@@ -179,9 +213,12 @@ class Cost:
     counts: tuple[float, ...] = ()
 
     def about(self, times: int | None = None) -> dict[str, float | str]:
-        """For a ledger: the mechanism that so many releases are together, all of them by default."""
+        """For a ledger: the mechanism that so many Gaussian releases are together; by default all, with the counts."""
         sigma = self.noise_multiplier / (self.releases if times is None else times) ** 0.5
-        return {"mechanism": "gaussian", "noise_multiplier": sigma, "unit": self.unit, "clip": self.clip}
+        found = {"mechanism": GAUSSIAN, "noise_multiplier": sigma, "unit": self.unit, "clip": self.clip}
+        if times is not None or not self.counts:
+            return found
+        return found | {"mechanism": BOTH, "count_epsilon": max(self.counts), "counts": float(len(self.counts))}
 
     @property
     def epsilon_of_one(self) -> float:

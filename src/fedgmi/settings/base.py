@@ -32,6 +32,8 @@ ListOfPasses = Annotated[list[Passes], Field(min_length=1, max_length=1000)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 ProperFraction = Annotated[float, Field(gt=0, lt=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Limits = Annotated[list[float], Field(min_length=2, max_length=2)]
+"""[least, greatest]"""
 
 
 def _seen(text: str) -> str:

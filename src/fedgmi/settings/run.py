@@ -10,6 +10,8 @@ from fedgmi.settings.base import (
     BelowOne,
     Components,
     Count,
+    Limits,
+    Name,
     Passes,
     PositiveFloat,
     PositiveFloats,
@@ -50,6 +52,8 @@ class DataSettings(Section):
     mean and a column of 0 and 1 that says where ("indicator").
     missing_values: the texts of a CSV file that stand for a missing value, in place of the usual ones (empty cells, NA,
     None, null, NaN, …); [""] keeps all but empty cells.
+    ranges: [least, greatest] of each column, from what is generally known. With `[privacy]` a table is brought to one
+    scale by these, in place of sums over rows.
     """
 
     path: str = "digits"
@@ -67,6 +71,7 @@ class DataSettings(Section):
     standardise: bool | Literal["auto"] = "auto"
     missing: Literal["refuse", "mean", "indicator"] = "refuse"
     missing_values: list[str] | None = None
+    ranges: dict[Name, Limits] = Field(default_factory=dict)
 
 
 CLIENTS, ROWS = 20, 70

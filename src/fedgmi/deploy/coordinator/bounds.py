@@ -43,12 +43,13 @@ def check_of(step: Step, rows: RowSettings) -> Check | None:
     return within_ranges(rows) if step.name == STANDARDISE else None
 
 
-def within_length(cost: Cost, federation: FederationSettings, n_sites: int = 1) -> Check:
+def within_length(cost: Cost, federation: FederationSettings, step: Step, n_sites: int = 1) -> Check:
     """What `[privacy]` lets a message be: its update has a length, and its noise one that is hardly ever passed.
 
     Args:
         cost: The run's, with its bound and its noise.
         federation: federation.toml.
+        step: Whose messages.
         n_sites: Of how many the message is the sum. Their parts of the noise are then sized for more than half of them.
 
     Returns:
@@ -57,6 +58,10 @@ def within_length(cost: Cost, federation: FederationSettings, n_sites: int = 1) 
     scale = 1.0 if n_sites == 1 else math.sqrt(2.0)
 
     def check(server: Tree, message: Message, client: int, n_rows: int) -> str | None:
+        change = step.row_change or 0.0  # at least what a row adds to sums
+        if change and message.sums:
+            sums = torch.cat([leaf.double().flatten() for leaf in message.sums.values()])
+            return too_long("its sums have", sums, change * n_rows, change * cost.noise_multiplier)
         if not message.models:
             return None
         single = [float(part.mass) for part in message.models.values() if len(part.mass) == 1]
@@ -74,9 +79,12 @@ def within_length(cost: Cost, federation: FederationSettings, n_sites: int = 1) 
                 return f"its shares of components have length {found:.3g}, expected {most:.3g} at most"
             bound, deviation = n_sites * cost.clip, cost.clip * deviation
         updates = torch.cat([part.total.double().flatten() for part in message.models.values()])
-        length, most = float(updates.norm()), most_length(len(updates), bound, scale * deviation)
+        return too_long("its update has", updates, bound, deviation)
+
+    def too_long(what: str, numbers: torch.Tensor, bound: float, deviation: float) -> str | None:
+        length, most = float(numbers.norm()), most_length(len(numbers), bound, scale * deviation)
         if length > most * (1 + SLACK):
-            return f"its update has length {length:.3g}, and with [privacy] no more than {most:.3g} can be"
+            return f"{what} length {length:.3g}, and with [privacy] no more than {most:.3g} can be"
         return None
 
     by_rows = cost.unit == "rows"

@@ -47,6 +47,7 @@ class Expected:
         shares: Whether masses are shares with noise, which the check holds to what they can be.
         masked: Whether its numbers mean nothing by themselves, so that nothing can be said of them.
         summed: Whether it is of several clients, and its numbers were rounded before they were added up.
+        noisy: Whether its numbers have noise, so that a sum is not 0 where no row has a part in it.
     """
 
     leaves: Layout
@@ -57,6 +58,7 @@ class Expected:
     shares: bool = False
     masked: bool = False
     summed: bool = False
+    noisy: bool = False
 
     def hidden(self) -> Expected:
         """What one client's message looks like under masks."""
@@ -64,7 +66,7 @@ class Expected:
 
     def in_all(self) -> Expected:
         """What the sum of all looks like: the step's own check is of one client."""
-        return Expected(self.leaves, mass=self.mass, shares=self.shares, summed=True)
+        return Expected(self.leaves, mass=self.mass, shares=self.shares, summed=True, noisy=self.noisy)
 
     def travelling(self, client: int) -> Layout:
         """What a client's message looks like on its way."""
@@ -99,7 +101,7 @@ class Expected:
         if huge is not None:
             return f"{huge!r} holds {float(leaves[huge].abs().max()):.3g}: sums of such are no numbers any more"
         for name, models in () if self.shares else message.models.items():
-            why = wrong_mass(name, models, rows, self.mass.get(name, 1.0), summed=self.summed)
+            why = wrong_mass(name, models, rows, self.mass.get(name, 1.0), summed=self.summed or self.noisy)
             if why is not None:
                 return why
         return None if self.check is None else self.check(message, client, rows)
@@ -115,7 +117,7 @@ def wrong_mass(name: str, models: Models, rows: int, of_a_row: float = 1.0, *, s
         models: Of one site, or of several where it is `summed`.
         rows: How many rows there are.
         of_a_row: What a row adds to all masses together.
-        summed: Whether numbers were rounded on their way, so that a small mass may have come to 0.
+        summed: Whether numbers were rounded on their way, so that a small mass may have come to 0, or have noise.
 
     Examples:
         >>> models = Models(torch.ones(2, 3), torch.tensor([4.0, 0.0]).double(), torch.ones(1, 2).bool())

@@ -263,7 +263,7 @@ class MaskedRemote(Agreeing):
         rows = sum(self.roster.members[i].rows for i in answered)
         why = expected.in_all().reason_against(message, -1, rows)
         if why is None and self.cost is not None:
-            why = within_length(self.cost, self.settings, len(answered))({}, message, -1, rows)
+            why = within_length(self.cost, self.settings, step, len(answered))({}, message, -1, rows)
         if why is not None:
             raise UserError(
                 f"round {self.round}, the sum of {step.name!r} over {sites_of(answered)} cannot be: {why} in all. One "

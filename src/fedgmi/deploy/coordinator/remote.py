@@ -170,11 +170,15 @@ class Remote(Asking):
     def _expected(self, step: Step, server: Tree) -> Expected:
         """What answers have to look like, and how they are read."""
         part, at, seed = select(server, step.reads), (self.round, self._number), self.settings.seed
-        also = check_of(step, self.settings.rows) if self.cost is None else within_length(self.cost, self.settings)
+        cost = self.cost
+        also = check_of(step, self.settings.rows) if cost is None else within_length(cost, self.settings, step)
         found = self.probe.expect(step, server, self.round, also)
-        shares = self.cost is not None and self.cost.unit == "clients"
         return replace(
-            found, shares=shares, wrappers=self.wrappers, place=lambda i: Place.of(step, part, i, (), at, seed, {})
+            found,
+            shares=cost is not None and cost.unit == "clients",
+            noisy=cost is not None,
+            wrappers=self.wrappers,
+            place=lambda i: Place.of(step, part, i, (), at, seed, {}),
         )
 
     def _forgive(self) -> None:

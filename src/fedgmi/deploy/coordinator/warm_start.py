@@ -47,8 +47,10 @@ def first_state(settings: FederationSettings, method: Method) -> Tree:
     """
     where = Path(str(settings.warm_start)).expanduser()
     if not joins_as_newcomer(method, 1):
+        private = settings.privacy.unit == "rows" and settings.method.n_components != 1
         what = f"{method.name} has no way for sites to join a run that has begun"
-        raise ConfigError(what, where=WHERE, fix="leave it out, or take the method fedgmi")
+        what += ": with [privacy] proportions are of counts, and these are asked for at its beginning" * private
+        raise ConfigError(what, where=WHERE, fix="leave it out" + ", or take the method fedgmi" * (not private))
     path = where / folder.CHECKPOINTS / f"{method.name}.json"
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+from fedgmi.data.ranges import agreed_scale
 from fedgmi.deploy import private
 from fedgmi.deploy.settings import refusals
 from fedgmi.deploy.settings.rows import RowSettings
@@ -112,12 +113,12 @@ class FederationSettings(Section):
         """Refuse what does not go with `[privacy]`; see `private.check_federation`."""
         private.check_federation(self.config(), self.robust, self.rows.missing)
         if self.privacy.on and self.rows.kind == "tabular":
-            private.agreed_scale(self.rows.features, self.rows.ranges)
+            agreed_scale(self.rows.features, self.rows.ranges)
 
     def setup_of(self, n_components: int) -> Setup:
         """What methods with so many components are made from; settings are not checked."""
         table, on = self.rows.kind == "tabular", self.privacy.on
-        scale = private.agreed_scale(self.rows.features, self.rows.ranges) if table and on else None
+        scale = agreed_scale(self.rows.features, self.rows.ranges) if table and on else None
         return Setup(self.config(), self.rows.as_schema(), n_components, standardise=table and not on, scale=scale)
 
     @property

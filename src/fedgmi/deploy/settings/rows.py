@@ -12,11 +12,10 @@ from fedgmi.data.missing import MARK
 from fedgmi.data.rows import Schema
 from fedgmi.errors import ConfigError
 from fedgmi.settings import toml
-from fedgmi.settings.base import Name, PositiveInt, Section
+from fedgmi.settings.base import Limits, Name, PositiveInt, Section
 from fedgmi.settings.explain import explain
 from fedgmi.settings.run import TaskName
 
-Limits = Annotated[list[float], Field(min_length=2, max_length=2)]
 Item = TypeVar("Item")
 Listed = Annotated[tuple[Item, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 """A list of TOML, which has no tuples. What is in it is held to its type all the same."""

@@ -16,7 +16,7 @@ from fedgmi.deploy.site.audit import Audit
 from fedgmi.deploy.site.guard import Guard
 from fedgmi.deploy.site.site import LEDGER
 from fedgmi.letters import printable
-from fedgmi.privacy.accountant import composed
+from fedgmi.privacy.accountant import composed, units_of
 from fedgmi.privacy.ledger import PrivacyLedger
 from fedgmi.report.formats import bare_table, plural, size
 
@@ -93,6 +93,8 @@ def _spent(ledger: PrivacyLedger) -> Table:
     most = "" if ledger.max_releases is None else f" of {ledger.max_releases}"
     every = f"{len(releases)}{most}"
     table.add_row("all", every, "", f"{epsilon:g} ({limit})", f"{delta:g}", str(ledger.n_refused()))
+    if len(units_of(releases)) > 1:
+        table.caption = "Releases are of several units: ε of all is counted for one row (docs/privacy.md)."
     return table
 
 

@@ -6,7 +6,8 @@ masks the keys of the sum are part of the question: the same message in another 
 
 A whole run is charged once, before its first message. Going back to an exchange that is answered, with another
 question, is a run anew and charged as one. An exchange that is answered once more under other keys of masks is one
-release more.
+release more. Counts of words, whose noise is of the same secret (`methods.fedgmi.sketch`), are part of the run, and not
+charged by themselves.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Account:
             BudgetSpent: Where the site's limits do not allow it. Then nothing must leave.
         """
         key = self._key("run", self.run, self.ledger.data, times, repr(self.cost))
-        what = f"a whole run of {self.cost.releases} private messages"
+        what = f"a whole run of {self.cost.releases} private messages{', and of counts' * bool(self.cost.counts)}"
         self.ledger.charge(key, self.cost.epsilon, self.cost.delta, what, self.cost.about())
 
     def pay_again(self, about: str) -> None:

@@ -81,6 +81,9 @@ def _used_up(settings: SiteSettings, federation: FederationSettings, guard: Guar
     if settings.max_runs is not None and used >= settings.max_runs:
         what = f"these rows were in {plural(used, 'run')}, and it is {settings.max_runs}: another run is refused"
         yield UserError(what, where="max_runs", fix=fix)
+    if federation.privacy.on:
+        yield from _over_limits(settings, federation, guard)
+        return
     noise = federation.epsilon
     if noise is None:
         return
@@ -93,6 +96,18 @@ def _used_up(settings: SiteSettings, federation: FederationSettings, guard: Guar
     if settings.max_epsilon is not None and not settings.max_delta and spent + noise > settings.max_epsilon:
         what = f"ε = {spent:g} of {settings.max_epsilon:g} is spent, and a run costs {noise:g}: another run is refused"
         yield UserError(what, where="max_epsilon", fix=fix)
+
+
+def _over_limits(settings: SiteSettings, federation: FederationSettings, guard: Guard) -> Iterator[UserError]:
+    """A limit that a whole run with `[privacy]` would pass."""
+    cost = federation.cost(federation.setup().method())
+    assert cost is not None
+    limits = settings.max_epsilon, settings.max_releases, settings.most_delta
+    ledger = PrivacyLedger(guard.where / LEDGER, *limits, compose=composed(settings.max_delta))
+    over = ledger.hinders(cost.epsilon, cost.delta, cost.about())
+    if over:
+        fix = "raise the limit in site.toml if these rows are to tell more, or take part with other rows"
+        yield UserError(f"one run more would be {over}", where="privacy ledger", fix=fix)
 
 
 @contextmanager

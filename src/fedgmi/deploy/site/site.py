@@ -20,6 +20,7 @@ import torch
 from fedgmi import __version__, tree
 from fedgmi.data.rows import Client, Rows
 from fedgmi.data.rows import pack as pack_rows
+from fedgmi.deploy import private
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits, tells_metrics
 from fedgmi.deploy.settings.plan import planned
 from fedgmi.deploy.site import results, snapshot
@@ -40,7 +41,8 @@ from fedgmi.protocol.blocks import first_blocks
 from fedgmi.protocol.codecs.broadcast import rounds_held
 from fedgmi.protocol.message import Message, flatten, unflatten
 from fedgmi.protocol.opening import received, tree_of
-from fedgmi.protocol.phases import phase_of, require_finite
+from fedgmi.protocol.phases import require_finite
+from fedgmi.protocol.private_sum import noisy_by_itself
 from fedgmi.protocol.secure_sum import seen_singly
 from fedgmi.protocol.step import Step
 from fedgmi.protocol.wire import TOKEN, TOKEN_LETTERS, Header, Parcel, WireError, pack
@@ -147,12 +149,13 @@ class Site:
             server, turn, step = site._take(request, memory, guard)
             site._keep_rows(memory)
             if step is not None and step.tells and site.federation.privacy.on:
+                private.check_rows(site.federation.config(), len(site.train), site.settings.name)
                 site._account(header).pay(turn.about.times)
             write = None
             if step is None:
                 reply, write = site._finish(header, server, memory, turn)
             else:
-                reply = site._step(request, server, memory, turn)
+                reply = site._step(request, step, server, memory, turn)
             again = not (turn.new or self.federation.masked)  # under other keys of masks it is another message
             self.audit().left(header, reply, step, again=again, data=site.version)
             guard.keep(turn, finished=step is None)
@@ -280,24 +283,23 @@ class Site:
                 memory.keep_blocks(some, round, rounds_held(chain))
         return server, turn, step
 
-    def _step(self, request: Parcel, server: Tree, memory: Memory, turn: Turn) -> Parcel:
+    def _step(self, request: Parcel, step: Step, server: Tree, memory: Memory, turn: Turn) -> Parcel:
         header = request.header
         at, same = (int(header["round"]), int(header["number"])), fingerprint(header)
         kept = memory.load(at)
         if kept is None or kept.request != same:
-            kept = self._run(header, server, memory, same)
-            if self.federation.privacy.on and self.federation.masked and kept.reply and not turn.new:
+            kept = self._run(header, step, server, memory, same)
+            again = self._hides(step) and kept.reply and not turn.new
+            if self.federation.privacy.on and again:
                 self._account(header).pay_again(repr((at, header["masks"])))  # the same message in another sum
             memory.save(at, kept, _base_of(header))
         in_order = dict(sorted(kept.reply.items()))  # a file has its tensors in any: the same answer has the same bytes
         return pack(unflatten(in_order), {"rows": len(self.train)})
 
-    def _run(self, header: Header, server: Tree, memory: Memory, same: str) -> Kept:
+    def _run(self, header: Header, step: Step, server: Tree, memory: Memory, same: str) -> Kept:
         """The client's part of a step, from the state that the request builds on."""
         method, rows = self.method(), self._rows(self.train, header, self.validation)
         server, state = self._states(header, method, server, rows, memory)
-        steps = method.program.steps(phase_of(int(header["round"]), self.federation.rounds))
-        step = steps[int(header["step"])]
         cache = memory.where / "cache.safetensors"
         results.read_cache(cache, self._cache_key(header), rows)
         known, (state, unsent) = dict(rows.cache), apart(state)
@@ -308,20 +310,24 @@ class Site:
             state, message = step.client(server, state, rows, at[0])
         if any(known.get(name) is not leaf for name, leaf in rows.cache.items()):
             results.write_cache(cache, self._cache_key(header), rows)
-        hidden = self.federation.masked and not seen_singly(step)
+        hidden = self._hides(step)
         if hidden or self.federation.privacy.on:
             state = self._settled(state, before, step, at)  # an error would tell what masks and noise are to hide
         else:
             require_finite(flatten(message), self.settings.name, at[0])
             require_finite(state, self.settings.name, at[0])
         wrappers = self.federation.coding().wrappers(method.program)
-        if self.federation.privacy.on and flatten(message):
+        if self.federation.privacy.on and flatten(message) and not noisy_by_itself(step):
             wrappers = (*self._private(method, step, (server, before), rows, header, memory), *wrappers)
         sent, left = send(wrappers, message, place)
         if hidden and flatten(sent):
             sent = self._masking(header, memory).hide(sent, header, dict(place.start))
         state = state | marked(unsent | left)
         return Kept(tree.to(state, "cpu"), tree.to(flatten(sent), "cpu"), same)
+
+    def _hides(self, step: Step) -> bool:
+        """Whether masks hide the site's answer to a step."""
+        return self.federation.masked and not seen_singly(step)
 
     def _settled(self, state: Tree, before: Tree, step: Step, at: Exchange) -> Tree:
         """The site's own state, where what has run away stays as it was, and a line in the log says so."""
@@ -430,7 +436,7 @@ class Site:
     def method(self) -> Method:
         """The method that the federation runs, with this site's own secret, and the part of its steps that it makes."""
         own = self.settings.part_of_steps
-        charge = self.ledger().charge
+        charge = None if self.federation.privacy.on else self.ledger().charge  # `_account` pays for the whole run
         return self.federation.running(self.federation.setup().method(secret=self._secret(), part=own, charge=charge))
 
     def _rows(self, client: Client, header: Header, validation: Client | None = None) -> Rows:

@@ -85,6 +85,7 @@ def check(site_toml: Path, federation_toml: Path) -> Check:
         if not (site_toml.parent / Path(settings.data.path).expanduser()).exists():
             raise ConfigError(error.what, where=error.where, fix=error.fix) from error
         raise
+    private.check_rows(federation.config(), len(rows.train), settings.name)
     counts = (_class_counts(part, schema.n_classes) for part in (rows.train, rows.validation, rows.held_out))
     method = federation.running(setup.method())
     has_histogram = any(step.counts for step in method.program.all_steps)
@@ -186,6 +187,12 @@ def tells_proportions(check: Check) -> bool:
 def warning(check: Check) -> str:
     """What follows where nothing hides a single site's messages."""
     learns = []
+    if check.cost is not None and not check.federation.masked:
+        counts = f" and its histogram of codewords{_and_label(check).replace(' and ', ' × ')}" if check.n_counts else ""
+        return (
+            f"Without secure aggregation (communication.secure) the coordinator learns every site's updates{counts}, "
+            "with their noise."
+        )
     if tells_proportions(check):
         learns.append("every site's proportions")
     if check.n_counts:
@@ -193,7 +200,7 @@ def warning(check: Check) -> str:
         learns.append(f"its histogram of codewords{_and_label(check).replace(' and ', ' × ')}{noise}")
     if check.federation.masked:
         return masked_warning(check, learns)
-    learnt = " and ".join(learns) or f"every site's updates{'' if check.cost is None else ', with their noise'}"
+    learnt = " and ".join(learns) or "every site's updates"
     rebuilt = "; proportions and shared models together make a site's predictor" if learns else ""
     return f"Without secure aggregation (communication.secure) the coordinator learns {learnt}{rebuilt}."
 
@@ -240,6 +247,11 @@ def _histogram(check: Check) -> str:
     cost = f"{plural(check.n_counts, 'count')}, {size(check.histogram_bytes)}"
     if epsilon is None:
         return f"{cost}, without noise (method.epsilon is unset), so its label counts and rare rows show as they are"
+    if check.cost is not None:
+        return (
+            f"{cost}, with noise of ε = {epsilon:g} on each. One row in another's place changes two: that is part of "
+            "what the whole run costs"
+        )
     return (
         f"{cost}, with noise of ε = {epsilon:g}: whatever goes out is at most e^ε times as likely with any one row as "
         "without it. Nothing else in this list is protected"
