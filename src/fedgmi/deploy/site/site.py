@@ -41,7 +41,7 @@ from fedgmi.protocol.blocks import first_blocks
 from fedgmi.protocol.codecs.broadcast import rounds_held
 from fedgmi.protocol.message import Message, flatten, unflatten
 from fedgmi.protocol.opening import received, tree_of
-from fedgmi.protocol.phases import require_finite
+from fedgmi.protocol.phases import phase_of, require_finite
 from fedgmi.protocol.private_sum import noisy_by_itself
 from fedgmi.protocol.secure_sum import seen_singly
 from fedgmi.protocol.step import Step
