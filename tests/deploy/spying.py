@@ -62,9 +62,9 @@ class Spy:
             raise Refusal(reply.header["error"])
         return reply
 
-    def agree(self, ids: Sequence[int], run: str = RUN, **place: int) -> Agreement:
+    def agree(self, ids: Sequence[int], run: str = RUN, epoch: str = "", **place: int) -> Agreement:
         """Keys among sites, those that it plays itself included."""
-        epoch, at = secrets.token_hex(8), {"round": 0, "number": 0} | place
+        epoch, at = epoch or secrets.token_hex(8), {"round": 0, "number": 0} | place
         for i in set(ids) - set(self.own):
             self.ask(i, "hello", {}, run=run)
         asking = {"ask": "keys", "epoch": epoch, "slots": SLOTS}

@@ -12,6 +12,7 @@ from hostile import Hostile
 from local_post import LocalPost, make_sites, settings_of
 from typer.testing import CliRunner
 
+from fedgmi import __version__
 from fedgmi.cli import app
 from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.site import audit as audit_module
@@ -21,7 +22,7 @@ from fedgmi.deploy.site.site_check import leaves_told
 from fedgmi.errors import UserError
 from fedgmi.methods.disclosing import disclosing
 from fedgmi.protocol.message import flatten
-from fedgmi.protocol.wire import Parcel, leaf_sizes, unpack
+from fedgmi.protocol.wire import Parcel, leaf_sizes, request, unpack
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,16 @@ def test_every_answer_has_its_line_with_the_leaves_that_left(after_a_run):
     repeats = list(site.audit().repeats())
     assert len(repeats) + 1 + len(lines) == len(replies)
     assert all(line["kind"] == "hello" or line["name"] == "blocks that are missing" for line in repeats)
+
+
+def test_a_greeting_in_another_run_tells_nothing_new(after_a_run):
+    """Its token is another, and tells nothing of rows: whoever greets in run after run fills no file that stays."""
+    site, _ = after_a_run
+    before = len(list(site.audit().lines())), len(list(site.audit().repeats()))
+    for run in ("a" * 16, "b" * 16):
+        about = {"federation": site.federation.digest(), "run": run, "attempt": "a"}
+        site.answer(Parcel(request("hello", version=__version__, **about)))
+    assert (len(list(site.audit().lines())), len(list(site.audit().repeats()))) == (before[0], before[1] + 2)
 
 
 def test_no_line_has_a_value_that_is_made_of_rows(after_a_run):

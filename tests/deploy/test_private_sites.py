@@ -22,6 +22,7 @@ from local_post import (
     settings_of,
 )
 from rich.console import Console
+from spying import Spy
 from tables import FEATURES, table_federation, write_site
 
 from fedgmi import FedGMI, flower_app
@@ -301,6 +302,24 @@ def test_an_exchange_that_is_summed_again_under_other_keys_is_one_release_more(t
     assert again["what"] == "a private message once more, in another masked sum"
     assert again["epsilon"] == Spending().gaussian(1.5).epsilon(1e-3) < run["epsilon"]
     assert again["about"]["noise_multiplier"] == 1.5
+
+
+def test_keys_by_a_name_that_was_used_before_buy_no_noise_for_another_question(tmp_path):
+    """Keys have their name from the coordinator. It goes back with another question, and uses names again."""
+    settings = private(changes=MASKS)
+    sites = dict(enumerate(make_sites(settings, tmp_path).values()))
+    spy, shape = Spy(sites), settings.setup().method().program.init()["expert"].shape
+    released = []
+
+    def ask(question: int, epoch: str) -> int:
+        keys = spy.agree(range(N), epoch=epoch, round=1, number=0)
+        found = spy.sum("train", 0, {"expert": torch.full(shape, 0.01 * question)}, range(N), keys, round=1)
+        released.append(max(found.items())[1].numpy().tobytes())
+        return len(sites[0].ledger().releases())
+
+    assert [ask(1, "a" * 16), ask(1, "b" * 16)] == [1, 2]
+    assert [ask(2, "c" * 16), ask(2, "b" * 16), ask(2, "a" * 16)] == [3, 4, 5]
+    assert len(set(released)) == 5
 
 
 # --- the end, and what a site is told ---------------------------------------------------------------------------------

@@ -145,13 +145,13 @@ def line_of(asked: Header, reply: Parcel, step: Step | None) -> dict[str, Any]:
     name = _name(asked, reply) if step is None else step.name
     tells = TOLD.get(name, "") if step is None else step.tells
     tells = tells if leaves or name in ("hello", UNMASK) else ""
-    said = {key: value for key, value in reply.header.items() if key not in ("layout", "hash")}
+    said = {key: value for key, value in reply.header.items() if key not in ("layout", "hash", TOKEN)}
     return {
         **_asked(asked),
         "name": name,
         "tells": tells,
         "leaves": leaves,
-        "said": {key: _said(value) for key, value in said.items() if key != TOKEN},
+        "said": {key: _said(value) for key, value in said.items()},
         "bytes": json_size(reply.header) + len(reply.payload),
         "hash": reply.header.get("hash") or _hash_of(said),
         "request": fingerprint(asked),

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -56,17 +57,22 @@ class Account:
         what = f"a whole run of {self.cost.releases} private messages{', and of counts' * bool(self.cost.counts)}"
         self.ledger.charge(key, self.cost.epsilon, self.cost.delta, what, self.cost.about())
 
-    def pay_again(self, about: str) -> None:
+    def pay_again(self, at: tuple[int, int], times: int, masks: Mapping[str, Any]) -> None:
         """Enter one release more: an exchange is summed again under other keys.
 
         Args:
-            about: Which exchange, and which sum.
+            at: Which exchange: its round, and its number within it.
+            times: How often the run was begun: what the exchange asks is another question each time.
+            masks: Which sum. Its keys have their name from the coordinator, which may use one again.
 
         Raises:
             BudgetSpent: Where the site's limits do not allow it.
         """
         cost = self.cost
-        key, what = self._key("again", self.run, about), "a private message once more, in another masked sum"
+        key, what = (
+            self._key("again", self.run, repr((at, times, masks))),
+            "a private message once more, in another masked sum",
+        )
         self.ledger.charge(key, cost.epsilon_of_one, cost.delta, what, cost.about(1))
 
     def _key(self, *about: int | str) -> str:

@@ -291,7 +291,7 @@ class Site:
             kept = self._run(header, step, server, memory, same)
             again = self._hides(step) and kept.reply and not turn.new
             if self.federation.privacy.on and again:
-                self._account(header).pay_again(repr((at, header["masks"])))  # the same message in another sum
+                self._account(header).pay_again(at, turn.about.times, header["masks"])
             memory.save(at, kept, _base_of(header))
         in_order = dict(sorted(kept.reply.items()))  # a file has its tensors in any: the same answer has the same bytes
         return pack(unflatten(in_order), {"rows": len(self.train)})
