@@ -12,7 +12,7 @@ import fedgmi.data
 
 ROOT = Path(fedgmi.data.__file__).parent
 FLOORS = (
-    ("names", "standardise", "rows", "validate", "missing", "problems", "far"),
+    ("names", "standardise", "ranges", "rows", "validate", "missing", "problems", "far"),
     ("sources",),
     ("build", "decode", "encode", "federation", "split"),
     ("scenarios",),
