@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from fedgmi.deploy.masks.keys import nth, threshold
 from fedgmi.deploy.settings import LEAST_MASKED
@@ -78,6 +78,6 @@ class Claims:
         return "; ".join(said)
 
 
-def _indices(found: Any, n: int) -> bool:
+def _indices(found: Any, n: int) -> TypeGuard[list[int]]:
     """Whether a site names some by their index; -1 stands for one that is not in the run."""
     return isinstance(found, list) and bool(found) and all(type(i) is int and -1 <= i < n for i in found)

@@ -21,7 +21,7 @@ from fedgmi.deploy.coordinator.blame import cannot_go_on
 from fedgmi.deploy.coordinator.bounds import within_length
 from fedgmi.deploy.coordinator.checks import Expected
 from fedgmi.deploy.coordinator.claims import Claims, Sites
-from fedgmi.deploy.coordinator.remote import SILENT, UNCONNECTED, Take
+from fedgmi.deploy.coordinator.remote import LONGEST_S, RETRY_S, SILENT, UNCONNECTED, Take
 from fedgmi.deploy.masks.keys import MaskError, to_bytes, to_text
 from fedgmi.deploy.masks.stream import Where
 from fedgmi.deploy.masks.unmasking import Agreement, Unopened, unmasked
@@ -244,6 +244,10 @@ class MaskedRemote(Agreeing):
             f"{sites_of(self.claims.before)} told shares of the same numbers before, and tell none for other sites: "
             f"the difference would show single ones (docs/privacy.md). The sum is over {', '.join(names)}"
         )
+
+    def _pause(self, tries: int) -> float:
+        """See `Remote._pause`. Sites do their whole step for each try, and do so often a day alone (`masks.tries`)."""
+        return float(min(RETRY_S * 2 ** min(tries - 1, 10), LONGEST_S, self.settings.wait_s / 10))
 
     def _waits(self, ids: Sequence[int]) -> bool:
         """See `Remote._waits`. Keys are agreed on anew, and what failed for want of them may do."""
