@@ -122,8 +122,8 @@ class Guard:
         name, at = str(header["run"]), _at(header)
         run = runs.get(name)
         costs = run is None or run.data != self.data
-        if run is None or run.data != self.data:
-            run = Run(self.data, header["id"])
+        if run is None or run.data != self.data:  # its times go on: what was charged by them has been
+            run = Run(self.data, header["id"], times=0 if run is None else run.times)
         if run.index != header["id"]:
             raise Refused(f"the request is for site {header['id']}, and this one is {run.index} in this run")
         same = next((one for one in run.answers if one.at == at and one.request == request), None)
