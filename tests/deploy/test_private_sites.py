@@ -219,7 +219,7 @@ def test_a_site_of_other_rows_or_another_secret_has_other_noise(tmp_path):
 
 
 def test_a_run_over_other_rows_and_back_is_a_run_anew(tmp_path):
-    """What was answered is lost with the folder of runs, and the run's name is used again. It paid for the first rows."""
+    """What was answered is lost with the folder of runs, and its name is used again. It paid for the first rows."""
     settings = private()
     _, _, post = deployed(settings, tmp_path)
     site, request = post.sites[100], replaced(first_request(post), run="c" * 16)
