@@ -16,6 +16,28 @@ def shows(letter: str) -> bool:
     return letter.isprintable() or unicodedata.category(letter) == "Zs"
 
 
+def is_name(text: str) -> bool:
+    """Whether a text is a name that reads as it is written: letters that show, single spaces between words alone, and
+    no letter that Unicode holds to be another one in other clothes (NFKC: no-break spaces, full width, ligatures).
+
+    Examples:
+        >>> [is_name(text) for text in ("Ward 3", "Süd", " Ward 3", "Ward  3", "Ward\\u00a03", "\\uff37ard 3", "")]
+        [True, True, False, False, False, False, False]
+    """
+    plain = unicodedata.normalize("NFKC", text)
+    return bool(text) and text == plain == " ".join(text.split()) and all(map(shows, text))
+
+
+def reads_like(one: str, other: str) -> bool:
+    """Whether two names are the same but for capital letters.
+
+    Examples:
+        >>> reads_like("Ward 3", "ward 3"), reads_like("Ward 3", "Ward 4")
+        (True, False)
+    """
+    return one.casefold() == other.casefold()
+
+
 def printable(text: str) -> str:
     """The same text, in which a letter that does not show stands as Python writes it; ends of lines stay.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from local_post import federation_settings, make_sites
 from spying import SLOTS, Refusal, Spy, own_numbers
 
 from federations import gaussian_scenario
+from fedgmi.deploy.masks import tries
 from fedgmi.deploy.settings import FederationSettings
-from fedgmi.deploy.site import guard
 from fedgmi.deploy.site.site import Site
 from fedgmi.deploy.site.sums import FILE
 from fedgmi.protocol.wire import Parcel
@@ -251,16 +252,19 @@ def test_shares_of_a_sum_are_told_in_its_own_exchange(tmp_path, monkeypatch):
 @pytest.mark.parametrize("each", ["under new keys", "under keys of one agreement"])
 def test_an_exchange_is_tried_so_often_and_no_more_whatever_process_asks(tmp_path, monkeypatch, each):
     """A site makes its whole step for each try: that had no end. Other exchanges have tries of their own."""
-    monkeypatch.setattr(guard, "MOST_TRIES", 3)
+    monkeypatch.setattr(tries, "MOST_TRIES", 3)
     spy = spied(tmp_path)
     agreement = None if each == "under new keys" else spy.agree(ALL)
     for _ in range(3):
         spy.sum("features", 0, {}, ALL, agreement)
     spy.sites = {i: Site(**vars(site)) for i, site in spied(tmp_path).sites.items()}
-    with pytest.raises(Refusal, match=r"exchange \[0, 0\] was asked 3 times under other keys"):
+    with pytest.raises(Refusal, match=r"exchange \[0, 0\] was asked 3 times in a day under other keys"):
         spy.sum("features", 0, {}, ALL, agreement)
     if agreement is None:
         assert spy.sum("spread", 1, SCALE, ALL, spy.agree(ALL, number=1))
+    later = time.time() + tries.DAY + 1
+    monkeypatch.setattr(tries.time, "time", lambda: later)
+    assert spy.sum("features", 0, {}, ALL)
 
 
 # --- keys of the coordinator's own ------------------------------------------------------------------------------------

@@ -218,6 +218,21 @@ def test_a_site_of_other_rows_or_another_secret_has_other_noise(tmp_path):
     assert float((told(site.answer(replaced(request, run="e" * 16))) - before).std()) > 1.0
 
 
+def test_a_run_over_other_rows_and_back_is_a_run_anew(tmp_path):
+    """What was answered is lost with the folder of runs, and its name is used again. It paid for the first rows."""
+    settings = private()
+    _, _, post = deployed(settings, tmp_path)
+    site, request = post.sites[100], replaced(first_request(post), run="c" * 16)
+    fewer = replace(site, train=replace(site.train, x=site.train.x[1:], y=site.train.y[1:]), digest="f" * 32)
+    seen = []
+    for n, (one, shift) in enumerate([(site, 0.0), (fewer, 0.0), (site, 1e-6)]):
+        if (site.where / "runs").exists():
+            (site.where / "runs").rename(tmp_path / f"gone-{n}")
+        seen.append(told(one.answer(with_models(request, shift))))
+    assert float((seen[2] - seen[0]).std()) > 1.0, "noise of its own"
+    assert len(ledger_of(tmp_path)["releases"]) == 1 + 3
+
+
 # --- what it costs ----------------------------------------------------------------------------------------------------
 
 

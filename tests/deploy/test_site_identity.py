@@ -199,6 +199,38 @@ def test_a_supernode_is_one_sites(tmp_path):
     assert not readmit.read_text()
 
 
+def test_a_line_of_readmit_goes_where_the_site_comes_back_by_itself(tmp_path):
+    """It stayed, and would have let in another one under its name."""
+    readmit = tmp_path / "readmit.txt"
+    lines: list[str] = []
+    roster = Roster(3, lines.append, readmit=readmit)
+    post = Nodes({1: greeting("a", "a")})
+    roster.call(post, Parcel({}), 1.0)
+    post.told = {}
+    roster.call(post, Parcel({}), 1.0)
+    readmit.write_text("a\nb\n")
+    post.told = {2: greeting("a", "a")}
+    roster.call(post, Parcel({}), 1.0)
+    assert roster.members[0].node == 2
+    assert readmit.read_text() == "b\n"
+    post.told = {}
+    roster.call(post, Parcel({}), 1.0)
+    post.told = {3: greeting("a", "e")}
+    roster.call(post, Parcel({}), 1.0)
+    assert roster.members[0].node is None
+    assert "its token is another than a had" in lines[-1]
+
+
+@pytest.mark.parametrize("name", ["A", "a  b", " a", "a\u00a0b", "\uff41", "a\u202eb", "a\nb", "a\u200bb"])
+def test_names_that_read_like_others_are_refused(name):
+    lines: list[str] = []
+    roster = Roster(3, lines.append)
+    roster.call(Nodes({1: greeting("a", "a")}), Parcel({}), 1.0)
+    roster.call(Nodes({1: greeting("a", "a"), 2: greeting(name, "b")}), Parcel({}), 1.0)
+    assert [member.name for member in roster.members] == ["a"]
+    assert "reads like a, which is another site" in lines[-1] or "single spaces alone" in lines[-1]
+
+
 def test_a_node_that_does_not_answer_its_greeting_is_told_and_costs_no_round_again():
     """It cost a deadline at every look, and no line said so."""
     lines: list[str] = []

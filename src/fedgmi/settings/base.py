@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from fedgmi.letters import shows
+from fedgmi.letters import is_name, shows
 
 MOST = 2**31 - 1
 """Of any whole number of the settings: one of 32 bits, so that no sum of some of them is beyond 64."""
@@ -44,6 +44,16 @@ def _seen(text: str) -> str:
 
 Name = Annotated[str, AfterValidator(_seen)]
 """What stands in logs and on terminals, by which no line can be forged and no cursor moved."""
+
+
+def _read(text: str) -> str:
+    if not is_name(text):
+        raise PydanticCustomError("misread", "a name with single spaces alone, and no letters of a special width")
+    return text
+
+
+OwnName = Annotated[Name, Field(min_length=1), AfterValidator(_read)]
+"""Of who takes part: two that read alike are one."""
 
 
 class Section(BaseModel):

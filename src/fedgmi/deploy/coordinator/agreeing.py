@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import secrets
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from fedgmi.deploy.coordinator.claims import Claims
 from fedgmi.deploy.coordinator.remote import Remote
 from fedgmi.deploy.masks.keys import SEALED, MaskError, Public, named, to_bytes
 from fedgmi.deploy.masks.unmasking import Agreement
@@ -26,12 +26,12 @@ class Agreeing(Remote):
     Attributes:
         agreement: The sites' present keys; None: they are to be agreed on.
         only: The sites that sites say the present sum has to be over; none: any.
+        claims: What sites say of one another where the present sum stays closed.
     """
 
     agreement: Agreement | None = None
     only: list[int] = field(default_factory=list)
-    _before: dict[int, list[int]] = field(default_factory=dict)  # by the site that refuses, who was summed before
-    _accused: Counter[int] = field(default_factory=Counter)  # whose sealed shares sites cannot open
+    claims: Claims = field(default_factory=Claims)
     _said: dict[int, str] = field(default_factory=dict)  # what sites have answered of masks but what was asked
     _heard: set[int] = field(default_factory=set)  # which of them in the last try
 
@@ -120,10 +120,7 @@ class Agreeing(Remote):
             self.roster.members[i].heard(parcel)
             if isinstance(parcel.header.get("error"), str):
                 why[i] = self._named(one_line(parcel.header["error"]))
-                if _indices(parcel.header.get("summed"), len(self.roster.members)):
-                    self._before[i] = parcel.header["summed"]
-                if _indices(parcel.header.get("unopened"), len(self.roster.members)):
-                    self._accused.update(set(parcel.header["unopened"]) - {-1, i})
+                self.claims.note(i, parcel.header, len(self.roster.members))
                 continue
             try:
                 found[i] = read(parcel.header)
@@ -162,11 +159,6 @@ def _sealed(text: Any) -> bytes:
     if len(data) != SEALED * SLOTS:
         raise MaskError("shares are not of their length")
     return data
-
-
-def _indices(found: Any, n: int) -> bool:
-    """Whether a site names some by their index; -1 stands for one that is not in the run."""
-    return isinstance(found, list) and bool(found) and all(type(i) is int and -1 <= i < n for i in found)
 
 
 def sites_of(some: Collection[int]) -> str:

@@ -10,7 +10,6 @@ the sites that are in it already.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,7 +20,8 @@ from fedgmi.deploy.coordinator.agreeing import Agreeing, sites_of
 from fedgmi.deploy.coordinator.blame import cannot_go_on
 from fedgmi.deploy.coordinator.bounds import within_length
 from fedgmi.deploy.coordinator.checks import Expected
-from fedgmi.deploy.coordinator.remote import SILENT, UNCONNECTED, Take
+from fedgmi.deploy.coordinator.claims import Claims, Sites
+from fedgmi.deploy.coordinator.remote import LONGEST_S, RETRY_S, SILENT, UNCONNECTED, Take
 from fedgmi.deploy.masks.keys import MaskError, to_bytes, to_text
 from fedgmi.deploy.masks.stream import Where
 from fedgmi.deploy.masks.unmasking import Agreement, Unopened, unmasked
@@ -67,15 +67,17 @@ class MaskedRemote(Agreeing):
     Attributes:
         barred: Sites that have spoilt a sum of this round. They are not asked again in it.
         closed: A sum that could not be opened yet.
+        opening: The sets of sites whose sums were to be opened in this round, by exchange.
     """
 
     barred: set[int] = field(default_factory=set)
     closed: Closed | None = None
+    opening: set[tuple[int, Sites]] = field(default_factory=set)
 
     def _begin_round(self, round: int) -> None:
         if self._lost:
             self.agreement = None  # who failed may have lost its keys
-        self.barred, self.closed, self.only, self._said = set(), None, [], {}
+        self.barred, self.closed, self.only, self.opening, self._said = set(), None, [], set(), {}
         super()._begin_round(round)
 
     def _once(self, step: Step, server: Tree, ids: Sequence[int], expected: Expected, take: Take) -> Tree | None:
@@ -206,37 +208,46 @@ class MaskedRemote(Agreeing):
             return {j: to_bytes(header["told"][str(j)]) for j in among if str(j) in header["told"]}
 
         asked = [i for i in closed.answered if i not in closed.told and i in self.roster.alive]
-        self._before, self._accused = {}, Counter()
+        self.claims = Claims()
+        self.opening.add((self._number, tuple(closed.answered)))
         before = {i: self.roster.members[i].last_seen for i in asked}
         closed.told |= self._converse(step, {i: asking(i) for i in asked}, read)
         try:
             return unmasked(closed.total, agreement, where, among, closed.told, closed.answered)
-        except Unopened:
+        except Unopened as error:
             heard = all(self.roster.members[i].last_seen > before[i] for i in asked)
             if heard and len(asked) + len(closed.told) >= len(closed.answered):
                 self.closed = None  # all have spoken: it stays closed
-            if self._accused:
-                [(site, count)] = self._accused.most_common(1)
-                raise Unopened(site, 0, agreement.threshold, blamed=count > 0) from None
-            if self._before:
-                said = self._most_said()
-                self.closed, self.only = None, [] if -1 in said else said  # once all are there it is known who they are
-                raise MaskError(self._othersites_of(said)) from None
-            raise
+            raise self._why_closed(error, closed) from None
 
-    def _most_said(self) -> list[int]:
-        """The sites that most of those that refuse say their numbers were summed with."""
-        said: Counter[tuple[int, ...]] = Counter(tuple(sorted(sites)) for sites in self._before.values())
-        return list(said.most_common(1)[0][0])
+    def _why_closed(self, error: Unopened, closed: Closed) -> MaskError:
+        """Whose fault it is that a sum stays closed, as far as more than one site says so; what there is to be done."""
+        accused = self.claims.accused()
+        if accused is not None:
+            return Unopened(accused, 0, closed.agreement.threshold, blamed=True)
+        said = self.claims.summed({sites for number, sites in self.opening if number == self._number})
+        if said:
+            self.closed, self.only = None, [] if -1 in said else list(said)  # once all are there it is known who
+            return MaskError(self._othersites_of(said))
+        if error.blamed:
+            return error
+        silent = [i for i in closed.answered if not closed.told.get(i)]
+        names = ", ".join(self.roster.members[i].name for i in silent)
+        doubts = self.claims.in_words() or (f"{names} told none" if names else "somebody told wrong ones")
+        return MaskError(f"{error.what}; {doubts}")
 
     def _othersites_of(self, said: Sequence[int]) -> str:
         """What a refusal means, and who has to be there; -1 stands for a site that is not."""
         names = [self.roster.members[i].name for i in sorted(said) if i >= 0]
         names += ["one that is not there"] if -1 in said else []
         return (
-            f"{sites_of(self._before)} told shares of the same numbers before, and tell none for other sites: the "
-            f"difference would show single ones (docs/privacy.md). The sum is over {', '.join(names)}"
+            f"{sites_of(self.claims.before)} told shares of the same numbers before, and tell none for other sites: "
+            f"the difference would show single ones (docs/privacy.md). The sum is over {', '.join(names)}"
         )
+
+    def _pause(self, tries: int) -> float:
+        """See `Remote._pause`. Sites do their whole step for each try, and do so often a day alone (`masks.tries`)."""
+        return float(min(RETRY_S * 2 ** min(tries - 1, 10), LONGEST_S, self.settings.wait_s / 10))
 
     def _waits(self, ids: Sequence[int]) -> bool:
         """See `Remote._waits`. Keys are agreed on anew, and what failed for want of them may do."""

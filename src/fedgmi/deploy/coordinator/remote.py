@@ -26,7 +26,7 @@ from fedgmi.protocol.wrapper import Place, Wrapper, opened
 from fedgmi.runs.private import Cost
 from fedgmi.tree import Tree
 
-RETRY_S = 2.0
+RETRY_S, LONGEST_S = 2.0, 120.0  # between two tries: the first, and the longest where each takes sites their whole step
 SILENT, UNCONNECTED = AWAY = ("no answer", "its SuperNode is not connected")  # why sites are absent that may not run
 MOST_NAMED = 5  # sites in one line
 Said = dict[int, list[str]]  # by site
@@ -90,7 +90,7 @@ class Remote(Asking):
             self._begin_round(round)
         expected = self._expected(step, server)
         failed: float | None = None  # when the first try came to nothing
-        said, wait = "", f"{self.settings.wait_s:g} s"
+        said, wait, tries = "", f"{self.settings.wait_s:g} s", 0
         while True:
             self.heard.begin()
             after = self._once(step, server, ids, expected, take)
@@ -109,7 +109,7 @@ class Remote(Asking):
             said = why
             if over:
                 raise self._given_up(f"{why} in round {round}, for {wait}")
-            time.sleep(min(RETRY_S, self.settings.wait_s / 10))
+            time.sleep(self._pause(tries := tries + 1))
             self.after()  # the status of those who are absent, before they are asked again
             self._forgive()
             self._call(idle=True)
@@ -118,6 +118,10 @@ class Remote(Asking):
     def _why(self) -> str:
         """Why the last try came to nothing."""
         return self.failed or self.heard.why
+
+    def _pause(self, tries: int) -> float:
+        """Seconds until an exchange is tried again. tries: How many there were."""
+        return min(RETRY_S, self.settings.wait_s / 10)
 
     def _leaves_out(self, ids: Sequence[int], *, over: bool) -> bool:
         """Whether a round goes no further: those that were asked have failed, and others are there for the next one.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedgmi.deploy.coordinator.checks import sound
-from fedgmi.letters import shows
+from fedgmi.letters import is_name, reads_like
 from fedgmi.protocol.wire import TOKEN, TOKEN_LETTERS, Parcel, hash_of
 from fedgmi.protocol.words import one_line
 from fedgmi.storage import files
@@ -175,11 +175,16 @@ class Roster:
         name, rows = header.get("site"), header.get("rows")
         if not isinstance(name, str) or not name or type(rows) is not int or not 1 <= rows <= MOST_ROWS:
             return self._refuse(node, "it does not say who it is and how many rows it has")
-        if len(name) > LONGEST_NAME or not all(map(shows, name)):
-            return self._refuse(node, f"its name is no line of at most {LONGEST_NAME} letters")
+        if len(name) > LONGEST_NAME or not is_name(name):
+            return self._refuse(
+                node, f"its name is no line of at most {LONGEST_NAME} letters, with single spaces alone"
+            )
         if rows > self.most_rows:
             return self._refuse(node, f"{name} says that it has {rows} rows, and max_rows is {self.most_rows}")
         member = next((member for member in self.members if member.name == name), None)
+        alike = next((other.name for other in self.members if reads_like(other.name, name)), None)
+        if member is None and alike is not None:
+            return self._refuse(node, f"{name} reads like {alike}, which is another site: give it a name of its own")
         if member is None and len(self.members) >= self.size:
             return self._refuse(node, f"{name} is one site more than the {self.size} of federation.toml")
         if member is not None and member.node is not None:
@@ -194,6 +199,7 @@ class Roster:
         if not isinstance(token, str) or not re.fullmatch(f"[0-9a-f]{{{TOKEN_LETTERS}}}", token):
             return self._refuse(node, f"{name} sends no token by which it is known again: update fedgmi there")
         said = hash_of(token.encode())
+        back = member is not None
         if member is None:
             self.members.append(Member(name, rows, known_by=said))
             member = self.members[-1]
@@ -201,6 +207,8 @@ class Roster:
             member.contested = f"another node said its name with another token: {ANOTHER}"
             return self._refuse(node, f"it says that it is {name}, and its token is another than {name} had: {ANOTHER}")
         self.strangers.pop(node, None)
+        if back:
+            self._strike(name)
         member.held = member.held if name in self.restored else {}
         self.restored.discard(name)
         member.node, member.node_before, member.rows, member.note, member.contested = node, node, rows, "", ""
@@ -211,7 +219,6 @@ class Roster:
     def _renew(self, member: Member, node: int, said: str) -> bool:
         """Whether a site is let in under another token than it had: it comes over the same node, which the SuperLink
         knows by its key, or whoever runs the coordinator vouches for it. It joins anew, for it has lost its folder."""
-        named = self._readmitted()
         if not member.known_by:
             self.tell(
                 f"{member.name} is known by its token from now on: the checkpoint, of an earlier version, has none"
@@ -220,14 +227,19 @@ class Roster:
             return True
         if node == member.node_before:
             why = "over the same SuperNode"
-        elif self.readmit is not None and member.name in named:
+        elif self.readmit is not None and member.name in self._readmitted():
             why = f"as {self.readmit.name} says"
-            files.write_text(self.readmit, "".join(f"{name}\n" for name in named if name != member.name))
         else:
             return False
         self.tell(f"{member.name} comes with another token, {why}: it has lost its folder, and joins anew")
         member.known_by, member.base, member.held = said, None, {}
         return True
+
+    def _strike(self, name: str) -> None:
+        """Who is here needs no line in `readmit` any more: it would let another one in, at some later time."""
+        named = self._readmitted()
+        if self.readmit is not None and name in named:
+            files.write_text(self.readmit, "".join(f"{other}\n" for other in named if other != name))
 
     def _readmitted(self) -> list[str]:
         """The names in the file `readmit`; none where there is no such file."""

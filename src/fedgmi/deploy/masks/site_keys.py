@@ -33,6 +33,7 @@ from fedgmi.deploy.masks.keys import (
     to_text,
 )
 from fedgmi.deploy.masks.stream import Where, derived
+from fedgmi.deploy.masks.tries import Tries
 from fedgmi.deploy.settings import LEAST_MASKED
 
 COEFFICIENT = 40  # bytes
@@ -69,7 +70,7 @@ class SiteKeys:
     digest: str = ""
     who: bytes = bytes(WHO)
     parts: dict[int, list[str]] = field(default_factory=dict)
-    tries: dict[tuple[int, int], int] = field(default_factory=dict)
+    tries: dict[tuple[int, int], Tries] = field(default_factory=dict)
 
     def public(self, secret: str | None = None) -> Public:
         """The keys that go to the others; secret: of the sites, which the coordinator lacks."""
@@ -220,7 +221,7 @@ class SiteKeys:
             "digest": self.digest,
             "who": self.who.hex(),
             "parts": {str(slot): parts for slot, parts in self.parts.items()},
-            "tries": [[*at, n] for at, n in self.tries.items()],
+            "tries": [[*at, tries.n, tries.since] for at, tries in self.tries.items()],
         }
 
     @classmethod
@@ -231,7 +232,7 @@ class SiteKeys:
         told = {int(slot): tuple(there) for slot, there in found["told"].items()}
         own = found["run"], found["epoch"], found["site"], bytes.fromhex(found["master"]), found["n_slots"]
         parts = {int(slot): list(some) for slot, some in found["parts"].items()}
-        tries = {(int(round), int(number)): int(n) for round, number, n in found.get("tries", ())}
+        tries = {(int(one[0]), int(one[1])): Tries(int(one[2]), float(one[3])) for one in found.get("tries", ())}
         return cls(*own, members, used, told, found["digest"], bytes.fromhex(found["who"]), parts, tries)
 
     def _key(self, slot: int) -> bytes:

@@ -61,7 +61,7 @@ class Unopened(MaskError):
 
     Attributes:
         site: Whose.
-        blamed: Whether enough sites told shares, so that the fault is in those that it had sealed for them.
+        blamed: Whether the fault is the site's own, even if one of the others lies.
     """
 
     def __init__(self, site: int, came: int, needed: int, *, blamed: bool) -> None:
@@ -101,11 +101,11 @@ def unmasked(
         shares = {holder + 1: every[i] for holder, every in told.items() if i in every}
         keys = agreement.members[i]
         if i in answered:
-            seed = recovered(i, shares, t, partial(keys.is_seed, where.slot), len(told))
+            seed = recovered(i, shares, t, partial(keys.is_seed, where.slot), told=i in told)
             found = stream.added(found, stream.masks(where.key(seed, i), shapes), -1)
             continue
         public = keys.key(where.slot)
-        own = recovered(i, shares, t, partial(_is_key_of, public), len(told))
+        own = recovered(i, shares, t, partial(_is_key_of, public))
         for j in answered:
             shared = stream.agreed(own, agreement.members[j].key(where.slot))
             mask = stream.masks(where.key(shared, i, j), shapes)
@@ -113,15 +113,21 @@ def unmasked(
     return found
 
 
-def recovered(site: int, shares: Mapping[int, bytes], t: int, right: Callable[[bytes], bool], n_told: int) -> bytes:
+def recovered(
+    site: int, shares: Mapping[int, bytes], t: int, right: Callable[[bytes], bool], *, told: bool = False
+) -> bytes:
     """A site's secret from the shares that came of it, of which up to two may be wrong where there are more than t.
+
+    Where one of more than t shares is wrong, the others give the secret. So a secret that no t of them give was never
+    in them: the site shared another one. Of just t shares nobody knows whose fault it is, but for a site that has told
+    others' shares and keeps its own.
 
     Args:
         site: Whose.
         shares: By place.
         t: How many give it.
         right: (a secret) → whether it is the one, by what is public of it.
-        n_told: How many sites told any shares.
+        told: Whether the site itself has told shares of this sum.
 
     Returns:
         The secret.
@@ -134,7 +140,8 @@ def recovered(site: int, shares: Mapping[int, bytes], t: int, right: Callable[[b
         secret = shamir.secret_of({place: known[place] for place in chosen})
         if secret is not None and right(secret):
             return secret
-    raise Unopened(site, len(known), t, blamed=n_told >= t)
+    blamed = len(known) > t or (len(known) == t and told and site + 1 not in known)
+    raise Unopened(site, len(known), t, blamed=blamed)
 
 
 def _is_key_of(public: bytes, secret: bytes) -> bool:

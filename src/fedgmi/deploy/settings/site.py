@@ -10,7 +10,7 @@ from fedgmi.deploy.link import LinkSettings
 from fedgmi.deploy.settings.federation import FederationSettings
 from fedgmi.errors import LimitError
 from fedgmi.methods import METHODS
-from fedgmi.settings.base import Fraction, Name, PositiveFloat, PositiveInt, Section
+from fedgmi.settings.base import Fraction, OwnName, PositiveFloat, PositiveInt, Section
 from fedgmi.settings.run import DataSettings
 
 
@@ -44,7 +44,7 @@ class SiteSettings(Section):
         superlink: Where `fedgmi site serve` finds the coordinator, and by which key it is known there.
     """
 
-    name: Annotated[Name, Field(min_length=1)]
+    name: OwnName
     folder: str = "site"
     data: DataSettings
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.2

@@ -6,8 +6,8 @@ it outlives the process, and no name of a run makes a site forget another one.
 - (round, number) only rises, and a step's place in the program with it. The same request again gets the same answer.
 - A request that goes back to an exchange that is answered, and asks something else there, is a run anew, for it costs
   the rows what one does. There are `max_runs` for each version of the rows. The preparation cannot be gone back to.
-- Under masks the same question is asked under other keys where a try has failed: `MOST_TRIES` times an exchange. What
-  masks need is answered for exchanges that may be asked by then, of runs that may.
+- Under masks the same question is asked under other keys where a try has failed: `tries.MOST_TRIES` times a day for an
+  exchange. What masks need is answered for exchanges that may be asked by then, of runs that may.
 - A leaf of the server's state is the one that came before, unless a step in between writes it (`Step.writes`). So the
   codebook cannot change but by the steps that learn it.
 """
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedgmi.deploy.masks.tries import Tries
 from fedgmi.deploy.site.known_runs import FILE, RESULTS, Answered, KnownRuns, Run
 from fedgmi.errors import LimitError
 from fedgmi.protocol.phases import phase_of
@@ -29,7 +30,6 @@ from fedgmi.protocol.wire import WireError
 from fedgmi.storage import files
 
 LOCK = "guard.lock"
-MOST_TRIES = 1000  # of a masked exchange: a try takes the coordinator two seconds at least, and an honest one few
 DAYS_SILENT = 30  # after which a run that never came to its end is given up
 Place = tuple[int, int]  # round, and the step's place in its phase
 
@@ -122,14 +122,14 @@ class Guard:
         name, at = str(header["run"]), _at(header)
         run = runs.get(name)
         costs = run is None or run.data != self.data
-        if run is None or run.data != self.data:
-            run = Run(self.data, header["id"])
+        if run is None or run.data != self.data:  # its times go on: what was charged by them has been
+            run = Run(self.data, header["id"], times=0 if run is None else run.times)
         if run.index != header["id"]:
             raise Refused(f"the request is for site {header['id']}, and this one is {run.index} in this run")
         same = next((one for one in run.answers if one.at == at and one.request == request), None)
         if same is not None:
             if "masks" in header:
-                same.tries = tried(same.tries, at)
+                same.tries = same.tries.once_more(at)
             return Turn(name, run, new=False, counted="masks" in header)
         if run.answers and at <= run.answers[-1].at:
             if at[0] == 0:
@@ -142,7 +142,7 @@ class Guard:
         place = _place(header, program, self.rounds, run.answers)
         if header["kind"] != "step" and not any(one.is_step for one in run.answers):
             raise Refused("no step of this run was answered here, and results are for sites that took part")
-        run.answers.append(Answered(*at, place, request))
+        run.answers.append(Answered(*at, place, request, Tries().once_more(at)))
         return Turn(name, run, costs=costs)
 
     def check_masks(self, header: Mapping[str, Any]) -> None:
@@ -237,17 +237,6 @@ def version_of(content: str, digest: str) -> str:
         digest: Of the rows as they are parted.
     """
     return content or digest
-
-
-def tried(before: int, at: tuple[int, int]) -> int:
-    """How often an exchange was tried under masks, with this time.
-
-    Raises:
-        Refused: It was often enough.
-    """
-    if before >= MOST_TRIES:
-        raise Refused(f"exchange {list(at)} was asked {before} times under other keys: no sum needs so many tries")
-    return before + 1
 
 
 def _at(header: Mapping[str, Any]) -> tuple[int, int]:

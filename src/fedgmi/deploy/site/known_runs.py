@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fedgmi.deploy.masks.tries import Tries
 from fedgmi.storage.own_files import Amount, Count, OwnFile, RunName
 
 FILE = "guard.json"
@@ -29,7 +30,7 @@ class Answered:
     number: int
     place: int
     request: str
-    tries: int = 1
+    tries: Tries = field(default_factory=Tries)
 
     @property
     def at(self) -> tuple[int, int]:
@@ -86,18 +87,22 @@ class KeptRun(OwnFile):
     last: Amount
     finished: bool
     times: Count = 1  # an older fedgmi did not count
-    answers: list[tuple[Count, Count, Count, str] | tuple[Count, Count, Count, str, Count]]  # an older one: no tries
+    answers: list[
+        tuple[Count, Count, Count, str]  # an older fedgmi did not count tries, or did not say since when
+        | tuple[Count, Count, Count, str, Count]
+        | tuple[Count, Count, Count, str, Count, Amount]
+    ]
     seen: dict[str, list[tuple[Count, Count, str]]]
 
     @classmethod
     def of(cls, run: Run) -> KeptRun:
         """A run, to be written."""
-        answers = [(*one.at, one.place, one.request, one.tries) for one in run.answers]
+        answers = [(*one.at, one.place, one.request, one.tries.n, one.tries.since) for one in run.answers]
         return cls(**vars(run) | {"answers": answers})
 
     def as_run(self) -> Run:
         """The same."""
-        answers = [Answered(*one) for one in self.answers]
+        answers = [Answered(*one[:4], Tries(*one[4:])) for one in self.answers]
         return Run(self.data, self.index, self.last, self.finished, self.times, answers, self.seen)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from fedgmi.deploy.masks.keys import MaskError, Public, to_bytes, who_is
 from fedgmi.deploy.masks.site_keys import SiteKeys
+from fedgmi.deploy.masks.tries import Tries
 from fedgmi.deploy.settings import SLOTS
-from fedgmi.deploy.site.guard import tried
 from fedgmi.deploy.site.sums import OtherSites, Sums, parts_of
 from fedgmi.protocol import whole
 from fedgmi.protocol.message import Message
@@ -72,7 +72,7 @@ class Masking:
             at, first = (header["round"], header["number"]), not keys.members
             found = keys.agree(self._members(table.get("members")), self.secret)
             if first:  # the same again is free
-                keys.tries[at] = tried(keys.tries.get(at, 0), at)
+                keys.tries[at] = keys.tries.get(at, Tries()).once_more(at)
             self._write(keys)
             return _noted(Parcel({"shares": {str(i): text for i, text in found.items()}}), leaving)
         if table.get("ask") == "unmask":
