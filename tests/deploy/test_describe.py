@@ -113,20 +113,38 @@ def test_patients_numbers_stay_out_though_one_stands_twice(tmp_path, case):
     assert "add 'x' to features" in note
 
 
-def test_what_may_be_patients_numbers_is_kept_and_told(tmp_path):
+def test_what_may_be_patients_numbers_is_left_out_and_told(tmp_path):
     """Far apart they look like counts of cells; with several visits each, like anything that repeats."""
     draws = np.random.default_rng(1000)
     far = draws.choice(10**8, 250, replace=False)
     far[17] = far[203]
     kept, note = numbers(tmp_path / "rows.csv", far)
-    assert kept
+    assert not kept
     assert (
-        note
-        == "x: whole numbers of which 249 of 250 differ: kept; where it is a patient's number, take 'x' out of features"
+        note == "x: whole numbers of which 249 of 250 differ, such as patients' numbers: left out; "
+        "where it is measured, add 'x' to features in the file"
     )
     kept, note = numbers(tmp_path / "rows.csv", draws.permutation(np.repeat(np.arange(200), 1 + np.arange(200) % 2)))
-    assert kept
-    assert "200 of 300 differ, and that follow one another: kept; where" in note
+    assert not kept
+    assert "200 of 300 differ, and that follow one another, such as patients' numbers: left out; where" in note
+
+
+def test_what_may_be_patients_numbers_has_no_range(tmp_path, capsys):
+    """It was kept with one, and its own advice led to a file that no merge took."""
+    path, out = tmp_path / "rows.csv", tmp_path / "rows.toml"
+    far = np.random.default_rng(1000).choice(10**8, 250, replace=False)
+    far[17] = far[203]
+    path.write_text("patient,age\n" + "".join(f"{n},{18 + i % 7}.5\n" for i, n in enumerate(far)))
+    found = describe(path, ranges=True)
+    assert found.rows.features == ("age",)
+    assert found.rows.ranges.keys() == {"age"}
+    assert any("add 'patient' to features and its [least, greatest] to ranges in the file" in n for n in found.notes)
+    assert fedgmi("site", "describe", path, "--ranges", "--out", out) == 0
+    assert fedgmi("deploy", "merge", out) == 0
+    out.write_text(out.read_text().replace('"age",', '"pulse",'))
+    assert fedgmi("deploy", "merge", out) == 2
+    told = "".join(capsys.readouterr().err.split("\n"))
+    assert f"{out}: rows.ranges: 'age' is no feature" in told
 
 
 def test_measurements_are_kept_and_nothing_is_said(tmp_path):
@@ -161,10 +179,10 @@ def test_values_that_do_not_depend_on_each_other_are_no_numbers_given_out():
 
 def test_ranges_are_wider_and_round(tmp_path):
     path = tmp_path / "rows.csv"
-    path.write_text("age,offset,same\n" + "".join(f"{18 + i % 70},{i % 9 / 10 - 0.37:.2f},5\n" for i in range(200)))
+    path.write_text("age,offset,same\n" + "".join(f"{18 + i * i % 70},{i % 9 / 10 - 0.37:.2f},5\n" for i in range(200)))
     found = describe(path, ranges=True).rows.ranges
-    assert found == {"age": [10.0, 100.0], "offset": [-0.5, 0.6]}
-    assert all(limit not in (18, 87, -0.37, 0.43) for limits in found.values() for limit in limits)
+    assert found == {"age": [10.0, 90.0], "offset": [-0.5, 0.6]}
+    assert all(limit not in (18, 82, 83, -0.37, 0.43) for limits in found.values() for limit in limits)
 
 
 def test_tasks_are_asked_for_and_never_guessed(tmp_path):

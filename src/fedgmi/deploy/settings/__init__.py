@@ -1,9 +1,9 @@
 """The two files of a deployment: `federation.toml`, the same for all, and `site.toml`, each site's own."""
 
 from fedgmi.deploy.settings.federation import FederationSettings
-from fedgmi.deploy.settings.reading import named, read
+from fedgmi.deploy.settings.reading import named, read, read_rows
 from fedgmi.deploy.settings.refusals import LEAST_MASKED, SLOTS
-from fedgmi.deploy.settings.rows import RowSettings, read_rows
+from fedgmi.deploy.settings.rows import RowSettings
 from fedgmi.deploy.settings.site import SiteSettings, check_limits, tells_metrics
 
 __all__ = [

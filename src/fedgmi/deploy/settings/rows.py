@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field
 
 from fedgmi.data.missing import MARK
 from fedgmi.data.rows import Schema
 from fedgmi.errors import ConfigError
-from fedgmi.settings import toml
 from fedgmi.settings.base import Limits, Name, PositiveInt, Section
-from fedgmi.settings.explain import explain
 from fedgmi.settings.run import TaskName
 
 Item = TypeVar("Item")
@@ -92,27 +89,3 @@ class RowSettings(Section):
                 yield "ranges", f"{name!r} is no feature", "name one of rows.features"
             if not least <= greatest:
                 yield "ranges", f"the range of {name!r} is [{least:g}, {greatest:g}]", "write [least, greatest]"
-
-
-def read_rows(path: Path) -> RowSettings:
-    """The section `[rows]` of a file that `fedgmi site describe` wrote, or of a federation.toml.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The section.
-
-    Raises:
-        ConfigError: Where there is none, or it cannot be.
-    """
-    table = toml.read_toml(path).get("rows")
-    if not isinstance(table, dict):
-        fix = "give what `fedgmi site describe … --out rows.toml` wrote"
-        raise ConfigError("there is no section [rows]", where=str(path), fix=fix)
-    try:
-        found = RowSettings.model_validate(table, strict=True)
-    except ValidationError as error:
-        raise explain(error, RowSettings, str(path)) from error
-    found.as_schema()
-    return found

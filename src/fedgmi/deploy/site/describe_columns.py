@@ -72,6 +72,7 @@ def columns(of: Finder) -> dict[str, Any]:
         raise DataError(f"it holds texts, and {of.data.task} predicts a number", where=where, fix=fix)
     if len(of.table) < ENOUGH:
         what = "few to tell patients' numbers and names from measurements: look whether one of the features is such"
+        what += f", and take it out of features{' and ranges' * of.with_ranges}"
         of.notes.append(f"{plural(len(of.table), 'row')} are {what}" if len(of.table) != 1 else f"1 row is {what}")
     features: list[str] = []
     marks: list[str] = []
@@ -112,9 +113,9 @@ def _column(of: Finder, name: str, number: bool) -> tuple[list[str], list[str], 
 def _is_measured(of: Finder, name: str, known: Sequence[Any]) -> bool:
     """Whether numbers are measurements, as far as the column tells; of whole ones a note says what else they may be.
 
-    Whole numbers are left out where they differ in all rows, and where they follow one another (`given_out`) and hardly
-    repeat: a patient may stand twice by mistake. They are kept, with a note, where only one of both is so: counts of
-    cells hardly repeat, and patients with several visits do.
+    Whole numbers are left out where they hardly repeat, for a patient may stand twice by mistake, and where they follow
+    one another (`given_out`), for a patient may have several visits. Counts of cells in few rows hardly repeat, too: a
+    measurement that is left out is seen and added, and a patient's number that is kept is seen by nobody.
     """
     values = np.array(known, dtype=float)
     if len(values) < ENOUGH or not bool((values == np.round(values)).all()):
@@ -125,11 +126,9 @@ def _is_measured(of: Finder, name: str, known: Sequence[Any]) -> bool:
         return True
     differ = "that differ in all rows" if not repeated else f"of which {n - repeated} of {n} differ"
     what = f"{name}: whole numbers {differ}{', and that follow one another' * (follow and repeated > 0)}"
-    if not repeated or (few and follow):
-        of.notes.append(f"{what}, such as patients' numbers: left out; where it is measured, add {name!r} to features")
-        return False
-    of.notes.append(f"{what}: kept; where it is a patient's number, take {name!r} out of features")
-    return True
+    fix = f"add {name!r} to features{' and its [least, greatest] to ranges' * of.with_ranges}"
+    of.notes.append(f"{what}, such as patients' numbers: left out; where it is measured, {fix} in the file")
+    return False
 
 
 def _texts(of: Finder, name: str, known: Sequence[Any], gaps: int) -> list[str]:
