@@ -3,7 +3,7 @@
 from fedgmi.deploy.settings.federation import FederationSettings
 from fedgmi.deploy.settings.reading import named, read, read_rows
 from fedgmi.deploy.settings.refusals import LEAST_MASKED, SLOTS
-from fedgmi.deploy.settings.rows import RowSettings
+from fedgmi.deploy.settings.rows import RowSettings, also_private
 from fedgmi.deploy.settings.site import SiteSettings, check_limits, tells_metrics
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "FederationSettings",
     "RowSettings",
     "SiteSettings",
+    "also_private",
     "check_limits",
     "named",
     "read",

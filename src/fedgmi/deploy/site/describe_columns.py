@@ -15,6 +15,7 @@ from fedgmi.data.sources.arrays import is_missing, is_number
 from fedgmi.data.sources.columns import USABLE, find_roles, kind_of
 from fedgmi.data.sources.row_numbers import ENOUGH, given_out, is_row_number
 from fedgmi.data.sources.tables import named_values
+from fedgmi.deploy.settings import also_private
 from fedgmi.errors import DataError
 from fedgmi.report.formats import plural
 from fedgmi.settings.run import DataSettings
@@ -82,7 +83,9 @@ def columns(of: Finder) -> dict[str, Any]:
         features, marks, ranges = [*features, *own], [*marks, *mark], ranges | limits
     marked = any(name.endswith(f"={MARK}") for name in (*features, *marks))
     found = {"kind": "tabular", "features": [*features, *marks], "ranges": ranges}
-    found |= {"missing": "indicator"} if marked else {}
+    if marked:
+        found |= {"missing": "indicator"}
+        of.notes.append(also_private("indicator"))
     if roles.label is None or of.data.task != "classification":
         return found
     return found | classes(of, named_values(of.table, roles.label).tolist(), roles.label)
