@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable
 
 
@@ -82,6 +83,25 @@ def sentence(text: str) -> str:
         ('did you mean 3?', 'known: 3, 4.')
     """
     return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
+ROWS = "Rows are counted from 0: in a CSV file with a header, row 0 is line 2."
+_ROW = re.compile(r"\brow \d")
+
+
+def counted(text: str) -> str:
+    """The text, and how rows are counted where it names one by its number.
+
+    Args:
+        text: What a command, or a log, is about to say.
+
+    Examples:
+        >>> counted("it is missing"), counted("the first at row 3.")
+        ('it is missing', 'the first at row 3. Rows are counted from 0: in a CSV file with a header, row 0 is line 2.')
+    """
+    if not _ROW.search(text) or ROWS in text:
+        return text
+    return f"{text}\n{ROWS}" if "\n" in text else f"{sentence(text)} {ROWS}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

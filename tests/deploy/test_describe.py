@@ -19,6 +19,7 @@ from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.settings import RowSettings, read_rows
 from fedgmi.deploy.setup.merge_rows import merge
 from fedgmi.deploy.site.describe import describe
+from fedgmi.errors import ROWS as COUNTED
 from fedgmi.errors import ConfigError, DataError
 from fedgmi.storage import files
 
@@ -206,7 +207,8 @@ def test_what_makes_a_proposal_another_than_it_should_be_is_said(tmp_path):
     path.write_text("age,outcome\n" + "\n".join(lines) + "\n")
     told = describe(path, label="outcome").notes
     [line] = [line for line in told if "are numbers" in line]
-    assert line.startswith("age: all but 1 cell of 60 are numbers; row 17 (the first is row 0) has 'abc': mend it")
+    assert line.startswith("age: all but 1 cell of 60 are numbers; row 17 has 'abc': mend it")
+    assert line.endswith(COUNTED)
     assert not any("no column is called like labels" in line or "few to tell" in line for line in told)
     assert not any("abc" in feature for feature in describe(path, label="outcome").rows.features)
     told = describe(path).notes

@@ -16,7 +16,7 @@ from fedgmi.data.sources.columns import USABLE, find_roles, kind_of
 from fedgmi.data.sources.row_numbers import ENOUGH, given_out, is_row_number
 from fedgmi.data.sources.tables import named_values
 from fedgmi.deploy.settings import also_private
-from fedgmi.errors import DataError
+from fedgmi.errors import DataError, counted
 from fedgmi.report.formats import plural
 from fedgmi.settings.run import DataSettings
 
@@ -151,9 +151,9 @@ def _tell_of_numbers(of: Finder, name: str, values: Sequence[Any], n_known: int)
     if wrong and len(wrong) <= STRAY * n_known:
         row, value = wrong[0]
         what = f"all but {plural(len(wrong), 'cell')} of {n_known} are numbers"
-        what += f"; row {row} (the first is row 0) has {value!r}"
+        what += f"; row {row} has {value!r}"
         fix = "mend it, or name it in data.missing_values of site.toml where it stands for a missing value"
-        of.notes.append(f"{name}: {what}: {fix}")
+        of.notes.append(counted(f"{name}: {what}: {fix}"))
 
 
 def classes(of: Finder, values: Sequence[Any], label: str) -> dict[str, Any]:
