@@ -188,6 +188,16 @@ def test_ranges_are_wider_and_round(tmp_path):
     assert all(limit not in (18, 82, 83, -0.37, 0.43) for limits in found.values() for limit in limits)
 
 
+@pytest.mark.parametrize("task", ["classification", "regression", "survival"])
+def test_rows_without_a_label_are_counted_for_every_task(tmp_path, task):
+    """For numbers to predict nothing was said of them."""
+    path = tmp_path / "rows.csv"
+    lines = [f"{30.5 + i},{'' if i < 3 else i % 2},{i % 2}" for i in range(60)]
+    path.write_text("age,outcome,died\n" + "\n".join(lines) + "\n")
+    found = describe(path, label="outcome", event="died" if task == "survival" else None, task=task)
+    assert "outcome: 3 rows without a label, which cannot be trained on" in found.notes
+
+
 def test_tasks_are_asked_for_and_never_guessed(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("age,days,died\n" + "".join(f"{30 + i % 9},{i * 1.5},{i % 2}\n" for i in range(40)))
@@ -301,7 +311,7 @@ def test_a_range_that_one_site_does_not_tell_is_left_out():
     found = merge({"north": table("age", ranges={"age": [0, 90]}), "south": table("age")})
     assert found.rows is not None
     assert not found.rows.ranges
-    assert found.notes == ("age: without a range, for south tells none",)
+    assert found.notes == ("age: without a range, for south tells no range",)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +341,7 @@ def test_conflicts_end_with_code_one_and_files_stay(tmp_path, capsys):
     assert fedgmi("deploy", "merge", paths[0], "--out", paths[0]) == 2
     assert "stays untouched" in capsys.readouterr().err
     assert fedgmi("deploy", "merge", paths[0]) == 0
-    assert capsys.readouterr().out.startswith("# What 1 sites")
+    assert capsys.readouterr().out.startswith("# What 1 site has in common")
 
 
 def test_files_without_rows_are_refused(tmp_path):
@@ -351,3 +361,10 @@ def test_a_column_of_names_is_no_column_of_labels(tmp_path):
     (tmp_path / "rows.csv").write_text("\n".join(["patient,days,died", *lines]) + "\n")
     with pytest.raises(DataError, match="column 'patient': it holds 80 different texts, none in 5 rows"):
         describe(tmp_path / "rows.csv", label="patient")
+
+
+def test_an_empty_file_is_called_empty(tmp_path):
+    """It was said in the words of a library: no columns to parse."""
+    (tmp_path / "rows.csv").write_text("")
+    with pytest.raises(DataError, match=r"rows\.csv': the file is empty\. Likely fix: give a file with rows in it"):
+        describe(tmp_path / "rows.csv")

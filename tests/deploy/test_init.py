@@ -300,7 +300,7 @@ def test_check_warns_of_more_components_than_sites(app):
     (app / "federation.toml").write_text(re.sub("n_components = .*", "n_components = 5", text), encoding="utf-8")
     told = check_app(app)
     with pytest.warns(
-        FedgmiWarning, match="method.n_components: 5 components cannot be told apart from 4 clients: their prop"
+        FedgmiWarning, match="federation.toml: 5 components cannot be told apart from 4 sites: their prop"
     ):
         assert [next(told), next(told)][0].startswith("federation.toml: wards, 4 sites")
 

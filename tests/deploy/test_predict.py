@@ -55,7 +55,7 @@ def test_says_what_the_model_says(model, tmp_path, capsys):
     assert command(model, path, "--keep", "patient", "--out", tmp_path / "said.csv") == 0
     told = capsys.readouterr()
     assert "30 rows" in told.out
-    assert re.search(r"drift is watched from now on, learnt from \d+ rows that were held out", told.err)
+    assert re.search(r"drift is watched from now on, learning from \d+ rows that were held out", told.err)
     said = list(csv.DictReader((tmp_path / "said.csv").read_text().splitlines()))
     import pandas
 

@@ -207,6 +207,7 @@ def merge_rows(
     from fedgmi.deploy.settings import read_rows
     from fedgmi.deploy.setup.merge_rows import merge
     from fedgmi.deploy.site.describe import to_toml
+    from fedgmi.report.formats import plural
     from fedgmi.storage import files
 
     found = merge({str(path): read_rows(path) for path in proposals})
@@ -216,7 +217,8 @@ def merge_rows(
         for conflict in found.conflicts:
             say(f"conflict: {conflict}", err=True)
         raise typer.Exit(1)
-    text = to_toml(found.rows, about=f"What {len(proposals)} sites have in common, by `fedgmi deploy merge`")
+    whose = f"{plural(len(proposals), 'site')} {'has' if len(proposals) == 1 else 'have'}"
+    text = to_toml(found.rows, about=f"What {whose} in common, by `fedgmi deploy merge`")
     if out is None:
         hand_out(text)
         return
@@ -328,7 +330,8 @@ def status(
         hand_out(text(found))
     else:
         current.print_status(found, OwnConsole())
-    if strict and current.troubled(found):
+    if strict and (why := current.trouble(found)):
+        say(f"exit code 1: {why}", err=True)
         raise typer.Exit(1)
 
 

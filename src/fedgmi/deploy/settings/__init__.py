@@ -2,7 +2,7 @@
 
 from fedgmi.deploy.settings.federation import FederationSettings
 from fedgmi.deploy.settings.reading import named, read, read_rows
-from fedgmi.deploy.settings.refusals import LEAST_MASKED, SLOTS
+from fedgmi.deploy.settings.refusals import LEAST_MASKED, SLOTS, too_many
 from fedgmi.deploy.settings.rows import RowSettings, also_private
 from fedgmi.deploy.settings.site import SiteSettings, check_limits, tells_metrics
 
@@ -18,4 +18,5 @@ __all__ = [
     "read",
     "read_rows",
     "tells_metrics",
+    "too_many",
 ]

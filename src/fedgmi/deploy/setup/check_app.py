@@ -16,7 +16,8 @@ from fedgmi.deploy.setup.address import Address, parse
 from fedgmi.deploy.setup.init import APP_FILES, CERTIFICATES, CONNECTION, FEDERATION
 from fedgmi.deploy.setup.keys import AT_SITE, check_certificate, check_pair, check_private
 from fedgmi.deploy.setup.programs import check_programs
-from fedgmi.errors import ConfigError, FedgmiWarning, UserError, made_up
+from fedgmi.errors import ConfigError, FedgmiWarning, UserError
+from fedgmi.report.formats import plural
 from fedgmi.settings import toml as settings_io
 
 SECONDS = 5.0
@@ -45,10 +46,9 @@ def check_app(where: Path) -> Iterator[str]:
     with settings.named(where / FEDERATION):
         schema, method = federation.rows.as_schema(), federation.running(federation.setup().method())
     shape = "×".join(map(str, schema.shape))
-    yield f"{FEDERATION}: {federation.name}, {federation.sites} sites, {schema.kind} rows of {shape}"
-    if more := made_up(federation.setup().n_components, federation.sites):
-        fix = "Likely fix: set it to the number of sites at most."
-        warnings.warn(FedgmiWarning(f"method.n_components: {more} {fix}"), stacklevel=2)
+    yield f"{FEDERATION}: {federation.name}, {plural(federation.sites, 'site')}, {schema.kind} rows of {shape}"
+    if more := settings.too_many(federation.setup().n_components, federation.sites):
+        warnings.warn(FedgmiWarning(f"{FEDERATION}: {more}"), stacklevel=2)
     if federation.warm_start is not None:  # relative to where the SuperLink runs, which is this folder
         earlier = (where / Path(federation.warm_start).expanduser()).absolute()
         first_state(federation.model_copy(update={"warm_start": str(earlier)}), method)

@@ -154,7 +154,7 @@ def _range(of: _Merger, column: str) -> dict[str, list[float]]:
     if len(told) < len(of.sites):
         if told:
             lacking = [name for name in of.sites if name not in told]
-            of.notes.append(f"{column}: without a range, for {_names(lacking)} tells none")
+            of.notes.append(f"{column}: without a range, for {_names(lacking)} tells no range")
         return {}
     lows, highs = sorted(low for low, _ in told.values()), sorted(high for _, high in told.values())
     both = [lows[0], highs[-1]]

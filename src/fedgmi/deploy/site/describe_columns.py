@@ -86,9 +86,15 @@ def columns(of: Finder) -> dict[str, Any]:
     if marked:
         found |= {"missing": "indicator"}
         of.notes.append(also_private("indicator"))
-    if roles.label is None or of.data.task != "classification":
+    if roles.label is None:
         return found
-    return found | classes(of, named_values(of.table, roles.label).tolist(), roles.label)
+    labels = named_values(of.table, roles.label).tolist()
+    if of.data.task == "classification":
+        return found | classes(of, labels, roles.label)
+    _labelled(of, labels, roles.label)
+    if roles.event is not None:
+        _labelled(of, named_values(of.table, roles.event).tolist(), roles.event)
+    return found
 
 
 def _column(of: Finder, name: str, number: bool) -> tuple[list[str], list[str], dict[str, list[float]]]:
@@ -170,9 +176,7 @@ def classes(of: Finder, values: Sequence[Any], label: str) -> dict[str, Any]:
     Raises:
         DataError: For a column that hardly holds classes.
     """
-    known = [value for value in values if not is_missing(value)]
-    if len(known) < len(values):
-        of.notes.append(f"{label}: {len(values) - len(known)} rows have no label, and cannot be trained on")
+    known = _labelled(of, values, label)
     if all(isinstance(value, bool) for value in known):
         return {"classes": [False, True]}
     if all(isinstance(value, int | float) for value in known):
@@ -188,6 +192,15 @@ def classes(of: Finder, values: Sequence[Any], label: str) -> dict[str, Any]:
         what = f"it holds {len(counts)} different texts, none in {of.least} rows: these are hardly classes"
         raise DataError(what, where=f"{of.data.path}, column {label!r}", fix=fix)
     return {"classes": told}
+
+
+def _labelled(of: Finder, values: Sequence[Any], label: str) -> list[Any]:
+    """The labels that are there; a note says how many rows have none."""
+    known = [value for value in values if not is_missing(value)]
+    if len(known) < len(values):
+        lacking = len(values) - len(known)
+        of.notes.append(f"{label}: {plural(lacking, 'row')} without a label, which cannot be trained on")
+    return known
 
 
 def _enough(of: Finder, name: str, counts: Counter[Any]) -> list[Any]:
