@@ -90,14 +90,14 @@ def test_two_runs_in_one_folder(tmp_path, capsys):
 WRONG_TYPES = [
     ("rounds=many", 'settings: rounds is "many" (text), expected a whole number'),
     ("scenario.alpha=[1]", "settings: scenario.alpha is [1] (a list), expected a number"),
-    ("method.participation=1.5", "settings: method.participation is 1.5, expected less than or equal to 1"),
+    ("method.participation=1.5", "settings: method.participation is 1.5, expected 1 or less"),
     ("communication.lost=1", "settings: communication.lost is 1, expected less than 1. Likely fix: it is a share"),
-    ("communication.lost=-0.1", "settings: communication.lost is -0.1, expected greater than or equal to 0"),
+    ("communication.lost=-0.1", "settings: communication.lost is -0.1, expected 0 or more"),
     (
         "training.stragglers=1.0",
         "settings: training.stragglers is 1.0, expected less than 1. Likely fix: it is a share",
     ),
-    ("training.stragglers=-1", "settings: training.stragglers is -1, expected greater than or equal to 0"),
+    ("training.stragglers=-1", "settings: training.stragglers is -1, expected 0 or more"),
     ("communication.lost=some", 'settings: communication.lost is "some" (text), expected a number'),
 ]
 

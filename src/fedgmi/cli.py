@@ -20,7 +20,7 @@ from rich.text import Text
 from fedgmi import __version__
 from fedgmi.deploy import commands
 from fedgmi.deploy.commands import deploy_app, site_app
-from fedgmi.errors import ConfigError, FedgmiError, FedgmiWarning
+from fedgmi.errors import ConfigError, FedgmiError, FedgmiWarning, counted
 from fedgmi.report.console import OwnConsole, tell
 from fedgmi.storage import folder
 
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             app(args=arguments, prog_name="fedgmi")
         except FedgmiError as error:
-            tell(_errors(), "error", str(error))
+            tell(_errors(), "error", counted(str(error)))
             raise SystemExit(2) from None
 
 
@@ -60,7 +60,7 @@ def show_warning(usual: Callable[..., None], message: Warning | str, *place: Any
     """Our own warnings are for the user; others keep the place that they come from."""
     if not isinstance(message, FedgmiWarning):
         return usual(message, *place, **more)
-    tell(_errors(), "warning", str(message))
+    tell(_errors(), "warning", counted(str(message)))
 
 
 def _version(wanted: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable
 
 
@@ -84,6 +85,25 @@ def sentence(text: str) -> str:
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
+ROWS = "Rows are counted from 0: in a CSV file with a header, row 0 is line 2."
+_ROW = re.compile(r"\brow \d")
+
+
+def counted(text: str) -> str:
+    """The text, and how rows are counted where it names one by its number.
+
+    Args:
+        text: What a command, or a log, is about to say.
+
+    Examples:
+        >>> counted("it is missing"), counted("the first at row 3.")
+        ('it is missing', 'the first at row 3. Rows are counted from 0: in a CSV file with a header, row 0 is line 2.')
+    """
+    if not _ROW.search(text) or ROWS in text:
+        return text
+    return f"{text}\n{ROWS}" if "\n" in text else f"{sentence(text)} {ROWS}"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known name that is most like a given one, whatever its case.
 
@@ -151,12 +171,13 @@ def too_many_components(n_components: int, n_clients: float, *, where: str, fix:
     return ConfigError(_untold(n_components, n_clients), where=where, fix=fix)
 
 
-def made_up(n_components: int, n_clients: int) -> str:
+def made_up(n_components: int, n_clients: int, whose: str = "client") -> str:
     """What is to be known of a run that has more components than clients all the same: a deployment may.
 
     Args:
         n_components: K.
         n_clients: How many clients, or sites, there are.
+        whose: "client" or "site".
 
     Returns:
         A sentence; "" where there are enough.
@@ -167,11 +188,12 @@ def made_up(n_components: int, n_clients: int) -> str:
         >>> made_up(4, 4)
         ''
     """
-    return f"{_untold(n_components, n_clients)}: their proportions are made up." if n_components > n_clients else ""
+    untold = _untold(n_components, n_clients, whose)
+    return f"{untold}: their proportions are made up." if n_components > n_clients else ""
 
 
-def _untold(n_components: int, n_clients: float) -> str:
-    return f"{n_components} components cannot be told apart from {n_clients} client{'s' * (n_clients != 1)}"
+def _untold(n_components: int, n_clients: float, whose: str = "client") -> str:
+    return f"{n_components} components cannot be told apart from {n_clients} {whose}{'s' * (n_clients != 1)}"
 
 
 def unknown(kind: str, name: str, known: Iterable[str], where: str) -> ConfigError:

@@ -436,7 +436,7 @@ def test_how_many_rows_make_a_client_and_choose_is_as_in_settings(wards: str) ->
     assert (federation.validation, [len(client) for client in federation.clients]) == ((), [4, 24, 24, 24])
     with pytest.raises(ConfigError, match=r"from_dataset: validation_share is 1, expected less than 1"):
         Federation.from_dataset(wards, client="ward", validation_share=1)
-    with pytest.raises(ConfigError, match=r"from_dataset: min_rows is 0, expected greater than or equal to 1"):
+    with pytest.raises(ConfigError, match=r"from_dataset: min_rows is 0, expected 1 or more"):
         Federation.from_dataset(wards, client="ward", min_rows=0)
 
 

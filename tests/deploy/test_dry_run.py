@@ -119,6 +119,21 @@ def test_a_step_that_cannot_be_shown_is_named_and_the_others_are_shown(tmp_path,
     assert "Not shown: judges (how many of its rows" in capsys.readouterr().out
 
 
+def test_the_table_says_when_what_and_on_which_condition(would_be, capsys):
+    """A cell was empty where nothing is told, the end was a round more than there are, and no condition had a name."""
+    _, out = would_be
+    lines = json.loads((out / "index.json").read_text())
+    module.print_dry_run(lines, out, module.Console(width=2000))
+    cells = {row.split()[0]: row for row in capsys.readouterr().out.splitlines() if row[:4].isdigit()}
+    of = {line["name"]: cells[line["file"]] for line in lines}
+    assert of["fold in"].rstrip().endswith("nothing of rows")
+    assert of["fold in"].split()[1] == "preparation"
+    assert of["em"].split()[1] == "1"
+    assert of["proportions"].split()[1] == "end"
+    assert all("a condition, which does not hold where all sites are alike: “" in of[name] for name in TURNS)
+    assert "; or: At the end more rows answer than in the judges' last turn" in of["judges"]
+
+
 def test_after_a_warm_start_nothing_of_the_preparation_is_sent(tmp_path):
     warm = table_federation().replace("rounds = 1", 'rounds = 1\nwarm_start = "results of before"', 1)
     site_toml = write_site(tmp_path / "site", 0, warm)

@@ -18,7 +18,7 @@ from fedgmi.protocol.wire import Parcel
 from fedgmi.report import picture
 from fedgmi.report.numbers import beware
 from fedgmi.report.tables import print_report
-from fedgmi.runs.records import Summary
+from fedgmi.runs.records import Status, Summary
 
 SCENARIO = gaussian_scenario(3, 40, separation=4.0)
 OWN = {"n_components": 2, "codewords": 6, "kmeans_rounds": 2, "preset": "sketch", "personal": False}
@@ -79,13 +79,15 @@ def test_fewer_histograms_than_components_are_no_run(tmp_path, way):
 
 @pytest.mark.parametrize(("asked", "told"), [(4, True), (3, False)])
 def test_more_components_than_sites_are_told_in_log_and_report(tmp_path, asked, told):
-    """In the words of `fedgmi deploy check`; a simulation refuses them, in the same."""
+    """With the likely fix, as `fedgmi deploy check` has it, and among the notes of status.json."""
     settings = federation_settings(SCENARIO, method=OWN | {"n_components": asked})
     lines = list[str]()
     post = LocalPost(make_sites(settings, tmp_path / "sites", SCENARIO))
     Coordinator(settings, post, tmp_path / "out", echo=lines.append).run()
     said = "4 components cannot be told apart from 3 clients: their proportions are made up."
-    assert sum(said in line for line in lines) == told
+    fix = "their proportions are made up. Likely fix: set method.n_components to the number of sites, 3, or less."
+    assert sum(f"4 components cannot be told apart from 3 sites: {fix}" in line for line in lines) == told
+    assert ("Likely fix: set method.n_components" in Status.read(tmp_path / "out").note) == told
     summary = Summary.read(tmp_path / "out").to_json()
     console = Console(width=200, record=True, file=io.StringIO())
     print_report(summary, tmp_path / "out", console)

@@ -101,7 +101,7 @@ def test_a_run_that_fails_says_why_in_one_line_and_leaves_a_status(tmp_path, cap
     found = status.read(out)
     assert (found.name, found.state) == ("wards", "failed")
     assert why in found.note
-    assert status.troubled(found)
+    assert status.trouble(found)
 
 
 def test_a_run_that_fails_before_it_begins_leaves_what_is_known_of_sites(tmp_path):

@@ -265,7 +265,9 @@ def test_check_follows_the_folder_from_init_to_a_running_superlink(tmp_path, cap
     app, port = tmp_path / "wards", free_port()
     assert code("deploy", "init", str(app), "--sites", "2", "--address", f"127.0.0.1:{port}") == 0
     assert code("deploy", "check", str(app)) == 2
-    assert "sh certificates.sh" in capsys.readouterr().err
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"the certificates are not there yet: there is no {app}/certificates/ca.crt" in told
+    assert "run: sh certificates.sh" in told
     make_certificates(app)
     assert code("deploy", "check", str(app)) == 0
     shown = capsys.readouterr().out
@@ -298,7 +300,7 @@ def test_check_warns_of_more_components_than_sites(app):
     (app / "federation.toml").write_text(re.sub("n_components = .*", "n_components = 5", text), encoding="utf-8")
     told = check_app(app)
     with pytest.warns(
-        FedgmiWarning, match="method.n_components: 5 components cannot be told apart from 4 clients: their prop"
+        FedgmiWarning, match="federation.toml: 5 components cannot be told apart from 4 sites: their prop"
     ):
         assert [next(told), next(told)][0].startswith("federation.toml: wards, 4 sites")
 
@@ -314,10 +316,32 @@ def test_check_names_a_program_of_flower_that_is_missing(app, flower, monkeypatc
     assert "pip install 'fedgmi[flower]' -c constraints.txt" in told
 
 
-def test_check_warns_of_programs_that_are_not_on_path(flower, monkeypatch):
+def test_check_refuses_programs_that_are_not_on_path(flower, monkeypatch):
+    """It was a warning, and the SuperLink started no run."""
     monkeypatch.setenv("PATH", "")
-    with pytest.warns(FedgmiWarning, match=rf"flwr-serverapp cannot be found by name: .* \. {flower}/activate"):
-        assert "flwr-serverapp" in programs.check_programs()
+    with pytest.raises(UserError, match=rf"flwr-serverapp cannot be found by name: .* \. {flower}/activate"):
+        programs.check_programs()
+
+
+def test_readme_names_the_programs_that_are_needed(app):
+    text = (app / "README.md").read_text(encoding="utf-8")
+    for name in (*programs.PROGRAMS, "flower-supernode", "openssl", "ssh-keygen", "curl"):
+        assert re.search(rf"^\|.*`{name}`", text, re.MULTILINE), name
+
+
+def test_check_refuses_more_sites_to_wait_for_than_there_are(app):
+    """The run waited in vain for `wait_s`, and failed."""
+    text = (app / "federation.toml").read_text(encoding="utf-8")
+    (app / "federation.toml").write_text(text.replace("# min_sites = 2", "min_sites = 5"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"federation\.toml: min_sites: 5 sites have to be there, and there are 4 at"):
+        list(check_app(app))
+
+
+def test_check_refuses_a_run_to_begin_with_that_is_not_there(app):
+    text = (app / "federation.toml").read_text(encoding="utf-8")
+    (app / "federation.toml").write_text(f'warm_start = "results"\n{text}', encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"{app}/results/checkpoints/fedgmi\.json holds no checkpoint to begin with"):
+        list(check_app(app))
 
 
 def test_check_warns_of_programs_of_another_installation(flower, monkeypatch, tmp_path):

@@ -128,7 +128,7 @@ def test_what_was_summed_is_no_longer_known_where_the_file_is_damaged_and_nothin
 
 @pytest.mark.parametrize(
     ("among", "said"),
-    [([0], "1 sites have keys"), ([0, 1], "2 sites have keys")],
+    [([0], "1 site has keys"), ([0, 1], "2 sites have keys")],
 )
 def test_sums_of_one_or_two_have_no_keys(tmp_path, among, said):
     with pytest.raises(Refusal, match=said):

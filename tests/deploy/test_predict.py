@@ -17,6 +17,7 @@ from PIL import Image
 from fedgmi import Federation, FedGMI, cli
 from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.site.predict import DRIFT, predict
+from fedgmi.errors import ROWS as COUNTED
 from fedgmi.errors import CheckpointError, ConfigError, DataError, UserError
 from fedgmi.storage import tensors
 
@@ -54,7 +55,7 @@ def test_says_what_the_model_says(model, tmp_path, capsys):
     assert command(model, path, "--keep", "patient", "--out", tmp_path / "said.csv") == 0
     told = capsys.readouterr()
     assert "30 rows" in told.out
-    assert re.search(r"drift is watched from now on, learnt from \d+ rows that were held out", told.err)
+    assert re.search(r"drift is watched from now on, learning from \d+ rows that were held out", told.err)
     said = list(csv.DictReader((tmp_path / "said.csv").read_text().splitlines()))
     import pandas
 
@@ -67,6 +68,19 @@ def test_says_what_the_model_says(model, tmp_path, capsys):
     components = fitted.predict_components(frame.drop(columns="patient"), client="clinic-1")
     np.testing.assert_allclose([[float(row[f"component_{k}"]) for k in (0, 1)] for row in said], components, atol=1e-5)
     assert [row["patient"] for row in said] == frame["patient"].tolist()
+
+
+def test_predictions_that_are_there_stay_untouched(model, tmp_path, capsys):
+    """They were overwritten, by those of whatever file came next."""
+    path, out = write_rows(tmp_path, 7, 30), tmp_path / "said.csv"
+    out.write_text("mine\n")
+    assert command(model, path, "--out", out) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "said.csv: it is there already, and stays untouched. Likely fix: give a new file, or --force" in told
+    assert out.read_text() == "mine\n"
+    assert not (model / DRIFT).exists()
+    assert command(model, path, "--out", out, "--force") == 0
+    assert len(out.read_text().splitlines()) == 31
 
 
 def test_texts_that_the_model_does_not_know_are_named(model, tmp_path, capsys):
@@ -90,6 +104,7 @@ def test_values_outside_the_ranges_of_training_are_refused_as_there(model, tmp_p
     assert told.out == ""
     assert "column 'age': 2 values are outside the federation's range [0, 120], the first 420 at row 2" in told.err
     assert "column 'pressure': 1 value is outside the federation's range [40, inf], the first 12.5 at row 8" in told.err
+    assert COUNTED in told.err
     assert not (tmp_path / "said.csv").exists()
     assert not (model / DRIFT).exists()
     with pytest.raises(DataError, match="column 'age'"):
@@ -144,10 +159,10 @@ def test_rows_that_drift_are_told_and_can_end_with_code_one(model, tmp_path, cap
     other.write_text("\n".join(map(",".join, cells)) + "\n")
     assert command(model, usual, "--reference", reference, "--strict", "--out", tmp_path / "said.csv") == 0
     assert "drift: client 'clinic-1', batch 1: in control" in capsys.readouterr().err
-    codes = [command(model, other, "--strict", "--out", tmp_path / "said.csv") for _ in range(6)]
+    codes = [command(model, other, "--strict", "--force", "--out", tmp_path / "said.csv") for _ in range(6)]
     assert codes[-1] == 1
     assert "rows no longer fit" in capsys.readouterr().err
-    assert command(model, other, "--no-drift", "--strict", "--out", tmp_path / "said.csv") == 0
+    assert command(model, other, "--no-drift", "--strict", "--force", "--out", tmp_path / "said.csv") == 0
     assert "drift:" not in capsys.readouterr().err
     assert json.loads((model / DRIFT).read_text())["monitor"]["batch"] == 7
 

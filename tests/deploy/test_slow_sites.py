@@ -76,7 +76,7 @@ def test_a_slow_site_answers_the_same_when_it_is_asked_twice(tmp_path):
     assert torch.equal(once["expert"], again["expert"])
 
 
-@pytest.mark.parametrize(("part", "bound"), [("0", "greater than 0"), ("1.5", "less than or equal to 1")])
+@pytest.mark.parametrize(("part", "bound"), [("0", "greater than 0"), ("1.5", "1 or less")])
 def test_a_part_beyond_all_steps_or_of_none_is_refused(tmp_path, part, bound):
     site = write_site(tmp_path / "site", 0)
     site.write_text(f"part_of_steps = {part}\n{site.read_text()}")

@@ -64,8 +64,8 @@ def test_a_note_has_a_line_of_its_own_however_long_it_is():
 
 def test_nodes_that_are_not_let_in_are_trouble_while_sites_are_waited_for():
     found = standing("waiting").model_copy(update={"turned_away": ("node 7: it is another",)})
-    assert status.troubled(found, now=NOW)
-    assert not status.troubled(standing("waiting"), now=NOW)
+    assert status.trouble(found, now=NOW)
+    assert not status.trouble(standing("waiting"), now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,14 @@ def test_sites_that_never_came_are_counted_and_are_trouble_where_they_are_missed
     sites = {f"site-{i}": site() for i in range(there)}
     more = {"expected": 3, "waiting_since": NOW - waited if waited else 0.0}
     found = standing(state, **sites).model_copy(update=more)
-    assert status.troubled(found, now=NOW) is trouble
+    assert bool(status.trouble(found, now=NOW)) is trouble
     never = f", {3 - there} never came" if there < 3 else ""
     assert f"round 4 of 10, {there} of 3 sites alive{never}; written" in shown(found)
 
 
 def test_a_site_that_is_known_and_away_is_none_that_came_to_a_run_that_waits():
     found = standing("waiting", north=site(False)).model_copy(update={"waiting_since": NOW - 61})
-    assert status.troubled(found, now=NOW)
+    assert status.trouble(found, now=NOW)
 
 
 def test_a_coordinator_that_nobody_comes_to_says_since_when_it_waits_and_for_how_many(tmp_path, monkeypatch):
@@ -105,7 +105,7 @@ def test_a_coordinator_that_nobody_comes_to_says_since_when_it_waits_and_for_how
     assert {found.expected for found in written} == {6}
     assert {found.waiting_since for found in waiting} == {waiting[0].waiting_since}
     assert began <= waiting[0].waiting_since <= time.time()
-    assert status.troubled(waiting[-1], now=began + status.SOON_S + 5)
+    assert status.trouble(waiting[-1], now=began + status.SOON_S + 5)
 
 
 def test_a_site_that_never_answered_has_no_last_round():
@@ -160,3 +160,23 @@ def test_a_report_of_a_deployment_that_goes_on_says_where_it_stands(tmp_path):
     (tmp_path / "config.toml").write_text("")
     with pytest.raises(UserError, match=r"is not finished\. Likely fix: see where it stands: fedgmi deploy status"):
         Summary.read(tmp_path)
+
+
+def test_an_exit_code_has_its_reason(tmp_path, capsys):
+    """`--strict` ended with 1 and said nothing."""
+    now = time.time()
+    running = {"updated": now, "expected": 3}
+    cases = {
+        "2 of 3 sites alive while the run goes on (1 never came)": standing(north=site(), south=site()),
+        "1 of 3 sites alive while the run goes on (away: south; 1 never came)": standing(
+            north=site(), south=site(False)
+        ),
+        "the run has failed": standing("failed"),
+        "no site has come in 2 min": standing("waiting").model_copy(update={"waiting_since": now - 130}),
+    }
+    for why, found in cases.items():
+        status.write(tmp_path, found.model_copy(update=running))
+        with pytest.raises(SystemExit) as raised:
+            cli.main(["deploy", "status", str(tmp_path), "--strict"])
+        assert raised.value.code == 1
+        assert capsys.readouterr().err == f"exit code 1: {why}\n"

@@ -156,7 +156,7 @@ def test_shares_are_rounded_up():
         ("top=0", "communication.top is 0, expected greater than 0"),
         ("top=-0.5", "communication.top is -0.5, expected greater than 0"),
         ("top=nan", "communication.top is NaN, expected"),
-        ("mask=1.5", "communication.mask is 1.5, expected less than or equal to 1"),
+        ("mask=1.5", "communication.mask is 1.5, expected 1 or less"),
         ("layers=nan", "communication.layers is NaN, expected"),
         ("tpo=0.5", "unknown key communication.tpo. Likely fix: did you mean communication.top"),
     ],

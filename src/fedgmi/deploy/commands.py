@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedgmi.errors import ConfigError, DataError, UserError
+from fedgmi.errors import ConfigError, DataError, UserError, counted
 from fedgmi.report.console import OwnConsole, hand_out, say
 
 if TYPE_CHECKING:
@@ -171,6 +171,7 @@ def predict(
     ] = None,
     watch: Annotated[bool, typer.Option("--drift/--no-drift", help="Whether these rows count for drift.")] = True,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 where rows have drifted.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write --out anew where it is there already.")] = False,
 ) -> None:
     """Ask a site's own model about new rows: labels, probabilities, components, and whether the rows have drifted.
 
@@ -179,6 +180,8 @@ def predict(
     from fedgmi.deploy.site.predict import predict as ask
     from fedgmi.storage import files
 
+    if out is not None and not force:  # before the rows are asked about, for they then count for drift
+        _require_new(out, "give a new file, or --force to write it anew")
     found = ask(model, rows, client=client, keep=keep or (), times=times or (), reference=reference, watch=watch)
     text = found.to_csv()
     if out is None:
@@ -187,7 +190,7 @@ def predict(
         files.write_text(out, text)
         say(f"{out} is written: {len(text.splitlines()) - 1:,} rows.")
     for line in (*found.notes, *([] if found.drift is None else [f"drift: {found.drift.verdict}"])):
-        say(line, err=True)
+        say(counted(line), err=True)
     if strict and found.alarmed:
         raise typer.Exit(1)
 
@@ -204,6 +207,7 @@ def merge_rows(
     from fedgmi.deploy.settings import read_rows
     from fedgmi.deploy.setup.merge_rows import merge
     from fedgmi.deploy.site.describe import to_toml
+    from fedgmi.report.formats import plural
     from fedgmi.storage import files
 
     found = merge({str(path): read_rows(path) for path in proposals})
@@ -213,7 +217,8 @@ def merge_rows(
         for conflict in found.conflicts:
             say(f"conflict: {conflict}", err=True)
         raise typer.Exit(1)
-    text = to_toml(found.rows, about=f"What {len(proposals)} sites have in common, by `fedgmi deploy merge`")
+    whose = f"{plural(len(proposals), 'site')} {'has' if len(proposals) == 1 else 'have'}"
+    text = to_toml(found.rows, about=f"What {whose} in common, by `fedgmi deploy merge`")
     if out is None:
         hand_out(text)
         return
@@ -222,9 +227,9 @@ def merge_rows(
     say(f"{out} is written: put it into federation.toml in place of its section [rows].")
 
 
-def _require_new(out: Path) -> None:
+def _require_new(out: Path, fix: str = "give a new file") -> None:
     if out.exists():
-        raise UserError("it is there already, and stays untouched", where=str(out), fix="give a new file")
+        raise UserError("it is there already, and stays untouched", where=str(out), fix=fix)
 
 
 @site_app.command("serve")
@@ -325,7 +330,8 @@ def status(
         hand_out(text(found))
     else:
         current.print_status(found, OwnConsole())
-    if strict and current.troubled(found):
+    if strict and (why := current.trouble(found)):
+        say(f"exit code 1: {why}", err=True)
         raise typer.Exit(1)
 
 

@@ -31,6 +31,8 @@ _EXPECTED = {
     "finite_number": "a finite number",
 }
 """Pydantic's types of errors, in the words of someone who writes TOML."""
+_BOUNDS = {"greater than or equal to": "more", "less than or equal to": "less"}
+"""Likewise: “0 or more” for “greater than or equal to 0”."""
 
 
 def dotted_keys(model: type[BaseModel], prefix: str = "", unions: Unions = NONE) -> Iterator[str]:
@@ -185,6 +187,9 @@ def _is_number(word: str) -> bool:
 def _expected(finding: Mapping[str, Any]) -> str:
     """What pydantic wanted."""
     message = str(finding["msg"]).removeprefix("Input should be ").removeprefix("a value ")
+    for words, side in _BOUNDS.items():
+        if message.startswith(words):
+            return f"{message.removeprefix(words).strip()} or {side}"
     return _EXPECTED.get(finding["type"], message[:1].lower() + message[1:])
 
 

@@ -177,6 +177,8 @@ def _check_local(name: str, path: Path) -> None:
             where=f"data.path {name!r}",
             fix=f"give one of {', '.join(BUILDERS)}, or a folder",
         )
+    if path.is_file() and not path.stat().st_size:
+        raise DataError("the file is empty", where=f"data.path {name!r}", fix="give a file with rows in it")
     if may_be_on_hub(name) or path.exists():
         return
     beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []

@@ -18,8 +18,8 @@ from fedgmi.deploy.coordinator.log import failing_in, tell_in
 from fedgmi.deploy.coordinator.remote import Remote
 from fedgmi.deploy.coordinator.roster import MOST_ROWS, Member, Post, Roster, Tell
 from fedgmi.deploy.coordinator.warm_start import AGREED, first_state, lasting
-from fedgmi.deploy.settings import FederationSettings
-from fedgmi.errors import CheckpointError, UserError, made_up, sentence
+from fedgmi.deploy.settings import FederationSettings, too_many
+from fedgmi.errors import CheckpointError, UserError, sentence
 from fedgmi.protocol.allowance import MB, Allowance
 from fedgmi.protocol.ledger import Ledger, bytes_by_kind
 from fedgmi.protocol.phases import phase_of
@@ -95,7 +95,7 @@ class Coordinator:
         line = setup.coding().line(name, setup.method().program) if planned is None else planned.line
         if line:
             self.tell(line)
-        if more := made_up(setup.n_components, settings.sites):
+        if more := too_many(setup.n_components, settings.sites):
             self.tell(more)
         remote = self.remote = self._remote(setup, str(found.meta["run"]) if found else secrets.token_hex(8))
         summary = Summary.write(self.out, self._run(remote, found))
@@ -200,6 +200,7 @@ class Coordinator:
             )
             for member in remote.roster.members
         }
+        many = too_many(remote.n_components, self.settings.sites)
         about = status.Status(
             name=self.settings.name,
             round=min(remote.round, self.settings.rounds),
@@ -207,7 +208,7 @@ class Coordinator:
             state=state,
             updated=time.time(),
             deadline_s=self.settings.deadline_s,
-            note="; ".join(filter(None, (remote.few_counted, why))),
+            note="; ".join(filter(None, (many.rstrip("."), remote.few_counted, why))),
             turned_away=remote.roster.turned_away,
             expected=self.settings.sites,
             waiting_since=self.waiting_since,

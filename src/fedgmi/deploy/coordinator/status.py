@@ -108,8 +108,8 @@ def silent(status: Status, now: float) -> bool:
     return status.state in ("waiting", "running") and now - status.updated > status.deadline_s
 
 
-def troubled(status: Status, *, now: float | None = None) -> bool:
-    """Whether somebody should look.
+def trouble(status: Status, *, now: float | None = None) -> str:
+    """Why somebody should look.
 
     The run has failed; its coordinator is silent; a site is away while it runs, or has never come; or sites are waited
     for, and nodes are not let in, or no site at all has come in `SOON_S`.
@@ -117,14 +117,26 @@ def troubled(status: Status, *, now: float | None = None) -> bool:
     Args:
         status: What the coordinator wrote last.
         now: The present, in unix seconds. None: by the clock.
+
+    Returns:
+        A line; "" where nobody need look.
     """
     now = time.time() if now is None else now
     there = sum(site.alive for site in status.sites.values())
-    away = status.state == "running" and there < status.n_sites
-    if status.state == "waiting":
-        in_vain = not there and 0 < status.waiting_since < now - SOON_S
-        away = in_vain or bool(status.turned_away)
-    return status.state == "failed" or away or silent(status, now)
+    if status.state == "failed":
+        return "the run has failed"
+    if silent(status, now):
+        return f"the coordinator has written nothing for {ago(now - status.updated)}, longer than its deadline"
+    if status.state == "running" and there < status.n_sites:
+        away = [one_line(name) for name, site in sorted(status.sites.items()) if not site.alive]
+        never = status.n_sites - len(status.sites)
+        missing = [*([f"away: {', '.join(away)}"] if away else []), *([f"{never} never came"] if never > 0 else [])]
+        return f"{there} of {plural(status.n_sites, 'site')} alive while the run goes on ({'; '.join(missing)})"
+    if status.state == "waiting" and status.turned_away:
+        return f"sites are waited for, and {plural(len(status.turned_away), 'node')} not let in"
+    if status.state == "waiting" and not there and 0 < status.waiting_since < now - SOON_S:
+        return f"no site has come in {ago(now - status.waiting_since)}"
+    return ""
 
 
 def notes(status: Status) -> list[str]:

@@ -11,12 +11,14 @@ message is thrown away. A step that cannot be asked even so is named.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import tempfile
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.coordinator.remote import Remote
 from fedgmi.deploy.settings import LEAST_MASKED, FederationSettings, SiteSettings, read
 from fedgmi.deploy.site.audit import line_of
+from fedgmi.deploy.site.audit_view import NOTHING
 from fedgmi.deploy.site.site import Site
 from fedgmi.deploy.site.site_data import SiteRows, load_site
 from fedgmi.errors import UserError
@@ -43,7 +46,8 @@ from fedgmi.storage import files
 INDEX = "index.json"
 OWN = 0  # the node whose answers are kept
 NEVER_ASKED = "nothing came to ask for it, not even with its condition set aside"
-MAY_BE = " (asked for under a condition, which does not hold where all sites are alike)"
+MAY_BE = " (asked for on a condition, which does not hold where all sites are alike{})"
+PHASES = {"prepare": "preparation", "finish": "end"}
 Key = tuple[str, str]  # a step's name, and what it tells
 
 
@@ -63,6 +67,7 @@ class Recorder:
         lines: What was kept: as in the audit log, with the `file`, and whether a condition was set aside for it.
         forced: Steps that are asked once whatever their conditions say. Where there are any, they alone are kept.
         prepared: Whether a warm start takes the place of the preparation, so that nothing of that is kept.
+        conditions: On what steps are asked for, in words: a step may stand in several places.
         shown: Steps that were kept.
         program: What is asked.
         asked: The step that was asked last; None: it was none.
@@ -75,6 +80,7 @@ class Recorder:
     lines: list[dict[str, Any]] = field(default_factory=list)
     forced: Collection[Key] = ()
     prepared: bool = False
+    conditions: dict[Key, list[str]] = field(default_factory=dict)
     shown: set[Key] = field(default_factory=set)
     program: Program | None = None
     asked: Key | None = None
@@ -122,12 +128,19 @@ class Recorder:
             return  # greetings, and steps without a message, once each
         if line.get("round") == self.rounds + 1:
             line["round"] = self.last
+        if "round" in line:
+            line["phase"] = phase_of(header["round"], self.rounds)
         name = f"{len(self.lines):04d}-{re.sub(r'[^a-z0-9]+', '-', line['name'].lower())}"
         files.write_json(self.out / f"{name}.json", reply.header)
         if line["leaves"]:
             tensors = {leaf: tensor.contiguous() for leaf, tensor in flatten(unpack(reply)).items()}
             files.write_bytes(self.out / f"{name}.safetensors", safetensors.torch.save(tensors))
-        self.lines.append(line | {"file": name, "conditional": bool(self.forced)})
+        about = {"conditional": bool(self.forced), "condition": self.condition(step) if self.forced and step else ""}
+        self.lines.append(line | {"file": name} | about)
+
+    def condition(self, step: Step) -> str:
+        """On what a step is asked for, in words: on one of these, where it stands in several places."""
+        return "; or: ".join(filter(None, dict.fromkeys(self.conditions.get(key_of(step), ()))))
 
 
 @dataclass
@@ -167,7 +180,7 @@ def dry_run(site_toml: Path, federation_toml: Path, out: Path, rounds: int | Non
     Returns:
         The answers in order, as in the audit log, with the `file` of each, and whether it is `conditional`: its step
         has a condition that did not hold here, and may hold in the real run. Last come steps that could not be shown,
-        with `why` and an empty `file`.
+        with `why` and an empty `file`. `phase` is "prepare", "round" or "finish"; `condition` is in words.
 
     Raises:
         ConfigError: For settings that cannot be.
@@ -186,6 +199,8 @@ def dry_run(site_toml: Path, federation_toml: Path, out: Path, rounds: int | Non
     assert post.program is not None
     phases = () if warm else post.program.prepare, post.program.round, post.program.finish
     steps = {key_of(step): step for phase in phases for step in phase}
+    for step in (step for phase in phases for step in phase):
+        post.conditions.setdefault(key_of(step), []).append(_condition(step))
     once, post.rounds, why = federation.model_copy(update={"rounds": 1}), 1, dict[Key, str]()
     while missing := steps.keys() - post.shown - why.keys():
         post.forced = missing
@@ -198,14 +213,22 @@ def dry_run(site_toml: Path, federation_toml: Path, out: Path, rounds: int | Non
             why[post.asked] = error.what
             continue  # with the others
         why |= dict.fromkeys(missing - post.shown, NEVER_ASKED)
-    lines = [*post.lines, *(_not_shown(step, why[key]) for key, step in steps.items() if key not in post.shown)]
+    lost = {key: step for key, step in steps.items() if key not in post.shown}
+    lines = [*post.lines, *(_not_shown(step, post.condition(step), why[key]) for key, step in lost.items())]
     files.write_text(out / INDEX, json.dumps(files.finite(lines), indent=1))
     return lines
 
 
-def _not_shown(step: Step, why: str) -> dict[str, Any]:
+def _condition(step: Step) -> str:
+    """On what a step is asked for, as the first sentence of its documentation has it; "" where it has none."""
+    decides = step.when.func if isinstance(step.when, partial) else step.when
+    told = inspect.getdoc(decides) if decides is not None else None
+    return re.split(r"\.(\s|$)", " ".join((told or "").split()))[0]
+
+
+def _not_shown(step: Step, condition: str, why: str) -> dict[str, Any]:
     about = {"kind": "step", "name": step.name, "tells": step.tells, "leaves": [], "bytes": 0}
-    return {**about, "file": "", "conditional": True, "why": why}
+    return {**about, "file": "", "conditional": True, "condition": condition, "why": why}
 
 
 def _play(settings: SiteSettings, federation: FederationSettings, rows: SiteRows, post: Recorder) -> None:
@@ -230,8 +253,10 @@ def print_dry_run(lines: list[dict[str, Any]], out: Path, console: Console) -> N
     shown = [line for line in lines if line["file"]]
     for line in shown:
         leaves = "\n".join(f"{leaf['name']} {leaf['dtype']} {leaf['shape']}" for leaf in line["leaves"])
-        tells = f"{line['tells']}{MAY_BE * line['conditional']}".strip()
-        cells = line["file"], str(line.get("round", "")), leaves or "none", size(line["bytes"]), tells
+        named = f": “{line['condition']}”" if line["condition"] else ""
+        tells = f"{line['tells'] or NOTHING}{MAY_BE.format(named) if line['conditional'] else ''}"
+        at = PHASES.get(line.get("phase", ""), str(line.get("round", "")))
+        cells = line["file"], at, leaves or "none", size(line["bytes"]), tells
         table.add_row(*map(Text, cells))
     console.print(table)
     for line in lines:

@@ -101,7 +101,8 @@ class SiteKeys:
         if mine is None or mine != self.public(secret):
             raise MaskError("the coordinator sent other keys of this site than the site has")
         if len(members) < LEAST_MASKED:
-            raise MaskError(f"{len(members)} sites have keys, and masks hide nothing among fewer than {LEAST_MASKED}")
+            have = "1 site has" if len(members) == 1 else f"{len(members)} sites have"
+            raise MaskError(f"{have} keys, and masks hide nothing among fewer than {LEAST_MASKED}")
         if any(other.n_slots != self.n_slots for other in members.values()):
             raise MaskError("the sites' keys are for different numbers of sums")
         if len({other.box for other in members.values()}) < len(members):

@@ -1,9 +1,9 @@
 """The two files of a deployment: `federation.toml`, the same for all, and `site.toml`, each site's own."""
 
 from fedgmi.deploy.settings.federation import FederationSettings
-from fedgmi.deploy.settings.reading import named, read
-from fedgmi.deploy.settings.refusals import LEAST_MASKED, SLOTS
-from fedgmi.deploy.settings.rows import RowSettings, read_rows
+from fedgmi.deploy.settings.reading import named, read, read_rows
+from fedgmi.deploy.settings.refusals import LEAST_MASKED, SLOTS, too_many
+from fedgmi.deploy.settings.rows import RowSettings, also_private
 from fedgmi.deploy.settings.site import SiteSettings, check_limits, tells_metrics
 
 __all__ = [
@@ -12,9 +12,11 @@ __all__ = [
     "FederationSettings",
     "RowSettings",
     "SiteSettings",
+    "also_private",
     "check_limits",
     "named",
     "read",
     "read_rows",
     "tells_metrics",
+    "too_many",
 ]

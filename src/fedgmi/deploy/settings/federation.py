@@ -96,6 +96,9 @@ class FederationSettings(Section):
         entry = METHODS[self.method.name]
         check_method(self.method, self.rounds)
         check_communication(self.communication)
+        if self.min_sites is not None and self.min_sites > self.sites:
+            what = f"{self.min_sites} sites have to be there, and there are {self.sites} at most"
+            raise ConfigError(what, where="min_sites", fix=f"set it to {self.sites} or less, or leave it out")
         if self.masked:
             refusals.check_masks(self.robust, self.sites, self.min_sites, self.method.participation)
         refusals.check_simulated(self.training, self.communication, self.method.name)

@@ -10,6 +10,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from fedgmi.deploy.settings.federation import FederationSettings
+from fedgmi.deploy.settings.rows import RowSettings
 from fedgmi.deploy.settings.site import SiteSettings
 from fedgmi.errors import ConfigError
 from fedgmi.runs.config import explained, method_of
@@ -68,3 +69,28 @@ def named(path: Path) -> Iterator[None]:
             raise
         where = f"{path}: {error.where}" if error.where else str(path)
         raise ConfigError(error.what, where=where, fix=error.fix) from error
+
+
+def read_rows(path: Path) -> RowSettings:
+    """The section `[rows]` of a file that `fedgmi site describe` wrote, or of a federation.toml.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The section.
+
+    Raises:
+        ConfigError: Where there is none, or it cannot be.
+    """
+    table = toml.read_toml(path).get("rows")
+    if not isinstance(table, dict):
+        fix = "give what `fedgmi site describe … --out rows.toml` wrote"
+        raise ConfigError("there is no section [rows]", where=str(path), fix=fix)
+    try:
+        found = RowSettings.model_validate(table, strict=True)
+    except ValidationError as error:
+        raise explain(error, RowSettings, str(path)) from error
+    with named(path):
+        found.as_schema()
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from fedgmi.errors import ConfigError
+from fedgmi.errors import ConfigError, made_up
 from fedgmi.settings.communication import CommunicationSettings
 from fedgmi.settings.robust import RobustSettings
 from fedgmi.settings.run import TrainingSettings
@@ -71,3 +71,21 @@ def check_masks(robust: RobustSettings, sites: int, min_sites: int | None, parti
         if n is not None and n < least:
             what = f"masks are for {least} sites or more in every exchange, and this allows {n}"
             raise ConfigError(what, where=where, fix=f"raise it to {least} sites, or leave communication.secure out")
+
+
+def too_many(n_components: int, sites: int) -> str:
+    """What is to be known of a deployment that has more components than sites: it is not refused.
+
+    Args:
+        n_components: K.
+        sites: How many sites there are at most.
+
+    Returns:
+        What it means and the likely fix; "" where there are enough.
+
+    Examples:
+        >>> too_many(3, 2)[-71:]
+        'Likely fix: set method.n_components to the number of sites, 2, or less.'
+    """
+    more = made_up(n_components, sites, "site")
+    return f"{more} Likely fix: set method.n_components to the number of sites, {sites}, or less." if more else ""

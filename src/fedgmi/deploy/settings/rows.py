@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field
 
 from fedgmi.data.missing import MARK
 from fedgmi.data.rows import Schema
 from fedgmi.errors import ConfigError
-from fedgmi.settings import toml
 from fedgmi.settings.base import Limits, Name, PositiveInt, Section
-from fedgmi.settings.explain import explain
 from fedgmi.settings.run import TaskName
 
 Item = TypeVar("Item")
@@ -73,7 +71,7 @@ class RowSettings(Section):
         if getattr(self, other):
             yield other, f'rows of kind "{self.kind}" have none', "leave it out, or change rows.kind"
         for key, names in (("features", self.features), ("classes", self.classes)):
-            twice = next((name for name in names if names.count(name) > 1), None)
+            twice = next((name for name, n in Counter(names).items() if n > 1), None)
             if twice is not None:
                 yield key, f"{twice!r} is named twice", "name each once"
         if len({type(name) for name in self.classes}) > 1:
@@ -87,32 +85,28 @@ class RowSettings(Section):
             yield "features", f"{marked[0]!r} marks missing values", 'set rows.missing = "indicator", or leave it out'
         if self.kind == "image" and self.missing != "refuse":
             yield "missing", "pictures have no missing values", "leave it out"
+        known = set(self.features)
         for name, (least, greatest) in self.ranges.items():
-            if name not in self.features:
+            if name not in known:
                 yield "ranges", f"{name!r} is no feature", "name one of rows.features"
             if not least <= greatest:
                 yield "ranges", f"the range of {name!r} is [{least:g}, {greatest:g}]", "write [least, greatest]"
 
 
-def read_rows(path: Path) -> RowSettings:
-    """The section `[rows]` of a file that `fedgmi site describe` wrote, or of a federation.toml.
+def also_private(missing: str) -> str:
+    """What is to be known of a rule for missing values before a federation with `[privacy]` has it.
 
     Args:
-        path: The file.
+        missing: The rule.
 
     Returns:
-        The section.
+        A line; "" where there is nothing to know.
 
-    Raises:
-        ConfigError: Where there is none, or it cannot be.
+    Examples:
+        >>> also_private("refuse")
+        ''
     """
-    table = toml.read_toml(path).get("rows")
-    if not isinstance(table, dict):
-        fix = "give what `fedgmi site describe … --out rows.toml` wrote"
-        raise ConfigError("there is no section [rows]", where=str(path), fix=fix)
-    try:
-        found = RowSettings.model_validate(table, strict=True)
-    except ValidationError as error:
-        raise explain(error, RowSettings, str(path)) from error
-    found.as_schema()
-    return found
+    if missing == "refuse":
+        return ""
+    what = f'missing = "{missing}": a federation with [privacy] refuses this rule, and takes rows without gaps alone'
+    return f"{what}. For such a one fill gaps at the sites, replace texts that are not told, and describe the rows anew"

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from fedgmi.deploy import exchanges, settings
+from fedgmi.deploy.coordinator.warm_start import first_state
 from fedgmi.deploy.setup.address import Address, parse
 from fedgmi.deploy.setup.init import APP_FILES, CERTIFICATES, CONNECTION, FEDERATION
 from fedgmi.deploy.setup.keys import AT_SITE, check_certificate, check_pair, check_private
 from fedgmi.deploy.setup.programs import check_programs
-from fedgmi.errors import ConfigError, FedgmiWarning, UserError, made_up
+from fedgmi.errors import ConfigError, FedgmiWarning, UserError
+from fedgmi.report.formats import plural
 from fedgmi.settings import toml as settings_io
 
 SECONDS = 5.0
@@ -33,7 +35,8 @@ def check_app(where: Path) -> Iterator[str]:
     Raises:
         UserError: The first thing that is not: a file or one of Flower's programs is missing, a certificate is not
             good, others may read a key, or something else has the port.
-        ConfigError: A setting is wrong.
+        ConfigError: A setting is wrong, or `warm_start` names no run to begin with.
+        CheckpointError: That run's checkpoint is damaged.
     """
     for name in APP_FILES:
         if not (where / name).is_file():
@@ -43,10 +46,13 @@ def check_app(where: Path) -> Iterator[str]:
     with settings.named(where / FEDERATION):
         schema, method = federation.rows.as_schema(), federation.running(federation.setup().method())
     shape = "×".join(map(str, schema.shape))
-    yield f"{FEDERATION}: {federation.name}, {federation.sites} sites, {schema.kind} rows of {shape}"
-    if more := made_up(federation.setup().n_components, federation.sites):
-        fix = "Likely fix: set it to the number of sites at most."
-        warnings.warn(FedgmiWarning(f"method.n_components: {more} {fix}"), stacklevel=2)
+    yield f"{FEDERATION}: {federation.name}, {plural(federation.sites, 'site')}, {schema.kind} rows of {shape}"
+    if more := settings.too_many(federation.setup().n_components, federation.sites):
+        warnings.warn(FedgmiWarning(f"{FEDERATION}: {more}"), stacklevel=2)
+    if federation.warm_start is not None:  # relative to where the SuperLink runs, which is this folder
+        earlier = (where / Path(federation.warm_start).expanduser()).absolute()
+        first_state(federation.model_copy(update={"warm_start": str(earlier)}), method)
+        yield f"warm_start: {earlier} holds a finished run to begin with"
     done = -1 if federation.warm_start is None else 0
     yield exchanges.Count(method.program, federation.rounds, federation.masked, done).line()
     yield check_programs()
@@ -196,9 +202,12 @@ def _connection(path: Path) -> tuple[Address, Path | None]:
     if table.get("insecure") is True:
         return address, None
     root = Path(str(table.get("root-certificates", "")))
+    if root.is_absolute() and not root.exists() and not (path.parent / CERTIFICATES).exists():
+        what = f"the certificates are not there yet: there is no {root}"
+        raise UserError(what, where=str(path.parent), fix="in that folder, run: sh certificates.sh")
     if not root.is_absolute() or not root.is_file():
         what = f'root-certificates is "{table.get("root-certificates", "")}", which is not the absolute path of a file'
-        fix = "run sh certificates.sh. If the folder was moved, write the new absolute path of certificates/ca.crt"
+        fix = "if the folder was moved, write the new absolute path of certificates/ca.crt"
         raise ConfigError(what, where=str(path), fix=fix)
     return address, root
 

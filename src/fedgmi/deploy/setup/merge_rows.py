@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fedgmi.data.missing import MARK, marker_of
-from fedgmi.deploy.settings import RowSettings
+from fedgmi.deploy.settings import RowSettings, also_private
 from fedgmi.errors import ConfigError
 
 STRICT = ("refuse", "mean", "indicator")
@@ -63,10 +64,13 @@ def merge(sites: Mapping[str, RowSettings]) -> Merged:
     found = {"kind": _same(of, "kind"), "task": _same(of, "task"), "shape": _same(of, "shape")}
     found["classes"] = _classes(of)
     found |= _features(of)
+    if found["kind"] == "tabular" and not found["features"] and not of.conflicts:
+        of.conflicts.append("features: there is no column that all sites have. Likely fix: the same names at all sites")
     if of.conflicts:
         return Merged(None, tuple(of.notes), tuple(of.conflicts))
     rows = RowSettings.model_validate(found)
     rows.as_schema()
+    of.notes += filter(None, [also_private(rows.missing)])
     return Merged(rows, tuple(of.notes), ())
 
 
@@ -97,8 +101,9 @@ def _classes(of: _Merger) -> list[Any]:
         of.conflicts.append(f"classes: {told}. Likely fix: one way to write labels at all sites")
         return []
     union = list(dict.fromkeys(label for classes in lists.values() for label in classes))
+    known = {name: set(classes) for name, classes in lists.items() if classes}
     for label in union:
-        lacking = [name for name, classes in lists.items() if classes and label not in classes]
+        lacking = [name for name, classes in known.items() if label not in classes]
         if lacking:
             of.notes.append(f"class {label!r}: not at {_names(lacking)}")
     return sorted(union) if all(classes == sorted(classes) for classes in lists.values()) else union
@@ -134,9 +139,10 @@ def _features(of: _Merger) -> dict[str, Any]:
 
 
 def _texts(of: _Merger, column: str, columns: Mapping[str, Mapping[str, Column]]) -> list[str]:
-    union = sorted({text for own in columns.values() for text in own[column].texts})
+    known = {name: set(own[column].texts) for name, own in columns.items()}
+    union = sorted(set().union(*known.values()))
     for text in union:
-        lacking = [name for name, own in columns.items() if text not in own[column].texts]
+        lacking = [name for name, texts in known.items() if text not in texts]
         if lacking:
             of.notes.append(f"{column}={text}: not at {_names(lacking)}")
     return union
@@ -148,9 +154,23 @@ def _range(of: _Merger, column: str) -> dict[str, list[float]]:
     if len(told) < len(of.sites):
         if told:
             lacking = [name for name in of.sites if name not in told]
-            of.notes.append(f"{column}: without a range, for {_names(lacking)} tells none")
+            of.notes.append(f"{column}: without a range, for {_names(lacking)} tells no range")
         return {}
-    return {column: [min(low for low, _ in told.values()), max(high for _, high in told.values())]}
+    lows, highs = sorted(low for low, _ in told.values()), sorted(high for _, high in told.values())
+    both = [lows[0], highs[-1]]
+    for name, own in told.items() if len(told) > 1 else ():
+        others = [lows[own[0] == lows[0]], highs[-1 - (own[1] == highs[-1])]]
+        if others != both:
+            of.notes.append(f"{column}: {name} widens the range {_widened(others, both)}")
+    return {column: both}
+
+
+def _widened(others: Sequence[float], both: Sequence[float]) -> str:
+    """From which range to which: a mistyped value, or another unit, shows by the factor."""
+    before, after = (f"[{low:.12g}, {high:.12g}]" for low, high in (others, both))
+    widths = others[1] - others[0], both[1] - both[0]
+    times = f", {widths[1] / widths[0]:,.3g} times as wide" if widths[0] > 0 and math.isfinite(widths[1]) else ""
+    return f"from {before}, which holds the other sites', to {after}{times}"
 
 
 @dataclass

@@ -17,10 +17,10 @@ def check_programs() -> str:
     """Look for Flower's programs on PATH, and beside the interpreter that runs this fedgmi.
 
     Returns:
-        Where they are, as a line to show. A warning says where they are not on PATH, or would run another fedgmi.
+        Where they are, as a line to show. A warning says where they would run another fedgmi.
 
     Raises:
-        UserError: Some are in neither place. It names them.
+        UserError: Some are in neither place, or not on PATH. It names them.
     """
     own = Path(sys.executable).parent
     on_path = {name: shutil.which(name) for name in PROGRAMS}
@@ -31,7 +31,7 @@ def check_programs() -> str:
         raise UserError(what, where=str(own), fix="pip install 'fedgmi[flower]' -c constraints.txt")
     if away:
         what = f"{', '.join(away)} cannot be found by name: {own} is not on PATH, and the SuperLink would start no run"
-        warnings.warn(FedgmiWarning(f"{what}. Likely fix: . {own / 'activate'}"), stacklevel=2)
+        raise UserError(what, where="PATH", fix=f". {own / 'activate'}")
     elsewhere = sorted(
         f"{name} is {path}" for name, path in on_path.items() if path and Path(path).resolve().parent != own.resolve()
     )

@@ -22,6 +22,7 @@ from fedgmi.report.formats import bare_table, plural, size
 
 SHOWN = 10  # refusals, the newest
 LEAVES = 6  # of a step, by name
+NOTHING = "nothing of rows"
 
 
 def print_audit(site_toml: Path, console: Console, days: float | None = None) -> int:
@@ -67,7 +68,7 @@ def _left(lines: Iterable[Mapping[str, Any]]) -> Table:
     table = bare_table("What left the site", ["run", "step", "times", "size", "leaves", "tells"])
     for (run, name), every in groups.items():
         n_bytes = sum(int(line.get("bytes", 0)) for line in every)
-        leaves, tells = Text(printable(_leaves(every[-1]))), str(every[-1].get("tells", ""))
+        leaves, tells = Text(printable(_leaves(every[-1]))), str(every[-1].get("tells") or NOTHING)
         table.add_row(run, name, str(len(every)), size(n_bytes), leaves, tells)
     return table
 

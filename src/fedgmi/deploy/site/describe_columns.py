@@ -15,7 +15,8 @@ from fedgmi.data.sources.arrays import is_missing, is_number
 from fedgmi.data.sources.columns import USABLE, find_roles, kind_of
 from fedgmi.data.sources.row_numbers import ENOUGH, given_out, is_row_number
 from fedgmi.data.sources.tables import named_values
-from fedgmi.errors import DataError
+from fedgmi.deploy.settings import also_private
+from fedgmi.errors import DataError, counted
 from fedgmi.report.formats import plural
 from fedgmi.settings.run import DataSettings
 
@@ -72,6 +73,7 @@ def columns(of: Finder) -> dict[str, Any]:
         raise DataError(f"it holds texts, and {of.data.task} predicts a number", where=where, fix=fix)
     if len(of.table) < ENOUGH:
         what = "few to tell patients' numbers and names from measurements: look whether one of the features is such"
+        what += f", and take it out of features{' and ranges' * of.with_ranges}"
         of.notes.append(f"{plural(len(of.table), 'row')} are {what}" if len(of.table) != 1 else f"1 row is {what}")
     features: list[str] = []
     marks: list[str] = []
@@ -81,10 +83,18 @@ def columns(of: Finder) -> dict[str, Any]:
         features, marks, ranges = [*features, *own], [*marks, *mark], ranges | limits
     marked = any(name.endswith(f"={MARK}") for name in (*features, *marks))
     found = {"kind": "tabular", "features": [*features, *marks], "ranges": ranges}
-    found |= {"missing": "indicator"} if marked else {}
-    if roles.label is None or of.data.task != "classification":
+    if marked:
+        found |= {"missing": "indicator"}
+        of.notes.append(also_private("indicator"))
+    if roles.label is None:
         return found
-    return found | classes(of, named_values(of.table, roles.label).tolist(), roles.label)
+    labels = named_values(of.table, roles.label).tolist()
+    if of.data.task == "classification":
+        return found | classes(of, labels, roles.label)
+    _labelled(of, labels, roles.label)
+    if roles.event is not None:
+        _labelled(of, named_values(of.table, roles.event).tolist(), roles.event)
+    return found
 
 
 def _column(of: Finder, name: str, number: bool) -> tuple[list[str], list[str], dict[str, list[float]]]:
@@ -112,9 +122,9 @@ def _column(of: Finder, name: str, number: bool) -> tuple[list[str], list[str], 
 def _is_measured(of: Finder, name: str, known: Sequence[Any]) -> bool:
     """Whether numbers are measurements, as far as the column tells; of whole ones a note says what else they may be.
 
-    Whole numbers are left out where they differ in all rows, and where they follow one another (`given_out`) and hardly
-    repeat: a patient may stand twice by mistake. They are kept, with a note, where only one of both is so: counts of
-    cells hardly repeat, and patients with several visits do.
+    Whole numbers are left out where they hardly repeat, for a patient may stand twice by mistake, and where they follow
+    one another (`given_out`), for a patient may have several visits. Counts of cells in few rows hardly repeat, too: a
+    measurement that is left out is seen and added, and a patient's number that is kept is seen by nobody.
     """
     values = np.array(known, dtype=float)
     if len(values) < ENOUGH or not bool((values == np.round(values)).all()):
@@ -125,11 +135,9 @@ def _is_measured(of: Finder, name: str, known: Sequence[Any]) -> bool:
         return True
     differ = "that differ in all rows" if not repeated else f"of which {n - repeated} of {n} differ"
     what = f"{name}: whole numbers {differ}{', and that follow one another' * (follow and repeated > 0)}"
-    if not repeated or (few and follow):
-        of.notes.append(f"{what}, such as patients' numbers: left out; where it is measured, add {name!r} to features")
-        return False
-    of.notes.append(f"{what}: kept; where it is a patient's number, take {name!r} out of features")
-    return True
+    fix = f"add {name!r} to features{' and its [least, greatest] to ranges' * of.with_ranges}"
+    of.notes.append(f"{what}, such as patients' numbers: left out; where it is measured, {fix} in the file")
+    return False
 
 
 def _texts(of: Finder, name: str, known: Sequence[Any], gaps: int) -> list[str]:
@@ -149,9 +157,9 @@ def _tell_of_numbers(of: Finder, name: str, values: Sequence[Any], n_known: int)
     if wrong and len(wrong) <= STRAY * n_known:
         row, value = wrong[0]
         what = f"all but {plural(len(wrong), 'cell')} of {n_known} are numbers"
-        what += f"; row {row} (the first is row 0) has {value!r}"
+        what += f"; row {row} has {value!r}"
         fix = "mend it, or name it in data.missing_values of site.toml where it stands for a missing value"
-        of.notes.append(f"{name}: {what}: {fix}")
+        of.notes.append(counted(f"{name}: {what}: {fix}"))
 
 
 def classes(of: Finder, values: Sequence[Any], label: str) -> dict[str, Any]:
@@ -168,9 +176,7 @@ def classes(of: Finder, values: Sequence[Any], label: str) -> dict[str, Any]:
     Raises:
         DataError: For a column that hardly holds classes.
     """
-    known = [value for value in values if not is_missing(value)]
-    if len(known) < len(values):
-        of.notes.append(f"{label}: {len(values) - len(known)} rows have no label, and cannot be trained on")
+    known = _labelled(of, values, label)
     if all(isinstance(value, bool) for value in known):
         return {"classes": [False, True]}
     if all(isinstance(value, int | float) for value in known):
@@ -186,6 +192,15 @@ def classes(of: Finder, values: Sequence[Any], label: str) -> dict[str, Any]:
         what = f"it holds {len(counts)} different texts, none in {of.least} rows: these are hardly classes"
         raise DataError(what, where=f"{of.data.path}, column {label!r}", fix=fix)
     return {"classes": told}
+
+
+def _labelled(of: Finder, values: Sequence[Any], label: str) -> list[Any]:
+    """The labels that are there; a note says how many rows have none."""
+    known = [value for value in values if not is_missing(value)]
+    if len(known) < len(values):
+        lacking = len(values) - len(known)
+        of.notes.append(f"{label}: {plural(lacking, 'row')} without a label, which cannot be trained on")
+    return known
 
 
 def _enough(of: Finder, name: str, counts: Counter[Any]) -> list[Any]:

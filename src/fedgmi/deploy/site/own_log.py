@@ -10,7 +10,7 @@ import time
 import traceback
 from pathlib import Path
 
-from fedgmi.errors import UserError
+from fedgmi.errors import UserError, counted
 from fedgmi.protocol.wire import WireError
 from fedgmi.protocol.words import one_line
 from fedgmi.storage import files
@@ -31,7 +31,7 @@ def log(where: Path, error: Exception) -> None:
         StorageError: The disk is full, or the folder cannot be written.
     """
     if isinstance(error, UserError | WireError):
-        note(where, one_line(str(error), 2000))
+        note(where, one_line(counted(str(error)), 2000))
         return
     lines = "".join(traceback.format_exception(error)).split("\n")
     if len(lines) > LINES:

@@ -213,7 +213,7 @@ def _begun(
     """A monitor that has learnt what usual rows are like."""
     seen = _held_out(model, where) if reference is None else reference
     monitor = Monitor(asked, client, reference=None if seen is None else (seen, None))
-    told = "learnt from the first rows" if seen is None else f"learnt from {len(seen)} rows"
+    told = "learning from the first rows" if seen is None else f"learning from {len(seen)} rows"
     told += " that were held out" if reference is None and seen is not None else ""
     notes.append(f"drift is watched from now on, {told}")
     return monitor

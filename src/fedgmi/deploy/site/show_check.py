@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -15,7 +14,7 @@ from fedgmi.data.validate import TEACHES_NOTHING, teaches_nothing
 from fedgmi.deploy.site.filled import filled_words
 from fedgmi.deploy.site.readiness import hints
 from fedgmi.deploy.site.site_check import Check, leaves, may_come_out, never, warning
-from fedgmi.errors import UserError
+from fedgmi.errors import ROWS, UserError, counted
 from fedgmi.report.console import tell
 from fedgmi.report.formats import bare_table, listed, plural
 
@@ -95,8 +94,8 @@ def print_problems(found: Sequence[UserError], console: Console) -> None:
     for problem in found:
         tell(console, "error", str(problem))
     last = [f"{len(found)} problems; nothing was sent anywhere."] if len(found) > 1 else []
-    if any(re.search(r"\brow \d", str(problem)) for problem in found):
-        last.append("Rows are counted from 0: in a CSV file with a header, row 0 is line 2.")
+    if any(counted(str(problem)) != str(problem) for problem in found):
+        last.append(ROWS)
     if last:
         console.print(Text(" ".join(last)), soft_wrap=True)
 
