@@ -20,7 +20,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 DRAWING = Path(__file__).parent.parent / "docs" / "house.md"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "letters", "modes", "randomness", "tree"),
+    ("errors", "letters", "modes", "plain", "randomness", "tree"),
     ("settings", "storage", "privacy", "plugins"),
     ("data",),
     ("models", "mixture"),

@@ -12,20 +12,11 @@ from typing import Any, TypeAlias
 import tomli_w
 from pydantic import BaseModel
 
+from fedgmi import plain
 from fedgmi.errors import ConfigError
 from fedgmi.settings.explain import show
 
 Table: TypeAlias = dict[str, Any]
-DEEPEST = 100
-"""So deep lists and tables may stand in one another, as in messages of Protocol Buffers; settings go four deep."""
-BEYOND = 2**63
-"""The first whole number that has not to be read, by TOML's own rules."""
-_TOO_DEEP = f"lists or tables stand in one another more than {DEEPEST} deep"
-_TOO_LARGE = "a whole number in it has more than 64 bits"
-
-
-class _NoSettings(ValueError):
-    """What TOML may hold, and settings may not."""
 
 
 def read_toml(path: Path) -> Table:
@@ -63,32 +54,18 @@ def parse_toml(text: str, source: str) -> Table:
 
     Raises:
         ConfigError: It is not TOML. The message names the line. Or no settings are so: a number has more than 64 bits,
-            or lists and tables stand in one another more than `DEEPEST` deep.
+            or lists and tables stand in one another too deep.
     """
     try:
         found = tomllib.loads(text)
-        _check(found)
+        plain.check(found)
         return found
     except tomllib.TOMLDecodeError as error:
         fix = _advice(text, source)
         raise ConfigError(f"this is not valid TOML: {error}", where=source, fix=fix) from error
-    except (ValueError, RecursionError) as error:  # of Python's own limits: 4,300 digits, and the depth of its stack
-        own = isinstance(error, _NoSettings)
-        what = str(error) if own else _TOO_DEEP if isinstance(error, RecursionError) else _TOO_LARGE
-        raise ConfigError(what, where=source, fix="look whether the file is damaged, and write it anew") from error
-
-
-def _check(found: Table) -> None:
-    """Refuse what no settings are, and what readers of settings would fail at. It looks in level by level."""
-    level: list[Any] = [found]
-    for _ in range(DEEPEST):
-        inner = [one for some in level for one in (some.values() if isinstance(some, dict) else some)]
-        if any(isinstance(one, int) and not -BEYOND <= one < BEYOND for one in inner):
-            raise _NoSettings(_TOO_LARGE)
-        level = [one for one in inner if isinstance(one, dict | list)]
-        if not level:
-            return
-    raise _NoSettings(_TOO_DEEP)
+    except (ValueError, RecursionError) as error:
+        fix = "look whether the file is damaged, and write it anew"
+        raise ConfigError(plain.why(error), where=source, fix=fix) from error
 
 
 def _advice(text: str, source: str) -> str:
@@ -122,7 +99,7 @@ def parse_value(text: str) -> Any:
     text = text.strip()
     try:
         parsed = tomllib.loads(f"value = {text}")
-        _check(parsed)
+        plain.check(parsed)
     except (ValueError, RecursionError):  # no TOML, or what no settings are
         return text
     value = parsed["value"]

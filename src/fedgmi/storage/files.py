@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fedgmi import plain
 from fedgmi.errors import StorageError, UserError
 
 
@@ -183,8 +184,9 @@ def read_json(path: Path, kind: str, keys: set[str], fix: str) -> dict[str, Any]
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+        plain.check(value)
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"cannot be read ({error})", where=str(path), fix=fix) from error
+        raise UserError(f"cannot be read ({plain.why(error)})", where=str(path), fix=fix) from error
     if not isinstance(value, dict) or not keys <= value.keys():
         raise UserError(f"this is not {kind}", where=str(path), fix=fix)
     return value

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from fedgmi import plain
 from fedgmi.errors import FedgmiWarning, UserError
 from fedgmi.storage.files import write_text, writing
 
@@ -56,6 +57,7 @@ def read_records(out: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             record = json.loads(line)
+            plain.check(record)
         except (ValueError, RecursionError):
             continue
         if isinstance(record, dict) and isinstance(record.get("run"), str) and type(record.get("round")) is int:

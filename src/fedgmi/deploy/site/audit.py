@@ -13,14 +13,16 @@ these two alone. Of each the last `ROTATED_BYTES` stay, and as much of the file 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
+from fedgmi import plain
 from fedgmi.deploy.site.own_log import ROTATED_BYTES
 from fedgmi.deploy.site.requests import fingerprint
 from fedgmi.protocol.step import Step
@@ -31,6 +33,8 @@ LEFT, REFUSED, REPEATED = "audit.jsonl", "refused.jsonl", "repeated.jsonl"
 LOCK = "audit.lock"
 SHOWN = 300  # letters of what somebody else chose
 SAID = 64  # letters of a text that an answer says; of a longer one, and of tables, there are size and hash
+LAST = 253_402_300_799  # the last second of the year 9999, where dates end
+OF_LEAF = {"name", "dtype", "shape"}
 ASKED = ("kind", "run", "round", "number", "step", "id")
 OF_HELLO = ("kind", "data", "hash")
 PLACE = (*OF_HELLO, "name", "run", "round", "number", "id", "request")  # by these two lines are of the same answer
@@ -84,9 +88,15 @@ class Audit:
         """Greetings, and what left again, likewise."""
         return self._lines((_before(REPEATED), REPEATED), since)
 
+    def damaged(self) -> dict[str, int]:
+        """How many lines of each file cannot be read, where there are any: by its path."""
+        names = *(_numbered(n) for n in self._numbers()), LEFT, _before(REFUSED), REFUSED
+        found = {str(self.where / name): sum(line is None for line in _lines(self.where / name)) for name in names}
+        return {path: n for path, n in found.items() if n}
+
     def _lines(self, names: tuple[str, ...], since: float) -> Iterator[dict[str, Any]]:
         found = (line for name in names for line in _lines(self.where / name))
-        return (line for line in found if isinstance(line.get("time"), int | float) and line["time"] >= since)
+        return (line for line in found if line is not None and line["time"] >= since)
 
     def _stands(self, line: Mapping[str, Any]) -> bool:
         """Whether the answer has its line: the site failed before it left, or was asked again."""
@@ -94,7 +104,7 @@ class Audit:
         if not path.is_file() or str(line["hash"]).encode() not in path.read_bytes():
             return False
         same = OF_HELLO if line["kind"] == "hello" else PLACE
-        return any(all(other.get(key) == line.get(key) for key in same) for other in _lines(path))
+        return any(all(other.get(key) == line.get(key) for key in same) for other in _lines(path) if other)
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         text = json.dumps({"time": round(time.time(), 3), **line}, ensure_ascii=True)
@@ -211,15 +221,28 @@ def _numbered(n: int) -> str:
     return LEFT.replace(".", f".{n}.")
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a file; those that a crash cut short are left out."""
+def _lines(path: Path) -> Iterator[dict[str, Any] | None]:
+    """The lines of a file; None for one that a crash cut short, or that was changed."""
     if not path.exists():
         return
     with path.open(encoding="ascii", errors="replace") as file:
         for text in file:
             try:
                 line = json.loads(text)
+                plain.check(line)
             except (ValueError, RecursionError):
-                continue
-            if isinstance(line, dict):
-                yield line
+                line = None
+            yield line if _is_whole(line) else None
+
+
+def _is_whole(line: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether a line is one that `_append` could have written."""
+    if not isinstance(line, dict) or not _counts(line.get("time")) or line["time"] > LAST:
+        return False
+    leaves = line.get("leaves", [])
+    whole = isinstance(leaves, list) and all(isinstance(leaf, dict) and leaf.keys() >= OF_LEAF for leaf in leaves)
+    return whole and _counts(line.get("bytes", 0))
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf

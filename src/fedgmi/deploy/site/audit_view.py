@@ -56,6 +56,9 @@ def print_audit(site_toml: Path, console: Console, days: float | None = None) ->
         console.print(Text(f"rows {data[:8]}: {runs}{most} runs"))
     if refused:
         console.print(_refused(refused[-SHOWN:]))
+    for path, n in audit.damaged().items():
+        what = f"{path}: {plural(n, 'line')} cannot be read, cut short by a crash or changed since: left out above"
+        console.print(Text(what, style="bold yellow"), soft_wrap=True)
     console.print(Text(f"{plural(len(refused), 'request')} refused", style="bold yellow" if refused else "green"))
     return len(refused)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from fedgmi.runs.records.base import Written
 from fedgmi.storage import folder
@@ -90,3 +92,20 @@ class DiagnosisRecord(Written):
     anchor_mass: list[float]
     rows_decide: bool = False
     warnings: list[str]
+
+    @model_validator(mode="after")
+    def _one_entry_a_client_and_component(self) -> Self:
+        n, k = len(self.clients), self.n_components
+        if k < 1:
+            raise ValueError(f"n_components is {k}")
+        of_clients = "rows_per_client", "client_misfit", "client_p_value", "proportions", "proportion_intervals"
+        lengths = [(key, getattr(self, key), n, "clients") for key in of_clients]
+        lengths += [(key, getattr(self, key), k, "components") for key in ("purest", "anchor_mass")]
+        for key in ("proportions", "proportion_intervals"):
+            lengths += [(key, of_client, k, "components") for of_client in getattr(self, key)]
+        for key, found, expected, whose in lengths:
+            if len(found) != expected:
+                raise ValueError(f"{key} has {len(found)} entries for {expected} {whose}")
+        if any(not 0 <= i < n for i in self.unfit_clients):
+            raise ValueError(f"unfit_clients names none of {n} clients")
+        return self

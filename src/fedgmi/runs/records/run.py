@@ -22,6 +22,7 @@ Spread = tuple[float, float]
 PER_CLIENT = (
     "rows_per_client",
     "client_accuracy_per_client",
+    "majority_accuracy_per_client",
     "proportions",
     "true_proportions",
     "proportion_tv_per_client",
