@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -92,3 +93,17 @@ def not_finite(tree: Mapping[str, Tensor]) -> str | None:
         'b'
     """
     return next((name for name, leaf in tree.items() if not bool(torch.isfinite(leaf).all())), None)
+
+
+def digest(leaves: Iterable[Tensor]) -> str:
+    """SHA-256 of some tensors, hex: of their shapes, types and numbers, wherever they lie.
+
+    Examples:
+        >>> digest([torch.ones(2)]) == digest([torch.ones(2)]), digest([torch.ones(2)]) == digest([torch.ones(2, 1)])
+        (True, False)
+    """
+    found = hashlib.sha256()
+    for leaf in leaves:
+        found.update(repr((tuple(leaf.shape), str(leaf.dtype))).encode())
+        found.update(leaf.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hostile import Hostile
 from local_post import LocalPost, Stopped, federation_settings, make_sites
 
 from fedgmi.deploy.coordinator.coordinator import Coordinator
@@ -213,3 +215,26 @@ def test_a_site_that_has_released_nothing_tells_nothing(tmp_path):
 def test_without_epsilon_a_site_tells_its_own_proportions(tmp_path):
     settings = with_epsilon(None)
     assert make_sites(settings, tmp_path)[100].method().predictor.told is None
+
+
+def test_cells_of_another_codebook_are_not_counted_under_the_noise_of_this_one(tmp_path):
+    """A request that fails leaves what rows keep, made at centres far away. The difference of its counts and the right
+    ones was exact, at one charge."""
+    site = replace(
+        attacked(tmp_path, epsilon=0.05, max_epsilon=0.05, max_releases=1, max_runs=2),
+        federation=with_epsilon(0.05, "sketch"),
+    )
+    hostile, right = Hostile(site), codebook()
+    far = right | {"sketch/centres": right["sketch/centres"] + 1000 * torch.arange(6).clamp(max=1)[:, None]}
+    n_words, k = 12, 3
+    spoilt = {
+        "sketch/word_map": torch.arange(n_words),
+        "sketch/topics": -torch.ones(n_words, k, dtype=torch.float64),
+        "sketch/scatter": torch.tensor(0.0, dtype=torch.float64),
+        "calibration/share": torch.zeros(k, dtype=torch.float64),
+    }
+    assert not hostile.step("fold in", 5, far | spoilt), "it fails, and cells stay"
+    first = hostile.step("histograms", 4, right)
+    again = hostile.step("histograms", 4, right, run="fedcba9876543210")
+    assert first.header["hash"] == again.header["hash"]
+    assert len(site.ledger().releases()) == 1

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fedgmi import tree
 from fedgmi.settings.run import TaskName
 
 Missing = Literal["refuse", "mean", "indicator"]
@@ -164,6 +165,23 @@ class Rows:
     def n_clients(self) -> int:
         """C, how many clients the rows come from."""
         return len(self.ids)
+
+    def once(self, what: str, of: Iterable[Tensor], make: Callable[[], Tensor]) -> Tensor:
+        """What is made of these rows and some tensors: made once, and again where the tensors are others.
+
+        It goes by the tensors' numbers. Who sends others gets what is of these, whatever was kept before.
+
+        Args:
+            what: It, in a few words.
+            of: The tensors.
+            make: Makes it.
+        """
+        name = f"{what} {tree.digest(of)}"
+        if name not in self.cache:
+            for stale in [old for old in self.cache if old.rpartition(" ")[0] == what]:
+                del self.cache[stale]
+            self.cache[name] = make()
+        return self.cache[name]
 
     def __len__(self) -> int:
         return len(self.x)

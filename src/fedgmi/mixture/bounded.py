@@ -97,7 +97,7 @@ def cell_sums(points: Tensor, centres: Tensor) -> Tree:
     Returns:
         `sums` Σ u of each cell [J, d], and `counts` [J].
     """
-    cell, inside = cells(points, centres), in_ball(points)
+    cell, inside = cells(points, centres, row_by_row=True), in_ball(points)
     sums = inside.new_zeros(centres.shape).index_add_(0, cell, inside)
     return {"sums": sums, "counts": torch.bincount(cell, minlength=len(centres)).double()}
 

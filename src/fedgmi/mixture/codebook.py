@@ -7,6 +7,7 @@ becomes of those with few rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from fedgmi.data.rows import Rows
 from fedgmi.randomness import generator
 from fedgmi.tree import Tree
 
+LARGEST = 2**20  # numbers at once, where rows are taken one by one
 MIN_CELL_ROWS = 5
 """A client keeps silent about a cell in which it has fewer rows."""
 
@@ -35,6 +37,12 @@ class Projector(NamedTuple):
 
     def __call__(self, x: Tensor) -> Tensor:
         return ((x.flatten(1) - self.mean) / self.std) @ self.matrix
+
+    def row_by_row(self, x: Tensor) -> Tensor:
+        """The same, where a row's point is its own to the last bit: a product of matrices rounds by what is beside."""
+        scaled = ((x.flatten(1) - self.mean) / self.std).double()
+        across = self.matrix.T.double()
+        return torch.cat([(some[:, None] * across).sum(-1) for some in _few_at_once(scaled, across)]).to(x.dtype)
 
 
 def projector(mean: Tensor, std: Tensor, dim: int, seed: int) -> Projector:
@@ -99,18 +107,29 @@ def first_centres(sums: Tree, n_cells: int, seed: int) -> Tensor:
     return centres.float()
 
 
-def cells(projected: Tensor, centres: Tensor) -> Tensor:
+def cells(projected: Tensor, centres: Tensor, *, row_by_row: bool = False) -> Tensor:
     """The nearest centre of each row.
 
     Args:
         projected: Points. [R, d]
         centres: [J, d]
+        row_by_row: Whether a row's cell is its own, whatever rows are beside it. Distances to far centres that lie next
+            to each other are equal but for rounding, and `cdist` rounds by what is beside.
 
     Returns:
         Numbers from 0 to J − 1. [R]
     """
-    distance: Tensor = torch.cdist(projected, centres)
-    return distance.argmin(1)
+    if not row_by_row:
+        distance: Tensor = torch.cdist(projected, centres)
+        return distance.argmin(1)
+    points, around = projected.double(), centres.double()
+    found = [(some[:, None] - around).square().sum(-1).argmin(1) for some in _few_at_once(points, around)]
+    return torch.cat(found)
+
+
+def _few_at_once(rows: Tensor, beside: Tensor) -> Sequence[Tensor]:
+    """Rows [R, d] in parts that take some megabytes together with each of these [J, d]."""
+    return torch.split(rows, max(1, LARGEST // max(1, beside.numel())))
 
 
 def cell_sums(projected: Tensor, centres: Tensor, rows: Rows) -> Tree:

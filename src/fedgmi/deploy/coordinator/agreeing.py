@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from fedgmi.deploy.coordinator.checks import sound
 from fedgmi.deploy.coordinator.claims import Claims
 from fedgmi.deploy.coordinator.remote import Remote
 from fedgmi.deploy.masks.keys import SEALED, MaskError, Public, named, to_bytes
@@ -116,6 +117,7 @@ class Agreeing(Remote):
             parcel = answers.get(self._node(i))
             if parcel is None:
                 continue
+            parcel = sound(parcel)
             self.ledger.add(self.round, step.kind, i, up=parcel.n_bytes)
             self.roster.members[i].heard(parcel)
             if isinstance(parcel.header.get("error"), str):

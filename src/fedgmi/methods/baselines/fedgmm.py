@@ -90,9 +90,8 @@ def fedgmm(task: Task[FedGMMSettings]) -> Method:
 
     def codes(server: Tree, rows: Rows) -> Tensor:
         """z of each row [R, D]."""
-        if "codes" not in rows.cache:
-            rows.cache["codes"] = codebook.projector(server["mean"], server["std"], size, task.seed)(rows.x)
-        return rows.cache["codes"]
+        scale = server["mean"], server["std"]
+        return rows.once("codes", scale, lambda: codebook.projector(*scale, size, task.seed)(rows.x))
 
     def pair_logs(server: Tree, rows: Rows) -> Tensor:
         """log N(z; μ_j, Σ_j) + log p_k(y | x), the latter where there are labels. [R, K·K], nats"""

@@ -5,7 +5,7 @@ Where judges are in closed form they take the place of density and expert.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
@@ -13,12 +13,12 @@ from torch import Tensor
 from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi.judges import by_label, label_values, own_words
+from fedgmi.methods.fedgmi.points import row_cells
 from fedgmi.methods.fedgmi.settings import FedGMISettings
-from fedgmi.methods.fedgmi.state import Calibration, Judging, Reference, Sketch
+from fedgmi.methods.fedgmi.state import Calibration, Reference, Sketch
 from fedgmi.methods.local_training import row_losses
 from fedgmi.mixture import calibration, target_bins
 from fedgmi.mixture.calibration import centre
-from fedgmi.mixture.codebook import cells, projector
 from fedgmi.mixture.posterior import Posterior
 from fedgmi.mixture.topics import word_log_probs
 from fedgmi.randomness import generator, row_noise
@@ -28,15 +28,6 @@ Evidence = Callable[[Tree, Tree, Rows], Tensor]  # (server, states, rows) → lo
 Rule = Callable[[Tree, Tree, Rows], Posterior]  # where a preset's responsibilities and proportions come from
 
 EXPERT_FLOOR = -7.0  # nats; an expert that is certain and wrong must not outshout everything else
-
-
-def row_cells(task: Task[FedGMISettings], server: Tree, rows: Rows) -> Tensor:
-    """The codebook cell of each row [R]."""
-    if "cells" not in rows.cache:
-        sketch = Sketch(server)
-        project = projector(sketch.mean, sketch.std, task.settings.projection, task.seed)
-        rows.cache["cells"] = cells(project(rows.x), sketch.centres)
-    return rows.cache["cells"]
 
 
 def row_words(task: Task[FedGMISettings], server: Tree, rows: Rows) -> Tensor:
@@ -73,23 +64,13 @@ def word_evidence(counts: Tensor, own: Tensor | None, words: Tensor, rows: Rows)
     return word_log_probs(counts, own)[rows.client_index, words]
 
 
-def kept(rows: Rows, what: str, version: int, make: Callable[[], Tensor]) -> Tensor:
-    """What `make` makes, as long as the models are of one version; what was of another is dropped."""
-    name = f"{what} {version}"
-    if name not in rows.cache:
-        for stale in [old for old in rows.cache if old.startswith(f"{what} ")]:
-            del rows.cache[stale]
-        rows.cache[name] = make()
-    return rows.cache[name]
-
-
 def elbo(task: Task[FedGMISettings], densities: Tensor, rows: Rows, version: Tensor | None = None) -> Tensor:
     """e_k(x) = log p_k(x) or its bound, with noise by the client's rows, or by the row itself. [R, K], nats
 
     With the densities' version it is kept: the E-step and the bound of one round use it alike.
     """
     if version is not None:
-        return kept(rows, "elbo", int(version), lambda: elbo(task, densities, rows))
+        return rows.once("elbo", [densities, version], lambda: elbo(task, densities, rows))
     samples, size = task.settings.elbo_samples, task.density.noise_size
     noise = torch.zeros(len(rows), samples, size)
     if size and rows.by_content:
@@ -126,10 +107,18 @@ def stack_evidence(task: Task[FedGMISettings], server: Tree, states: Tree, rows:
     def models() -> tuple[Tensor, Tensor]:
         return elbo(task, reference.density, rows, reference.version), expert_evidence(task, server, rows)
 
+    of = made_of(server, states, without=[name for name in server if name.startswith(Calibration.prefix)])
     if task.settings.judges == "closed":
-        return kept(rows, "evidence", int(Judging(server).turn), lambda: stack(closed))
+        return rows.once("evidence", of, lambda: stack(closed))
     reference = Reference(server)
-    return kept(rows, "evidence", int(reference.version), lambda: stack(models)) / Calibration(server).scale[:, None]
+    return rows.once("evidence", of, lambda: stack(models)) / Calibration(server).scale[:, None]
+
+
+def made_of(server: Tree, states: Tree, without: Collection[str]) -> list[Tensor]:
+    """All that evidence can be made of: the server's leaves, without those that weigh it, and what clients put in."""
+    own = ("own_cells", "own_judges", "own_words", "judged_in", "words_in")
+    seen = [leaf for name, leaf in sorted(server.items()) if name not in without]
+    return [*seen, *(states[name] for name in own if name in states)]
 
 
 def labelled_evidence(task: Task[FedGMISettings], server: Tree, states: Tree, rows: Rows) -> Tensor:

@@ -12,8 +12,9 @@ from fedgmi.data.rows import Rows
 from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi.calibration import Side, client_count, fisher_steps
 from fedgmi.methods.fedgmi.conditions import too_few
-from fedgmi.methods.fedgmi.evidence import Evidence, Rule, elbo, row_cells, word_evidence
+from fedgmi.methods.fedgmi.evidence import Evidence, Rule, elbo, made_of, word_evidence
 from fedgmi.methods.fedgmi.judges import by_features
+from fedgmi.methods.fedgmi.points import row_cells
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Components, Gate, Reference, uncalibrated
 from fedgmi.methods.own_models import BETAS, by_temperature
@@ -39,7 +40,6 @@ def gate_evidence(task: Task[FedGMISettings], server: Tree, rows: Rows, states: 
     return calibration.centre(torch.stack([cell, bound], 1))
 
 
-EVIDENCE = "gate evidence"  # as rows keep it from one exchange of the gate to the next
 PERMUTATIONS = 99
 SIZE = 0.05  # of the switch's test
 TEMPERATURES = BETAS[::5]  # 0.1 to 3.2; 1 is among them
@@ -59,8 +59,6 @@ def cells_step(task: Task[FedGMISettings], rule: Rule) -> Step:
 
     def client(server: Tree, states: Tree, rows: Rows, round: int) -> tuple[Tree, Message]:
         resp = rule(server, states, rows).responsibilities
-        for judged in (rows, rows.held):
-            judged.cache.pop(EVIDENCE, None)  # an earlier round's, where each round is tried as if it were the last
         flat = rows.client_index * n_cells + row_cells(task, server, rows)
         own = resp.new_zeros((rows.n_clients * n_cells, resp.shape[1])).index_add_(0, flat, resp)
         own = own.reshape(rows.n_clients, n_cells, -1)
@@ -94,12 +92,11 @@ def gate_steps(task: Task[FedGMISettings], proportions: Callable[[Tree], Tensor]
     """
 
     def evidence(server: Tree, states: Tree, rows: Rows) -> Tensor:
-        if EVIDENCE not in rows.cache:
-            if not len(rows):
-                return torch.zeros(0, 2, task.n_components, dtype=torch.float64, device=rows.x.device)
-            asked = replace(rows, by_content=True) if unseen(server) else rows  # as the predictor asks
-            rows.cache[EVIDENCE] = gate_evidence(task, server, asked, {} if unseen(server) else states)
-        return rows.cache[EVIDENCE]
+        if not len(rows):
+            return torch.zeros(0, 2, task.n_components, dtype=torch.float64, device=rows.x.device)
+        asked, own = (replace(rows, by_content=True), {}) if unseen(server) else (rows, states)  # as the predictor asks
+        of = made_of(server, own, without=Gate.names("weights", "bias", "share"))
+        return rows.once("gate evidence", of, lambda: gate_evidence(task, server, asked, own))
 
     side = Side(
         part=Gate,

@@ -61,10 +61,12 @@ def label_values(schema: Schema, server: Tree, rows: Rows) -> Tensor | None:
 
 def judge_points(task: Task[FedGMISettings], server: Tree, rows: Rows) -> Tensor:
     """Where rows are judged: the codebook's projection, or one to fewer dimensions. [R, d]"""
-    if "judge points" not in rows.cache:
-        sketch = Sketch(server)
-        rows.cache["judge points"] = projector(sketch.mean, sketch.std, dimension(task), task.seed)(rows.x)
-    return rows.cache["judge points"]
+    sketch = Sketch(server)
+
+    def make() -> Tensor:
+        return projector(sketch.mean, sketch.std, dimension(task), task.seed)(rows.x)
+
+    return rows.once("judge points", (sketch.mean, sketch.std), make)
 
 
 def own_sums(server: Tree, states: Tree) -> Tensor | None:

@@ -31,12 +31,13 @@ from fedgmi.errors import ConfigError
 from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi import schedule
 from fedgmi.methods.fedgmi.conditions import warming_up
-from fedgmi.methods.fedgmi.evidence import Rule, row_cells, row_words, word_evidence
+from fedgmi.methods.fedgmi.evidence import Rule, row_words, word_evidence
 from fedgmi.methods.fedgmi.experts import average_experts, expert_models, train_experts
 from fedgmi.methods.fedgmi.newcomers import FEWEST_CLIENTS
+from fedgmi.methods.fedgmi.points import projected, row_cells
 from fedgmi.methods.fedgmi.schedule import Row, Schedule
 from fedgmi.methods.fedgmi.settings import FedGMISettings
-from fedgmi.methods.fedgmi.sketch import projected, topic_steps
+from fedgmi.methods.fedgmi.sketch import topic_steps
 from fedgmi.methods.fedgmi.state import CONTRAST, Components, Gate, Sketch, uncalibrated
 from fedgmi.methods.local_training import all_rows
 from fedgmi.methods.shared_trunk import need_trunk, train_heads

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
 
+from fedgmi import tree
 from fedgmi.data.rows import Rows
 from fedgmi.methods import plausible
 from fedgmi.methods.contract import Task
 from fedgmi.methods.fedgmi import schedule
 from fedgmi.methods.fedgmi.evidence import raw_words
+from fedgmi.methods.fedgmi.points import projected, projector_of
 from fedgmi.methods.fedgmi.settings import FedGMISettings
 from fedgmi.methods.fedgmi.state import Calibration, Sketch, uncalibrated
 from fedgmi.methods.local_training import feature_scale_step
@@ -113,7 +114,7 @@ def histogram_step(task: Task[FedGMISettings], take: ServerStep, writes: tuple[s
         if epsilon is not None:
             from fedgmi.privacy import geometric  # a site without ε has no noise to load
 
-            counts = geometric.release(counts, epsilon, noise_sources(task, server, rows))
+            counts = geometric.release(counts, epsilon, noise_sources(task, server, rows, counts))
             states = states | {"released": counts}
         return states, Message(replies={"histogram": counts.int()})
 
@@ -158,21 +159,21 @@ def survey_steps(task: Task[FedGMISettings]) -> tuple[Step, ...]:
     return schedule.lay_out(schedule.survey(own), "prepare", steps, own, task.schema)
 
 
-def noise_sources(task: Task[FedGMISettings], server: Tree, rows: Rows) -> list[KeyedBits]:
+def noise_sources(task: Task[FedGMISettings], server: Tree, rows: Rows, counts: torch.Tensor) -> list[KeyedBits]:
     """Where each client's noise comes from: the site's secret, or in simulation the seed.
 
-    Under one secret noise goes by what is counted and how: the rows as they are counted, the codebook, ε. Nothing else
-    that a coordinator chooses has a part in it, so that asking again under another name brings the same answer. Other
-    rows or another codebook have noise of their own, so that no difference of two answers is exact; each is a release
-    of its own, for which the site's ledger is asked first.
+    Under one secret noise goes by what is counted and how: the rows as they are counted, the counts [C, W], the
+    codebook, ε. Nothing else that a coordinator chooses has a part in it, so that asking again under another name
+    brings the same answer. Other rows, counts or another codebook have noise of their own, so that no difference of two
+    answers is exact; each is a release of its own, for which the site's ledger is asked first.
     """
     if task.secret is None:
         return [KeyedBits(task.seed, "histogram noise", client) for client in rows.ids]
     sources, epsilon, how = [], task.settings.epsilon, _codebook_digest(task, server)
     assert epsilon is not None
     place = torch.split(torch.arange(len(rows), device=rows.x.device), rows.counts.tolist())
-    for mine in place:
-        counted = _digest(leaf[mine] for leaf in (rows.x, rows.y) if leaf is not None)
+    for mine, found in zip(place, counts, strict=True):
+        counted = tree.digest([found, *(leaf[mine] for leaf in (rows.x, rows.y) if leaf is not None)])
         key = (task.secret, "histogram noise", counted, how, repr(epsilon))
         if task.charge is not None:
             release = hashlib.sha256(repr(key).encode()).hexdigest()  # it tells nothing of the secret
@@ -185,28 +186,7 @@ def _codebook_digest(task: Task[FedGMISettings], server: Tree) -> str:
     """A hash of all by which a row becomes a word: scale, projection, centres, bins."""
     sketch = Sketch(server)
     leaves = [*projector_of(task, server), sketch.centres, *(server[name] for name in schedule.BINS if name in server)]
-    return _digest([*leaves, torch.tensor(count_words(task))])
-
-
-def projector_of(task: Task[FedGMISettings], server: Tree) -> codebook.Projector:
-    """What turns rows into points of the codebook."""
-    sketch = Sketch(server)
-    return codebook.projector(sketch.mean, sketch.std, task.settings.projection, task.seed)
-
-
-def projected(task: Task[FedGMISettings], server: Tree, rows: Rows) -> torch.Tensor:
-    """The rows as points of the codebook, made once. [R, d]"""
-    if "projected" not in rows.cache:
-        rows.cache["projected"] = projector_of(task, server)(rows.x)
-    return rows.cache["projected"]
-
-
-def _digest(leaves: Iterable[torch.Tensor]) -> str:
-    found = hashlib.sha256()
-    for leaf in leaves:
-        found.update(repr((tuple(leaf.shape), str(leaf.dtype))).encode())
-        found.update(leaf.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+    return tree.digest([*leaves, torch.tensor(count_words(task))])
 
 
 def map_words(released: torch.Tensor, epsilon: float | None, n_values: int) -> tuple[torch.Tensor, Noise | None]:
