@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from local_post import Fault, log_of
-from test_masked_sites import AVERAGE, changing, deployed, mute
+from local_post import Fault, log_of, make_sites
+from test_masked_sites import AVERAGE, SCENARIO, changing, deployed, mute
 
 from fedgmi.deploy.coordinator.claims import Claims
 from fedgmi.deploy.masks import shamir
-from fedgmi.deploy.masks.keys import to_bytes, to_text
+from fedgmi.deploy.masks.keys import Public, to_bytes, to_text, who_is
 from fedgmi.deploy.masks.unmasking import Unopened, recovered
 from fedgmi.errors import UserError
 from fedgmi.protocol.wire import Parcel
@@ -135,3 +136,40 @@ def test_claims_that_cannot_be_are_none():
     assert claims.summed([]) == ()
     claims.note(2, {"summed": [1, -1, 2]}, 4)
     assert claims.summed([]) == (-1, 1, 2)
+
+
+SECRET = "a word among us sites"
+
+
+@pytest.mark.parametrize("secret", [None, SECRET])
+@pytest.mark.parametrize("how", ["another's name", "a wrong tag"])
+def test_one_whose_keys_all_refuse_is_left_out_of_the_agreement(tmp_path, how, secret):
+    """All refuse an agreement with them. In the first one nobody knows whose a name is, where sites have a secret."""
+    seen: list[str] = []
+
+    def fault(request: Parcel, reply: Parcel) -> Parcel:
+        header = request.header
+        if header["kind"] != "masks" or header["masks"]["ask"] != "keys" or not seen:
+            seen.extend([""] * (header["kind"] == "step" and header["round"] == 1))
+            return reply
+        keys = dict(reply.header["keys"])
+        if how == "a wrong tag":
+            keys["tag"] = to_text(bytes(32))
+        else:
+            keys["who"] = to_text(who_is("client-00", secret))
+            keys.pop("tag", None)
+            if secret is not None:
+                keys["tag"] = to_text(Public.from_json(keys).tagged(secret, header["masks"]["epoch"], 1))
+        return Parcel({"keys": keys})
+
+    def once(request: Parcel, reply: Parcel) -> Parcel | None:
+        """Silent at the end of round 1, so that keys are agreed on anew."""
+        asked = request.header["kind"] == "step" and request.header["round"] == 1
+        return None if asked else reply
+
+    sites = make_sites(AVERAGE, tmp_path / "sites", SCENARIO)
+    told = {"mask_secret": secret}
+    own = {n: replace(site, settings=site.settings.model_copy(update=told)) for n, site in sites.items()}
+    summary, _, _ = deployed(AVERAGE, tmp_path, {"client-01": fault, "client-02": once}, own)
+    assert absent(summary)[0] == absent(summary)[3] == 0
+    assert absent(summary)[1] > 0

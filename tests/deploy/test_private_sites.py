@@ -267,14 +267,26 @@ def test_a_run_is_charged_once_before_anything_leaves(tmp_path, masks):
 )
 def test_what_a_site_does_not_allow_is_not_sent(tmp_path, own, why):
     settings = private(sigma=None, epsilon=3.0)
-    with pytest.raises(UserError, match="no answer can be used in round 1"):
+    with pytest.raises(UserError, match="0 of 6 sites came"):
         deployed(settings, tmp_path, **own)
     assert ledger_of(tmp_path)["releases"] == []
     assert ledger_of(tmp_path)["refused"] > 0
     assert "its own limits do not allow it" in log_of(tmp_path)
     assert re.search(why, (tmp_path / "sites" / "client-00" / "log.txt").read_text(encoding="utf-8"))
-    lines = Audit(tmp_path / "sites" / "client-00").lines()
-    assert {line["kind"] for line in lines} == {"hello"}
+    assert not list(Audit(tmp_path / "sites" / "client-00").lines())
+
+
+@pytest.mark.parametrize("masks", [{}, MASKS])
+def test_a_site_that_cannot_pay_costs_the_others_nothing(tmp_path, masks):
+    """It says so at its greeting. Under masks each try of the first sum was charged to all others."""
+    settings = private(sigma=None, epsilon=3.0, changes={**masks, "wait_s": 0.5})
+    sites = make_sites(settings, tmp_path / "sites")
+    first = min(sites)
+    poor = sites[first].settings.model_copy(update={"max_epsilon": 2.9, "max_delta": 1e-3})
+    sites[first] = replace(sites[first], settings=poor)
+    with pytest.raises(UserError, match=rf"{N - 1} of {N} sites came .* its own limits do not allow it"):
+        Coordinator(settings, LocalPost(sites), tmp_path / "out", echo=lambda line: None).run()
+    assert all(not site.ledger().releases() for site in sites.values())
 
 
 def test_two_runs_over_the_same_rows_add_up_as_gaussian_mechanisms_do(tmp_path):

@@ -136,7 +136,7 @@ class PrivacyLedger:
             why = self._over([*releases, new])
             if why:
                 self._write_refusal(found, what, why)
-                fix = "raise the limit in site.toml, or take part with other rows"
+                fix = "raise the limit in site.toml if the site is to tell more: other rows count towards it, too"
                 raise BudgetSpent(f"{what} would be {why}", where="privacy ledger", fix=fix)
             found.releases.append(new)
             files.write_json(self.path, found.to_json())

@@ -87,11 +87,21 @@ def print_report(summary: Summary, out: Path, console: Console, diagnosis: Diagn
         name = summary.get("method", "it")
         console.print(words(f"{name} has no predictor for clients that took no part in training."))
     if summary.get("client_accuracy") is None and not summary.get("metrics"):
-        console.print(words("There are no labels, so there are no predictors. data.label_column names their column."))
+        console.print(words(_no_metrics(summary)))
     for line in [] if diagnosis is None else verdict(diagnosis):
         console.print(words(line), style="yellow" if line.startswith("Beware") else None)
     more = "" if diagnosis is None else f" (diagnosis: fedgmi report {out / folder.OF_DEPLOYMENT})"
     console.print(words(f"Results: {out}{more}"), soft_wrap=True)
+
+
+def _no_metrics(summary: Summary) -> str:
+    """Why there are none."""
+    if summary.get("sites") is None:
+        return "There are no labels, so there are no predictors. data.label_column names their column."
+    return (
+        "Sites told no metrics: there are no labels, or noise or a site keeps them back. Each site's own are in its "
+        "results/metrics.json."
+    )
 
 
 def no_proportions(summary: Summary) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -10,8 +11,8 @@ from typing import Any, TypeVar
 from fedgmi.deploy.coordinator.checks import sound
 from fedgmi.deploy.coordinator.claims import Claims
 from fedgmi.deploy.coordinator.remote import Remote
-from fedgmi.deploy.masks.keys import SEALED, MaskError, Public, named, to_bytes
-from fedgmi.deploy.masks.unmasking import Agreement
+from fedgmi.deploy.masks.keys import SEALED, MaskError, Public, named, to_bytes, who_is
+from fedgmi.deploy.masks.unmasking import Agreement, Unopened
 from fedgmi.deploy.settings import LEAST_MASKED, SLOTS
 from fedgmi.protocol.step import Step
 from fedgmi.protocol.wire import Header, Parcel
@@ -33,6 +34,7 @@ class Agreeing(Remote):
     agreement: Agreement | None = None
     only: list[int] = field(default_factory=list)
     claims: Claims = field(default_factory=Claims)
+    _who: dict[int, bytes] = field(default_factory=dict)  # as sites were known in an agreement of before
     _said: dict[int, str] = field(default_factory=dict)  # what sites have answered of masks but what was asked
     _heard: set[int] = field(default_factory=set)  # which of them in the last try
 
@@ -75,7 +77,7 @@ class Agreeing(Remote):
         epoch = secrets.token_hex(8)
         ask = {"ask": "keys", "epoch": epoch, "slots": SLOTS}
         found = self._converse(step, dict.fromkeys(asked, ask), _public)
-        members = {i: keys for i, keys in found.items() if keys.n_slots == SLOTS}
+        members = self._unlike({i: keys for i, keys in found.items() if keys.n_slots == SLOTS})
         self._lose_others(asked, members)
         if len(members) < LEAST_MASKED:
             raise MaskError(f"{sites_of(members)} sent keys, and masks hide nothing among fewer than {LEAST_MASKED}")
@@ -85,13 +87,28 @@ class Agreeing(Remote):
         def read(header: Header) -> dict[int, bytes]:
             return {j: _sealed(header["shares"].get(str(j))) for j in members if str(j) in header["shares"]}
 
+        self.claims = Claims()
         shared = self._converse(step, dict.fromkeys(sorted(members), ask), read)
+        accused = self.claims.accused()
+        if accused is not None:
+            raise Unopened(accused, 0, agreement.threshold, blamed=True)
         agreement.sealed = {i: shares for i, shares in shared.items() if shares.keys() == members.keys() - {i}}
         self._lose_others(sorted(members), agreement.sealed)
         if len(agreement.sealed) < agreement.threshold:
             count = sites_of(agreement.sealed)
             raise MaskError(f"{count} sent shares, and masks need {agreement.threshold} of {len(members)}")
+        self._who |= {i: keys.who for i, keys in members.items()}
         return agreement
+
+    def _unlike(self, members: dict[int, Public]) -> dict[int, Public]:
+        """The keys without those that say to be another site's. All sites refuse an agreement with two that are one."""
+        times = Counter(keys.who for keys in members.values())
+        for i, keys in list(members.items()):
+            name = self.roster.members[i].name
+            if times[keys.who] > 1 and keys.who not in (self._who.get(i), who_is(name, None)):
+                del members[i]
+                self.lose(i, "its keys say that it is another site: every site needs a name and a folder of its own")
+        return members
 
     def _converse(self, step: Step, asking: Mapping[int, Header], read: Callable[[Header], Found]) -> dict[int, Found]:
         """Ask sites what masks need, beside the step's own exchange; the bytes are in the ledger.

@@ -67,6 +67,19 @@ class Unsealed(MaskError):
         self.unopened = list(sites)
 
 
+class Untagged(MaskError):
+    """Another site's keys that lack the tag of the sites' secret.
+
+    Attributes:
+        unopened: Whose.
+    """
+
+    def __init__(self, site: int) -> None:
+        fix = "every site needs the same mask_secret in its site.toml; if all have it, the keys are forged"
+        super().__init__(f"the keys of {nth(site)} lack the tag of the sites' secret", fix)
+        self.unopened = [site]
+
+
 @dataclass(frozen=True)
 class Public:
     """A site's public keys.

@@ -25,8 +25,8 @@ from fedgmi.deploy.masks.keys import (
     MaskError,
     Public,
     Unsealed,
+    Untagged,
     digest_of,
-    nth,
     seal_of,
     sites_of,
     threshold,
@@ -112,8 +112,7 @@ class SiteKeys:
         for i, other in members.items():
             other.check()
             if secret is not None and other.tag != other.tagged(secret, self.epoch, i):
-                fix = "every site needs the same mask_secret in its site.toml; if all have it, the keys are forged"
-                raise MaskError(f"the keys of {nth(i)} lack the tag of the sites' secret", fix)
+                raise Untagged(i)
         if self.members and self.members != members:
             raise MaskError("the coordinator sent other keys than those that were agreed on")
         self.members, self.digest = dict(members), digest_of(self.epoch, members)

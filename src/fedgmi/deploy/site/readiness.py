@@ -74,6 +74,9 @@ def hints(settings: SiteSettings, rows: SiteRows) -> Iterator[str]:
         yield f"[superlink] lacks {', '.join(link.unsaid)}: give `fedgmi site serve` {options}"
 
 
+LIMIT = "raise the limit in site.toml if the site is to tell more: other rows count towards it, too"
+
+
 def _used_up(settings: SiteSettings, federation: FederationSettings, guard: Guard) -> Iterator[UserError]:
     """Limits of site.toml that another run would pass."""
     fix = "raise it in site.toml if these rows are to tell more, or take part with other rows"
@@ -87,7 +90,7 @@ def _used_up(settings: SiteSettings, federation: FederationSettings, guard: Guar
     noise = federation.epsilon
     if noise is None:
         return
-    ledger = PrivacyLedger(guard.where / LEDGER, compose=composed(settings.max_delta))
+    ledger, fix = PrivacyLedger(guard.where / LEDGER, compose=composed(settings.max_delta)), LIMIT
     made, (spent, _) = len(ledger.releases()), ledger.spent()
     if settings.max_releases is not None and made >= settings.max_releases:
         what = f"{plural(made, 'noisy release')} of {settings.max_releases} are made: another run is refused"
@@ -106,7 +109,7 @@ def _over_limits(settings: SiteSettings, federation: FederationSettings, guard: 
     ledger = PrivacyLedger(guard.where / LEDGER, *limits, compose=composed(settings.max_delta))
     over = ledger.hinders(cost.epsilon, cost.delta, cost.about())
     if over:
-        fix = "raise the limit in site.toml if these rows are to tell more, or take part with other rows"
+        fix = LIMIT
         yield UserError(f"one run more would be {over}", where="privacy ledger", fix=fix)
 
 

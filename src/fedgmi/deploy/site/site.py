@@ -25,7 +25,7 @@ from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limit
 from fedgmi.deploy.settings.plan import planned
 from fedgmi.deploy.site import results, snapshot
 from fedgmi.deploy.site.audit import Audit
-from fedgmi.deploy.site.guard import Guard, Refused, Turn, version_of
+from fedgmi.deploy.site.guard import Guard, OverLimit, Refused, Turn, version_of
 from fedgmi.deploy.site.memory import Exchange, Kept, Memory, StateLost, forget_runs, memory_of
 from fedgmi.deploy.site.own_log import log, note
 from fedgmi.deploy.site.requests import check_header, check_place, fingerprint, within
@@ -136,6 +136,7 @@ class Site:
         self._agree(header)
         if header["kind"] == "hello":
             self._keep_plan(header)
+            self._check_account(header)
             site = self._greeted(header)
             reply = Parcel(site._hello(header))
             self.audit().left(header, reply, None, data=site.version)
@@ -204,6 +205,18 @@ class Site:
                 raise Refused("the request brings another plan than the run began with")
             memory.keep_plan(chosen)
             forget_runs(self.where, guard.going_on() | {str(header["run"])}, guard.runs())
+
+    def _check_account(self, header: Header) -> None:
+        """Refuse a run that this site cannot pay for before it has begun: once others have sent, they have paid."""
+        run = str(header.get("run"))
+        if "run" not in header or not self.federation.privacy.on or self.guard().has_begun(run):
+            return
+        planned_run = replace(self, federation=planned(self.federation, header.get("plan")))
+        cost = planned_run._account(header).cost
+        over = cost.releases and self.ledger().hinders(cost.epsilon, cost.delta, cost.about())
+        if over:
+            self.ledger().refuse("a whole run", over)
+            raise OverLimit(f"one run more would be {over}: the site can raise its limits in site.toml")
 
     def _greeted(self, header: Header) -> Site:
         """The site with the rows that it has for the run that greets it."""
