@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 
+IGNORED = (
+    (0x034F, 0x034F), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x2800, 0x2800), (0x3164, 0x3164),
+    (0xFE00, 0xFE0F), (0xFFA0, 0xFFA0), (0xE0000, 0xE0FFF),
+)  # fmt: skip
+"""Letters of which nothing is seen, though they count as printable: Unicode's Default_Ignorable_Code_Point without its
+format characters, and the empty pattern of Braille. [first, last]"""
+
 
 def shows(letter: str) -> bool:
     """Whether a letter can be seen, or is a space: no control character, no lone surrogate, no mark that turns the
@@ -25,7 +32,12 @@ def is_name(text: str) -> bool:
         [True, True, False, False, False, False, False]
     """
     plain = unicodedata.normalize("NFKC", text)
-    return bool(text) and text == plain == " ".join(text.split()) and all(map(shows, text))
+    seen = all(shows(letter) and not _is_ignored(letter) for letter in text)
+    return bool(text) and text == plain == " ".join(text.split()) and seen
+
+
+def _is_ignored(letter: str) -> bool:
+    return any(first <= ord(letter) <= last for first, last in IGNORED)
 
 
 def reads_like(one: str, other: str) -> bool:

@@ -331,6 +331,17 @@ def test_a_run_that_goes_on_is_no_hindrance(site):
     assert hindrances(found.settings, found.federation, found.rows, site) == ()
 
 
+def test_a_folder_that_cannot_be_written_is_told_and_nothing_is_left(site):
+    found = checked(site)
+    (site / "file").write_text("no folder")
+    elsewhere = found.settings.model_copy(update={"folder": "file/below"})
+    [told] = hindrances(elsewhere, found.federation, found.rows, site)
+    assert "file/below cannot be written" in str(told)
+    before = sorted(site.rglob("*"))
+    assert hindrances(found.settings, found.federation, found.rows, site) == ()
+    assert sorted(site.rglob("*")) == before
+
+
 def test_noisy_releases_that_are_used_up_are_told(site):
     found = checked(sets(site, epsilon="0.5"))
     limits = {"max_releases": 1, "max_epsilon": 0.9}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from fedgmi.deploy.settings import FederationSettings, SiteSettings
 from fedgmi.deploy.site.guard import Guard, version_of
@@ -39,6 +40,8 @@ def hindrances(
         What was found, to be told and not raised.
     """
     found: list[UserError] = []
+    with _noted(found):
+        _check_writable(folder / settings.folder)
     with _noted(found):
         settings.superlink.beside(folder.absolute()).checked(whole=False)
     with _noted(found):
@@ -111,6 +114,22 @@ def _over_limits(settings: SiteSettings, federation: FederationSettings, guard: 
     if over:
         fix = LIMIT
         yield UserError(f"one run more would be {over}", where="privacy ledger", fix=fix)
+
+
+def _check_writable(where: Path) -> None:
+    """Refuse a folder that serve could not write into, or make. Nothing is left there.
+
+    Raises:
+        UserError: It says why.
+    """
+    there = next(path for path in (where, *where.absolute().parents) if path.exists())
+    try:
+        with TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        what = f"{where} cannot be written ({error.strerror or error})"
+        fix = "give the user that runs fedgmi site serve the right to write there, or name another folder in site.toml"
+        raise UserError(what, where="folder", fix=fix) from error
 
 
 @contextmanager
