@@ -412,7 +412,7 @@ def test_no_such_file(load, tmp_path):
     with pytest.raises(DataError, match=r"/digits': no such folder or file"):
         load("digits")
     (tmp_path / "void.csv").touch()
-    with pytest.raises(DataError, match=r"void.csv': cannot be read \(No columns to parse from file\)"):
+    with pytest.raises(DataError, match=r"void.csv': the file is empty"):
         load("void.csv")
 
 

@@ -91,7 +91,7 @@ class Agreeing(Remote):
         shared = self._converse(step, dict.fromkeys(sorted(members), ask), read)
         accused = self.claims.accused()
         if accused is not None:
-            raise Unopened(accused, 0, agreement.threshold, blamed=True)
+            raise Unopened(accused, 0, agreement.threshold, blamed=True, why="the others refuse its keys for masks")
         agreement.sealed = {i: shares for i, shares in shared.items() if shares.keys() == members.keys() - {i}}
         self._lose_others(sorted(members), agreement.sealed)
         if len(agreement.sealed) < agreement.threshold:

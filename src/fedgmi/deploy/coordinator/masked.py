@@ -100,7 +100,7 @@ class MaskedRemote(Agreeing):
             self.failed = f"no sum of {step.name!r}: {self._named(error.what)}"
             if isinstance(error, Unopened) and error.blamed:
                 self.closed = None
-                self._bar(error.site, "its shares of its secrets are wrong")
+                self._bar(error.site, error.why)
             self.agreement = None
             return None
         self.closed, self.only = None, []

@@ -62,14 +62,17 @@ class Unopened(MaskError):
     Attributes:
         site: Whose.
         blamed: Whether the fault is the site's own, even if one of the others lies.
+        why: What it has done, where it is.
     """
 
-    def __init__(self, site: int, came: int, needed: int, *, blamed: bool) -> None:
+    def __init__(
+        self, site: int, came: int, needed: int, *, blamed: bool, why: str = "its shares of its secrets are wrong"
+    ) -> None:
         super().__init__(
             f"the masks of {nth(site)} cannot be taken off: {came} shares of its secret came and no {needed} of them "
             "give it"
         )
-        self.site, self.blamed = site, blamed
+        self.site, self.blamed, self.why = site, blamed, why
 
 
 def unmasked(
