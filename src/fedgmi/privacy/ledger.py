@@ -21,6 +21,8 @@ from fedgmi.storage import files
 from fedgmi.storage.own_files import Amount, Count, Free, OwnFile, Share
 
 DAMAGED = "restore it from a backup. Without it nobody knows what was released; who removes it begins at ε = 0"
+RAISE = "raise the limit in site.toml if the site is to tell more: other rows count towards it, too"
+"""What may be done where a limit is reached."""
 REFUSALS_KEPT = 1000  # the newest; their number is counted for good
 NEEDED = {GAUSSIAN: ("noise_multiplier",), BOTH: ("noise_multiplier", "count_epsilon", "counts")}
 """What an entry says of its mechanism."""
@@ -136,8 +138,7 @@ class PrivacyLedger:
             why = self._over([*releases, new])
             if why:
                 self._write_refusal(found, what, why)
-                fix = "raise the limit in site.toml if the site is to tell more: other rows count towards it, too"
-                raise BudgetSpent(f"{what} would be {why}", where="privacy ledger", fix=fix)
+                raise BudgetSpent(f"{what} would be {why}", where="privacy ledger", fix=RAISE)
             found.releases.append(new)
             files.write_json(self.path, found.to_json())
 

@@ -79,6 +79,11 @@ class Account:
         return hashlib.sha256(repr((self.secret, *about)).encode()).hexdigest()
 
 
+def beyond(cost: Cost, ledger: PrivacyLedger) -> str:
+    """Which of the site's limits one whole run more would pass, in words; "" for none. Nothing is entered."""
+    return ledger.hinders(cost.epsilon, cost.delta, cost.about()) if cost.releases else ""
+
+
 def question(
     settings: str, at: tuple[int, int], step: str, server: Mapping[str, Tensor], state: Mapping[str, Tensor], rows: Rows
 ) -> str:

@@ -12,11 +12,12 @@ from tempfile import TemporaryFile
 
 from fedgmi.deploy.settings import FederationSettings, SiteSettings
 from fedgmi.deploy.site.guard import Guard, version_of
+from fedgmi.deploy.site.private import beyond
 from fedgmi.deploy.site.site import LEDGER
 from fedgmi.deploy.site.site_data import SiteRows
 from fedgmi.errors import UserError
 from fedgmi.privacy.accountant import composed
-from fedgmi.privacy.ledger import PrivacyLedger
+from fedgmi.privacy.ledger import RAISE, PrivacyLedger
 from fedgmi.report.formats import plural
 from fedgmi.runs.setup import choose_device
 
@@ -77,15 +78,12 @@ def hints(settings: SiteSettings, rows: SiteRows) -> Iterator[str]:
         yield f"[superlink] lacks {', '.join(link.unsaid)}: give `fedgmi site serve` {options}"
 
 
-LIMIT = "raise the limit in site.toml if the site is to tell more: other rows count towards it, too"
-
-
 def _used_up(settings: SiteSettings, federation: FederationSettings, guard: Guard) -> Iterator[UserError]:
     """Limits of site.toml that another run would pass."""
-    fix = "raise it in site.toml if these rows are to tell more, or take part with other rows"
     used = guard.used()
     if settings.max_runs is not None and used >= settings.max_runs:
         what = f"these rows were in {plural(used, 'run')}, and it is {settings.max_runs}: another run is refused"
+        fix = "raise it in site.toml if these rows are to tell more, or take part with other rows"
         yield UserError(what, where="max_runs", fix=fix)
     if federation.privacy.on:
         yield from _over_limits(settings, federation, guard)
@@ -93,15 +91,15 @@ def _used_up(settings: SiteSettings, federation: FederationSettings, guard: Guar
     noise = federation.epsilon
     if noise is None:
         return
-    ledger, fix = PrivacyLedger(guard.where / LEDGER, compose=composed(settings.max_delta)), LIMIT
+    ledger = PrivacyLedger(guard.where / LEDGER, compose=composed(settings.max_delta))
     made, (spent, _) = len(ledger.releases()), ledger.spent()
     if settings.max_releases is not None and made >= settings.max_releases:
         what = f"{plural(made, 'noisy release')} of {settings.max_releases} are made: another run is refused"
-        yield UserError(what, where="max_releases", fix=fix)
+        yield UserError(what, where="max_releases", fix=RAISE)
     # with a δ releases together may cost less than their sum, and only the ledger can say
     if settings.max_epsilon is not None and not settings.max_delta and spent + noise > settings.max_epsilon:
         what = f"ε = {spent:g} of {settings.max_epsilon:g} is spent, and a run costs {noise:g}: another run is refused"
-        yield UserError(what, where="max_epsilon", fix=fix)
+        yield UserError(what, where="max_epsilon", fix=RAISE)
 
 
 def _over_limits(settings: SiteSettings, federation: FederationSettings, guard: Guard) -> Iterator[UserError]:
@@ -110,10 +108,9 @@ def _over_limits(settings: SiteSettings, federation: FederationSettings, guard: 
     assert cost is not None
     limits = settings.max_epsilon, settings.max_releases, settings.most_delta
     ledger = PrivacyLedger(guard.where / LEDGER, *limits, compose=composed(settings.max_delta))
-    over = ledger.hinders(cost.epsilon, cost.delta, cost.about())
+    over = beyond(cost, ledger)
     if over:
-        fix = LIMIT
-        yield UserError(f"one run more would be {over}", where="privacy ledger", fix=fix)
+        yield UserError(f"one run more would be {over}", where="privacy ledger", fix=RAISE)
 
 
 def _check_writable(where: Path) -> None:

@@ -211,9 +211,10 @@ class Site:
         run = str(header.get("run"))
         if "run" not in header or not self.federation.privacy.on or self.guard().has_begun(run):
             return
-        planned_run = replace(self, federation=planned(self.federation, header.get("plan")))
-        cost = planned_run._account(header).cost
-        over = cost.releases and self.ledger().hinders(cost.epsilon, cost.delta, cost.about())
+        from fedgmi.deploy.site.private import beyond
+
+        site = replace(self, federation=planned(self.federation, header.get("plan")))
+        over = beyond(site._account(header).cost, self.ledger())
         if over:
             self.ledger().refuse("a whole run", over)
             raise OverLimit(f"one run more would be {over}: the site can raise its limits in site.toml")
