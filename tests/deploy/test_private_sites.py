@@ -32,6 +32,7 @@ from fedgmi.deploy.local.dry_run import dry_run
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, check_limits, read
 from fedgmi.deploy.site.audit import Audit
 from fedgmi.deploy.site.audit_view import print_audit
+from fedgmi.deploy.site.guard import Guard
 from fedgmi.deploy.site.private import own_noise
 from fedgmi.deploy.site.site_check import check, leaves, may_come_out, never, warning
 from fedgmi.errors import ConfigError, LimitError, UserError
@@ -231,6 +232,45 @@ def test_a_run_over_other_rows_and_back_is_a_run_anew(tmp_path):
         seen.append(told(one.answer(with_models(request, shift))))
     assert float((seen[2] - seen[0]).std()) > 1.0, "noise of its own"
     assert len(ledger_of(tmp_path)["releases"]) == 1 + 3
+
+
+def new_question_charges(where: Path, site: Any, request: Parcel) -> int:
+    """How many charges a question at an exchange that was answered brings: another one, then the same again."""
+    before = len(ledger_of(where)["releases"])
+    first = told(site.answer(request))
+    assert torch.equal(told(site.answer(request)), first)
+    return len(ledger_of(where)["releases"]) - before
+
+
+@pytest.mark.parametrize("restored", [False, True], ids=["removed", "of a backup"])
+def test_what_was_answered_is_lost_alone_and_another_question_is_a_run_anew_all_the_same(tmp_path, restored):
+    """The ledger, which is still there, knows what left."""
+    kept: dict[str, bytes] = {}
+
+    def watch(request: Parcel, reply: Parcel) -> Parcel:
+        guard = tmp_path / "sites" / "client-00" / "guard.json"
+        if request.header.get("round") == 1 and guard.exists():
+            kept["guard"] = guard.read_bytes()
+        return reply
+
+    _, _, post = deployed(private(), tmp_path, {"client-00": watch})
+    site = post.sites[100]
+    asked = [r for name, r in post.asked if name == "client-00" and r.header["kind"] == "step"]
+    guard, request = site.where / "guard.json", asked[-1 if restored else 0]
+    guard.unlink()
+    if restored:
+        guard.write_bytes(kept["guard"])
+    assert new_question_charges(tmp_path, site, with_models(request, 1e-6)) == 1
+    assert new_question_charges(tmp_path, site, with_models(request, 2e-6)) == 1
+
+
+def test_a_site_that_dies_before_it_has_kept_what_it_answered_pays_once(tmp_path, monkeypatch):
+    _, _, post = deployed(private(), tmp_path)
+    site, request = post.sites[100], replaced(first_request(post), run="c" * 16)
+    with monkeypatch.context() as patched:
+        patched.setattr(Guard, "keep", lambda *_, **__: 1 / 0)
+        assert "error" in site.answer(request).header
+    assert new_question_charges(tmp_path, site, request) == 0
 
 
 # --- what it costs ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ DAMAGED = "restore it from a backup. Without it nobody knows what was released; 
 RAISE = "raise the limit in site.toml if the site is to tell more: other rows count towards it, too"
 """What may be done where a limit is reached."""
 REFUSALS_KEPT = 1000  # the newest; their number is counted for good
+Newest = tuple[Count, Count, str]  # of a run: the round, the exchange within it, and a hash of what was asked
 NEEDED = {GAUSSIAN: ("noise_multiplier",), BOTH: ("noise_multiplier", "count_epsilon", "counts")}
 """What an entry says of its mechanism."""
 
@@ -44,6 +45,7 @@ class Release:
         data: The version of the rows, a digest.
         time: Seconds since 1970.
         about: The mechanism, for an accountant that composes better than by sums.
+        newest: Of a whole run: the message of it that left last; None: none has.
     """
 
     key: str
@@ -53,6 +55,7 @@ class Release:
     data: str = ""
     time: Amount = 0.0
     about: Mapping[str, float | str] = field(default_factory=dict)
+    newest: Newest | None = None
 
 
 class _File(OwnFile):
@@ -140,6 +143,25 @@ class PrivacyLedger:
                 self._write_refusal(found, what, why)
                 raise BudgetSpent(f"{what} would be {why}", where="privacy ledger", fix=RAISE)
             found.releases.append(new)
+            files.write_json(self.path, found.to_json())
+
+    def newest(self, key: str) -> Newest | None:
+        """The message that left last of what was charged under a key; None: none has, or nothing was charged."""
+        return max((one.newest for one in self.releases() if one.key == key and one.newest), default=None)
+
+    def left(self, key: str, newest: Newest) -> None:
+        """Enter which message of a release leaves now.
+
+        Args:
+            key: Of the release.
+            newest: The message.
+
+        Raises:
+            UserError: For a damaged ledger, or a disk that is full. Then it must not leave.
+        """
+        with self._alone():
+            found = self._read()
+            found.releases = [replace(one, newest=newest) if one.key == key else one for one in found.releases]
             files.write_json(self.path, found.to_json())
 
     def hinders(self, epsilon: float, delta: float, about: Mapping[str, float | str]) -> str:

@@ -64,6 +64,12 @@ class Turn:
     costs: bool = False
     counted: bool = False
 
+    @property
+    def asked(self) -> tuple[tuple[int, int], str]:
+        """Of a new request: which exchange it is for, and the hash of what it asks."""
+        now = self.about.answers[-1]
+        return now.at, now.request
+
     def since(self, round: int) -> bool:
         """Whether a step of this round or a later one was answered in the run."""
         return any(one.is_step and one.round >= round for one in self.about.answers)

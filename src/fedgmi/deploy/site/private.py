@@ -4,10 +4,10 @@ Noise is SHAKE-256 of the secret and of all by which a message comes about: rows
 settings, exchange. So the same question has the same answer, whoever asks, and another question noise of its own. Under
 masks the keys of the sum are part of the question: the same message in another sum is another release.
 
-A whole run is charged once, before its first message. Going back to an exchange that is answered, with another
-question, is a run anew and charged as one. An exchange that is answered once more under other keys of masks is one
-release more. Counts of words, whose noise is of the same secret (`methods.fedgmi.sketch`), are part of the run, and not
-charged by themselves.
+A whole run is charged once, before its first message, and the ledger knows the last that left. Going back to an
+exchange that is answered, with another question, is a run anew and charged as one. An exchange that is answered once
+more under other keys of masks is one release more. Counts of words, whose noise is of the same secret
+(`methods.fedgmi.sketch`), are part of the run, and not charged by themselves.
 """
 
 from __future__ import annotations
@@ -44,6 +44,25 @@ class Account:
     secret: str
     run: str
 
+    def begun(self, times: int, at: tuple[int, int], request: str) -> int:
+        """How often the run was begun, by what the ledger says left in it.
+
+        `guard.json` may be lost, or an old one put back. Then what was answered would be asked anew, about other
+        models, and nobody would pay.
+
+        Args:
+            times: By `guard.json`.
+            at: The exchange of a request that was not answered, by `guard.json`.
+            request: A hash of what it asks.
+        """
+        while (newest := self.ledger.newest(self._of_run(times))) and at <= newest[:2] and newest != (*at, request):
+            times += 1
+        return times
+
+    def left(self, times: int, at: tuple[int, int], request: str) -> None:
+        """Enter which message of the run leaves now; see `begun`."""
+        self.ledger.left(self._of_run(times), (*at, request))
+
     def pay(self, times: int) -> None:
         """Enter a whole run; once is enough.
 
@@ -53,7 +72,7 @@ class Account:
         Raises:
             BudgetSpent: Where the site's limits do not allow it. Then nothing must leave.
         """
-        key = self._key("run", self.run, self.ledger.data, times, repr(self.cost))
+        key = self._of_run(times)
         what = f"a whole run of {self.cost.releases} private messages{', and of counts' * bool(self.cost.counts)}"
         self.ledger.charge(key, self.cost.epsilon, self.cost.delta, what, self.cost.about())
 
@@ -74,6 +93,9 @@ class Account:
             "a private message once more, in another masked sum",
         )
         self.ledger.charge(key, cost.epsilon_of_one, cost.delta, what, cost.about(1))
+
+    def _of_run(self, times: int) -> str:
+        return self._key("run", self.run, self.ledger.data, times, repr(self.cost))
 
     def _key(self, *about: int | str) -> str:
         return hashlib.sha256(repr((self.secret, *about)).encode()).hexdigest()

@@ -149,9 +149,7 @@ class Site:
                 return site._told_of_masks(header, memory, guard)
             server, turn, step = site._take(request, memory, guard)
             site._keep_rows(memory)
-            if step is not None and step.tells and site.federation.privacy.on:
-                private.check_rows(site.federation.config(), len(site.train), site.settings.name)
-                site._account(header).pay(turn.about.times)
+            paid = site._paid(header, turn) if step is not None and step.tells else None
             write = None
             if step is None:
                 reply, write = site._finish(header, server, memory, turn)
@@ -159,6 +157,8 @@ class Site:
                 reply = site._step(request, step, server, memory, turn)
             again = not (turn.new or self.federation.masked)  # under other keys of masks it is another message
             self.audit().left(header, reply, step, again=again, data=site.version)
+            if paid is not None and turn.new:
+                paid.left(turn.about.times, *turn.asked)
             guard.keep(turn, finished=step is None)
             if write is not None:
                 write()
@@ -397,6 +397,17 @@ class Site:
         cost = self.federation.cost(self.method())
         assert cost is not None
         return Account(cost, self.ledger(), self._secret(), str(header["run"]))
+
+    def _paid(self, header: Header, turn: Turn) -> Account | None:
+        """The account by which a message is paid for, once it is; None without `[privacy]`."""
+        if not self.federation.privacy.on:
+            return None
+        private.check_rows(self.federation.config(), len(self.train), self.settings.name)
+        account = self._account(header)
+        if turn.new:
+            turn.about.times = account.begun(turn.about.times, *turn.asked)
+        account.pay(turn.about.times)
+        return account
 
     def _private(
         self, method: Method, step: Step, states: tuple[Tree, Tree], rows: Rows, header: Header, memory: Memory
