@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fedgmi.deploy.settings import FederationSettings, RowSettings, SiteSettings
+from fedgmi.deploy.site.own_secret import secret_of
 from fedgmi.deploy.site.site_data import SiteRows, load_site, parted
 from fedgmi.errors import ConfigError, DataError
 from fedgmi.settings.run import DataSettings
@@ -192,6 +193,31 @@ def test_held_out_rows_are_drawn_by_seed_and_site(write, load):
     assert load(path, held_out=0.2, validation=0).validation is None
     for other in ({"seed": 1}, {"name": "ward-2"}):
         assert not load(path, held_out=0.2, **other).held_out.x.equal(rows.held_out.x)
+
+
+@pytest.mark.parametrize("noise", [{"method": {"epsilon": 1.0}}, {"privacy": {"clip": 1.0, "noise_multiplier": 1.0}}])
+def test_where_noise_hides_rows_nobody_else_can_say_which_are_held_out(tmp_path, write, noise):
+    """How many are is told. By a hash that the coordinator can repeat, it would tell one row from another."""
+    rows = {"kind": "tabular", "features": ["age"], "ranges": {"age": [0.0, 200.0]}, "classes": ["ill", "well"]}
+    table = {"name": "f", "sites": 2, "rows": rows} | noise
+    table["method"] = {"name": "fedavg" if "privacy" in noise else "fedgmi"} | noise.get("method", {})
+    agreed = FederationSettings.model_validate(table)
+    path = write({"age": list(range(60)), "outcome": ["ill", "well"] * 30})
+    own = SiteSettings(name="ward-1", held_out=0.5, data=DataSettings(path=path, label_column="outcome"))
+
+    def held_out() -> torch.Tensor:
+        found = load_site(own, agreed, tmp_path).held_out
+        assert found is not None
+        return found.x
+
+    assert not held_out().equal(held_out()), "a look at a site that has no secret yet writes none"
+    assert not (tmp_path / own.folder / "secret.json").exists()
+    secret_of(tmp_path / own.folder)
+    first = held_out()
+    assert held_out().equal(first)
+    (tmp_path / own.folder / "secret.json").unlink()
+    secret_of(tmp_path / own.folder)
+    assert not held_out().equal(first)
 
 
 def test_no_row_left_to_train_on_is_an_error(write, load):

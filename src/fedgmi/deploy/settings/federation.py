@@ -130,6 +130,11 @@ class FederationSettings(Section):
         return self.communication.secure == "masks"
 
     @property
+    def noisy(self) -> bool:
+        """Whether noise is to hide sites' rows: `method.epsilon`, or `[privacy]`."""
+        return self.epsilon is not None or self.privacy.on
+
+    @property
     def epsilon(self) -> float | None:
         """Of the noise on a site's histogram; None: there is no noise, or the method has no such setting."""
         found: float | None = self.method.model_dump().get("epsilon")

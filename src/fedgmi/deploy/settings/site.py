@@ -82,8 +82,7 @@ def check_limits(site: SiteSettings, federation: FederationSettings) -> None:
     """
     _check_masked(site, federation)
     limits = [name for name in ("max_epsilon", "max_releases") if getattr(site, name) is not None]
-    noisy = federation.epsilon is not None or federation.privacy.on
-    if limits and not noisy:
+    if limits and not federation.noisy:
         raise LimitError(
             f"{limits[0]} limits releases with noise, and neither method.epsilon nor [privacy] is set: what leaves is "
             "exact",

@@ -11,6 +11,7 @@ from typing import Any
 from fedgmi.deploy.settings import FederationSettings, SiteSettings, read
 from fedgmi.deploy.site import snapshot
 from fedgmi.deploy.site.own_log import log, note
+from fedgmi.deploy.site.own_secret import secret_of
 from fedgmi.deploy.site.site import Site
 from fedgmi.deploy.site.site_data import SiteRows, load_site
 from fedgmi.deploy.site.telling import disclosable
@@ -48,6 +49,8 @@ def _opened(named: Any, run: object) -> tuple[Site, bool]:
     path = Path(named).expanduser()
     settings, federation = read(SiteSettings, path), read(FederationSettings, path.parent / FEDERATION)
     where, rows = path.parent / settings.folder, None
+    if federation.noisy:
+        secret_of(where)  # rows are parted by it
     read_rows: SiteRows | snapshot.Snapshot
     try:
         read_rows = rows = load_site(settings, federation, path.parent)

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import hmac
-import os
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -28,6 +26,7 @@ from fedgmi.deploy.site.audit import Audit
 from fedgmi.deploy.site.guard import Guard, OverLimit, Refused, Turn, version_of
 from fedgmi.deploy.site.memory import Exchange, Kept, Memory, StateLost, forget_runs, memory_of
 from fedgmi.deploy.site.own_log import log, note
+from fedgmi.deploy.site.own_secret import secret_of
 from fedgmi.deploy.site.requests import check_header, check_place, fingerprint, within
 from fedgmi.deploy.site.sums import OtherSites, Sums
 from fedgmi.deploy.site.telling import disclosable
@@ -50,8 +49,6 @@ from fedgmi.protocol.words import one_line
 from fedgmi.protocol.wrapper import Place, Wrapper, apart, marked, send
 from fedgmi.runs.private import wrappers_of
 from fedgmi.runs.setup import choose_device, open_process
-from fedgmi.storage import files
-from fedgmi.storage.own_files import Hex64, OwnFile
 from fedgmi.tree import Tree
 
 if TYPE_CHECKING:
@@ -59,7 +56,6 @@ if TYPE_CHECKING:
     from fedgmi.deploy.site.private import Account
 
 LEDGER = "ledger.json"
-SECRET_LOST = "restore it from a backup. Another draws noise anew, and what then goes out is charged as a new release"
 
 
 @dataclass(frozen=True)
@@ -476,25 +472,8 @@ class Site:
         return f"{header['attempt']} {self.digest}"
 
     def _secret(self) -> str:
-        """What noise is drawn from: drawn once, never sent. Noise goes by the rows too, so it may outlive them."""
-        path = self.where / "secret.json"
-        if path.exists():
-            return _Secret.read(path).secret
-        secret = secrets.token_hex(32)
-        before = os.umask(0o077)  # at no moment is it for others to read
-        try:
-            files.write_json(path, {"secret": secret})
-        finally:
-            os.umask(before)
-        return secret
-
-
-class _Secret(OwnFile):
-    """`secret.json`."""
-
-    what = "a secret of fedgmi"
-    again = SECRET_LOST
-    secret: Hex64
+        """What noise is drawn from."""
+        return secret_of(self.where)
 
 
 def _base_of(header: Header) -> Exchange | None:

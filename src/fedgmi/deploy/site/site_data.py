@@ -27,6 +27,7 @@ from fedgmi.data.sources.targets import with_events
 from fedgmi.data.validate import check_ranges
 from fedgmi.deploy.settings import FederationSettings, SiteSettings
 from fedgmi.deploy.site.content import content_of
+from fedgmi.deploy.site.own_secret import secret_or_another
 from fedgmi.errors import ConfigError, DataError, nearest
 from fedgmi.settings.run import DataSettings
 
@@ -73,7 +74,9 @@ def load_site(settings: SiteSettings, federation: FederationSettings, where: Pat
 
     Columns stand in the federation's order. Texts are one-hot by its values, and labels are numbered by its classes,
     whichever of them the site has. Which rows are held out, and which are for validation, goes by the federation's
-    seed, the site's name and the row itself (`parted`). No copy of the rows stays on the disk.
+    seed, the site's name and the row itself (`parted`). Where noise hides rows, it goes by the site's secret, too: how
+    many are held out is told, and whoever can repeat the hash could tell one row from another by it. No copy of the
+    rows stays on the disk.
 
     Args:
         settings: site.toml. It names the rows and the fraction that is held out.
@@ -96,7 +99,9 @@ def load_site(settings: SiteSettings, federation: FederationSettings, where: Pat
         content = content_of(table)
     other_splits = [f"split {name!r}" for name in splits if name != data.train_split]
     ignored = (*other_splits, *(name for name in table.features if name not in (*columns, label, data.event_column)))
-    key = (federation.seed, "site", settings.name, "held out")
+    key: tuple[int | str, ...] = (federation.seed, "site", settings.name, "held out")
+    if federation.noisy:
+        key = (*key, secret_or_another(where / settings.folder))
     train, held_out, validation = parted(x, y, settings.held_out, settings.validation, *key)
     if not len(train):
         raise DataError(
