@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from local_grid import LocalGrid
-from local_post import LocalPost, log_of, max_difference
+from local_post import LocalPost, log_of, make_sites, max_difference
 from rich.console import Console
 from tables import FEATURES, table_federation, write_site
 from test_private_sites import BY_ROWS, MASKS, N, deployed, in_process, ledger_of, private, replaced
@@ -596,3 +596,39 @@ def test_site_audit_shows_what_was_paid(ran, tmp_path, capsys):
     assert ledger.spent()[0] == Spending(pure=(EPSILON,) * 4).gaussian(1.0, RELEASES).epsilon(1e-3)  # it counts twice
     print_audit(path, Console(width=200))
     assert "Releases are of several units" in capsys.readouterr().out
+
+
+def cut_off(settings: FederationSettings, where: Path) -> str:
+    """A run that ends in its first exchange that tells something, when most sites have answered → its name."""
+    run: list[str] = []
+
+    def dies(request: Parcel, reply: Parcel) -> Parcel:
+        if request.header["kind"] == "step" and reply.header.get("layout"):
+            run.append(request.header["run"])
+            raise KeyboardInterrupt
+        return reply
+
+    with pytest.raises(KeyboardInterrupt):
+        deployed(settings, where, {"client-05": dies})
+    return run[0]
+
+
+@pytest.mark.parametrize(("masks", "more"), [({}, 0), (MASKS, 1)], ids=["plain", "masks"])
+def test_a_run_that_ends_before_its_first_checkpoint_is_gone_on_with_as_the_same_run(tmp_path, masks, more):
+    """Sites have paid for it. Under masks the exchange that is asked again is one release more."""
+    settings = components(more=masks)
+    run = cut_off(settings, tmp_path)
+    assert len(ledger_of(tmp_path)["releases"]) == 1
+    post = LocalPost(make_sites(settings, tmp_path / "sites"))
+    Coordinator(settings, post, tmp_path / "out", echo=lambda line: None).run()
+    assert {request.header["run"] for _, request in post.asked} == {run}
+    assert len(ledger_of(tmp_path)["releases"]) == 1 + more
+    assert "begins again, as the same run" in log_of(tmp_path)
+
+
+def test_with_other_settings_a_run_that_has_only_begun_is_begun_anew(tmp_path):
+    run, other = cut_off(components(), tmp_path), components(sigma=3.0)
+    post = LocalPost(make_sites(other, tmp_path / "sites"))
+    Coordinator(other, post, tmp_path / "out", echo=lambda line: None).run()
+    assert run not in {request.header["run"] for _, request in post.asked}
+    assert "begins anew, as another run: the checkpoint belongs to another configuration" in log_of(tmp_path)

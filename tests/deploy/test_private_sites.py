@@ -39,6 +39,7 @@ from fedgmi.errors import ConfigError, LimitError, UserError
 from fedgmi.methods import METHODS, Method
 from fedgmi.methods.disclosing import disclosing
 from fedgmi.privacy.accountant import Spending
+from fedgmi.privacy.ledger import PrivacyLedger
 from fedgmi.protocol.blocks import cut
 from fedgmi.protocol.in_process import InProcess
 from fedgmi.protocol.opening import join
@@ -327,6 +328,28 @@ def test_a_site_that_cannot_pay_costs_the_others_nothing(tmp_path, masks):
     with pytest.raises(UserError, match=rf"{N - 1} of {N} sites came .* its own limits do not allow it"):
         Coordinator(settings, LocalPost(sites), tmp_path / "out", echo=lambda line: None).run()
     assert all(not site.ledger().releases() for site in sites.values())
+
+
+def test_under_masks_a_site_whose_limits_forbid_it_in_mid_run_is_asked_once_a_round(tmp_path):
+    """It was asked again and again, each try was a message more that the others paid, and the run failed."""
+    settings = private(changes=MASKS)
+
+    def spends(request: Parcel, reply: Parcel) -> Parcel:
+        if request.header["kind"] == "hello":
+            ledger = tmp_path / "sites" / reply.header["site"] / "ledger.json"
+            PrivacyLedger(ledger).charge("another run", 50.0, 0.0, "another run")
+        return reply
+
+    sites, limits = make_sites(settings, tmp_path / "sites"), {"max_epsilon": 50.0, "max_delta": 0.01}
+    for n in (100, 101, 102):
+        sites[n] = replace(sites[n], settings=sites[n].settings.model_copy(update=limits))
+    post = LocalPost(sites, faults={f"client-0{i}": spends for i in range(3)})
+    Coordinator(settings, post, tmp_path / "out", echo=lambda line: None).run()
+    asked = [(name, r.header["round"]) for name, r in post.asked if r.header["kind"] == "step"]
+    poor = [one for one in asked if one[0] < "client-03"]
+    assert len(poor) == len(set(poor)) == 3 * settings.rounds
+    assert len(ledger_of(tmp_path, 5)["releases"]) <= 1 + settings.rounds, "once more in each round, without them"
+    assert "its own limits do not allow it" in log_of(tmp_path)
 
 
 def test_two_runs_over_the_same_rows_add_up_as_gaussian_mechanisms_do(tmp_path):

@@ -53,6 +53,17 @@ def test_the_table_shows_who_is_alive_and_what_they_sent():
     assert "wards: running, round 4 of 10, 1 of 2 sites alive; written 5 s ago." in lines
 
 
+@pytest.mark.parametrize(("state", "when"), [("running", "while the run goes on"), ("finished", "at the end")])
+def test_a_site_that_is_connected_and_answers_nothing_of_use_is_trouble(state, when):
+    """It stood as alive, and the code was 0."""
+    south = site(note="its own limits do not allow it").model_copy(update={"missing": "its own limits do not allow it"})
+    found = standing(state, north=site(), south=south)
+    assert next(line for line in shown(found).splitlines() if line.startswith("south")).split()[1] == "absent"
+    assert when in status.trouble(found, now=NOW)
+    assert "south" in status.trouble(found, now=NOW)
+    assert not status.trouble(standing(state, north=site(), south=site(note="long ago")), now=NOW)
+
+
 def test_a_note_has_a_line_of_its_own_however_long_it_is():
     """It had a column of ten characters over twenty lines."""
     why = "the coordinator's federation.toml is another than this site's. " * 4

@@ -39,6 +39,7 @@ from fedgmi.storage import checkpoint, files, folder
 from fedgmi.storage.checkpoint import Checkpoint
 
 POLL_S = 1.0
+BEGUN = "begun"  # where a run stands before its first exchange is over
 READMIT = "readmit.txt"  # names of sites that are let in with another token than they had
 
 
@@ -90,7 +91,7 @@ class Coordinator:
         self.planned = planned = plan(setup, name, settings.sites)
         if planned is not None:
             setup, self.allowance = planned.setup, planned.allowance()
-        found = checkpoint.load(self.out / folder.CHECKPOINTS, name, digest=settings.digest())
+        found = checkpoint.load(self.out / folder.CHECKPOINTS, name, digest=settings.digest()) or self._begun(name)
         self.tell(self._count(setup, found).line())
         line = setup.coding().line(name, setup.method().program) if planned is None else planned.line
         if line:
@@ -187,6 +188,7 @@ class Coordinator:
         self, remote: Remote, state: Literal["waiting", "running", "finished", "failed"], why: str = ""
     ) -> None:
         """Where things stand, for `fedgmi deploy status`."""
+        absent = remote.say()
         sites = {
             member.name: status.SiteStatus(
                 alive=member.node is not None,
@@ -197,8 +199,9 @@ class Coordinator:
                 bytes_up=member.bytes_up,
                 absent=member.absent,
                 note=member.contested or member.note,
+                missing=absent.get(i, "") if member.node is not None else "",
             )
-            for member in remote.roster.members
+            for i, member in enumerate(remote.roster.members)
         }
         many = too_many(remote.n_components, self.settings.sites)
         about = status.Status(
@@ -221,10 +224,23 @@ class Coordinator:
         warm = None if found or self.settings.warm_start is None else first_state(self.settings, remote.method)
         progress = Progress(remote.method.program.init()) if found is None else self.resume(remote, found)
         self._wait(remote)
-        if warm is None:
-            return progress
-        self.tell(f"begins with the model of {self.settings.warm_start}: the preparation is left out")
-        return Progress(warm, round=0)
+        if warm is not None:
+            self.tell(f"begins with the model of {self.settings.warm_start}: the preparation is left out")
+            progress = Progress(warm, round=0)
+        if found is None:
+            self._save(BEGUN, remote, progress, self._record(remote, progress))
+        return progress
+
+    def _begun(self, name: str) -> Checkpoint | None:
+        """The start of a run that has no checkpoint yet. Sites pay from their first answer on: they are asked the same.
+
+        With other settings it is another run, and nothing is lost but what sites have paid.
+        """
+        try:
+            return checkpoint.load(self.out / BEGUN, name, digest=self.settings.digest())
+        except CheckpointError as error:
+            self.tell(f"begins anew, as another run: {error.what}")
+            return None
 
     def resume(self, remote: Remote, found: Checkpoint) -> Progress:
         """Where a checkpoint says that the run stands; members and ledger are as they were.
@@ -248,7 +264,7 @@ class Coordinator:
             what = f"what it says cannot be ({type(error).__name__}: {one_line(str(error), 200)})"
             where = str(self.out / folder.CHECKPOINTS)
             raise CheckpointError(what, where=where, fix="start in another folder: out in pyproject.toml") from error
-        self.tell(f"goes on after round {progress.round}")
+        self.tell(f"goes on after round {progress.round}" if progress.round >= 0 else "begins again, as the same run")
         return progress
 
     def _wait(self, remote: Remote) -> None:
@@ -281,6 +297,16 @@ class Coordinator:
 
     def _keep(self, remote: Remote, progress: Progress) -> None:
         """Record and checkpoint of a round."""
+        record = self._record(remote, progress)
+        self._save(folder.CHECKPOINTS, remote, progress, record)
+        folder.keep_records(self.out, lambda line: line["round"] < progress.round)
+        folder.append_record(self.out, Record.checked(record))
+        rounds = self.settings.rounds
+        named = {"prepare": "the preparation", "finish": "the end", "round": f"round {progress.round} of {rounds}"}
+        done = named[phase_of(progress.round, rounds)]
+        self.tell(f"{done} is done, {progress.seconds:.0f} s so far")
+
+    def _record(self, remote: Remote, progress: Progress) -> dict[str, Any]:
         record = {
             "run": remote.method.name,
             "round": progress.round,
@@ -294,7 +320,11 @@ class Coordinator:
             "absent": remote.absent,
             "refused": remote.refused if remote.round == progress.round else {},  # the end may ask nobody
         }
-        record |= {} if self.allowance is None else {"sat_out": len(self.allowance.sat_out.get(progress.round, ()))}
+        sat_out = {} if self.allowance is None else self.allowance.sat_out
+        return record | ({} if self.allowance is None else {"sat_out": len(sat_out.get(progress.round, ()))})
+
+    def _save(self, where: str, remote: Remote, progress: Progress, record: dict[str, Any]) -> None:
+        """A checkpoint."""
         meta = files.finite(record) | {
             "digest": self.settings.digest(),
             AGREED: lasting(self.settings),
@@ -308,10 +338,4 @@ class Coordinator:
         links = {} if remote.chain is None else remote.chain.to_tree()
         meta |= {} if remote.chain is None else {"links": remote.chain.to_json()}
         kept = Checkpoint(progress.server, links, meta, remote.ledger.to_tree())
-        checkpoint.save(self.out / folder.CHECKPOINTS, remote.method.name, kept)
-        folder.keep_records(self.out, lambda line: line["round"] < progress.round)
-        folder.append_record(self.out, Record.checked(record))
-        rounds = self.settings.rounds
-        named = {"prepare": "the preparation", "finish": "the end", "round": f"round {progress.round} of {rounds}"}
-        done = named[phase_of(progress.round, rounds)]
-        self.tell(f"{done} is done, {progress.seconds:.0f} s so far")
+        checkpoint.save(self.out / where, remote.method.name, kept)

@@ -141,6 +141,8 @@ class MaskedRemote(Agreeing):
             if i not in answers:
                 self.lose(i, SILENT)
         self.heard.note(answers)
+        # its limits forbid it, however often it is asked: each try more is one that the others pay
+        self.barred |= {i for i, parcel in answers.items() if parcel.header.get("limit") is True and i not in messages}
         answered = sorted(messages)
         if len(answered) < agreement.threshold:
             self._stop_if_diverged()

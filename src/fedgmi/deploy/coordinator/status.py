@@ -111,7 +111,8 @@ def silent(status: Status, now: float) -> bool:
 def trouble(status: Status, *, now: float | None = None) -> str:
     """Why somebody should look.
 
-    The run has failed; its coordinator is silent; a site is away while it runs, or has never come; or sites are waited
+    The run has failed; its coordinator is silent; a site is away while it runs, or has never come; a site is connected,
+    and what it answers is of no use, or it answers nothing; or sites are waited
     for, and nodes are not let in, or no site at all has come in `SOON_S`.
 
     Args:
@@ -132,6 +133,10 @@ def trouble(status: Status, *, now: float | None = None) -> str:
         never = status.n_sites - len(status.sites)
         missing = [*([f"away: {', '.join(away)}"] if away else []), *([f"{never} never came"] if never > 0 else [])]
         return f"{there} of {plural(status.n_sites, 'site')} alive while the run goes on ({'; '.join(missing)})"
+    missing = [one_line(name) for name, site in sorted(status.sites.items()) if site.alive and site.missing]
+    if status.state in ("running", "finished") and missing:
+        when = "while the run goes on" if status.state == "running" else "at the end of the run"
+        return f"connected, and absent {when}: {', '.join(missing)}"
     if status.state == "waiting" and status.turned_away:
         return f"sites are waited for, and {plural(len(status.turned_away), 'node')} not let in"
     if status.state == "waiting" and not there and 0 < status.waiting_since < now - SOON_S:
@@ -159,7 +164,7 @@ def sites_table(status: Status, now: float) -> Table:
     for name, site in sorted(status.sites.items()):
         table.add_row(
             one_line(name),
-            "yes" if site.alive else Text("no", style="red"),
+            _alive(site),
             str(min(site.last_round, status.rounds)) if site.last_round >= 0 else "–",
             f"{ago(max(0.0, now - site.last_seen))} ago" if site.last_seen else "never",
             f"{site.rows:,}",
@@ -168,6 +173,13 @@ def sites_table(status: Status, now: float) -> Table:
             str(site.absent),
         )
     return table
+
+
+def _alive(site: SiteStatus) -> Text:
+    """Whether a site is connected, and whether its answers are of use."""
+    if not site.alive:
+        return Text("no", style="red")
+    return Text("absent", style="yellow") if site.missing else Text("yes")
 
 
 def ago(seconds: float) -> str:

@@ -30,7 +30,7 @@ from fedgmi.deploy.site.own_secret import secret_of
 from fedgmi.deploy.site.requests import check_header, check_place, fingerprint, within
 from fedgmi.deploy.site.sums import OtherSites, Sums
 from fedgmi.deploy.site.telling import disclosable
-from fedgmi.errors import DivergedError, RequestError, UserError
+from fedgmi.errors import DivergedError, LimitError, RequestError, UserError
 from fedgmi.methods import Method
 from fedgmi.methods.contract import first_states
 from fedgmi.privacy.accountant import composed
@@ -107,6 +107,7 @@ class Site:
         except Exception as error:
             self._note(request, error)
             kinds = {"lost": isinstance(error, StateLost), "diverged": isinstance(error, DivergedError)}
+            kinds |= {"limit": isinstance(error, LimitError)}
             about: Header = {name: True for name, true in kinds.items() if true}
             if hasattr(error, "unopened"):  # `masks.keys.Unsealed`, which takes cryptography
                 about["unopened"] = error.unopened

@@ -20,6 +20,7 @@ class SiteStatus(Part):
         bytes_up: From it so far.
         absent: Rounds in which it was missing.
         note: In words.
+        missing: Why it has no part in the present exchange though it is connected, in words; "": it has.
     """
 
     alive: bool
@@ -30,6 +31,7 @@ class SiteStatus(Part):
     bytes_up: int
     absent: int
     note: str = ""
+    missing: str = ""
 
 
 class Status(Written):
