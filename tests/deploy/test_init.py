@@ -21,8 +21,9 @@ from fedgmi import __version__, cli
 from fedgmi.deploy import settings
 from fedgmi.deploy.setup import programs
 from fedgmi.deploy.setup.address import Address, parse
-from fedgmi.deploy.setup.check_app import check_app, check_link, check_port
+from fedgmi.deploy.setup.check_app import check_app
 from fedgmi.deploy.setup.init import init
+from fedgmi.deploy.setup.superlink import check_link, check_port
 from fedgmi.errors import ConfigError, FedgmiWarning, UserError
 
 pytestmark = pytest.mark.usefixtures("flower")

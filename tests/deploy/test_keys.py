@@ -80,6 +80,7 @@ class Authority:
             .not_valid_before(begin)
             .not_valid_after(begin + timedelta(days=days))
             .add_extension(names, critical=False)
+            .add_extension(x509.BasicConstraints(ca=name == self.name, path_length=None), critical=True)
             .sign(self.key, SHA256())
         )
         path = self.where / f"{name}.pem"
@@ -99,8 +100,9 @@ def authority(tmp_path) -> Authority:
 
 
 def test_a_good_certificate_tells_how_long(authority):
-    server = authority.sign("server")
-    assert check_certificate(server, issuer=authority.certificate, address=HERE, now=NOW) == NOW + timedelta(days=21)
+    server = authority.sign("server", days=60)
+    authority.certificate = authority.sign("authority", days=60)
+    assert check_certificate(server, issuer=authority.certificate, address=HERE, now=NOW) == NOW + timedelta(days=51)
 
 
 def test_an_expired_certificate_is_refused_with_its_date(authority):

@@ -50,7 +50,7 @@ def check_site(
     """
     from fedgmi.data.problems import Several
     from fedgmi.deploy.setup.address import parse
-    from fedgmi.deploy.setup.check_app import check_link
+    from fedgmi.deploy.setup.superlink import check_link
     from fedgmi.deploy.site.readiness import hindrances
     from fedgmi.deploy.site.show_check import print_check, print_problems
     from fedgmi.deploy.site.site_check import check

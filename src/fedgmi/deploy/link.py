@@ -68,7 +68,7 @@ class LinkSettings(Section):
         if self.key is not None:
             check_private(Path(self.key), fix="let the user that serves read it, and nobody else")
         if self.root_certificates is not None:
-            check_certificate(Path(self.root_certificates), fix=AT_SITE)
+            check_certificate(Path(self.root_certificates), fix=AT_SITE, renew=AT_SITE)
         return self
 
     @property

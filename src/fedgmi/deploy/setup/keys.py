@@ -6,16 +6,26 @@ import os
 import re
 import ssl
 import stat
-from datetime import UTC, datetime
+import warnings
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from fedgmi.deploy.setup.address import Address
-from fedgmi.errors import UserError
+from fedgmi.errors import FedgmiWarning, UserError
 
 _PRIVATE_KEY = re.compile(rb"-----BEGIN ((?:[A-Z]+ )*)PRIVATE KEY-----")
+_PAGE = "docs/operations.md of fedgmi, section Keys"
 ANEW = "make new ones: move certificates/ away, run sh certificates.sh, and give ca.crt and the keys to the sites"
-"""What mends a certificate at the coordinator, who makes them."""
+"""What mends an authority's certificate that is lost, at the coordinator, who makes them."""
+RENEW = f"renew server.pem alone, and restart the SuperLink between runs; sites change nothing ({_PAGE})"
+"""What mends the SuperLink's certificate when its time is over."""
+RENAME = f"make server.pem alone anew, of server.key, for the names that it needs; sites change nothing ({_PAGE})"
+"""What mends the SuperLink's certificate where it is lost, or for other names or another key."""
+RENEW_AUTHORITY = f"renew ca.crt of the same ca.key, and give it to every site; all keys stay ({_PAGE})"
+"""What mends an authority's certificate when its time is over."""
+SOON = timedelta(days=30)
+"""So long before its end a certificate is to be renewed: certbot's `renew_before_expiry`."""
 AT_SITE = "name the ca.crt that the coordinator has now: check the path, and copy the file anew"
 """What does at a site."""
 
@@ -59,7 +69,7 @@ def check_pair(key: Path, certificate: Path) -> None:
     try:
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
     except ssl.SSLError as error:
-        raise UserError(f"this is not the key of {certificate} ({error.reason})", where=str(key), fix=ANEW) from error
+        raise UserError(f"this is not the key of {certificate} ({error.reason})", where=str(key), fix=RENAME) from error
 
 
 def check_certificate(
@@ -69,6 +79,7 @@ def check_certificate(
     address: Address | None = None,
     now: datetime | None = None,
     fix: str = ANEW,
+    renew: str = RENEW_AUTHORITY,
 ) -> datetime | None:
     """Check a certificate.
 
@@ -77,7 +88,8 @@ def check_certificate(
         issuer: The certificate of the authority that has to have signed it. None: any.
         address: The address that it has to be made for. None: any.
         now: The time at which it has to be good. None: the present.
-        fix: The likely fix of a certificate that is none, or too old.
+        fix: The likely fix of a certificate that is missing, or none.
+        renew: The likely fix of one that has expired, or soon will: of that a warning tells.
 
     Returns:
         Until when it is good. None where the package `cryptography`, which comes with Flower, is missing: then only
@@ -97,7 +109,7 @@ def check_certificate(
     now = now or datetime.now(UTC)
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now > end:
-        raise UserError(f"the certificate expired on {end:%Y-%m-%d %H:%M} UTC", where=str(path), fix=fix)
+        raise UserError(f"the certificate expired on {end:%Y-%m-%d %H:%M} UTC", where=str(path), fix=renew)
     if now < begin:
         clock = f"set this machine's clock, which shows {now:%Y-%m-%d %H:%M} UTC"
         raise UserError(f"the certificate is good only from {begin:%Y-%m-%d %H:%M} UTC", where=str(path), fix=clock)
@@ -105,6 +117,9 @@ def check_certificate(
         _check_issuer(certificate, path, _parse(x509, _read(issuer, "a certificate", fix), issuer, fix), issuer)
     if address is not None:
         _check_names(x509, certificate, path, address)
+    if end - now < SOON:
+        what = f"{path}: the certificate expires on {end:%Y-%m-%d %H:%M} UTC. Likely fix: {renew}"
+        warnings.warn(FedgmiWarning(what), stacklevel=2)
     return end  # type: ignore[no-any-return]
 
 
@@ -115,7 +130,7 @@ def _check_issuer(certificate: Any, path: Path, authority: Any, issuer: Path) ->
         certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature) as error:
         what = f"the certificate is a foreign one: it is not signed by {issuer}"
-        raise UserError(what, where=str(path), fix="use the two that certificates.sh made together") from error
+        raise UserError(what, where=str(path), fix=f"use the ca.crt that signed it, or {RENAME}") from error
 
 
 def _check_names(x509: Any, certificate: Any, path: Path, address: Address) -> None:
@@ -126,8 +141,7 @@ def _check_names(x509: Any, certificate: Any, path: Path, address: Address) -> N
     known = sorted(str(name.value) for name in names)
     if address.host not in known:
         what = f"the certificate is for {', '.join(known) or 'no address'}, and not for {address.host}"
-        fix = f"put {address.host} into subjectAltName in certificates.sh, and {ANEW}"
-        raise UserError(what, where=str(path), fix=fix)
+        raise UserError(what, where=str(path), fix=RENAME)
 
 
 def _parse(x509: Any, text: bytes, path: Path, fix: str) -> Any:
