@@ -20,7 +20,7 @@ from rich.text import Text
 from fedgmi import __version__
 from fedgmi.deploy import commands
 from fedgmi.deploy.commands import deploy_app, site_app
-from fedgmi.errors import ConfigError, FedgmiError, FedgmiWarning, counted
+from fedgmi.errors import ConfigError, FedgmiError, FedgmiWarning, StorageError, counted
 from fedgmi.report.console import OwnConsole, tell
 from fedgmi.storage import folder
 
@@ -107,6 +107,9 @@ def run(
         with folder.claimed(out, resume=resume), listening(_errors()) as listener:
             summary = experiment.run(settings, out, resume=resume, listener=listener)
         _show(summary, out)
+    except StorageError as error:
+        error.advise(f"{error.fix}. Then go on with: {_resume_command(file, overrides or [], out)}")
+        raise
     except KeyboardInterrupt:
         told = f"interrupted; continue with: {_resume_command(file, overrides or [], out)}"
         _errors().print(Text(told), soft_wrap=True)
@@ -179,6 +182,9 @@ def compare(
         print_comparison(comparison, out, OwnConsole())
         if any("failed" in cell for cell in comparison["cells"]):
             raise typer.Exit(1)
+    except StorageError as error:
+        error.advise(f"{error.fix}. The same command then goes on from here")
+        raise
     except KeyboardInterrupt:
         _errors().print("interrupted; the same command goes on from here", soft_wrap=True)
         raise typer.Exit(130) from None

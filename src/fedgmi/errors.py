@@ -38,6 +38,20 @@ class UserError(FedgmiError):
         text = sentence(text)
         super().__init__(f"{text} Likely fix: {sentence(fix)}" if fix else text)
 
+    def advise(self, fix: str) -> None:
+        """Name another fix: whoever catches the error knows by what command it was met.
+
+        Args:
+            fix: The likely fix.
+
+        Examples:
+            >>> error = StorageError("it is full", where="results", fix="make room")
+            >>> error.advise("make room, and begin again")
+            >>> print(error)
+            results: it is full. Likely fix: make room, and begin again.
+        """
+        UserError.__init__(self, self.what, where=self.where, fix=fix)
+
 
 class DataError(UserError, ValueError):
     """The data cannot be used as they are (NaN, mixed sizes, a missing column, a client without rows).

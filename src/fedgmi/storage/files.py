@@ -15,6 +15,8 @@ from typing import Any
 from fedgmi import plain
 from fedgmi.errors import StorageError, UserError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 def finite(value: Any) -> Any:
     """Replace every number that JSON cannot write.
@@ -49,8 +51,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        fix = "make room on the disk, or make the folder writable. Then start again: a run goes on with --resume, "
-        fix += "a deployment with flwr run"
+        fix = "make room on the disk"
+        if error.errno not in FULL:
+            fix += ", or let the user who runs this write there"
         raise StorageError(f"cannot be written ({error.strerror or error})", where=str(path), fix=fix) from error
 
 

@@ -122,6 +122,24 @@ def holds_comparison(out: Path) -> bool:
     return any(os.path.exists(out / name) for name in (COMPARISON, CELLS))
 
 
+def refuse_others(out: Path, *, comparison: bool = False) -> None:
+    """Refuse a folder that holds something else than a run.
+
+    Args:
+        out: The folder; there may be none yet.
+        comparison: Whether it may hold a comparison.
+
+    Raises:
+        UserError: It holds a diagnosis or a comparison.
+    """
+    if holds_comparison(out) and not comparison:
+        fix = "give another folder with --out, or go on with the comparison by the same fedgmi compare"
+        raise UserError("the folder already holds a comparison, which stays untouched", where=str(out), fix=fix)
+    if holds_diagnosis(out):
+        fix = "give another folder with --out, or remove this one"
+        raise UserError("the folder already holds a diagnosis, which stays untouched", where=str(out), fix=fix)
+
+
 def claim(out: Path, *, resume: bool, comparison: bool = False) -> None:
     """Make a results folder, and refuse one that cannot be used.
 
@@ -134,12 +152,7 @@ def claim(out: Path, *, resume: bool, comparison: bool = False) -> None:
         UserError: The folder is not writable, holds a diagnosis or a comparison, or holds a run although `resume` is
             False. Nothing in it is changed.
     """
-    if holds_comparison(out) and not comparison:
-        fix = "give another folder with --out, or go on with the comparison by the same fedgmi compare"
-        raise UserError("the folder already holds a comparison, which stays untouched", where=str(out), fix=fix)
-    if holds_diagnosis(out):
-        fix = "give another folder with --out, or remove this one"
-        raise UserError("the folder already holds a diagnosis, which stays untouched", where=str(out), fix=fix)
+    refuse_others(out, comparison=comparison)
     if holds_run(out) and not resume:
         state = "a finished" if (out / SUMMARY).exists() else "an unfinished"
         fix = "give another folder with --out, or go on with the run there by: fedgmi run --resume"

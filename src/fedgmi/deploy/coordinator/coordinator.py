@@ -263,7 +263,7 @@ class Coordinator:
         except Exception as error:
             what = f"what it says cannot be ({type(error).__name__}: {one_line(str(error), 200)})"
             where = str(self.out / folder.CHECKPOINTS)
-            raise CheckpointError(what, where=where, fix="start in another folder: out in pyproject.toml") from error
+            raise CheckpointError(what, where=where, fix="start in another folder, with --out") from error
         self.tell(f"goes on after round {progress.round}" if progress.round >= 0 else "begins again, as the same run")
         return progress
 

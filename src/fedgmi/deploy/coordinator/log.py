@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from fedgmi.deploy.coordinator import status
 from fedgmi.deploy.coordinator.roster import Tell
 from fedgmi.deploy.settings import FederationSettings, named, read
-from fedgmi.errors import UserError
+from fedgmi.errors import StorageError, UserError
 from fedgmi.protocol.words import one_line
 from fedgmi.storage import files, folder
 
 LONGEST_LINE = 4000  # letters of a line of the log
+HERE = Path()
+GOES_ON = "The same `flwr run` then goes on"  # from the last checkpoint
 
 
 def tell_in(out: Path, line: str, echo: Tell = print) -> None:
@@ -46,17 +50,58 @@ def failing_in(out: Path, tell: Tell, failed: Callable[[str], None]) -> Iterator
     Raises:
         UserError: The folder cannot be used, or somebody else works in it. Then nothing is written.
     """
-    folder.claim(out, resume=True)
-    with folder.alone(out):
-        try:
-            yield
-        except BaseException as error:
-            ended = "its process was asked to end" if isinstance(error, KeyboardInterrupt) else type(error).__name__
-            why = str(error).strip() or ended
-            with suppress(UserError):  # a full disk hides no cause
-                tell(f"stopped: {why}")
-                failed(one_line(why, LONGEST_LINE))
-            raise
+    with of_app(out):
+        folder.claim(out, resume=True)
+        with folder.alone(out):
+            try:
+                with of_app(out):
+                    yield
+            except BaseException as error:
+                ended = "its process was asked to end" if isinstance(error, KeyboardInterrupt) else type(error).__name__
+                why = str(error).strip() or ended
+                with suppress(UserError):  # a full disk hides no cause
+                    tell(f"stopped: {why}")
+                    failed(one_line(why, LONGEST_LINE))
+                raise
+
+
+@contextmanager
+def of_app(out: Path, where: Path = HERE) -> Iterator[None]:
+    """Errors that name an option of `fedgmi run` name that of `flwr run` in its place.
+
+    Args:
+        out: The results folder.
+        where: The folder that it is relative to.
+
+    Raises:
+        UserError: As in the block, with another fix.
+    """
+    try:
+        yield
+    except UserError as error:
+        fix = error.fix.replace("--out", another(out, where))
+        if isinstance(error, StorageError) and GOES_ON not in fix:
+            fix = f"{fix}. {GOES_ON}"
+        error.advise(fix)
+        raise
+
+
+def another(out: Path, where: Path = HERE) -> str:
+    """The option of `flwr run` that names a results folder which is not there yet.
+
+    Args:
+        out: The folder that is.
+        where: The folder that it is relative to.
+
+    Returns:
+        The option, for a shell.
+
+    Examples:
+        >>> another(Path("results-of-nobody"))
+        '--run-config \'out="results-of-nobody-2"\''
+    """
+    free = next(k for k in count(2) if not os.path.exists(where / f"{out}-{k}"))
+    return f"--run-config 'out=\"{out}-{free}\"'"
 
 
 def read_federation(path: Path, out: Path, echo: Tell = print) -> FederationSettings:

@@ -182,7 +182,7 @@ class MaskedRemote(Agreeing):
         if leaf is not None:
             what = f"round {self.round}, the sum of {step.name!r}: {leaf!r} is as large as masked sums take"
             fix = "lower training.lr, or give the features in larger units; whose numbers these are says its own "
-            fix += "log.txt, and masks hide which site it is; start in another folder"
+            fix += "log.txt, and masks hide which site it is; start in another folder, with --out"
             raise DivergedError(f"{what}: training has diverged, or a site lied", where=self.settings.name, fix=fix)
 
     def _tell_if_unmoved(self, message: Message, closed: Closed) -> None:

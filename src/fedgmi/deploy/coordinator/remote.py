@@ -314,7 +314,8 @@ class Remote(Asking):
     def _stop_if_diverged(self) -> None:
         """Nobody's answer can be used: where most sites say that training has diverged, the run is over."""
         if self.heard.most_diverged:
-            fix = 'lower training.lr; where a site lied, set robust.max_norm = "median"; start in another folder'
+            fix = 'lower training.lr; where a site lied, set robust.max_norm = "median"; '
+            fix += "start in another folder, with --out"
             raise DivergedError(f"round {self.round}: {self.heard.diverged}", where=self.settings.name, fix=fix)
 
     def _take(self, step: Step, i: int, parcel: Parcel, expected: Expected) -> Message | None:

@@ -10,6 +10,7 @@ from typing import Any
 from fedgmi.deploy import exchanges, settings
 from fedgmi.deploy.coordinator.warm_start import first_state
 from fedgmi.deploy.setup.address import Address, parse
+from fedgmi.deploy.setup.check_results import check_results
 from fedgmi.deploy.setup.init import APP_FILES, CERTIFICATES, CONNECTION, FEDERATION
 from fedgmi.deploy.setup.keys import RENAME, RENEW, check_certificate, check_pair, check_private
 from fedgmi.deploy.setup.programs import check_programs
@@ -51,6 +52,7 @@ def check_app(where: Path) -> Iterator[str]:
         yield f"warm_start: {earlier} holds a finished run to begin with"
     done = -1 if federation.warm_start is None else 0
     yield exchanges.Count(method.program, federation.rounds, federation.masked, done).line()
+    yield check_results(where, federation)
     yield check_programs()
     address, root = _connection(where / CONNECTION)
     if root is None:

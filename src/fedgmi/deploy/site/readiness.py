@@ -42,7 +42,7 @@ def hindrances(
     """
     found: list[UserError] = []
     with _noted(found):
-        _check_writable(folder / settings.folder)
+        check_writable(folder / settings.folder)
     with _noted(found):
         settings.superlink.beside(folder.absolute()).checked(whole=False)
     with _noted(found):
@@ -113,8 +113,11 @@ def _over_limits(settings: SiteSettings, federation: FederationSettings, guard: 
         yield UserError(f"one run more would be {over}", where="privacy ledger", fix=RAISE)
 
 
-def _check_writable(where: Path) -> None:
+def check_writable(where: Path) -> None:
     """Refuse a folder that serve could not write into, or make. Nothing is left there.
+
+    Args:
+        where: The site's folder.
 
     Raises:
         UserError: It says why.

@@ -23,6 +23,7 @@ from fedgmi.deploy.flower_runtime import Away, Executor, check_version
 from fedgmi.deploy.link import LinkSettings
 from fedgmi.deploy.settings import SiteSettings, read
 from fedgmi.deploy.site.opening import Kept, guarded
+from fedgmi.deploy.site.readiness import check_writable
 from fedgmi.deploy.site.site import Site
 from fedgmi.deploy.site.supernode import SuperNode, end_left_over
 from fedgmi.errors import UserError
@@ -152,14 +153,16 @@ def alone(file: Path) -> Iterator[None]:
         file: site.toml.
 
     Raises:
-        UserError: Another process serves it.
+        UserError: Another process serves it, or its folder cannot be written.
     """
     folder = file.parent / read(SiteSettings, file).folder
+    check_writable(folder)
     with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "serve.lock")
     try:
-        lock.acquire(timeout=0)
+        with files.writing(folder / "serve.lock"):
+            lock.acquire(timeout=0)
     except Timeout as error:
         what = "another `fedgmi site serve` works in this folder"
         fix = "stop it first; another site needs a site.toml with a folder of its own"
