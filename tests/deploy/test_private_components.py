@@ -626,6 +626,26 @@ def test_a_run_that_ends_before_its_first_checkpoint_is_gone_on_with_as_the_same
     assert "begins again, as the same run" in log_of(tmp_path)
 
 
+def test_fewer_sites_go_on_with_the_run_that_has_begun(tmp_path):
+    """`min_sites` is the coordinator's alone."""
+    run, fewer = cut_off(components(), tmp_path), components(more=MASKS | {"min_sites": 5})
+    sites = make_sites(fewer, tmp_path / "sites")
+    del sites[105]
+    post = LocalPost(sites)
+    Coordinator(fewer, post, tmp_path / "out", echo=lambda line: None).run()
+    assert {request.header["run"] for _, request in post.asked} == {run}
+    assert sum("a whole run" in one["what"] for one in ledger_of(tmp_path)["releases"]) == 1
+
+
+def test_a_run_that_is_to_begin_with_another_model_is_another_run(tmp_path):
+    """`warm_start` is no part of what sites agree on."""
+    cut_off(components(), tmp_path)
+    same, other = components(), components().model_copy(update={"warm_start": "results-of-may"})
+    found = [Coordinator(one, LocalPost({}), tmp_path / "out", echo=str)._begun("fedgmi") for one in (same, other)]
+    assert found[0] is not None
+    assert found[1] is None
+
+
 def test_with_other_settings_a_run_that_has_only_begun_is_begun_anew(tmp_path):
     run, other = cut_off(components(), tmp_path), components(sigma=3.0)
     post = LocalPost(make_sites(other, tmp_path / "sites"))

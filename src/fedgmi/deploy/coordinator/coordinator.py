@@ -40,6 +40,7 @@ from fedgmi.storage.checkpoint import Checkpoint
 
 POLL_S = 1.0
 BEGUN = "begun"  # where a run stands before its first exchange is over
+WARM = "warm_start"  # in a checkpoint: not part of the digest
 READMIT = "readmit.txt"  # names of sites that are let in with another token than they had
 
 
@@ -237,10 +238,13 @@ class Coordinator:
         With other settings it is another run, and nothing is lost but what sites have paid.
         """
         try:
-            return checkpoint.load(self.out / BEGUN, name, digest=self.settings.digest())
+            found = checkpoint.load(self.out / BEGUN, name, digest=self.settings.digest())
+            why = "warm_start is another" if found and found.meta.get(WARM) != self.settings.warm_start else ""
         except CheckpointError as error:
-            self.tell(f"begins anew, as another run: {error.what}")
-            return None
+            found, why = None, error.what
+        if why:
+            self.tell(f"begins anew, as another run: {why}")
+        return None if why else found
 
     def resume(self, remote: Remote, found: Checkpoint) -> Progress:
         """Where a checkpoint says that the run stands; members and ledger are as they were.
@@ -333,6 +337,7 @@ class Coordinator:
             "run": remote.run,
             "members": [member.to_json() for member in remote.roster.members],
             "counted": remote.counted,
+            WARM: self.settings.warm_start,
         }
         meta |= {} if self.allowance is None else {"allowance": self.allowance.to_json()}
         links = {} if remote.chain is None else remote.chain.to_tree()

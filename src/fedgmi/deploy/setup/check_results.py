@@ -43,7 +43,7 @@ def check_results(where: Path, federation: FederationSettings) -> str:
     if not folder.holds_run(out):
         return f"{named}: no results yet, a run begins there"
     if done is None:
-        return f"{named}: a run there ended before its first checkpoint, and begins anew"
+        return f"{named}: a run there ended before its first checkpoint, and begins again"
     if os.path.exists(out / folder.SUMMARY):
         what = f"{named}: it holds a finished run of these settings. flwr run would train nothing more, and ask the "
         warnings.warn(FedgmiWarning(f"{what}sites for their results once more. For {anew}"), stacklevel=2)
