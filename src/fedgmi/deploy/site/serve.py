@@ -160,13 +160,13 @@ def alone(file: Path) -> Iterator[None]:
     with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "serve.lock")
-    try:
-        with files.writing(folder / "serve.lock"):
+    with files.writing(folder / "serve.lock"):
+        try:
             lock.acquire(timeout=0)
-    except Timeout as error:
-        what = "another `fedgmi site serve` works in this folder"
-        fix = "stop it first; another site needs a site.toml with a folder of its own"
-        raise UserError(what, where=str(folder), fix=fix) from error
+        except Timeout as error:  # which is an OSError
+            what = "another `fedgmi site serve` works in this folder"
+            fix = "stop it first; another site needs a site.toml with a folder of its own"
+            raise UserError(what, where=str(folder), fix=fix) from error
     try:
         yield
     finally:
