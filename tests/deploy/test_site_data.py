@@ -349,7 +349,10 @@ def test_nobody_is_told_that_rows_were_read(write, load, monkeypatch):
         ),
         (WARD | {"sex": [0.5, 1, 1, 1]}, r", column 'sex': '0.5' at row 0 is not among the federation's values: f, m"),
         (WARD | {"sex": ["f", "m", "x", "m"]}, r", column 'sex': 'x' at row 2 is not among .*: f, m"),
-        (WARD | {"age": [1.5, None, None, 2]}, r", column 'age': 2 values are missing, the first at row 1.*fill or"),
+        (
+            WARD | {"age": [1.5, None, None, 2]},
+            r", column 'age': 2 values are missing, the first at row 1.*ask the coordinator for rows.missing",
+        ),
         (WARD | {"outcome": ["ill", None, "ill", "ill"]}, r", column 'outcome': 1 values are missing.*at row 1"),
         (
             WARD | {"outcome": ["well", "ill", "lost", "x"]},

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedgmi.data.problems import Problems
 from fedgmi.data.rows import Client, Parts, Schema
+from fedgmi.data.sources.values import RULE
 from fedgmi.errors import DataError, FedgmiWarning, unknown
 from fedgmi.settings.run import TASKS, TaskName
 
@@ -296,7 +297,7 @@ def _check_column(values: Tensor, schema: Schema, where: str) -> None:
     missing, infinite = values.isnan(), values.isinf()
     n = len(values)
     if missing.any() and (schema.missing == "refuse" or schema.kind == "image"):
-        rule = "" if schema.kind == "image" else ', or set missing = "mean" or "indicator" (data.missing in settings)'
+        rule = "" if schema.kind == "image" else RULE
         raise DataError(
             f"{int(missing.sum())} of {n} values are missing (NaN), the first at row {int(missing.nonzero()[0])}",
             where=where,

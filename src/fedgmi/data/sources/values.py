@@ -33,8 +33,8 @@ CODE = re.compile(r"0\d.*")
 
 TO_NUMBERS = "turn them into numbers, such as frame[column] = pandas.to_numeric(frame[column])"
 
-RULES = 'fill or drop these rows, or set missing = "mean" or "indicator" (data.missing in settings)'
-"""What helps against missing values."""
+RULE = ', or set missing = "mean" or "indicator" (data.missing in settings)'
+"""Which rule helps against missing values, after "fill or drop these rows"."""
 
 
 def encode_feature(
@@ -204,7 +204,7 @@ def _refuse_empty(gaps: Sequence[npt.NDArray[np.bool_]], where: str, advice: str
 
 def _missing_error(gap: npt.NDArray[np.bool_], where: str, advice: str) -> DataError:
     what = f"{int(gap.sum())} values are missing, the first at row {int(gap.argmax())}"
-    return DataError(what, where=where, fix=f"{RULES}, or {advice}")
+    return DataError(what, where=where, fix=f"fill or drop these rows{RULE}, or {advice}")
 
 
 def _check_texts(texts: Values, where: str, advice: str) -> None:

@@ -49,7 +49,8 @@ def read(out: Path) -> Status:
         UserError: There is none, or it is damaged, or of another version.
     """
     if not (out / STATUS).exists():
-        fix = "give the folder that `out` in the app's pyproject.toml names. It is made when a run begins"
+        fix = "give the folder that `out` in the app's pyproject.toml names. It is made when a run begins; why one has "
+        fix += "ended before that says: flwr ls fedgmi --format json"
         raise UserError("no deployment writes its status there", where=str(out), fix=fix)
     return Status.read(out)
 
@@ -94,7 +95,7 @@ def print_status(status: Status, console: Console, *, now: float | None = None) 
         console.print(Text(sentence(one_line(status.note)), style="yellow"))
     if silent(status, status.updated + age):
         what = f"That is more than the deadline of {ago(status.deadline_s)}, so the coordinator is probably gone."
-        said = f"{what} Check with: flwr ls fedgmi. The same `flwr run` goes on from the checkpoint."
+        said = f"{what} Check with: flwr ls fedgmi --format json (status-details). The same `flwr run` goes on from the checkpoint."
         console.print(Text(said, style="yellow"))
 
 

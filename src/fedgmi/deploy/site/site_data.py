@@ -24,6 +24,7 @@ from fedgmi.data.sources.frames import column_of, unknown_texts
 from fedgmi.data.sources.sources import Split, client_with, read_images
 from fedgmi.data.sources.tables import all_values, batches, column_values, named_values, open_splits
 from fedgmi.data.sources.targets import with_events
+from fedgmi.data.sources.values import RULE
 from fedgmi.data.validate import check_ranges
 from fedgmi.deploy.settings import FederationSettings, SiteSettings
 from fedgmi.deploy.site.content import content_of
@@ -39,6 +40,7 @@ DECIDED = {
 }
 
 NO_LABEL = "leave rows without a label out"
+AGREED_RULE = ', or ask the coordinator for rows.missing = "mean" or "indicator" (not with [privacy])'
 
 
 @dataclass(frozen=True)
@@ -380,7 +382,7 @@ def _inside(path: str) -> Iterator[None]:
 
 
 def _within(path: str, error: DataError) -> DataError:
-    return DataError(error.what, where=f"{path}, {error.where}", fix=error.fix)
+    return DataError(error.what, where=f"{path}, {error.where}", fix=error.fix.replace(RULE, AGREED_RULE))
 
 
 def _digest(parts: Sequence[Client]) -> str:
