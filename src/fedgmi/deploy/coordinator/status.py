@@ -95,7 +95,8 @@ def print_status(status: Status, console: Console, *, now: float | None = None) 
         console.print(Text(sentence(one_line(status.note)), style="yellow"))
     if silent(status, status.updated + age):
         what = f"That is more than the deadline of {ago(status.deadline_s)}, so the coordinator is probably gone."
-        said = f"{what} Check with: flwr ls fedgmi --format json (status-details). The same `flwr run` goes on from the checkpoint."
+        check = "Check with: flwr ls fedgmi --format json (status-details)."
+        said = f"{what} {check} The same `flwr run` goes on from the checkpoint."
         console.print(Text(said, style="yellow"))
 
 
