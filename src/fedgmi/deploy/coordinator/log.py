@@ -97,8 +97,8 @@ def another(out: Path, where: Path = HERE) -> str:
         The option, for a shell.
 
     Examples:
-        >>> another(Path("results-of-nobody"))
-        '--run-config \'out="results-of-nobody-2"\''
+        >>> print(another(Path("results-of-nobody")))
+        --run-config 'out="results-of-nobody-2"'
     """
     free = next(k for k in count(2) if not os.path.exists(where / f"{out}-{k}"))
     return f"--run-config 'out=\"{out}-{free}\"'"
