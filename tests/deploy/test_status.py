@@ -56,7 +56,7 @@ def test_the_table_shows_who_is_alive_and_what_they_sent():
 @pytest.mark.parametrize(("state", "when"), [("running", "while the run goes on"), ("finished", "at the end")])
 def test_a_site_that_is_connected_and_answers_nothing_of_use_is_trouble(state, when):
     """It stood as alive, and the code was 0."""
-    south = site(note="its own limits do not allow it").model_copy(update={"missing": "its own limits do not allow it"})
+    south = site(note="its own limits do not allow it").model_copy(update={"missing": True})
     found = standing(state, north=site(), south=south)
     assert next(line for line in shown(found).splitlines() if line.startswith("south")).split()[1] == "absent"
     assert when in status.trouble(found, now=NOW)

@@ -161,9 +161,8 @@ class Agreeing(Remote):
     def _named(self, text: str) -> str:
         return named(text, [member.name for member in self.roster.members])
 
-    def say(self) -> dict[int, str]:
-        """See `Remote.say`."""
-        return super().say() | {i: self._said[i] for i in self._heard}
+    def _say(self) -> dict[int, str]:
+        return super()._say() | {i: self._said[i] for i in self._heard}
 
 
 def _public(header: Header) -> Public:

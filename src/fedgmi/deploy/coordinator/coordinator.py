@@ -39,7 +39,7 @@ from fedgmi.storage import checkpoint, files, folder
 from fedgmi.storage.checkpoint import Checkpoint
 
 POLL_S = 1.0
-BEGUN = "begun"  # where a run stands before its first exchange is over
+BEGUN = "begun"  # where a run stands before its first checkpoint
 WARM = "warm_start"  # in a checkpoint: not part of the digest
 READMIT = "readmit.txt"  # names of sites that are let in with another token than they had
 
@@ -189,7 +189,7 @@ class Coordinator:
         self, remote: Remote, state: Literal["waiting", "running", "finished", "failed"], why: str = ""
     ) -> None:
         """Where things stand, for `fedgmi deploy status`."""
-        absent = remote.say()
+        absent = remote.absent
         sites = {
             member.name: status.SiteStatus(
                 alive=member.node is not None,
@@ -200,9 +200,9 @@ class Coordinator:
                 bytes_up=member.bytes_up,
                 absent=member.absent,
                 note=member.contested or member.note,
-                missing=absent.get(i, "") if member.node is not None else "",
+                missing=member.node is not None and member.name in absent,
             )
-            for i, member in enumerate(remote.roster.members)
+            for member in remote.roster.members
         }
         many = too_many(remote.n_components, self.settings.sites)
         about = status.Status(
@@ -311,7 +311,8 @@ class Coordinator:
         self.tell(f"{done} is done, {progress.seconds:.0f} s so far")
 
     def _record(self, remote: Remote, progress: Progress) -> dict[str, Any]:
-        record = {
+        """What is told of a round, and kept in its checkpoint."""
+        record: dict[str, Any] = {
             "run": remote.method.name,
             "round": progress.round,
             "bound": remote.method.metrics(progress.server).get("bound"),
@@ -324,8 +325,9 @@ class Coordinator:
             "absent": remote.absent,
             "refused": remote.refused if remote.round == progress.round else {},  # the end may ask nobody
         }
-        sat_out = {} if self.allowance is None else self.allowance.sat_out
-        return record | ({} if self.allowance is None else {"sat_out": len(sat_out.get(progress.round, ()))})
+        if self.allowance is not None:
+            record["sat_out"] = len(self.allowance.sat_out.get(progress.round, ()))
+        return record
 
     def _save(self, where: str, remote: Remote, progress: Progress, record: dict[str, Any]) -> None:
         """A checkpoint."""

@@ -146,7 +146,7 @@ class Remote(Asking):
     def _given_up(self, what: str) -> UserError:
         """That an exchange has come to nothing for good, with what sites say of it."""
         members = self.roster.members
-        said = self.say()
+        said = self._say()
         why = [f"{members[i].name}: {said[i]}" for i in sorted(said)]
         more = f"; {len(why) - MOST_NAMED} more" if len(why) > MOST_NAMED else ""
         away = all(words in AWAY for words in said.values())
@@ -154,7 +154,7 @@ class Remote(Asking):
         what += f" ({'; '.join(why[:MOST_NAMED])}{more})" if why else ""
         return UserError(what, where=self.settings.name, fix=f"{fix}, and start again: it goes on from its checkpoint")
 
-    def say(self) -> dict[int, str]:
+    def _say(self) -> dict[int, str]:
         """By site why it is absent in this round."""
         return {i: self._told[i] for i in self._lost if i in self._told}
 

@@ -106,9 +106,8 @@ class Site:
             return reply
         except Exception as error:
             self._note(request, error)
-            kinds = {"lost": isinstance(error, StateLost), "diverged": isinstance(error, DivergedError)}
-            kinds |= {"limit": isinstance(error, LimitError)}
-            about: Header = {name: True for name, true in kinds.items() if true}
+            kinds = {"lost": StateLost, "diverged": DivergedError, "limit": LimitError}
+            about: Header = {name: True for name, kind in kinds.items() if isinstance(error, kind)}
             if hasattr(error, "unopened"):  # `masks.keys.Unsealed`, which takes cryptography
                 about["unopened"] = error.unopened
             return Parcel(self._named(request) | {"error": disclosable(error)} | about)

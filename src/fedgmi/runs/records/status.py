@@ -20,7 +20,7 @@ class SiteStatus(Part):
         bytes_up: From it so far.
         absent: Rounds in which it was missing.
         note: In words.
-        missing: Why it has no part in the present exchange though it is connected, in words; "": it has.
+        missing: Whether it is absent in the present round though it is connected; `note` says why.
     """
 
     alive: bool
@@ -31,7 +31,7 @@ class SiteStatus(Part):
     bytes_up: int
     absent: int
     note: str = ""
-    missing: str = ""
+    missing: bool = False
 
 
 class Status(Written):
