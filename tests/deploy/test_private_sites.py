@@ -26,6 +26,7 @@ from spying import Spy
 from tables import FEATURES, table_federation, write_site
 
 from fedgmi import FedGMI, flower_app
+from fedgmi.deploy.coordinator import status
 from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.flower import GridPost
 from fedgmi.deploy.local.dry_run import dry_run
@@ -349,6 +350,9 @@ def test_under_masks_a_site_whose_limits_forbid_it_in_mid_run_is_asked_once_a_ro
     poor = [one for one in asked if one[0] < "client-03"]
     assert len(poor) == len(set(poor)) == 3 * settings.rounds
     assert len(ledger_of(tmp_path, 5)["releases"]) <= 1 + settings.rounds, "once more in each round, without them"
+    found = status.read(tmp_path / "out")
+    assert [name for name, site in sorted(found.sites.items()) if site.missing] == [f"client-0{i}" for i in range(3)]
+    assert status.trouble(found) == "connected, and absent at the end of the run: client-00, client-01, client-02"
     assert "its own limits do not allow it" in log_of(tmp_path)
 
 
