@@ -20,6 +20,9 @@ from fedgmi.errors import ConfigError, DataError
 
 MARK = "(missing)"
 
+RULE = ', or set missing = "mean" or "indicator" (data.missing in settings)'
+"""Which rule helps against missing values, after "fill or drop these rows"."""
+
 
 def marker_of(column: str) -> str:
     """The name of the column that says where another one has missing values.

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fedgmi.data.missing import RULE
 from fedgmi.data.problems import Problems
 from fedgmi.data.rows import Client, Parts, Schema
-from fedgmi.data.sources.values import RULE
 from fedgmi.errors import DataError, FedgmiWarning, unknown
 from fedgmi.settings.run import TASKS, TaskName
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedgmi.data.missing import MARK
+from fedgmi.data.missing import MARK, RULE
 from fedgmi.data.problems import Problems
 from fedgmi.data.rows import Missing
 from fedgmi.data.sources.arrays import is_missing, is_number, numbers
@@ -32,9 +32,6 @@ CODE = re.compile(r"0\d.*")
 """A number such as 007 is a code: nobody counts like that."""
 
 TO_NUMBERS = "turn them into numbers, such as frame[column] = pandas.to_numeric(frame[column])"
-
-RULE = ', or set missing = "mean" or "indicator" (data.missing in settings)'
-"""Which rule helps against missing values, after "fill or drop these rows"."""
 
 
 def encode_feature(

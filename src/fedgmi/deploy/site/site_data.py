@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fedgmi.data.encode import features, label_type, labels
+from fedgmi.data.missing import RULE
 from fedgmi.data.problems import Problems, Several
 from fedgmi.data.rows import Client, Schema
 from fedgmi.data.sources.arrays import is_missing
@@ -24,7 +25,6 @@ from fedgmi.data.sources.frames import column_of, unknown_texts
 from fedgmi.data.sources.sources import Split, client_with, read_images
 from fedgmi.data.sources.tables import all_values, batches, column_values, named_values, open_splits
 from fedgmi.data.sources.targets import with_events
-from fedgmi.data.sources.values import RULE
 from fedgmi.data.validate import check_ranges
 from fedgmi.deploy.settings import FederationSettings, SiteSettings
 from fedgmi.deploy.site.content import content_of
