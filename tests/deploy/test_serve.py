@@ -219,7 +219,18 @@ def test_a_request_that_is_refused_is_told_as_such(tmp_path):
     assert said[0].startswith("refused: fedgmi: the coordinator has fedgmi 0, this site")
     assert said[1] == "answered in 0.20 s, 0.10 s of CPU"
     lacking = serve.Watched(lambda request, settings: Parcel({"error": "a block", "missing": ["b"]}))
-    assert (lacking(Parcel({}), {}).header["error"], lacking.refusal) == ("a block", "")
+    assert (lacking(Parcel({}), {}).header["error"], lacking.note) == ("a block", "")
+
+
+def test_a_site_that_is_not_let_in_reads_why_in_its_own_log(tmp_path):
+    """It said "answered", and its people saw nothing of it; the coordinator's words stay one line."""
+    kept = Kept(write_site(tmp_path / "site", 0))
+    answer = serve.Watched(guarded(Site.answer, kept.open, tmp_path))
+    about = {"kind": "hello", "version": fedgmi.__version__, "federation": kept.open().federation.digest()}
+    assert "error" not in answer(Parcel(about | {"turned_away": "ward is here\nalready"}), {}).header
+    assert answer.note == "the coordinator does not let this site in: ward is here already"
+    answer(Parcel(about), {})
+    assert answer.note == ""
 
 
 @pytest.mark.parametrize(("own", "level"), [(None, "WARNING"), ("INFO", "INFO")])

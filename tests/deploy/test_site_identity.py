@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from local_post import LocalPost, make_sites, settings_of
@@ -165,12 +166,14 @@ class Nodes:
 
     told: dict[int, Parcel | None]
     asked: list[list[int]] = field(default_factory=list)
+    headers: list[dict[str, Any]] = field(default_factory=list)
 
     def nodes(self) -> Iterable[int]:
         return list(self.told)
 
     def ask(self, requests: dict[int, Parcel], deadline_s: float) -> dict[int, Parcel]:
         self.asked.append(sorted(requests))
+        self.headers += [requests[node].header for node in sorted(requests)]
         return {node: reply for node in requests if (reply := self.told[node]) is not None}
 
 
@@ -247,3 +250,20 @@ def test_a_node_that_does_not_answer_its_greeting_is_told_and_costs_no_round_aga
     roster.call(post, Parcel({}), 100.0, idle=True)
     assert [member.name for member in roster.members] == ["a", "b"]
     assert not roster.turned_away
+
+
+def test_a_node_that_is_not_let_in_is_told_why_once_in_a_run_and_whenever_all_wait(monkeypatch):
+    """Only the coordinator's people saw it; who says itself what is wrong needs no telling."""
+    roster = Roster(2, print)
+    wrong = Parcel({"site": "c", "error": "another version"})
+    post = Nodes({1: greeting("A", "a"), 2: greeting("a", "b"), 3: wrong})
+    for _ in range(4):
+        roster.call(post, Parcel({}), 100.0)
+    assert post.asked == [[1, 2, 3], [2]]
+    why = "a reads like A, which is another site: give it a name of its own"
+    assert post.headers[-1] == {"turned_away": why}
+    monkeypatch.setattr("fedgmi.deploy.coordinator.roster.AGAIN_S", 0.0)
+    post.told[2] = greeting("b", "b")
+    roster.call(post, Parcel({}), 100.0, idle=True)
+    assert post.headers[-2:] == [{"turned_away": why}, {}]
+    assert [member.name for member in roster.members] == ["A", "b"]

@@ -16,7 +16,7 @@ from fedgmi.protocol.words import one_line
 from fedgmi.storage import files
 
 MOST_ROWS = 2**53  # counts are added up in float64
-LONGEST_NAME = 200
+LONGEST_NAME, LONGEST_REASON = 200, 400
 ANOTHER = "two sites of one name, or one that has lost its folder (docs/operations.md says how it comes back)"
 SILENT_PART = 10  # deadlines until a node that did not answer its greeting is asked again in mid-run: a look costs one
 AGAIN_S = 10.0  # after which whoever was not let in is asked once more, where there is nothing else to do
@@ -119,6 +119,8 @@ class Roster:
     restored: set[str] = field(default_factory=set)
     _asked: float = -AGAIN_S  # when strangers were asked last
     _not_before: dict[int, float] = field(default_factory=dict)  # nodes that did not answer their greeting
+    _untold: set[int] = field(default_factory=set)  # strangers that do not know yet why they are not let in
+    _told: set[int] = field(default_factory=set)  # nodes that were told so once: in mid-run a look costs a deadline
 
     @property
     def alive(self) -> list[int]:
@@ -144,34 +146,43 @@ class Roster:
             if member.node is not None and member.node not in nodes:
                 member.node = None
         self.strangers = {node: why for node, why in self.strangers.items() if node in nodes}
+        self._untold &= self.strangers.keys()
         known: set[int | None] = {member.node for member in self.members}
         again = (idle or bool(self._readmitted())) and time.monotonic() - self._asked >= AGAIN_S
         if again:
             self._asked = time.monotonic()
         new = sorted(node for node in nodes - known if not self._rests(node, idle=idle, again=again))
         if new:
-            answers = {node: sound(reply) for node, reply in post.ask(dict.fromkeys(new, hello), deadline_s).items()}
+            asked = {node: self._greeting(node, hello) for node in new}
+            answers = {node: sound(reply) for node, reply in post.ask(asked, deadline_s).items()}
             found = sorted(answers.items(), key=lambda item: one_line(item[1].header.get("site")))
             for node, reply in found:
-                self._admit(node, reply, hello)
+                self._admit(node, reply, asked[node])
             for node in new:
                 self._not_before.pop(node, None)
                 if node not in answers:
                     self._not_before[node] = time.monotonic() + SILENT_PART * deadline_s
-                    self._refuse(node, "it does not answer the question who it is: does fedgmi run there?")
+                    self._refuse(node, "it does not answer the question who it is: does fedgmi run there?", knows=True)
+
+    def _greeting(self, node: int, hello: Parcel) -> Parcel:
+        """What a node is asked; one that answered before and was not let in is told why, for its own log."""
+        if node not in self._untold:
+            return hello
+        self._told.add(node)
+        return Parcel(hello.header | {"turned_away": one_line(self.strangers[node], LONGEST_REASON)})
 
     def _rests(self, node: int, *, idle: bool, again: bool) -> bool:
         """Whether a node that has no place is not asked now. again: those that were not let in are."""
         if node in self._not_before:
             return not idle and time.monotonic() < self._not_before[node]
-        return node in self.strangers and not again
+        return node in self.strangers and not again and (node in self._told or node not in self._untold)
 
     def _admit(self, node: int, reply: Parcel, hello: Parcel) -> None:
         """Give a node its place, or say why it has none."""
         header = reply.header
         if "error" in header:
             who = f"{one_line(header['site'], LONGEST_NAME)}: " if isinstance(header.get("site"), str) else ""
-            return self._refuse(node, who + one_line(header["error"]))
+            return self._refuse(node, who + one_line(header["error"]), knows=True)
         name, rows = header.get("site"), header.get("rows")
         if not isinstance(name, str) or not name or type(rows) is not int or not 1 <= rows <= MOST_ROWS:
             return self._refuse(node, "it does not say who it is and how many rows it has")
@@ -207,6 +218,7 @@ class Roster:
             member.contested = f"another node said its name with another token: {ANOTHER}"
             return self._refuse(node, f"it says that it is {name}, and its token is another than {name} had: {ANOTHER}")
         self.strangers.pop(node, None)
+        self._untold.discard(node)
         if back:
             self._strike(name)
         member.held = member.held if name in self.restored else {}
@@ -256,7 +268,12 @@ class Roster:
             bound = " (max_rows in federation.toml bounds it)" if self.most_rows == MOST_ROWS else ""
             self.tell(f"{name} says that it has {n} rows, more than all others together{bound}")
 
-    def _refuse(self, node: int, why: str) -> None:
+    def _refuse(self, node: int, why: str, *, knows: bool = False) -> None:
+        """Let a node not in. knows: it has said so itself, or cannot be told."""
         if self.strangers.get(node) != why:
             self.tell(f"node {node} is not let in: {why}")
         self.strangers[node] = why
+        if knows:
+            self._untold.discard(node)
+        else:
+            self._untold.add(node)

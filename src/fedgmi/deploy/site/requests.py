@@ -18,7 +18,7 @@ MOST_EXCHANGES = 10_000  # of a round: files of states have four digits for them
 COMMON = frozenset({"kind", "version", "federation", "run", "attempt"})
 TREE = frozenset({"layout", "sent", "sizes", "forms"})
 KEYS = {
-    "hello": COMMON | {"plan"},
+    "hello": COMMON | {"plan", "turned_away"},
     "step": COMMON | TREE | {"round", "number", "step", "id", "base", "masks"},
     "masks": COMMON | {"round", "number", "id", "masks"},
     "finish": COMMON | TREE | {"round", "id", "base", "diagnosis"},

@@ -28,12 +28,14 @@ from fedgmi.deploy.site.site import Site
 from fedgmi.deploy.site.supernode import SuperNode, end_left_over
 from fedgmi.errors import UserError
 from fedgmi.protocol.wire import Parcel
+from fedgmi.protocol.words import one_line
 from fedgmi.runs.setup import open_process
 from fedgmi.storage import files
 
 POLL_VARIABLE = "FLWR_SUPEREXEC_TASK_POLL_INTERVAL"  # Flower's own, of its executor
 BUSY_POLL_S, IDLE_POLL_S = 0.1, 1.0  # while a run goes on, and later
 BUSY_FOR_S = 60.0  # after a task
+TURNED_AWAY = "the coordinator does not let this site in"
 SETTLING_S = 30.0  # in which a SuperNode that starts need not answer yet
 Say = Callable[[str], None]
 Answer = Callable[[Parcel, Mapping[str, Any]], Parcel]
@@ -74,7 +76,7 @@ def serve(file: Path, given: LinkSettings | None = None, *, port: int | None = N
 
 
 class Watched:
-    """A site's answers, of which the last is remembered where it refuses the request."""
+    """A site's answers. Of the last, what the site's people should know is remembered."""
 
     def __init__(self, answer: Answer) -> None:
         """Nothing is refused yet.
@@ -82,13 +84,14 @@ class Watched:
         Args:
             answer: (request, the node's configuration) → reply.
         """
-        self.refusal, self._answer = "", answer  # what the coordinator is told; the site's log.txt has the whole of it
+        self.note, self._answer = "", answer  # a refusal as the coordinator is told; log.txt has the whole of it
 
     def __call__(self, request: Parcel, settings: Mapping[str, Any]) -> Parcel:
         """The answer."""
         reply = self._answer(request, settings)
         error = "" if reply.header.get("missing") else reply.header.get("error", "")  # what is missing is sent again
-        self.refusal = str(error)
+        away = request.header.get("turned_away")
+        self.note = f"refused: {error}" if error else "" if away is None else f"{TURNED_AWAY}: {one_line(away, 500)}"
         return reply
 
 
@@ -125,9 +128,8 @@ def work(executor: Executor, node: SuperNode, say: Say, answer: Watched | None =
         last = time.monotonic()
         if done.stuck:
             node.stop()  # what keeps it running starts another
-        refusal = "" if answer is None else answer.refusal
-        told = f"answered in {done.seconds:.2f} s, {done.cpu_s:.2f} s of CPU"
-        say(done.error or (f"refused: {refusal}" if refusal else told))
+        note = "" if answer is None else answer.note
+        say(done.error or note or f"answered in {done.seconds:.2f} s, {done.cpu_s:.2f} s of CPU")
 
 
 def poll_interval() -> float | None:
