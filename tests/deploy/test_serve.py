@@ -466,6 +466,36 @@ def test_a_key_that_the_superlink_does_not_take_is_named(tmp_path, monkeypatch, 
     assert "send site-1.pub to the coordinator" in line
 
 
+def test_a_certificate_of_another_authority_is_named(tmp_path, monkeypatch):
+    told: list[str] = []
+    node = SuperNode(tmp_path, keyed(tmp_path), 9094, told.append)
+    words = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate (_ssl.c:1006)"
+    monkeypatch.setattr(node, "_words", [sys.executable, "-c", f"print({words!r}); raise SystemExit(1)"])
+    node.keep()
+    node._child.wait()
+    node.keep()
+    [line] = told
+    assert "no secure connection to link.example.org:8000 comes about: [SSL: CERTIFICATE_VERIFY_FAILED]" in line
+    assert "in place of /ca.crt" in line
+
+
+def test_a_superlink_that_is_not_reached_is_told_once(tmp_path, monkeypatch):
+    """Flower tries for ever, and says nothing of where."""
+    node = SuperNode(tmp_path, keyed(tmp_path), 9094)
+    line = "WARNING: Connection attempt failed, retrying in 0.64 seconds"
+    program = f"import time; [print({line!r}, flush=True) for _ in range(9)]; time.sleep(60)"
+    monkeypatch.setattr(node, "_words", [sys.executable, "-c", program])
+    assert node.keep() == "the SuperNode starts"
+    said, patience = "", time.monotonic() + 30
+    while not said and time.monotonic() < patience:
+        said = node.keep()
+        time.sleep(0.05)
+    again = node.keep()
+    node.stop()
+    assert again == ""
+    assert "nothing answers at link.example.org:8000 after 3 tries; the SuperNode tries on" in said
+
+
 def test_a_supernode_whose_parent_was_killed_is_ended_and_nobody_else_is(tmp_path):
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as left:
         started = psutil.Process(left.pid).create_time()

@@ -67,7 +67,7 @@ class SuperNode:
         """
         self.where, self.secret = where, secrets.token_hex(32).encode()
         self._words = command(link, port, where / SECRET)
-        self._key, self._explain = None if link.key is None else Path(link.key), explain
+        self._link, self._explain = link, explain
         self._child: subprocess.Popen[bytes] | None = None
         self._heard: Heard | None = None
         self._wait, self._next, self._began = FIRST_WAIT_S, 0.0, 0.0
@@ -87,9 +87,9 @@ class SuperNode:
         if self._child is not None:
             code = self._child.poll()
             if code is None:
-                return ""
+                return "" if self._heard is None else self._heard.why_not_yet(self._link)
             self._child = None
-            why = "" if self._heard is None else self._heard.why(self._key)
+            why = "" if self._heard is None else self._heard.why(self._link)
             if why:
                 self._explain(why)
             if code == USAGE:
