@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -304,6 +305,30 @@ def test_check_warns_of_more_components_than_sites(app):
         FedgmiWarning, match="federation.toml: 5 components cannot be told apart from 4 sites: their prop"
     ):
         assert [next(told), next(told)][0].startswith("federation.toml: wards, 4 sites")
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("n_components = 2\n", None),
+        (
+            "n_components = 2\nepsilon = 2.0\n",
+            "each run costs every site ε = 2, for its histogram of codewords and labels",
+        ),
+        (
+            'name = "fedavg"\n[privacy]\nunit = "clients"\nclip = 1.0\nepsilon = 8.0\n',
+            "[privacy], unit clients: noise hides all",
+        ),
+    ],
+)
+def test_check_says_what_a_run_costs_of_every_site_s_privacy(app, setting, told):
+    """A site reads it after a run; who asks for the run had nowhere to."""
+    text = (app / "federation.toml").read_text(encoding="utf-8")
+    head, rows = text.split("[method]")[0], "[method]\n" + setting
+    (app / "federation.toml").write_text(head + rows, encoding="utf-8")
+    lines = check_app(app)
+    found = [line for line in islice(lines, 3) if "ε = " in line]
+    assert [line.startswith(str(told)) for line in found] == [True] * (told is not None)
 
 
 @pytest.mark.parametrize("name", programs.PROGRAMS)

@@ -263,6 +263,15 @@ def test_check_raises_what_the_command_tells(site):
         checked(site)
 
 
+def test_an_address_of_site_toml_that_was_not_asked_is_told(site, capsys):
+    """ "Ready" sounded as if it had been."""
+    (site / "site.toml").write_text((site / "site.toml").read_text() + '[superlink]\naddress = "127.0.0.1:9"\n')
+    assert command(str(site / "site.toml")) == 0
+    told = words(capsys.readouterr().out)
+    assert "Whether a SuperLink answers was not asked." in told
+    assert "--superlink 127.0.0.1:9" in told
+
+
 def test_a_superlink_that_is_not_there(site, capsys):
     nobody = f"127.0.0.1:{free_port()}"
     assert command(str(site / "site.toml"), "--superlink", nobody) == 2

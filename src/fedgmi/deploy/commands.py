@@ -73,8 +73,11 @@ def check_site(
         except UserError as error:
             problems.append(error)
     print_check(found, OwnConsole(), ready=not problems)
+    own_address = found.settings.superlink.address
     if answers:
         say(answers)
+    elif own_address and not problems:
+        say(f"Whether a SuperLink answers was not asked. This does: fedgmi site check {file} --superlink {own_address}")
     if problems:
         print_problems(problems, errors)
         raise typer.Exit(2)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fedgmi.deploy import exchanges, settings
+from fedgmi.deploy import exchanges, private, settings
 from fedgmi.deploy.coordinator.warm_start import first_state
 from fedgmi.deploy.setup.address import Address, parse
 from fedgmi.deploy.setup.check_results import check_results
@@ -52,6 +52,11 @@ def check_app(where: Path) -> Iterator[str]:
         yield f"warm_start: {earlier} holds a finished run to begin with"
     done = -1 if federation.warm_start is None else 0
     yield exchanges.Count(method.program, federation.rounds, federation.masked, done).line()
+    cost = federation.cost(method)
+    if cost is not None:
+        yield private.line(cost, masked=federation.masked)
+    elif federation.epsilon is not None:
+        yield f"each run costs every site ε = {federation.epsilon:g}, for its histogram of codewords and labels"
     yield check_results(where, federation)
     yield check_programs()
     address, root = _connection(where / CONNECTION)

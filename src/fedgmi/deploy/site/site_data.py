@@ -20,7 +20,7 @@ from fedgmi.data.missing import RULE
 from fedgmi.data.problems import Problems, Several
 from fedgmi.data.rows import Client, Schema
 from fedgmi.data.sources.arrays import is_missing
-from fedgmi.data.sources.columns import find_roles, require
+from fedgmi.data.sources.columns import Roles, find_roles, require
 from fedgmi.data.sources.frames import column_of, unknown_texts
 from fedgmi.data.sources.sources import Split, client_with, read_images
 from fedgmi.data.sources.tables import all_values, batches, column_values, named_values, open_splits
@@ -251,7 +251,7 @@ def _own_data(settings: SiteSettings, where: Path) -> DataSettings:
 
 def _pictures(table: Any, data: DataSettings, schema: Schema) -> tuple[Tensor, tuple[str, ...]]:
     """x [n, channels, height, width] of the federation's shape, and the column; grey becomes coloured, never back."""
-    column = find_roles(table.features, data, None).image
+    column = _roles(table, data).image
     if column is None:
         raise DataError(
             f"the federation's rows are pictures, and no column holds any; there are {', '.join(table.features)}",
@@ -331,7 +331,7 @@ def _labels(table: Any, data: DataSettings, schema: Schema, columns: Sequence[st
     if not schema.labelled:
         return None, None
     taken: dict[str, Any] = {} if schema.kind == "image" else {"feature_columns": list(columns), "image_column": None}
-    roles = find_roles(table.features, data.model_copy(update=taken | {"task": schema.task}), None)
+    roles = _roles(table, data.model_copy(update=taken | {"task": schema.task}))
     label = roles.label
     if label is None and schema.kind == "image" and schema.n_classes:
         # `datasets` takes folders for classes only where there are two or more, and a site may have rows of one alone
@@ -368,6 +368,16 @@ def _own_labels(table: Any, path: str, label: str, schema: Schema) -> Tensor:
             labels(filled, schema, len(table), where=where)
     problems.tell()
     raise AssertionError("a problem was noted")
+
+
+def _roles(table: Any, data: DataSettings) -> Roles:
+    """What each column is for. A column that is not there is a matter of two files, and both are named."""
+    try:
+        return find_roles(table.features, data, None)
+    except DataError as error:
+        if not error.where.startswith("data."):
+            raise
+        raise DataError(error.what, where=f"{data.path}, {error.where} of site.toml", fix=error.fix) from error
 
 
 @contextmanager
