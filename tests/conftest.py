@@ -30,6 +30,7 @@ def no_power_cuts() -> Iterator[None]:
     """Writing waits for no disk: half of a deployment's time in a test, and no test cuts the power."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
+        patch.setattr("fedgmi.storage.files.sync_folder", lambda path: None)
         yield
 
 
@@ -37,9 +38,9 @@ def no_power_cuts() -> Iterator[None]:
 def few_passes() -> Iterator[None]:
     """Clients' own parts are chosen among few passes, in this process: commands that tests start have all of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedgmi.methods.candidates.PASSES", (1, 4))
+        patch.setattr("fedgmi.methods.candidates.PASSES", (1, 2))
         patch.setattr("fedgmi.methods.candidates.RATES", (0.3, 3.0))
-        patch.setattr("fedgmi.methods.candidates.AFRESH", (6,))
+        patch.setattr("fedgmi.methods.candidates.AFRESH", (2,))
         yield
 
 
@@ -115,6 +116,20 @@ def few_simulations(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         return
     for name, value in (("PILOTS", (2, 2)), ("FEDERATIONS", (2, 2))):
         monkeypatch.setattr(f"fedgmi.diagnosis.intervals.{name}", value)
+
+
+@pytest.fixture(autouse=True)
+def short_fits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Topics of few starts and iterations. Tests of what is found in data have all of them."""
+    path = Path(request.path)
+    if path.name in FOUND or path.parent.name in ("mixture", "diagnosis", "privacy"):
+        return
+    for name, value in (("ITERATIONS", 40), ("WARM_UP", 10), ("RESTARTS", 1)):
+        monkeypatch.setattr(f"fedgmi.mixture.topics.{name}", value)
+
+
+FOUND = ()
+"""Files whose tests look for what is in their data."""
 
 
 WHOLE = (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -121,3 +122,8 @@ def max_difference(left: torch.Tensor, right: torch.Tensor) -> float:
 def log_of(where: Path) -> str:
     """What the coordinator of a run under `where` has told."""
     return (where / "out" / "log.txt").read_text()
+
+
+def again(site: Site) -> dict[str, Any]:
+    """What a site is made of, for one that is opened anew."""
+    return {field.name: getattr(site, field.name) for field in fields(site) if field.init}

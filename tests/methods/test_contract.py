@@ -99,7 +99,7 @@ def test_states_are_finite_and_predictions_normalised(trained):
     assert_sound(*trained, SMALL)
 
 
-ROOMY = gaussian_scenario(10, 40, separation=4.0)
+ROOMY = gaussian_scenario(5, 40, separation=4.0)
 
 
 @pytest.fixture(scope="module")
@@ -382,7 +382,7 @@ def test_one_row_one_class_and_nothing_strange_happens(case):
 
 
 def test_sizes_a_hundred_times_apart(case):
-    uneven = gaussian_scenario(rows=40, size_ratio=100.0)
+    uneven = gaussian_scenario(rows=30, size_ratio=100.0)
     sizes = [len(client) for client in uneven.federation.clients]
     assert max(sizes) == 100 * min(sizes)
     method = case.method(uneven)

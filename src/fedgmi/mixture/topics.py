@@ -19,6 +19,10 @@ SMOOTHING = 0.05
 """Pseudo-rows per word and topic."""
 START_FLOOR = 0.02
 """No client starts with less of a component."""
+ITERATIONS, WARM_UP = 400, 100
+"""Of EM: at most so many, of which each client's own rows count in the first ones."""
+RESTARTS = 4
+"""Fresh starts beside the plain one, where there are more than two components."""
 AT_ONCE = 2**18
 """Counts by topic that are worked on at once, so that they stay in a core's cache."""
 
@@ -196,8 +200,7 @@ def plsa(
     start: Tensor,
     *,
     phantom_rows: Tensor | None = None,
-    iterations: int = 400,
-    warm_up: int = 100,
+    warm_up: int | None = None,
 ) -> Topics:
     """Topics by EM from a start. After the warm-up the others' rows alone judge a client.
 
@@ -209,15 +212,14 @@ def plsa(
         histograms: Counts. [C, W]
         start: Proportions to start from. [C, K]
         phantom_rows: Rows that every client seems to have and does not have (`privacy.geometric.Noise`). [W]
-        iterations: At most so many.
-        warm_up: Iterations in which each client's own rows count.
+        warm_up: Iterations in which each client's own rows count. None: `WARM_UP`.
 
     Returns:
         Topics and proportions.
     """
     histograms = histograms.double()
     proportions, joint, totals = _iterate(
-        histograms, start, phantom_rows=phantom_rows, iterations=iterations, warm_up=warm_up, tolerance=1e-6
+        histograms, start, phantom_rows=phantom_rows, warm_up=warm_up, tolerance=1e-6
     )
     likelihood = joint.sum(0)
     log_likelihood = float((histograms * likelihood.log()).sum())
@@ -258,8 +260,7 @@ def _iterate(
     start: Tensor,
     *,
     phantom_rows: Tensor | None = None,
-    iterations: int = 400,
-    warm_up: int = 100,
+    warm_up: int | None = None,
     tolerance: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """EM of `plsa`. Proportions [..., C, K], π_ik·p_k(w) as the last E-step had it [..., K, C, W], and n_i [..., C]."""
@@ -268,9 +269,10 @@ def _iterate(
     if phantom_rows is not None:
         totals = (totals - phantom_rows.sum()).clamp(min=1.0)
     share = histograms.unsqueeze(-3) * proportions[..., None]  # [..., K, C, W]
-    for step in range(iterations):
+    own_rows = WARM_UP if warm_up is None else warm_up
+    for step in range(ITERATIONS):
         counts = share.sum(-2, keepdim=True)
-        kept = (counts - share if step >= warm_up else counts).clamp(min=0.0) + SMOOTHING
+        kept = (counts - share if step >= own_rows else counts).clamp(min=0.0) + SMOOTHING
         joint = kept * (proportions / kept.sum(-1))[..., None]
         likelihood = joint.sum(-3)  # [..., C, W]
         if phantom_rows is None:
@@ -281,7 +283,7 @@ def _iterate(
         pooled = counts.sum(-1) / counts.sum((-3, -1))[..., None, :]
         updated = (share.sum(-1) + pooled) / (totals + 1.0).unsqueeze(-2)
         updated = updated / updated.sum(-2, keepdim=True)  # rounding: a single component has exactly 1
-        done = step > warm_up and bool((updated - proportions).abs().max() < tolerance)
+        done = step > own_rows and bool((updated - proportions).abs().max() < tolerance)
         proportions = updated
         if done:
             break
@@ -289,7 +291,7 @@ def _iterate(
 
 
 def fit_topics(
-    histograms: Tensor, n_components: int, seed: int, *, phantom_rows: Tensor | None = None, restarts: int = 4
+    histograms: Tensor, n_components: int, seed: int, *, phantom_rows: Tensor | None = None, restarts: int | None = None
 ) -> Topics:
     """The best of several starts, by the likelihood of each client's words under topics of the others' rows.
 
@@ -298,13 +300,14 @@ def fit_topics(
         n_components: K.
         seed: Of the fresh starts.
         phantom_rows: Rows that every client seems to have and does not have. [W]
-        restarts: How many fresh starts beside the plain one. With two components or fewer there are none.
+        restarts: How many fresh starts beside the plain one; None: `RESTARTS`. With two components or fewer, none.
 
     Returns:
         Topics and proportions.
     """
     starts = [corners(histograms.double(), n_components)]
-    for restart in range(restarts if n_components > 2 else 0):
+    fresh = RESTARTS if restarts is None else restarts
+    for restart in range(fresh if n_components > 2 else 0):
         starts.append(corners(histograms.double(), n_components, generator(seed, "corners", restart)))
     fits = [plsa(histograms, start, phantom_rows=phantom_rows) for start in starts]
     return max(fits, key=lambda fit: fit.log_likelihood)

@@ -158,7 +158,7 @@ class Memory:
         held = {name: last for name, last in _read_rounds(index).items() if name in there}
         held = still_held(held, blocks, round, rounds)
         for name in blocks.keys() - there:
-            files.write_bytes(place / name, blocks[name], sync=False)  # a damaged block is asked for again
+            files.write_in_place(place / name, blocks[name])  # a damaged block is asked for again
         files.write_bytes(index, json.dumps(held).encode(), sync=False)
         for name in there - held.keys():
             (place / name).unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,6 +81,7 @@ class Site:
     digest: str
     validation: Client | None = None
     content: str = ""
+    _methods: dict[str, Method] = field(default_factory=dict, init=False, repr=False, compare=False)  # by secret
 
     def answer(self, request: Parcel) -> Parcel:
         """Answer a request.
@@ -139,8 +140,8 @@ class Site:
             return reply
         memory = memory_of(self.where, str(header.get("run")))
         with self.guard().alone():
-            site = self._pinned(memory)
-            site, guard = replace(site, federation=planned(self.federation, memory.plan())), site.guard()
+            site = self._pinned(memory)._under(planned(self.federation, memory.plan()))
+            guard = site.guard()
             if header["kind"] == "masks":
                 return site._told_of_masks(header, memory, guard)
             server, turn, step = site._take(request, memory, guard)
@@ -209,7 +210,7 @@ class Site:
             return
         from fedgmi.deploy.site.private import beyond
 
-        site = replace(self, federation=planned(self.federation, header.get("plan")))
+        site = self._under(planned(self.federation, header.get("plan")))
         over = beyond(site._account(header).cost, self.ledger())
         if over:
             self.ledger().refuse("a whole run", over)
@@ -243,6 +244,10 @@ class Site:
             n = len(self.train) + sum(len(part) for part in (self.held_out, self.validation) if part is not None)
             note(self.where, f"the rows have changed ({n} now): this run goes on with those that it began with")
         return replace(self, **snapshot.load(memory.where)._asdict())
+
+    def _under(self, federation: FederationSettings) -> Site:
+        """The site with what a budget's plan makes of the settings; itself where that is nothing."""
+        return self if federation is self.federation else replace(self, federation=federation)
 
     def _agree(self, header: Header) -> None:
         """Both sides must have the same software and the same federation.toml."""
@@ -455,10 +460,17 @@ class Site:
         return pack(Message(replies=told), {"rows": len(self.train)}), write
 
     def method(self) -> Method:
-        """The method that the federation runs, with this site's own secret, and the part of its steps that it makes."""
-        own = self.settings.part_of_steps
-        charge = None if self.federation.privacy.on else self.ledger().charge  # `_account` pays for the whole run
-        return self.federation.running(self.federation.setup().method(secret=self._secret(), part=own, charge=charge))
+        """The method that the federation runs, with this site's own secret, and the part of its steps that it makes.
+
+        It is built once: of a small model that takes longer than a step does.
+        """
+        secret = self._secret()
+        if secret not in self._methods:
+            own = self.settings.part_of_steps
+            charge = None if self.federation.privacy.on else self.ledger().charge  # `_account` pays for the whole run
+            method = self.federation.setup().method(secret=secret, part=own, charge=charge)
+            self._methods[secret] = self.federation.running(method)
+        return self._methods[secret]
 
     def _rows(self, client: Client, header: Header, validation: Client | None = None) -> Rows:
         """The client's rows under its index in the federation."""
