@@ -109,23 +109,21 @@ def write_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     return write
 
 
-@pytest.fixture(autouse=True)
-def few_simulations(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals from a handful of simulated federations: rough, and quick. Tests of intervals have all of them."""
-    if Path(request.path).name in WHOLE:
-        return
-    for name, value in (("PILOTS", (2, 2)), ("FEDERATIONS", (2, 2))):
-        monkeypatch.setattr(f"fedgmi.diagnosis.intervals.{name}", value)
+@pytest.fixture(autouse=True, scope="module")
+def small_fits(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Intervals from a handful of simulated federations, and topics of few starts and iterations: rough, and quick.
 
-
-@pytest.fixture(autouse=True)
-def short_fits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Topics of few starts and iterations. Tests of what is found in data have all of them."""
-    path = Path(request.path)
-    if path.name in FOUND or path.parent.name in ("mixture", "diagnosis", "privacy"):
-        return
-    for name, value in (("ITERATIONS", 40), ("WARM_UP", 10), ("RESTARTS", 1)):
-        monkeypatch.setattr(f"fedgmi.mixture.topics.{name}", value)
+    Of a module, so that what a module's fixtures make once is made likewise.
+    """
+    small: dict[str, object] = {}
+    if request.path.name not in WHOLE:
+        small |= {"diagnosis.intervals.PILOTS": (2, 2), "diagnosis.intervals.FEDERATIONS": (2, 2)}
+    if request.path.name not in FOUND and request.path.parent.name not in ("mixture", "diagnosis", "privacy"):
+        small |= {"mixture.topics.ITERATIONS": 40, "mixture.topics.WARM_UP": 10, "mixture.topics.RESTARTS": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in small.items():
+            patch.setattr(f"fedgmi.{name}", value)
+        yield
 
 
 FOUND = ()

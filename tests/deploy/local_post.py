@@ -27,6 +27,7 @@ class Stopped(Exception):
 Fault = Callable[[Parcel, Parcel], Parcel | None]  # (request, reply) → another reply; None: silence
 
 SCENARIO = gaussian_scenario(6, 40, separation=4.0)
+FOUR = gaussian_scenario(4, 40, separation=4.0)  # for what is tried with every method
 
 
 def federation_settings(scenario: Scenario = SCENARIO, **changes: object) -> FederationSettings:
@@ -57,12 +58,12 @@ def few_exchanges(scenario: Scenario = SCENARIO, **changes: object) -> Federatio
     return federation_settings(scenario, rounds=1, method=method, **changes)
 
 
-def settings_of(name: str = "fedgmi", **own: object) -> FederationSettings:
+def settings_of(name: str = "fedgmi", scenario: Scenario = SCENARIO, **own: object) -> FederationSettings:
     """The same with another method, or other settings of its own."""
     k = {"n_components": 3} if METHODS[name].has_components else {}
     few = SMALL.get(name, {}) | ({"kmeans_rounds": 2, "calibration_steps": 1} if name == "fedgmi" else {})
     small = {key: value for key, value in few.items() if key not in UNUSED.get(own.get("preset"), ())}
-    return federation_settings(method=small | k | {"name": name} | own)
+    return federation_settings(scenario, method=small | k | {"name": name} | own)
 
 
 def as_pictures(client: Client) -> Client:
@@ -124,6 +125,6 @@ def log_of(where: Path) -> str:
     return (where / "out" / "log.txt").read_text()
 
 
-def again(site: Site) -> dict[str, Any]:
+def parts_of(site: Site) -> dict[str, Any]:
     """What a site is made of, for one that is opened anew."""
     return {field.name: getattr(site, field.name) for field in fields(site) if field.init}

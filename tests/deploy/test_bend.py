@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from local_post import LocalPost, federation_settings, log_of, make_sites, settings_of
+from local_post import FOUR, SCENARIO, LocalPost, federation_settings, log_of, make_sites, settings_of
 from test_coordinator import deployed, in_process, reach
 
+from fedgmi.data.scenarios.truth import Scenario
 from fedgmi.deploy.coordinator import roster as roster_module
 from fedgmi.deploy.coordinator.bounds import within_ranges
 from fedgmi.deploy.coordinator.coordinator import Coordinator
@@ -36,9 +37,9 @@ SKETCH = {
 Change = Callable[[torch.Tensor], torch.Tensor]
 
 
-def sketch(**changes: object):
+def sketch(scenario: Scenario = SCENARIO, **changes: object):
     """Few exchanges, and all sums of the codebook among them."""
-    return federation_settings(method=SKETCH, rounds=1, **changes)
+    return federation_settings(scenario, method=SKETCH, rounds=1, **changes)
 
 
 def saying(change: Callable[[Message], Message], *, rows: int | None = None):
@@ -107,7 +108,7 @@ WRONG = {name: (in_sums(leaf, change), said) for name, (leaf, change, said) in O
 @pytest.mark.parametrize("case", WRONG)
 def test_that_site_is_absent_and_the_others_go_on(tmp_path, case):
     fault, said = WRONG[case]
-    summary, _ = deployed(sketch(), tmp_path, {"client-03": fault})
+    summary, _ = deployed(sketch(FOUR), tmp_path, {"client-03": fault}, FOUR)
     log = log_of(tmp_path)
     assert "round 0: client-03 is absent: " in log
     assert said in next(line for line in log.splitlines() if "client-03 is absent" in line)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from local_post import (
+    FOUR,
     SCENARIO,
     Fault,
     LocalPost,
@@ -43,14 +44,15 @@ from fedgmi.settings.robust import RobustSettings
 from fedgmi.storage import checkpoint, folder
 from tiny import exit_code
 
+LOST = 0.48
 AVERAGE = settings_of("fedavg")  # one exchange a round, for what does not depend on the method
 
 
-def in_process(settings, lost=0.0):
+def in_process(settings, lost=0.0, scenario=SCENARIO):
     """The same run without a coordinator → (server, transport)."""
     method = disclosing(settings.setup().method())
-    clients = tuple(as_pictures(client) for client in SCENARIO.federation.clients)
-    held = tuple(as_pictures(client) for client in SCENARIO.federation.validation)
+    clients = tuple(as_pictures(client) for client in scenario.federation.clients)
+    held = tuple(as_pictures(client) for client in scenario.federation.validation)
     losses = losses_of(with_losses(settings, lost), method)
     transport = InProcess(clients, method.program, validation=held, losses=losses)
     end = run_rounds(
@@ -72,9 +74,9 @@ def with_losses(settings, lost: float) -> Config:
     return settings.setup().config.model_copy(update={"communication": CommunicationSettings(lost=lost)})
 
 
-def deployed(settings, where: Path, faults=None):
+def deployed(settings, where: Path, faults=None, scenario=SCENARIO):
     """The run over sites → (summary, post)."""
-    post = LocalPost(make_sites(settings, where / "sites"), faults or {})
+    post = LocalPost(make_sites(settings, where / "sites", scenario), faults or {})
     return Coordinator(settings, post, where / "out", echo=lambda line: None).run(), post
 
 
@@ -93,9 +95,9 @@ TURNS = {"name": "fedgmi", "calibration_steps": 2, "judge_turns": 4, "personal":
 @pytest.mark.parametrize("choice", [*CHOICES, "turns"])
 def test_equals_the_run_in_process(tmp_path, choice):
     """The same models, the same proportions, and the same ledger: by client, round and kind, headers included."""
-    settings = settings_of(**({"name": choice} | (CHOICES | {"turns": TURNS})[choice]))
-    summary, _ = deployed(settings, tmp_path)
-    server, transport = in_process(settings)
+    settings = settings_of(scenario=FOUR, **({"name": choice} | (CHOICES | {"turns": TURNS})[choice]))
+    summary, _ = deployed(settings, tmp_path, scenario=FOUR)
+    server, transport = in_process(settings, scenario=FOUR)
     name = settings.method.name
     tell = METHODS[name](settings.setup().task()).predictor.proportions
     if tell is not None:
@@ -104,7 +106,7 @@ def test_equals_the_run_in_process(tmp_path, choice):
     for leaf in ("expert", "density"):
         if leaf in server:
             assert max_difference(found.server[leaf], server[leaf]) < 2e-3
-    assert Ledger.from_tree(6, found.ledger) == transport.ledger
+    assert Ledger.from_tree(4, found.ledger) == transport.ledger
     assert (summary["bytes_down"], summary["bytes_up"]) == transport.ledger.totals()
 
 
@@ -115,21 +117,21 @@ def test_lost_replies_are_those_of_sites_that_stay_silent(tmp_path, choice, monk
     One site does not answer anything before the end.
     """
     monkeypatch.setattr(in_process_module, "chunks", lambda clients, ids: [(i,) for i in ids])  # as sites work
-    settings = settings_of(**({"name": choice} | CHOICES[choice]))
-    drawn = losses_of(with_losses(settings, 0.48))
+    settings = settings_of(scenario=FOUR, **({"name": choice} | CHOICES[choice]))
+    drawn = losses_of(with_losses(settings, LOST))
     assert drawn is not None
-    assert frozenset.intersection(*(drawn.lost(range(6), round) for round in range(3))) == {1}
+    assert frozenset.intersection(*(drawn.lost(range(4), round) for round in range(3))) == {1}
 
     def silent(i: int) -> Fault:
         def fault(request: Parcel, reply: Parcel) -> Parcel | None:
             round = int(request.header.get("round", settings.rounds + 1))
-            return None if round <= settings.rounds and i in drawn.lost(range(6), round) else reply
+            return None if round <= settings.rounds and i in drawn.lost(range(4), round) else reply
 
         return fault
 
-    faults = {client.name: silent(i) for i, client in enumerate(SCENARIO.federation.clients)}
-    summary, _ = deployed(settings, tmp_path, faults)
-    server, transport = in_process(settings, lost=0.48)
+    faults = {client.name: silent(i) for i, client in enumerate(FOUR.federation.clients)}
+    summary, _ = deployed(settings, tmp_path, faults, FOUR)
+    server, transport = in_process(settings, LOST, FOUR)
     name = settings.method.name
     tell = METHODS[name](settings.setup().task()).predictor.proportions
     if tell is not None:
@@ -137,8 +139,8 @@ def test_lost_replies_are_those_of_sites_that_stay_silent(tmp_path, choice, monk
     found = checkpoint.load(tmp_path / "out" / "checkpoints", name, digest=settings.digest())
     assert found.server.keys() == server.keys()
     assert all(torch.equal(found.server[leaf], server[leaf]) for leaf in server)
-    assert Ledger.from_tree(6, found.ledger) == transport.ledger
-    assert summary["rounds_absent"] == [sum(i in gone for gone in transport.absent.values()) for i in range(6)]
+    assert Ledger.from_tree(4, found.ledger) == transport.ledger
+    assert summary["rounds_absent"] == [sum(i in gone for gone in transport.absent.values()) for i in range(4)]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 
 from fedgmi.deploy.coordinator.coordinator import Coordinator
 from fedgmi.deploy.settings import FederationSettings, read
-from fedgmi.deploy.site.opening import guarded
+from fedgmi.deploy.site.opening import Kept, guarded
 from fedgmi.protocol.wire import Parcel
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -42,7 +42,7 @@ def test_a_spoilt_answer_is_told_as_the_table_has_it(tmp_path, monkeypatch, name
         (place / "federation.toml").write_text(text)
     spoilt = paths[cases.BAD].parent / "fault.json"
     spoilt.write_text(json.dumps({"kind": fault.kind, "round": 1}))
-    answer = guarded(faulty.answer)  # as `fedgmi site serve` has it
+    answers = [guarded(faulty.answer, Kept(path).open) for path in paths]  # as `fedgmi site serve` has it
 
     class Faulty:
         """Calls the benchmark's answer of each site."""
@@ -55,7 +55,7 @@ def test_a_spoilt_answer_is_told_as_the_table_has_it(tmp_path, monkeypatch, name
 
         def answer(self, node, request):
             request = Parcel(json.loads(json.dumps(request.header)), request.payload)  # as over a network
-            return answer(request, {"site": str(paths[node])})
+            return answers[node](request, {"site": str(paths[node])})
 
     summary = Coordinator(
         read(FederationSettings, tmp_path / "federation.toml"), Faulty(), tmp_path / "out", echo=lambda line: None

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from hostile import noted
-from local_post import again, federation_settings, make_sites
+from local_post import federation_settings, make_sites, parts_of
 from spying import SLOTS, Refusal, Spy, own_numbers
 
 from federations import gaussian_scenario
@@ -69,7 +69,7 @@ def test_an_exchange_asked_again_with_one_site_less_is_refused(tmp_path, forget)
         for path in tmp_path.glob("*/runs/*/masks.json"):
             path.unlink()
     if forget == "process":
-        spy.sites = {i: Site(**again(site)) for i, site in spied(tmp_path).sites.items()}
+        spy.sites = {i: Site(**parts_of(site)) for i, site in spied(tmp_path).sites.items()}
     with pytest.raises(Refusal, match="round 0, exchange 0: its numbers were summed over other sites"):
         spy.sum("features", 0, {}, [0, 1, 2])
     again = spy.sum("features", 0, {}, ALL)
@@ -257,7 +257,7 @@ def test_an_exchange_is_tried_so_often_and_no_more_whatever_process_asks(tmp_pat
     agreement = None if each == "under new keys" else spy.agree(ALL)
     for _ in range(3):
         spy.sum("features", 0, {}, ALL, agreement)
-    spy.sites = {i: Site(**again(site)) for i, site in spied(tmp_path).sites.items()}
+    spy.sites = {i: Site(**parts_of(site)) for i, site in spied(tmp_path).sites.items()}
     with pytest.raises(Refusal, match=r"exchange \[0, 0\] was asked 3 times in a day under other keys"):
         spy.sum("features", 0, {}, ALL, agreement)
     if agreement is None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from local_grid import LocalGrid
-from local_post import LocalPost, Stopped, again, as_pictures, log_of, make_sites, max_difference, settings_of
+from local_post import LocalPost, Stopped, as_pictures, log_of, make_sites, max_difference, parts_of, settings_of
 from tables import table_federation, write_site
 
 from federations import gaussian_scenario
@@ -526,7 +526,7 @@ def test_a_model_that_runs_away_is_one_that_did_not_move(tmp_path, how_many):
     """An error would tell of one site alone what masks hide. The run goes on, and it is told where nobody moves."""
     sites = make_sites(AVERAGE, tmp_path / "sites", SCENARIO)
     for n in (101, 100, 102, 103)[:how_many]:
-        sites[n] = Diverging(**again(sites[n]))
+        sites[n] = Diverging(**parts_of(sites[n]))
     summary, server, _ = deployed(AVERAGE, tmp_path, sites=sites)
     assert summary["rounds_absent"] == [0, 0, 0, 0]
     assert server["expert"].isfinite().all()

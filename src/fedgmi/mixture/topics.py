@@ -218,9 +218,7 @@ def plsa(
         Topics and proportions.
     """
     histograms = histograms.double()
-    proportions, joint, totals = _iterate(
-        histograms, start, phantom_rows=phantom_rows, warm_up=warm_up, tolerance=1e-6
-    )
+    proportions, joint, totals = _iterate(histograms, start, phantom_rows=phantom_rows, warm_up=warm_up, tolerance=1e-6)
     likelihood = joint.sum(0)
     log_likelihood = float((histograms * likelihood.log()).sum())
     if phantom_rows is not None:
