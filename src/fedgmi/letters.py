@@ -12,6 +12,11 @@ IGNORED = (
 format characters, and the empty pattern of Braille. [first, last]"""
 
 
+CYRILLIC = str.maketrans("авеѕіјкмнорсԛтуԝхһԁ", "abesijkmhopcqtywxhd")
+GREEK = str.maketrans("αβεζηικμνορτυχω", "abezhikmvoptyxw")
+"""Letters that look like a Latin one, small or as capitals (Unicode TS 39, the commonest). They are casefolded."""
+
+
 def shows(letter: str) -> bool:
     """Whether a letter can be seen, or is a space: no control character, no lone surrogate, no mark that turns the
     direction of writing, no end of a line.
@@ -41,13 +46,17 @@ def _is_ignored(letter: str) -> bool:
 
 
 def reads_like(one: str, other: str) -> bool:
-    """Whether two names are the same but for capital letters.
+    """Whether two names are the same but for capital letters, and for Cyrillic and Greek ones that look like Latin.
 
     Examples:
-        >>> reads_like("Ward 3", "ward 3"), reads_like("Ward 3", "Ward 4")
-        (True, False)
+        >>> reads_like("Ward 3", "ward 3"), reads_like("Ward 3", "W\u0430rd 3"), reads_like("Ward 3", "Ward 4")
+        (True, True, False)
     """
-    return one.casefold() == other.casefold()
+    return _as_seen(one) == _as_seen(other)
+
+
+def _as_seen(name: str) -> str:
+    return name.casefold().translate(CYRILLIC).translate(GREEK)
 
 
 def printable(text: str) -> str:

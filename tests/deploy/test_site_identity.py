@@ -227,7 +227,9 @@ def test_a_line_of_readmit_goes_where_the_site_comes_back_by_itself(tmp_path):
 UNSEEN = ["a\ufe0f", "a\u2800", "\u115fa", "a\U000e0100"]
 
 
-@pytest.mark.parametrize("name", [*UNSEEN, "A", "a  b", " a", "a\u00a0b", "\uff41", "a\u202eb", "a\nb", "a\u200bb"])
+@pytest.mark.parametrize(
+    "name", [*UNSEEN, "A", "a  b", " a", "a\u00a0b", "\uff41", "a\u202eb", "a\nb", "a\u200bb", "\u0430", "\u0391"]
+)
 def test_names_that_read_like_others_are_refused(name):
     lines: list[str] = []
     roster = Roster(3, lines.append)
