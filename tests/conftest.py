@@ -30,7 +30,6 @@ def no_power_cuts() -> Iterator[None]:
     """Writing waits for no disk: half of a deployment's time in a test, and no test cuts the power."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
-        patch.setattr("fedgmi.storage.files.sync_folder", lambda path: None)
         yield
 
 
@@ -38,9 +37,9 @@ def no_power_cuts() -> Iterator[None]:
 def few_passes() -> Iterator[None]:
     """Clients' own parts are chosen among few passes, in this process: commands that tests start have all of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedgmi.methods.candidates.PASSES", (1, 2))
+        patch.setattr("fedgmi.methods.candidates.PASSES", (1, 4))
         patch.setattr("fedgmi.methods.candidates.RATES", (0.3, 3.0))
-        patch.setattr("fedgmi.methods.candidates.AFRESH", (2,))
+        patch.setattr("fedgmi.methods.candidates.AFRESH", (6,))
         yield
 
 

@@ -151,10 +151,8 @@ def test_rows_of_many_classes_are_tempered_in_parts(monkeypatch):
     assert max(sizes) <= 20_000
 
 
-def test_one_row_for_validation_in_all_is_no_proof(monkeypatch):
+def test_one_row_for_validation_in_all_is_no_proof():
     """Not for nets, and not for models that are as sure as the grid goes, or as unsure."""
-    monkeypatch.setattr("fedgmi.methods.candidates.PASSES", (1, 4))
-    monkeypatch.setattr("fedgmi.methods.candidates.AFRESH", (6,))
     alone = tuple(replace(client, x=client.x[: i == 2], y=client.y[: i == 2]) for i, client in enumerate(HELD))
     _, server, _ = ended(n_components=1, validation=alone)
     assert float(server[WEIGHTS][-1]) < 0.6
