@@ -23,7 +23,7 @@ from local_post import settings_of
 from fedgmi.deploy.settings import FederationSettings
 
 HUGE = 10**9
-MOST_S = 10  # of CPU: how long it takes on a busy machine says nothing
+MOST_S = 2  # of CPU: how long it takes on a busy machine says nothing
 
 
 def whole_numbers(kind: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], bool]]:

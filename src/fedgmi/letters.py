@@ -12,9 +12,8 @@ IGNORED = (
 format characters, and the empty pattern of Braille. [first, last]"""
 
 
-CYRILLIC = str.maketrans("авеѕіјкмнорсԛтуԝхһԁ", "abesijkmhopcqtywxhd")
-GREEK = str.maketrans("αβεζηικμνορτυχω", "abezhikmvoptyxw")
-"""Letters that look like a Latin one, small or as capitals (Unicode TS 39, the commonest). They are casefolded."""
+ALIKE = str.maketrans("авеѕіјкмнорсԛтуԝхһԁ" + "αβεζηικμνορτυχω", "abesijkmhopcqtywxhd" + "abezhikmvoptyxw")
+"""Cyrillic and Greek letters that look like a Latin one, small or as capitals (Unicode TS 39, the commonest)."""
 
 
 def shows(letter: str) -> bool:
@@ -56,7 +55,7 @@ def reads_like(one: str, other: str) -> bool:
 
 
 def _as_seen(name: str) -> str:
-    return name.casefold().translate(CYRILLIC).translate(GREEK)
+    return name.casefold().translate(ALIKE)
 
 
 def printable(text: str) -> str:

@@ -136,7 +136,7 @@ def write_bytes(path: Path, payload: bytes, *, sync: bool = True) -> None:
 def write_in_place(path: Path, payload: bytes) -> None:
     """Write a file that its reader checks and can do without: a crash may leave a part of it.
 
-    That takes half as long as a file that is there whole or not at all.
+    It makes no second file to put in place of the first, as `write_bytes` does.
 
     Args:
         path: The file. Its folder is made where there is none.

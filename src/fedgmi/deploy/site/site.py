@@ -462,7 +462,7 @@ class Site:
     def method(self) -> Method:
         """The method that the federation runs, with this site's own secret, and the part of its steps that it makes.
 
-        It is built once: of a small model that takes longer than a step does.
+        It is built once for a secret, not for every request.
         """
         secret = self._secret()
         if secret not in self._methods:
